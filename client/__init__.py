@@ -1,0 +1,1 @@
+"""The end with the devices."""

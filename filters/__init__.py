@@ -1,0 +1,1 @@
+"""Policy: USB device filters; pure functions."""

@@ -1,0 +1,1 @@
+"""Asyncio plumbing that client and server share."""

@@ -1,0 +1,78 @@
+"""The command ``rusb``: one module of this package per sub-command.
+
+A sub-command's module defines ``HELP`` (one line), ``add_arguments(parser)`` and
+``run(args) -> int``; its name, with ``-`` for ``_``, is the word on the command line.
+Modules whose name begins with ``_`` are not sub-commands.
+"""
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import rusb
+from rusb.errors import RusbError
+
+from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
+
+__all__ = ["main"]
+
+
+def _names() -> list[str]:
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with the exit status of ``sysexits.h`` and a hint where to look."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        hint = f"'{self.prog} --help' lists what it takes"
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; {hint}.\n")
+
+
+def _overview() -> str:
+    lines = ["usage: rusb COMMAND [OPTION ...]", "", "Commands:"]
+    for name in _names():
+        module = importlib.import_module(f"{__name__}.{name}")
+        lines.append(f"  {name.replace('_', '-'):<14}{module.HELP}")
+    lines += ["", "'rusb COMMAND --help' tells more."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; see ``_status.py``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else EXIT_USAGE
+    if words[0] in ("-V", "--version"):
+        print(f"rusb {rusb.__version__}")
+        return 0
+    name = words[0].replace("-", "_")
+    if name not in _names():
+        print(
+            f"rusb: there is no command {words[0]!r}; 'rusb --help' lists them.",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    module = importlib.import_module(f"{__name__}.{name}")
+    if hasattr(module, "main"):  # a grammar of its own (rdesktop)
+        return int(module.main(words[1:]))
+    parser = _Parser(prog=f"rusb {words[0]}", description=module.HELP)
+    module.add_arguments(parser)
+    args = parser.parse_args(words[1:])
+    try:
+        return int(module.run(args))
+    except RusbError as error:
+        print(f"rusb {words[0]}: {error}", file=sys.stderr)
+        return exit_status(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

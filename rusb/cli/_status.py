@@ -1,0 +1,48 @@
+"""Exit statuses, after ``sysexits.h``; the README lists them."""
+
+from rusb.errors import (
+    AuthenticationError,
+    BackendError,
+    CertificateError,
+    ConnectionLost,
+    DeviceBusy,
+    DeviceGone,
+    FilterError,
+    GuestError,
+    NegotiationError,
+    NoPermission,
+    PluginError,
+    ProtocolError,
+    RusbError,
+    SettingsError,
+)
+
+__all__ = ["EXIT_INTERRUPTED", "EXIT_USAGE", "STATUSES", "exit_status"]
+
+EXIT_USAGE = 64
+EXIT_INTERRUPTED = 130
+
+STATUSES: dict[type[RusbError], tuple[int, str]] = {
+    FilterError: (EXIT_USAGE, "a filter text is wrong"),
+    PluginError: (EXIT_USAGE, "no such backend or guest kind"),
+    SettingsError: (65, "the machine's settings file cannot be used"),
+    AuthenticationError: (67, "the server refused the credentials"),
+    GuestError: (69, "the guest cannot be reached or refuses"),
+    BackendError: (71, "the local USB system failed"),
+    DeviceBusy: (73, "a device is in use on this machine"),
+    DeviceGone: (74, "a device was unplugged"),
+    NegotiationError: (75, "no common ground with the peer"),
+    ConnectionLost: (76, "nobody answers, or the connection broke"),
+    ProtocolError: (76, "the peer does not keep to the protocol"),
+    NoPermission: (77, "no permission to use a device"),
+    CertificateError: (78, "the server's certificate is not the trusted one"),
+}
+"""Exit status and meaning of each error; the most special class counts."""
+
+
+def exit_status(error: RusbError) -> int:
+    """Return the exit status for *error*; 70 for one that the table lacks."""
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            return STATUSES[kind][0]
+    return 70

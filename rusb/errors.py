@@ -1,0 +1,128 @@
+"""The exception tree (docs/architecture.md, section 7).
+
+A USB failure (stall, timeout, unplugged) is a :class:`rusb.usb.urb.UrbStatus`, never
+an exception.
+"""
+
+__all__ = [
+    "AuthenticationError",
+    "BackendError",
+    "CertificateError",
+    "ConnectionLost",
+    "DeviceBusy",
+    "DeviceGone",
+    "FilterError",
+    "GuestError",
+    "LocalProtocolError",
+    "NegotiationError",
+    "NoPermission",
+    "ParseError",
+    "PluginError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "RusbError",
+    "SettingsError",
+]
+
+
+class RusbError(Exception):
+    """Every error that rusb raises on purpose."""
+
+
+class ParseError(RusbError, ValueError):
+    """Bytes without the form they should have.
+
+    Attributes:
+        offset: where in the parsed bytes the trouble was found, if known.
+    """
+
+    def __init__(self, message: str, offset: int | None = None) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+class ProtocolError(RusbError):
+    """A rule of a protocol was broken; only the two subclasses are raised."""
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own caller broke the rules."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the rules; the channel or connection is finished."""
+
+
+class NegotiationError(RusbError):
+    """No common ground with the peer.
+
+    Attributes:
+        stage: where it ended: ``"rdp"``, ``"tls"`` or ``"version"``.
+    """
+
+    def __init__(self, message: str, stage: str = "rdp") -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class CertificateError(NegotiationError):
+    """The server's certificate is not the one that is trusted."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "tls")
+
+
+class AuthenticationError(RusbError):
+    """The server refused the credentials."""
+
+
+class ConnectionLost(RusbError, ConnectionError):  # noqa: N818 - the tree's own name
+    """The transport ended or never began.
+
+    Attributes:
+        clean: the peer said goodbye before it closed.
+    """
+
+    def __init__(self, message: str, *, clean: bool = False) -> None:
+        super().__init__(message)
+        self.clean = clean
+
+
+class BackendError(RusbError):
+    """The device side could not do what was asked of a device."""
+
+
+class NoPermission(BackendError):  # noqa: N818
+    """The user may not open the device; the message says what cures it."""
+
+
+class DeviceGone(BackendError):  # noqa: N818
+    """The device was unplugged."""
+
+
+class DeviceBusy(BackendError):  # noqa: N818
+    """Somebody else uses the device (a mounted file system, another program)."""
+
+
+class GuestError(RusbError):
+    """The guest side could not take the device: no free port, guest gone."""
+
+
+class FilterError(RusbError, ValueError):
+    """A filter text is wrong.
+
+    Attributes:
+        column: zero-based position of the trouble in the text, if known.
+    """
+
+    def __init__(self, message: str, column: int | None = None) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+class SettingsError(RusbError, ValueError):
+    """A machine's settings file cannot be used."""
+
+
+class PluginError(RusbError, LookupError):
+    """There is no such plugin, or it is broken."""

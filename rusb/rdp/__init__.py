@@ -1,0 +1,1 @@
+"""RDP, both sides, sans-IO."""

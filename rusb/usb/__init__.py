@@ -1,0 +1,1 @@
+"""USB as such: descriptors, SETUP packets, URBs; stdlib only."""

@@ -1,0 +1,568 @@
+"""Descriptors: device, configuration, interface, endpoint, string, BOS.
+
+USB 2.0 chapter 9.6 and USB 3.2 chapter 9.6, all little-endian. Parsing is strict about
+lengths (a device is as hostile as any peer) and keeps what it does not know in
+``extra``, in place, so that ``serialize(parse(data)) == data``.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from rusb.errors import ParseError
+
+from .types import DescriptorType, Direction, TransferType
+
+__all__ = [
+    "MAX_CONFIGURATION_SIZE",
+    "BosDescriptor",
+    "ConfigurationDescriptor",
+    "DeviceDescriptor",
+    "DeviceDescriptors",
+    "DeviceState",
+    "EndpointDescriptor",
+    "InterfaceAssociation",
+    "InterfaceDescriptor",
+    "SsCompanion",
+    "parse_languages",
+    "parse_string",
+    "serialize_languages",
+    "serialize_string",
+]
+
+MAX_CONFIGURATION_SIZE = 8184
+"""Bytes of the largest configuration read at attach (vrdpusb.md 1.11)."""
+
+_DEVICE = struct.Struct("<BBHBBBBHHHBBBB")
+_CONFIGURATION = struct.Struct("<BBHBBBBB")
+_INTERFACE = struct.Struct("<9B")
+_ENDPOINT = struct.Struct("<BBBBHB")
+_COMPANION = struct.Struct("<BBBBH")
+_ASSOCIATION = struct.Struct("<8B")
+_BOS = struct.Struct("<BBHB")
+
+
+def _split(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (bDescriptorType, whole descriptor) of each descriptor in *data*."""
+    offset = 0
+    while offset < len(data):
+        size = data[offset]
+        if size < 2 or offset + size > len(data):
+            raise ParseError(
+                f"descriptor with bLength {size}, have {len(data) - offset}", offset
+            )
+        yield data[offset + 1], data[offset : offset + size]
+        offset += size
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDescriptor:
+    """Device descriptor (USB 2.0, 9.6.1), 18 bytes on the bus."""
+
+    bcd_usb: int
+    device_class: int
+    device_subclass: int
+    device_protocol: int
+    max_packet_size0: int
+    vendor_id: int
+    product_id: int
+    bcd_device: int
+    manufacturer: int = 0
+    product: int = 0
+    serial: int = 0
+    num_configurations: int = 1
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the descriptor; bytes after its bLength are ignored.
+
+        Raises:
+            ParseError: fewer than 18 bytes, or not a device descriptor.
+        """
+        if len(data) < _DEVICE.size:
+            raise ParseError(f"device descriptor of {len(data)} bytes, not 18")
+        size, kind, *fields = _DEVICE.unpack_from(data)
+        if size < _DEVICE.size or kind != DescriptorType.DEVICE:
+            raise ParseError(f"not a device descriptor: type {kind}, bLength {size}")
+        return cls(*fields)
+
+    def serialize(self) -> bytes:
+        """Return the 18 bytes."""
+        return _DEVICE.pack(
+            _DEVICE.size,
+            DescriptorType.DEVICE,
+            self.bcd_usb,
+            self.device_class,
+            self.device_subclass,
+            self.device_protocol,
+            self.max_packet_size0,
+            self.vendor_id,
+            self.product_id,
+            self.bcd_device,
+            self.manufacturer,
+            self.product,
+            self.serial,
+            self.num_configurations,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SsCompanion:
+    """SuperSpeed endpoint companion (USB 3.2, 9.6.7)."""
+
+    max_burst: int = 0
+    attributes: int = 0
+    bytes_per_interval: int = 0
+
+    def serialize(self) -> bytes:
+        """Return the 6 bytes."""
+        return _COMPANION.pack(
+            _COMPANION.size,
+            DescriptorType.SS_ENDPOINT_COMPANION,
+            self.max_burst,
+            self.attributes,
+            self.bytes_per_interval,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointDescriptor:
+    """Endpoint descriptor (USB 2.0, 9.6.6).
+
+    Attributes:
+        address: bEndpointAddress with its direction bit.
+        attributes: bmAttributes.
+        max_packet_size: wMaxPacketSize as it is, with the bits of high bandwidth.
+        interval: bInterval as it is.
+        companion: the SuperSpeed companion that follows it, if any.
+        extra: class-specific descriptors that follow, unparsed; also the bytes of
+            this descriptor beyond the seventh (audio endpoints have nine).
+        tail: bytes 8 and 9 of an audio endpoint descriptor.
+    """
+
+    address: int
+    attributes: int
+    max_packet_size: int
+    interval: int
+    companion: SsCompanion | None = None
+    extra: bytes = b""
+    tail: bytes = b""
+
+    @property
+    def is_in(self) -> bool:
+        """Does data flow from the device?"""
+        return self.address & Direction.IN != 0
+
+    @property
+    def transfer_type(self) -> TransferType:
+        """Transfer type from bmAttributes."""
+        return TransferType(self.attributes & 3)
+
+    @property
+    def packet_size(self) -> int:
+        """Bytes per packet, without the high-bandwidth multiplier."""
+        return self.max_packet_size & 0x7FF
+
+    @property
+    def bytes_per_interval(self) -> int:
+        """Bytes per (micro)frame, with high-bandwidth multiplier or companion."""
+        if self.companion is not None and self.companion.bytes_per_interval:
+            return self.companion.bytes_per_interval
+        return self.packet_size * (1 + (self.max_packet_size >> 11 & 3))
+
+    def serialize(self) -> bytes:
+        """Return this descriptor and those that hang on it."""
+        head = _ENDPOINT.pack(
+            _ENDPOINT.size + len(self.tail),
+            DescriptorType.ENDPOINT,
+            self.address,
+            self.attributes,
+            self.max_packet_size,
+            self.interval,
+        )
+        companion = self.companion.serialize() if self.companion else b""
+        return head + self.tail + companion + self.extra
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceDescriptor:
+    """One alternate setting of an interface (USB 2.0, 9.6.5) with its endpoints.
+
+    Attributes:
+        extra: class-specific descriptors between it and its first endpoint.
+    """
+
+    number: int
+    alternate: int
+    interface_class: int
+    interface_subclass: int
+    interface_protocol: int
+    string: int = 0
+    endpoints: tuple[EndpointDescriptor, ...] = ()
+    extra: bytes = b""
+
+    def serialize(self) -> bytes:
+        """Return this descriptor, its extras and its endpoints."""
+        head = _INTERFACE.pack(
+            _INTERFACE.size,
+            DescriptorType.INTERFACE,
+            self.number,
+            self.alternate,
+            len(self.endpoints),
+            self.interface_class,
+            self.interface_subclass,
+            self.interface_protocol,
+            self.string,
+        )
+        return head + self.extra + b"".join(e.serialize() for e in self.endpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAssociation:
+    """Interface association (USB 3.2, 9.6.4); it precedes its first interface."""
+
+    first_interface: int
+    count: int
+    function_class: int
+    function_subclass: int
+    function_protocol: int
+    string: int = 0
+
+    def serialize(self) -> bytes:
+        """Return the 8 bytes."""
+        return _ASSOCIATION.pack(
+            _ASSOCIATION.size,
+            DescriptorType.INTERFACE_ASSOCIATION,
+            self.first_interface,
+            self.count,
+            self.function_class,
+            self.function_subclass,
+            self.function_protocol,
+            self.string,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationDescriptor:
+    """A configuration (USB 2.0, 9.6.3) with everything that GET_DESCRIPTOR returns.
+
+    Attributes:
+        value: bConfigurationValue.
+        attributes: bmAttributes.
+        max_power: bMaxPower, raw.
+        members: interfaces (every alternate setting is one) and associations, in
+            the order of the descriptor.
+        string: iConfiguration.
+        extra: descriptors between it and its first member.
+    """
+
+    value: int
+    attributes: int
+    max_power: int
+    members: tuple[InterfaceDescriptor | InterfaceAssociation, ...] = ()
+    string: int = 0
+    extra: bytes = b""
+
+    @property
+    def interfaces(self) -> tuple[InterfaceDescriptor, ...]:
+        """Every alternate setting of every interface, in descriptor order."""
+        return tuple(m for m in self.members if isinstance(m, InterfaceDescriptor))
+
+    @property
+    def interface_numbers(self) -> tuple[int, ...]:
+        """The distinct bInterfaceNumber values, ascending."""
+        return tuple(sorted({i.number for i in self.interfaces}))
+
+    def interface(self, number: int, alternate: int = 0) -> InterfaceDescriptor | None:
+        """Return one alternate setting, or None where there is none."""
+        for candidate in self.interfaces:
+            if candidate.number == number and candidate.alternate == alternate:
+                return candidate
+        return None
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a whole configuration.
+
+        Args:
+            data: what GET_DESCRIPTOR(configuration) returned; bytes after
+                wTotalLength are ignored.
+
+        Raises:
+            ParseError: lengths do not fit, or an endpoint count is not kept.
+        """
+        if len(data) < 9:
+            raise ParseError(f"configuration descriptor of {len(data)} bytes")
+        size, kind, total, _, value, string, attributes, power = (
+            _CONFIGURATION.unpack_from(data)
+        )
+        if kind != DescriptorType.CONFIGURATION or size < 9:
+            raise ParseError(f"not a configuration: type {kind}, bLength {size}")
+        if not size <= total <= len(data):
+            raise ParseError(f"wTotalLength {total}, have {len(data)}")
+        reader = _ConfigurationReader()
+        for kind, descriptor in _split(data[size:total]):
+            reader.feed(kind, descriptor)
+        members = reader.finish()
+        return cls(value, attributes, power, members, string, reader.extra)
+
+    def serialize(self) -> bytes:
+        """Return the whole configuration; wTotalLength is computed."""
+        body = self.extra + b"".join(m.serialize() for m in self.members)
+        head = _CONFIGURATION.pack(
+            _CONFIGURATION.size,
+            DescriptorType.CONFIGURATION,
+            _CONFIGURATION.size + len(body),
+            len(self.interface_numbers),
+            self.value,
+            self.string,
+            self.attributes,
+            self.max_power,
+        )
+        return head + body
+
+
+class _ConfigurationReader:
+    """Put the flat run of descriptors back into a tree."""
+
+    def __init__(self) -> None:
+        self.extra = b""
+        self._members: list[InterfaceDescriptor | InterfaceAssociation] = []
+        self._interface: bytes | None = None
+        self._interface_extra = b""
+        self._endpoints: list[EndpointDescriptor] = []
+
+    def feed(self, kind: int, data: bytes) -> None:
+        if kind == DescriptorType.INTERFACE:
+            self._need(data, _INTERFACE.size, "interface")
+            self._close()
+            self._interface = data
+        elif kind == DescriptorType.INTERFACE_ASSOCIATION:
+            self._need(data, _ASSOCIATION.size, "interface association")
+            self._close()
+            fields = _ASSOCIATION.unpack_from(data)[2:]
+            self._members.append(InterfaceAssociation(*fields))
+        elif kind == DescriptorType.ENDPOINT and self._interface is not None:
+            self._need(data, _ENDPOINT.size, "endpoint")
+            _, _, address, attributes, size, interval = _ENDPOINT.unpack_from(data)
+            self._endpoints.append(
+                EndpointDescriptor(address, attributes, size, interval, tail=data[7:])
+            )
+        elif kind == DescriptorType.SS_ENDPOINT_COMPANION and self._is_companion(data):
+            fields = _COMPANION.unpack_from(data)[2:]
+            self._replace(companion=SsCompanion(*fields))
+        else:
+            self._keep(data)
+
+    @staticmethod
+    def _need(data: bytes, size: int, name: str) -> None:
+        if len(data) < size:
+            raise ParseError(f"{name} descriptor of {len(data)} bytes, not {size}")
+
+    def _is_companion(self, data: bytes) -> bool:
+        """Does it follow an endpoint directly, with the size it must have?"""
+        last = self._endpoints[-1] if self._endpoints else None
+        return (
+            len(data) == _COMPANION.size
+            and last is not None
+            and last.companion is None
+            and not last.extra
+        )
+
+    def _replace(
+        self, companion: SsCompanion | None = None, extra: bytes | None = None
+    ) -> None:
+        e = self._endpoints[-1]
+        self._endpoints[-1] = EndpointDescriptor(
+            e.address,
+            e.attributes,
+            e.max_packet_size,
+            e.interval,
+            companion or e.companion,
+            e.extra if extra is None else extra,
+            e.tail,
+        )
+
+    def _keep(self, data: bytes) -> None:
+        if self._endpoints:
+            self._replace(extra=self._endpoints[-1].extra + data)
+        elif self._interface is not None:
+            self._interface_extra += data
+        else:
+            self.extra += data
+
+    def _close(self) -> None:
+        if self._interface is None:
+            return
+        fields = _INTERFACE.unpack_from(self._interface)
+        number, alternate, count = fields[2:5]
+        if count != len(self._endpoints):
+            raise ParseError(
+                f"interface {number} alternate {alternate} claims {count} endpoints,"
+                f" has {len(self._endpoints)}"
+            )
+        self._members.append(
+            InterfaceDescriptor(
+                number,
+                alternate,
+                *fields[5:8],
+                fields[8],
+                tuple(self._endpoints),
+                self._interface_extra,
+            )
+        )
+        self._interface, self._interface_extra, self._endpoints = None, b"", []
+
+    def finish(self) -> tuple[InterfaceDescriptor | InterfaceAssociation, ...]:
+        self._close()
+        return tuple(self._members)
+
+
+@dataclass(frozen=True, slots=True)
+class BosDescriptor:
+    """Binary device object store (USB 3.2, 9.6.2).
+
+    Attributes:
+        capabilities: each device capability, whole, with its three-byte head.
+    """
+
+    capabilities: tuple[bytes, ...] = ()
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a BOS; bytes after wTotalLength are ignored.
+
+        Raises:
+            ParseError: lengths or the capability count do not fit.
+        """
+        if len(data) < _BOS.size:
+            raise ParseError(f"BOS descriptor of {len(data)} bytes")
+        size, kind, total, count = _BOS.unpack_from(data)
+        if kind != DescriptorType.BOS or size < _BOS.size:
+            raise ParseError(f"not a BOS descriptor: type {kind}, bLength {size}")
+        if not size <= total <= len(data):
+            raise ParseError(f"BOS wTotalLength {total}, have {len(data)}")
+        found = tuple(d for _, d in _split(data[size:total]))
+        if len(found) != count:
+            raise ParseError(f"BOS claims {count} capabilities, has {len(found)}")
+        return cls(found)
+
+    def serialize(self) -> bytes:
+        """Return the whole BOS."""
+        body = b"".join(self.capabilities)
+        head = _BOS.pack(
+            _BOS.size,
+            DescriptorType.BOS,
+            _BOS.size + len(body),
+            len(self.capabilities),
+        )
+        return head + body
+
+
+def _parse_text(data: bytes) -> bytes:
+    if len(data) < 2 or data[1] != DescriptorType.STRING:
+        raise ParseError(f"not a string descriptor: {data[:2].hex()}")
+    if data[0] < 2 or data[0] % 2 or data[0] > len(data):
+        raise ParseError(f"string descriptor with bLength {data[0]}, have {len(data)}")
+    return data[2 : data[0]]
+
+
+def parse_string(data: bytes) -> str:
+    """Return the text of a string descriptor; lone surrogates become U+FFFD.
+
+    Raises:
+        ParseError: wrong type or an odd or impossible length.
+    """
+    return _parse_text(data).decode("utf-16-le", "replace")
+
+
+def serialize_string(text: str) -> bytes:
+    """Return a string descriptor; text beyond 126 UTF-16 units is cut."""
+    body = text.encode("utf-16-le")[:252]
+    return bytes((len(body) + 2, DescriptorType.STRING)) + body
+
+
+def parse_languages(data: bytes) -> tuple[int, ...]:
+    """Return the language ids of string descriptor zero; may be empty.
+
+    Raises:
+        ParseError: as :func:`parse_string`.
+    """
+    body = _parse_text(data)
+    return struct.unpack(f"<{len(body) // 2}H", body)
+
+
+def serialize_languages(*languages: int) -> bytes:
+    """Return string descriptor zero."""
+    body = struct.pack(f"<{len(languages)}H", *languages)
+    return bytes((len(body) + 2, DescriptorType.STRING)) + body
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDescriptors:
+    """The device descriptor and every configuration of one device."""
+
+    device: DeviceDescriptor
+    configurations: tuple[ConfigurationDescriptor, ...]
+
+    def configuration(self, value: int) -> ConfigurationDescriptor | None:
+        """Return the configuration with that bConfigurationValue, if any."""
+        for candidate in self.configurations:
+            if candidate.value == value:
+                return candidate
+        return None
+
+
+class DeviceState:
+    """Which configuration and alternate settings of a device are selected.
+
+    Attributes:
+        descriptors: what there is to select from.
+        configuration: the active configuration; None while unconfigured.
+        alternates: alternate setting of each interface of it.
+        endpoints: address to descriptor of every endpoint now in being, without
+            endpoint zero.
+    """
+
+    def __init__(self, descriptors: DeviceDescriptors) -> None:
+        self.descriptors = descriptors
+        self.configuration: ConfigurationDescriptor | None = None
+        self.alternates: dict[int, int] = {}
+        self.endpoints: dict[int, EndpointDescriptor] = {}
+
+    @property
+    def interfaces(self) -> tuple[InterfaceDescriptor, ...]:
+        """The selected alternate setting of each interface, by number."""
+        if self.configuration is None:
+            return ()
+        chosen = (self.configuration.interface(*i) for i in self.alternates.items())
+        return tuple(i for i in chosen if i is not None)
+
+    def select_configuration(self, value: int) -> bool:
+        """Select a configuration, 0 for none; every alternate setting becomes 0.
+
+        Returns:
+            False, with nothing changed, where the device has no such configuration.
+        """
+        chosen = self.descriptors.configuration(value) if value else None
+        if value and chosen is None:
+            return False
+        self.configuration = chosen
+        numbers = chosen.interface_numbers if chosen else ()
+        self.alternates = dict.fromkeys(numbers, 0)
+        self._find_endpoints()
+        return True
+
+    def select_interface(self, number: int, alternate: int) -> bool:
+        """Select an alternate setting; False where there is none such."""
+        if self.configuration is None:
+            return False
+        if self.configuration.interface(number, alternate) is None:
+            return False
+        self.alternates[number] = alternate
+        self._find_endpoints()
+        return True
+
+    def _find_endpoints(self) -> None:
+        self.endpoints = {e.address: e for i in self.interfaces for e in i.endpoints}

@@ -1,0 +1,1 @@
+"""USB redirection protocols, sans-IO; one plugin per file."""

@@ -1,0 +1,398 @@
+"""The contract of a wire protocol: roles, events and outputs.
+
+A *guest side* core sits next to the guest and asks; a *device side* core sits next to
+the devices and answers. Cores do no I/O and read no clock: bytes and times come in
+through methods, events and bytes come out of :meth:`Side.events` and
+:meth:`Side.outputs`. Use one from one thread.
+
+What a core promises (docs/architecture.md, invariants):
+
+* A message the protocol says to end the session for raises
+  :class:`~rusb.errors.RemoteProtocolError`; from then on so does every
+  ``receive_data``. A message it says to skip becomes an :class:`Ignored` event.
+* On the guest side, every ``submit_urb`` is followed by exactly one
+  :class:`UrbCompleted`, whatever the peer does; after ``channel_closed`` all that are
+  open complete with NO_DEVICE.
+* On the device side, every :class:`UrbSubmitted` wants exactly one ``complete_urb``;
+  for a URB that is cancelled, or whose device is closed, the answer may be dropped.
+"""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from rusb.usb.descriptors import DeviceDescriptors
+from rusb.usb.device import DeviceInfo
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Urb, UrbResult
+
+__all__ = [
+    "ChannelKind",
+    "ChannelSpec",
+    "CloseChannel",
+    "ConfigurationSet",
+    "DeviceClosed",
+    "DeviceFailed",
+    "DeviceOpened",
+    "DeviceReset",
+    "DeviceSide",
+    "DevicesListed",
+    "DevicesRequested",
+    "Event",
+    "GuestSide",
+    "HaltCleared",
+    "Ignored",
+    "InterfaceClaimed",
+    "InterfaceReleased",
+    "InterfaceSet",
+    "Negotiated",
+    "OpenChannel",
+    "Output",
+    "Send",
+    "Side",
+    "UrbCancelled",
+    "UrbCompleted",
+    "UrbSubmitted",
+    "WireProtocol",
+]
+
+
+class ChannelKind(enum.Enum):
+    """What carries a protocol."""
+
+    STATIC = "static virtual channel"
+    DYNAMIC = "dynamic virtual channels"
+    STREAM = "byte stream"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSpec:
+    """Name and kind of the channel a protocol wants; a stream has no name."""
+
+    name: str
+    kind: ChannelKind
+
+
+# ------------------------------------------------------------- outputs ----
+
+
+@dataclass(slots=True)
+class Send:
+    """Send one whole message (a piece of the stream, for STREAM) on a channel."""
+
+    channel: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class OpenChannel:
+    """Open a dynamic channel of that name."""
+
+    name: str
+
+
+@dataclass(slots=True)
+class CloseChannel:
+    """Close a channel."""
+
+    channel: int
+
+
+Output: TypeAlias = Send | OpenChannel | CloseChannel
+
+# -------------------------------------------------------------- events ----
+
+
+@dataclass(slots=True)
+class Negotiated:
+    """Both sides: the two ends agreed.
+
+    Attributes:
+        version: protocol version in force.
+        flags: what the peer said about itself, raw, for the log.
+        error: None, or why the negotiation failed and the channel stays mute.
+    """
+
+    version: int
+    flags: int = 0
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Ignored:
+    """Both sides: something of the peer's was skipped, as the protocol says."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class DevicesListed:
+    """Guest side: the complete list of what the peer offers now."""
+
+    devices: tuple[DeviceInfo, ...]
+
+
+@dataclass(slots=True)
+class DeviceFailed:
+    """Guest side: the device can no longer be used.
+
+    Its open URBs have been completed with NO_DEVICE before this event; so are all
+    that are submitted from now on.
+
+    Attributes:
+        request: what was refused: ``"open"``, ``"reset"``…
+        removed: the peer said that the device is gone (not: refused).
+    """
+
+    device: int
+    request: str
+    removed: bool = False
+
+
+@dataclass(slots=True)
+class UrbCompleted:
+    """Guest side: the one completion of a URB."""
+
+    device: int
+    urb_id: int
+    result: UrbResult
+
+
+@dataclass(slots=True)
+class DevicesRequested:
+    """Device side: the peer wants the list; answer with ``announce``."""
+
+
+@dataclass(slots=True)
+class DeviceOpened:
+    """Device side: open it; on failure call ``open_failed``."""
+
+    device: int
+
+
+@dataclass(slots=True)
+class DeviceClosed:
+    """Device side: abort everything, release and forget it; nothing is answered."""
+
+    device: int
+
+
+@dataclass(slots=True)
+class DeviceReset:
+    """Device side: reset the port; if the device is gone call ``device_lost``."""
+
+    device: int
+
+
+@dataclass(slots=True)
+class ConfigurationSet:
+    """Device side: select a configuration, 0 for none."""
+
+    device: int
+    value: int
+
+
+@dataclass(slots=True)
+class InterfaceClaimed:
+    """Device side: take the interface from its kernel driver and claim it."""
+
+    device: int
+    interface: int
+
+
+@dataclass(slots=True)
+class InterfaceReleased:
+    """Device side: release the interface."""
+
+    device: int
+    interface: int
+
+
+@dataclass(slots=True)
+class InterfaceSet:
+    """Device side: select an alternate setting."""
+
+    device: int
+    interface: int
+    alternate: int
+
+
+@dataclass(slots=True)
+class HaltCleared:
+    """Device side: clear the halt; *endpoint* has its direction bit."""
+
+    device: int
+    endpoint: int
+
+
+@dataclass(slots=True)
+class UrbSubmitted:
+    """Device side: start a transfer, answer with ``complete_urb``."""
+
+    device: int
+    urb: Urb
+
+
+@dataclass(slots=True)
+class UrbCancelled:
+    """Device side: abort a transfer; completing it is harmless, not required."""
+
+    device: int
+    urb_id: int
+
+
+Event: TypeAlias = (
+    Negotiated
+    | Ignored
+    | DevicesListed
+    | DeviceFailed
+    | UrbCompleted
+    | DevicesRequested
+    | DeviceOpened
+    | DeviceClosed
+    | DeviceReset
+    | ConfigurationSet
+    | InterfaceClaimed
+    | InterfaceReleased
+    | InterfaceSet
+    | HaltCleared
+    | UrbSubmitted
+    | UrbCancelled
+)
+
+# ---------------------------------------------------------------- roles ----
+
+
+class Side(ABC):
+    """What both roles have in common. Times are monotonic seconds."""
+
+    @abstractmethod
+    def channel_opened(self, channel: int, name: str, *, now: float) -> None:
+        """The channel is operational; a stream is channel 0 with an empty name."""
+
+    @abstractmethod
+    def channel_closed(self, channel: int) -> None:
+        """The channel is gone; every open URB is completed or forgotten."""
+
+    @abstractmethod
+    def receive_data(self, channel: int, data: bytes, *, now: float) -> None:
+        """Take one whole message, or for a STREAM protocol any piece of it.
+
+        Raises:
+            RemoteProtocolError: the peer broke a rule that ends the session.
+        """
+
+    @abstractmethod
+    def next_deadline(self) -> float | None:
+        """Return when ``handle_deadline`` wants to be called, if ever."""
+
+    @abstractmethod
+    def handle_deadline(self, now: float) -> None:
+        """Do what is due by *now*; calling too early is harmless."""
+
+    @abstractmethod
+    def events(self) -> list[Event]:
+        """Take the events that piled up, oldest first, and clear them."""
+
+    @abstractmethod
+    def outputs(self) -> list[Output]:
+        """Take the outputs that piled up, oldest first, and clear them."""
+
+
+class GuestSide(Side):
+    """Next to the guest: asks.
+
+    All calls but ``submit_urb`` and ``cancel_urb`` are requests without an answer;
+    trouble shows as :class:`DeviceFailed`. They are executed in order with the URBs
+    around them.
+    """
+
+    @abstractmethod
+    def open_device(self, device: int) -> None:
+        """Take a listed device into use.
+
+        Raises:
+            LocalProtocolError: it is not listed or already open.
+        """
+
+    @abstractmethod
+    def close_device(self, device: int) -> None:
+        """Give it back. Open URBs complete with CANCELLED first."""
+
+    @abstractmethod
+    def reset_device(self, device: int) -> None:
+        """Reset its port. Open URBs complete with CANCELLED first."""
+
+    @abstractmethod
+    def set_configuration(self, device: int, value: int) -> None:
+        """Select a configuration."""
+
+    @abstractmethod
+    def claim_interface(self, device: int, interface: int) -> None:
+        """Claim an interface."""
+
+    @abstractmethod
+    def release_interface(self, device: int, interface: int) -> None:
+        """Release an interface."""
+
+    @abstractmethod
+    def set_interface(self, device: int, interface: int, alternate: int) -> None:
+        """Select an alternate setting."""
+
+    @abstractmethod
+    def clear_halt(self, device: int, endpoint: int) -> None:
+        """Clear a halted endpoint; *endpoint* with its direction bit."""
+
+    @abstractmethod
+    def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
+        """Start a transfer. A type the protocol cannot carry completes INVALID."""
+
+    @abstractmethod
+    def cancel_urb(self, device: int, urb_id: int) -> None:
+        """Abort a transfer; it completes, with CANCELLED unless it was finished."""
+
+
+class DeviceSide(Side):
+    """Next to the devices: answers."""
+
+    @abstractmethod
+    def announce(
+        self,
+        devices: Sequence[DeviceInfo],
+        descriptors: Mapping[int, DeviceDescriptors] | None = None,
+    ) -> None:
+        """State the complete list of what is offered now, by ``DeviceInfo.id``.
+
+        Args:
+            devices: in the order to list them; ids are unique.
+            descriptors: by device id, for protocols that describe endpoints
+                (usbredir, USB/IP); others ignore it.
+        """
+
+    @abstractmethod
+    def open_failed(self, device: int) -> None:
+        """Refuse an open."""
+
+    @abstractmethod
+    def device_lost(self, device: int) -> None:
+        """The device was unplugged; the caller completes its URBs with NO_DEVICE."""
+
+    @abstractmethod
+    def complete_urb(self, device: int, urb_id: int, result: UrbResult) -> None:
+        """Answer a URB; unknown and cancelled ids are ignored."""
+
+
+class WireProtocol(Protocol):
+    """What a module in ``rusb/wire`` exposes as ``PLUGIN``."""
+
+    name: str
+    channel: ChannelSpec
+    transfer_types: frozenset[TransferType]
+
+    def guest_side(self) -> GuestSide:
+        """Return a core for the end with the guest."""
+
+    def device_side(self) -> DeviceSide:
+        """Return a core for the end with the devices."""

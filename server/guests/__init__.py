@@ -1,0 +1,1 @@
+"""Where devices go; one plugin per file."""

@@ -1,0 +1,101 @@
+"""The contract of a guest backend: a place where devices go."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+from rusb.usb.descriptors import DeviceDescriptors
+from rusb.usb.device import DeviceInfo
+from rusb.usb.urb import Completion, Urb
+
+__all__ = ["AttachedDevice", "GuestBackend"]
+
+
+class AttachedDevice(Protocol):
+    """A remote device, as the guest backend it is attached to sees it.
+
+    It takes the URBs of a host controller, standard requests included:
+    SET_CONFIGURATION, SET_INTERFACE, CLEAR_FEATURE(ENDPOINT_HALT),
+    GET_CONFIGURATION, GET_INTERFACE and SET_ADDRESS are control URBs like any other
+    (it turns them into what the wire wants and keeps track of what is selected).
+
+    Attributes:
+        info: identity; ``id`` is unique within one guest backend.
+        descriptors: as read from the device at attach.
+        name: a short unique name for messages and file names, ``usb-3``.
+    """
+
+    info: DeviceInfo
+    descriptors: DeviceDescriptors
+    name: str
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        """Start a transfer; *complete* is called exactly once, perhaps at once.
+
+        ``urb.id`` is unique among this device's URBs in flight.
+        """
+
+    def cancel(self, urb_id: int) -> None:
+        """Abort a transfer; its completion comes at once. Unknown ids: nothing."""
+
+    def reset(self) -> None:
+        """Reset the port; URBs in flight complete with CANCELLED."""
+
+    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
+        """Call ``changed(True)`` when the guest should stop submitting.
+
+        It is the back-pressure of a slow network: URBs or bytes in flight reached
+        their limit. ``changed(False)`` when it may go on. Stop reading from the
+        guest meanwhile; what is submitted nevertheless is still taken.
+        """
+
+
+class GuestBackend(ABC):
+    """Puts devices into one guest.
+
+    A plugin's class takes one argument, the text after the colon of ``--guest
+    KIND:ADDRESS`` (None without one); it raises :class:`~rusb.errors.GuestError` if
+    it cannot make sense of it.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Get ready.
+
+        Raises:
+            GuestError: the guest cannot be reached, and what to do about it.
+        """
+
+    @abstractmethod
+    async def attach(self, device: AttachedDevice) -> str:
+        """Plug the device in.
+
+        Returns:
+            Where it went, for the log: ``port 3 on xhci.0``.
+
+        Raises:
+            GuestError: no free port, the guest refused, the guest is gone.
+        """
+
+    @abstractmethod
+    async def detach(self, device: AttachedDevice) -> None:
+        """Unplug it. Idempotent; it does not fail. Nothing of it is left behind.
+
+        The backend may be detached from a device whose URBs are still open: they
+        complete with NO_DEVICE around this call.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Unplug everything and let go of the guest. Idempotent."""
+
+    def watch_lost(self, lost: Callable[[AttachedDevice], None]) -> None:
+        """Call *lost* when the guest dropped a device by itself.
+
+        For instance because QEMU ended or somebody used ``device_del``; the device
+        counts as detached then.
+        """
+        self._lost = lost

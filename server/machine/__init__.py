@@ -1,0 +1,1 @@
+"""A virtual machine as VirtualBox users know it."""

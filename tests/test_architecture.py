@@ -1,0 +1,70 @@
+"""The import rules between the parts, read from the source without importing it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAPPED = ("client", "server", "filters")
+
+SANS_IO = ("rusb.errors", "rusb.usb", "rusb.filters", "rusb.wire", "rusb.rdp")
+NO_IO = {
+    *("asyncio", "os", "pathlib", "select", "socket", "ssl"),
+    *("subprocess", "threading", "time", "usb"),
+}
+ENDS = ["rusb.aio", "rusb.rdp", "rusb.wire", "rusb.filters", "rusb.usb", "rusb.plugins"]
+MAY_IMPORT = {  # besides itself and rusb.errors
+    "rusb.errors": [],
+    "rusb.usb": [],
+    "rusb.filters": ["rusb.usb"],
+    "rusb.wire": ["rusb.usb"],
+    "rusb.rdp": [],
+    "rusb.plugins": [],
+    "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb"],
+    "rusb.client": ENDS,
+    "rusb.server": ENDS,
+}
+
+
+def find_modules() -> Iterator[tuple[str, Path]]:
+    for folder in ("rusb", *MAPPED):
+        top = f"rusb.{folder}" if folder in MAPPED else folder
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            yield ".".join((top, *(p for p in parts if p != "__init__"))), path
+
+
+def find_imports(name: str, path: Path) -> Iterator[str]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")
+            base = base[: len(base) - node.level + 1] if node.level else []
+            module = [*base, *([node.module] if node.module else [])]
+            yield from (".".join([*module, alias.name]) for alias in node.names)
+
+
+def is_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")
+
+
+MODULES = dict(find_modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_follow_the_rules(name: str) -> None:
+    for imported in find_imports(name, MODULES[name]):
+        top = imported.partition(".")[0]
+        assert top not in MAPPED, f"{name}: write rusb.{imported}, not {imported}"
+        for part, allowed in MAY_IMPORT.items():
+            if is_in(name, part) and top == "rusb":
+                fine = (part, "rusb.errors", *allowed)
+                assert any(is_in(imported, f) for f in fine), (
+                    f"{name} imports {imported}"
+                )
+        if any(is_in(name, part) for part in SANS_IO):
+            assert top not in NO_IO, f"{name} is sans-IO but imports {imported}"
