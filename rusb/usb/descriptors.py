@@ -396,7 +396,7 @@ class _ConfigurationReader:
         if self._interface is None:
             return
         fields = _INTERFACE.unpack_from(self._interface)
-        number, alternate, count = fields[2:5]
+        number, alternate, count, code, subclass, protocol, string = fields[2:9]
         if count != len(self._endpoints):
             raise ParseError(
                 f"interface {number} alternate {alternate} claims {count} endpoints,"
@@ -406,8 +406,10 @@ class _ConfigurationReader:
             InterfaceDescriptor(
                 number,
                 alternate,
-                *fields[5:8],
-                fields[8],
+                code,
+                subclass,
+                protocol,
+                string,
                 tuple(self._endpoints),
                 self._interface_extra,
             )
