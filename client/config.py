@@ -1,0 +1,67 @@
+"""What a client is to do: whom to call, as whom, with which devices."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rusb.filters.model import Filter
+
+__all__ = ["ClientConfig"]
+
+
+@dataclass(slots=True)
+class ClientConfig:
+    """Everything :func:`rusb.client.connect` wants to know.
+
+    Attributes:
+        host: name or address of the server.
+        port: TCP port.
+        user, domain, password: credentials; ``domain`` may end in ``@N``.
+        client_name: how this machine calls itself, up to 15 characters are sent;
+            empty: the host's name.
+        shell, directory: alternate shell and working directory; VRDP ignores them.
+        width, height, depth: what is asked of the server's display.
+        version: 5, or 4 for RDP 4, which has no channels and so no USB.
+        experience: performance flags of the client info.
+        console: ask for the console session.
+        compression: ask for RDP compression (never granted by VRDP).
+        leave_sound: sound is to stay at the server (``-r sound:remote``).
+        usb: offer USB devices.
+        channels: names of further static channels to ask for.
+        backends: where devices come from, ``NAME[:ADDRESS]``.
+        filters: what may be offered: a device that one of them admits; none: all.
+        force: offer and take devices that are in use (mounted file systems).
+        ca: PEM file with the authorities to trust; None: trust on first use.
+        known_servers: file of the pins; None: in the user's state folder.
+        timeout: seconds for the whole way until the connection is active.
+    """
+
+    host: str
+    port: int = 3389
+    user: str = ""
+    domain: str = ""
+    password: str = ""
+    client_name: str = ""
+    shell: str = ""
+    directory: str = ""
+    width: int = 800
+    height: int = 600
+    depth: int = 16
+    version: int = 5
+    experience: int = 0x27
+    console: bool = False
+    compression: bool = False
+    leave_sound: bool = False
+    usb: bool = True
+    channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "rdpdr")
+    backends: tuple[str, ...] = ("libusb",)
+    filters: tuple[Filter, ...] = field(default=())
+    force: bool = False
+    ca: Path | None = None
+    known_servers: Path | None = None
+    timeout: float = 30.0
+
+    @property
+    def server(self) -> str:
+        """``host:port``, as messages name it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"

@@ -1,0 +1,204 @@
+"""TLS contexts, self-made certificates and the pins of known servers."""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from rusb.errors import CertificateError, SettingsError
+
+__all__ = [
+    "KnownServers",
+    "client_context",
+    "fingerprint",
+    "make_self_signed",
+    "server_context",
+    "state_folder",
+]
+
+_KEY_BITS = 2048  # RSA: every RDP client since 2008 takes it
+_VALID_DAYS = 3650
+_MAX_KNOWN_SIZE = 1 << 20
+
+
+def state_folder() -> Path:
+    """Return the folder for what rusb keeps between runs (``RUSB_STATE`` wins)."""
+    named = os.environ.get("RUSB_STATE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "rusb"
+
+
+def fingerprint(certificate: bytes) -> str:
+    """Return ``sha256:…`` of a DER certificate."""
+    return "sha256:" + hashlib.sha256(certificate).hexdigest()
+
+
+def server_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
+    """Make the context of a server; TLS 1.2 is the floor.
+
+    Raises:
+        SettingsError: a file is missing, unreadable or not the PEM it should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for path in (certificate, key, *([ca] if ca else [])):
+        if not os.access(path, os.R_OK):
+            raise SettingsError(
+                f"TLS: cannot read {path}; check the VRDE properties"
+                " Security/ServerCertificate, Security/ServerPrivateKey and"
+                " Security/CACertificate"
+            )
+    try:
+        context.load_cert_chain(certificate, key)
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(
+            f"TLS: {certificate} and {key} are not a PEM certificate and its private"
+            f" key: {error}"
+        ) from error
+    return context
+
+
+def client_context(ca: Path | None) -> ssl.SSLContext:
+    """Make the context of a client; without *ca* the caller checks a pin.
+
+    Raises:
+        SettingsError: *ca* cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    try:
+        context.load_verify_locations(ca)
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(f"--ca {ca}: no PEM certificates there: {error}") from error
+    return context
+
+
+def make_self_signed(folder: Path) -> tuple[Path, Path]:
+    """Return certificate and key in *folder*; made at the first call, then kept.
+
+    The key's file is readable by its owner only.
+    """
+    certificate, key = folder / "server-cert.pem", folder / "server-key.pem"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(folder / "server.lock"):
+        if not (certificate.exists() and key.exists()):
+            certificate_pem, key_pem = _generate(socket.gethostname())
+            _write_private(key, key_pem)
+            _write_private(certificate, certificate_pem)
+    return certificate, key
+
+
+def _generate(name: str) -> tuple[bytes, bytes]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64])])
+    now = datetime.datetime.now(datetime.UTC)
+    loopback = [ipaddress.ip_address(a) for a in ("127.0.0.1", "::1")]
+    names = [x509.DNSName(n) for n in dict.fromkeys((name, "localhost"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=_VALID_DAYS))
+        .add_extension(
+            x509.SubjectAlternativeName([*names, *map(x509.IPAddress, loopback)]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Write all or nothing, mode 0600."""
+    temporary = path.with_name(path.name + ".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class KnownServers:
+    """The certificates that servers showed before: trust on first use.
+
+    A text file, one server a line: ``host:port sha256:HEX``.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or state_folder() / "known_servers"
+
+    def check(self, server: str, certificate: bytes) -> bool:
+        """Compare with the pin of *server*, or pin it.
+
+        Args:
+            server: ``host:port``, as the user named it.
+            certificate: DER, as the server showed it.
+
+        Returns:
+            True if the server was not known before and is from now on.
+
+        Raises:
+            CertificateError: the certificate is not the one that was pinned.
+        """
+        shown = fingerprint(certificate)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(self.path.with_name(self.path.name + ".lock")):
+            pins = self._read()
+            pinned = pins.get(server)
+            if pinned == shown:
+                return False
+            if pinned is not None:
+                raise CertificateError(
+                    f"the certificate of {server} has changed: it was {pinned}, now it"
+                    f" is {shown}. Somebody may be between you and the server. If the"
+                    " server's owner confirms the new one, remove the line of"
+                    f" {server} from {self.path} and connect again"
+                )
+            pins[server] = shown
+            lines = "".join(f"{name} {pin}\n" for name, pin in sorted(pins.items()))
+            _write_private(self.path, lines.encode())
+            return True
+
+    def _read(self) -> dict[str, str]:
+        if not self.path.exists():
+            return {}
+        text = self.path.read_bytes()[:_MAX_KNOWN_SIZE].decode("utf-8", "replace")
+        pairs = (line.split() for line in text.splitlines())
+        return {words[0]: words[1] for words in pairs if len(words) == 2}
