@@ -22,7 +22,7 @@ MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.wire": ["rusb.usb"],
     "rusb.rdp": [],
     "rusb.plugins": [],
-    "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb"],
+    "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb", "rusb.plugins"],
     "rusb.client": ENDS,
     "rusb.server": ENDS,
 }

@@ -86,7 +86,20 @@ class OpenDevice(ABC):
 
 
 class DeviceBackend(ABC):
-    """A place where devices come from."""
+    """A place where devices come from.
+
+    A plugin's class takes one argument, the text after the colon of ``--backend
+    NAME:ADDRESS`` (None without one); it raises
+    :class:`~rusb.errors.BackendError` if it cannot make sense of it.
+
+    Attributes:
+        force: take devices that are in use (mounted file systems) all the same.
+    """
+
+    force: bool = False
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
 
     @abstractmethod
     async def list_devices(self) -> list[LocalDevice]:

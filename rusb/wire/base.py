@@ -36,6 +36,7 @@ __all__ = [
     "DeviceClosed",
     "DeviceFailed",
     "DeviceOpened",
+    "DeviceRequest",
     "DeviceReset",
     "DeviceSide",
     "DevicesListed",
@@ -243,6 +244,16 @@ class UrbCancelled:
     urb_id: int
 
 
+DeviceRequest: TypeAlias = (
+    DeviceReset
+    | ConfigurationSet
+    | InterfaceClaimed
+    | InterfaceReleased
+    | InterfaceSet
+    | HaltCleared
+)
+"""Device side: what may block, and is done in order with the URBs around it."""
+
 Event: TypeAlias = (
     Negotiated
     | Ignored
@@ -252,12 +263,7 @@ Event: TypeAlias = (
     | DevicesRequested
     | DeviceOpened
     | DeviceClosed
-    | DeviceReset
-    | ConfigurationSet
-    | InterfaceClaimed
-    | InterfaceReleased
-    | InterfaceSet
-    | HaltCleared
+    | DeviceRequest
     | UrbSubmitted
     | UrbCancelled
 )

@@ -1,0 +1,125 @@
+"""What may be offered: the backends' devices, filters, ids, plugging."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import rusb.client.backends
+from rusb import plugins
+from rusb.errors import BackendError, DeviceBusy, DeviceGone, NoPermission, PluginError
+from rusb.filters.engine import decide
+from rusb.filters.model import Filter
+from rusb.usb.device import DeviceInfo
+
+from .backends.base import DeviceBackend, LocalDevice, OpenDevice
+
+__all__ = ["DeviceCatalog", "Offer", "load_backend"]
+
+log = logging.getLogger(__name__)
+
+MAX_ID = 0xFFFF  # vrdpusb.md S6: larger ids confuse the real server
+
+
+def load_backend(text: str, *, force: bool = False) -> DeviceBackend:
+    """Make a backend from ``NAME`` or ``NAME:ADDRESS``.
+
+    Raises:
+        PluginError: there is no such backend.
+        BackendError: the backend does not understand the address.
+    """
+    name, _, address = text.partition(":")
+    plugin = plugins.load(rusb.client.backends, name)
+    if not (isinstance(plugin, type) and issubclass(plugin, DeviceBackend)):
+        raise PluginError(f"backend {name!r} is broken: PLUGIN is {plugin!r}")
+    backend = plugin(address or None)
+    backend.force = force
+    return backend
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A device that is offered: under which id, where it comes from."""
+
+    info: DeviceInfo
+    device: LocalDevice
+    backend: DeviceBackend
+
+
+class DeviceCatalog:
+    """The devices of several backends under ids that are unique per plug event.
+
+    Args:
+        backends: where devices come from; closed by :meth:`aclose`.
+        filters: a device is offered if one admits it; none: all are.
+    """
+
+    def __init__(
+        self, backends: Sequence[DeviceBackend], filters: Sequence[Filter] = ()
+    ) -> None:
+        self.offers: dict[int, Offer] = {}
+        self._backends = tuple(backends)
+        self._filters = tuple(filters)
+        self._ids: dict[tuple[int, str], int] = {}
+        self._last_id = 0
+
+    async def refresh(self) -> list[DeviceInfo]:
+        """Look what is plugged in now and return what is offered, ids included.
+
+        A backend that fails keeps what it offered before (vrdpusb.md C24).
+        """
+        ids: dict[tuple[int, str], int] = {}
+        offers: dict[int, Offer] = {}
+        for number, backend in enumerate(self._backends):
+            try:
+                devices = await backend.list_devices()
+            except BackendError as error:
+                log.warning("%s; the devices known so far stand", error)
+                kept = [o.device for o in self.offers.values() if o.backend is backend]
+                devices = kept
+            for device in devices:
+                if self._filters and not decide(self._filters, device.info).matched:
+                    continue
+                key = number, device.key
+                ids[key] = self._ids.get(key) or self._new_id()
+                info = replace(device.info, id=ids[key])
+                offers[info.id] = Offer(info, device, backend)
+        self._ids, self.offers = ids, offers
+        return [offer.info for offer in offers.values()]
+
+    def _new_id(self) -> int:
+        taken = set(self._ids.values())
+        while True:
+            self._last_id = self._last_id % MAX_ID + 1
+            if self._last_id not in taken:
+                return self._last_id
+
+    async def open(self, device: int) -> OpenDevice:
+        """Open an offered device.
+
+        Raises:
+            DeviceGone: it is not offered any more.
+            BackendError: see :meth:`DeviceBackend.open`.
+        """
+        offer = self.offers.get(device)
+        if offer is None:
+            raise DeviceGone(f"device {device} is not there any more")
+        return await offer.backend.open(offer.device)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call *changed* whenever :meth:`refresh` may find something new."""
+        for backend in self._backends:
+            backend.watch(changed)
+
+    def why_nothing(self) -> BackendError | None:
+        """If nothing that is offered can be used: the error that says why."""
+        problems = [o.device.problem for o in self.offers.values()]
+        if not problems or None in problems:
+            return None
+        text = "; ".join(p for p in problems if p)
+        is_busy = all("mounted" in p for p in problems if p)
+        return (DeviceBusy if is_busy else NoPermission)(text)
+
+    async def aclose(self) -> None:
+        """Close every backend. Idempotent."""
+        for backend in self._backends:
+            await backend.aclose()

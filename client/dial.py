@@ -1,0 +1,90 @@
+"""Reach a server: TCP, then TLS and the RDP handshake of a :class:`RdpStream`."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from rusb.aio.stream import RdpStream, TlsUpgrade
+from rusb.aio.tls import KnownServers, client_context, fingerprint
+from rusb.errors import ConnectionLost, RusbError
+from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.events import Event
+
+from .config import ClientConfig
+
+__all__ = ["dial", "rdp_settings"]
+
+
+def rdp_settings(config: ClientConfig, channels: Sequence[str]) -> ClientSettings:
+    """Translate a configuration into what the RDP core wants to know."""
+    name = config.client_name or socket.gethostname().partition(".")[0]
+    return ClientSettings(
+        server=config.host,
+        user=config.user or os.environ.get("USER", ""),
+        domain=config.domain,
+        password=config.password,
+        client_name=name[:15],
+        shell=config.shell,
+        directory=config.directory,
+        width=config.width,
+        height=config.height,
+        depth=config.depth,
+        version=config.version,
+        performance_flags=config.experience,
+        console=config.console,
+        compression=config.compression,
+        remote_sound=config.leave_sound,
+        channels=(*config.channels[:2], *channels, *config.channels[2:]),
+    )
+
+
+async def dial(
+    config: ClientConfig,
+    core: ClientConnection,
+    *,
+    on_event: Callable[[Event], None],
+    on_lost: Callable[[RusbError | None], None],
+    on_pressure: Callable[[bool], None],
+    report: Callable[[str], None],
+) -> RdpStream:
+    """Connect and start the handshake; the stream goes on by itself.
+
+    Raises:
+        ConnectionLost: no such host, or nobody answers there.
+        SettingsError: the file of ``config.ca`` cannot be used.
+    """
+    known = KnownServers(config.known_servers)
+
+    def check(certificate: bytes) -> None:
+        if config.ca is None and known.check(config.server, certificate):
+            report(
+                f"{config.server} is new here; its certificate"
+                f" {fingerprint(certificate)} is trusted from now on"
+                f" (kept in {known.path})"
+            )
+
+    tls = TlsUpgrade(client_context(config.ca), config.host, check)
+    loop = asyncio.get_running_loop()
+    try:
+        _, stream = await loop.create_connection(
+            lambda: RdpStream(
+                core,
+                on_event=on_event,
+                on_lost=on_lost,
+                on_pressure=on_pressure,
+                tls=tls,
+            ),
+            config.host,
+            config.port,
+        )
+    except socket.gaierror as error:
+        raise ConnectionLost(
+            f"there is no host {config.host!r}: {error.strerror}; check the name"
+        ) from error
+    except OSError as error:
+        raise ConnectionLost(
+            f"nobody answers at {config.server}: {error.strerror or error}; is the"
+            " machine running with its remote display on, and is this its port?"
+        ) from error
+    return stream

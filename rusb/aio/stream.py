@@ -1,0 +1,252 @@
+"""Pump one socket through one RDP core: TLS upgrade, back-pressure, few writes."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from rusb.errors import CertificateError, ConnectionLost, NegotiationError, RusbError
+from rusb.rdp.events import Event, TlsRequested
+
+__all__ = ["RdpCore", "RdpStream", "TlsUpgrade", "keep_alive"]
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_TIMEOUT = 30.0
+"""Seconds that a TLS handshake may take."""
+
+WRITE_HIGH = 4 << 20
+"""Bytes waiting to be sent above which whoever feeds us is told to stop: many 64 KiB
+URBs, yet little beside what a device may have in flight."""
+
+
+class RdpCore(Protocol):
+    """What the two RDP cores have in common."""
+
+    def start(self) -> None: ...
+    def receive_data(self, data: bytes) -> None: ...
+    def events(self) -> list[Event]: ...
+    def data_to_send(self) -> list[bytes]: ...
+    def tls_started(self) -> None: ...
+
+
+class TlsUpgrade:
+    """How to do TLS when the core asks for it.
+
+    Attributes:
+        context: the TLS context.
+        server_hostname: the name to verify; None on the server.
+        check: called with the peer's DER certificate on the client; it raises
+            CertificateError to refuse it.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        check: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.context = context
+        self.server_hostname = server_hostname
+        self.check = check
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel notice a peer that vanished, within about a minute."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+class RdpStream(asyncio.Protocol):
+    """One connection: a transport and an RDP core.
+
+    Args:
+        core: the RDP core; nobody else feeds it.
+        on_event: called for each event but :class:`TlsRequested`.
+        on_lost: called once when the connection is over, with why; None for an
+            orderly end.
+        on_pressure: called with True when the peer reads too slowly, then False.
+        tls: what to do when the core asks for TLS; None: it will not.
+    """
+
+    def __init__(
+        self,
+        core: RdpCore,
+        *,
+        on_event: Callable[[Event], None],
+        on_lost: Callable[[RusbError | None], None],
+        on_pressure: Callable[[bool], None] = lambda is_high: None,
+        tls: TlsUpgrade | None,
+    ) -> None:
+        self.core = core
+        self.tls = tls
+        self.transport: asyncio.Transport | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._on_pressure = on_pressure
+        self._error: RusbError | None = None
+        self._is_over = False
+        self._is_receiving = False
+        self._is_flush_due = False
+        self._upgrade: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []
+
+    # ------------------------------------------- called by the event loop ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; the client's core speaks first."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+        keep_alive(transport)
+        self.core.start()
+        self._write()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the core, hand out its events, write what they led to."""
+        if self._is_over:
+            return
+        if self._upgrade is not None:  # TLS is up, our task does not know it yet
+            self._early.append(data)
+            return
+        self.bytes_received += len(data)
+        self._is_receiving = True
+        try:
+            self.core.receive_data(data)
+            self._hand_out()
+        except RusbError as error:
+            self._write()  # a refusal that the peer is to read
+            self.fail(error)
+            return
+        except Exception as error:  # noqa: BLE001 - the top of this connection
+            log.exception("bug while handling a peer's message")
+            self.fail(ConnectionLost(f"internal error: {error!r}"))
+            return
+        finally:
+            self._is_receiving = False
+        self._write()
+
+    def eof_received(self) -> bool:
+        """The peer closed: so do we."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, once."""
+        if exc is not None and self._error is None:
+            self._error = ConnectionLost(f"the connection broke: {exc}")
+        self._end()
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly."""
+        self._on_pressure(True)
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        self._on_pressure(False)
+
+    # ------------------------------------------------- called by the owner ----
+
+    def flush(self) -> None:
+        """Send what the core has to send, with whatever else this turn brings."""
+        if not (self._is_receiving or self._is_flush_due or self._is_over):
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def fail(self, error: RusbError) -> None:
+        """End the connection because of *error*."""
+        if self._error is None:
+            self._error = error
+        self.close()
+
+    def close(self) -> None:
+        """Send what is left and close; ``on_lost`` follows. Idempotent."""
+        if self._is_over or self.transport is None:
+            return
+        self._write()
+        self.transport.close()
+        # A peer that does not read must not keep us: give it a moment, then abort.
+        loop = asyncio.get_running_loop()
+        loop.call_later(2.0, self.abort)
+
+    def abort(self) -> None:
+        """Close at once. Idempotent."""
+        if self.transport is not None and not self._is_over:
+            self.transport.abort()
+
+    # ------------------------------------------------------------ our own ----
+
+    def _hand_out(self) -> None:
+        for event in self.core.events():
+            if isinstance(event, TlsRequested):
+                self._start_tls()
+            else:
+                self._on_event(event)
+
+    def _write(self) -> None:
+        self._is_flush_due = False
+        pieces = self.core.data_to_send()
+        if not pieces or self.transport is None or self._is_over:
+            return
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.bytes_sent += len(data)
+        self.transport.write(data)
+
+    def _start_tls(self) -> None:
+        assert self.transport is not None
+        self.transport.pause_reading()  # what comes next is for TLS alone
+        self._write()
+        self._upgrade = asyncio.get_running_loop().create_task(self._do_upgrade())
+
+    async def _do_upgrade(self) -> None:
+        try:
+            await self._handshake()
+        except RusbError as error:
+            self._upgrade = None
+            self.fail(error)
+            return
+        self._upgrade = None
+        self.core.tls_started()
+        early, self._early = self._early, []
+        self.data_received(b"".join(early))
+
+    async def _handshake(self) -> None:
+        if self.tls is None or self.transport is None:
+            raise NegotiationError("the peer wants TLS, which is not set up", "tls")
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                self.transport,
+                self,
+                self.tls.context,
+                server_side=self.tls.server_hostname is None,
+                server_hostname=self.tls.server_hostname,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise CertificateError(
+                f"the server's certificate is not trusted: {error.verify_message};"
+                " give the authority that signed it with --ca, or leave --ca out to"
+                " trust the server on first use"
+            ) from error
+        except (ssl.SSLError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise NegotiationError(f"TLS handshake failed: {reason}", "tls") from error
+        if transport is None or self._is_over:
+            raise ConnectionLost("the connection ended during the TLS handshake")
+        self.transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        if self.tls.check is not None:
+            connection = transport.get_extra_info("ssl_object")
+            self.tls.check(connection.getpeercert(binary_form=True))
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._on_lost(self._error)

@@ -1,0 +1,114 @@
+"""``rusb connect``: offer this machine's USB devices to a remote machine."""
+
+import argparse
+import getpass
+import os
+from pathlib import Path
+
+from rusb.client.config import ClientConfig
+from rusb.client.devices import DeviceCatalog, load_backend
+from rusb.client.session import ClientSession
+from rusb.filters.parser import parse_offer
+
+from ._common import add_verbose, run_async, say, set_up_logging, until_signal
+
+HELP = "offer USB devices of this machine to a virtual machine elsewhere"
+
+DEFAULT_PORT = 3389
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """Split ``host[:port]``, ``[v6]:port`` or a bare IPv6 address.
+
+    Raises:
+        argparse.ArgumentTypeError: the port is not a port.
+    """
+    host, port = text, str(DEFAULT_PORT)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif text.count(":") == 1:
+        host, port = text.split(":")
+    if not host or not port.isascii() or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not host[:port]")
+    if not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{port} is not a port, 1 to 65535 are")
+    return host, int(port)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the options."""
+    add = parser.add_argument
+    add("server", type=parse_server, metavar="HOST[:PORT]", help="default port 3389")
+    add("-u", "--user", default="", help="user name")
+    add(
+        "-p",
+        "--password",
+        help="'-' asks for it; better than an argument is the variable RUSB_PASSWORD",
+    )
+    add("-d", "--domain", default="", help="domain; '@N' at its end selects screen N")
+    add(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="offer only what a rule admits: 1209:0001 or vendorId=1209,product=Blink*",
+    )
+    add(
+        "--backend",
+        action="append",
+        metavar="NAME[:ADDRESS]",
+        help="where devices come from (libusb, emulated); may be given several times",
+    )
+    add("--force", action="store_true", help="take devices with mounted file systems")
+    add("--ca", type=Path, help="PEM file of the authority that signed the server")
+    add("--known-servers", type=Path, help="file of the trusted certificates")
+    add("--timeout", type=float, default=30.0, help="seconds until connected (30)")
+    add_verbose(parser)
+
+
+def _password(args: argparse.Namespace) -> str:
+    if args.password == "-":
+        return getpass.getpass(f"Password of {args.user or 'the user'}: ")
+    return args.password or os.environ.get("RUSB_PASSWORD", "")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Connect and stay until the server ends it or a signal comes."""
+    set_up_logging(args.verbose)
+    host, port = args.server
+    config = ClientConfig(
+        host=host,
+        port=port,
+        user=args.user,
+        domain=args.domain,
+        password=_password(args),
+        backends=tuple(args.backend or ["libusb"]),
+        filters=tuple(parse_offer(text) for text in args.filter),
+        force=args.force,
+        ca=args.ca,
+        known_servers=args.known_servers,
+        timeout=args.timeout,
+    )
+    return run_async(offer_devices(config))
+
+
+async def offer_devices(config: ClientConfig) -> int:
+    """Run one client to its end and return the server's reason, 0 for a clean end."""
+    backends = [load_backend(b, force=config.force) for b in config.backends]
+    catalog = DeviceCatalog(backends if config.usb else [], config.filters)
+    session = ClientSession(config, catalog, report=say)
+    try:
+        await catalog.refresh()
+        if (problem := catalog.why_nothing()) is not None:
+            raise problem
+        catalog.offers.clear()  # the session reports what it offers
+        await session.start()
+        say(f"connected to {config.server}")
+        signal_number = await until_signal(session.wait_closed())
+        if signal_number is None:
+            say(f"{config.server} ended the connection")
+        return session.reason or 0
+    finally:
+        await session.aclose()
+        await catalog.aclose()
