@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 
 from rusb.aio.link import WireLink
-from rusb.aio.stream import RdpStream
 from rusb.aio.protocols import load_protocol
+from rusb.aio.stream import RdpStream
 from rusb.aio.tasks import TaskSet
 from rusb.errors import (
     AuthenticationError,
@@ -25,7 +25,7 @@ from rusb.wire import base as wire
 
 from .backends.base import OpenDevice
 from .config import ClientConfig
-from .devices import DeviceCatalog
+from .devices import DeviceCatalog, Offer
 from .dial import dial, rdp_settings
 
 __all__ = ["ClientSession"]
@@ -83,6 +83,7 @@ class ClientSession:
         self._report = report
         self._tasks = TaskSet()
         self._slots: dict[int, _Slot] = {}
+        self._listed: dict[int, Offer] = {}
         self._bytes = 0
         self._is_paused = False
         self._is_pressed = False
@@ -244,9 +245,9 @@ class ClientSession:
         while True:
             await self._refresh_due.wait()
             self._refresh_due.clear()
-            before = self._catalog.offers
+            before = self._listed
             offered = await self._catalog.refresh()
-            after = self._catalog.offers
+            after = self._listed = self._catalog.offers
             for info in offered:
                 if info.id not in before:
                     problem = after[info.id].device.problem

@@ -81,6 +81,7 @@ class Attachment:
         self._now = now
         self._open: dict[int, tuple[Completion, int]] = {}
         self._bytes = 0
+        self._is_held = False
         self._is_pressed = False
         self._on_pressure: Callable[[bool], None] = lambda is_high: None
         self._is_closed = False
@@ -107,8 +108,7 @@ class Attachment:
         self._core.submit_urb(self.wire_id, urb, now=self._now())
         self._move()
         if not self._is_pressed and self._is_full():
-            self._is_pressed = True
-            self._on_pressure(True)
+            self._press()
 
     def cancel(self, urb_id: int) -> None:
         """Abort a transfer; its completion comes at once. Unknown ids: nothing."""
@@ -139,10 +139,14 @@ class Attachment:
         self._bytes -= length
         self.urbs_done += 1
         self.bytes_done += result.length
-        if self._is_pressed and not self._is_full(half=True):
-            self._is_pressed = False
-            self._on_pressure(False)
-        complete(result)
+        if self._is_pressed:
+            self._press()
+        complete(_GONE if self._is_closed else result)
+
+    def hold(self, is_high: bool) -> None:
+        """The client reads too slowly: stop the guest, or let it go on."""
+        self._is_held = is_high
+        self._press()
 
     async def open(self) -> None:
         """Open the device and read its descriptors (vrdpusb.md 2.4).
@@ -174,12 +178,18 @@ class Attachment:
 
     # -------------------------------------------------------------- our own ----
 
-    def _is_full(self, *, half: bool = False) -> bool:
-        share = 2 if half else 1
+    def _is_full(self, share: int = 1) -> bool:
         return (
             len(self._open) * share >= MAX_URBS_IN_FLIGHT
             or self._bytes * share >= MAX_BYTES_IN_FLIGHT
         )
+
+    def _press(self) -> None:
+        """Tell the guest to stop or to go on; once stopped, until half is done."""
+        want = self._is_held or self._is_full(2 if self._is_pressed else 1)
+        if want != self._is_pressed:
+            self._is_pressed = want
+            self._on_pressure(want)
 
     def _answer_locally(self, setup: SetupPacket) -> UrbResult | None:
         """Answer what must not travel as a URB (vrdpusb.md 1.7), else None."""
@@ -270,3 +280,8 @@ class Attachment:
         except asyncio.CancelledError:
             self.cancel(urb.id)
             raise
+
+    def __str__(self) -> str:
+        """As VUSB log lines name it (vrdpusb.md 5)."""
+        info = self.info
+        return f"{self.name} [proxy {info.vendor_id:04x}:{info.product_id:04x}]"

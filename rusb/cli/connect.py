@@ -102,7 +102,6 @@ async def offer_devices(config: ClientConfig) -> int:
         await catalog.refresh()
         if (problem := catalog.why_nothing()) is not None:
             raise problem
-        catalog.offers.clear()  # the session reports what it offers
         await session.start()
         say(f"connected to {config.server}")
         signal_number = await until_signal(session.wait_closed())

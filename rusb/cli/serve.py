@@ -1,0 +1,72 @@
+"""``rusb serve``: give the remote USB devices of clients to a virtual machine."""
+
+import argparse
+from pathlib import Path
+
+from rusb.errors import SettingsError
+from rusb.rdp.ports import parse_ports
+from rusb.server.config import ServerConfig
+from rusb.server.listener import Server
+from rusb.server.machine.settings import load_machine
+
+from ._common import add_verbose, run_async, say, set_up_logging, until_signal
+
+HELP = "serve remote USB to a virtual machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the options."""
+    add = parser.add_argument
+    add("machine", metavar="MACHINE", help="the machine's settings, a .vbox file")
+    add(
+        "--guest",
+        default="pyusb",
+        metavar="KIND[:ADDRESS]",
+        help="where devices go: qemu:QMP-SOCKET, pyusb[:FOLDER] (default), loopback",
+    )
+    add("--port", metavar="LIST", help="ports to try: 3389 or 5000,5010-5012")
+    add("--address", help="address to listen on")
+    add("--log", metavar="FILE", help="VBox.log; default: Logs/VBox.log beside MACHINE")
+    add_verbose(parser)
+
+
+def log_path(machine: Path, asked: str | None) -> str:
+    """Return where the log goes; its folder is made.
+
+    Raises:
+        SettingsError: the folder cannot be made.
+    """
+    path = Path(asked) if asked else machine.parent / "Logs" / "VBox.log"
+    if asked == "-":
+        return asked
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot make {path.parent} for the log: {error.strerror}; name another"
+            " file with --log"
+        ) from error
+    return str(path)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    set_up_logging(args.verbose)
+    machine = load_machine(args.machine)
+    config = ServerConfig(
+        machine=machine,
+        guest=args.guest,
+        ports=parse_ports(args.port) if args.port else None,
+        address=args.address,
+        log=log_path(Path(args.machine), args.log),
+    )
+    return run_async(_serve(config))
+
+
+async def _serve(config: ServerConfig) -> int:
+    async with Server(config) as server:
+        say(f"{config.machine.name}: listening on port {server.port}")
+        say(f"{config.machine.name}: log in {config.log}")
+        await until_signal(server.serve_forever())
+        say(f"{config.machine.name}: stopping")
+    return 0

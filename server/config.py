@@ -1,0 +1,32 @@
+"""What a server is to do: for which machine, into which guest, on which ports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rusb.server.machine.settings import Machine
+
+__all__ = ["ServerConfig"]
+
+
+@dataclass(slots=True)
+class ServerConfig:
+    """Everything :func:`rusb.server.serve` wants to know.
+
+    Attributes:
+        machine: settings of the virtual machine: name, filters, remote display.
+        guest: where devices go, ``KIND`` or ``KIND:ADDRESS``.
+        ports: ports to try, in this order; 0 lets the system choose; None: those of
+            the machine's property ``TCP/Ports``.
+        address: host name or address to listen on; None: that of ``TCP/Address``,
+            or all.
+        log: path of ``VBox.log``; None: standard error.
+        state: folder of the self-made certificate; None: the user's state folder.
+    """
+
+    machine: Machine
+    guest: str = "pyusb"
+    ports: Sequence[int] | None = None
+    address: str | None = None
+    log: str | None = None
+    state: Path | None = None

@@ -1,0 +1,205 @@
+"""A connection to QEMU's monitor: commands with bounded waits, errors that help.
+
+QMP serves one client per socket at a time; a second one waits without a greeting.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+
+from qemu.qmp import (
+    ConnectError,
+    EventListener,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+    Runstate,
+)
+
+from rusb.errors import GuestError
+from rusb.usb.device import clean_text
+
+__all__ = ["Monitor", "find_buses"]
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 10.0
+"""Seconds. QEMU answers in milliseconds, also when its machine is paused."""
+
+MAX_TEXT = 300
+"""Characters of QEMU's own words in a message of ours."""
+
+_CONTROLLERS = ("xhci", "ehci", "uhci", "ohci")
+"""Kinds of USB controllers by preference: every speed fits on xHCI."""
+
+_CLIENT_NAME = "rusb"
+# The library logs as errors what we raise, or what is no error: a QEMU that ended.
+logging.getLogger(f"qemu.qmp.protocol.{_CLIENT_NAME}").setLevel(logging.CRITICAL)
+
+
+class Monitor:
+    """One QMP connection.
+
+    Args:
+        path: the unix socket that QEMU listens on (``-qmp unix:PATH,server=on``).
+        on_event: gets the name and the data of every event.
+        on_end: called once when an open connection ends other than by
+            :meth:`aclose`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        on_event: Callable[[str, Mapping[str, object]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self.path = path
+        self._on_event = on_event
+        self._on_end = on_end
+        self._client = QMPClient(_CLIENT_NAME)
+        self._listener = EventListener()
+        self._client.register_listener(self._listener)
+        self._commands = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Is QEMU there?"""
+        return self._client.runstate is Runstate.RUNNING
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            GuestError: nobody there, not QMP, not permitted, or busy.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._client.connect(self.path)
+        except TimeoutError as error:
+            raise GuestError(
+                f"no greeting from {self.path}: another program holds this QMP socket;"
+                " add a second -qmp to QEMU"
+            ) from error
+        except ConnectError as error:
+            raise GuestError(_explain(self.path, error.exc)) from error
+        self._tasks = [
+            asyncio.create_task(self._pump_events(), name="qmp events"),
+            asyncio.create_task(self._watch_end(), name="qmp end"),
+        ]
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        descriptor: int | None = None,
+    ) -> object:
+        """Run a command and return what it returned, of whatever type that is.
+
+        Args:
+            descriptor: a file descriptor to hand over with it, for ``getfd``; it
+                stays ours to close.
+
+        Raises:
+            GuestError: QEMU refused, does not answer or is gone.
+        """
+        try:
+            async with self._commands, asyncio.timeout(COMMAND_TIMEOUT):
+                if descriptor is not None:
+                    self._client.send_fd_scm(descriptor)
+                return await self._client.execute(command, arguments)
+        except ExecuteError as error:
+            text = clean_text(str(error))[:MAX_TEXT]
+            raise GuestError(f"QEMU refused {command}: {text}") from error
+        except TimeoutError as error:
+            raise GuestError(
+                f"QEMU at {self.path} does not answer {command}"
+            ) from error
+        except (QMPError, OSError, EOFError) as error:
+            raise GuestError(f"QEMU at {self.path} is gone") from error
+
+    async def aclose(self) -> None:
+        """Hang up. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        # It raises what had ended the connection: EOFError after QEMU's end.
+        with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                await self._client.disconnect()
+
+    async def _pump_events(self) -> None:
+        async for message in self._listener:
+            name, data = _event_of(message)
+            log.debug("< %s %s", name, data)
+            try:
+                self._on_event(name, data)
+            except Exception:
+                log.exception("event %s", name)
+
+    async def _watch_end(self) -> None:
+        while self.is_open:
+            await self._client.runstate_changed()
+        await self._disconnect()
+        log.info("QEMU at %s is gone", self.path)
+        self._on_end()
+
+
+def _event_of(message: Message) -> tuple[str, Mapping[str, object]]:
+    """Name and data of an event; nothing is believed of their types."""
+    name, data = message.get("event"), message.get("data")
+    return clean_text(str(name)), data if isinstance(data, dict) else {}
+
+
+def _explain(path: str, error: BaseException) -> str:
+    """Say why there is no connection and what to do about it."""
+    match error:
+        case FileNotFoundError():
+            return f"no QMP socket {path}: start QEMU with -qmp unix:{path},server=on"
+        case PermissionError():
+            return f"no permission for {path}: run as QEMU's user or change its rights"
+        case ConnectionRefusedError():
+            return (
+                f"nobody listens at {path}: QEMU has ended, or this is not its socket"
+            )
+        case OSError():
+            return f"cannot connect to {path}: {error}"
+    return f"{path} does not speak QMP: it needs -qmp, not -monitor"
+
+
+async def find_buses(monitor: Monitor) -> list[str]:
+    """Return the names of the machine's USB buses, the best first.
+
+    Raises:
+        GuestError: QEMU is gone.
+    """
+    found = []
+    for folder in ("peripheral", "peripheral-anon", "unattached"):
+        for name, kind in await _children(monitor, f"/machine/{folder}"):
+            ranks = [i for i, c in enumerate(_CONTROLLERS) if c in kind]
+            if ranks:
+                path = f"/machine/{folder}/{name}"
+                for bus, bus_kind in await _children(monitor, path):
+                    if bus_kind == "usb-bus":
+                        found.append((ranks[0], bus))
+    return [bus for _, bus in sorted(found, key=lambda entry: entry[0])]
+
+
+async def _children(monitor: Monitor, path: str) -> list[tuple[str, str]]:
+    """Name and type of the QOM children at *path*."""
+    listed = await monitor.execute("qom-list", {"path": path})
+    children = []
+    for entry in listed if isinstance(listed, list) else []:
+        name, kind = entry.get("name"), entry.get("type")
+        if isinstance(name, str) and isinstance(kind, str):
+            if kind.startswith("child<"):
+                children.append((name, kind[6:-1]))
+    return children

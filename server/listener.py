@@ -1,0 +1,278 @@
+"""The server: ports, certificate, guest, sessions."""
+
+import asyncio
+import errno
+import itertools
+import logging
+import socket
+import ssl
+from pathlib import Path
+
+import rusb.server.guests
+from rusb import plugins
+from rusb.aio.stream import TlsUpgrade
+from rusb.aio.tls import make_self_signed, server_context, state_folder
+from rusb.errors import ConnectionLost, PluginError, SettingsError
+from rusb.rdp.ports import parse_ports
+from rusb.rdp.server import ServerSettings
+
+from .config import ServerConfig
+from .display.status import Picture, status_picture
+from .guests.base import AttachedDevice, GuestBackend
+from .machine.release_log import ReleaseLog
+from .session import ServerSession
+
+__all__ = ["Server", "load_guest"]
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 128
+
+MAX_CONNECTIONS = 256
+"""Connections at once, logged on or not; more are closed at once."""
+
+END_TIMEOUT = 30.0
+"""Seconds that sessions get to detach their devices when the server stops."""
+
+_STOPPED = 1  # error-info code: server stop (vrdp-server.md 1.19)
+
+
+def load_guest(text: str) -> GuestBackend:
+    """Make a guest backend from ``KIND`` or ``KIND:ADDRESS``.
+
+    Raises:
+        PluginError: there is no such kind.
+        GuestError: the kind does not understand the address.
+    """
+    name, _, address = text.partition(":")
+    plugin = plugins.load(rusb.server.guests, name)
+    if not (isinstance(plugin, type) and issubclass(plugin, GuestBackend)):
+        raise PluginError(f"guest kind {name!r} is broken: PLUGIN is {plugin!r}")
+    return plugin(address or None)
+
+
+class Server:
+    """A VRDP server for one machine. Use as an async context manager.
+
+    Attributes:
+        port: the port it listens on, once started.
+    """
+
+    def __init__(
+        self, config: ServerConfig, *, guest: GuestBackend | None = None
+    ) -> None:
+        self.config = config
+        self.machine = config.machine
+        self.guest = guest or load_guest(config.guest)
+        self.log = ReleaseLog(config.log)
+        self.port = 0
+        self._tls: TlsUpgrade | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._sessions: set[ServerSession] = set()
+        self._numbers = itertools.count(1)
+        self._client_numbers = itertools.count(1)
+        self._is_closed = False
+        self._is_screen_due = False
+
+    async def __aenter__(self) -> "Server":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Load the certificate, get the guest ready, listen.
+
+        Raises:
+            SettingsError: certificate files or the port list cannot be used.
+            GuestError: the guest cannot be reached.
+            ConnectionLost: no port of the list is free.
+        """
+        try:
+            self._tls = TlsUpgrade(self._make_context())
+            await self.guest.start()
+            self.guest.watch_lost(self._guest_lost)
+            await self._listen()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def serve_forever(self) -> None:
+        """Serve until cancelled."""
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        """Disconnect everybody, detach everything, stop. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for listener in self._listeners:
+            listener.close()
+        sessions = list(self._sessions)
+        for session in sessions:
+            session.disconnect(_STOPPED)
+        if sessions:
+            ends = [asyncio.ensure_future(s.wait_ended()) for s in sessions]
+            await asyncio.wait(ends, timeout=END_TIMEOUT)
+        await self.guest.aclose()
+        if self._listeners:
+            self.log.write("VRDP: TCP server closed.")
+        self.log.close()
+
+    # -------------------------------------------------------- SessionHost ----
+
+    def next_number(self) -> int:
+        """Return a number for a device, never used before."""
+        return next(self._numbers)
+
+    def admit(self, session: ServerSession) -> bool:
+        """Apply the single-connection rule (vrdp-server.md 4.1)."""
+        display = self.machine.remote_display
+        others = [s for s in self._sessions if s is not session and s.is_logged_on]
+        if display.allow_multi_connection or not others:
+            return True
+        if not display.reuse_single_connection:
+            self.log.write("AUTH: Multiple connections are not enabled. Access denied.")
+            return False
+        self.log.write(
+            "AUTH: Multiple connections are not enabled. Disconnecting the others."
+        )
+        for other in others:
+            other.disconnect(_STOPPED)
+        return True
+
+    def devices_changed(self) -> None:
+        """Show every viewer the new state, once for all changes of this turn."""
+        if not self._is_screen_due:
+            self._is_screen_due = True
+            asyncio.get_running_loop().call_soon(self._show_status)
+
+    def session_ended(self, session: ServerSession) -> None:
+        """Forget it."""
+        self._sessions.discard(session)
+
+    # ------------------------------------------------------------- our own ----
+
+    def _show_status(self) -> None:
+        self._is_screen_due = False
+        devices = [str(a.info) for s in self._sessions for a in s.attached]
+
+        def make(width: int, height: int) -> Picture:
+            return status_picture(width, height, self.machine.name, devices)
+
+        for session in self._sessions:
+            session.show_screen(make)
+
+    def _guest_lost(self, device: AttachedDevice) -> None:
+        for session in self._sessions:
+            if session.lost_by_guest(device):
+                return
+
+    def _make_context(self) -> ssl.SSLContext:
+        display = self.machine.remote_display
+        names = ("ServerCertificate", "ServerPrivateKey", "CACertificate")
+        files = [display.property(f"Security/{name}") for name in names]
+        certificate, key, ca = (Path(f) if f else None for f in files)
+        if certificate is None and key is None:
+            certificate, key = make_self_signed(self.config.state or state_folder())
+        if certificate is None or key is None:
+            raise SettingsError(
+                "Security/ServerCertificate and Security/ServerPrivateKey go together:"
+                " set both, or neither for a certificate that rusb makes"
+            )
+        return server_context(certificate, key, ca)
+
+    async def _listen(self) -> None:
+        display = self.machine.remote_display
+        address = self.config.address or display.property("TCP/Address") or None
+        text = display.property("TCP/Ports")
+        ports = self.config.ports or parse_ports(text or "3389")
+        for port in ports:
+            sockets = _bind(address, port)
+            if sockets:
+                break
+        else:
+            raise ConnectionLost(
+                f"can't bind to the port(s) {text or ports}: all are in use; choose"
+                " others with --port or the property TCP/Ports"
+            )
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._listeners.append(
+                await loop.create_server(self._accept, sock=sock, backlog=BACKLOG)
+            )
+        self.port = sockets[0].getsockname()[1]
+        kinds = {s.family: "IPv4" for s in sockets if s.family == socket.AF_INET}
+        kinds |= {s.family: "IPv6" for s in sockets if s.family == socket.AF_INET6}
+        self.log.write(
+            f"VRDP: TCP server listening on port {self.port}"
+            f" ({' and '.join(sorted(kinds.values()))})."
+        )
+
+    def _accept(self) -> asyncio.Protocol:
+        """Make the protocol of a new connection."""
+        if len(self._sessions) >= MAX_CONNECTIONS:
+            self.log.write("VRDP: Too many connections; a new one was closed.")
+            return _Refuse()
+        session = ServerSession(
+            self, next(self._client_numbers), self._rdp_settings(), self._tls
+        )
+        self._sessions.add(session)
+        self.log.write("VRDP: New connection:")
+        self.log.write(f"VRDP: Connection opened: {session.number}")
+        return session.stream
+
+    def _rdp_settings(self) -> ServerSettings:
+        return ServerSettings()
+
+
+class _Refuse(asyncio.Protocol):
+    """Closes at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _bind(address: str | None, port: int) -> list[socket.socket]:
+    """Bind one port on every address; none if it is in use on one of them.
+
+    The original is content with one address family; a port that half belongs to
+    another program would then look free.
+    """
+    try:
+        found = socket.getaddrinfo(
+            address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise SettingsError(
+            f"cannot listen on {address!r}: {error.strerror}; check --address or the"
+            " property TCP/Address"
+        ) from error
+    bound: list[socket.socket] = []
+    for family, kind, protocol, _, where in found:
+        if port == 0 and bound:  # the same free port for both families
+            where = (where[0], bound[0].getsockname()[1], *where[2:])
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError:  # a machine without IPv6
+            continue
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(where)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRNOTAVAIL and address is None:
+                continue  # IPv6 is compiled in but not configured
+            for other in bound:
+                other.close()
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return []
+            raise SettingsError(
+                f"cannot listen on {where[0]} port {port}: {error.strerror}"
+            ) from error
+        bound.append(sock)
+    return bound

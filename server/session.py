@@ -1,0 +1,406 @@
+"""One connection of a server: the wire's guest side joined to attachments."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+from rusb.aio.link import WireLink
+from rusb.aio.protocols import load_protocol
+from rusb.aio.stream import RdpStream, TlsUpgrade
+from rusb.aio.tasks import TaskSet
+from rusb.errors import ConnectionLost, RusbError
+from rusb.filters.engine import decide
+from rusb.rdp import events as rdp
+from rusb.rdp.server import ServerConnection, ServerSettings
+from rusb.usb.device import DeviceInfo
+from rusb.wire import base as wire
+
+from .attachments import Attachment
+from .guests.base import AttachedDevice, GuestBackend
+from .machine.release_log import ReleaseLog
+from .machine.settings import Machine
+
+__all__ = ["ServerSession", "SessionHost"]
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "vrdpusb"
+
+LOGON_TIMEOUT = 60.0
+"""Seconds from the first byte to the logon (vrdp-server.md 1.1)."""
+
+IDLE_TIMEOUT = 30.0
+"""Seconds without traffic after which a keepalive is sent (vrdp-server.md 1.1)."""
+
+STUCK_TIMEOUT = 30.0
+"""Seconds that a client may leave what we send unread before it is dropped. The
+original gives up after 2, which a short network outage exceeds."""
+
+ATTACH_TIMEOUT = 60.0
+"""Seconds for reading descriptors and plugging into the guest."""
+
+MAX_ATTACHED = 64
+"""Devices of one client that may be plugged in at once; the original allows 16."""
+
+
+class SessionHost(Protocol):
+    """What a session asks of the server it belongs to."""
+
+    machine: Machine
+    guest: GuestBackend
+    log: ReleaseLog
+
+    def next_number(self) -> int:
+        """Return a number for a device, never used before."""
+
+    def admit(self, session: "ServerSession") -> bool:
+        """May this logged-on client stay? (single-connection rule)"""
+
+    def devices_changed(self) -> None:
+        """A device was attached or detached."""
+
+    def session_ended(self, session: "ServerSession") -> None:
+        """The connection is over and its devices are detached."""
+
+
+class _Device:
+    """A device that the client lists now, and its way into the guest and out."""
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+        self.plugged: Attachment | None = None
+        self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
+        self.unlisted = asyncio.Event()
+        self.done = asyncio.Event()  # detached; its id may be used again
+
+
+class ServerSession:
+    """One client, from its first byte until its last device is detached.
+
+    Args:
+        host: the server.
+        number: client id, from 1, never reused.
+        settings: for the RDP core.
+        tls: how to do TLS.
+    """
+
+    def __init__(
+        self,
+        host: SessionHost,
+        number: int,
+        settings: ServerSettings,
+        tls: TlsUpgrade | None,
+    ) -> None:
+        self.number = number
+        self.is_active = False
+        self.name = f"client {number}"
+        self._host = host
+        self._log = host.log
+        self._rdp = ServerConnection(settings, random_bytes=secrets.token_bytes)
+        self.stream = RdpStream(
+            self._rdp,
+            on_event=self._handle,
+            on_lost=self._lost,
+            on_pressure=self._pressed,
+            tls=tls,
+        )
+        self._tasks = TaskSet()
+        self._link: WireLink | None = None
+        self._core: wire.GuestSide | None = None
+        self._devices: dict[int, _Device] = {}  # listed now
+        self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
+        self._attached: dict[int, Attachment] = {}
+        self._client: rdp.ClientDescription | None = None
+        self._is_ending = False
+        self._ended = asyncio.Event()
+        loop = self._loop = asyncio.get_running_loop()
+        self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._logon_is_late)
+        self._idle_timer = loop.call_later(IDLE_TIMEOUT, self._keep_alive)
+        self._stuck_timer: asyncio.TimerHandle | None = None
+        self._traffic = (0, 0)
+
+    # --------------------------------------------------------- life cycle ----
+
+    @property
+    def is_logged_on(self) -> bool:
+        """Did the client pass logon, and is it still there?"""
+        return self._client is not None and not self._is_ending
+
+    @property
+    def attached(self) -> list[Attachment]:
+        """What of this client's is plugged into the guest now."""
+        return [d.plugged for d in self._devices.values() if d.plugged]
+
+    def disconnect(self, reason: int) -> None:
+        """End the connection in order: reason 1 is ours, 0 the client's wish."""
+        if self._client is not None and not self._is_ending:
+            self._log.write(f"VRDP: Logoff: {self.name} Reason 0x{reason:04X}.")
+        self._rdp.disconnect(reason)
+        self.stream.close()
+
+    async def wait_ended(self) -> None:
+        """Wait until the connection is over and its devices are detached."""
+        await self._ended.wait()
+
+    def show_screen(self, make: Callable[[int, int], "rdp.Picture"]) -> None:
+        """Send a picture to a client that wants pictures."""
+        if self.is_active and not self._rdp.output_suppressed:
+            self._rdp.show_screen(make(self._rdp.width, self._rdp.height))
+            self.stream.flush()
+
+    def lost_by_guest(self, device: AttachedDevice) -> bool:
+        """The guest dropped a device: is it one of ours? Then it is detached."""
+        for known in self._devices.values():
+            if known.plugged is device:
+                known.over.set()
+                return True
+        return False
+
+    def _lost(self, error: RusbError | None) -> None:
+        self._is_ending = True
+        self.is_active = False
+        for timer in (self._logon_timer, self._idle_timer, self._stuck_timer):
+            if timer is not None:
+                timer.cancel()
+        if error is not None:
+            self._log.write(f"VRDP: {self.name}: {error}")
+        if self._link is not None:
+            self._link.closed(0)
+        self._listed(())
+        self._log.write(f"VRDP: Connection closed: {self.number}")
+        self._tasks.start(self._finish(), f"end of {self.name}")
+
+    async def _finish(self) -> None:
+        await self._tasks.drain(ATTACH_TIMEOUT)
+        self._ended.set()
+        self._host.session_ended(self)
+
+    def _logon_is_late(self) -> None:
+        self.stream.fail(ConnectionLost(f"no logon within {LOGON_TIMEOUT:g} s"))
+        self.stream.abort()
+
+    def _keep_alive(self) -> None:
+        """Send a sign of life after a time without traffic."""
+        traffic = self.stream.bytes_received, self.stream.bytes_sent
+        if traffic == self._traffic and self.is_active:
+            self._rdp.keepalive()
+            self.stream.flush()
+        self._traffic = self.stream.bytes_received, self.stream.bytes_sent
+        self._idle_timer = self._loop.call_later(IDLE_TIMEOUT, self._keep_alive)
+
+    def _pressed(self, is_high: bool) -> None:
+        """The client reads too slowly: hold the guest; for too long: drop it."""
+        for attachment in self._attached.values():
+            attachment.hold(is_high)
+        if self._stuck_timer is not None:
+            self._stuck_timer.cancel()
+            self._stuck_timer = None
+        if is_high:
+            self._stuck_timer = self._loop.call_later(STUCK_TIMEOUT, self._is_stuck)
+
+    def _is_stuck(self) -> None:
+        self.stream.fail(
+            ConnectionLost(f"the client read nothing for {STUCK_TIMEOUT:g} s")
+        )
+        self.stream.abort()
+
+    # ------------------------------------------------- from the connection ----
+
+    def _handle(self, event: rdp.Event) -> None:
+        match event:
+            case rdp.ChannelData():
+                if self._link is not None:
+                    self._link.received(event.channel, event.data)
+            case rdp.LogonRequested():
+                self._logon(event)
+            case rdp.Noted():
+                self._log.write(f"VRDP: {event.text}")
+            case rdp.Activated():
+                self.is_active = True
+                self._host.devices_changed()
+            case rdp.RefreshRequested():
+                self._host.devices_changed()
+            case rdp.ChannelOpened():
+                if event.name.lower() == CHANNEL:
+                    self._open_channel(event)
+            case rdp.Disconnected():
+                if self._client is not None:
+                    self._log.write(f"VRDP: Logoff: {self.name} Reason 0x0000.")
+                self._is_ending = True
+                self.stream.close()
+            case _:
+                log.debug("= %s", event)
+
+    def _logon(self, event: rdp.LogonRequested) -> None:
+        """Decide on a logon, in the order of vrdp-server.md 3.6."""
+        self._logon_timer.cancel()
+        who, client = event.credentials, event.client
+        self.name = f"{client.name} ({client.address}) build {client.build}."
+        self._client = client
+        self._log.write(
+            f"VRDP: Logon: {self.name} User: [{who.user}] Domain: [{who.domain}]"
+            f" Screen: {who.screen}"
+        )
+        auth_type = self._host.machine.remote_display.auth_type.capitalize()
+        self._log.write(
+            f"AUTH: User: [{who.user}]. Domain: [{who.domain}]."
+            f" Authentication type: [{auth_type}]"
+        )
+        if who.screen > 0:
+            self._log.write(f"VRDP: There is no screen {who.screen}.")
+        elif auth_type != "Null":
+            # Never let in whom the machine's owner wants checked.
+            self._log.write(
+                f"AUTH: Access denied. Authentication type {auth_type} is not"
+                " supported by this version of rusb."
+            )
+        else:
+            self._log.write("AUTH: Access granted.")
+            if self._host.admit(self):
+                self._rdp.accept_logon()
+                return
+        self._client = None
+        self.stream.close()
+
+    def _open_channel(self, event: rdp.ChannelOpened) -> None:
+        if self._host.machine.feature_disabled("USB"):
+            self._log.write("VRDP: feature: Client/DisableUSB")
+            return
+        if self._link is None:
+            core = load_protocol(CHANNEL).guest_side()
+            self._core = core
+            self._link = WireLink(
+                core,
+                send=self._rdp.send_channel,
+                flush=self.stream.flush,
+                on_event=self._dispatch,
+            )
+            self._link.opened(event.channel, event.name)
+
+    # ------------------------------------------------------- from the wire ----
+
+    def _dispatch(self, event: wire.Event) -> None:
+        match event:
+            case wire.UrbCompleted():
+                attachment = self._attached.get(event.device)
+                if attachment is not None:
+                    attachment.completed(event.urb_id, event.result)
+            case wire.DevicesListed():
+                self._listed(event.devices)
+            case wire.DeviceFailed():
+                device = self._devices.get(event.device)
+                if device is not None:
+                    why = "is gone" if event.removed else f"refused: {event.request}"
+                    self._log.write(f"Remote USB: {device.info} {why}")
+                    device.over.set()
+            case wire.Negotiated():
+                self._negotiated(event)
+            case wire.Ignored():
+                log.debug("%s: ! %s", self.name, event.reason)
+            case _:
+                raise AssertionError(f"not an event of the guest side: {event}")
+
+    def _negotiated(self, event: wire.Negotiated) -> None:
+        self._log.write(
+            f"Remote USB: Received negotiate response. Flags 0x{event.flags:02X}."
+        )
+        if event.error is not None:
+            self._log.write(f"VRDP: ERROR: {event.error}")
+        else:
+            self._log.write(f"VRDP: remote USB protocol version {event.version}.")
+
+    def _listed(self, devices: tuple[DeviceInfo, ...]) -> None:
+        """Start what is new on its way into the guest, end what is gone.
+
+        Only this client's devices are looked at (vrdpusb.md S5).
+        """
+        listed = {info.id: info for info in devices}
+        for number, info in listed.items():
+            if number not in self._devices:
+                device = self._devices[number] = _Device(info)
+                work = self._live(device, self._leaving.get(number))
+                self._tasks.start(work, f"{info} of {self.name}")
+        for number in self._devices.keys() - listed.keys():
+            device = self._leaving[number] = self._devices.pop(number)
+            device.over.set()
+            device.unlisted.set()
+
+    # -------------------------------------------------- one device's life ----
+
+    async def _live(self, device: _Device, before: _Device | None) -> None:
+        """Announce, decide, attach, wait, detach, forget.
+
+        Args:
+            device: the one whose life this is.
+            before: a device of the same id that is still being detached.
+        """
+        info = device.info
+        if before is not None:
+            await before.done.wait()
+        self._log_plug("++++", info)
+        decision = decide(self._host.machine.filters, info)
+        if not self._host.machine.usb_controllers:
+            self._log.write(f"Remote USB: {info}: the machine has no USB controller")
+        else:
+            self._log.write(f"Remote USB: {info}: {decision}")
+            if decision.matched and not device.over.is_set():
+                await self._attach_until_over(device)
+        if not device.unlisted.is_set():
+            await device.unlisted.wait()
+            self._log_plug("----", info)
+        if self._leaving.get(info.id) is device:
+            del self._leaving[info.id]
+        device.done.set()
+
+    async def _attach_until_over(self, device: _Device) -> None:
+        info = device.info
+        assert self._core is not None
+        assert self._link is not None
+        if len(self._attached) >= MAX_ATTACHED:
+            self._log.write(f"Remote USB: {info}: {MAX_ATTACHED} devices are in use")
+            return
+        number = self._host.next_number()
+        attachment = Attachment(
+            info,
+            name=f"usb-{number}",
+            number=number,
+            core=self._core,
+            move=self._link.move,
+            now=self._loop.time,
+        )
+        self._attached[info.id] = attachment
+        try:
+            async with asyncio.timeout(ATTACH_TIMEOUT):
+                await attachment.open()
+                where = await self._host.guest.attach(attachment)
+        except (RusbError, TimeoutError) as error:
+            why = str(error) or f"not done within {ATTACH_TIMEOUT:g} s"
+            self._log.write(f"VUSB: Failed to attach '{attachment}': {why}")
+        else:
+            device.plugged = attachment
+            self._log.write(
+                f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
+            )
+            self._host.devices_changed()
+            await device.over.wait()
+        finally:
+            await self._detach(device, attachment)
+
+    async def _detach(self, device: _Device, attachment: Attachment) -> None:
+        if device.unlisted.is_set():
+            self._log_plug("----", device.info)
+        attachment.close()
+        await self._host.guest.detach(attachment)
+        self._attached.pop(device.info.id, None)
+        if device.plugged is not None:
+            device.plugged = None
+            self._log.write(f"VUSB: Detached '{attachment}'")
+            self._host.devices_changed()
+
+    def _log_plug(self, mark: str, info: DeviceInfo) -> None:
+        self._log.write(
+            f"Remote USB: {mark} Vendor {info.vendor_id:04X}."
+            f" Product {info.product_id:04X}. Name = [{info.product or ''}]."
+        )
