@@ -1,10 +1,11 @@
 """One connection of a client: the wire's device side joined to opened devices."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from rusb.aio.link import WireLink
@@ -23,12 +24,12 @@ from rusb.rdp.client import ClientConnection
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 
-from .backends.base import OpenDevice
+from .backends.base import DeviceBackend, OpenDevice
 from .config import ClientConfig
-from .devices import DeviceCatalog, Offer
+from .devices import DeviceCatalog, Offer, load_backend
 from .dial import dial, rdp_settings
 
-__all__ = ["ClientSession"]
+__all__ = ["ClientSession", "connect"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,41 @@ a server that sends more is not serious."""
 
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    config: ClientConfig,
+    *,
+    backends: Sequence[DeviceBackend] | None = None,
+    report: Callable[[str], None] = log.info,
+) -> AsyncIterator["ClientSession"]:
+    """Offer devices to a server while the ``async with`` block runs.
+
+    Args:
+        config: whom to call, and which devices to offer.
+        backends: where devices come from, closed at the end; None: those that
+            ``config.backends`` names.
+        report: gets a line for everything a user wants to know.
+
+    Raises:
+        NoPermission, DeviceBusy: none of the devices can be used, and why.
+        RusbError: what :meth:`ClientSession.start` raises.
+    """
+    if backends is None:
+        names = config.backends if config.usb else ()
+        backends = [load_backend(name, force=config.force) for name in names]
+    catalog = DeviceCatalog(backends, config.filters)
+    session = ClientSession(config, catalog, report=report)
+    try:
+        await catalog.refresh()
+        if (problem := catalog.why_nothing()) is not None:
+            raise problem
+        await session.start()
+        yield session
+    finally:
+        await session.aclose()
+        await catalog.aclose()
 
 
 class _Slot:

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from rusb.client.config import ClientConfig
-from rusb.client.devices import DeviceCatalog, load_backend
-from rusb.client.session import ClientSession
+from rusb.client.session import connect
 from rusb.filters.parser import parse_offer
 
 from ._common import add_verbose, run_async, say, set_up_logging, until_signal
@@ -95,19 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 async def offer_devices(config: ClientConfig) -> int:
     """Run one client to its end and return the server's reason, 0 for a clean end."""
-    backends = [load_backend(b, force=config.force) for b in config.backends]
-    catalog = DeviceCatalog(backends if config.usb else [], config.filters)
-    session = ClientSession(config, catalog, report=say)
-    try:
-        await catalog.refresh()
-        if (problem := catalog.why_nothing()) is not None:
-            raise problem
-        await session.start()
+    async with connect(config, report=say) as session:
         say(f"connected to {config.server}")
-        signal_number = await until_signal(session.wait_closed())
-        if signal_number is None:
+        if await until_signal(session.wait_closed()) is None:
             say(f"{config.server} ended the connection")
         return session.reason or 0
-    finally:
-        await session.aclose()
-        await catalog.aclose()
