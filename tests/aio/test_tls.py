@@ -1,0 +1,65 @@
+"""Certificates that are made once, pins that hold."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from rusb.aio.tls import (
+    KnownServers,
+    client_context,
+    fingerprint,
+    make_self_signed,
+    server_context,
+)
+from rusb.errors import CertificateError, SettingsError
+
+
+def test_a_certificate_is_made_once_and_kept(tmp_path: Path) -> None:
+    certificate, key = make_self_signed(tmp_path)
+    before = certificate.read_bytes(), key.read_bytes()
+    assert make_self_signed(tmp_path) == (certificate, key)
+    assert (certificate.read_bytes(), key.read_bytes()) == before
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_self_made_certificate_loads_with_tls_1_2_as_the_floor(
+    tmp_path: Path,
+) -> None:
+    context = server_context(*make_self_signed(tmp_path), None)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    client_context(make_self_signed(tmp_path)[0])
+
+
+def test_missing_certificate_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere.pem"):
+        server_context(tmp_path / "nowhere.pem", tmp_path / "key.pem", None)
+
+
+def test_files_that_are_no_pem_are_refused(tmp_path: Path) -> None:
+    junk = tmp_path / "junk.pem"
+    junk.write_text("not a certificate")
+    with pytest.raises(SettingsError, match=r"junk.pem.*not a PEM"):
+        server_context(junk, junk, None)
+    with pytest.raises(SettingsError, match="--ca"):
+        client_context(junk)
+
+
+def test_a_new_server_is_pinned_and_known_from_then_on(tmp_path: Path) -> None:
+    known = KnownServers(tmp_path / "deep" / "known")
+    assert known.check("a:3389", b"one")
+    assert not known.check("a:3389", b"one")
+    assert known.check("b:3389", b"two")
+    assert not KnownServers(tmp_path / "deep" / "known").check("a:3389", b"one")
+
+
+def test_t45_a_changed_certificate_is_refused_and_the_pin_stays(
+    tmp_path: Path,
+) -> None:
+    known = KnownServers(tmp_path / "known")
+    known.check("a:3389", b"one")
+    with pytest.raises(CertificateError, match="has changed") as caught:
+        known.check("a:3389", b"other")
+    assert fingerprint(b"one") in str(caught.value)
+    assert str(tmp_path / "known") in str(caught.value)
+    assert not known.check("a:3389", b"one")
