@@ -158,8 +158,8 @@ class Server:
         self._is_screen_due = False
         devices = [str(a.info) for s in self._sessions for a in s.attached]
 
-        def make(width: int, height: int) -> Picture:
-            return status_picture(width, height, self.machine.name, devices)
+        def make(width: int, height: int, depth: int) -> Picture:
+            return status_picture(width, height, depth, self.machine.name, devices)
 
         for session in self._sessions:
             session.show_screen(make)
@@ -203,11 +203,11 @@ class Server:
                 await loop.create_server(self._accept, sock=sock, backlog=BACKLOG)
             )
         self.port = sockets[0].getsockname()[1]
-        kinds = {s.family: "IPv4" for s in sockets if s.family == socket.AF_INET}
-        kinds |= {s.family: "IPv6" for s in sockets if s.family == socket.AF_INET6}
+        families = {s.family for s in sockets}
+        names = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
+        kinds = [name for family, name in names.items() if family in families]
         self.log.write(
-            f"VRDP: TCP server listening on port {self.port}"
-            f" ({' and '.join(sorted(kinds.values()))})."
+            f"VRDP: TCP server listening on port {self.port} ({' and '.join(kinds)})."
         )
 
     def _accept(self) -> asyncio.Protocol:

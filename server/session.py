@@ -13,6 +13,7 @@ from rusb.aio.tasks import TaskSet
 from rusb.errors import ConnectionLost, RusbError
 from rusb.filters.engine import decide
 from rusb.rdp import events as rdp
+from rusb.rdp.bitmaps import Picture
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
@@ -144,10 +145,11 @@ class ServerSession:
         """Wait until the connection is over and its devices are detached."""
         await self._ended.wait()
 
-    def show_screen(self, make: Callable[[int, int], "rdp.Picture"]) -> None:
-        """Send a picture to a client that wants pictures."""
-        if self.is_active and not self._rdp.output_suppressed:
-            self._rdp.show_screen(make(self._rdp.width, self._rdp.height))
+    def show_screen(self, make: Callable[[int, int, int], Picture]) -> None:
+        """Send the picture that *make* returns for (width, height, depth)."""
+        core = self._rdp
+        if self.is_active and not core.output_suppressed:
+            core.show_screen(make(core.width, core.height, core.depth))
             self.stream.flush()
 
     def lost_by_guest(self, device: AttachedDevice) -> bool:

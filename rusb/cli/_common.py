@@ -66,7 +66,8 @@ async def until_signal(work: Awaitable[None]) -> int | None:
         loop.add_signal_handler(number, stop, number)
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({task, came}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {task, came}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
             return None

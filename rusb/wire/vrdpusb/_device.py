@@ -363,7 +363,7 @@ class VrdpUsbDeviceSide(DeviceSide):
         self._events.append(Ignored(reason))
 
 
-_ARGUMENTS = {
+_ARGUMENTS: dict[int, int] = {
     Code.RESET: 0,
     Code.SET_CONFIGURATION: 1,
     Code.CLAIM_INTERFACE: 1,
