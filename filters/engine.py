@@ -1,0 +1,143 @@
+"""Decide: filters and a device in, a decision with its reason out (filters.md 1.8)."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rusb.usb.device import DeviceInfo, clean_text
+
+from .criteria import Criterion, Value
+from .model import ATTRIBUTES, BUDGET, Decision, Filter
+
+__all__ = ["Outcome", "Routing", "decide", "first_difference", "route"]
+
+MAX_SHOWN = 64
+"""Characters of a device's text in a sentence (T42)."""
+
+
+def attributes_of(device: DeviceInfo) -> dict[str, Value]:
+    """Return what filters compare, by field name (1.7).
+
+    The strings of a remote device share a budget; one that no longer fits is absent.
+    """
+    found: dict[str, Value] = {
+        "vendor_id": device.vendor_id,
+        "product_id": device.product_id,
+        "revision": device.bcd_device,
+        "port": device.port,
+    }
+    left = BUDGET
+    for name in ("manufacturer", "product", "serial_number"):
+        text = device.serial if name == "serial_number" else getattr(device, name)
+        if device.remote:
+            size = len(text.encode("utf-8", "replace")) + 1 if text else 0
+            if not text or size > left:
+                text = None
+            else:
+                left -= size
+        found[name] = text
+    return found
+
+
+def first_difference(
+    criteria: Mapping[str, Criterion], attributes: Mapping[str, Value]
+) -> str | None:
+    """Return the first attribute that does not satisfy its criterion, if any."""
+    for name, criterion in criteria.items():
+        if not criterion.matches(attributes.get(name)):
+            return name
+    return None
+
+
+def _why_not(
+    candidate: Filter, device: DeviceInfo, attributes: Mapping[str, Value], busy: bool
+) -> str | None:
+    """Say why *candidate* does not admit the device; None if it does."""
+    if not candidate.active:
+        return "it is inactive"
+    if candidate.wants_remote not in (None, device.remote):
+        wanted, found = (
+            ("remote", "local") if not device.remote else ("local", "remote")
+        )
+        return f"it wants {wanted} devices, this one is {found}"
+    if busy and not device.remote and not candidate.is_substantial:
+        return "the host uses the device, and the filter does not name it"
+    if device.remote and device.vendor_id == 0:
+        return "a vendor id of 0 never matches"
+    name = first_difference(candidate.criteria, attributes)
+    if name is None:
+        return None
+    documented, wanted = ATTRIBUTES.get(name, name), candidate.criteria[name]
+    return f"{documented} wanted {wanted}, found {_show(attributes.get(name))}"
+
+
+def _show(value: Value) -> str:
+    if value is None:
+        return "none"
+    return f"{value:04X}" if isinstance(value, int) else clean_text(value)[:MAX_SHOWN]
+
+
+def decide(
+    filters: Sequence[Filter], device: DeviceInfo, *, busy: bool = False
+) -> Decision:
+    """Walk the list: the first filter that admits the device wins.
+
+    Args:
+        filters: in their order.
+        device: ``remote`` says where it comes from.
+        busy: the host uses the device (local devices only).
+    """
+    attributes = attributes_of(device)
+    reasons = []
+    for index, candidate in enumerate(filters):
+        why_not = _why_not(candidate, device, attributes, busy)
+        if why_not is None:
+            return Decision(candidate, index, tuple(reasons))
+        reasons.append(f'filter {index} "{candidate.name}": {why_not}')
+    return Decision(None, None, tuple(reasons))
+
+
+class Outcome(enum.Enum):
+    """Where a device ends up."""
+
+    ATTACHED = "attached"
+    HELD = "held"  # reserved for later use
+    RELEASED = "released"  # given back to the host
+    AVAILABLE = "available"  # remote, not attached
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """The outcome for one device, with the machine and its decision if attached."""
+
+    outcome: Outcome
+    machine: str | None = None
+    decision: Decision | None = None
+
+
+def route(
+    device: DeviceInfo,
+    machines: Mapping[str, Sequence[Filter]],
+    global_filters: Sequence[Filter] = (),
+    *,
+    busy: bool = False,
+) -> Routing:
+    """Find the machine that gets a device (1.8).
+
+    Args:
+        machines: filters of each machine that has a USB controller, in order.
+        global_filters: those of the installation; never applied to remote devices.
+    """
+    is_held = False
+    if not device.remote:
+        first = decide(global_filters, device).filter
+        if first is not None and first.action == "Ignore":
+            return Routing(Outcome.RELEASED)
+        is_held = first is not None
+    for name, filters in machines.items():
+        decision = decide(filters, device, busy=busy)
+        if decision.matched:
+            return Routing(Outcome.ATTACHED, name, decision)
+    if device.remote:
+        return Routing(Outcome.AVAILABLE)
+    return Routing(Outcome.HELD if is_held else Outcome.RELEASED)

@@ -1,0 +1,51 @@
+"""Filters as people type them: ``1209:0001``, ``vendorId=1209,product=Blink*``."""
+
+import re
+
+from rusb.errors import FilterError
+
+from .model import ATTRIBUTES, Filter
+
+__all__ = ["parse_offer"]
+
+_SHORT = re.compile(r"([0-9a-fA-F]{1,4}):([0-9a-fA-F]{1,4})?")
+_PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*(?:"([^"]*)"|([^",]*))\s*(,|$)')
+_NAMES = {documented.lower(): field for field, documented in ATTRIBUTES.items()}
+_NAMES |= {"vid": "vendor_id", "pid": "product_id", "serial": "serial_number"}
+
+
+def parse_offer(text: str) -> Filter:
+    """Read a rule of the option ``--filter``.
+
+    ``VVVV:PPPP`` or ``VVVV:`` names vendor and product; otherwise ``name=value``
+    pairs, separated by commas, where a value with a comma stands in double quotes.
+    The names are those of a settings file (in any case), or vid, pid, serial.
+
+    Raises:
+        FilterError: with the column of the trouble.
+    """
+    short = _SHORT.fullmatch(text)
+    if short is not None:
+        return Filter(text, vendor_id=short[1], product_id=short[2] or "")
+    texts: dict[str, str] = {}
+    position = 0
+    while position < len(text):
+        pair = _PAIR.match(text, position)
+        if pair is None:
+            raise FilterError(
+                f"filter {text!r}: column {position + 1}: want name=value, such as"
+                " vendorId=1209,product=Blink*, or VVVV:PPPP",
+                position,
+            )
+        field = _NAMES.get(pair[1].lower())
+        if field is None:
+            known = ", ".join([*ATTRIBUTES.values(), "vid", "pid", "serial"])
+            raise FilterError(
+                f"filter {text!r}: no attribute {pair[1]!r}; there are {known}",
+                position,
+            )
+        texts[field] = pair[3] if pair[2] is None else pair[2]
+        position = pair.end()
+    if not texts:
+        raise FilterError("an empty filter; without --filter everything is offered")
+    return Filter(text, **texts)
