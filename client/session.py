@@ -124,6 +124,7 @@ class ClientSession:
         self._is_paused = False
         self._is_pressed = False
         self._refresh_due = asyncio.Event()
+        self._list_task: asyncio.Task[None] | None = None
         self._link: WireLink | None = None
         self._core: wire.DeviceSide | None = None
         self._has_channel = False
@@ -165,7 +166,7 @@ class ClientSession:
         if self.config.usb and not self._has_channel:
             self._report(f"{self.config.server} has no remote USB")
         self._catalog.watch(self._refresh_due.set)
-        self._tasks.start(self._keep_list(), "device list")
+        self._list_task = self._tasks.start(self._keep_list(), "device list")
 
     async def wait_closed(self) -> None:
         """Wait for the end of the connection.
@@ -190,8 +191,9 @@ class ClientSession:
                     await asyncio.shield(self._over)
             except TimeoutError:
                 stream.abort()
+        if self._list_task is not None:
+            self._list_task.cancel()
         await self._close_devices()
-        await self._tasks.aclose()
 
     async def _close_devices(self) -> None:
         slots, self._slots = list(self._slots.values()), {}

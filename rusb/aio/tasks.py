@@ -30,8 +30,9 @@ class TaskSet:
 
     async def drain(self, seconds: float) -> None:
         """Wait until every task has ended by itself; cancel what is left then."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
+        tasks = self._tasks - {asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
         await self.aclose()
 
     async def aclose(self) -> None:
