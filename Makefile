@@ -1,0 +1,58 @@
+# rusb: every target does its own set-up, on a bare Debian 12 or anything like it.
+
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the tests run besides Python: virtual machines, and a C compiler for the simulated USB.
+PACKAGES := qemu-system-x86 gcc libc6-dev
+
+.PHONY: help demo test check bench clean wheel-test system
+
+help:
+	@echo "make demo        see a USB drive travel to a guest and back"
+	@echo "make test        all tests, virtual machines included"
+	@echo "make check       ruff, formatting, strict typing"
+	@echo "make bench       measure the URB path beside a raw TLS stream"
+	@echo "make wheel-test  test the built wheel instead of the checkout"
+	@echo "make clean       remove what the other targets made"
+
+demo: .make/venv
+	@$(BIN)/python -m rusb demo
+
+test: .make/dev system
+	$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
+
+check: .make/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tests/typecheck.py
+
+bench: .make/venv
+	@$(BIN)/python -m rusb bench
+
+wheel-test: .make/dev
+	rm -rf build dist .make/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .make/wheel
+	.make/wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	mkdir .make/wheel/away && cp -r tests pyproject.toml .make/wheel/away/
+	cd .make/wheel/away && sed -i 's/^pythonpath.*/pythonpath = ["."]/' pyproject.toml \
+		&& ../bin/python -m pytest -q tests/usb tests/wire tests/rdp tests/filters tests/test_whole_path.py
+
+.make/venv: pyproject.toml
+	@sh tools/setup.sh venv "$(PYTHON)" "$(VENV)"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@mkdir -p .make && touch $@
+
+.make/dev: pyproject.toml .make/venv
+	@$(BIN)/python -m pip install --quiet --editable '.[dev,speed]'
+	@touch $@
+
+system:
+	@sh tools/setup.sh packages $(PACKAGES)
+
+clean:
+	rm -rf $(VENV) .make build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
