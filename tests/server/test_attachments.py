@@ -1,0 +1,243 @@
+"""Standard requests, pressure, descriptors: what stands between guest and wire."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from rusb.errors import GuestError
+from rusb.server.attachments import (
+    MAX_BYTES_IN_FLIGHT,
+    MAX_URBS_IN_FLIGHT,
+    Attachment,
+)
+from rusb.usb.descriptors import (
+    ConfigurationDescriptor,
+    DeviceDescriptor,
+    InterfaceDescriptor,
+)
+from rusb.usb.device import DeviceInfo
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.wire.base import DevicesListed, Send, UrbCompleted
+from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
+
+DEVICE = DeviceDescriptor(0x0200, 0xFF, 0, 0, 64, 0x1209, 1, 0x0100)
+CONFIGURATION = ConfigurationDescriptor(
+    1,
+    0x80,
+    50,
+    (
+        InterfaceDescriptor(0, 0, 0xFF, 0, 0),
+        InterfaceDescriptor(0, 1, 0xFF, 0, 0),
+        InterfaceDescriptor(1, 0, 0xFF, 0, 0),
+    ),
+)
+Answer = Callable[[Urb], UrbResult | None]
+
+
+def answer_descriptors(urb: Urb) -> UrbResult | None:
+    """Answer what the attach sequence asks."""
+    assert urb.setup is not None
+    kind = urb.setup.value >> 8
+    data = DEVICE.serialize() if kind == 1 else CONFIGURATION.serialize()
+    data = data[: urb.length]
+    return UrbResult(UrbStatus.OK, data, len(data))
+
+
+class Wire:
+    """An attachment whose wire ends in a client that answers in memory."""
+
+    def __init__(self, answer: Answer = answer_descriptors) -> None:
+        self.answer = answer
+        self.guest = VrdpUsbGuestSide()
+        self.device = VrdpUsbDeviceSide()
+        self.sent: list[bytes] = []
+        self.info = DeviceInfo(7, 0x1209, 1)
+        self.device.channel_opened(1, "vrdpusb", now=0)
+        self.guest.channel_opened(1, "vrdpusb", now=0)
+        self.device.announce([self.info])
+        self.attachment = Attachment(
+            self.info,
+            name="usb-1",
+            number=1,
+            core=self.guest,
+            move=self.move,
+            now=lambda: 0.0,
+        )
+        self.move()
+        self.device.announce([self.info])
+        self.move()
+        self.sent.clear()
+
+    def move(self) -> None:
+        while True:
+            outputs = self.guest.outputs()
+            for output in outputs:
+                assert isinstance(output, Send)
+                self.sent.append(output.data)
+                self.device.receive_data(1, output.data, now=0)
+            for event in self.device.events():
+                urb = getattr(event, "urb", None)
+                if urb is not None and (result := self.answer(urb)) is not None:
+                    self.device.complete_urb(7, urb.id, result)
+            back = self.device.outputs()
+            for output in back:
+                assert isinstance(output, Send)
+                self.guest.receive_data(1, output.data, now=0)
+            for done in self.guest.events():
+                if isinstance(done, UrbCompleted):
+                    self.attachment.completed(done.urb_id, done.result)
+                else:
+                    assert not isinstance(done, DevicesListed) or done.devices
+            if not outputs and not back:
+                return
+
+    def codes(self) -> list[int]:
+        """Message codes that went to the client, and forget them."""
+        taken, self.sent = self.sent, []
+        return [message[4] for message in taken]
+
+    def control(self, setup: SetupPacket, id: int = 99) -> UrbResult:
+        results: list[UrbResult] = []
+        self.attachment.submit(Urb.control(id, setup), results.append)
+        (result,) = results
+        return result
+
+
+@pytest.fixture
+async def wire() -> Wire:
+    made = Wire()
+    await made.attachment.open()
+    made.codes()
+    return made
+
+
+async def test_opening_reads_the_device_and_every_configuration() -> None:
+    made = Wire()
+    await made.attachment.open()
+    assert made.attachment.descriptors.device == DEVICE
+    assert made.attachment.descriptors.configurations == (CONFIGURATION,)
+    assert made.codes() == [0, 7, 7, 7]
+
+
+async def test_set_configuration_claims_what_it_selects(wire: Wire) -> None:
+    assert wire.control(SetupPacket.set_configuration(1)).status is UrbStatus.OK
+    assert wire.codes() == [3, 4, 4]
+    assert bytes(wire.control(SetupPacket.get_configuration()).data) == b"\1"
+    assert wire.control(SetupPacket.set_configuration(0)).status is UrbStatus.OK
+    assert wire.codes() == [5, 5, 3]
+    assert bytes(wire.control(SetupPacket.get_configuration()).data) == b"\0"
+
+
+async def test_a_configuration_that_does_not_exist_stalls(wire: Wire) -> None:
+    assert wire.control(SetupPacket.set_configuration(9)).status is UrbStatus.STALL
+    assert wire.codes() == []
+
+
+async def test_alternate_settings_are_kept_track_of(wire: Wire) -> None:
+    wire.control(SetupPacket.set_configuration(1))
+    wire.codes()
+    assert wire.control(SetupPacket.set_interface(0, 1)).status is UrbStatus.OK
+    assert wire.codes() == [6]
+    assert bytes(wire.control(SetupPacket.get_interface(0)).data) == b"\1"
+    assert wire.control(SetupPacket.set_interface(1, 1)).status is UrbStatus.STALL
+    assert wire.control(SetupPacket.get_interface(5)).status is UrbStatus.STALL
+
+
+async def test_clear_halt_and_set_address_do_not_travel_as_urbs(wire: Wire) -> None:
+    assert wire.control(SetupPacket.clear_halt(0x81)).status is UrbStatus.OK
+    assert wire.codes() == [9]
+    assert wire.control(SetupPacket(0, 5, 3)).status is UrbStatus.OK
+    assert wire.codes() == []
+
+
+async def test_a_reset_forgets_the_configuration(wire: Wire) -> None:
+    wire.control(SetupPacket.set_configuration(1))
+    wire.attachment.reset()
+    assert bytes(wire.control(SetupPacket.get_configuration()).data) == b"\0"
+    assert wire.codes()[-1] == 2
+
+
+async def test_pressure_comes_and_goes_with_the_urbs_in_flight(wire: Wire) -> None:
+    wire.answer = lambda urb: None
+    seen: list[bool] = []
+    done: list[UrbResult] = []
+    wire.attachment.watch_pressure(seen.append)
+    for number in range(MAX_URBS_IN_FLIGHT):
+        urb = Urb(number, TransferType.BULK, 0x81, 512)
+        wire.attachment.submit(urb, done.append)
+    assert seen == [True]
+    for number in range(MAX_URBS_IN_FLIGHT):
+        wire.attachment.cancel(number)
+    assert seen == [True, False]
+    assert [r.status for r in done] == [UrbStatus.CANCELLED] * MAX_URBS_IN_FLIGHT
+
+
+async def test_pressure_comes_with_the_bytes_in_flight_too(wire: Wire) -> None:
+    wire.answer = lambda urb: None
+    seen: list[bool] = []
+    wire.attachment.watch_pressure(seen.append)
+    size = 4 << 20
+    for number in range(MAX_BYTES_IN_FLIGHT // size):
+        urb = Urb(number, TransferType.BULK, 0x81, size)
+        wire.attachment.submit(urb, lambda result: None)
+    assert seen == [True]
+
+
+async def test_a_slow_client_holds_the_guest(wire: Wire) -> None:
+    seen: list[bool] = []
+    wire.attachment.watch_pressure(seen.append)
+    wire.attachment.hold(True)
+    wire.attachment.hold(True)
+    wire.attachment.hold(False)
+    assert seen == [True, False]
+
+
+async def test_an_id_in_flight_is_not_taken_twice(wire: Wire) -> None:
+    wire.answer = lambda urb: None
+    done: list[UrbResult] = []
+    for _ in range(2):
+        urb = Urb(5, TransferType.BULK, 0x81, 512)
+        wire.attachment.submit(urb, done.append)
+    assert [r.status for r in done] == [UrbStatus.INVALID]
+
+
+async def test_closing_completes_what_is_open_once_and_refuses_more(
+    wire: Wire,
+) -> None:
+    wire.answer = lambda urb: None
+    done: list[UrbResult] = []
+    for number in range(3):
+        urb = Urb(number, TransferType.BULK, 0x81, 512)
+        wire.attachment.submit(urb, done.append)
+    wire.attachment.close()
+    wire.attachment.close()
+    assert [r.status for r in done] == [UrbStatus.NO_DEVICE] * 3
+    assert wire.control(SetupPacket.get_configuration()).status is UrbStatus.NO_DEVICE
+    assert wire.codes()[-4:] == [10, 10, 10, 1]
+
+
+async def test_t33_a_configuration_that_lies_about_its_length_is_refused() -> None:
+    def lie(urb: Urb) -> UrbResult | None:
+        result = answer_descriptors(urb)
+        assert result is not None
+        assert urb.setup is not None
+        if urb.setup.value >> 8 == 2:
+            data = bytearray(result.data)
+            data[2:4] = b"\xff\xff"
+            result.data = bytes(data)
+        return result
+
+    with pytest.raises(GuestError, match="65535"):
+        await Wire(lie).attachment.open()
+
+
+async def test_an_attach_that_is_given_up_leaves_nothing_in_flight() -> None:
+    made = Wire(lambda urb: None)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await made.attachment.open()
+    made.attachment.close()
+    assert made.codes() == [0, 7, 10, 1]
