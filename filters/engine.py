@@ -67,8 +67,9 @@ def _why_not(
     name = first_difference(candidate.criteria, attributes)
     if name is None:
         return None
-    documented, wanted = ATTRIBUTES.get(name, name), candidate.criteria[name]
-    return f"{documented} wanted {wanted}, found {_show(attributes.get(name))}"
+    documented = ATTRIBUTES.get(name, name)
+    criterion = candidate.criteria[name]
+    return f"{documented} wanted {criterion}, found {_show(attributes.get(name))}"
 
 
 def _show(value: Value) -> str:
@@ -88,7 +89,7 @@ def decide(
         busy: the host uses the device (local devices only).
     """
     attributes = attributes_of(device)
-    reasons = []
+    reasons: list[str] = []
     for index, candidate in enumerate(filters):
         why_not = _why_not(candidate, device, attributes, busy)
         if why_not is None:

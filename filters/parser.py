@@ -1,6 +1,7 @@
 """Filters as people type them: ``1209:0001``, ``vendorId=1209,product=Blink*``."""
 
 import re
+from typing import Any
 
 from rusb.errors import FilterError
 
@@ -27,7 +28,7 @@ def parse_offer(text: str) -> Filter:
     short = _SHORT.fullmatch(text)
     if short is not None:
         return Filter(text, vendor_id=short[1], product_id=short[2] or "")
-    texts: dict[str, str] = {}
+    texts: dict[str, Any] = {}  # every attribute is a text
     position = 0
     while position < len(text):
         pair = _PAIR.match(text, position)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-import rusb
+from rusb import __version__
 from rusb.errors import SettingsError
 from rusb.usb.device import clean_text
 
@@ -105,7 +105,7 @@ def _header() -> list[str]:
     system = platform.uname()
     pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return [
-        f"rusb {rusb.__version__} {system.system.lower()}.{system.machine}"
+        f"rusb {__version__} {system.system.lower()}.{system.machine}"
         f" (Python {platform.python_version()}) release log",
         f"Log opened {opened}",
         f"OS Product: {system.system}",

@@ -115,7 +115,9 @@ SIZES = (
 
 
 @pytest.mark.parametrize("chunk", [CHUNK_DEFAULT, CHUNK_MAX])
-@pytest.mark.parametrize(("size", "piece"), list(itertools.product(SIZES, (4000, 1 << 20))))
+@pytest.mark.parametrize(
+    ("size", "piece"), list(itertools.product(SIZES, (4000, 1 << 20)))
+)
 def test_messages_of_every_size_arrive_whole(size: int, piece: int, chunk: int) -> None:
     pair = Pair(piece=piece)
     message = bytes(range(256)) * (size // 256 + 1)
