@@ -33,6 +33,12 @@ POLL_SECONDS = 0.25
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _SPEC = re.compile(r"(?P<kind>[a-z-]+)(=(?P<value>.*?))?(@(?P<port>\d{1,3}))?", re.S)
 _SIZE = re.compile(r"(\d{1,6})([KMG])")
+_MAKERS = {  # in the order of their product ids
+    "flash-drive": FlashDrive,
+    "keyboard": Keyboard,
+    "serial": SerialLoopback,
+    "loopback": Loopback,
+}
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -146,6 +152,7 @@ class EmulatedBackend(DeviceBackend):
         super().__init__(address)
         self._plugged: dict[EmulatedDevice, _Plugged] = {}
         self._images: list[_Image] = []
+        self._kinds: list[str] = []
         self._count = 0
         self._changed: Callable[[], None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
@@ -264,24 +271,26 @@ class EmulatedBackend(DeviceBackend):
         if match is None:
             raise BackendError(f"emulated device {spec!r} is not KIND[=VALUE][@PORT]")
         kind, value, port = match["kind"], match["value"], int(match["port"] or 0)
-        if kind == "flash-drive":
-            return self._make_drive(value, port)
-        makers = {"keyboard": Keyboard, "serial": SerialLoopback, "loopback": Loopback}
-        if kind not in makers:
-            kinds = ", ".join(("flash-drive", *makers))
+        if kind not in _MAKERS:
+            kinds = ", ".join(_MAKERS)
             raise BackendError(f"no emulated device {kind!r}; there are {kinds}")
+        same = self._kinds.count(kind)
+        self._kinds.append(kind)
+        # each kind's own default, unless there are several
+        serial = f"52555342{same:02X}{list(_MAKERS).index(kind) + 1:02X}"
+        if kind == "flash-drive" and value is not None:
+            return self._make_drive(value, port, serial)
         if value is not None:
             raise BackendError(f"emulated device {kind!r} takes no value")
-        device: EmulatedDevice = makers[kind](port=port)
+        device: EmulatedDevice = _MAKERS[kind](port=port, serial=serial)
         return device
 
-    def _make_drive(self, value: str | None, port: int) -> FlashDrive:
-        if value is None:
-            return FlashDrive(port=port)
+    def _make_drive(self, value: str, port: int, serial: str) -> FlashDrive:
         if size := _SIZE.fullmatch(value):
-            return FlashDrive(size=int(size[1]) * _UNITS[size[2]], port=port)
+            count = int(size[1]) * _UNITS[size[2]]
+            return FlashDrive(size=count, port=port, serial=serial)
         path = Path(value)
-        drive = FlashDrive(path, port=port)
+        drive = FlashDrive(path, port=port, serial=serial)
         self._images.append(_Image(path, drive))
         return drive
 

@@ -13,7 +13,7 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed
 from rusb.usb.urb import Completion, Urb, UrbStatus
 
-from .port import Data, Port
+from .endpoints import Data, Endpoints
 from .standard import SUPER_SPEED_BOS, Features, answer
 
 __all__ = ["Data", "EmulatedDevice"]
@@ -51,7 +51,7 @@ class EmulatedDevice:
         self.bos = bos
         self.state = DeviceState(descriptors)
         self.features = Features()
-        self._urbs = Port(self)
+        self._endpoints = Endpoints(self)
 
     # ----------------------------------------------------------------- hooks ----
 
@@ -118,19 +118,19 @@ class EmulatedDevice:
         Returns:
             False, and the data are lost, while there is no such endpoint.
         """
-        return self._urbs.send(endpoint, data)
+        return self._endpoints.send(endpoint, data)
 
     def kick(self, endpoint: int) -> None:
         """Look again whether waiting transfers of the endpoint can go on."""
-        self._urbs.kick(endpoint)
+        self._endpoints.kick(endpoint)
 
     def halt(self, endpoint: int) -> None:
         """Halt a bulk or interrupt endpoint: transfers stall until it is cleared."""
-        self._urbs.set_halt(endpoint, is_halted=True)
+        self._endpoints.set_halt(endpoint, is_halted=True)
 
     def is_halted(self, endpoint: int) -> bool:
         """Is the endpoint halted?"""
-        return self._urbs.is_halted(endpoint)
+        return self._endpoints.is_halted(endpoint)
 
     # ---------------------------------------------------------- for the host ----
 
@@ -166,11 +166,11 @@ class EmulatedDevice:
 
     def submit(self, urb: Urb, complete: Completion) -> None:
         """Start a transfer, as :meth:`OpenDevice.submit` says."""
-        self._urbs.submit(urb, complete)
+        self._endpoints.submit(urb, complete)
 
     def cancel(self, urb_id: int) -> None:
         """Complete a waiting URB with CANCELLED and what it has received."""
-        self._urbs.cancel(urb_id)
+        self._endpoints.cancel(urb_id)
 
     def reset_port(self) -> None:
         """Reset; the configuration is restored, waiting URBs are cancelled."""
@@ -201,7 +201,7 @@ class EmulatedDevice:
         if not self.state.select_interface(number, alternate):
             return False
         after = [i for i in self.state.interfaces if i.number == number]
-        self._urbs.replace(
+        self._endpoints.replace(
             [e.address for i in before for e in i.endpoints],
             [e for i in after for e in i.endpoints],
         )
@@ -211,11 +211,11 @@ class EmulatedDevice:
         """Clear a halt; False if there is no such endpoint."""
         if endpoint & 0x7F and endpoint not in self.state.endpoints:
             return False
-        self._urbs.set_halt(endpoint, is_halted=False)
+        self._endpoints.set_halt(endpoint, is_halted=False)
         return True
 
     def _select(self, value: int, status: UrbStatus = UrbStatus.CANCELLED) -> None:
         before = list(self.state.endpoints)
         self.state.select_configuration(value)
         self.was_reset()
-        self._urbs.replace(before, list(self.state.endpoints.values()), status)
+        self._endpoints.replace(before, list(self.state.endpoints.values()), status)

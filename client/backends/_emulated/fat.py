@@ -45,6 +45,7 @@ class _Layout:
     root_size: int  # 0 for FAT32, whose root is a chain
     root_cluster: int
     total: int
+    info: int  # 0: there is no information sector
 
     @property
     def root(self) -> int:
@@ -71,9 +72,10 @@ class _Layout:
         while total // cluster > most:
             cluster *= 2
         fat_size = -(-(total // cluster + 2) * width // SECTOR)
-        root_cluster = 2 if is_fat32 else 0
+        root_cluster, info = (2, _FAT32_INFO) if is_fat32 else (0, 0)
         return cls(
-            is_fat32, cluster, reserved, 2, fat_size, root_size, root_cluster, total
+            *(is_fat32, cluster, reserved, 2, fat_size, root_size),
+            *(root_cluster, total, info),
         )
 
     @classmethod
@@ -85,9 +87,10 @@ class _Layout:
         """
         fields = _COMMON.unpack_from(boot)
         sector, cluster, reserved, fats, entries, small, _, fat_size = fields[2:10]
-        total, root_cluster = small or fields[13], 0
+        total, root_cluster, info = small or fields[13], 0, 0
         if not fat_size:
-            fat_size, root_cluster = struct.unpack_from("<I4xI", boot, 36)
+            fat_size, root_cluster, info = struct.unpack_from("<I4xIH", boot, 36)
+            info = info if info < reserved else 0
         ok = boot[510:512] == b"\x55\xaa" and sector == SECTOR and fats in (1, 2)
         if not ok or not cluster or cluster & cluster - 1 or not reserved:
             raise ParseError("not the boot sector of a FAT volume")
@@ -100,6 +103,7 @@ class _Layout:
             -(-entries * 32 // SECTOR),
             root_cluster,
             total,
+            info,
         )
         width = 4 if found.is_fat32 else 2
         if (
@@ -246,7 +250,7 @@ class FatVolume:
         return data[: file.size]
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Create a file, or replace its content.
+        """Create a file, or replace its content; both need room for a moment.
 
         Args:
             name: an 8.3 name, or any name that is there already.
@@ -257,9 +261,8 @@ class FatVolume:
         """
         old = self._find(name)
         short = old.short if old else _short_name(name)
-        if old is not None:
-            for cluster in self._chain(old.cluster):
-                self._set(cluster, 0)
+        index = old.index if old else self._free_entry()
+        freed = self._chain(old.cluster) if old else []
         size = self._layout.cluster * SECTOR
         clusters = self._allocate(-(-len(data) // size))
         offset = 0
@@ -269,8 +272,9 @@ class FatVolume:
             for start in range(0, count, MAX_READ):
                 part = piece[start * SECTOR : (start + MAX_READ) * SECTOR]
                 self._write(first + start, part)
+        for cluster in freed:
+            self._set(cluster, 0)
         self._write_fat()
-        index = old.index if old else self._free_entry()
         start_cluster = clusters[0] if clusters else 0
         entry = _ENTRY.pack(
             short,
@@ -397,6 +401,11 @@ class FatVolume:
             data = bytes(self._fat[sector * SECTOR : (sector + 1) * SECTOR])
             for copy in range(layout.fats):
                 self._write(layout.reserved + copy * layout.fat_size + sector, data)
+        if self._dirty and layout.info:
+            # what it says of free clusters is not known any more
+            info = bytearray(self._read(layout.info, 1))
+            info[488:496] = b"\xff" * 8
+            self._write(layout.info, bytes(info))
         self._dirty.clear()
 
 

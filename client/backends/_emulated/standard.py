@@ -16,7 +16,7 @@ from rusb.usb.descriptors import (
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, Feature, Request, Speed, TransferType
 
-from .port import Data
+from .endpoints import Data
 
 __all__ = ["SUPER_SPEED_BOS", "US_ENGLISH", "Features", "answer"]
 

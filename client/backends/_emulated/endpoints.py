@@ -11,7 +11,7 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Completion, IsoPacket, Urb, UrbResult, UrbStatus
 
-__all__ = ["Data", "Hooks", "Port"]
+__all__ = ["Data", "Hooks", "Endpoints"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _EMPTY = UrbResult(UrbStatus.OK)
 
 
 class Hooks(Protocol):
-    """What a port asks of its device; see :class:`.core.EmulatedDevice`."""
+    """What endpoints ask of their device; see :class:`.core.EmulatedDevice`."""
 
     speed: Speed
 
@@ -120,7 +120,7 @@ class _Pipe:
         return UrbResult(UrbStatus.STALL, partial, len(partial))
 
 
-class Port:
+class Endpoints:
     """The endpoints of a device, and the URBs that wait for them."""
 
     def __init__(self, device: Hooks) -> None:
