@@ -1,59 +1,120 @@
-"""Pictures as bitmap updates (vrdp-server.md 1.16, MS-RDPBCGR 2.2.9.1.1.3.1.2)."""
+"""Pictures of a whole screen as raw bitmap updates (1.16)."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
-__all__ = ["Picture", "bitmap_updates"]
+__all__ = ["Picture", "fast_updates", "palette_update", "slow_updates"]
 
-MAX_DATA = 15000
-"""Bytes of pixels in one update, so that its packet stays below 16383."""
+MAX_BITMAP = 15 << 10
+"""Bytes of pixels per update; with all headers it stays below a packet's limit."""
 
-_RECTANGLE = struct.Struct("<9H")
-_UPDATE_BITMAP = 1
+_BITMAP, _PALETTE = 1, 2  # update types, and codes of the fast path
+_RECTANGLE = struct.Struct("<11H")
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture in the pixel format of a session.
+    """An image in the format of a session.
 
     Attributes:
-        width: a multiple of 4.
-        depth: bits per pixel: 8 (index into the palette in force), 15, 16, 24, 32.
-        data: rows from the top, no padding, pixels little-endian.
+        depth: bits per pixel: 8, 15, 16, 24 or 32.
+        pixels: left to right, top down, no padding; one, two, three or four bytes per
+            pixel, little-endian, red in the highest bits (3-3-2, 5-5-5, 5-6-5, 8-8-8).
     """
 
     width: int
     height: int
     depth: int
-    data: bytes
+    pixels: bytes
 
-    @property
-    def stride(self) -> int:
-        """Bytes of a row."""
-        return self.width * ((self.depth + 7) // 8)
+    @classmethod
+    def from_rgb(cls, width: int, height: int, depth: int, rgb: bytes) -> Self:
+        """Convert an image of three bytes per pixel: red, green, blue."""
+        return cls(width, height, depth, _convert(rgb, depth))
 
 
-def bitmap_updates(picture: Picture) -> Iterator[bytes]:
-    """Yield the update data that draw *picture* at the top left, in strips."""
-    stride = picture.stride
-    rows = max(1, MAX_DATA // stride)
-    for top in range(0, picture.height, rows):
-        bottom = min(top + rows, picture.height)
-        lines = [
-            picture.data[y * stride : (y + 1) * stride]
-            for y in range(bottom - 1, top - 1, -1)
-        ]
-        data = b"".join(lines)
-        rectangle = _RECTANGLE.pack(
-            0,
-            top,
-            picture.width - 1,
-            bottom - 1,
-            picture.width,
-            bottom - top,
-            picture.depth,
-            0,
-            len(data),
-        )
-        yield struct.pack("<HH", _UPDATE_BITMAP, 1) + rectangle + data
+def slow_updates(picture: Picture) -> Iterator[bytes]:
+    """Yield the bodies of Update PDUs that draw a picture; at 8 bit the palette first.
+
+    Each has up to MAX_BITMAP bytes of pixels: a strip as wide as the picture, or a
+    part of its lines if they are longer than that. Rows are bottom up, and padded to a
+    multiple of four pixels.
+    """
+    if picture.depth == 8:
+        yield palette_update()
+    size = (picture.depth + 7) // 8
+    stride = picture.width * size
+    columns = min(picture.width, MAX_BITMAP // size & ~3)
+    for left in range(0, picture.width, columns):
+        width = min(columns, picture.width - left)
+        padding = bytes(-width % 4 * size)
+        lines = MAX_BITMAP // (width * size + len(padding))
+        begin, end = left * size, (left + width) * size
+        for top in range(0, picture.height, lines):
+            bottom = min(top + lines, picture.height)
+            starts = range((bottom - 1) * stride, top * stride - 1, -stride)
+            rows = [picture.pixels[at + begin : at + end] for at in starts]
+            data = padding.join([*rows, b""])
+            area = (left, top, left + width - 1, bottom - 1)
+            shape = (width + len(padding) // size, bottom - top, picture.depth)
+            yield _RECTANGLE.pack(_BITMAP, 1, *area, *shape, 0, len(data)) + data
+
+
+def fast_updates(picture: Picture) -> Iterator[bytes]:
+    """Yield fast-path packets that draw a picture, like :func:`slow_updates`."""
+    for update in slow_updates(picture):
+        head = struct.pack(">BHB", 0, 0x8000 | len(update) + 6, update[0])
+        yield head + struct.pack("<H", len(update)) + update
+
+
+def palette_update() -> bytes:
+    """Return the body of the update with the fixed palette: 3-3-2 bits."""
+    levels8 = [n * 255 // 7 for n in range(8)]
+    levels4 = [n * 85 for n in range(4)]
+    colours = [bytes((r, g, b)) for r in levels8 for g in levels8 for b in levels4]
+    return struct.pack("<HHI", _PALETTE, 0, 256) + b"".join(colours)
+
+
+def _convert(rgb: bytes, depth: int) -> bytes:
+    """Convert pixels; whole planes are translated and joined, never single pixels."""
+    red, green, blue = rgb[0::3], rgb[1::3], rgb[2::3]
+    if depth == 8:
+        return _either(red, _HIGH3, green, _MIDDLE3, blue, _LOW2)
+    size = (depth + 7) // 8
+    out = bytearray(len(red) * size)
+    if depth == 15:
+        out[1::2] = _either(red, _RED15, green, _GREEN15_HIGH)
+        out[0::2] = _either(green, _GREEN15_LOW, blue, _BLUE5)
+    elif depth == 16:
+        out[1::2] = _either(red, _RED16, green, _GREEN16_HIGH)
+        out[0::2] = _either(green, _GREEN16_LOW, blue, _BLUE5)
+    else:
+        out[0::size], out[1::size], out[2::size] = blue, green, red
+    return bytes(out)
+
+
+def _either(*planes_and_tables: bytes) -> bytes:
+    """OR planes byte by byte, each translated by the table that follows it."""
+    total = 0
+    planes, tables = planes_and_tables[0::2], planes_and_tables[1::2]
+    for plane, table in zip(planes, tables, strict=True):
+        total |= int.from_bytes(plane.translate(table), "little")
+    return total.to_bytes(len(planes[0]), "little")
+
+
+def _table(function: Callable[[int], int]) -> bytes:
+    return bytes(map(function, range(256)))
+
+
+_HIGH3 = _table(lambda v: v & 0xE0)
+_MIDDLE3 = _table(lambda v: (v & 0xE0) >> 3)
+_LOW2 = _table(lambda v: v >> 6)
+_RED16 = _table(lambda v: v & 0xF8)
+_GREEN16_HIGH = _table(lambda v: v >> 5)
+_GREEN16_LOW = _table(lambda v: (v & 0x1C) << 3)
+_RED15 = _table(lambda v: v >> 3 << 2)
+_GREEN15_HIGH = _table(lambda v: v >> 6)
+_GREEN15_LOW = _table(lambda v: (v & 0x38) << 2)
+_BLUE5 = _table(lambda v: v >> 3)

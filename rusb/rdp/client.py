@@ -1,369 +1,396 @@
-"""The client's end of an RDP connection (vrdp-server.md parts 1 and 8), sans-IO."""
+"""The client's end of an RDP connection (vrdp-server.md, parts 1 and 8, B.2)."""
 
 import enum
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rusb.errors import NegotiationError, RemoteProtocolError
 
-from . import gcc, share, svc
+from . import mcs, share
+from .capabilities import (
+    Capabilities,
+    client_sets,
+    parse_demand_active,
+    serialize_confirm_active,
+)
 from .connection import Connection
-from .events import (
-    Activated,
-    ChannelOpened,
-    Disconnected,
-    Ignored,
-    TlsRequested,
-)
-from .info import (
-    BASE_FLAGS,
-    INFO_AUTOLOGON,
-    INFO_LEAVE_AUDIO,
-    RDESKTOP_FOLDER,
-    TLS_FOLDER,
-    ClientInfo,
-    serialize_info,
-)
-from .packets import (
-    GLOBAL_CHANNEL,
-    PROTOCOL_RDP,
-    PROTOCOL_TLS,
-    USER_BASE,
-    Reader,
-    connection_request,
-    data_packet,
-    parse_connection_confirm,
-    x224_data,
+from .events import Activated, ChannelOpened, Noted
+from .gcc import ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
+from .info import ClientInfo, InfoFlag
+from .licensing import check_licence
+from .security import SecurityFlag, header, parse_header
+from .share import Control, DataType, ShareData, ShareType
+from .svc import ChannelReceiver
+from .x224 import (
+    ConnectionConfirm,
+    ConnectionRequest,
+    Protocol,
+    disconnect_request,
+    explain_failure,
 )
 
 __all__ = ["ClientConnection", "ClientSettings"]
 
 BUILD = 2600
-SEC_INFO, SEC_LICENCE, SEC_ENCRYPT = 0x0040, 0x0080, 0x0008
+RDP4, RDP5 = 0x00080001, 0x00080004
 
-LICENCE_REQUEST, LICENCE_NEW, LICENCE_UPGRADE, LICENCE_ALERT = 1, 3, 4, 0xFF
-LICENCE_VALID = 7
+CHANNEL_OPTIONS = {"cliprdr": 0xC0A00000, "rdpdr": 0x80800000}  # 8.4
+DEFAULT_OPTIONS = 0xC0000000
 
-_COMPRESSION_FLAGS = 0x0280
-_DISCONNECT_REQUEST = bytes.fromhex("0300000b06800000000000")
+DIRECTORY = "C:\\Windows\\System32\\mstscax.dll"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClientSettings:
-    """What a client says of itself; see :class:`rusb.client.config.ClientConfig`.
+    """What a client says and asks for (8.2, 8.4).
 
     Attributes:
-        channels: names of static channels, in the order to ask for them.
-        version: 5, or 4: no negotiation, no channels, short client info (8.6).
-        wants_tls: ask for TLS; without it the session is in clear.
+        server: name, for messages.
+        user, domain, password: credentials; *domain* may end in ``@N``.
+        client_name: of this machine, up to 15 characters are sent.
+        address: our own address, as text; servers log it.
+        shell, directory: alternate shell and working directory.
+        width, height, depth: screen asked for.
+        keyboard_layout: as Windows numbers them.
+        version: 5, or 4 for RDP 4, which has no channels (8.6).
+        performance_flags: of Client Info.
+        console: ask for the console session.
+        compression: say that we take compressed data; VRDP never sends any.
+        remote_sound: sound stays at the server.
+        wants_tls: ask for TLS and go on with nothing else; False: everything in clear.
+        display: let the server send pictures; False asks it to send none.
+        channels: static channels to ask for, in this order.
     """
 
-    server: str
+    server: str = ""
     user: str = ""
     domain: str = ""
     password: str = ""
     client_name: str = ""
+    address: str = ""
     shell: str = ""
     directory: str = ""
     width: int = 800
     height: int = 600
     depth: int = 16
+    keyboard_layout: int = 0x409
     version: int = 5
     performance_flags: int = 0x27
     console: bool = False
     compression: bool = False
     remote_sound: bool = False
-    channels: tuple[str, ...] = ()
     wants_tls: bool = True
-    keyboard_layout: int = 0x409
-    address: str = "127.0.0.1"
+    display: bool = False
+    channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "vrdpusb", "rdpdr")
 
 
-class _State(enum.Enum):
-    REQUESTED = enum.auto()
-    TLS = enum.auto()
-    CONNECTING = enum.auto()
-    ATTACHING = enum.auto()
-    JOINING = enum.auto()
-    LICENSING = enum.auto()
-    ACTIVATING = enum.auto()
-    ACTIVE = enum.auto()
+class _Phase(enum.Enum):
+    NEGOTIATION = "X.224 connection confirm"
+    CONNECT = "MCS Connect-Response"
+    ATTACH = "attach confirm"
+    JOIN = "join confirms"
+    LICENCE = "licence"
+    ACTIVATION = "activation"
+    ACTIVE = "session"
 
 
 class ClientConnection(Connection):
-    """See :class:`Connection`.
+    """A connection to a server, from the client's side.
 
     Attributes:
-        is_logged_on: the credentials were sent; whether they were liked shows later.
+        width, height, depth: of the server's screen, once active.
+        is_logged_on: the credentials were sent.
     """
-
-    choice = 0x68
 
     def __init__(
         self, settings: ClientSettings, *, random_bytes: Callable[[int], bytes]
     ) -> None:
-        super().__init__()
+        super().__init__(is_server=False, random_bytes=random_bytes)
+        self.settings = settings
+        self.width, self.height = settings.width, settings.height
+        self.depth = settings.depth
         self.is_logged_on = False
-        self._settings = settings
-        self._random_bytes = random_bytes  # for the client random of RC4
-        self._state = _State.REQUESTED
-        self._protocol = PROTOCOL_RDP
-        self._to_join: list[int] = []
-        self._granted: dict[int, str] = {}
-        self._share_id = share.SHARE_ID
+        self._phase = _Phase.NEGOTIATION
+        self._protocol = Protocol.RDP
+        self._joins: list[int] = []
         self._reason: int | None = None
-        self._is_deactivated = False
+        self._share_id = share.SHARE_ID
+        self._can_suppress = False
 
-    # ------------------------------------------------------------ the shell ----
+    # -------------------------------------------------------- for the shell ----
 
     def start(self) -> None:
-        """Send the X.224 connection request."""
-        wants_tls = self._settings.wants_tls
-        asked = PROTOCOL_TLS if wants_tls else PROTOCOL_RDP
-        negotiates = self._settings.version > 4 or wants_tls
-        self._out.append(
-            connection_request(self._settings.user, asked if negotiates else None)
-        )
-
-    def tls_started(self) -> None:
-        """Go on with Connect-Initial."""
-        self._wants_tls = False
-        self._connect()
+        """Queue the connection request."""
+        cookie = b""
+        if self.settings.user:
+            cookie = b"Cookie: mstshash=" + self.settings.user.encode(
+                "ascii", "replace"
+            )
+        protocols: int | None = Protocol.RDP
+        if self.settings.wants_tls:
+            protocols = Protocol.TLS
+        elif self._is_rdp4:
+            protocols = None
+        self._output.append(ConnectionRequest(cookie, protocols).serialize())
 
     def disconnect(self, reason: int = 1) -> None:
-        """As rdesktop: an X.224 disconnect request, then close (1.19)."""
-        if not self._is_done and self._state not in (_State.REQUESTED, _State.TLS):
-            self._out.append(_DISCONNECT_REQUEST)
-        self._is_done = True
+        """Say goodbye as rdesktop does; then close the transport.
 
-    def suppress_output(self) -> None:
-        """Ask the server for no pictures: this client has no window."""
-        self._send_data(share.SUPPRESS_OUTPUT, bytes(4))
+        Args:
+            reason: not sent, clients have no way to.
+        """
+        if not (self._is_over or self._waits_for_tls):
+            self._output.append(disconnect_request())
+        self._is_over = True
 
-    # ------------------------------------------------------------- packets ----
+    # ----------------------------------------------------------- connecting ----
 
-    def _tpkt(self, packet: bytes) -> None:
-        if self._state is _State.REQUESTED:
-            self._confirmed(packet)
-            return
-        if packet[5] == 0x80:
-            self._goodbye()
-            return
-        if packet[4:7] != b"\x02\xf0\x80" or len(packet) < 8:
-            raise RemoteProtocolError(f"not X.224 data: {packet[:16].hex()}")
-        body = packet[7:]
-        choice = body[0] >> 2
-        if self._state is _State.CONNECTING:
-            self._connected(body)
-        elif choice == 8:
-            self._goodbye()
-        elif choice == 26:
-            self._data_body(body)
-        elif choice == 11 and self._state is _State.ATTACHING:
-            self._attached(body)
-        elif choice == 15 and self._state is _State.JOINING:
-            self._joined(body)
-        else:
-            raise RemoteProtocolError(f"MCS PDU out of turn: {body[:16].hex()}")
+    @property
+    def _is_rdp4(self) -> bool:
+        return self.settings.version == 4
 
-    def _fast_path(self, body: bytes) -> None:
-        """Pictures: this client has no window."""
-
-    def _goodbye(self) -> None:
-        self._is_done = True
-        is_clean = self._is_deactivated or bool(self._reason)
-        self._events.append(Disconnected(self._reason, is_clean))
-
-    def _confirmed(self, packet: bytes) -> None:
-        selected = parse_connection_confirm(packet)
-        if selected is None:
-            selected = PROTOCOL_RDP
-        if self._settings.wants_tls and selected != PROTOCOL_TLS:
+    def _connection_packet(self, body: bytes) -> None:
+        if self._phase is not _Phase.NEGOTIATION:
+            raise RemoteProtocolError(f"X.224 packet 0x{body[1]:02X} in the session")
+        confirm = ConnectionConfirm.parse(body)
+        if confirm.failure is not None:
+            raise explain_failure(confirm.failure)
+        self._phase = _Phase.CONNECT
+        selected = confirm.selected or Protocol.RDP
+        if selected not in (Protocol.RDP, Protocol.TLS):
+            raise RemoteProtocolError(f"the server chose protocol {selected}")
+        if self.settings.wants_tls and selected != Protocol.TLS:
             raise NegotiationError(
-                f"{self._settings.server} does not offer TLS; this client does not"
-                " send passwords and data in clear",
-                "tls",
+                "the server offers no TLS, and without it password and data would"
+                " travel in clear: allow TLS in the server (Security/Method)"
             )
-        if selected not in (PROTOCOL_RDP, PROTOCOL_TLS):
-            raise NegotiationError(f"the server chose protocol {selected}, not asked")
-        self._protocol = selected
-        if selected == PROTOCOL_TLS:
-            self._state = _State.TLS
-            self._wants_tls = True
-            self._events.append(TlsRequested())
+        if selected == Protocol.TLS:
+            self._protocol = Protocol.TLS
+            self._ask_for_tls()
         else:
-            self._connect()
+            self._send_connect_initial()
 
-    def _connect(self) -> None:
-        s = self._settings
-        names = s.channels if s.version > 4 else ()
-        data = gcc.ClientData(
-            version=4 if s.version > 4 else 1,
-            width=s.width,
-            height=s.height,
-            depth=s.depth,
+    def _tls_is_up(self) -> None:
+        self._send_connect_initial()
+
+    def _send_connect_initial(self) -> None:
+        asked = self.settings
+        core = ClientCore(
+            name=asked.client_name,
+            width=asked.width,
+            height=asked.height,
+            depth=asked.depth,
             build=BUILD,
-            name=s.client_name,
-            channels=tuple(gcc.Channel(name) for name in names),
-            methods=0,
-            selected_protocol=self._protocol,
-            early_flags=1,
-            cluster_flags=0x09 | (0x02 if s.console else 0),
-            keyboard_layout=s.keyboard_layout,
+            version=RDP4 if self._is_rdp4 else RDP5,
+            keyboard_layout=asked.keyboard_layout,
+            selected=self._protocol,
         )
-        self._out.append(gcc.connect_initial(data))
-        self._state = _State.CONNECTING
+        names = () if self._is_rdp4 else asked.channels
+        blocks = ClientBlocks(
+            core,
+            methods=0,
+            cluster=9 | (2 if asked.console else 0),
+            channels=[_channel_request(name) for name in names],
+            has_network=not self._is_rdp4,
+        )
+        self._output.append(mcs.serialize_connect_initial(blocks.serialize()))
+
+    def _domain_packet(self, body: bytes) -> None:
+        if not body:
+            raise RemoteProtocolError("empty MCS packet")
+        kind = body[0] >> 2
+        if self._phase is _Phase.CONNECT:
+            self._connected(body)
+        elif kind == mcs.Pdu.ULTIMATUM and self._has_session:
+            self._end(self._reason)
+        elif kind == mcs.Pdu.ATTACH_CONFIRM and self._phase is _Phase.ATTACH:
+            self._attached(mcs.Confirm.parse(body))
+        elif kind == mcs.Pdu.JOIN_CONFIRM and self._phase is _Phase.JOIN:
+            self._joined(mcs.Confirm.parse(body))
+        else:
+            raise RemoteProtocolError(
+                f"MCS PDU {kind} instead of {self._phase.value}: {body[:16].hex()}"
+            )
 
     def _connected(self, body: bytes) -> None:
-        server = gcc.parse_connect_response(body)
-        if server.method:
+        blocks = ServerBlocks.parse(mcs.parse_connect_response(body))
+        if blocks.method != 0 or blocks.level != 0:
             raise NegotiationError(
-                f"the server wants RC4 encryption (method {server.method}), which this"
-                " client does not do yet; let the server offer TLS"
+                "the server insists on RC4 encryption, which is not secure and not"
+                " supported: allow TLS in the server (Security/Method)"
             )
-        names = self._settings.channels if self._settings.version > 4 else ()
-        self._granted = dict(zip(server.channels, names, strict=False))
-        self._out.append(x224_data(bytes.fromhex("0401000100")))  # Erect Domain
-        self._out.append(x224_data(b"\x28"))  # Attach User
-        self._state = _State.ATTACHING
-
-    def _attached(self, body: bytes) -> None:
-        reader = Reader(body, 1)
-        if reader.u8() != 0:
-            raise RemoteProtocolError("the server refused MCS Attach User")
-        self._user = USER_BASE + reader.u16be()
-        self._to_join = [self._user, GLOBAL_CHANNEL, *self._granted]
-        self._state = _State.JOINING
-        self._join_next()
-
-    def _join_next(self) -> None:
-        assert self._user is not None
-        ids = struct.pack(">HH", self._user - USER_BASE, self._to_join[0])
-        self._out.append(x224_data(b"\x38" + ids))
-
-    def _joined(self, body: bytes) -> None:
-        asked = self._to_join.pop(0)
-        if body[1:2] != b"\0":
-            if asked not in self._granted:
-                raise RemoteProtocolError(f"the server refused channel {asked}")
-            del self._granted[asked]
-        if self._to_join:
-            self._join_next()
-        else:
-            self._send_info()
-
-    def _send_info(self) -> None:
-        s = self._settings
-        flags = BASE_FLAGS | (INFO_AUTOLOGON if s.password else 0)
-        flags |= _COMPRESSION_FLAGS if s.compression else 0
-        flags |= INFO_LEAVE_AUDIO if s.remote_sound else 0
-        info = ClientInfo(
-            s.user,
-            s.domain,
-            s.password,
-            s.shell,
-            s.directory,
-            flags,
-            0,
-            s.address,
-            # Under TLS the original server would add headers for an rdesktop (1.20).
-            TLS_FOLDER if self._protocol == PROTOCOL_TLS else RDESKTOP_FOLDER,
-            s.performance_flags,
-        )
-        body = serialize_info(info, is_version_5=s.version > 4)
-        self._send_global(struct.pack("<HH", SEC_INFO, 0) + body)
-        self.is_logged_on = True
-        self._state = _State.LICENSING
-
-    # ------------------------------------------------------- the I/O channel ----
-
-    def _global(self, payload: bytes) -> None:
-        if self._state is _State.LICENSING and self._is_licence(payload):
-            self._licence(payload)
-            return
-        if not self.is_logged_on:
-            raise RemoteProtocolError("data before the logon")
-        for kind, body in share.split_share(payload):
-            if kind == share.DEMAND_ACTIVE:
-                self._demanded(body)
-            elif kind == share.DEACTIVATE_ALL:
-                self._is_deactivated = True
-            elif kind == share.DATA:
-                self._data(*share.parse_data(body))
-            elif kind == share.REDIRECT:
-                raise NegotiationError("the server redirects to another server")
+        names = () if self._is_rdp4 else self.settings.channels
+        if len(blocks.channels) > len(names):
+            raise RemoteProtocolError(
+                f"server granted {len(blocks.channels)} channels, asked {len(names)}"
+            )
+        self._io_channel = blocks.io_channel
+        for channel, name in zip(blocks.channels, names, strict=False):
+            if channel in (0, self._io_channel):
+                self._ignore(f"channel {name} was not granted")
             else:
-                self._events.append(Ignored(f"share PDU of type {kind}"))
+                receiver = ChannelReceiver(channel, name, self._events)
+                self._channels[channel] = receiver
+        self._has_session = True
+        self._phase = _Phase.ATTACH
+        self._output += [mcs.erect_domain(), mcs.attach_request()]
 
-    @staticmethod
-    def _is_licence(payload: bytes) -> bool:
-        """Does a security header with the licence flag come first (1.11)?"""
-        return len(payload) >= 8 and payload[0] & SEC_LICENCE != 0
-
-    def _licence(self, payload: bytes) -> None:
-        reader = Reader(payload)
-        if reader.u16() & SEC_ENCRYPT:
-            raise RemoteProtocolError("an encrypted licence without RC4")
-        reader.u16()
-        kind = reader.u8()
-        reader.take(3)
-        if kind == LICENCE_ALERT:
-            code = reader.u32()
-            if code != LICENCE_VALID:
-                raise NegotiationError(f"the server's licensing ended with code {code}")
-        elif kind == LICENCE_REQUEST:
+    def _attached(self, confirm: mcs.Confirm) -> None:
+        if confirm.result != 0:
             raise NegotiationError(
-                "the server wants a client licence, which this client has not; it is a"
-                " Windows terminal server, not a VRDP server"
+                f"the server refused the MCS user: result {confirm.result}"
             )
-        self._state = _State.ACTIVATING
+        initiator = self._sender.initiator = confirm.initiator
+        user = mcs.USER_BASE + initiator
+        self._joins = [user, self._io_channel, *self._channels]
+        for channel in self._joins:
+            self._output.append(mcs.join_request(initiator, channel))
+        self._phase = _Phase.JOIN
 
-    def _demanded(self, body: bytes) -> None:
-        """Demand Active: confirm and finalise, all at once (1.13)."""
-        self._share_id, sets = share.parse_active(body, is_confirm=False)
-        bitmap = sets.get(share.CAP_BITMAP, b"")
-        s = self._settings
-        self.width, self.height, self.depth = s.width, s.height, s.depth
-        if len(bitmap) >= 12:
-            (self.depth,) = struct.unpack_from("<H", bitmap)
-            self.width, self.height = struct.unpack_from("<HH", bitmap, 8)
-        self._chunk = svc.sane_chunk_size(share.chunk_size_of(sets))
-        self._is_deactivated = False
-        self._state = _State.ACTIVATING
-        assert self._user is not None
-        ours = share.client_capabilities(
-            self.width,
-            self.height,
-            self.depth,
-            svc.CHUNK_MAX,
-            layout=s.keyboard_layout,
-            version=s.version,
+    def _joined(self, confirm: mcs.Confirm) -> None:
+        channel = self._joins.pop(0)
+        if confirm.result != 0:
+            if self._channels.pop(channel, None) is None:
+                raise NegotiationError(
+                    f"the server refused MCS channel {channel}: result {confirm.result}"
+                )
+            self._ignore(f"join of channel {channel} refused: {confirm.result}")
+        elif confirm.channel != channel:
+            raise RemoteProtocolError(f"joined {confirm.channel}, asked for {channel}")
+        if not self._joins:
+            self._send_io(header(SecurityFlag.INFO) + self._info().serialize())
+            self.is_logged_on = True
+            self._phase = _Phase.LICENCE
+
+    def _info(self) -> ClientInfo:
+        asked = self.settings
+        flags = InfoFlag.RDESKTOP
+        flags |= InfoFlag.AUTOLOGON if asked.password else 0
+        flags |= InfoFlag.COMPRESSION if asked.compression else 0
+        flags |= InfoFlag.REMOTE_SOUND if asked.remote_sound else 0
+        return ClientInfo(
+            flags=flags,
+            domain=asked.domain,
+            user=asked.user,
+            password=asked.password,
+            shell=asked.shell,
+            directory=asked.directory,
+            address=asked.address,
+            # B.2: as "rdesktop" without RC4 we would get security headers for ever
+            client_directory=DIRECTORY,
+            performance=asked.performance_flags,
+            is_extended=not self._is_rdp4,
         )
-        self._send_global(share.confirm_active(self._share_id, ours, self._user))
-        self._send_data(share.SYNCHRONIZE, struct.pack("<HH", 1, USER_BASE + 1))
-        for action in (share.CONTROL_COOPERATE, share.CONTROL_REQUEST):
-            self._send_data(share.CONTROL, struct.pack("<HHI", action, 0, 0))
-        self._send_data(share.FONT_LIST, struct.pack("<HHHH", 0, 0, 3, 50))
 
-    def _data(self, kind: int, body: bytes) -> None:
-        if kind == share.FONT_MAP and self._state is _State.ACTIVATING:
-            self._activated()
-        elif kind == share.ERROR_INFO and len(body) >= 4:
-            self._reason = int.from_bytes(body[:4], "little")
+    # ----------------------------------------------------------- activation ----
+
+    def _licence(self, payload: bytes) -> bool:
+        """Handle the licence step; False if it was skipped by the server."""
+        flags, body = parse_header(payload)
+        if flags == len(payload):  # 1.20: that is a length, so no header
+            return False
+        if flags & SecurityFlag.REDIRECTION:
+            raise NegotiationError("the server redirects to another, not supported")
+        if not flags & SecurityFlag.LICENCE:
+            return False
+        if flags & SecurityFlag.ENCRYPT:
+            raise RemoteProtocolError("encrypted licence, nothing is encrypted")
+        check_licence(body)
+        return True
+
+    def _demand_active(self, body: bytes) -> None:
+        share_id, sets = parse_demand_active(body)
+        found = Capabilities.of(sets)
+        self.width = found.width or self.width
+        self.height = found.height or self.height
+        self.depth = found.depth or self.depth
+        self._sender.chunk_size = found.chunk_size
+        ours = client_sets(
+            *(self.width, self.height, self.depth),
+            keyboard_layout=self.settings.keyboard_layout,
+            is_rdp4=self._is_rdp4,
+        )
+        answer = serialize_confirm_active(share_id, ours)
+        user = mcs.USER_BASE + self._sender.initiator
+        self._send_io(share.share_control(ShareType.CONFIRM_ACTIVE, answer, user))
+        self._share_id = share_id
+        self._can_suppress = found.has_suppress_output
+        self._send_data(DataType.SYNCHRONIZE, share.synchronize(share.SERVER_USER))
+        self._send_data(DataType.CONTROL, share.control(Control.COOPERATE))
+        self._send_data(DataType.CONTROL, share.control(Control.REQUEST))
+        for sequence in (1, 2) if self._is_rdp4 else (3,):
+            self._send_data(DataType.FONT_LIST, share.font_list(sequence))
+        self._phase = _Phase.ACTIVATION
 
     def _activated(self) -> None:
-        self._state = _State.ACTIVE
+        if self._phase is not _Phase.ACTIVATION:
+            return
+        self._phase = _Phase.ACTIVE
         self._events.append(Activated(self.width, self.height, self.depth))
-        if not self._names:
-            self._open_names(self._granted)
-            for channel, name in self._granted.items():
-                self._events.append(ChannelOpened(channel, name))
-        # rdesktop -N: lock states are told once the session is active (8.2)
-        self._send_data(share.INPUT, struct.pack("<HHIHHHH", 1, 0, 0, 0, 0, 0, 0))
-        self.suppress_output()
+        if not self._is_active:
+            self._is_active = True
+            for channel, receiver in self._channels.items():
+                self._events.append(ChannelOpened(channel, receiver.name))
+        if not self.settings.display and self._can_suppress:
+            self._send_data(DataType.SUPPRESS_OUTPUT, bytes(4))
+
+    # -------------------------------------------------------------- session ----
+
+    def _io_payload(self, payload: bytes) -> None:
+        if not self.is_logged_on:
+            raise RemoteProtocolError(f"data before {_Phase.LICENCE.value}")
+        if self._phase is _Phase.LICENCE and self._licence(payload):
+            return
+        share_pdus = self._security.unwrap_share(payload)
+        self._sender.prefix = self._security.prefix
+        for kind, _, body in share.split_share(share_pdus):
+            if self._is_over:
+                return
+            match kind:
+                case ShareType.DEMAND_ACTIVE:
+                    self._demand_active(body)
+                case ShareType.DEACTIVATE_ALL:
+                    self._deactivated()
+                case ShareType.DATA:
+                    self._share_data(ShareData.parse(body))
+                case ShareType.REDIRECTION:
+                    raise NegotiationError("the server redirects, not supported")
+                case _:
+                    self._ignore(f"share PDU {kind}")
+
+    def _deactivated(self) -> None:
+        """A change of size follows, unless an error-info code came before."""
+        if self._reason:
+            self._end(self._reason)
+
+    def _share_data(self, pdu: ShareData) -> None:
+        if pdu.is_compressed:
+            self._ignore(f"compressed share data PDU {pdu.type}")
+            return
+        match pdu.type:
+            case DataType.FONT_MAP:
+                self._activated()
+            case DataType.ERROR_INFO:
+                if len(pdu.body) < 4:
+                    raise RemoteProtocolError(f"error info of {len(pdu.body)} bytes")
+                self._reason = int.from_bytes(pdu.body[:4], "little")
+                self._events.append(Noted(f"server error info {self._reason}"))
+            case DataType.SHUTDOWN_DENIED | DataType.MONITOR_LAYOUT:
+                self._ignore(f"share data PDU {pdu.type}")
+            case _:
+                pass  # synchronize, control, pictures, pointers: nobody looks
+
+    def _fast_path(self, packet: bytes) -> None:
+        if packet[0] & 0x80:
+            raise RemoteProtocolError(
+                "encrypted fast-path packet, nothing is encrypted"
+            )
 
     def _send_data(self, kind: int, body: bytes) -> None:
-        assert self._user is not None
-        pdu = share.data_pdu(kind, body, self._user, self._share_id)
-        self._out.append(data_packet(pdu, GLOBAL_CHANNEL, self._user))
+        user = mcs.USER_BASE + self._sender.initiator
+        self._send_io(share.share_data(kind, body, user, self._share_id))
+
+
+def _channel_request(name: str) -> ChannelRequest:
+    options = CHANNEL_OPTIONS.get(name.lower(), DEFAULT_OPTIONS)
+    return ChannelRequest(name[:7], options)

@@ -1,10 +1,8 @@
-"""What client and server connections share: framing, channels, failing once.
+"""What the two ends of an RDP connection share: packets in, packets out, channels."""
 
-Bytes come in through ``receive_data`` in any pieces; packets are taken whole. All
-parse errors become :class:`RemoteProtocolError` here, in one place.
-"""
-
+import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from rusb.errors import (
     LocalProtocolError,
@@ -13,210 +11,206 @@ from rusb.errors import (
     RemoteProtocolError,
 )
 
-from . import svc
-from .events import ChannelData, Event, Ignored
-from .packets import GLOBAL_CHANNEL, Reader, data_packet
+from .events import Disconnected, Event, Ignored, TlsRequested
+from .mcs import IO_CHANNEL
+from .security import PlainSecurity
+from .svc import MAX_CHANNEL_MESSAGE, ChannelReceiver, ChannelSender
+from .tpkt import TPKT, packet_size
+from .x224 import DATA, DATA_HEADER, DISCONNECT
 
 __all__ = ["Connection"]
 
-MIN_TPKT = 7
-"""TPKT and the smallest TPDU; bytes."""
-
-_DATA = b"\x02\xf0\x80"
-_ENVELOPE = 15  # TPKT 4, X.224 3, MCS 8 with a two-byte length
+_SEND_DATA = struct.Struct(">4sHHBB")
 
 
 class Connection(ABC):
-    """The part of an RDP connection that does not care which end it is."""
+    """One end of an RDP connection; does no I/O.
 
-    choice: int
-    """MCS choice byte of the data packets that come in."""
+    Args:
+        is_server: which end.
+        random_bytes: source of randomness, ``secrets.token_bytes``.
+    """
 
-    def __init__(self) -> None:
-        self.width = 0
-        self.height = 0
-        self.depth = 0
+    def __init__(
+        self, *, is_server: bool, random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._random_bytes = random_bytes
         self._events: list[Event] = []
-        self._out: list[bytes] = []
-        self._rest = b""
+        self._output: list[bytes] = []
+        self._buffer = bytearray()
+        self._needed = 0
         self._failure: str | None = None
-        self._wants_tls = False
-        self._is_done = False
-        self._peer_initiator = 0
-        self._user: int | None = None
-        self._names: dict[int, str] = {}  # granted static channels
-        self._assembling: dict[int, svc.Reassembler] = {}
-        self._chunk = svc.CHUNK_DEFAULT  # what we send
-        self._peer_chunk = svc.CHUNK_DEFAULT  # what the peer sends, as seen
+        self._is_over = False
+        self._waits_for_tls = False
+        self._is_active = False
+        self._has_session = False  # MCS is connected
+        self._channels: dict[int, ChannelReceiver] = {}
+        self._security = PlainSecurity()
+        self._sender = ChannelSender(is_server=is_server, initiator=1)
+        self._io_channel = IO_CHANNEL
+        self._peer_data = DATA_HEADER + (b"\x64" if is_server else b"\x68")
 
-    # ------------------------------------------------------------ the shell ----
+    # -------------------------------------------------------- for the shell ----
 
     @abstractmethod
     def start(self) -> None:
-        """The transport is connected."""
-
-    @abstractmethod
-    def tls_started(self) -> None:
-        """TLS is up; go on where it was requested."""
-
-    @abstractmethod
-    def disconnect(self, reason: int = 1) -> None:
-        """Queue an orderly goodbye; the shell sends it and closes."""
+        """The transport is connected; the client speaks first."""
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes in any pieces.
+        """Take received bytes, in any pieces.
 
         Raises:
-            RemoteProtocolError: the peer broke a rule; nothing is taken afterwards.
-            NegotiationError: there is no common ground.
+            RemoteProtocolError: the peer broke a rule; so does every later call.
+            NegotiationError: no common ground. Send what there is to send, close.
         """
         if self._failure is not None:
-            raise RemoteProtocolError(f"the connection is finished: {self._failure}")
-        if self._is_done or not data:
+            raise RemoteProtocolError(f"the connection has failed: {self._failure}")
+        if self._is_over or not data:
             return
-        if self._wants_tls:
-            self._fail("bytes in clear after TLS was agreed upon")
-        data = self._rest + data if self._rest else data
         try:
-            used = self._take_packets(data)
+            self._feed(data)
         except ParseError as error:
-            self._fail(str(error), error)
-        except NegotiationError as error:
+            self._failure = str(error)
+            raise RemoteProtocolError(self._failure) from error
+        except (RemoteProtocolError, NegotiationError) as error:
             self._failure = str(error)
             raise
-        except RemoteProtocolError as error:
-            self._failure = str(error)
-            raise
-        self._rest = data[used:]
-        if self._wants_tls and self._rest:
-            self._fail("bytes in clear after TLS was agreed upon")
 
     def events(self) -> list[Event]:
-        """Take the events, oldest first."""
-        taken, self._events = self._events, []
+        """Take the events that piled up, oldest first, and clear them."""
+        taken = self._events.copy()
+        self._events.clear()
         return taken
 
     def data_to_send(self) -> list[bytes]:
-        """Take what is to be sent, oldest first."""
-        taken, self._out = self._out, []
+        """Take what is to be sent, in pieces, and clear it."""
+        taken, self._output = self._output, []
         return taken
 
-    def send_channel(self, channel: int, message: bytes) -> None:
-        """Queue one whole message on a static channel.
+    def tls_started(self) -> None:
+        """TLS is up; go on with the connection.
 
         Raises:
-            LocalProtocolError: no such channel, or a message beyond the limit.
+            LocalProtocolError: there was no TlsRequested.
         """
-        if channel not in self._names:
+        if not self._waits_for_tls:
+            raise LocalProtocolError("TLS was not asked for, or is already up")
+        self._waits_for_tls = False
+        self._tls_is_up()
+
+    def send_channel(self, channel: int, message: bytes) -> None:
+        """Send one whole message on a static channel.
+
+        Raises:
+            LocalProtocolError: there is no such channel, it is not open yet, or the
+                message is longer than MAX_CHANNEL_MESSAGE.
+        """
+        if len(message) > MAX_CHANNEL_MESSAGE:
+            raise LocalProtocolError(f"channel message of {len(message)} bytes")
+        if channel not in self._channels or not self._is_active:
             raise LocalProtocolError(f"channel {channel} is not open")
-        if len(message) > svc.MAX_MESSAGE:
-            raise LocalProtocolError(f"message of {len(message)} bytes")
-        if not self._is_done:
-            self._out.append(svc.packets_of(message, channel, self._user, self._chunk))
+        if not self._is_over:
+            self._output += self._sender.cut(channel, message)
 
-    # -------------------------------------------------------- for both ends ----
+    # ----------------------------------------------------- for the two ends ----
 
-    def _fail(self, reason: str, cause: Exception | None = None) -> None:
-        self._failure = reason
-        raise RemoteProtocolError(reason) from cause
+    @abstractmethod
+    def _tls_is_up(self) -> None:
+        """Go on behind TLS."""
 
-    def _take_packets(self, data: bytes) -> int:
-        """Take every whole packet and return how many bytes they were."""
-        offset, size = 0, len(data)
-        while size - offset >= 4 and not (self._is_done or self._wants_tls):
-            if data[offset] == 3:
-                length = int.from_bytes(data[offset + 2 : offset + 4], "big")
-                if length < MIN_TPKT:
-                    raise ParseError(f"TPKT of {length} bytes", offset)
-                if size - offset < length:
-                    break
-                offset += self._take_tpkt(data, offset, length)
+    @abstractmethod
+    def _connection_packet(self, body: bytes) -> None:
+        """Handle an X.224 packet that is not data, without its TPKT header."""
+
+    @abstractmethod
+    def _domain_packet(self, body: bytes) -> None:
+        """Handle an MCS PDU that is not data."""
+
+    @abstractmethod
+    def _io_payload(self, payload: bytes) -> None:
+        """Handle what arrived on the I/O channel."""
+
+    @abstractmethod
+    def _fast_path(self, packet: bytes) -> None:
+        """Handle a fast-path packet."""
+
+    def _ask_for_tls(self) -> None:
+        self._waits_for_tls = True
+        self._events.append(TlsRequested())
+
+    def _send_io(self, payload: bytes) -> None:
+        """Send on the I/O channel."""
+        payload = self._security.wrap(payload)
+        head = self._sender.send_data(self._io_channel, len(payload))
+        self._output.append(head + payload)
+
+    def _end(self, reason: int | None = None) -> None:
+        """The peer said goodbye."""
+        if not self._is_over:
+            self._is_over = True
+            self._events.append(Disconnected(reason, self._is_active))
+
+    def _ignore(self, reason: str) -> None:
+        self._events.append(Ignored(reason))
+
+    # -------------------------------------------------------------- framing ----
+
+    def _feed(self, data: bytes) -> None:
+        """Handle every whole packet and keep the rest."""
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < self._needed:
+                return
+            data = bytes(buffer)
+            buffer.clear()
+        pos, limit = 0, len(data)
+        while pos < limit and not self._is_over:
+            if self._waits_for_tls:
+                # what comes in clear before TLS could be anybody's (T02)
+                raise RemoteProtocolError(f"{limit - pos} bytes in clear before TLS")
+            size = packet_size(data, pos)
+            if not size or size > limit - pos:
+                buffer += data[pos:] if pos else data
+                self._needed = size
+                return
+            if data[pos] == TPKT:
+                pos = self._tpkt(data, pos, pos + size, limit)
+            elif self._is_active:
+                self._fast_path(data[pos : pos + size])
+                pos += size
             else:
-                length, head = data[offset + 1], 2
-                if length & 0x80:
-                    length = (length & 0x7F) << 8 | data[offset + 2]
-                    head = 3
-                if length <= head:
-                    raise ParseError(f"fast-path packet of {length} bytes", offset)
-                if size - offset < length:
-                    break
-                self._fast_path(data[offset + head : offset + length])
-                offset += length
-        return offset
+                raise RemoteProtocolError(f"first byte 0x{data[pos]:02X}, not RDP")
 
-    def _take_tpkt(self, data: bytes, offset: int, length: int) -> int:
-        """Take the TPKT at *offset*, and what belongs together with it."""
-        if (
-            length > _ENVELOPE + 8
-            and data[offset + 7] == self.choice
-            and data[offset + 4 : offset + 7] == _DATA
-            and data[offset + 13] & 0x80
-        ):
-            channel = data[offset + 10] << 8 | data[offset + 11]
-            if channel in self._names:
-                return self._take_channel(data, offset, length, channel)
-        self._tpkt(data[offset : offset + length])
-        return length
-
-    def _take_channel(self, data: bytes, offset: int, length: int, channel: int) -> int:
-        """Take one packet of a static channel, or a whole message at once."""
-        flags = data[offset + _ENVELOPE + 4]
-        if flags & (svc.FIRST | svc.LAST) == svc.FIRST:
-            initiator = data[offset + 8] << 8 | data[offset + 9]
-            run = svc.match_run(
-                memoryview(data)[offset:],
-                self.choice,
-                initiator,
-                channel,
-                length - _ENVELOPE - 8,
-            )
-            if run is not None:
-                self._events.append(ChannelData(channel, run[0]))
-                return run[1]
-        self._channel_packet(channel, data[offset + _ENVELOPE : offset + length])
-        return length
-
-    def _channel_packet(self, channel: int, payload: bytes) -> None:
-        message, reason = self._assembling[channel].add(payload)
-        if message is not None:
-            self._events.append(ChannelData(channel, message))
-        elif reason is not None:
-            self._events.append(Ignored(f"channel {channel}: {reason}"))
-
-    def _data_body(self, body: bytes) -> None:
-        """Take an MCS data PDU, from its choice byte on."""
-        reader = Reader(body, 3)
-        channel = reader.u16be()
-        reader.u8()
-        length = reader.per()
-        payload = reader.rest()
-        if length > len(payload):
-            raise ParseError(f"MCS data of {length} bytes, have {len(payload)}")
-        payload = payload[:length]
-        if channel == GLOBAL_CHANNEL:
-            self._global(payload)
-        elif channel in self._names:
-            self._channel_packet(channel, payload)
-        else:
-            self._events.append(Ignored(f"data on channel {channel}, never granted"))
-
-    def _open_names(self, names: dict[int, str]) -> None:
-        self._names = names
-        self._assembling = {channel: svc.Reassembler() for channel in names}
-
-    def _send_global(self, body: bytes) -> None:
-        self._out.append(data_packet(body, GLOBAL_CHANNEL, self._user))
-
-    # --------------------------------------------------------- one end each ----
-
-    @abstractmethod
-    def _tpkt(self, packet: bytes) -> None:
-        """Take a packet that is not channel data."""
-
-    @abstractmethod
-    def _fast_path(self, body: bytes) -> None:
-        """Take a fast-path packet without its header."""
-
-    @abstractmethod
-    def _global(self, payload: bytes) -> None:
-        """Take the payload of a packet on the I/O channel."""
+    def _tpkt(self, data: bytes, start: int, end: int, limit: int) -> int:
+        """Handle a TPKT, and the chunks of a run after it; return where to go on."""
+        kind = data[start + 5]
+        if kind != DATA:
+            if kind == DISCONNECT:
+                self._end()
+            else:
+                self._connection_packet(data[start + 4 : end])
+            return end
+        if data[start + 4 : start + 7] != DATA_HEADER:
+            raise ParseError(f"X.224 header {data[start + 4 : start + 7].hex()}", start)
+        if end - start < 14 or data[start + 4 : start + 8] != self._peer_data:
+            self._domain_packet(data[start + 7 : end])
+            return end
+        _, _, channel, _, size = _SEND_DATA.unpack_from(data, start + 4)
+        body = start + 14
+        if size & 0x80:
+            size = (size & 0x7F) << 8 | data[body]
+            body += 1
+        if not self._has_session:
+            raise ParseError("data before the MCS connection", start)
+        if size > end - body:
+            raise ParseError(f"MCS data of {size} bytes, have {end - body}", start)
+        if channel == self._io_channel:
+            self._io_payload(data[body:end])  # 1.2: TPKT knows best
+            return end
+        receiver = self._channels.get(channel)
+        if receiver is None or not self._is_active:
+            self._ignore(f"{size} bytes on channel {channel}, which is not open")
+            return end
+        body += len(self._security.prefix)
+        return receiver.receive(data, start, body, end, limit)

@@ -1,6 +1,7 @@
-"""What an RDP core tells the shell around it."""
+"""What the RDP cores report."""
 
-from dataclasses import dataclass
+import enum
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Disconnected",
     "Event",
     "Ignored",
+    "InputKind",
+    "InputReceived",
     "LogonRequested",
     "Noted",
     "RefreshRequested",
@@ -19,47 +22,52 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class TlsRequested:
+    """Write what there is to send, do TLS, then call ``tls_started()``."""
+
+
+@dataclass(slots=True)
 class Credentials:
-    """What the client info says of the user.
+    """What a client logs on with.
 
     Attributes:
-        screen: zero-based index from the ``@N`` at the end of the domain, which
-            ``domain`` no longer has (vrdp-server.md 4.2).
+        user: as typed.
+        domain: without its ``@N``.
+        password: never shown by ``repr``.
+        screen: which screen it wants, counted from 0.
     """
 
     user: str
     domain: str
-    password: str
+    password: str = field(repr=False)
     screen: int = 0
 
-    def __repr__(self) -> str:
-        return f"Credentials(user={self.user!r}, domain={self.domain!r})"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClientDescription:
-    """What a client says of itself.
+    """What a client says about itself.
 
     Attributes:
-        kind: ``"rdesktop"`` or ``"MSFT"`` (vrdp-server.md 1.9).
-        address: as the client claims, not the socket's.
+        name: of its machine.
+        address: what it believes its address is, not the peer of the socket.
+        build: clientBuild.
+        width, height, depth: the screen it asked for.
+        kind: ``"rdesktop"``, ``"MSFT"`` or ``"RDP4"``, a guess (1.9).
     """
 
     name: str
     address: str
     build: int
+    width: int
+    height: int
+    depth: int
     kind: str
 
 
 @dataclass(slots=True)
-class TlsRequested:
-    """Send what there is to send, start TLS, then call ``tls_started``."""
-
-
-@dataclass(slots=True)
 class LogonRequested:
-    """Server: call ``accept_logon``, or close the connection."""
+    """Server: call ``accept_logon()``, or close the TCP connection to refuse."""
 
     credentials: Credentials
     client: ClientDescription
@@ -67,7 +75,7 @@ class LogonRequested:
 
 @dataclass(slots=True)
 class Activated:
-    """Both sides: the connection is active; also after each re-activation."""
+    """The connection is usable. Comes again after each change of the screen's size."""
 
     width: int
     height: int
@@ -76,7 +84,7 @@ class Activated:
 
 @dataclass(slots=True)
 class ChannelOpened:
-    """A static channel is operational; told once, after the first activation."""
+    """A static channel is operational; once per channel, after the first Activated."""
 
     channel: int
     name: str
@@ -84,24 +92,19 @@ class ChannelOpened:
 
 @dataclass(slots=True)
 class ChannelData:
-    """One whole message arrived on a static channel."""
+    """One whole message of a static channel."""
 
     channel: int
     data: bytes
 
 
 @dataclass(slots=True)
-class RefreshRequested:
-    """Server: the client wants the screen again."""
-
-
-@dataclass(slots=True)
 class Disconnected:
-    """The peer said goodbye.
+    """The peer ended the connection; close the transport. Nothing follows.
 
     Attributes:
-        reason: error-info code of the server (vrdp-server.md 8.5), if it sent one.
-        clean: it ended in the orderly way.
+        reason: the server's error-info code (8.5), if it gave one.
+        clean: an active session ended in order.
     """
 
     reason: int | None
@@ -109,17 +112,45 @@ class Disconnected:
 
 
 @dataclass(slots=True)
-class Noted:
-    """Server: a fact for the log, without prefix (vrdp-server.md 7.3)."""
+class RefreshRequested:
+    """Server: the client wants the whole screen again."""
 
-    text: str
+
+class InputKind(enum.Enum):
+    """What an input event is about."""
+
+    SYNCHRONIZE = 0
+    KEY = 4
+    MOUSE = 0x8001
+
+
+@dataclass(slots=True)
+class InputReceived:
+    """Server: keyboard or mouse, with the flags of slow-path input (1.15).
+
+    Attributes:
+        x: scancode of a key, lock states of a synchronize, or mouse position.
+        y: mouse position.
+    """
+
+    kind: InputKind
+    flags: int
+    x: int
+    y: int = 0
 
 
 @dataclass(slots=True)
 class Ignored:
-    """Something of the peer's was skipped."""
+    """Something of the peer's was skipped, as the protocol says."""
 
     reason: str
+
+
+@dataclass(slots=True)
+class Noted:
+    """A fact that belongs in the release log (7.3)."""
+
+    text: str
 
 
 Event: TypeAlias = (
@@ -128,8 +159,9 @@ Event: TypeAlias = (
     | Activated
     | ChannelOpened
     | ChannelData
-    | RefreshRequested
     | Disconnected
-    | Noted
+    | RefreshRequested
+    | InputReceived
     | Ignored
+    | Noted
 )

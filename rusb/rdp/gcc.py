@@ -1,337 +1,342 @@
-"""GCC conference create and the client's and server's data blocks.
+"""GCC conference (T.124): the blocks that client and server open with (1.5, 1.6)."""
 
-vrdp-server.md 1.5, 1.6 and 8.4; MS-RDPBCGR 2.2.1.3 and 2.2.1.4. Little-endian.
-"""
-
+import enum
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
 from rusb.errors import ParseError
 
-from .packets import Reader, ber, x224_data
+from .mcs import FIRST_CHANNEL, IO_CHANNEL
+from .per import Reader, per_length, read_per_length
 
 __all__ = [
-    "Channel",
-    "ClientData",
-    "ServerData",
-    "connect_initial",
-    "connect_response",
-    "parse_connect_initial",
-    "parse_connect_response",
+    "MAX_CHANNELS",
+    "Block",
+    "ChannelRequest",
+    "ClientBlocks",
+    "ClientCore",
+    "ServerBlocks",
 ]
 
 MAX_CHANNELS = 31
-"""MS-RDPBCGR 2.2.1.3.4."""
+"""Static channels of one connection (MS-RDPBCGR 2.2.1.3.4)."""
 
-CONNECT_INITIAL, CONNECT_RESPONSE = 0x7F65, 0x7F66
-CS_CORE, CS_SECURITY, CS_NET, CS_CLUSTER = 0xC001, 0xC002, 0xC003, 0xC004
-SC_CORE, SC_SECURITY, SC_NET = 0x0C01, 0x0C02, 0x0C03
+_KEY = b"\x00\x05\x00\x14\x7c\x00\x01"  # T.124's object identifier
+_REQUEST = b"\x00\x08\x00\x10\x00\x01\xc0\x00Duca"
+_RESPONSE = _KEY + b"\x2a\x14\x76\x0a\x01\x01\x00\x01\xc0\x00McDn"
 
-_REQUEST = bytes.fromhex("000500147c0001")  # T.124 object and length of the rest
-_REQUEST_KEY = bytes.fromhex("000800100001c000") + b"Duca"
-_RESPONSE = bytes.fromhex("000500147c00012a14760a01010001c0004d63446e")
-
-_CORE = struct.Struct("<IHHHHII32sIII64sHHIHHH64sBBI")
+_HEADER = struct.Struct("<HH")
+_CORE = struct.Struct("<IHHHHII32sIII64s")
+_CORE_MORE = struct.Struct("<HHIHHH64sBB")
 _CHANNEL = struct.Struct("<8sI")
-_BLOCK = struct.Struct("<HH")
 
-CHANNEL_INITIALIZED, CHANNEL_ENCRYPT, CHANNEL_SHOW_PROTOCOL = (
-    0x80000000,
-    0x40000000,
-    0x00200000,
-)
+_DEPTHS = {0xCA00: 4, 0xCA01: 8, 0xCA02: 15, 0xCA03: 16, 0xCA04: 24}
+
+
+class Block(enum.IntEnum):
+    """Types of the blocks that matter here."""
+
+    CLIENT_CORE = 0xC001
+    CLIENT_SECURITY = 0xC002
+    CLIENT_NETWORK = 0xC003
+    CLIENT_CLUSTER = 0xC004
+    CLIENT_MONITOR = 0xC005
+    SERVER_CORE = 0x0C01
+    SERVER_SECURITY = 0x0C02
+    SERVER_NETWORK = 0x0C03
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
-    """A static channel as a client asks for it."""
-
-    name: str
-    options: int = CHANNEL_INITIALIZED | CHANNEL_ENCRYPT
-
-
-@dataclass(frozen=True, slots=True)
-class ClientData:
-    """What the client's blocks say.
+class ChannelRequest:
+    """A static channel that a client asks for.
 
     Attributes:
-        version: low half of the core version: 1 RDP 4, 4 RDP 5 and later.
-        depth: bits per pixel that the session gets.
-        build: clientBuild.
-        methods: encryptionMethods.
-        selected_protocol: serverSelectedProtocol.
-        early_flags: earlyCapabilityFlags.
-        unknown: types of the blocks that were skipped.
-        is_old_rdesktop: a core block of 212 bytes: rdesktop before 1.8 (1.20).
+        name: up to seven characters.
+        options: 32 bits; rdesktop writes them big-endian (1.18).
     """
 
-    version: int
+    name: str
+    options: int
+
+
+@dataclass(slots=True)
+class ClientCore:
+    """CS_CORE.
+
+    Attributes:
+        version: low half 1 for RDP 4, 4 for later.
+        depth: bits per pixel asked for; 0 if the block does not say.
+        build: clientBuild.
+        early_flags: earlyCapabilityFlags.
+        selected: serverSelectedProtocol.
+        size: bytes of the block as read; 212 is rdesktop up to 1.7 (1.20).
+    """
+
+    name: str
     width: int
     height: int
     depth: int
-    build: int
-    name: str
-    channels: tuple[Channel, ...] = ()
-    methods: int = 0
-    selected_protocol: int = 0
-    early_flags: int = 0
-    cluster_flags: int = 0
+    build: int = 2600
+    version: int = 0x00080004
     keyboard_layout: int = 0x409
-    unknown: tuple[int, ...] = ()
-    is_old_rdesktop: bool = False
+    early_flags: int = 1
+    selected: int = 0
+    size: int = 216
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read the block behind its header.
+
+        Raises:
+            ParseError: too short, or not version 8.
+        """
+        if len(body) < _CORE.size:
+            raise ParseError(f"CS_CORE of {len(body)} bytes, not {_CORE.size} or more")
+        version, width, height, _, _, layout, build, name, *_ = _CORE.unpack_from(body)
+        if version >> 16 != 8:
+            raise ParseError(f"CS_CORE of version 0x{version:08X}")
+        more = Reader(body[_CORE.size :], "CS_CORE")
+        low = more.u16() if more.left >= 2 else 0
+        depth = _DEPTHS.get(low, 0)
+        if more.left >= 8:
+            more.take(6)
+            depth = more.u16() or depth
+        early = selected = 0
+        if more.left >= 4:
+            more.take(2)
+            early = more.u16()
+        if more.left >= 70:
+            more.take(66)
+            selected = more.u32()
+        return cls(
+            name=name.decode("utf-16-le", "replace").partition("\0")[0],
+            width=width,
+            height=height,
+            depth=depth,
+            build=build,
+            version=version,
+            keyboard_layout=layout,
+            early_flags=early,
+            selected=selected,
+            size=len(body) + _HEADER.size,
+        )
+
+    def serialize(self) -> bytes:
+        """Return the block as rdesktop writes it, 216 bytes."""
+        name = self.name[:15].encode("utf-16-le")[:30]
+        numbers = (0xCA01, 0xAA03, self.keyboard_layout, self.build)
+        core = _CORE.pack(
+            *(self.version, self.width, self.height, *numbers, name, 4, 0, 12, b"")
+        )
+        more = _CORE_MORE.pack(
+            *(0xCA01, 1, 0, self.depth, 7, self.early_flags, b"", 0, 0)
+        )
+        return _block(
+            Block.CLIENT_CORE, core + more + self.selected.to_bytes(4, "little")
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class ServerData:
-    """What the server's blocks say.
+@dataclass(slots=True)
+class ClientBlocks:
+    """What a client says about itself in Connect-Initial.
 
     Attributes:
-        version: low half of the core version.
-        channels: MCS ids in the order the client asked.
-        method: encryption method, 0 for none.
-        requested_protocols: as the server saw them; None in the short core block.
+        methods: encryptionMethods; 0 under TLS and without encryption.
+        cluster: flags of CS_CLUSTER; None: no such block.
+        channels: in the order asked for.
+        has_network: is there a CS_NET block at all?
+        others: types of blocks that were skipped.
     """
 
-    channels: tuple[int, ...]
-    version: int = 4
-    io_channel: int = 1003
+    core: ClientCore
+    methods: int = 0
+    cluster: int | None = 9
+    channels: Sequence[ChannelRequest] = ()
+    has_network: bool = True
+    others: list[int] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, user_data: bytes) -> Self:
+        """Read a GCC ConferenceCreateRequest.
+
+        Raises:
+            ParseError: a malformed header or block, or no CS_CORE.
+        """
+        core: ClientCore | None = None
+        found = cls(ClientCore("", 0, 0, 0), cluster=None, has_network=False)
+        for kind, body in _split(_open_request(user_data)):
+            match kind:
+                case Block.CLIENT_CORE:
+                    core = ClientCore.parse(body)
+                case Block.CLIENT_SECURITY:
+                    found.methods = Reader(body, "CS_SECURITY").u32()
+                case Block.CLIENT_NETWORK:
+                    found.channels = _parse_channels(body)
+                    found.has_network = True
+                case Block.CLIENT_CLUSTER:
+                    found.cluster = Reader(body, "CS_CLUSTER").u32()
+                case Block.CLIENT_MONITOR:
+                    pass  # one screen per connection
+                case _:
+                    found.others.append(kind)
+        if core is None:
+            raise ParseError("no CS_CORE among the client's blocks")
+        found.core = core
+        return found
+
+    def serialize(self) -> bytes:
+        """Return the ConferenceCreateRequest with the blocks in rdesktop's order."""
+        blocks = self.core.serialize()
+        if self.cluster is not None:
+            blocks += _block(Block.CLIENT_CLUSTER, struct.pack("<II", self.cluster, 0))
+        blocks += _block(Block.CLIENT_SECURITY, struct.pack("<II", self.methods, 0))
+        if self.has_network:
+            channels = (
+                _CHANNEL.pack(c.name.encode(), c.options) for c in self.channels
+            )
+            count = len(self.channels).to_bytes(4, "little")
+            blocks += _block(Block.CLIENT_NETWORK, count + b"".join(channels))
+        inside = _REQUEST + per_length(len(blocks)) + blocks
+        return _KEY + per_length(len(inside)) + inside
+
+
+@dataclass(slots=True)
+class ServerBlocks:
+    """What a server answers in Connect-Response.
+
+    Attributes:
+        requested: clientRequestedProtocols; None: the client did not negotiate.
+        channels: ids in the order the client asked.
+        method, level: encryption; 0 is none.
+        security: what follows them in SC_SECURITY: random and certificate.
+        io_channel: where everything but static channels goes.
+    """
+
+    requested: int | None = None
+    channels: Sequence[int] = ()
     method: int = 0
     level: int = 0
-    requested_protocols: int | None = None
+    security: bytes = b""
+    io_channel: int = IO_CHANNEL
+    version: int = 0x00080004
 
+    @classmethod
+    def granting(cls, requested: int | None, count: int) -> Self:
+        """Grant *count* channels, numbered from 1004; no encryption."""
+        return cls(requested, range(FIRST_CHANNEL, FIRST_CHANNEL + count))
 
-def _blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (type, body) of each block (T04: a block advances by 4 at least)."""
-    offset = 0
-    while offset + _BLOCK.size <= len(data):
-        kind, length = _BLOCK.unpack_from(data, offset)
-        if length < _BLOCK.size or offset + length > len(data):
-            raise ParseError(
-                f"GCC block {kind:#06x} of {length} bytes, have {len(data) - offset}",
-                offset,
-            )
-        yield kind, data[offset + _BLOCK.size : offset + length]
-        offset += length
+    @classmethod
+    def parse(cls, user_data: bytes) -> Self:
+        """Read a GCC ConferenceCreateResponse; unknown blocks are skipped.
+
+        Raises:
+            ParseError: a malformed header or block, or no SC_NET.
+        """
+        found = cls()
+        has_network = False
+        for kind, body in _split(_open_response(user_data)):
+            reader = Reader(body, "server block")
+            match kind:
+                case Block.SERVER_CORE:
+                    found.version = reader.u32()
+                    if reader.left >= 4:
+                        found.requested = reader.u32()
+                case Block.SERVER_NETWORK:
+                    found.io_channel = reader.u16()
+                    count = reader.u16()
+                    if count > MAX_CHANNELS:
+                        raise ParseError(f"SC_NET grants {count} channels")
+                    found.channels = [reader.u16() for _ in range(count)]
+                    has_network = True
+                case Block.SERVER_SECURITY:
+                    found.method, found.level = reader.u32(), reader.u32()
+                    found.security = reader.rest()
+        if not has_network:
+            raise ParseError("no SC_NET among the server's blocks")
+        return found
+
+    def serialize(self) -> bytes:
+        """Return the ConferenceCreateResponse in the original's order."""
+        blocks = self.serialize_core() + self.serialize_network()
+        security = struct.pack("<II", self.method, self.level) + self.security
+        blocks += _block(Block.SERVER_SECURITY, security)
+        return _RESPONSE + per_length(len(blocks)) + blocks
+
+    def serialize_core(self) -> bytes:
+        """Return SC_CORE."""
+        body = self.version.to_bytes(4, "little")
+        if self.requested is not None:
+            body += self.requested.to_bytes(4, "little")
+        return _block(Block.SERVER_CORE, body)
+
+    def serialize_network(self) -> bytes:
+        """Return SC_NET, padded after an odd number of channels."""
+        count = len(self.channels)
+        ids = struct.pack(f"<{count}H", *self.channels) + bytes(count % 2 * 2)
+        head = struct.pack("<HH", self.io_channel, count)
+        return _block(Block.SERVER_NETWORK, head + ids)
 
 
 def _block(kind: int, body: bytes) -> bytes:
-    return _BLOCK.pack(kind, _BLOCK.size + len(body)) + body
+    return _HEADER.pack(kind, _HEADER.size + len(body)) + body
 
 
-# ------------------------------------------------------------------ client ----
-
-
-def client_blocks(data: ClientData) -> bytes:
-    """The blocks that rdesktop sends, channel options in little-endian (8.4)."""
-    core = _CORE.pack(
-        0x00080000 | data.version,
-        data.width,
-        data.height,
-        0xCA01,
-        0xAA03,
-        data.keyboard_layout,
-        data.build,
-        data.name[:15].encode("utf-16-le").ljust(32, b"\0"),
-        4,
-        0,
-        12,
-        bytes(64),
-        0xCA01,
-        1,
-        0,
-        data.depth,
-        7,
-        data.early_flags,
-        bytes(64),
-        0,
-        0,
-        data.selected_protocol,
-    )
-    found = _block(CS_CORE, core)
-    found += _block(CS_CLUSTER, struct.pack("<II", data.cluster_flags, 0))
-    found += _block(CS_SECURITY, struct.pack("<II", data.methods, 0))
-    if data.channels:
-        entries = b"".join(
-            _CHANNEL.pack(c.name.encode("ascii")[:7], c.options) for c in data.channels
-        )
-        found += _block(CS_NET, struct.pack("<I", len(data.channels)) + entries)
+def _split(data: bytes) -> list[tuple[int, bytes]]:
+    """Split user data into blocks of (type, body)."""
+    reader = Reader(data, "GCC blocks")
+    found = []
+    while reader.left:
+        kind, size = reader.u16(), reader.u16()
+        if size < _HEADER.size:
+            raise ParseError(f"GCC block 0x{kind:04X} of length {size}", reader.pos)
+        found.append((kind, reader.take(size - _HEADER.size)))
     return found
 
 
-def gcc_request(blocks: bytes) -> bytes:
-    """A ConferenceCreateRequest; lengths always in two bytes, as rdesktop does."""
-    key = _REQUEST_KEY + (0x8000 | len(blocks)).to_bytes(2, "big") + blocks
-    return _REQUEST + (0x8000 | len(key)).to_bytes(2, "big") + key
+def _expect(reader: Reader, wanted: bytes) -> None:
+    found = reader.take(len(wanted))
+    if found != wanted:
+        raise ParseError(f"GCC header {found.hex()}, not {wanted.hex()}", reader.pos)
 
 
-def _domain(*values: int) -> bytes:
-    body = b""
-    for value in values:
-        size = max(1, (value.bit_length() + 8) // 8)
-        body += ber(0x02, value.to_bytes(size, "big"))
-    return ber(0x30, body)
+def _open_request(user_data: bytes) -> bytes:
+    """Return the blocks inside a ConferenceCreateRequest."""
+    outer = Reader(user_data, "GCC create request")
+    _expect(outer, _KEY)
+    reader = Reader(outer.take(read_per_length(outer)), "GCC create request")
+    outer.end()
+    reader.take(2)  # choice, which options are present
+    reader.take((reader.u8() + 2) // 2 + 1)  # conference name, flags
+    _expect(reader, b"\x01\xc0\x00Duca")
+    blocks = reader.take(read_per_length(reader))
+    reader.end()
+    return blocks
 
 
-def connect_initial(data: ClientData) -> bytes:
-    """The whole MCS Connect-Initial packet."""
-    body = ber(0x04, b"\1") + ber(0x04, b"\1") + ber(0x01, b"\xff")
-    body += _domain(34, 2, 0, 1, 0, 1, 0xFFFF, 2)
-    body += _domain(1, 1, 1, 1, 0, 1, 0x420, 2)
-    body += _domain(0xFFFF, 0xFC17, 0xFFFF, 1, 0, 1, 0xFFFF, 2)
-    body += ber(0x04, gcc_request(client_blocks(data)))
-    return x224_data(ber(CONNECT_INITIAL, body))
+def _open_response(user_data: bytes) -> bytes:
+    """Return the blocks inside a ConferenceCreateResponse."""
+    reader = Reader(user_data, "GCC create response")
+    _expect(reader, _KEY)
+    read_per_length(reader)  # servers write a constant that is not the length
+    reader.take(3)  # choice, node id
+    reader.take(reader.u8())  # tag
+    reader.take(1)  # result: MCS has its own
+    _expect(reader, b"\x01\xc0\x00McDn")
+    blocks = reader.take(read_per_length(reader))
+    reader.end()
+    return blocks
 
 
-def parse_connect_initial(body: bytes) -> ClientData:
-    """Read a Connect-Initial, from its BER tag on.
-
-    Raises:
-        ParseError: it does not hold together, or lacks CS_CORE.
-    """
-    reader = Reader(body).ber(CONNECT_INITIAL)
-    for tag in (0x04, 0x04, 0x01, 0x30, 0x30, 0x30):
-        reader.ber(tag)
-    user_data = reader.ber(0x04)
-    return parse_gcc_request(user_data.rest())
-
-
-def parse_gcc_request(data: bytes) -> ClientData:
-    """Read a ConferenceCreateRequest with the client's blocks."""
-    reader = Reader(data)
-    if reader.take(len(_REQUEST)) != _REQUEST:
-        raise ParseError("not a GCC conference create request")
-    reader.per()
-    if reader.take(len(_REQUEST_KEY)) != _REQUEST_KEY:
-        raise ParseError("GCC request without the key Duca")
-    length = reader.per()
-    if length > reader.left:
-        raise ParseError(f"GCC user data of {length} bytes, have {reader.left}")
-    return _parse_client_blocks(reader.take(length))
-
-
-def _parse_client_blocks(data: bytes) -> ClientData:
-    core: bytes | None = None
-    methods = cluster = 0
-    channels: tuple[Channel, ...] = ()
-    unknown = []
-    for kind, body in _blocks(data):
-        if kind == CS_CORE:
-            core = body
-        elif kind == CS_SECURITY and len(body) >= 4:
-            methods = int.from_bytes(body[:4], "little")
-        elif kind == CS_NET:
-            channels = _parse_channels(body)
-        elif kind == CS_CLUSTER and len(body) >= 4:
-            cluster = int.from_bytes(body[:4], "little")
-        else:
-            unknown.append(kind)
-    if core is None or len(core) < 128:
-        raise ParseError("CS_CORE is missing or too short")
-    padded = core.ljust(_CORE.size, b"\0")
-    fields = _CORE.unpack_from(padded)
-    if fields[0] >> 16 != 8:
-        raise ParseError(f"client core version {fields[0]:#010x}")
-    depth = fields[15]
-    if len(core) < 136 or not depth:
-        depth = {0xCA01: 8, 0xCA02: 15, 0xCA03: 16, 0xCA04: 24}.get(fields[12], 8)
-    if depth not in (8, 15, 16, 24, 32):
-        raise ParseError(f"colour depth {depth}")
-    return ClientData(
-        version=fields[0] & 0xFFFF,
-        width=fields[1],
-        height=fields[2],
-        depth=depth,
-        build=fields[6],
-        name=fields[7].decode("utf-16-le", "replace").partition("\0")[0],
-        channels=channels,
-        methods=methods,
-        selected_protocol=fields[21],
-        early_flags=fields[17] if len(core) >= 142 else 0,
-        cluster_flags=cluster,
-        keyboard_layout=fields[5],
-        unknown=tuple(unknown),
-        is_old_rdesktop=len(core) == 208,
-    )
-
-
-def _parse_channels(body: bytes) -> tuple[Channel, ...]:
-    if len(body) < 4:
-        raise ParseError(f"CS_NET of {len(body)} bytes")
-    count = int.from_bytes(body[:4], "little")
-    if count > MAX_CHANNELS or 4 + count * _CHANNEL.size > len(body):
-        raise ParseError(f"CS_NET claims {count} channels in {len(body)} bytes")
+def _parse_channels(body: bytes) -> list[ChannelRequest]:
+    reader = Reader(body, "CS_NET")
+    count = reader.u32()
+    if count > MAX_CHANNELS:
+        raise ParseError(f"CS_NET asks for {count} channels, at most {MAX_CHANNELS}")
     found = []
-    for name, options in _CHANNEL.iter_unpack(body[4 : 4 + count * _CHANNEL.size]):
-        text = name.partition(b"\0")[0].decode("ascii", "replace")
-        found.append(Channel(text, options))
-    return tuple(found)
-
-
-# ------------------------------------------------------------------ server ----
-
-
-def server_blocks(data: ServerData) -> bytes:
-    """The blocks of the server in the order of 1.6."""
-    core = struct.pack("<I", 0x00080000 | data.version)
-    if data.requested_protocols is not None:
-        core += struct.pack("<I", data.requested_protocols)
-    ids = data.channels
-    net = struct.pack(f"<HH{len(ids)}H", data.io_channel, len(ids), *ids)
-    net += bytes(len(ids) % 2 * 2)
-    security = struct.pack("<II", data.method, data.level)
-    return _block(SC_CORE, core) + _block(SC_NET, net) + _block(SC_SECURITY, security)
-
-
-def connect_response(blocks: bytes) -> bytes:
-    """The whole MCS Connect-Response packet around the server's *blocks*."""
-    gcc = _RESPONSE + (0x8000 | len(blocks)).to_bytes(2, "big") + blocks
-    domain = bytes.fromhex("301a0201220201030201000201010201000201010203") + (
-        b"\x00\xff\xf8\x02\x01\x02"
-    )
-    body = ber(0x0A, b"\0") + ber(0x02, b"\0") + domain + ber(0x04, gcc)
-    return x224_data(ber(CONNECT_RESPONSE, body))
-
-
-def parse_connect_response(body: bytes) -> ServerData:
-    """Read a Connect-Response, from its BER tag on.
-
-    Raises:
-        ParseError: it does not hold together, or says that it failed.
-    """
-    reader = Reader(body).ber(CONNECT_RESPONSE)
-    result = reader.ber(0x0A).rest()
-    if result != b"\0":
-        raise ParseError(f"MCS Connect-Response with result {result.hex()}")
-    reader.ber(0x02)
-    reader.ber(0x30)
-    user_data = reader.ber(0x04)
-    head = user_data.take(len(_RESPONSE))
-    if head[:7] != _RESPONSE[:7]:
-        raise ParseError("not a GCC conference create response")
-    length = user_data.per()
-    if length > user_data.left:
-        raise ParseError(f"GCC user data of {length} bytes, have {user_data.left}")
-    return _parse_server_blocks(user_data.take(length))
-
-
-def _parse_server_blocks(data: bytes) -> ServerData:
-    version, method, level, io_channel = 4, 0, 0, 1003
-    requested: int | None = None
-    ids: Sequence[int] = ()
-    for kind, body in _blocks(data):
-        reader = Reader(body)
-        if kind == SC_CORE:
-            version = reader.u32() & 0xFFFF
-            requested = reader.u32() if reader.left >= 4 else None
-        elif kind == SC_NET:
-            io_channel, count = reader.u16(), reader.u16()
-            if count > MAX_CHANNELS:
-                raise ParseError(f"SC_NET grants {count} channels")
-            ids = [reader.u16() for _ in range(count)]
-        elif kind == SC_SECURITY:
-            method, level = reader.u32(), reader.u32()
-    return ServerData(tuple(ids), version, io_channel, method, level, requested)
-
-
-__all__ += ["client_blocks", "gcc_request", "parse_gcc_request", "server_blocks"]
+    for _ in range(count):
+        raw, options = _CHANNEL.unpack(reader.take(_CHANNEL.size))
+        name = raw.partition(b"\0")[0].decode("ascii", "backslashreplace")
+        found.append(ChannelRequest(name, options))
+    return found

@@ -1,130 +1,166 @@
-"""Client info: credentials and what else a client says of itself (1.9, 8.4, 8.6)."""
+"""Client Info: credentials and what the client says of itself (1.9, 8.4, 8.6)."""
 
 import struct
 from dataclasses import dataclass
+from typing import Self
 
 from rusb.errors import ParseError
 
-from .packets import Reader
+from .per import Reader
 
-__all__ = ["ClientInfo", "parse_info", "serialize_info", "split_screen"]
-
-RDESKTOP_FOLDER = "C:\\WINNT\\System32\\mstscax.dll"
-TLS_FOLDER = "C:\\Windows\\System32\\mstscax.dll"
-
-INFO_MOUSE, INFO_DISABLE_CTRL_ALT_DEL, INFO_AUTOLOGON = 0x01, 0x02, 0x08
-INFO_UNICODE, INFO_MAXIMIZE_SHELL = 0x10, 0x20
-INFO_LOGON_NOTIFY, INFO_COMPRESSION, INFO_WINDOWS_KEY = 0x40, 0x80, 0x100
-INFO_LEAVE_AUDIO = 0x2000
-BASE_FLAGS = 0x133
+__all__ = ["MAX_SCREEN", "ClientInfo", "InfoFlag", "split_screen"]
 
 MAX_STRING = 512
-"""Bytes of one string; MS-RDPBCGR 2.2.1.11.1.1. T06."""
+"""Bytes of one string, terminator not counted (MS-RDPBCGR 2.2.1.11.1.1)."""
 
 MAX_SCREEN = 64
+"""Highest screen number after ``@`` that counts as one (4.2)."""
 
 _HEAD = struct.Struct("<IIHHHHH")
 
 
-@dataclass(frozen=True, slots=True)
-class ClientInfo:
-    """The fields that matter; ``address`` and ``folder`` are empty for RDP 4."""
+def _time_zone() -> bytes:
+    """The names and rules that rdesktop always sends (8.4): 172 bytes."""
+    standard = struct.pack("<8H", 0, 10, 0, 5, 3, 0, 0, 0)
+    daylight = struct.pack("<8H", 0, 3, 0, 5, 2, 0, 0, 0)
+    layout = "<i64s16si64s16si"
+    names = ["GTB, normaltid".encode("utf-16-le"), "GTB, sommartid".encode("utf-16-le")]
+    return struct.pack(layout, 0, names[0], standard, 0, names[1], daylight, -60)
 
-    user: str
-    domain: str
-    password: str
+
+class InfoFlag:
+    """Flags of the packet (MS-RDPBCGR 2.2.1.11.1.1)."""
+
+    AUTOLOGON = 0x0008
+    UNICODE = 0x0010
+    COMPRESSION = 0x0280
+    REMOTE_SOUND = 0x2000
+    RDESKTOP = 0x0133
+    """What rdesktop always sets: mouse, no Ctrl+Alt+Del, unicode, maximised shell,
+    Windows key."""
+
+
+@dataclass(slots=True, repr=False)
+class ClientInfo:
+    """The packet; never shown by ``repr``, it holds the password.
+
+    Attributes:
+        flags: bits of :class:`InfoFlag`.
+        code_page: 0 with unicode strings.
+        domain, user, password, shell, directory: as typed.
+        address: what the client believes its address is; empty from RDP 4 clients.
+        client_directory: where the client is installed.
+        performance: performance flags.
+        is_extended: not an RDP 4 packet, which ends after ``directory``.
+    """
+
+    flags: int = InfoFlag.RDESKTOP
+    code_page: int = 0
+    domain: str = ""
+    user: str = ""
+    password: str = ""
     shell: str = ""
     directory: str = ""
-    flags: int = BASE_FLAGS
-    code_page: int = 0
     address: str = ""
-    folder: str = ""
-    performance_flags: int = 0x27
+    client_directory: str = ""
+    performance: int = 0
+    is_extended: bool = True
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the packet behind the security header.
+
+        Raises:
+            ParseError: a string is too long, of odd length, not UTF-16, or cut off.
+        """
+        reader = Reader(data, "Client Info")
+        code_page, flags, *sizes = _HEAD.unpack(reader.take(_HEAD.size))
+        width = 2 if flags & InfoFlag.UNICODE else 1
+        present = sum(1 for size in sizes if size)
+        # 8.6: rdesktop 1.8 in version 4 leaves out the terminators of empty strings
+        is_short = len(data) == _HEAD.size + sum(sizes) + width * present
+        texts = []
+        for size in sizes:
+            texts.append(_text(reader, size, width))
+            if size or not is_short:
+                reader.take(width)
+        domain, user, password, shell, directory = texts
+        found = cls(
+            flags=flags,
+            code_page=code_page,
+            domain=domain,
+            user=user,
+            password=password,
+            shell=shell,
+            directory=directory,
+            is_extended=reader.left > 0,
+        )
+        if found.is_extended:
+            reader.take(2)  # address family
+            found.address = _text(reader, _size(reader), 2)
+            found.client_directory = _text(reader, _size(reader), 2)
+        return found
+
+    def serialize(self) -> bytes:
+        """Return the packet, as rdesktop writes it, all terminators included."""
+        parts = (self.domain, self.user, self.password, self.shell, self.directory)
+        texts = [_encode(text) for text in parts]
+        data = _HEAD.pack(self.code_page, self.flags, *map(len, texts))
+        data += b"".join(text + b"\0\0" for text in texts)
+        if self.is_extended:
+            data += b"\x02\x00"  # IPv4
+            for text in (self.address, self.client_directory):
+                raw = _encode(text) + b"\0\0"
+                data += len(raw).to_bytes(2, "little") + raw
+            data += _time_zone() + struct.pack("<IIH", 0, self.performance, 0)
+        return data
+
+    def is_rdesktop(self, build: int) -> bool:
+        """Guess the client as the original server does (1.9)."""
+        return (
+            self.flags < 0x4000
+            and self.client_directory == "C:\\WINNT\\System32\\mstscax.dll"
+            and build <= 2600
+            and self.code_page == 0
+        )
 
 
 def split_screen(domain: str) -> tuple[str, int]:
-    """Return (domain without ``@N``, zero-based screen index) (4.2).
+    """Take a screen number off a domain (4.2).
 
-    A number above 64 is no number of a screen; it gives 64, which no machine has.
+    Returns:
+        the domain without its ``@N``, and the screen, counted from 0; a number above
+        :data:`MAX_SCREEN` becomes that screen, which no machine has.
     """
-    head, mark, digits = domain.rpartition("@")
-    if not mark or not (digits.isascii() and digits.isdigit()):
+    name, sign, digits = domain.rpartition("@")
+    if not sign or not (digits.isascii() and digits.isdigit()):
         return domain, 0
-    number = int(digits[-4:]) if len(digits.lstrip("0")) <= 4 else MAX_SCREEN + 1
-    return head, min(max(number - 1, 0), MAX_SCREEN)
+    number = int(digits) if len(digits) < 10 else MAX_SCREEN + 1
+    return name, max(0, min(number, MAX_SCREEN + 1) - 1)
 
 
-def serialize_info(info: ClientInfo, *, is_version_5: bool) -> bytes:
-    """The packet after its security header; RDP 4 has no extended part (8.6)."""
-    texts = (info.domain, info.user, info.password, info.shell, info.directory)
-    encoded = [t.encode("utf-16-le")[:MAX_STRING] for t in texts]
-    body = _HEAD.pack(info.code_page, info.flags, *map(len, encoded))
-    body += b"".join(e + b"\0\0" for e in encoded)
-    if not is_version_5:
-        return body
-    body += struct.pack("<H", 2)  # AF_INET
-    for text in (info.address, info.folder):
-        part = text.encode("utf-16-le") + b"\0\0"
-        body += struct.pack("<H", len(part)) + part
-    return body + bytes(172) + struct.pack("<IIH", 0, info.performance_flags, 0)
+def _size(reader: Reader) -> int:
+    """Take a byte count that includes a terminator; text bytes that follow it.
 
-
-def parse_info(body: bytes) -> ClientInfo:
-    """Read a client info packet after its security header.
-
-    The extended part may be missing (RDP 4), and so may the terminators of empty
-    strings (rdesktop 1.8 with ``-4``, 8.6).
-
-    Raises:
-        ParseError: lengths do not fit.
+    1.9: the terminator may be missing, then the count covers text only.
     """
-    if len(body) < _HEAD.size:
-        raise ParseError(f"client info of {len(body)} bytes")
-    code_page, flags, *sizes = _HEAD.unpack_from(body)
-    if max(sizes) > MAX_STRING:
-        raise ParseError(f"client info string of {max(sizes)} bytes")
-    total = _HEAD.size + sum(sizes)
-    lacks_terminators = len(body) == total + 2 * sum(1 for s in sizes if s) and (
-        0 in sizes
-    )
-    reader = Reader(body, _HEAD.size)
-    texts = []
-    for size in sizes:
-        texts.append(_text(reader.take(size), flags))
-        if size or not lacks_terminators:
-            reader.take(2 if flags & INFO_UNICODE else 1)
-    domain, user, password, shell, directory = texts
-    address = folder = ""
-    performance = 0
-    if reader.left >= 4:
-        reader.u16()
-        address = _text(_counted(reader), INFO_UNICODE)
-        folder = _text(_counted(reader), INFO_UNICODE) if reader.left >= 2 else ""
-        if reader.left >= 180:
-            reader.take(176)
-            performance = reader.u32()
-    return ClientInfo(
-        user,
-        domain,
-        password,
-        shell,
-        directory,
-        flags,
-        code_page,
-        address,
-        folder,
-        performance,
-    )
-
-
-def _counted(reader: Reader) -> bytes:
     size = reader.u16()
-    if size > MAX_STRING:
-        raise ParseError(f"client info string of {size} bytes")
-    return reader.take(min(size, reader.left))
+    if size == 1:
+        raise ParseError("Client Info: a string of one byte", reader.pos)
+    return size
 
 
-def _text(data: bytes, flags: int) -> str:
-    """Decode; an odd byte and lone surrogates become U+FFFD."""
-    encoding = "utf-16-le" if flags & INFO_UNICODE else "cp1252"
-    return data.decode(encoding, "replace").partition("\0")[0]
+def _text(reader: Reader, size: int, width: int) -> str:
+    if size > MAX_STRING or size % width:
+        raise ParseError(f"Client Info: string of {size} bytes", reader.pos)
+    raw = reader.take(size)
+    try:
+        text = raw.decode("utf-16-le" if width == 2 else "cp1252")
+    except UnicodeDecodeError as error:
+        # never show the bytes: they may be the password
+        raise ParseError("Client Info: a string is not text", reader.pos) from error
+    return text.partition("\0")[0]
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-16-le", "surrogatepass")[:MAX_STRING]

@@ -1,37 +1,29 @@
-"""Port lists: ``5000,5010-5012`` (vrdp-server.md 5.1)."""
-
-import re
-
-from rusb.errors import SettingsError
+"""The property ``TCP/Ports``: lists of ports and ranges (5.1)."""
 
 __all__ = ["DEFAULT_PORT", "parse_ports"]
 
 DEFAULT_PORT = 3389
-
-_ITEM = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
-_MAX_TEXT = 1024
+MAX_DIGITS = 5
 
 
 def parse_ports(text: str) -> list[int]:
-    """Return the ports in the order to try them; a range may descend.
+    """Return the ports in the order to try them, as lenient as the original server.
 
-    ``0`` alone is the default port; one trailing comma is tolerated.
-
-    Raises:
-        SettingsError: the text is not a port list.
+    Bad items are skipped, descending ranges are walked downwards, an empty list means
+    :data:`DEFAULT_PORT`.
     """
-    if text == "0":
-        return [DEFAULT_PORT]
-    found: list[int] = []
-    for item in text[:_MAX_TEXT].removesuffix(",").split(","):
-        match = _ITEM.fullmatch(item)
-        first = int(match[1]) if match else 0
-        last = int(match[2] or match[1]) if match else 0
-        if not (0 < first < 65536 and 0 < last < 65536):
-            raise SettingsError(
-                f"{text!r} is not a list of ports such as 5000,5010-5012:"
-                f" {item!r} is not a port or a range of ports (1 to 65535)"
-            )
-        step = 1 if last >= first else -1
-        found.extend(range(first, last + step, step))
-    return list(dict.fromkeys(found))
+    ports: dict[int, None] = {}
+    for item in text.split(","):
+        first, dash, last = item.partition("-")
+        low, high = _port(first), _port(last if dash else first)
+        if low and high:
+            step = 1 if low <= high else -1
+            ports.update(dict.fromkeys(range(low, high + step, step)))
+    return list(ports) or [DEFAULT_PORT]
+
+
+def _port(text: str) -> int:
+    """Return a port, 0 if *text* is none."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    number = int(text) if is_number else 0
+    return number if number <= 0xFFFF else 0

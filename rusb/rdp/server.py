@@ -1,4 +1,4 @@
-"""The server's end of an RDP connection (vrdp-server.md part 1), sans-IO."""
+"""The server's end of an RDP connection (vrdp-server.md, part 1)."""
 
 import enum
 import struct
@@ -7,382 +7,403 @@ from dataclasses import dataclass
 
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
 
-from . import gcc, share, svc
-from .bitmaps import Picture, bitmap_updates
+from . import bitmaps, mcs, share
+from .bitmaps import Picture
+from .capabilities import (
+    Capabilities,
+    parse_confirm_active,
+    serialize_demand_active,
+    server_sets,
+)
 from .connection import Connection
 from .events import (
     Activated,
     ChannelOpened,
     ClientDescription,
     Credentials,
-    Disconnected,
-    Ignored,
     LogonRequested,
     Noted,
     RefreshRequested,
-    TlsRequested,
 )
-from .info import RDESKTOP_FOLDER, ClientInfo, parse_info, split_screen
-from .packets import (
-    FAILURES,
-    GLOBAL_CHANNEL,
-    PROTOCOL_RDP,
-    PROTOCOL_TLS,
-    USER_BASE,
-    Negotiation,
-    Reader,
-    connection_confirm,
-    data_packet,
-    parse_connection_request,
-    x224_data,
+from .gcc import ClientBlocks, ServerBlocks
+from .info import ClientInfo, split_screen
+from .input import parse_fast_input, parse_slow_input
+from .licensing import VALID_CLIENT
+from .security import (
+    HEADER_SIZE,
+    Method,
+    SecurityFlag,
+    header,
+    parse_header,
+    select_protocol,
 )
+from .share import SERVER_USER, Control, DataType, ShareData, ShareType
+from .svc import ChannelReceiver
+from .x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
 
-__all__ = ["ServerConnection", "ServerSettings", "select_security"]
+__all__ = ["ServerConnection", "ServerSettings"]
 
-FIRST_CHANNEL = 1004
-USER_CHANNEL = 1002
-INITIATOR = USER_CHANNEL - USER_BASE
+INITIATOR = SERVER_USER - mcs.USER_BASE
+"""Of every client, and of the server itself (1.7)."""
 
-RECOGNISED = frozenset(("cliprdr", "rdpsnd", "vrdpusb", "drdynvc", "rdpdr"))
+DEPTHS = (8, 15, 16, 24, 32)
 
-MAX_DESKTOP = 8192
-"""Pixels in each direction; what a client claims is cut to it."""
-
-LICENCE_VALID = bytes.fromhex("80000000ff031000070000000200000004000000")
-"""Header flags exactly 0x0080 (1.11)."""
-
-SEC_INFO = 0x0040
-SEC_ENCRYPT = 0x0008
-
-_ULTIMATUM = x224_data(b"\x20\x80")
+MAX_SIDE = 8192
+"""Pixels of the longest side of a screen (MS-RDPBCGR 2.2.7.1.2)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServerSettings:
-    """What a server allows.
+    """How a server treats its clients.
 
     Attributes:
-        methods: subset of ``{"RDP", "TLS"}``. Without RC4, which is not there yet,
-            RDP means: no encryption.
-        has_certificate: TLS can be done.
+        methods: what ``Security/Method`` allows; without TLS nothing is encrypted.
+        has_certificate: can TLS be done at all?
+        width, height: of the screen, for clients that do not say.
+        channels: names of the static channels we serve; others are granted and mute.
     """
 
-    methods: frozenset[str] = frozenset(("TLS",))
+    methods: frozenset[Method] = frozenset({Method.TLS})
     has_certificate: bool = True
+    width: int = 800
+    height: int = 600
+    channels: tuple[str, ...] = ("vrdpusb",)
 
 
-def select_security(
-    negotiation: Negotiation, methods: frozenset[str], *, has_certificate: bool
-) -> tuple[int, int]:
-    """Return (selected protocol, failure code; 0 for none) as of 1.3.
-
-    Where both methods are allowed and there is no certificate, TLS fails with 3.
-    """
-    if negotiation.protocols & PROTOCOL_TLS:
-        if "TLS" not in methods:
-            return PROTOCOL_RDP, 2
-        return PROTOCOL_TLS, 0 if has_certificate else 3
-    if negotiation.protocols == 0 and "RDP" in methods:
-        return PROTOCOL_RDP, 0
-    return PROTOCOL_RDP, 1
-
-
-class _State(enum.Enum):
-    REQUEST = enum.auto()
-    TLS = enum.auto()
-    CONNECT = enum.auto()
-    JOINING = enum.auto()
-    LOGON = enum.auto()
-    ACTIVATING = enum.auto()
-    ACTIVE = enum.auto()
+class _Phase(enum.Enum):
+    NEGOTIATION = "X.224 connection request"
+    CONNECT = "MCS Connect-Initial"
+    LOGON = "Client Info"
+    DECISION = "logon decision"
+    ACTIVATION = "activation"
+    ACTIVE = "session"
 
 
 class ServerConnection(Connection):
-    """See :class:`Connection`; after ``LogonRequested`` call :meth:`accept_logon`."""
+    """One client, from the server's side.
 
-    choice = 0x64
+    Attributes:
+        width, height, depth: of the client's screen, once it is known.
+        output_suppressed: the client wants no pictures now.
+    """
 
     def __init__(
         self, settings: ServerSettings, *, random_bytes: Callable[[int], bytes]
     ) -> None:
-        super().__init__()
+        super().__init__(is_server=True, random_bytes=random_bytes)
+        self.settings = settings
+        self.width, self.height, self.depth = settings.width, settings.height, 16
         self.output_suppressed = False
-        self._settings = settings
-        self._random_bytes = random_bytes  # for the server random of RC4
-        self._state = _State.REQUEST
-        self._negotiation = Negotiation(False, 0, b"")
-        self._client: gcc.ClientData | None = None
-        self._channels: dict[int, str] = {}
-        self._fast_output = False
+        self._phase = _Phase.NEGOTIATION
+        self._protocol = Protocol.RDP
+        self._requested: int | None = None
+        self._blocks: ClientBlocks | None = None
         self._is_rdesktop = False
-        self._was_active = False
+        self._capabilities = Capabilities.of({})
 
-    # ------------------------------------------------------------ the shell ----
+    # -------------------------------------------------------- for the shell ----
 
     def start(self) -> None:
-        """The client speaks first."""
-
-    def tls_started(self) -> None:
-        """Go on with Connect-Initial."""
-        self._wants_tls = False
-        self._state = _State.CONNECT
-        self._events.append(Noted("TLS is up."))
+        """Nothing: the client speaks first."""
 
     def accept_logon(self) -> None:
-        """Let the client in: licence, then Demand Active (1.10)."""
-        if self._state is not _State.LOGON:
-            raise LocalProtocolError("nobody asked for a logon")
-        self._send_global(LICENCE_VALID)
-        self._activate()
+        """Let the client in: send the licence and Demand Active.
 
-    def disconnect(self, reason: int = 1) -> None:
-        """Error info, Deactivate All, ultimatum (1.19)."""
-        if self._is_done:
+        Raises:
+            LocalProtocolError: nobody asked.
+        """
+        if self._phase is not _Phase.DECISION:
+            raise LocalProtocolError("there is no logon to accept")
+        if self._is_over:
             return
-        if self._state is _State.ACTIVE:
-            self._send_data(share.ERROR_INFO, struct.pack("<I", reason))
-            self._send_global(share.deactivate_all())
-        if self._state in (_State.ACTIVE, _State.ACTIVATING):
-            self._out.append(_ULTIMATUM)
-        self._is_done = True
-
-    def keepalive(self) -> None:
-        """A Synchronize, as the original sends when idle (1.1)."""
-        if self._state is _State.ACTIVE:
-            self._send_data(share.SYNCHRONIZE, struct.pack("<HH", 1, 0))
+        # 1.20: flags exactly 0x0080, rdesktop 1.8 knows no others
+        licence = header(SecurityFlag.LICENCE) + VALID_CLIENT
+        self._output.append(self._sender.send_data(self._io_channel, len(licence)))
+        self._output.append(licence)
+        self._demand_active()
 
     def resize(self, width: int, height: int) -> None:
-        """Activate again with another desktop (1.17)."""
-        if self._state is _State.ACTIVE:
-            self.width, self.height = width, height
-            if not self._is_rdesktop:
-                self._send_global(share.deactivate_all())
-            self._activate()
+        """Change the size of an active client's screen; Activated follows (1.17)."""
+        self.width, self.height = width, height
+        if self._phase is not _Phase.ACTIVE or self._is_over:
+            return
+        if not self._is_rdesktop:
+            self._deactivate()
+        self._demand_active()
 
     def show_screen(self, picture: Picture) -> None:
-        """Send a whole picture in the session's depth."""
-        if self._state is not _State.ACTIVE or self.output_suppressed:
-            return
-        for update in bitmap_updates(picture):
-            if not self._fast_output:
-                self._send_data(share.UPDATE, update)
-                continue
-            # update type 1 is in the header of the fast path, not in the data
-            body = struct.pack("<BH", 1, len(update) - 2) + update[2:]
-            length = len(body) + 3
-            self._out.append(b"\0" + (0x8000 | length).to_bytes(2, "big") + body)
+        """Send a picture of the whole screen; nothing while output is suppressed.
 
-    # ------------------------------------------------------------- packets ----
+        Raises:
+            LocalProtocolError: it has another depth than the session.
+        """
+        if self._phase is not _Phase.ACTIVE or self.output_suppressed or self._is_over:
+            return
+        if picture.depth != self.depth:
+            raise LocalProtocolError(
+                f"picture of {picture.depth} bit, not {self.depth}"
+            )
+        if self._capabilities.has_fast_output:
+            self._output += bitmaps.fast_updates(picture)
+            return
+        for update in bitmaps.slow_updates(picture):
+            self._send_data(DataType.UPDATE, update)
 
-    def _tpkt(self, packet: bytes) -> None:
-        if self._state is _State.REQUEST:
-            self._request(packet)
-            return
-        if packet[5] == 0x80:  # X.224 disconnect request (1.19)
-            self._goodbye(clean=True)
-            return
-        if packet[4:7] != b"\x02\xf0\x80" or len(packet) < 8:
-            raise RemoteProtocolError(f"not X.224 data: {packet[:16].hex()}")
-        body = packet[7:]
-        if self._state is _State.CONNECT:
+    def keepalive(self) -> None:
+        """Send the Synchronize that an idle connection gets every 30 s (1.1)."""
+        if self._phase is _Phase.ACTIVE and not self._is_over:
+            self._send_data(DataType.SYNCHRONIZE, share.synchronize(0))
+
+    def disconnect(self, reason: int = 1) -> None:
+        """End the connection in order; then close the transport.
+
+        Args:
+            reason: error-info code: 1 stopped or replaced, 0 as the client wished.
+        """
+        if not self._is_over:
+            self._say_goodbye(reason)
+            self._is_over = True
+
+    # ----------------------------------------------------------- connecting ----
+
+    def _connection_packet(self, body: bytes) -> None:
+        if self._phase is not _Phase.NEGOTIATION:
+            raise RemoteProtocolError(f"X.224 packet 0x{body[1]:02X} in the session")
+        request = ConnectionRequest.parse(body)
+        self._requested = request.protocols
+        wish = _name_wish(request.protocols or 0)
+        self._note(f"Client requested {wish}")
+        choice = select_protocol(
+            self.settings.methods,
+            has_certificate=self.settings.has_certificate,
+            requested=request.protocols,
+        )
+        if isinstance(choice, Failure):
+            failure = None if request.protocols is None else choice
+            self._output.append(ConnectionConfirm(failure=failure).serialize())
+            reason = choice.name.lower().replace("_", " ")
+            raise NegotiationError(f"refused a client that wants {wish}: {reason}")
+        selected = None if request.protocols is None else choice
+        self._output.append(ConnectionConfirm(selected=selected).serialize())
+        self._protocol = choice
+        self._phase = _Phase.CONNECT
+        if choice is Protocol.TLS:
+            self._note("Using enhanced RDP security")
+            self._ask_for_tls()
+        else:
+            self._note("Using standard RDP security")
+
+    def _tls_is_up(self) -> None:
+        pass  # the client goes on
+
+    def _domain_packet(self, body: bytes) -> None:
+        if not body:
+            raise RemoteProtocolError("empty MCS packet")
+        if self._phase is _Phase.CONNECT:
             self._connect(body)
             return
-        choice = body[0] >> 2
-        if choice == 25:
-            self._data_body(body)
-        elif choice == 14:
-            self._join(body)
-        elif choice == 10:
-            self._out.append(x224_data(b"\x2e\0" + INITIATOR.to_bytes(2, "big")))
-        elif choice == 8:
-            self._goodbye(clean=True)
-        elif choice != 1:  # ErectDomain: whatever it says (rdesktop adds a byte)
-            raise RemoteProtocolError(f"MCS PDU {body[:16].hex()}")
-
-    def _request(self, packet: bytes) -> None:
-        """X.224 connection request (1.3)."""
-        self._negotiation = parse_connection_request(packet)
-        selected, failure = select_security(
-            self._negotiation,
-            self._settings.methods,
-            has_certificate=self._settings.has_certificate,
-        )
-        self._out.append(
-            connection_confirm(self._negotiation, selected=selected, failure=failure)
-        )
-        if failure:
-            self._is_done = True
-            raise NegotiationError(f"refused a client: {FAILURES[failure]}")
-        if selected == PROTOCOL_TLS:
-            self._state = _State.TLS
-            self._wants_tls = True
-            self._events.append(Noted("Using enhanced RDP security (TLS)."))
-            self._events.append(TlsRequested())
-        else:
-            self._state = _State.CONNECT
-            self._events.append(Noted("Using standard RDP security."))
+        if self._phase is _Phase.NEGOTIATION:
+            raise RemoteProtocolError(f"MCS before {self._phase.value}")
+        match body[0] >> 2:
+            case mcs.Pdu.ERECT_DOMAIN:  # 1.7: contents do not matter
+                pass
+            case mcs.Pdu.ATTACH_REQUEST:
+                self._output.append(mcs.attach_confirm(INITIATOR))
+            case mcs.Pdu.JOIN_REQUEST:
+                if len(body) < 5:
+                    raise RemoteProtocolError(f"join request of {len(body)} bytes")
+                channel = int.from_bytes(body[3:5])  # 1.7: any id is confirmed
+                self._output.append(mcs.join_confirm(INITIATOR, channel))
+            case mcs.Pdu.ULTIMATUM:
+                self._end()
+            case kind:
+                raise RemoteProtocolError(f"MCS PDU {kind}: {body[:16].hex()}")
 
     def _connect(self, body: bytes) -> None:
-        """MCS Connect-Initial (1.5)."""
-        client = self._client = gcc.parse_connect_initial(body)
-        if self._state is _State.CONNECT and not self._is_tls and client.methods:
-            raise NegotiationError(
-                "the client wants RC4 encryption, which this server does not do yet;"
-                " use TLS"
-            )
-        self._events.append(Noted(f"Methods 0x{client.methods:08x}"))
-        self.width = min(max(client.width & ~3, 64), MAX_DESKTOP)
-        self.height = min(max(client.height, 64), MAX_DESKTOP)
-        self.depth = client.depth
-        for number, channel in enumerate(client.channels):
-            name, channel_id = channel.name, FIRST_CHANNEL + number
-            self._channels[channel_id] = name
-            known = name.lower() in RECOGNISED
-            word = "Accepted" if known else "Not supported"
-            self._events.append(Noted(f"Channel: [{name}] [{channel_id}]. {word}."))
-        for kind in client.unknown:
-            self._events.append(Noted(f"GCC block 0x{kind:04X} is not supported."))
-        requested = self._negotiation.protocols if self._negotiation.present else None
-        data = gcc.ServerData(tuple(self._channels), requested_protocols=requested)
-        self._out.append(gcc.connect_response(gcc.server_blocks(data)))
-        self._state = _State.JOINING
+        blocks = self._blocks = ClientBlocks.parse(mcs.parse_connect_initial(body))
+        core = blocks.core
+        if core.depth not in DEPTHS:
+            raise RemoteProtocolError(f"colour depth {core.depth}, not one of {DEPTHS}")
+        self.width = min(core.width or self.width, MAX_SIDE)
+        self.height = min(core.height or self.height, MAX_SIDE)
+        self.depth = min(core.depth, 24)  # section 10, 6
+        self._note(f"Methods 0x{blocks.methods:08x}")
+        known = {name.lower() for name in self.settings.channels}
+        for channel, request in enumerate(blocks.channels, mcs.FIRST_CHANNEL):
+            name = request.name
+            is_known = name.lower() in known
+            known.discard(name.lower())  # a second one of that name is mute
+            verdict = "Accepted." if is_known else "Not supported."
+            self._note(f"Channel: [{name}] [{channel}]. {verdict}")
+            if is_known:
+                receiver = ChannelReceiver(channel, name, self._events)
+                self._channels[channel] = receiver
+        for kind in blocks.others[:32]:
+            self._note(f"Unsupported GCC block 0x{kind:04X}")
+        answer = ServerBlocks.granting(self._requested, len(blocks.channels))
+        self._output.append(mcs.serialize_connect_response(answer.serialize()))
+        self._has_session = True
+        self._phase = _Phase.LOGON
 
-    @property
-    def _is_tls(self) -> bool:
-        return self._negotiation.protocols & PROTOCOL_TLS != 0
-
-    def _join(self, body: bytes) -> None:
-        """Channel join: ours are confirmed, others refused (T03)."""
-        reader = Reader(body, 1)
-        reader.u16be()
-        channel = reader.u16be()
-        known = channel in self._channels or channel in (GLOBAL_CHANNEL, USER_CHANNEL)
-        # With result 0x0F (rt-no-such-channel) nothing follows the request's id.
-        head = b"\x3e\0" if known else b"\x3d\xe0"
-        ids = channel.to_bytes(2, "big") * (2 if known else 1)
-        self._out.append(x224_data(head + INITIATOR.to_bytes(2, "big") + ids))
-
-    def _fast_path(self, body: bytes) -> None:
-        """Fast-path input: accepted and not used."""
-        if self._state is not _State.ACTIVE:
-            raise RemoteProtocolError("fast-path input before activation")
-
-    def _goodbye(self, *, clean: bool) -> None:
-        self._is_done = True
-        self._events.append(Disconnected(0, clean))
-
-    # ------------------------------------------------------- the I/O channel ----
-
-    def _global(self, payload: bytes) -> None:
-        if self._state is _State.JOINING:
-            self._client_info(payload)
-            return
-        if self._state in (_State.LOGON, _State.REQUEST):
-            self._events.append(Ignored("data before the logon was accepted"))
-            return
-        for kind, body in share.split_share(payload):
-            if kind == share.CONFIRM_ACTIVE:
-                self._confirm(body)
-            elif kind == share.DATA:
-                self._data(*share.parse_data(body))
-            else:
-                self._events.append(Ignored(f"share PDU of type {kind}"))
-
-    def _client_info(self, payload: bytes) -> None:
-        reader = Reader(payload)
-        flags = reader.u16()
-        reader.u16()
-        if flags & SEC_ENCRYPT:
-            raise RemoteProtocolError("an encrypted client info without RC4")
-        if not flags & SEC_INFO:
-            self._events.append(Ignored(f"PDU with security flags {flags:#x}"))
-            return
-        info = parse_info(reader.rest())
-        assert self._client is not None
-        self._is_rdesktop = is_rdesktop(info, self._client.build)
+    def _logon(self, payload: bytes) -> None:
+        flags, body = parse_header(payload)
+        if flags & SecurityFlag.ENCRYPT:
+            raise RemoteProtocolError("encrypted Client Info, nothing is encrypted")
+        if not flags & SecurityFlag.INFO:
+            raise RemoteProtocolError(f"security flags 0x{flags:04X}, not Client Info")
+        assert self._blocks is not None
+        info, core = ClientInfo.parse(body), self._blocks.core
+        self._is_rdesktop = info.is_rdesktop(core.build)
         kind = "rdesktop" if self._is_rdesktop else "MSFT"
-        self._events.append(Noted(f"Client type: {kind}"))
-        size = f"{self.width}x{self.height}, {self.depth} bits per pixel"
-        self._events.append(Noted(f"Desktop {size}"))
+        if not info.is_extended:
+            kind = "RDP4"
+        if self._protocol is Protocol.RDP and core.size == 212:
+            # 1.20: rdesktop up to 1.7 writes and wants headers for ever
+            self._set_prefix(bytes(HEADER_SIZE))
+        self._note(f"Client type: {kind}")
+        self._note(f"Client screen: {core.width}x{core.height}, {core.depth} bit")
         domain, screen = split_screen(info.domain)
-        client = ClientDescription(
-            self._client.name, info.address, self._client.build, kind
-        )
-        self._state = _State.LOGON
-        credentials = Credentials(info.user, domain, info.password, screen)
-        self._events.append(LogonRequested(credentials, client))
-
-    def _activate(self) -> None:
-        self._state = _State.ACTIVATING
-        sets = share.server_capabilities(
-            self.width, self.height, self.depth, svc.CHUNK_MAX
-        )
-        self._send_global(share.demand_active(sets))
-
-    def _confirm(self, body: bytes) -> None:
-        _, sets = share.parse_active(body, is_confirm=True)
-        general = sets.get(share.CAP_GENERAL, b"")
-        extra = int.from_bytes(general[10:12], "little")
-        self._fast_output = extra & share.EXTRA_FAST_PATH != 0
-        self._chunk = svc.sane_chunk_size(share.chunk_size_of(sets))
-
-    def _data(self, kind: int, body: bytes) -> None:
-        if kind == share.SYNCHRONIZE:
-            if self._state is _State.ACTIVATING:
-                self._send_data(kind, body[:4].ljust(4, b"\0"))
-        elif kind == share.CONTROL:
-            self._control(Reader(body).u16())
-        elif kind == share.FONT_LIST:
-            reader = Reader(body)
-            reader.u32()
-            if reader.u16() >= 2 and self._state is _State.ACTIVATING:
-                self._send_data(share.FONT_MAP, struct.pack("<HHHH", 0, 0, 3, 4))
-                self._activated()
-        elif kind == share.SHUTDOWN_REQUEST:
-            self.disconnect(0)
-            self._events.append(Disconnected(0, True))
-        elif kind == share.SUPPRESS_OUTPUT and body:
-            self.output_suppressed = body[0] == 0
-            if body[0]:
-                self._events.append(RefreshRequested())
-        elif kind == share.REFRESH_RECT:
-            self._events.append(RefreshRequested())
-        elif kind not in (share.INPUT, share.PERSISTENT_LIST):
-            self._events.append(Ignored(f"data PDU of type {kind}"))
-
-    def _control(self, action: int) -> None:
-        if action == share.CONTROL_COOPERATE:
-            answer = struct.pack("<HHI", share.CONTROL_COOPERATE, 0, 0)
-        elif action == share.CONTROL_REQUEST:
-            answer = struct.pack(
-                "<HHI", share.CONTROL_GRANTED, USER_CHANNEL, share.SERVER_SOURCE
+        self._phase = _Phase.DECISION
+        self._events.append(
+            LogonRequested(
+                Credentials(info.user, domain, info.password, screen),
+                ClientDescription(
+                    name=core.name,
+                    address=info.address,
+                    build=core.build,
+                    width=core.width,
+                    height=core.height,
+                    depth=core.depth,
+                    kind=kind,
+                ),
             )
-        else:
-            return
-        self._send_data(share.CONTROL, answer)
+        )
 
-    def _activated(self) -> None:
-        self._state = _State.ACTIVE
+    # ----------------------------------------------------------- activation ----
+
+    def _demand_active(self) -> None:
+        self._phase = _Phase.ACTIVATION
+        sets = server_sets(self.width, self.height, self.depth)
+        body = serialize_demand_active(share.SHARE_ID, sets)
+        kind = ShareType.DEMAND_ACTIVE
+        self._send_io(share.share_control(kind, body, SERVER_USER))
+
+    def _deactivate(self) -> None:
+        body = struct.pack("<IH", share.SHARE_ID, 1) + b"\0"
+        kind = ShareType.DEACTIVATE_ALL
+        self._send_io(share.share_control(kind, body, SERVER_USER))
+
+    def _confirm_active(self, body: bytes) -> None:
+        if self._phase is not _Phase.ACTIVATION:
+            self._ignore("Confirm Active that nobody asked for")
+            return
+        share_id, sets = parse_confirm_active(body)
+        if share_id != share.SHARE_ID:
+            self._ignore(f"share id 0x{share_id:08X} in Confirm Active")
+        self._capabilities = Capabilities.of(sets)
+        self._sender.chunk_size = self._capabilities.chunk_size
+
+    def _font_list(self, body: bytes) -> None:
+        if self._phase is not _Phase.ACTIVATION:
+            return
+        if len(body) >= 6 and int.from_bytes(body[4:6], "little") < 2:
+            return  # 1.13: the first of two
+        self._send_data(DataType.FONT_MAP, share.font_map())
+        self._phase = _Phase.ACTIVE
         self._events.append(Activated(self.width, self.height, self.depth))
-        if not self._was_active:
-            self._was_active = True
-            self._open_names(self._channels)
-            for channel, name in self._channels.items():
-                self._events.append(ChannelOpened(channel, name))
+        if not self._is_active:
+            self._is_active = True
+            for channel, receiver in self._channels.items():
+                self._events.append(ChannelOpened(channel, receiver.name))
+
+    # -------------------------------------------------------------- session ----
+
+    def _io_payload(self, payload: bytes) -> None:
+        if self._phase is _Phase.LOGON:
+            self._logon(payload)
+            return
+        if self._phase is _Phase.DECISION:
+            self._ignore(f"{len(payload)} bytes before the logon decision")
+            return
+        share_pdus = self._security.unwrap_share(payload)
+        self._sender.prefix = self._security.prefix
+        for kind, _, body in share.split_share(share_pdus):
+            if self._is_over:
+                return
+            if kind == ShareType.CONFIRM_ACTIVE:
+                self._confirm_active(body)
+            elif kind == ShareType.DATA:
+                self._share_data(ShareData.parse(body))
+            else:
+                self._ignore(f"share PDU {kind}")
+
+    def _share_data(self, pdu: ShareData) -> None:
+        if pdu.is_compressed:
+            raise RemoteProtocolError("compressed PDU, compression was not agreed on")
+        match pdu.type:
+            case DataType.SYNCHRONIZE:
+                self._send_data(DataType.SYNCHRONIZE, pdu.body[:4])
+            case DataType.CONTROL:
+                self._control(pdu.body)
+            case DataType.FONT_LIST:
+                self._font_list(pdu.body)
+            case DataType.INPUT:
+                self._events += parse_slow_input(pdu.body)
+            case DataType.REFRESH_RECT:
+                if pdu.body[:1] == b"\x01":  # 1.15: exactly one rectangle
+                    self._events.append(RefreshRequested())
+            case DataType.SUPPRESS_OUTPUT:
+                self._suppress(pdu.body)
+            case DataType.SHUTDOWN_REQUEST:
+                self._note("Client requested disconnect")
+                self._say_goodbye(0)
+                self._end(0)
+            case DataType.KEY_LIST:
+                pass
+            case kind:
+                self._ignore(f"share data PDU {kind}")
+
+    def _control(self, body: bytes) -> None:
+        if len(body) < 2:
+            raise RemoteProtocolError(f"Control PDU of {len(body)} bytes")
+        action = int.from_bytes(body[:2], "little")
+        if action == Control.COOPERATE:
+            self._send_data(DataType.CONTROL, share.control(Control.COOPERATE))
+        elif action == Control.REQUEST:
+            # MS-RDPBCGR 2.2.1.20: granted to whom, by whom
+            body = share.control(Control.GRANTED, SERVER_USER, SERVER_USER)
+            self._send_data(DataType.CONTROL, body)
+
+    def _suppress(self, body: bytes) -> None:
+        if not body:
+            raise RemoteProtocolError("empty Suppress Output PDU")
+        was, self.output_suppressed = self.output_suppressed, body[0] == 0
+        if was and not self.output_suppressed:
+            self._events.append(RefreshRequested())
+
+    def _say_goodbye(self, reason: int) -> None:
+        if self._phase in (_Phase.ACTIVATION, _Phase.ACTIVE):
+            self._send_data(DataType.ERROR_INFO, reason.to_bytes(4, "little"))
+            self._deactivate()
+        if self._has_session:
+            self._output.append(mcs.ultimatum(is_by_user=False))
+
+    def _fast_path(self, packet: bytes) -> None:
+        self._events += parse_fast_input(packet)
 
     def _send_data(self, kind: int, body: bytes) -> None:
-        self._out.append(
-            data_packet(
-                share.data_pdu(kind, body, share.SERVER_SOURCE), GLOBAL_CHANNEL, None
-            )
-        )
+        self._send_io(share.share_data(kind, body, SERVER_USER))
+
+    def _set_prefix(self, prefix: bytes) -> None:
+        self._security.prefix = self._sender.prefix = prefix
+
+    def _note(self, text: str) -> None:
+        self._events.append(Noted(text))
 
 
-def is_rdesktop(info: ClientInfo, build: int) -> bool:
-    """Guess the client type as the original does (1.9)."""
-    return (
-        info.flags < 0x4000
-        and info.folder == RDESKTOP_FOLDER
-        and build <= 2600
-        and info.code_page == 0
-    )
+def _name_wish(protocols: int) -> str:
+    if protocols & Protocol.TLS:
+        return "enhanced RDP security"
+    if protocols == 0:
+        return "standard RDP security"
+    return f"unsupported security 0x{protocols:08X}"

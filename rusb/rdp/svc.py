@@ -1,184 +1,202 @@
-"""Static virtual channels: chunk and reassemble (vrdpusb.md 1.2, MS-RDPBCGR 3.1.5.2).
+"""Static channels: cut messages into chunks and put them together again (1.18).
 
-A message travels in MCS data packets, each with an 8-byte header: total length u32,
-flags u32, little-endian. Python's work per message is constant: the packets of a
-message of some length differ from those of another of that length in their payload
-only, so one cached ``struct`` cuts or joins them all.
+A chunk is a Send Data PDU of MCS whose payload begins with the message's total length
+and flags. Messages of many chunks are the hot path: all chunks but the last are equally
+long and, between the first and the last, have equal headers, so they are cut, compared
+and joined by C code in one go.
 """
 
+import functools
 import struct
-from functools import lru_cache
 
-from rusb.errors import RemoteProtocolError
+from rusb.errors import ParseError
 
-from .packets import USER_BASE
+from .capabilities import MIN_CHUNK
+from .events import ChannelData, Event, Ignored
+from .x224 import DATA_HEADER
 
-__all__ = [
-    "CHUNK_DEFAULT",
-    "CHUNK_MAX",
-    "MAX_MESSAGE",
-    "Reassembler",
-    "match_run",
-    "packets_of",
-    "sane_chunk_size",
-]
+__all__ = ["HEADER", "MAX_CHANNEL_MESSAGE", "ChannelReceiver", "ChannelSender"]
 
-CHUNK_DEFAULT = 1600
-"""Payload bytes of one chunk where the peer says nothing."""
+MAX_CHANNEL_MESSAGE = 16 << 20
+"""Bytes of one channel message. The protocol has no limit; one URB of vrdpusb stays
+below 9 MiB, whose largest message is 16 MiB."""
 
-CHUNK_MAX = 16256
-"""The most that is allowed, and what we advertise; it fits one TPKT of 16383."""
+HEADER = struct.Struct("<II")  # total length, flags
 
-MAX_MESSAGE = 16 << 20
-"""Bytes of one message; twice the largest URB."""
+_FIRST, _LAST = 0x01, 0x02
+_COMPRESSED = 0x00200000
 
-FIRST, LAST, SHOW_PROTOCOL = 0x01, 0x02, 0x10
-COMPRESSED = 0x00200000
+_SMALL = 1024
+"""Bytes below which pieces are gathered, or a message of 16 Mi one-byte chunks would
+take 40 times its size."""
 
-_HEAD = struct.Struct("<II")
-MAX_LAYOUT = 1 << 20
-"""Bytes of the largest message whose layout is worth keeping."""
+_MAX_RUN = 64
+"""Chunks taken in one go."""
 
-_ENVELOPE = struct.Struct(">BBH3sBHHBH")  # TPKT, X.224, MCS with a two-byte length
+_SEND_DATA = struct.Struct(">HH4sHHBH")
+_SHORT_DATA = struct.Struct(">HH4sHHBB")
+_SEND_REQUEST, _SEND_INDICATION = b"\x64", b"\x68"
 
 
-def sane_chunk_size(advertised: int | None) -> int:
-    """Return the chunk size to send with, given the peer's VCChunkSize (T07)."""
-    if advertised is None or not CHUNK_DEFAULT <= advertised <= CHUNK_MAX:
-        return CHUNK_DEFAULT
-    return advertised
+@functools.lru_cache(256)
+def _run(header: int, chunk: int, count: int) -> struct.Struct:
+    return struct.Struct(f"{header}s{chunk}s" * count)
 
 
-def _packet_head(
-    choice: int, initiator: int, channel: int, size: int, total: int, flags: int
-) -> bytes:
-    """Everything before the payload of one chunk of *size* bytes."""
-    mcs = _HEAD.size + size
-    if mcs < 0x80:
-        head = struct.pack(">BHHBB", choice, initiator, channel, 0x70, mcs)
-        tpkt = struct.pack(">BBH3s", 3, 0, 7 + len(head) + mcs, b"\x02\xf0\x80")
-        return tpkt + head + _HEAD.pack(total, flags)
-    return _ENVELOPE.pack(
-        3,
-        0,
-        _ENVELOPE.size + mcs,
-        b"\x02\xf0\x80",
-        choice,
-        initiator,
-        channel,
-        0x70,
-        0x8000 | mcs,
-    ) + _HEAD.pack(total, flags)
+class ChannelSender:
+    """Makes Send Data PDUs.
+
+    Attributes:
+        chunk_size: bytes of payload per chunk, as the peer's capabilities allow.
+        prefix: the security header in front of every payload, if any.
+    """
+
+    def __init__(self, *, is_server: bool, initiator: int) -> None:
+        self.chunk_size = MIN_CHUNK
+        self.prefix = b""
+        self.initiator = initiator
+        self._start = DATA_HEADER + (_SEND_INDICATION if is_server else _SEND_REQUEST)
+
+    def send_data(self, channel: int, size: int) -> bytes:
+        """Return all headers up to the payload, whose length is *size*."""
+        if size < 0x80:
+            return _SHORT_DATA.pack(
+                *(0x0300, 14 + size, self._start, self.initiator, channel, 0x70, size)
+            )
+        head = (0x0300, 15 + size, self._start, self.initiator, channel, 0x70)
+        return _SEND_DATA.pack(*head, 0x8000 | size)
+
+    def cut(self, channel: int, message: bytes) -> list[bytes]:
+        """Return the bytes that carry a message, in pieces."""
+        total, chunk = len(message), self.chunk_size
+        if total <= chunk:
+            return [self._header(channel, total, total, _FIRST | _LAST), message]
+        starts = range(0, total, chunk)
+        count = len(starts)
+        pieces = [self._header(channel, chunk, total, 0)] * (2 * count)
+        pieces[0] = self._header(channel, chunk, total, _FIRST)
+        pieces[-2] = self._header(channel, total - starts[-1], total, _LAST)
+        ends = range(chunk, total + chunk, chunk)
+        pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
+        return pieces
+
+    def _header(self, channel: int, size: int, total: int, flags: int) -> bytes:
+        head = self.send_data(channel, len(self.prefix) + HEADER.size + size)
+        return head + self.prefix + HEADER.pack(total, flags)
 
 
-@lru_cache(maxsize=256)
-def _layout(
-    choice: int, initiator: int, channel: int, total: int, chunk: int
-) -> tuple[struct.Struct, tuple[bytes, ...], struct.Struct]:
-    """Return (layout of the packets, their heads, layout of the message)."""
-    sizes = [chunk] * (total // chunk)
-    if total % chunk or not sizes:
-        sizes.append(total % chunk)
-    heads = []
-    for number, size in enumerate(sizes):
-        flags = (FIRST if number == 0 else 0) | (
-            LAST if number == len(sizes) - 1 else 0
-        )
-        heads.append(_packet_head(choice, initiator, channel, size, total, flags))
-    packed = "".join(f"{len(h)}s{s}s" for h, s in zip(heads, sizes, strict=True))
-    plain = "".join(f"{s}s" for s in sizes)
-    return struct.Struct("<" + packed), tuple(heads), struct.Struct("<" + plain)
-
-
-def packets_of(message: bytes, channel: int, user: int | None, chunk: int) -> bytes:
-    """Return all packets that carry *message*, back to back.
+class ChannelReceiver:
+    """Puts the messages of one channel together.
 
     Args:
-        message: up to MAX_MESSAGE bytes.
-        channel: MCS channel id.
-        user: user id of the sending client; None for the server.
-        chunk: payload bytes per chunk at most.
+        channel: its number.
+        name: as it was asked for.
+        events: where messages and complaints go.
     """
-    choice, initiator = (0x68, 1) if user is None else (0x64, user - USER_BASE)
-    make = _layout if len(message) <= MAX_LAYOUT else _layout.__wrapped__
-    _, heads, plain = make(choice, initiator, channel, len(message), chunk)
-    pieces: list[bytes] = [b""] * (2 * len(heads))
-    pieces[0::2] = heads
-    pieces[1::2] = plain.unpack(message)
-    return b"".join(pieces)
 
+    def __init__(self, channel: int, name: str, events: list[Event]) -> None:
+        self.name = name
+        self._channel = channel
+        self._events = events
+        self._pieces: list[bytes | bytearray] = []
+        self._total = 0
+        self._left = 0
+        self._is_open = False
 
-def match_run(
-    data: memoryview, choice: int, initiator: int, channel: int, chunk: int
-) -> tuple[bytes, int] | None:
-    """Take a whole message that begins at *data*, if all its packets are there.
+    def receive(self, data: bytes, start: int, body: int, end: int, limit: int) -> int:
+        """Take the chunk of a packet, and those after it that belong to the same run.
 
-    Args:
-        data: received bytes, beginning with a packet whose payload is a FIRST chunk.
-        choice, initiator, channel: of that packet.
-        chunk: the chunk size of the peer, learned from the first packet.
-
-    Returns:
-        The message and the bytes it took, or None where the packets that follow are
-        not exactly those of this message (then they are taken one by one).
-    """
-    total = int.from_bytes(data[_ENVELOPE.size : _ENVELOPE.size + 4], "little")
-    if total > min(MAX_LAYOUT, len(data)) or chunk < CHUNK_DEFAULT:
-        return None
-    packed, heads, _ = _layout(choice, initiator, channel, total, chunk)
-    if packed.size > len(data):
-        return None
-    pieces = packed.unpack_from(data)
-    if pieces[0::2] != heads:
-        return None
-    return b"".join(pieces[1::2]), packed.size
-
-
-class Reassembler:
-    """Puts the chunks of one channel together; memory grows with what arrives."""
-
-    __slots__ = ("_parts", "_size", "_total")
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._total = -1
-
-    def add(self, payload: bytes) -> tuple[bytes | None, str | None]:
-        """Take the payload of one packet.
+        Args:
+            data: received bytes.
+            start: where the packet begins in them.
+            body: where its channel header begins.
+            end: where the packet ends.
+            limit: where the received bytes end.
 
         Returns:
-            (message, None) when one is complete, (None, reason) where the chunk was
-            skipped, else (None, None).
+            where the next packet begins.
 
         Raises:
-            RemoteProtocolError: a message beyond MAX_MESSAGE, or a compressed one.
+            ParseError: no channel header, a compressed chunk, or a message beyond
+                MAX_CHANNEL_MESSAGE.
         """
-        if len(payload) < _HEAD.size:
-            return None, f"chunk of {len(payload)} bytes"
-        total, flags = _HEAD.unpack_from(payload)
-        if total > MAX_MESSAGE:
-            raise RemoteProtocolError(
-                f"channel message of {total} bytes, {MAX_MESSAGE} are allowed"
-            )
-        if flags & COMPRESSED:
-            raise RemoteProtocolError("compressed channel data was not negotiated")
-        body = payload[_HEAD.size :]
-        if flags & FIRST and flags & LAST:
-            self._total = -1
-            if len(body) < total:
-                return None, f"chunk of {len(body)} bytes for a message of {total}"
-            return body[:total], None
-        if flags & FIRST:
-            self._parts, self._size, self._total = [], 0, total
-        elif self._total < 0:
-            return None, "a chunk without a first one"
-        body = body[: self._total - self._size]
-        if body:
-            self._parts.append(body)
-            self._size += len(body)
-        if not flags & LAST:
-            return None, None
-        message = b"".join(self._parts)
-        self._parts, self._total = [], -1
-        return message, None
+        payload = body + HEADER.size
+        if payload > end:
+            raise ParseError(f"channel chunk of {end - body} bytes, not 8 or more")
+        total, flags = HEADER.unpack_from(data, body)
+        if flags & _COMPRESSED:
+            raise ParseError(f"{self.name}: compressed chunk, flags 0x{flags:X}")
+        if flags & _FIRST:
+            if total > MAX_CHANNEL_MESSAGE:
+                raise ParseError(
+                    f"{self.name}: message of {total} bytes, at most"
+                    f" {MAX_CHANNEL_MESSAGE}"
+                )
+            if self._is_open:
+                self._ignore("a message without its end")
+            if flags & _LAST:
+                self._whole(data[payload : min(end, payload + total)], total)
+                return end
+            self._is_open = True
+            self._pieces = []
+            self._total = self._left = total
+        elif not self._is_open:
+            self._ignore("a chunk without a beginning")
+            return end
+        self._add(data[payload:end])
+        if flags & _LAST:
+            self._finish()
+        elif limit > end:
+            return self._take_run(data, start, payload, end, limit, flags)
+        return end
+
+    def _take_run(
+        self, data: bytes, start: int, payload: int, end: int, limit: int, flags: int
+    ) -> int:
+        """Take packets that equal the one before but for their payload.
+
+        The last one of a message differs and is left.
+        """
+        header, chunk = payload - start, end - payload
+        if chunk < _SMALL:
+            return end
+        middle = data[start : payload - 4] + (flags & ~_FIRST).to_bytes(4, "little")
+        while True:
+            count = min((limit - end) // (header + chunk), (self._left - 1) // chunk)
+            if count <= 0:
+                return end
+            count = min(count, _MAX_RUN)
+            parts = _run(header, chunk, count).unpack_from(data, end)
+            if parts[::2].count(middle) != count:
+                return end
+            self._pieces += parts[1::2]
+            self._left -= count * chunk
+            end += count * (header + chunk)
+
+    def _add(self, piece: bytes) -> None:
+        if len(piece) > self._left:
+            piece = piece[: self._left]
+        self._left -= len(piece)
+        if len(piece) >= _SMALL:
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(bytearray(piece))
+
+    def _whole(self, message: bytes, total: int) -> None:
+        self._is_open = False
+        if len(message) < total:  # vrdpusb.md 1.2: dropped
+            self._ignore(f"{len(message)} bytes of a message of {total}")
+        else:
+            self._events.append(ChannelData(self._channel, message))
+
+    def _finish(self) -> None:
+        """Deliver what was collected, even if the sender said more (vrdpusb.md 1.2)."""
+        message = b"".join(self._pieces)
+        self._is_open = False
+        self._pieces = []
+        self._events.append(ChannelData(self._channel, message))
+
+    def _ignore(self, what: str) -> None:
+        self._events.append(Ignored(f"channel {self.name}: {what}"))
