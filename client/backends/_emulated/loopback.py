@@ -33,7 +33,7 @@ class Loopback(EmulatedDevice):
     """
 
     SOURCE = 0x81
-    """Bulk: always has data, each transfer starts a pattern of 1 MiB anew."""
+    """Bulk: fills every transfer, from the start of a pattern of 1 MiB."""
     SINK = 0x01
     """Bulk: takes everything."""
     BULK_IN, BULK_OUT = 0x82, 0x02
