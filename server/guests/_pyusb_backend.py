@@ -1,0 +1,484 @@
+"""A pyusb backend whose devices are those that ``rusb serve --guest pyusb`` offers.
+
+Any pyusb program can use it; ``python -m rusb.server.guests.pyusb`` gives it to
+programs that know nothing of it. It is synchronous, as pyusb is: a thread per device
+reads.
+"""
+
+import errno
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import usb.backend
+import usb.core
+
+from rusb.errors import ParseError, RemoteProtocolError
+from rusb.usb.descriptors import (
+    ConfigurationDescriptor,
+    DeviceDescriptor,
+    EndpointDescriptor,
+    InterfaceDescriptor,
+)
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import DescriptorType, Speed, TransferType
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.wire.base import DeviceFailed, DevicesListed, Send, UrbCompleted
+from rusb.wire.usbredir import UsbredirGuestSide
+
+__all__ = ["Backend", "default_folder"]
+
+CONNECT_SECONDS = 3.0
+"""Until a device must have announced itself; one that another program has does not."""
+
+DESCRIPTOR_MS = 5000
+READ_SIZE = 1 << 18
+
+_ERRORS = {
+    UrbStatus.STALL: (errno.EPIPE, "Pipe error"),
+    UrbStatus.NO_DEVICE: (
+        errno.ENODEV,
+        "No such device (it may have been disconnected)",
+    ),
+    UrbStatus.OVERFLOW: (errno.EOVERFLOW, "Overflow"),
+    UrbStatus.INVALID: (errno.EINVAL, "Invalid parameter"),
+    UrbStatus.DENIED: (errno.EACCES, "Access denied"),
+}
+
+
+def default_folder() -> Path:
+    """Return where devices are when nobody names a folder."""
+    named = os.environ.get("RUSB_PYUSB")
+    if named:
+        return Path(named)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "rusb-pyusb"
+    return Path(f"/tmp/rusb-pyusb-{os.getuid()}")
+
+
+class _Waiting:
+    """A transfer and who waits for it."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.result = UrbResult(UrbStatus.NO_DEVICE)
+
+
+class _Remote:
+    """One device: its socket, its usbredir core, its reading thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_gone = False
+        self.speed = Speed.UNKNOWN
+        digits = "".join(c for c in path.stem if c.isdigit())
+        self.address = int(digits or 1) % 128
+        self._lock = threading.RLock()
+        self._core = UsbredirGuestSide()
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, _Waiting] = {}
+        self._connected = threading.Event()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(CONNECT_SECONDS)
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
+        self._socket.settimeout(None)
+        self._core.channel_opened(0, "", now=0)
+        self._move()
+        reader = threading.Thread(target=self._read, daemon=True)
+        reader.start()
+        if not self._connected.wait(CONNECT_SECONDS) or self.is_gone:
+            self.close()
+            raise OSError(errno.EBUSY, f"{path} is in use by another program")
+        self.device = DeviceDescriptor.parse(self._descriptor(DescriptorType.DEVICE, 0))
+        self.configurations = [
+            self._configuration(n) for n in range(self.device.num_configurations)
+        ]
+
+    def close(self) -> None:
+        """Hang up; whoever waits gets NO_DEVICE."""
+        self.is_gone = True
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other end was faster
+        self._socket.close()
+
+    # ------------------------------------------------------------- threads ----
+
+    def _read(self) -> None:
+        """The reading thread: feed the core until the stream ends."""
+        while True:
+            try:
+                data = self._socket.recv(READ_SIZE)
+            except OSError:
+                data = b""
+            with self._lock:
+                try:
+                    if data:
+                        self._core.receive_data(0, data, now=time.monotonic())
+                    else:
+                        self._core.channel_closed(0)
+                except RemoteProtocolError:
+                    data = b""
+                    self._core.channel_closed(0)
+                self._move()
+                if not data:
+                    self.is_gone = True
+                    self._connected.set()
+                    return
+
+    def _move(self) -> None:
+        """Hand out events and send outputs; the lock is held, or not needed yet."""
+        for event in self._core.events():
+            if isinstance(event, UrbCompleted):
+                waiting = self._waiting.pop(event.urb_id, None)
+                if waiting is not None:
+                    waiting.result = event.result
+                    waiting.done.set()
+            elif isinstance(event, DevicesListed) and event.devices:
+                self.speed = event.devices[0].speed
+                self._connected.set()
+            elif isinstance(event, DeviceFailed):
+                self.is_gone = True
+        pieces = [o.data for o in self._core.outputs() if isinstance(o, Send)]
+        if pieces and not self.is_gone:
+            try:
+                self._socket.sendall(b"".join(pieces))
+            except OSError:
+                self.is_gone = True
+
+    # ------------------------------------------------------------ transfers ----
+
+    def run(self, urb: Urb, timeout_ms: int) -> UrbResult:
+        """Run a transfer to its end; 0 ms means no limit.
+
+        Raises:
+            usb.core.USBError: any outcome but OK.
+        """
+        waiting = _Waiting()
+        with self._lock:
+            if self.is_gone:
+                raise _error(UrbStatus.NO_DEVICE)
+            self._waiting[urb.id] = waiting
+            self._core.submit_urb(1, urb, now=time.monotonic())
+            self._move()
+        if not waiting.done.wait(timeout_ms / 1000 if timeout_ms else None):
+            with self._lock:
+                self._core.cancel_urb(1, urb.id)
+                self._move()
+            waiting.done.wait()
+        result = waiting.result
+        if result.status is not UrbStatus.OK:
+            raise _error(result.status)
+        return result
+
+    def control(
+        self, setup: SetupPacket, data: bytes = b"", timeout_ms: int = DESCRIPTOR_MS
+    ) -> UrbResult:
+        """Run a control transfer."""
+        return self.run(Urb.control(next(self._ids), setup, data), timeout_ms)
+
+    def transfer(
+        self, kind: TransferType, endpoint: int, length: int, data: bytes, timeout: int
+    ) -> UrbResult:
+        """Run any other transfer; isochronous ones in packets of the endpoint."""
+        packets: tuple[int, ...] = ()
+        if kind is TransferType.ISOCHRONOUS:
+            size = max(1, self._packet_size(endpoint))
+            packets = tuple(
+                min(size, length - start) for start in range(0, length, size)
+            )
+        urb = Urb(next(self._ids), kind, endpoint, length, data, packets=packets)
+        return self.run(urb, timeout)
+
+    def reset(self) -> None:
+        """Reset the device."""
+        with self._lock:
+            self._core.reset_device(1)
+            self._move()
+
+    def _packet_size(self, endpoint: int) -> int:
+        for configuration in self.configurations:
+            for interface in configuration.interfaces:
+                for found in interface.endpoints:
+                    if found.address == endpoint:
+                        return found.bytes_per_interval
+        return 0
+
+    def _descriptor(self, kind: int, index: int, length: int = 255) -> bytes:
+        setup = SetupPacket.get_descriptor(kind, index, length)
+        return bytes(self.control(setup).data)
+
+    def _configuration(self, index: int) -> ConfigurationDescriptor:
+        kind = DescriptorType.CONFIGURATION
+        total = int.from_bytes(self._descriptor(kind, index, 9)[2:4], "little")
+        return ConfigurationDescriptor.parse(self._descriptor(kind, index, total))
+
+
+def _error(status: UrbStatus) -> usb.core.USBError:
+    if status in (UrbStatus.CANCELLED, UrbStatus.TIMEOUT):
+        return usb.core.USBTimeoutError("Operation timed out", -7, errno.ETIMEDOUT)
+    number, text = _ERRORS.get(status, (errno.EIO, "Input/Output Error"))
+    return usb.core.USBError(text, None, number)
+
+
+class _Fields:
+    """An object with the attributes that pyusb copies from a descriptor."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
+    """See the module. Device and handle are the same object, a :class:`_Remote`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__()
+        self._folder = folder or default_folder()
+        self._remotes: dict[Path, _Remote] = {}
+
+    # ---------------------------------------------------------- enumeration ----
+
+    def enumerate_devices(self) -> Iterator[_Remote]:
+        """Yield every device that no other program has."""
+        found = {}
+        for path in sorted(self._folder.glob("*.usb")):
+            remote = self._remotes.get(path)
+            if remote is None or remote.is_gone:
+                try:
+                    remote = _Remote(path)
+                except (OSError, usb.core.USBError, ParseError):
+                    continue  # gone meanwhile, or in use
+            found[path] = remote
+        for path, remote in self._remotes.items():
+            if found.get(path) is not remote:
+                remote.close()
+        self._remotes = found
+        yield from found.values()
+
+    def get_parent(self, dev: _Remote) -> None:
+        """Every device hangs on a port of a root hub that is not shown."""
+        return None
+
+    def get_device_descriptor(self, dev: _Remote) -> _Fields:
+        """Device descriptor, with bus, address, port and speed."""
+        d = dev.device
+        return _Fields(
+            bLength=18,
+            bDescriptorType=DescriptorType.DEVICE,
+            bcdUSB=d.bcd_usb,
+            bDeviceClass=d.device_class,
+            bDeviceSubClass=d.device_subclass,
+            bDeviceProtocol=d.device_protocol,
+            bMaxPacketSize0=d.max_packet_size0,
+            idVendor=d.vendor_id,
+            idProduct=d.product_id,
+            bcdDevice=d.bcd_device,
+            iManufacturer=d.manufacturer,
+            iProduct=d.product,
+            iSerialNumber=d.serial,
+            bNumConfigurations=len(dev.configurations),
+            address=dev.address,
+            bus=1,
+            port_number=dev.address,
+            port_numbers=(dev.address,),
+            speed=int(dev.speed),
+        )
+
+    def get_configuration_descriptor(self, dev: _Remote, config: int) -> _Fields:
+        """Configuration *config*, an index."""
+        c = self._configuration(dev, config)
+        return _Fields(
+            bLength=9,
+            bDescriptorType=DescriptorType.CONFIGURATION,
+            wTotalLength=len(c.serialize()),
+            bNumInterfaces=len(c.interface_numbers),
+            bConfigurationValue=c.value,
+            iConfiguration=c.string,
+            bmAttributes=c.attributes,
+            bMaxPower=c.max_power,
+            extra_descriptors=list(c.extra),
+        )
+
+    def get_interface_descriptor(
+        self, dev: _Remote, intf: int, alt: int, config: int
+    ) -> _Fields:
+        """Interface and alternate setting, both indices."""
+        i = self._interface(dev, intf, alt, config)
+        return _Fields(
+            bLength=9,
+            bDescriptorType=DescriptorType.INTERFACE,
+            bInterfaceNumber=i.number,
+            bAlternateSetting=i.alternate,
+            bNumEndpoints=len(i.endpoints),
+            bInterfaceClass=i.interface_class,
+            bInterfaceSubClass=i.interface_subclass,
+            bInterfaceProtocol=i.interface_protocol,
+            iInterface=i.string,
+            extra_descriptors=list(i.extra),
+        )
+
+    def get_endpoint_descriptor(
+        self, dev: _Remote, ep: int, intf: int, alt: int, config: int
+    ) -> _Fields:
+        """Endpoint *ep*, an index."""
+        e: EndpointDescriptor = self._interface(dev, intf, alt, config).endpoints[ep]
+        companion = e.companion.serialize() if e.companion else b""
+        return _Fields(
+            bLength=7 + len(e.tail),
+            bDescriptorType=DescriptorType.ENDPOINT,
+            bEndpointAddress=e.address,
+            bmAttributes=e.attributes,
+            wMaxPacketSize=e.max_packet_size,
+            bInterval=e.interval,
+            bRefresh=e.tail[0] if e.tail else 0,
+            bSynchAddress=e.tail[1] if len(e.tail) > 1 else 0,
+            extra_descriptors=list(companion + e.extra),
+        )
+
+    @staticmethod
+    def _configuration(dev: _Remote, config: int) -> ConfigurationDescriptor:
+        if not 0 <= config < len(dev.configurations):
+            raise IndexError(f"there is no configuration of index {config}")
+        return dev.configurations[config]
+
+    def _interface(
+        self, dev: _Remote, intf: int, alt: int, config: int
+    ) -> InterfaceDescriptor:
+        configuration = self._configuration(dev, config)
+        number = configuration.interface_numbers[intf]
+        settings = [i for i in configuration.interfaces if i.number == number]
+        return settings[alt]
+
+    # ------------------------------------------------------------- in use ----
+
+    def open_device(self, dev: _Remote) -> _Remote:
+        """It is open since it was enumerated."""
+        if dev.is_gone:
+            raise _error(UrbStatus.NO_DEVICE)
+        return dev
+
+    def close_device(self, dev_handle: _Remote) -> None:
+        """It stays connected until the program ends or the device goes."""
+
+    def set_configuration(self, dev_handle: _Remote, config_value: int) -> None:
+        """Select a configuration by its value."""
+        dev_handle.control(SetupPacket.set_configuration(config_value))
+
+    def get_configuration(self, dev_handle: _Remote) -> int:
+        """Return the value of the active configuration, 0 for none."""
+        return int(dev_handle.control(SetupPacket.get_configuration()).data[0])
+
+    def set_interface_altsetting(
+        self, dev_handle: _Remote, intf: int, altsetting: int
+    ) -> None:
+        """Select an alternate setting."""
+        dev_handle.control(SetupPacket.set_interface(intf, altsetting))
+
+    def claim_interface(self, dev_handle: _Remote, intf: int) -> None:
+        """Claimed with the configuration; nobody else is there."""
+
+    def release_interface(self, dev_handle: _Remote, intf: int) -> None:
+        """Nothing to do."""
+
+    def clear_halt(self, dev_handle: _Remote, ep: int) -> None:
+        """Clear a halted endpoint."""
+        dev_handle.control(SetupPacket.clear_halt(ep))
+
+    def reset_device(self, dev_handle: _Remote) -> None:
+        """Reset the port."""
+        dev_handle.reset()
+
+    def is_kernel_driver_active(self, dev_handle: _Remote, intf: int) -> bool:
+        """No kernel here knows the device."""
+        return False
+
+    def detach_kernel_driver(self, dev_handle: _Remote, intf: int) -> None:
+        """Nothing to do."""
+
+    def attach_kernel_driver(self, dev_handle: _Remote, intf: int) -> None:
+        """Nothing to do."""
+
+    # ----------------------------------------------------------- transfers ----
+
+    def ctrl_transfer(  # noqa: PLR0913 - pyusb's signature
+        self,
+        dev_handle: _Remote,
+        bmRequestType: int,  # noqa: N803
+        bRequest: int,  # noqa: N803
+        wValue: int,  # noqa: N803
+        wIndex: int,  # noqa: N803
+        data: Any,
+        timeout: int,
+    ) -> int:
+        """A control transfer; *data* is filled for IN."""
+        view = memoryview(data).cast("B")
+        setup = SetupPacket(bmRequestType, bRequest, wValue, wIndex, len(view))
+        if not bmRequestType & 0x80:
+            return dev_handle.control(setup, bytes(view), timeout).length
+        return _fill(view, dev_handle.control(setup, b"", timeout))
+
+    def bulk_write(
+        self, dev_handle: _Remote, ep: int, intf: int, data: Any, timeout: int
+    ) -> int:
+        """A bulk OUT transfer."""
+        return self._write(dev_handle, TransferType.BULK, ep, data, timeout)
+
+    def bulk_read(
+        self, dev_handle: _Remote, ep: int, intf: int, buff: Any, timeout: int
+    ) -> int:
+        """A bulk IN transfer."""
+        return self._read(dev_handle, TransferType.BULK, ep, buff, timeout)
+
+    def intr_write(
+        self, dev_handle: _Remote, ep: int, intf: int, data: Any, timeout: int
+    ) -> int:
+        """An interrupt OUT transfer."""
+        return self._write(dev_handle, TransferType.INTERRUPT, ep, data, timeout)
+
+    def intr_read(
+        self, dev_handle: _Remote, ep: int, intf: int, size: Any, timeout: int
+    ) -> int:
+        """An interrupt IN transfer."""
+        return self._read(dev_handle, TransferType.INTERRUPT, ep, size, timeout)
+
+    def iso_write(
+        self, dev_handle: _Remote, ep: int, intf: int, data: Any, timeout: int
+    ) -> int:
+        """An isochronous OUT transfer."""
+        return self._write(dev_handle, TransferType.ISOCHRONOUS, ep, data, timeout)
+
+    def iso_read(
+        self, dev_handle: _Remote, ep: int, intf: int, size: Any, timeout: int
+    ) -> int:
+        """An isochronous IN transfer."""
+        return self._read(dev_handle, TransferType.ISOCHRONOUS, ep, size, timeout)
+
+    @staticmethod
+    def _write(
+        remote: _Remote, kind: TransferType, ep: int, data: Any, timeout: int
+    ) -> int:
+        payload = bytes(memoryview(data).cast("B"))
+        return remote.transfer(kind, ep, len(payload), payload, timeout).length
+
+    @staticmethod
+    def _read(
+        remote: _Remote, kind: TransferType, ep: int, buff: Any, timeout: int
+    ) -> int:
+        view = memoryview(buff).cast("B")
+        return _fill(view, remote.transfer(kind, ep, len(view), b"", timeout))
+
+
+def _fill(view: memoryview, result: UrbResult) -> int:
+    view[: len(result.data)] = result.data
+    return len(result.data)

@@ -1,0 +1,193 @@
+"""Run the usbredir device side for one attached device over a socket."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+from rusb.aio.link import WireLink
+from rusb.errors import RusbError
+from rusb.usb.urb import UrbResult
+from rusb.wire import base as wire
+from rusb.wire.usbredir import UsbredirDeviceSide
+
+from .base import AttachedDevice
+
+__all__ = ["DeviceStream"]
+
+log = logging.getLogger(__name__)
+
+WRITE_HIGH = 8 << 20
+"""Bytes waiting for the guest above which isochronous input is dropped."""
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds that the guest gets to read the last words."""
+
+
+class DeviceStream(asyncio.Protocol):
+    """The protocol of one connection to a guest that speaks usbredir.
+
+    Attributes:
+        was_used: the guest did more than look at descriptors.
+
+    Args:
+        device: what is attached.
+        on_refused: the guest refused the device; the connection stays open.
+        on_ended: the guest ended the connection; called once, and not after
+            :meth:`aclose`.
+    """
+
+    def __init__(
+        self,
+        device: AttachedDevice,
+        *,
+        on_refused: Callable[[], None] = lambda: None,
+        on_ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.was_used = False
+        self._core = core = UsbredirDeviceSide()
+        self._device = device
+        self._on_refused = on_refused
+        self._on_ended = on_ended
+        self._in_flight: set[int] = set()
+        self._out: list[bytes] = []
+        self._is_over = False
+        self._is_closing = False
+        self._closed = asyncio.Event()
+        self._link = WireLink(
+            core, send=self._collect, flush=self._flush, on_event=self._dispatch
+        )
+
+    @classmethod
+    async def over(
+        cls,
+        sock: socket.socket,
+        device: AttachedDevice,
+        *,
+        on_refused: Callable[[], None] = lambda: None,
+        on_ended: Callable[[], None] = lambda: None,
+    ) -> "DeviceStream":
+        """Serve the guest at the other end of a connected stream socket."""
+        _, stream = await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: cls(device, on_refused=on_refused, on_ended=on_ended), sock
+        )
+        return stream
+
+    # ------------------------------------------- called by the event loop ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say hello and announce the device."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self._device.watch_pressure(self._pressed)
+        info = self._device.info
+        self._link.opened(0, "")
+        self._core.announce([info], {info.id: self._device.descriptors})
+        self._link.move()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the guest says."""
+        try:
+            self._link.received(0, data)
+        except RusbError as error:
+            log.warning("%s: the guest's stream: %s", self._device.name, error)
+            self.abort()
+        except Exception:
+            log.exception("%s: bug while serving the guest", self._device.name)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what the guest left behind."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._link.closed(0)
+        for urb_id in list(self._in_flight):
+            self._device.cancel(urb_id)
+        self._closed.set()
+        if not self._is_closing:
+            self._on_ended()
+
+    def pause_writing(self) -> None:
+        """The guest reads too slowly."""
+        self._set_drops(True)
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        self._set_drops(False)
+
+    # ------------------------------------------------- called by the owner ----
+
+    async def aclose(self) -> None:
+        """Unplug the device from the guest, close, wait for the end. Idempotent."""
+        self._is_closing = True
+        if self.transport is None or self._is_over:
+            return
+        self._core.announce([])
+        self._link.move()
+        self._write()
+        self.transport.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._closed.wait()
+        except TimeoutError:  # a guest that reads nothing
+            self.abort()
+            await self._closed.wait()
+
+    def abort(self) -> None:
+        """Close at once. Idempotent."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # ------------------------------------------------------------- our own ----
+
+    def _dispatch(self, event: wire.Event) -> None:
+        match event:
+            case wire.UrbSubmitted():
+                urb = event.urb
+                self._in_flight.add(urb.id)
+                setup = urb.setup
+                if setup is None or setup.request_type != 0x80:
+                    self.was_used = True
+                self._device.submit(urb, partial(self._completed, urb.id))
+            case wire.UrbCancelled():
+                self._device.cancel(event.urb_id)
+            case wire.DeviceReset():
+                self._device.reset()
+            case wire.DeviceClosed():
+                self._on_refused()
+            case wire.Ignored():
+                log.debug("%s: ! %s", self._device.name, event.reason)
+            case _:
+                log.debug("%s: = %s", self._device.name, event)
+
+    def _completed(self, urb_id: int, result: UrbResult) -> None:
+        self._in_flight.discard(urb_id)
+        if not self._is_over:
+            self._core.complete_urb(self._device.info.id, urb_id, result)
+            self._link.move()
+
+    def _collect(self, channel: int, data: bytes) -> None:
+        self._out.append(data)
+
+    def _flush(self) -> None:
+        """Write once for all that this turn of the loop brings."""
+        if len(self._out) == 1:
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        pieces, self._out = self._out, []
+        if pieces and self.transport is not None and not self._is_over:
+            self.transport.write(b"".join(pieces))
+
+    def _pressed(self, is_high: bool) -> None:
+        """The network is slow: let the guest wait, as a device that NAKs."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            (transport.pause_reading if is_high else transport.resume_reading)()
+
+    def _set_drops(self, drops: bool) -> None:
+        self._core.drops_iso = drops
