@@ -2,12 +2,13 @@
 
 USB 2.0 chapter 9.6 and USB 3.2 chapter 9.6, all little-endian. Parsing is strict about
 lengths (a device is as hostile as any peer) and keeps what it does not know in
-``extra``, in place, so that ``serialize(parse(data)) == data``.
+``extra``, in place, so that ``serialize(parse(data)) == data`` unless a count is wrong
+or a descriptor is longer than its specification says.
 """
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from rusb.errors import ParseError
@@ -220,7 +221,11 @@ class InterfaceDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceAssociation:
-    """Interface association (USB 3.2, 9.6.4); it precedes its first interface."""
+    """Interface association (USB 3.2, 9.6.4); it precedes its first interface.
+
+    Attributes:
+        extra: other descriptors between it and the next interface.
+    """
 
     first_interface: int
     count: int
@@ -228,10 +233,11 @@ class InterfaceAssociation:
     function_subclass: int
     function_protocol: int
     string: int = 0
+    extra: bytes = b""
 
     def serialize(self) -> bytes:
-        """Return the 8 bytes."""
-        return _ASSOCIATION.pack(
+        """Return the 8 bytes and the extras."""
+        head = _ASSOCIATION.pack(
             _ASSOCIATION.size,
             DescriptorType.INTERFACE_ASSOCIATION,
             self.first_interface,
@@ -241,6 +247,7 @@ class InterfaceAssociation:
             self.function_protocol,
             self.string,
         )
+        return head + self.extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,15 +380,11 @@ class _ConfigurationReader:
     def _replace(
         self, companion: SsCompanion | None = None, extra: bytes | None = None
     ) -> None:
-        e = self._endpoints[-1]
-        self._endpoints[-1] = EndpointDescriptor(
-            e.address,
-            e.attributes,
-            e.max_packet_size,
-            e.interval,
-            companion or e.companion,
-            e.extra if extra is None else extra,
-            e.tail,
+        last = self._endpoints[-1]
+        self._endpoints[-1] = replace(
+            last,
+            companion=companion or last.companion,
+            extra=last.extra if extra is None else extra,
         )
 
     def _keep(self, data: bytes) -> None:
@@ -389,6 +392,9 @@ class _ConfigurationReader:
             self._replace(extra=self._endpoints[-1].extra + data)
         elif self._interface is not None:
             self._interface_extra += data
+        elif self._members and isinstance(self._members[-1], InterfaceAssociation):
+            last = self._members[-1]
+            self._members[-1] = replace(last, extra=last.extra + data)
         else:
             self.extra += data
 
@@ -446,6 +452,8 @@ class BosDescriptor:
         if not size <= total <= len(data):
             raise ParseError(f"BOS wTotalLength {total}, have {len(data)}")
         found = tuple(d for _, d in _split(data[size:total]))
+        if any(len(capability) < 3 for capability in found):
+            raise ParseError("BOS with a capability of 2 bytes")
         if len(found) != count:
             raise ParseError(f"BOS claims {count} capabilities, has {len(found)}")
         return cls(found)
