@@ -54,6 +54,7 @@ class DeviceStream(asyncio.Protocol):
         self._on_ended = on_ended
         self._in_flight: set[int] = set()
         self._out: list[bytes] = []
+        self._is_write_due = False
         self._is_over = False
         self._is_closing = False
         self._closed = asyncio.Event()
@@ -175,10 +176,12 @@ class DeviceStream(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Write once for all that this turn of the loop brings."""
-        if len(self._out) == 1:
+        if not self._is_write_due:
+            self._is_write_due = True
             asyncio.get_running_loop().call_soon(self._write)
 
     def _write(self) -> None:
+        self._is_write_due = False
         pieces, self._out = self._out, []
         if pieces and self.transport is not None and not self._is_over:
             self.transport.write(b"".join(pieces))
