@@ -6,6 +6,7 @@ QMP serves one client per socket at a time; a second one waits without a greetin
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Mapping
 
 from qemu.qmp import (
@@ -18,10 +19,11 @@ from qemu.qmp import (
     Runstate,
 )
 
+from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError
 from rusb.usb.device import clean_text
 
-__all__ = ["Monitor", "find_buses"]
+__all__ = ["Monitor", "Refused", "entries_of", "find_buses"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,10 @@ _CONTROLLERS = ("xhci", "ehci", "uhci", "ohci")
 _CLIENT_NAME = "rusb"
 # The library logs as errors what we raise, or what is no error: a QEMU that ended.
 logging.getLogger(f"qemu.qmp.protocol.{_CLIENT_NAME}").setLevel(logging.CRITICAL)
+
+
+class Refused(GuestError):
+    """QEMU understood a command and said no."""
 
 
 class Monitor:
@@ -63,7 +69,8 @@ class Monitor:
         self._listener = EventListener()
         self._client.register_listener(self._listener)
         self._commands = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._socket: socket.socket | None = None
+        self._tasks = TaskSet()
 
     @property
     def is_open(self) -> bool:
@@ -71,25 +78,32 @@ class Monitor:
         return self._client.runstate is Runstate.RUNNING
 
     async def open(self) -> None:
-        """Connect.
+        """Connect; :meth:`aclose` also what could not be opened.
 
         Raises:
             GuestError: nobody there, not QMP, not permitted, or busy.
         """
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self._client.connect(self.path)
-        except TimeoutError as error:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.setblocking(False)
+                sock.connect(self.path)
+                # Not every event loop lets us pass descriptors through its own.
+                self._socket = sock.dup()
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await self._client.connect(sock.dup())
+        except (TimeoutError, BlockingIOError) as error:  # or the queue is full
             raise GuestError(
                 f"no greeting from {self.path}: another program holds this QMP socket;"
                 " add a second -qmp to QEMU"
             ) from error
+        except OSError as error:
+            raise GuestError(_explain(self.path, error)) from error
         except ConnectError as error:
-            raise GuestError(_explain(self.path, error.exc)) from error
-        self._tasks = [
-            asyncio.create_task(self._pump_events(), name="qmp events"),
-            asyncio.create_task(self._watch_end(), name="qmp end"),
-        ]
+            raise GuestError(
+                f"{self.path} does not speak QMP: it needs -qmp, not -monitor"
+            ) from error
+        self._tasks.start(self._pump_events(), "qmp events")
+        self._tasks.start(self._watch_end(), "qmp end")
 
     async def execute(
         self,
@@ -105,16 +119,18 @@ class Monitor:
                 stays ours to close.
 
         Raises:
-            GuestError: QEMU refused, does not answer or is gone.
+            Refused: QEMU said no.
+            GuestError: QEMU does not answer or is gone.
         """
         try:
             async with self._commands, asyncio.timeout(COMMAND_TIMEOUT):
                 if descriptor is not None:
-                    self._client.send_fd_scm(descriptor)
+                    assert self._socket is not None
+                    socket.send_fds(self._socket, [b" "], [descriptor])
                 return await self._client.execute(command, arguments)
         except ExecuteError as error:
             text = clean_text(str(error))[:MAX_TEXT]
-            raise GuestError(f"QEMU refused {command}: {text}") from error
+            raise Refused(f"QEMU refused {command}: {text}") from error
         except TimeoutError as error:
             raise GuestError(
                 f"QEMU at {self.path} does not answer {command}"
@@ -124,10 +140,7 @@ class Monitor:
 
     async def aclose(self) -> None:
         """Hang up. Idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await self._tasks.aclose()
         await self._disconnect()
 
     async def _disconnect(self) -> None:
@@ -135,6 +148,8 @@ class Monitor:
         with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
             async with asyncio.timeout(COMMAND_TIMEOUT):
                 await self._client.disconnect()
+        if self._socket is not None:
+            self._socket.close()
 
     async def _pump_events(self) -> None:
         async for message in self._listener:
@@ -159,7 +174,7 @@ def _event_of(message: Message) -> tuple[str, Mapping[str, object]]:
     return clean_text(str(name)), data if isinstance(data, dict) else {}
 
 
-def _explain(path: str, error: BaseException) -> str:
+def _explain(path: str, error: OSError) -> str:
     """Say why there is no connection and what to do about it."""
     match error:
         case FileNotFoundError():
@@ -170,9 +185,7 @@ def _explain(path: str, error: BaseException) -> str:
             return (
                 f"nobody listens at {path}: QEMU has ended, or this is not its socket"
             )
-        case OSError():
-            return f"cannot connect to {path}: {error}"
-    return f"{path} does not speak QMP: it needs -qmp, not -monitor"
+    return f"cannot connect to {path}: {error.strerror or error}"
 
 
 async def find_buses(monitor: Monitor) -> list[str]:
@@ -197,9 +210,14 @@ async def _children(monitor: Monitor, path: str) -> list[tuple[str, str]]:
     """Name and type of the QOM children at *path*."""
     listed = await monitor.execute("qom-list", {"path": path})
     children = []
-    for entry in listed if isinstance(listed, list) else []:
+    for entry in entries_of(listed):
         name, kind = entry.get("name"), entry.get("type")
-        if isinstance(name, str) and isinstance(kind, str):
-            if kind.startswith("child<"):
-                children.append((name, kind[6:-1]))
+        if isinstance(name, str) and isinstance(kind, str) and kind[:6] == "child<":
+            children.append((name, kind[6:-1]))
     return children
+
+
+def entries_of(answer: object) -> list[dict[str, object]]:
+    """The objects in an answer that should be a list of them."""
+    listed = answer if isinstance(answer, list) else []
+    return [entry for entry in listed if isinstance(entry, dict)]

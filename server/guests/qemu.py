@@ -1,0 +1,345 @@
+"""A QEMU machine as the guest: every device becomes a hot-plugged usb-redir.
+
+QEMU is asked over QMP. The usbredir connection is a socket pair of which QEMU gets one
+end as a file descriptor, so there is no path to guess, to protect or to leave behind,
+and it does not matter as which user QEMU runs (docs/spec/qemu-lab.md 8, usbredir.md).
+Names within QEMU are made up here, never taken from a device (bad-inputs T43).
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+
+from rusb.aio.tasks import TaskSet
+from rusb.errors import GuestError
+
+from ._qmp import Monitor, Refused, entries_of, find_buses
+from ._stream import DeviceStream
+from .base import AttachedDevice, GuestBackend
+
+__all__ = ["QemuGuest"]
+
+log = logging.getLogger(__name__)
+
+ATTACH_TIMEOUT = 10.0
+"""Seconds until QEMU must have plugged an announced device in; it takes 0.2."""
+
+ATTACH_POLL = 0.05
+
+DELETE_TIMEOUT = 5.0
+"""Seconds until QEMU must have deleted a usb-redir; it takes 0.02."""
+
+PREFIX = "rusb-"
+"""How the names of all our objects in QEMU begin."""
+
+
+class _Plug:
+    """One device and its usb-redir, from before ``device_add`` until it is gone.
+
+    Attributes:
+        id: of the device and of its chardev in QEMU.
+        is_in: QEMU plugged it in; its end from now on is told with ``lost``.
+        why: why it ended without our doing, if it did.
+        ended: set together with *why*.
+        deleted: QEMU deleted it.
+        removal: the task that takes it out, once begun.
+    """
+
+    def __init__(self, id: str, device: AttachedDevice) -> None:
+        self.id = id
+        self.device = device
+        self.stream: DeviceStream | None = None
+        self.is_in = False
+        self.why: str | None = None
+        self.ended = asyncio.Event()
+        self.deleted = asyncio.Event()
+        self.removal: asyncio.Task[None] | None = None
+
+
+class QemuGuest(GuestBackend):
+    """The machine of the QEMU whose QMP socket is the address.
+
+    Args:
+        address: ``PATH`` or ``PATH,bus=NAME``; without a bus the first xHCI, else
+            EHCI, else any other controller's is used.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        super().__init__(address)
+        path, _, option = (address or "").partition(",")
+        self._path = path.removeprefix("unix:")
+        if not self._path:
+            raise GuestError("the guest's QMP socket is missing: --guest qemu:PATH")
+        key, _, self._wanted_bus = option.partition("=")
+        if option and (key != "bus" or not self._wanted_bus):
+            raise GuestError(f"{option!r} after the QMP socket should be bus=NAME")
+        self._bus = ""
+        self._names = (
+            f"{PREFIX}{secrets.token_hex(3)}-{n}" for n in itertools.count(1)
+        )
+        self._monitor: Monitor | None = None
+        self._connecting = asyncio.Lock()
+        self._plugs: dict[str, _Plug] = {}
+        self._tasks = TaskSet()
+        self._lost = lambda device: None
+
+    # ---------------------------------------------------------- contract ----
+
+    async def start(self) -> None:
+        """Connect to QEMU, choose a bus, remove what a killed server left there.
+
+        Raises:
+            GuestError: the socket is missing, busy, forbidden or not QMP, or this
+                QEMU has no usb-redir or no USB controller.
+        """
+        await self._connect()
+
+    async def attach(self, device: AttachedDevice) -> str:
+        """Hot-plug a usb-redir and wait until QEMU's side plugged the device in.
+
+        A paused machine does that when it goes on; then this does not wait.
+
+        Raises:
+            GuestError: QEMU is gone or refused.
+        """
+        try:
+            monitor = await self._connect()
+        except GuestError as error:
+            raise GuestError(f"QEMU is gone: {error}") from error
+        plug = _Plug(next(self._names), device)
+        self._plugs[plug.id] = plug
+        try:
+            await self._plug_in(monitor, plug)
+            is_paused = await self._wait_until_in(monitor, plug)
+            where = await self._find_port(monitor, plug)
+        except BaseException:
+            await self._take_out(plug)
+            raise
+        if plug.why is not None:
+            await self._take_out(plug)
+            raise GuestError(plug.why)
+        plug.is_in = True
+        return f"{where} (paused)" if is_paused else where
+
+    async def detach(self, device: AttachedDevice) -> None:
+        """Unplug it, delete its usb-redir and its chardev."""
+        for plug in list(self._plugs.values()):
+            if plug.device is device:
+                await self._take_out(plug)
+
+    async def aclose(self) -> None:
+        """Unplug everything and hang up."""
+        for plug in list(self._plugs.values()):
+            await self._take_out(plug)
+        await self._tasks.aclose()
+        if self._monitor is not None:
+            await self._monitor.aclose()
+            self._monitor = None
+
+    # -------------------------------------------------------- connection ----
+
+    async def _connect(self) -> Monitor:
+        """Return the open monitor; a new one when QEMU was started anew."""
+        async with self._connecting:
+            if self._monitor is not None and self._monitor.is_open:
+                return self._monitor
+            if self._monitor is not None:
+                await self._monitor.aclose()
+                self._monitor = None
+            monitor = Monitor(self._path, self._on_event, self._on_end)
+            try:
+                await monitor.open()
+                await self._get_ready(monitor)
+            except BaseException:
+                await monitor.aclose()
+                raise
+            self._monitor = monitor
+            return monitor
+
+    async def _get_ready(self, monitor: Monitor) -> None:
+        try:
+            await monitor.execute("device-list-properties", {"typename": "usb-redir"})
+        except Refused as error:
+            raise GuestError(
+                f"the QEMU at {self._path} was built without usb-redir"
+            ) from error
+        buses = await find_buses(monitor)
+        if not buses:
+            raise GuestError(
+                f"the machine at {self._path} has no USB controller:"
+                " add -device qemu-xhci to QEMU"
+            )
+        if self._wanted_bus and self._wanted_bus not in buses:
+            raise GuestError(
+                f"no USB bus {self._wanted_bus!r} in this machine, it has"
+                f" {', '.join(buses)}"
+            )
+        self._bus = self._wanted_bus or buses[0]
+        await self._sweep(monitor)
+        log.info("guest is the QEMU at %s, bus %s", self._path, self._bus)
+
+    async def _sweep(self, monitor: Monitor) -> None:
+        """Delete devices whose server was killed: nobody holds their other end."""
+        for label, filename in await self._chardevs(monitor):
+            if label.startswith(PREFIX) and filename.startswith("disconnected:"):
+                log.warning("removing %s, left behind in QEMU", label)
+                try:
+                    await monitor.execute("device_del", {"id": label})
+                except Refused:
+                    await self._remove_chardev(monitor, label)
+
+    def _on_end(self) -> None:
+        """The monitor hung up: so ends everything."""
+        for plug in list(self._plugs.values()):
+            self._drop(plug, f"QEMU at {self._path} is gone")
+
+    def _on_event(self, name: str, data: Mapping[str, object]) -> None:
+        plug = self._plugs.get(str(data.get("device")))
+        if name == "DEVICE_DELETED" and plug is not None:
+            plug.deleted.set()
+            self._drop(plug, "removed from QEMU by device_del")
+
+    # ----------------------------------------------------------- plug in ----
+
+    async def _plug_in(self, monitor: Monitor, plug: _Plug) -> None:
+        if await self._status(monitor) == "inmigrate":
+            # Its usb-redir would wait for a state to load and never say hello.
+            raise GuestError("QEMU is still loading the machine's state")
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                await monitor.execute(
+                    "getfd", {"fdname": plug.id}, descriptor=theirs.fileno()
+                )
+            address = {"type": "fd", "data": {"str": plug.id}}
+            backend = {"type": "socket", "data": {"addr": address, "server": False}}
+            await monitor.execute("chardev-add", {"id": plug.id, "backend": backend})
+            plug.stream = await DeviceStream.over(
+                ours,
+                plug.device,
+                on_refused=lambda: self._drop(plug, _refusal(plug.device)),
+                on_ended=lambda: self._drop(plug, "QEMU closed its end"),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        await monitor.execute(
+            "device_add",
+            {
+                "driver": "usb-redir",
+                "id": plug.id,
+                "chardev": plug.id,
+                "bus": self._bus,
+            },
+        )
+
+    async def _wait_until_in(self, monitor: Monitor, plug: _Plug) -> bool:
+        """Wait until QEMU plugged it in; True: no need to, the machine is paused."""
+        path = {"path": f"/machine/peripheral/{plug.id}", "property": "attached"}
+        loop = asyncio.get_running_loop()
+        end = loop.time() + ATTACH_TIMEOUT
+        while plug.why is None and await monitor.execute("qom-get", path) is not True:
+            if await self._status(monitor) != "running":
+                return True
+            if loop.time() > end:
+                raise GuestError(f"QEMU did not plug {plug.device.info} in")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ATTACH_POLL):
+                    await plug.ended.wait()
+        return False
+
+    async def _find_port(self, monitor: Monitor, plug: _Plug) -> str:
+        """``port 3 on xhci.0``; QEMU tells the port to humans only."""
+        with contextlib.suppress(Refused):
+            text = await monitor.execute(
+                "human-monitor-command", {"command-line": "info usb"}
+            )
+            line = rf"Port ([0-9.]{{1,20}}),.*ID: {plug.id}\s*$"
+            if port := re.search(line, str(text), re.MULTILINE):
+                return f"port {port[1]} on {self._bus}"
+        return self._bus
+
+    @staticmethod
+    async def _status(monitor: Monitor) -> object:
+        answer = await monitor.execute("query-status")
+        return answer.get("status") if isinstance(answer, dict) else None
+
+    # ---------------------------------------------------------- take out ----
+
+    def _drop(self, plug: _Plug, why: str) -> None:
+        """It ended without our doing: tell it once, then clean up."""
+        if plug.why is not None or plug.removal is not None:
+            return
+        plug.why = why
+        plug.ended.set()
+        if plug.is_in:
+            log.warning("%s: %s", plug.device.name, why)
+            self._begin_removal(plug)
+            self._lost(plug.device)
+
+    async def _take_out(self, plug: _Plug) -> None:
+        """Remove it, or wait for the removal that has begun."""
+        await asyncio.shield(self._begin_removal(plug))
+
+    def _begin_removal(self, plug: _Plug) -> asyncio.Task[None]:
+        if plug.removal is None:
+            plug.removal = self._tasks.start(
+                self._remove(plug), f"removal of {plug.id}"
+            )
+        return plug.removal
+
+    async def _remove(self, plug: _Plug) -> None:
+        if plug.stream is not None:
+            await plug.stream.aclose()
+        monitor = self._monitor
+        try:
+            if monitor is not None and monitor.is_open:
+                await self._delete(monitor, plug)
+        except GuestError as error:
+            log.warning("%s may be left behind in QEMU: %s", plug.id, error)
+        del self._plugs[plug.id]
+
+    async def _delete(self, monitor: Monitor, plug: _Plug) -> None:
+        """Delete usb-redir and chardev, whichever of them exist."""
+        if not plug.deleted.is_set():
+            try:
+                await monitor.execute("device_del", {"id": plug.id})
+                async with asyncio.timeout(DELETE_TIMEOUT):
+                    await plug.deleted.wait()
+            except Refused as error:
+                log.debug("%s: %s", plug.id, error)  # it was never added, or is gone
+            except TimeoutError:
+                log.warning("QEMU does not delete %s", plug.id)
+        # QEMU deletes the chardev of a usb-redir with it.
+        if any(label == plug.id for label, _ in await self._chardevs(monitor)):
+            await self._remove_chardev(monitor, plug.id)
+
+    @staticmethod
+    async def _chardevs(monitor: Monitor) -> list[tuple[str, str]]:
+        """Label and file name of each chardev."""
+        answer = await monitor.execute("query-chardev")
+        return [
+            (str(e.get("label")), str(e.get("filename"))) for e in entries_of(answer)
+        ]
+
+    @staticmethod
+    async def _remove_chardev(monitor: Monitor, label: str) -> None:
+        try:
+            await monitor.execute("chardev-remove", {"id": label})
+        except Refused as error:
+            log.warning("chardev %s stays in QEMU: %s", label, error)
+
+
+def _refusal(device: AttachedDevice) -> str:
+    return (
+        f"QEMU refused {device.info}: it does not fit the port (speed), or a filter of"
+        " QEMU's forbids it; QEMU's own output says why"
+    )
+
+
+PLUGIN = QemuGuest

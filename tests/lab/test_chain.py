@@ -1,0 +1,224 @@
+"""The whole chain: real kernel and libusb, client, RDP, server, QEMU, real kernel.
+
+The client VM owns a disk and a keyboard of QEMU's; ``rusb connect`` runs in it from
+this checkout. ``rusb serve`` runs on the host and plugs into the guest.
+"""
+
+import hashlib
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.fatimage import fat_image
+from tests.lab.usblab import Client, Guest, LabError
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MIB = 1 << 20
+CONTENT = random.Random(3).randbytes(16 * MIB)
+
+MACHINE = """<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
+  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a702}" name="Chain">
+    <Hardware>
+      <USB>
+        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
+        <DeviceFilters>
+          <DeviceFilter name="QEMU's disks" active="true" vendorId="46F4"
+                        productId="0001" remote="yes"/>
+        </DeviceFilters>
+      </USB>
+    </Hardware>
+  </Machine>
+</VirtualBox>
+"""
+
+
+class Server:
+    """``rusb serve`` as a process of its own."""
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        self.log_path = folder / "VBox.log"
+        machine = folder / "Chain.vbox"
+        machine.write_text(MACHINE)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        command = [
+            *(sys.executable, "-m", "rusb", "serve", str(machine), "-v"),
+            *("--guest", f"qemu:{monitor}", "--log", str(self.log_path)),
+            *("--address", "127.0.0.1", "--port", str(self.port)),
+        ]
+        self._errors = folder / "serve.log"
+        with open(self._errors, "wb") as errors:
+            self.process = subprocess.Popen(command, cwd=CHECKOUT, stderr=errors)
+
+    def log(self) -> str:
+        """VBox.log as it is now."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def wait_log(self, text: str, count: int = 1) -> None:
+        """Wait until VBox.log holds *text* that often."""
+        end = time.monotonic() + 60
+        while self.log().count(text) < count:
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise LabError(f"no {text!r}: {self.log()}{self._errors.read_text()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+class Chain:
+    """Both machines and the server between them."""
+
+    def __init__(self, client: Client, guest: Guest, server: Server) -> None:
+        self.client, self.guest, self.server = client, guest, server
+
+    def connect(self) -> None:
+        """Start ``rusb connect`` in the client VM and wait until it is logged on."""
+        rusb = f"{sys.executable} -m rusb connect 10.0.2.2:{self.server.port} -v"
+        start = f"{rusb} >/run/rusb.log 2>&1 & echo $! >/run/rusb.pid"
+        self.client.sh(f"cd {CHECKOUT} && {{ {start}; }}")
+        self.wait_client("grep -q '^connected to' /run/rusb.log")
+
+    def wait_client(self, command: str) -> None:
+        """Wait for a command in the client VM, or tell what the client said."""
+        try:
+            self.client.wait(command)
+        except LabError as error:
+            said = self.client.sh("cat /run/rusb.log")
+            raise LabError(f"{error}\n{said}\n{self.server.log()}") from error
+
+    def end_client(self, signal: str) -> None:
+        """Send a signal to the client and wait until the process is gone."""
+        self.client.sh(f"kill -{signal} $(cat /run/rusb.pid)")
+        self.wait_client("! test -d /proc/$(cat /run/rusb.pid)")
+
+    def wait_guest(self, command: str) -> None:
+        """Wait for a command in the guest, or tell what happened before."""
+        try:
+            self.guest.wait(command)
+        except LabError as error:
+            said = self.client.sh("cat /run/rusb.log")
+            raise LabError(f"{error}\n{said}\n{self.server.log()}") from error
+
+    def driver_of(self, product: str) -> str:
+        """The client VM's driver of the first interface of the device so named."""
+        find = f"grep -l '{product}' /sys/bus/usb/devices/*/product"
+        command = f"readlink $(dirname $({find}))/*:1.0/driver"
+        return self.client.sh(command).strip().rpartition("/")[2]
+
+
+@pytest.fixture(scope="module")
+def chain(
+    client_vm: Client, guest_state: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chain]:
+    with Guest(incoming=f"exec:cat {guest_state}") as guest:
+        server = Server(tmp_path_factory.mktemp("chain"), guest.monitor)
+        try:
+            server.wait_log("TCP server listening")
+            yield Chain(client_vm, guest, server)
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def stick(chain: Chain, tmp_path: Path) -> Iterator[Path]:
+    """A disk with a file system in the client VM, bound to its own driver."""
+    image = tmp_path / "stick.img"
+    image.write_bytes(fat_image(64 * MIB, {"DATA.BIN": CONTENT}))
+    chain.client.add_disk("stick", image)
+    chain.client.wait("test -b /dev/sda")
+    yield image
+    chain.client.remove_disk("stick")
+
+
+@pytest.fixture
+def connected(chain: Chain, stick: Path) -> Iterator[None]:
+    """``rusb connect`` runs and the guest has the disk."""
+    chain.connect()
+    chain.wait_guest("test -b /dev/sda")
+    yield
+    if chain.client.ok("test -d /proc/$(cat /run/rusb.pid)"):
+        chain.end_client("TERM")
+    chain.wait_guest("! test -b /dev/sda")
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_guest_reads_and_writes_the_clients_disk(chain: Chain, stick: Path) -> None:
+    log = chain.guest.sh("dmesg")
+    assert "using xhci_hcd" in log
+    assert "idVendor=46f4, idProduct=0001" in log
+    chain.server.wait_log("VUSB: Attached")
+
+    chain.guest.sh("mount -t vfat /dev/sda /mnt")
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert chain.guest.sh("sha256sum /mnt/DATA.BIN").split()[0] == digest
+    written = random.Random(4).randbytes(MIB)
+    chain.guest.put("/tmp/new", written)
+    chain.guest.sh("cp /tmp/new /mnt/NEW.BIN && umount /mnt")
+    assert written in stick.read_bytes()
+
+
+@pytest.mark.usefixtures("connected")
+def test_unplugging_and_plugging_again_reach_guest_and_log(
+    chain: Chain, stick: Path
+) -> None:
+    attached = chain.server.log().count("VUSB: Attached")
+    chain.guest.sh("dmesg -c >/dev/null")
+    chain.client.remove_disk("stick")
+    chain.wait_guest("dmesg | grep -q 'USB disconnect'")
+    chain.wait_guest("! test -b /dev/sda")
+    chain.server.wait_log("VUSB: Detached", attached)
+    assert "Remote USB: ----" in chain.server.log()
+
+    chain.client.add_disk("stick", stick)
+    chain.wait_guest("test -b /dev/sda")
+    chain.server.wait_log("VUSB: Attached", attached + 1)
+
+
+@pytest.mark.usefixtures("connected")
+def test_only_what_the_filters_admit_leaves_its_driver(chain: Chain) -> None:
+    assert (
+        chain.driver_of("USB HARDDRIVE") == "usbfs"
+    )  # the disk, claimed through libusb
+    assert chain.driver_of("USB Keyboard") == "usbhid"
+    assert "0627:0001" in chain.server.log()
+    assert "0627" not in chain.guest.sh("dmesg")
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_client_that_stops_gives_the_disk_back(chain: Chain) -> None:
+    chain.end_client("TERM")
+    chain.wait_guest("! test -b /dev/sda")
+    chain.wait_client("test -b /dev/sda")
+    assert chain.driver_of("USB HARDDRIVE") == "usb-storage"
+    assert "0627" not in chain.guest.sh("dmesg")
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_killed_client_leaves_the_guest_and_the_next_one_takes_over(
+    chain: Chain,
+) -> None:
+    chain.end_client("KILL")
+    chain.wait_guest("! test -b /dev/sda")
+    chain.connect()
+    chain.wait_guest("test -b /dev/sda")
+    chain.end_client("TERM")
+    chain.wait_client("test -b /dev/sda")
+    assert chain.driver_of("USB HARDDRIVE") == "usb-storage"

@@ -1,0 +1,175 @@
+"""The qemu guest backend and a real QEMU: plug, read, write, unplug, all endings."""
+
+import asyncio
+import dataclasses
+import hashlib
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from rusb.errors import GuestError
+from rusb.server.guests.base import AttachedDevice
+from rusb.server.guests.qemu import QemuGuest
+from rusb.usb.types import Speed
+from tests.lab.fatimage import fat_image
+from tests.lab.ramdisk import AttachedRamDisk
+from tests.lab.redirpeer import HIGH, SUPER, RamDisk
+from tests.lab.usblab import Guest
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+MIB = 1 << 20
+CONTENT = random.Random(2).randbytes(4 * MIB)
+WRITTEN = b"written by the guest\n"
+
+
+def disk(speed: int = HIGH, name: str = "usb-1") -> AttachedRamDisk:
+    """A memory stick with a file system and a file."""
+    image = fat_image(24 * MIB, {"DATA.BIN": CONTENT})
+    return AttachedRamDisk(RamDisk(image, speed), name)
+
+
+class Machine:
+    """A guest whose commands leave the loop to the devices, and its backend."""
+
+    def __init__(self, vm: Guest) -> None:
+        self.vm = vm
+        self.backend = QemuGuest(vm.monitor)
+        self.lost: asyncio.Queue[AttachedDevice] = asyncio.Queue()
+        self.backend.watch_lost(self.lost.put_nowait)
+
+    async def sh(self, command: str) -> str:
+        """Run a command."""
+        return await asyncio.to_thread(self.vm.sh, command)
+
+    async def wait(self, command: str) -> None:
+        """Wait until a command succeeds."""
+        await asyncio.to_thread(self.vm.wait, command)
+
+    async def names_of_ours(self) -> list[str]:
+        """What of the backend's is in QEMU: devices and chardevs."""
+        chardevs = await asyncio.to_thread(self.vm.qmp, "query-chardev")
+        path = "/machine/peripheral"
+        devices = await asyncio.to_thread(self.vm.qmp, "qom-list", path=path)
+        names = [c["label"] for c in chardevs] + [d["name"] for d in devices]
+        return [name for name in names if name.startswith("rusb")]
+
+
+@pytest.fixture
+async def machine(guest: Guest) -> AsyncIterator[Machine]:
+    machine = Machine(guest)
+    await machine.backend.start()
+    yield machine
+    await machine.backend.aclose()
+
+
+@pytest.mark.parametrize("speed", [HIGH, SUPER])
+async def test_a_disk_is_mounted_read_written_and_unplugged(
+    machine: Machine, speed: int
+) -> None:
+    device = disk(speed)
+    where = await machine.backend.attach(device)
+    assert where.startswith("port ")
+    assert where.endswith(" on xhci.0")
+    assert device.resets >= 0
+    await machine.wait("test -b /dev/sda")
+    log = await machine.sh("dmesg | grep 'usb [0-9]'")
+    assert "idVendor=0951, idProduct=1666" in log
+    assert "xhci_hcd" in log
+
+    await machine.sh("mount -t vfat /dev/sda /mnt")
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert (await machine.sh("sha256sum /mnt/DATA.BIN")).split()[0] == digest
+    await machine.sh(f"echo {WRITTEN.decode().strip()} >/mnt/NEW.TXT && umount /mnt")
+    assert WRITTEN in device.disk.image
+
+    await machine.backend.detach(device)
+    await machine.wait("! test -b /dev/sda")
+    assert "USB disconnect" in await machine.sh("dmesg")
+    assert await machine.names_of_ours() == []
+
+
+async def test_several_disks_come_and_go_by_themselves(machine: Machine) -> None:
+    first, second = disk(name="usb-1"), disk(SUPER, "usb-2")
+    places = await asyncio.gather(
+        machine.backend.attach(first), machine.backend.attach(second)
+    )
+    assert len(set(places)) == 2
+    await machine.wait("test -b /dev/sda -a -b /dev/sdb")
+    await machine.backend.detach(first)
+    await machine.wait("test $(ls /dev/sd? | wc -l) = 1")
+    assert len(await machine.names_of_ours()) == 2  # a device and its chardev
+    await machine.backend.attach(first)
+    await machine.wait("test $(ls /dev/sd? | wc -l) = 2")
+
+
+async def test_device_del_by_hand_is_a_loss(machine: Machine) -> None:
+    device = disk()
+    await machine.backend.attach(device)
+    await machine.wait("test -b /dev/sda")
+    name = (await machine.names_of_ours())[0]
+    await asyncio.to_thread(machine.vm.unplug, name)
+    async with asyncio.timeout(10):
+        assert await machine.lost.get() is device
+    await machine.backend.detach(device)
+    assert await machine.names_of_ours() == []
+    assert machine.lost.empty()
+    await machine.backend.attach(device)
+    await machine.wait("test -b /dev/sda")
+
+
+async def test_a_paused_machine_finds_the_device_when_it_goes_on(
+    machine: Machine,
+) -> None:
+    device, other = disk(), disk(SUPER, "usb-2")
+    await asyncio.to_thread(machine.vm.qmp, "stop")
+    assert (await machine.backend.attach(device)).endswith("(paused)")
+    assert (await machine.backend.attach(other)).endswith("(paused)")
+    await machine.backend.detach(other)
+    await asyncio.to_thread(machine.vm.qmp, "cont")
+    await machine.wait("test -b /dev/sda")
+    assert "idProduct=1666" in await machine.sh("dmesg")
+    await asyncio.to_thread(machine.vm.qmp, "stop")
+    await machine.backend.detach(device)
+    assert await machine.names_of_ours() == []
+    await asyncio.to_thread(machine.vm.qmp, "cont")
+    await machine.wait("! test -b /dev/sda")
+
+
+async def test_a_qemu_that_is_killed_is_a_loss_of_all(machine: Machine) -> None:
+    first, second = disk(name="usb-1"), disk(name="usb-2")
+    await machine.backend.attach(first)
+    await machine.backend.attach(second)
+    os.kill(machine.vm.process.pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        lost = {(await machine.lost.get()).name, (await machine.lost.get()).name}
+    assert lost == {"usb-1", "usb-2"}
+    with pytest.raises(GuestError, match="QEMU is gone"):
+        await machine.backend.attach(first)
+    assert machine.lost.empty()
+
+
+async def test_a_machine_without_usb(lab: None) -> None:
+    with Guest(controller=None, wait=0) as vm:
+        with pytest.raises(
+            GuestError, match="no USB controller: add -device qemu-xhci"
+        ):
+            await QemuGuest(vm.monitor).start()
+
+
+async def test_ehci_takes_a_fast_device_and_rejects_a_slow_one(lab: None) -> None:
+    slow = disk()
+    slow.info = dataclasses.replace(slow.info, speed=Speed.FULL)
+    with Guest(controller="ich9-usb-ehci1,id=ehci") as vm:
+        machine = Machine(vm)
+        await machine.backend.start()
+        assert (await machine.backend.attach(disk())).endswith(" on ehci.0")
+        await machine.wait("test -b /dev/sda")
+        await machine.sh("dd if=/dev/sda of=/dev/null bs=64k count=16")
+        with pytest.raises(GuestError, match="refused 0951:1666 Lab RAM disk"):
+            await machine.backend.attach(slow)
+        await machine.backend.aclose()
+        assert await machine.names_of_ours() == []

@@ -1,0 +1,463 @@
+"""The qemu guest backend against a QMP server that is as rude as it likes (T43)."""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rusb.errors import GuestError
+from rusb.server.guests import _qmp, qemu
+from rusb.server.guests.base import AttachedDevice
+from rusb.server.guests.qemu import QemuGuest
+from tests.lab.ramdisk import AttachedRamDisk
+from tests.lab.redirpeer import RamDisk
+from tests.server.fake_qemu import DONE, FakeQemu, Refused
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("q") / "qmp"
+
+
+@pytest.fixture
+def fake(path: Path) -> Iterator[FakeQemu]:
+    with FakeQemu(path) as server:
+        yield server
+
+
+@pytest.fixture
+def device() -> AttachedRamDisk:
+    return AttachedRamDisk(RamDisk(bytearray(1 << 20)))
+
+
+def refuse(text: str) -> Callable[[dict[str, Any]], object]:
+    def answer(arguments: dict[str, Any]) -> object:
+        raise Refused(text)
+
+    return answer
+
+
+def arguments_of(fake: FakeQemu, name: str) -> list[dict[str, Any]]:
+    return [arguments for command, arguments in fake.commands if command == name]
+
+
+# ------------------------------------------------------------- address ----
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        (None, "QMP socket is missing"),
+        ("", "QMP socket is missing"),
+        (",bus=xhci.0", "QMP socket is missing"),
+        ("/run/q,port=1", "bus=NAME"),
+        ("/run/q,bus=", "bus=NAME"),
+    ],
+)
+def test_a_wrong_address_is_refused(address: str | None, why: str) -> None:
+    with pytest.raises(GuestError, match=why):
+        QemuGuest(address)
+
+
+# --------------------------------------------------------------- start ----
+
+
+async def test_a_missing_socket_says_how_to_start_qemu(path: Path) -> None:
+    with pytest.raises(GuestError, match=f"start QEMU with -qmp unix:{path}"):
+        await QemuGuest(str(path)).start()
+
+
+async def test_a_socket_nobody_listens_on(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path))
+    with pytest.raises(GuestError, match="nobody listens"):
+        await QemuGuest(f"unix:{path}").start()
+
+
+async def test_a_forbidden_socket(fake: FakeQemu) -> None:
+    user = os.geteuid()
+    fake.path.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(GuestError, match="no permission"):
+            await QemuGuest(str(fake.path)).start()
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"QEMU 7.2.22 monitor - type 'help' for more\r\n",
+        b'{"QMP": 7}\n',
+        b"\xff\n",
+        b"",
+    ],
+    ids=["human monitor", "wrong greeting", "not text", "hangs up"],
+)
+async def test_a_socket_that_does_not_speak_qmp(path: Path, greeting: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def greet() -> None:
+            client, _ = server.accept()
+            with client:
+                client.sendall(greeting)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(GuestError, match="does not speak QMP"):
+            await QemuGuest(str(path)).start()
+        thread.join()
+
+
+async def test_a_socket_another_program_holds(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_qmp, "CONNECT_TIMEOUT", 0.2)
+    first = QemuGuest(str(fake.path))
+    await first.start()
+    with pytest.raises(GuestError, match="another program holds.*second -qmp"):
+        await QemuGuest(str(fake.path)).start()
+    await first.aclose()
+
+
+async def test_a_qemu_without_usb_redir(fake: FakeQemu) -> None:
+    fake.answers["device-list-properties"] = refuse("Device 'usb-redir' not found")
+    with pytest.raises(GuestError, match="without usb-redir"):
+        await QemuGuest(str(fake.path)).start()
+
+
+async def test_a_machine_without_usb_controller(fake: FakeQemu) -> None:
+    fake.tree = {"/machine/peripheral": [{"name": "disk", "type": "child<ich9-ahci>"}]}
+    with pytest.raises(GuestError, match="no USB controller"):
+        await QemuGuest(str(fake.path)).start()
+
+
+async def test_a_bus_that_is_not_there_names_those_that_are(fake: FakeQemu) -> None:
+    with pytest.raises(GuestError, match=r"no USB bus 'usb.9'.*it has xhci\.0"):
+        await QemuGuest(f"{fake.path},bus=usb.9").start()
+
+
+@pytest.mark.parametrize(
+    ("option", "bus"), [("", "x.0"), (",bus=e.0", "e.0")], ids=["xHCI first", "as told"]
+)
+async def test_the_bus_is_chosen(
+    fake: FakeQemu, device: AttachedRamDisk, option: str, bus: str
+) -> None:
+    fake.tree = {
+        "/machine/peripheral": [{"name": "ehci", "type": "child<ich9-usb-ehci1>"}],
+        "/machine/peripheral/ehci": [{"name": "e.0", "type": "child<usb-bus>"}],
+        "/machine/unattached": [{"name": "device[3]", "type": "child<nec-usb-xhci>"}],
+        "/machine/unattached/device[3]": [{"name": "x.0", "type": "child<usb-bus>"}],
+    }
+    guest = QemuGuest(f"{fake.path}{option}")
+    await guest.start()
+    assert await guest.attach(device) == f"port 1 on {bus}"
+    assert arguments_of(fake, "device_add")[0]["bus"] == bus
+    await guest.aclose()
+
+
+async def test_what_a_killed_server_left_is_removed(fake: FakeQemu) -> None:
+    fake.chardevs = {"rusb-dead-1": None, "rusb-dead-2": None, "mine": None}
+    fake.answers["device_del"] = lambda arguments: (
+        fake.chardevs.pop(arguments["id"]) or DONE
+        if arguments["id"] == "rusb-dead-1"
+        else refuse("not found")(arguments)
+    )
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    assert list(fake.chardevs) == ["mine"]
+    await guest.aclose()
+
+
+# ------------------------------------------------------ attach, detach ----
+
+
+async def test_detach_leaves_nothing_in_qemu(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    assert await guest.attach(device) == "port 1 on xhci.0"
+    (end,) = fake.ends.values()
+    assert end.is_attached
+    await guest.detach(device)
+    assert fake.devices == {}
+    assert fake.chardevs == {}
+    assert 2 in end.packets  # device_disconnect: the machine sees an orderly unplug
+    await guest.detach(device)
+    assert await guest.attach(device) == "port 1 on xhci.0"
+    await guest.aclose()
+    assert fake.devices == {}
+    await guest.aclose()
+
+
+async def test_names_in_qemu_are_never_the_devices_own(  # T43
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    evil = 'x",id=y\r\n{"execute":"quit"}'
+    device.info = dataclasses.replace(device.info, product=evil, serial=evil)
+    device.name = evil
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    await guest.attach(device)
+    await guest.detach(device)
+    assert "quit" not in str(fake.commands)
+    assert "id=y" not in str(fake.commands)
+    await guest.aclose()
+
+
+async def test_a_device_that_qemu_rejects(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    fake.rejects = True
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    with pytest.raises(GuestError, match="refused 0951:1666"):
+        await guest.attach(device)
+    assert (fake.devices, fake.chardevs) == ({}, {})
+    await guest.aclose()
+
+
+@pytest.mark.parametrize("command", ["getfd", "chardev-add", "device_add"])
+async def test_a_refused_command_leaves_nothing(  # T43
+    fake: FakeQemu, device: AttachedRamDisk, command: str
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    fake.answers[command] = refuse("no free port\x1b[2J")
+    with pytest.raises(GuestError, match=rf"refused {command}: no free port\[2J"):
+        await guest.attach(device)
+    assert (fake.devices, fake.chardevs) == ({}, {})
+    del fake.answers[command]
+    assert await guest.attach(device) == "port 1 on xhci.0"
+    await guest.aclose()
+
+
+async def test_a_paused_machine_is_not_waited_for(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    fake.answers["qom-get"] = lambda arguments: False
+    fake.answers["query-status"] = lambda arguments: {"status": "paused"}
+    assert await guest.attach(device) == "port 1 on xhci.0 (paused)"
+    await guest.aclose()
+
+
+async def test_a_machine_that_loads_its_state_takes_nothing(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    fake.answers["query-status"] = lambda arguments: {"status": "inmigrate"}
+    with pytest.raises(GuestError, match="loading"):
+        await guest.attach(device)
+    await guest.aclose()
+
+
+async def test_a_qemu_that_never_plugs_in_is_given_up(
+    fake: FakeQemu, device: AttachedRamDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "ATTACH_TIMEOUT", 0.1)
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    fake.answers["qom-get"] = lambda arguments: False
+    with pytest.raises(GuestError, match="did not plug"):
+        await guest.attach(device)
+    assert (fake.devices, fake.chardevs) == ({}, {})
+    await guest.aclose()
+
+
+async def test_an_attach_that_is_cancelled_leaves_nothing(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    was_asked = threading.Event()
+    fake.answers["qom-get"] = lambda arguments: was_asked.set() or False
+    attaching = asyncio.create_task(guest.attach(device))
+    assert await asyncio.to_thread(was_asked.wait, 10)
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    assert (fake.devices, fake.chardevs) == ({}, {})
+    await guest.aclose()
+
+
+async def test_a_device_del_that_is_never_acknowledged_is_bounded(  # T43
+    fake: FakeQemu,
+    device: AttachedRamDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(qemu, "DELETE_TIMEOUT", 0.1)
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    await guest.attach(device)
+    (end,) = fake.ends.values()
+    fake.answers["device_del"] = lambda arguments: DONE
+    with caplog.at_level(logging.WARNING):
+        await guest.detach(device)
+    assert "does not delete" in caplog.text
+    end.join(5)  # our end is closed nevertheless: the machine has lost the device
+    assert not end.is_attached
+    await guest.aclose()
+
+
+async def test_a_qemu_that_does_not_answer_is_bounded(  # T43
+    fake: FakeQemu, device: AttachedRamDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    monkeypatch.setattr(_qmp, "COMMAND_TIMEOUT", 0.1)
+    fake.answers["chardev-add"] = lambda arguments: None
+    with pytest.raises(GuestError, match="does not answer chardev-add"):
+        await guest.attach(device)
+    await guest.aclose()
+
+
+# ------------------------------------------------------------ the end ----
+
+
+class Lost:
+    """What watch_lost was told."""
+
+    def __init__(self, guest: QemuGuest) -> None:
+        self.devices: list[AttachedDevice] = []
+        self._count = asyncio.Semaphore(0)
+        guest.watch_lost(self._lost)
+
+    def _lost(self, device: AttachedDevice) -> None:
+        self.devices.append(device)
+        self._count.release()
+
+    async def wait(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            for _ in range(count):
+                await self._count.acquire()
+
+
+async def test_device_del_by_somebody_else_is_told_once(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    lost = Lost(guest)
+    await guest.start()
+    await guest.attach(device)
+    await asyncio.to_thread(fake.remove_device, next(iter(fake.devices)))
+    await lost.wait(1)
+    await guest.detach(device)
+    await guest.aclose()
+    assert lost.devices == [device]
+
+
+async def test_a_qemu_that_ends_loses_every_device_once_and_may_come_back(
+    path: Path, device: AttachedRamDisk
+) -> None:
+    other = AttachedRamDisk(RamDisk(bytearray(1 << 20)), "usb-2")
+    guest = QemuGuest(str(path))
+    lost = Lost(guest)
+    with FakeQemu(path) as fake:
+        await guest.start()
+        await guest.attach(device)
+        await guest.attach(other)
+        await asyncio.to_thread(fake.close)
+    await lost.wait(2)
+    await guest.detach(device)
+    with pytest.raises(GuestError, match=f"QEMU is gone: no QMP socket {path}"):
+        await guest.attach(device)
+    with FakeQemu(path) as fake:
+        assert await guest.attach(device) == "port 1 on xhci.0"
+        await guest.aclose()
+    assert sorted(d.name for d in lost.devices) == ["usb-1", "usb-2"]
+
+
+async def test_a_monitor_that_hangs_up_loses_every_device_once(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    lost = Lost(guest)
+    await guest.start()
+    await guest.attach(device)
+    fake.hang_up()
+    await lost.wait(1)
+    await guest.detach(device)
+    await guest.aclose()
+    assert lost.devices == [device]
+
+
+@pytest.mark.parametrize("command", ["getfd", "chardev-add", "device_add", "qom-get"])
+async def test_a_qemu_that_ends_amid_a_command(  # T43
+    fake: FakeQemu, device: AttachedRamDisk, command: str
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    lost = Lost(guest)
+    await guest.start()
+    fake.answers[command] = lambda arguments: fake.hang_up()
+    with pytest.raises(GuestError, match="is gone"):
+        await guest.attach(device)
+    await guest.aclose()
+    assert lost.devices == []
+
+
+@pytest.mark.parametrize("lie", [7, "text", [1, [2], None], {"status": []}, [{}]])
+@pytest.mark.parametrize(
+    "command",
+    ["qom-list", "qom-get", "query-status", "query-chardev", "human-monitor-command"],
+)
+async def test_a_lying_qemu_breaks_nothing(  # T43
+    fake: FakeQemu,
+    device: AttachedRamDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    lie: object,
+) -> None:
+    monkeypatch.setattr(qemu, "ATTACH_TIMEOUT", 0.1)
+    fake.answers[command] = lambda arguments: lie
+    guest = QemuGuest(str(fake.path))
+    try:
+        await guest.start()
+        where = await guest.attach(device)
+    except GuestError as error:
+        where = str(error)
+    assert where
+    await guest.aclose()
+    assert fake.devices == {}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"{",
+        b'{"event": 7, "data": 7}',
+        b'{"event": "DEVICE_DELETED", "data": {"device": ["rusb"]}}',
+        b'{"return": {}, "id": "never asked"}',
+        b'["list"]',
+        b"7",
+    ],
+)
+async def test_a_senseless_message_ends_at_most_the_connection(  # T43
+    fake: FakeQemu, device: AttachedRamDisk, message: bytes
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    fake.send(message)
+    try:
+        where = await guest.attach(device)
+    except GuestError:
+        where = await guest.attach(device)
+    assert where == "port 1 on xhci.0"
+    await guest.aclose()
