@@ -20,7 +20,11 @@ from .x224 import DATA, DATA_HEADER, DISCONNECT
 
 __all__ = ["Connection"]
 
+MAX_SEGMENTS = 1 << 16
+"""Bytes of one message on the I/O channel in several MCS segments; none needs more."""
+
 _SEND_DATA = struct.Struct(">4sHHBB")
+_BEGIN, _END = 0x20, 0x10  # segmentation bits
 
 
 class Connection(ABC):
@@ -40,6 +44,7 @@ class Connection(ABC):
         self._buffer = bytearray()
         self._needed = 0
         self._failure: str | None = None
+        self._segments = b""
         self._is_over = False
         self._waits_for_tls = False
         self._is_active = False
@@ -196,7 +201,7 @@ class Connection(ABC):
         if end - start < 14 or data[start + 4 : start + 8] != self._peer_data:
             self._domain_packet(data[start + 7 : end])
             return end
-        _, _, channel, _, size = _SEND_DATA.unpack_from(data, start + 4)
+        _, _, channel, segment, size = _SEND_DATA.unpack_from(data, start + 4)
         body = start + 14
         if size & 0x80:
             size = (size & 0x7F) << 8 | data[body]
@@ -206,7 +211,7 @@ class Connection(ABC):
         if size > end - body:
             raise ParseError(f"MCS data of {size} bytes, have {end - body}", start)
         if channel == self._io_channel:
-            self._io_payload(data[body:end])  # 1.2: TPKT knows best
+            self._segment(segment, data[body:end])  # 1.2: TPKT knows best
             return end
         receiver = self._channels.get(channel)
         if receiver is None or not self._is_active:
@@ -214,3 +219,16 @@ class Connection(ABC):
             return end
         body += len(self._security.prefix)
         return receiver.receive(data, start, body, end, limit)
+
+    def _segment(self, flags: int, payload: bytes) -> None:
+        """Handle a piece of what is sent on the I/O channel, mostly the only one."""
+        if flags & _BEGIN:
+            self._segments = b""
+        if len(self._segments) + len(payload) > MAX_SEGMENTS:
+            raise ParseError(f"MCS data in segments beyond {MAX_SEGMENTS} bytes")
+        payload = self._segments + payload
+        self._segments = b""
+        if flags & _END:
+            self._io_payload(payload)
+        else:
+            self._segments = payload

@@ -342,7 +342,7 @@ class ServerConnection(Connection):
             raise RemoteProtocolError("compressed PDU, compression was not agreed on")
         match pdu.type:
             case DataType.SYNCHRONIZE:
-                self._send_data(DataType.SYNCHRONIZE, pdu.body[:4])
+                self._send_data(DataType.SYNCHRONIZE, pdu.body[:4].ljust(4, b"\0"))
             case DataType.CONTROL:
                 self._control(pdu.body)
             case DataType.FONT_LIST:

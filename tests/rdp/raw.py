@@ -1,0 +1,125 @@
+"""Peers made of bytes, from the vectors where there is one."""
+
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rusb.rdp import mcs, share
+from rusb.rdp.capabilities import client_sets, serialize_confirm_active
+from rusb.rdp.events import Event, LogonRequested
+from rusb.rdp.gcc import ClientBlocks, ClientCore
+from rusb.rdp.info import ClientInfo
+from rusb.rdp.security import Method, SecurityFlag, header
+from rusb.rdp.server import ServerConnection, ServerSettings
+from rusb.rdp.share import DataType, ShareType
+from rusb.rdp.svc import ChannelSender
+from rusb.rdp.x224 import ConnectionRequest
+from tests.rdp.joined import no_random
+
+__all__ = ["RawClient", "group", "vector"]
+
+VECTORS = json.loads(
+    (Path(__file__).parent.parent / "vectors" / "rdp-security.json").read_text("utf-8")
+)
+
+
+def group(name: str) -> Any:
+    """Return a group of vectors, without its envelope."""
+    found = VECTORS[name]
+    return found["vectors"] if isinstance(found, dict) and "vectors" in found else found
+
+
+def vector(name: str, identity: str, key: str) -> bytes:
+    """Return bytes of one vector."""
+    (found,) = (v for v in group(name) if v["id"] == identity)
+    return bytes.fromhex(found[key])
+
+
+class RawClient:
+    """A server core, and a client of which every byte can be chosen.
+
+    Args:
+        headers: in front of every payload after Client Info.
+    """
+
+    USER = mcs.USER_BASE + 1
+
+    def __init__(
+        self, settings: ServerSettings | None = None, *, headers: bytes = b""
+    ) -> None:
+        both = frozenset({Method.TLS, Method.RDP})
+        self.server = ServerConnection(
+            settings or ServerSettings(both), random_bytes=no_random
+        )
+        self.headers = headers
+        self.sender = ChannelSender(is_server=False, initiator=1)
+        self.seen: list[Event] = []
+
+    def feed(self, *packets: bytes) -> bytes:
+        """Send packets; return what the server answers."""
+        for packet in packets:
+            self.server.receive_data(packet)
+            for event in self.server.events():
+                self.seen.append(event)
+                if isinstance(event, LogonRequested):
+                    self.server.accept_logon()
+        return b"".join(self.server.data_to_send())
+
+    def io(self, payload: bytes) -> bytes:
+        """Return a packet with a payload on the I/O channel."""
+        head = self.sender.send_data(mcs.IO_CHANNEL, len(payload))
+        return head + payload
+
+    def data(self, kind: int, body: bytes) -> bytes:
+        """Return a packet with a share data PDU."""
+        return self.io(self.headers + share.share_data(kind, body, self.USER))
+
+    def negotiate(self, request: bytes | None = None) -> bytes:
+        """Ask for standard security."""
+        return self.feed(request or ConnectionRequest(protocols=0).serialize())
+
+    def connect(self, user_data: bytes | None = None) -> bytes:
+        """Send Connect-Initial."""
+        blocks = user_data or ClientBlocks(ClientCore("raw", 800, 600, 16)).serialize()
+        return self.feed(mcs.serialize_connect_initial(blocks))
+
+    def join(self, channels: Sequence[int] = (1002, 1003)) -> bytes:
+        """Send what comes between Connect-Response and Client Info."""
+        joins = [mcs.join_request(1, channel) for channel in channels]
+        return self.feed(mcs.erect_domain(), mcs.attach_request(), *joins)
+
+    def log_on(self, info: bytes | None = None) -> bytes:
+        """Send Client Info."""
+        body = ClientInfo(user="raw").serialize() if info is None else info
+        return self.feed(self.io(header(SecurityFlag.INFO) + body))
+
+    def confirm(self, sets: Sequence[bytes] | None = None, count: int = -1) -> bytes:
+        """Send Confirm Active; *count* replaces the number of sets."""
+        if sets is None:
+            sets = client_sets(800, 600, 16, keyboard_layout=0, is_rdp4=False)
+        body = serialize_confirm_active(share.SHARE_ID, sets)
+        if count >= 0:
+            body = body[:16] + struct.pack("<H", count) + body[18:]
+        pdu = share.share_control(ShareType.CONFIRM_ACTIVE, body, self.USER)
+        return self.feed(self.io(self.headers + pdu))
+
+    def finish(self) -> bytes:
+        """Send the rest of the finalisation."""
+        return self.feed(
+            self.data(DataType.SYNCHRONIZE, share.synchronize(1002)),
+            self.data(DataType.CONTROL, share.control(4)),
+            self.data(DataType.CONTROL, share.control(1)),
+            self.data(DataType.FONT_LIST, share.font_list(3)),
+        )
+
+    def until_active(self) -> "RawClient":
+        """Go the whole way."""
+        self.negotiate()
+        self.connect()
+        self.join()
+        self.log_on()
+        self.confirm()
+        self.finish()
+        return self

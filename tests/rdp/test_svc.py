@@ -1,0 +1,215 @@
+"""Static channels: chunks, and T10 of docs/spec/bad-inputs.md."""
+
+import itertools
+import random
+import struct
+import tracemalloc
+
+import pytest
+
+from rusb.errors import LocalProtocolError, ParseError
+from rusb.rdp.events import ChannelData, Event, Ignored
+from rusb.rdp.svc import MAX_CHANNEL_MESSAGE, ChannelReceiver, ChannelSender
+from rusb.rdp.tpkt import MAX_PACKET, packet_size
+from tests.rdp.joined import Joined
+
+FIRST, LAST, SHOW = 1, 2, 0x10
+CHANNEL = 1004
+
+
+class End:
+    """A receiver fed with chunks that can be chosen freely."""
+
+    def __init__(self) -> None:
+        self.sender = ChannelSender(is_server=False, initiator=1)
+        self.events: list[Event] = []
+        self.receiver = ChannelReceiver(CHANNEL, "test", self.events)
+
+    def packet(self, total: int, flags: int, payload: bytes) -> bytes:
+        head = self.sender.send_data(CHANNEL, 8 + len(payload))
+        return head + struct.pack("<II", total, flags) + payload
+
+    def feed(self, data: bytes) -> "End":
+        """Take packets as the connection does."""
+        pos = 0
+        while pos < len(data):
+            end = pos + packet_size(data, pos)
+            body = pos + (15 if data[pos + 13] & 0x80 else 14)
+            pos = self.receiver.receive(data, pos, body, end, len(data))
+        return self
+
+    def chunk(self, total: int, flags: int, payload: bytes) -> "End":
+        return self.feed(self.packet(total, flags, payload))
+
+    @property
+    def messages(self) -> list[bytes]:
+        return [e.data for e in self.events if isinstance(e, ChannelData)]
+
+    @property
+    def complaints(self) -> int:
+        return sum(isinstance(e, Ignored) for e in self.events)
+
+
+# ------------------------------------------------------------------ sending ----
+
+
+def test_a_short_message_is_one_chunk_as_in_the_specification() -> None:
+    sender = ChannelSender(is_server=False, initiator=1)
+    wire = b"".join(sender.cut(1006, b"hello"))
+    assert wire.hex() == (
+        "0300001b02f080640001" + "03ee700d" + "0500000003000000" + b"hello".hex()
+    )
+
+
+@pytest.mark.parametrize("chunk", [1600, 4000, 16256])
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_chunks_are_full_flagged_and_fit_a_packet(
+    chunk: int, extra: int, count: int
+) -> None:
+    sender = ChannelSender(is_server=True, initiator=1)
+    sender.chunk_size = chunk
+    total = count * chunk + extra
+    pieces = sender.cut(CHANNEL, bytes(total))
+    sizes = [len(payload) for payload in pieces[1::2]]
+    flags = [int.from_bytes(head[-4:], "little") for head in pieces[0::2]]
+    assert sum(sizes) == total
+    assert sizes[:-1] == [chunk] * (len(sizes) - 1)
+    middle = [0] * (len(flags) - 2)
+    assert flags == ([3] if len(flags) == 1 else [FIRST, *middle, LAST])
+    for head, payload in zip(pieces[0::2], pieces[1::2], strict=True):
+        assert packet_size(head, 0) == len(head) + len(payload) <= MAX_PACKET
+
+
+def test_too_long_a_message_is_our_own_mistake() -> None:
+    joined = Joined().run()
+    with pytest.raises(LocalProtocolError):
+        joined.client.send_channel(1006, bytes(MAX_CHANNEL_MESSAGE + 1))
+    joined.client.send_channel(1006, bytes(MAX_CHANNEL_MESSAGE))
+    assert len(joined.run().server_events[-1].data) == MAX_CHANNEL_MESSAGE  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- receiving ----
+
+
+@pytest.mark.parametrize("chunk", [100, 1024, 1600, 16256])
+@pytest.mark.parametrize("size", [1, 1600, 1601, 3200, 65565, 300_000])
+def test_runs_of_chunks_in_any_pieces_give_the_message(chunk: int, size: int) -> None:
+    end = End()
+    end.sender.chunk_size = chunk
+    message = random.Random(size).randbytes(size)
+    packets = end.sender.cut(CHANNEL, message)
+    whole = [a + b for a, b in zip(packets[0::2], packets[1::2], strict=True)]
+    for group in (1, 2, 3, 7, len(whole)):
+        for start in range(0, len(whole), group):
+            end.feed(b"".join(whole[start : start + group]))
+    assert end.messages == [message] * 5
+    assert end.complaints == 0
+
+
+def test_show_protocol_in_every_chunk_does_not_matter() -> None:
+    end = End()
+    parts = [bytes([n]) * 1600 for n in range(50)]
+    flags = [FIRST, *[0] * 48, LAST]
+    wire = [
+        end.packet(80000, flag | SHOW, p) for flag, p in zip(flags, parts, strict=True)
+    ]
+    end.feed(b"".join(wire))
+    assert end.messages == [b"".join(parts)]
+
+
+def test_a_run_ends_where_the_sender_breaks_the_rhythm() -> None:
+    end = End()
+    parts = [b"a" * 1600, b"b" * 1600, b"c" * 1599, b"d" * 1600, b"e" * 1600, b"f"]
+    total = sum(map(len, parts))
+    flags = [FIRST, 0, 0, 0, 0, LAST]
+    wire = [end.packet(total, f, p) for f, p in zip(flags, parts, strict=True)]
+    assert end.feed(b"".join(wire)).messages == [b"".join(parts)]
+
+
+def test_t10_channels_may_be_interleaved_chunk_by_chunk() -> None:
+    joined = Joined().run()
+    client = joined.client
+    messages = {1004: bytes(10_000), 1006: b"x" * 10_000}
+    cuts = [joined.server._sender.cut(*item) for item in messages.items()]
+    pairs = [[a + b for a, b in zip(c[0::2], c[1::2], strict=True)] for c in cuts]
+    client.receive_data(b"".join(itertools.chain(*zip(*pairs, strict=True))))
+    found = [e for e in client.events() if isinstance(e, ChannelData)]
+    assert {e.channel: e.data for e in found} == messages
+
+
+def test_t10_empty_message() -> None:
+    assert End().chunk(0, FIRST | LAST, b"").messages == [b""]
+
+
+@pytest.mark.parametrize("total", [MAX_CHANNEL_MESSAGE + 1, 1 << 31, 0xFFFFFFFF])
+@pytest.mark.parametrize("flags", [FIRST, FIRST | LAST])
+def test_t10_totals_beyond_the_limit(total: int, flags: int) -> None:
+    with pytest.raises(ParseError, match="at most"):
+        End().chunk(total, flags, b"x")
+
+
+def test_t10_nothing_is_allocated_for_what_did_not_arrive() -> None:
+    end = End()
+    tracemalloc.start()
+    end.chunk(MAX_CHANNEL_MESSAGE, FIRST, bytes(1600))
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
+
+
+def test_t10_memory_of_tiny_chunks_stays_near_their_sum() -> None:
+    end = End()
+    end.chunk(MAX_CHANNEL_MESSAGE, FIRST, b"x")
+    wire = end.packet(MAX_CHANNEL_MESSAGE, 0, b"x") * 10_000
+    tracemalloc.start()
+    end.feed(wire)
+    assert tracemalloc.get_traced_memory()[0] < 40_000
+    tracemalloc.stop()
+    assert end.chunk(0, LAST, b"").messages == [b"x" * 10_001]
+
+
+def test_t10_fewer_bytes_in_a_single_chunk_are_dropped() -> None:
+    end = End().chunk(10, FIRST | LAST, b"short")
+    assert (end.messages, end.complaints) == ([], 1)
+
+
+def test_t10_surplus_in_a_single_chunk_is_cut() -> None:
+    assert End().chunk(3, FIRST | LAST, b"surplus").messages == [b"sur"]
+
+
+def test_t10_chunks_that_sum_to_less_or_more() -> None:
+    end = End().chunk(9, FIRST, b"abc").chunk(9, LAST, b"def")
+    end.chunk(4, FIRST, b"abc").chunk(4, 0, b"def").chunk(4, LAST, b"ghi")
+    end.chunk(1, FIRST, bytes(1600)).chunk(1, 0, bytes(1600)).chunk(1, LAST, b"")
+    assert end.messages == [b"abcdef", b"abcd", b"\0"]
+
+
+def test_t10_last_without_first() -> None:
+    end = End().chunk(3, LAST, b"abc").chunk(3, 0, b"abc")
+    assert (end.messages, end.complaints) == ([], 2)
+
+
+def test_t10_two_firsts() -> None:
+    end = End().chunk(6, FIRST, b"abc").chunk(6, FIRST, b"def").chunk(6, LAST, b"ghi")
+    assert (end.messages, end.complaints) == ([b"defghi"], 1)
+    end.chunk(6, FIRST, b"abc").chunk(3, FIRST | LAST, b"new").chunk(6, LAST, b"def")
+    assert (end.messages[1:], end.complaints) == ([b"new"], 3)
+
+
+@pytest.mark.parametrize("flags", [0x20, 0x40])
+def test_t10_suspend_and_resume_are_no_messages(flags: int) -> None:
+    end = End().chunk(0, flags, b"")
+    assert (end.messages, end.complaints) == ([], 1)
+
+
+@pytest.mark.parametrize("flags", [0x00200000, 0x00E00003])
+def test_t10_compressed_chunks_were_not_agreed_on(flags: int) -> None:
+    with pytest.raises(ParseError, match="compressed"):
+        End().chunk(5, flags, b"hello")
+
+
+@pytest.mark.parametrize("size", range(8))
+def test_t10_chunk_shorter_than_its_header(size: int) -> None:
+    end = End()
+    with pytest.raises(ParseError, match="not 8"):
+        end.feed(end.sender.send_data(CHANNEL, size) + bytes(size))
