@@ -1,4 +1,21 @@
-"""Devices that are written in Python, plugged in by name."""
+"""Devices that are written in Python, plugged in by name.
+
+A device of one's own is a subclass of :class:`EmulatedDevice`; this one counts what is
+written to it, and tells::
+
+    class Counter(EmulatedDevice):
+        def __init__(self) -> None:
+            endpoints = (bulk(0x81, Speed.HIGH), bulk(0x01, Speed.HIGH))
+            interface = InterfaceDescriptor(0, 0, 0xFF, 0, 0, endpoints=endpoints)
+            descriptors = describe(Speed.HIGH, 0x0010, interface)
+            super().__init__(descriptors, ("Acme", "Counter", "1"))
+
+        def data_out(self, endpoint: int, data: Data) -> bool:
+            self.send(0x81, b"%d bytes" % len(data))
+            return True
+
+    EmulatedBackend(devices=[Counter()])
+"""
 
 import asyncio
 import logging
@@ -12,13 +29,27 @@ from rusb.errors import BackendError, DeviceBusy, DeviceGone
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from ._emulated.cdc_acm import SerialLoopback
-from ._emulated.core import EmulatedDevice
+from ._emulated.core import Data, EmulatedDevice
+from ._emulated.describe import bulk, describe, interrupt, isochronous
 from ._emulated.flash_drive import FlashDrive
 from ._emulated.keyboard import Keyboard
 from ._emulated.loopback import Loopback
 from .base import DeviceBackend, LocalDevice, OpenDevice
 
-__all__ = ["PLUGIN", "EmulatedBackend"]
+__all__ = [
+    "PLUGIN",
+    "Data",
+    "EmulatedBackend",
+    "EmulatedDevice",
+    "FlashDrive",
+    "Keyboard",
+    "Loopback",
+    "SerialLoopback",
+    "bulk",
+    "describe",
+    "interrupt",
+    "isochronous",
+]
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,20 @@ from pathlib import Path
 import pytest
 
 from rusb.client.backends import emulated
-from rusb.client.backends._emulated.flash_drive import FlashDrive
-from rusb.client.backends._emulated.keyboard import Keyboard
-from rusb.client.backends._emulated.loopback import Loopback
-from rusb.client.backends.emulated import EmulatedBackend
+from rusb.client.backends.emulated import (
+    Data,
+    EmulatedBackend,
+    EmulatedDevice,
+    FlashDrive,
+    Keyboard,
+    Loopback,
+    bulk,
+    describe,
+)
 from rusb.errors import BackendError, DeviceBusy, DeviceGone
+from rusb.usb.descriptors import InterfaceDescriptor
 from rusb.usb.types import Speed
-from tests.client.usbhost import BulkOnly, Host
+from tests.client.usbhost import BulkOnly, Host, plugged
 
 
 async def products(backend: EmulatedBackend) -> list[str | None]:
@@ -109,6 +116,28 @@ async def test_one_user_at_a_time() -> None:
         await backend.open(device)
     await second.aclose()
     await backend.aclose()
+
+
+class Counter(EmulatedDevice):
+    """The example of the module's documentation."""
+
+    def __init__(self) -> None:
+        endpoints = (bulk(0x81, Speed.HIGH), bulk(0x01, Speed.HIGH))
+        interface = InterfaceDescriptor(0, 0, 0xFF, 0, 0, endpoints=endpoints)
+        descriptors = describe(Speed.HIGH, 0x0010, interface)
+        super().__init__(descriptors, ("Acme", "Counter", "1"))
+
+    def data_out(self, endpoint: int, data: Data) -> bool:
+        self.send(0x81, b"%d bytes" % len(data))
+        return True
+
+
+async def test_a_device_of_ones_own_takes_a_few_lines() -> None:
+    async with plugged(Counter()) as host:
+        found = host.enumerate()
+        assert host.string(found.device.manufacturer) == "Acme"
+        host.bulk(0x01, b"abcde")
+        assert bytes(host.bulk(0x81, 512).result.data) == b"5 bytes"
 
 
 async def test_there_are_no_more_ports_than_addresses() -> None:

@@ -109,7 +109,7 @@ class FileStorage:
             raise OSError("short write")
 
     def flush(self) -> None:
-        """Tell the operating system to write to the disk."""
+        """Have the operating system write to the disk; it blocks meanwhile."""
         if not self.is_read_only:
             os.fsync(self._file.fileno())
 
