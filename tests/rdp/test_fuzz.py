@@ -1,0 +1,119 @@
+"""Whatever arrives, the cores give events or the two errors they document."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from rusb.errors import NegotiationError, RemoteProtocolError
+from rusb.rdp.client import ClientConnection
+from rusb.rdp.connection import Connection
+from rusb.rdp.events import LogonRequested, TlsRequested
+from rusb.rdp.server import ServerConnection
+from tests.rdp.joined import Joined, clear, no_random
+
+ROUNDS = 1500
+
+
+def session() -> tuple[list[bytes], list[bytes]]:
+    """Return what a client and a server send in a whole session in clear."""
+    joined = Joined(*clear()).run()
+    for _ in range(2):
+        joined.client.send_channel(1006, bytes(5000))
+        joined.server.send_channel(1006, bytes(40000))
+    joined.run()
+    joined.server.resize(640, 480)
+    joined.run()
+    joined.server.disconnect(1)
+    joined.run()
+    return joined.sent_by_client, joined.sent_by_server
+
+
+BY_CLIENT, BY_SERVER = session()
+
+
+def new_server() -> Connection:
+    return ServerConnection(clear()[1], random_bytes=no_random)
+
+
+def new_client() -> Connection:
+    client = ClientConnection(clear()[0], random_bytes=no_random)
+    client.start()
+    return client
+
+
+def mutate(chance: random.Random, flights: list[bytes]) -> list[bytes]:
+    """Damage a session: flip, cut, insert, repeat, or grow lengths."""
+    flights = list(flights)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(flights))
+        data = bytearray(flights[at])
+        where = chance.randrange(len(data) + 1)
+        match chance.randrange(6):
+            case 0 if where < len(data):
+                data[where] ^= 1 << chance.randrange(8)
+            case 1:
+                del data[where : where + chance.randint(1, 20)]
+            case 2:
+                data[where:where] = chance.randbytes(chance.randint(1, 20))
+            case 3:
+                data += data[where : where + 40]
+            case 4 if where + 2 < len(data):
+                data[where : where + 2] = chance.choice(
+                    (b"\xff\xff", b"\0\0", b"\x7f\xff")
+                )
+            case _:
+                flights.insert(at, flights[chance.randrange(len(flights))])
+                continue
+        flights[at] = bytes(data)
+    return flights
+
+
+def run(core: Connection, flights: list[bytes]) -> None:
+    """Feed a core until it fails in a documented way, or there is no more."""
+    try:
+        for flight in flights:
+            core.receive_data(flight)
+            for event in core.events():
+                if isinstance(event, TlsRequested):
+                    core.tls_started()
+                if isinstance(event, LogonRequested):
+                    assert isinstance(core, ServerConnection)
+                    core.accept_logon()
+            core.data_to_send()
+            assert len(core._buffer) <= 0xFFFF
+    except (RemoteProtocolError, NegotiationError):
+        with pytest.raises(RemoteProtocolError):
+            core.receive_data(b"\x03")
+
+
+SIDES = [(new_server, BY_CLIENT), (new_client, BY_SERVER)]
+
+
+@pytest.mark.parametrize(("new", "flights"), SIDES)
+def test_mutated_sessions(new: Callable[[], Connection], flights: list[bytes]) -> None:
+    chance = random.Random(20100)
+    for _ in range(ROUNDS):
+        run(new(), mutate(chance, flights))
+
+
+@pytest.mark.parametrize(("new", "flights"), SIDES)
+def test_noise_at_any_moment(
+    new: Callable[[], Connection], flights: list[bytes]
+) -> None:
+    chance = random.Random(20101)
+    for _ in range(ROUNDS // 3):
+        noise = chance.randbytes(chance.randint(1, 400))
+        if chance.random() < 0.7:  # in a frame, or most of it ends at once
+            noise = b"\x03\x00" + (len(noise) + 7).to_bytes(2) + b"\x02\xf0\x80" + noise
+        run(new(), [*flights[: chance.randrange(len(flights))], noise])
+
+
+@pytest.mark.parametrize(("new", "flights"), SIDES)
+def test_an_undamaged_session_runs_to_its_end(
+    new: Callable[[], Connection], flights: list[bytes]
+) -> None:
+    core = new()
+    run(core, flights)
+    assert core._failure is None
+    assert core._is_active

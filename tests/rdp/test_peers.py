@@ -1,0 +1,457 @@
+"""Peers that are not ours: rdesktop, viewers, other servers (1.20, 8.4, 8.6, 8.8)."""
+
+import struct
+
+import pytest
+
+from rusb.errors import NegotiationError, RemoteProtocolError
+from rusb.rdp import events as rdp
+from rusb.rdp import mcs, share
+from rusb.rdp.capabilities import (
+    client_sets,
+    serialize_confirm_active,
+    serialize_demand_active,
+    server_sets,
+)
+from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.gcc import ServerBlocks
+from rusb.rdp.info import ClientInfo
+from rusb.rdp.licensing import VALID_CLIENT
+from rusb.rdp.security import Method
+from rusb.rdp.server import ServerConnection, ServerSettings
+from rusb.rdp.share import DataType, ShareType
+from rusb.rdp.svc import ChannelSender
+from rusb.rdp.x224 import ConnectionConfirm
+from tests.rdp.joined import Joined, clear, no_random
+from tests.rdp.raw import RawClient, vector
+
+USB = 1007  # fourth of rdesktop's channels
+CHUNK = struct.pack("<II", 5, 3) + b"hello"
+
+
+def rdesktop(*, core_size: int = 216, headers: bytes = b"") -> RawClient:
+    """rdesktop-vrdp -e -r usb as far as Client Info, from the vectors."""
+    raw = RawClient(headers=headers)
+    assert raw.negotiate(vector("x224", "rdesktop-cr-v4", "bytes"))[5] == 0xD0
+    blocks = vector("client_rdesktop_vrdp", "gcc-request-r-usb-standard", "user_data")
+    if core_size == 212:  # before 1.8: no serverSelectedProtocol
+        core = blocks[23 : 23 + 212]
+        rest = b"\x01\xc0\xd4\x00" + core[4:] + blocks[23 + 216 :]
+        head = bytes.fromhex("000800100001c00044756361")
+        inside = head + (0x8000 | len(rest)).to_bytes(2) + rest
+        blocks = blocks[:7] + (0x8000 | len(inside)).to_bytes(2) + inside
+    assert raw.connect(blocks)
+    erect = vector("mcs_pdus", "rdesktop-erect-domain", "bytes")
+    assert raw.feed(erect, mcs.attach_request()) == mcs.attach_confirm(1)
+    raw.feed(*[mcs.join_request(1, channel) for channel in range(1002, 1009)])
+    raw.log_on(vector("client_rdesktop_vrdp", "client-info-v5", "info_packet"))
+    return raw
+
+
+def rdesktop_confirm(raw: RawClient) -> None:
+    """Confirm Active as rdesktop sends it: 14 sets, none for channels."""
+    sets = client_sets(800, 600, 16, keyboard_layout=0x409, is_rdp4=False)[:-1]
+    body = serialize_confirm_active(share.SHARE_ID, sets)
+    pdu = share.share_control(ShareType.CONFIRM_ACTIVE, body, 1002)
+    raw.feed(raw.io(raw.headers[:0] + raw.headers + pdu))
+
+
+def test_rdesktop_connects_with_big_endian_options_and_loose_pdus() -> None:
+    raw = rdesktop()
+    (logon,) = [e for e in raw.seen if isinstance(e, rdp.LogonRequested)]
+    who = logon.credentials
+    assert (who.user, who.password, who.domain, who.screen) == ("john", "secret", "", 1)
+    assert (logon.client.kind, logon.client.address) == ("rdesktop", "192.0.2.10")
+    rdesktop_confirm(raw)
+    raw.finish()
+    assert raw.seen[-1:] == [rdp.ChannelOpened(USB, "vrdpusb")]
+    raw.feed(raw.sender.send_data(USB, len(CHUNK)) + CHUNK)
+    assert raw.seen[-1:] == [rdp.ChannelData(USB, b"hello")]
+    assert raw.server._sender.chunk_size == 1600
+    raw.server.send_channel(USB, b"hello")
+    (head, payload) = raw.server.data_to_send()
+    assert (head + payload).endswith(b"\x03\xef\x70\x0d" + CHUNK)
+
+
+def test_rdesktop_gets_nothing_between_demand_active_and_font_map_but_answers() -> None:
+    raw = rdesktop()
+    rdesktop_confirm(raw)
+    answers = raw.finish()
+    kinds = []
+    while answers:
+        size = int.from_bytes(answers[2:4])
+        kinds.append(answers[14 + 14])
+        answers = answers[size:]
+    assert kinds == [31, 20, 20, 40]  # 1.13
+
+
+def test_rdesktop_18_with_headers_it_never_stopped_to_write() -> None:
+    """1.20: flags 0x0030 on Confirm Active, zero after it."""
+    raw = rdesktop(headers=struct.pack("<HH", 0x0030, 0))
+    rdesktop_confirm(raw)
+    raw.headers = bytes(4)
+    assert raw.finish()
+    assert rdp.Activated(800, 600, 16) in raw.seen
+    raw.feed(raw.sender.send_data(USB, 4 + len(CHUNK)) + bytes(4) + CHUNK)
+    assert raw.seen[-1:] == [rdp.ChannelData(USB, b"hello")]
+
+
+def test_rdesktop_17_gets_the_headers_it_wants() -> None:
+    raw = rdesktop(core_size=212, headers=bytes(4))
+    rdesktop_confirm(raw)
+    answers = raw.finish()
+    assert answers[13:18] == b"\x1a\0\0\0\0"
+    big = bytes(range(256)) * 20
+    raw.server.send_channel(USB, big)
+    wire = b"".join(raw.server.data_to_send())
+    assert wire[13:20] == b"\x86\x4c" + bytes(4) + b"\x00"
+    raw.sender.prefix = bytes(4)
+    raw.feed(b"".join(raw.sender.cut(USB, big)))
+    assert raw.seen[-1:] == [rdp.ChannelData(USB, big)]
+
+
+def test_rdesktop_leaves_with_an_x224_disconnect() -> None:
+    raw = rdesktop()
+    rdesktop_confirm(raw)
+    raw.finish()
+    raw.feed(bytes.fromhex("0300000b06800000000000"))
+    assert raw.seen[-1:] == [rdp.Disconnected(None, clean=True)]
+
+
+def test_a_windows_client_leaves_with_a_shutdown_request() -> None:
+    raw = RawClient().until_active()
+    answer = raw.feed(raw.data(DataType.SHUTDOWN_REQUEST, b""))
+    assert raw.seen[-1:] == [rdp.Disconnected(0, clean=True)]
+    assert answer.endswith(mcs.ultimatum(is_by_user=False))
+    assert raw.feed(mcs.ultimatum(is_by_user=True)) == b""
+
+
+# ---------------------------------------------------------------- version 4 ----
+
+
+def rdp4(info: bytes) -> RawClient:
+    raw = RawClient()
+    raw.negotiate(vector("x224", "rdesktop-cr-v4", "bytes"))
+    raw.connect(vector("client_rdesktop_vrdp", "gcc-request-v4", "user_data"))
+    raw.join()
+    raw.log_on(info)
+    return raw
+
+
+def test_an_rdp4_client_needs_no_extended_part_and_two_font_lists() -> None:
+    raw = rdp4(ClientInfo(user="john", is_extended=False).serialize())
+    (logon,) = [e for e in raw.seen if isinstance(e, rdp.LogonRequested)]
+    assert (logon.client.kind, logon.client.address) == ("RDP4", "")
+    raw.confirm(client_sets(800, 600, 16, keyboard_layout=0, is_rdp4=True))
+    raw.feed(raw.data(DataType.FONT_LIST, share.font_list(1)))
+    assert rdp.Activated(800, 600, 16) not in raw.seen
+    assert raw.feed(raw.data(DataType.FONT_LIST, share.font_list(2)))
+    assert raw.seen[-1:] == [rdp.Activated(800, 600, 16)]
+
+
+@pytest.mark.parametrize("empty", [(0, 2), (1,), (0, 1, 2, 3, 4)])
+def test_rdesktop_18_leaves_out_the_terminators_of_empty_strings(
+    empty: tuple[int, ...],
+) -> None:
+    """8.6: only in version 4."""
+    texts = ["D", "user", "pw", "shell", "dir"]
+    for index in empty:
+        texts[index] = ""
+    raw = [text.encode("utf-16-le") for text in texts]
+    head = struct.pack("<II5H", 0, 0x133, *map(len, raw))
+    body = b"".join(text + b"\0\0" for text in raw if text)
+    info = ClientInfo.parse(head + body)
+    found = [info.domain, info.user, info.password, info.shell, info.directory]
+    assert found == texts
+    assert not info.is_extended
+
+
+def test_our_version_4_client_connects_without_channels() -> None:
+    settings, server = clear()
+    settings.version = 4
+    joined = Joined(settings, server).run()
+    assert joined.of_client(rdp.Activated)
+    assert joined.of_server(rdp.Activated)
+    assert joined.of_client(rdp.ChannelOpened) == []
+    assert b"\x01\x00\x08\x00" not in joined.sent_by_client[0]  # no negotiation
+
+
+# ------------------------------------------------------------ other servers ----
+
+
+class RawServer:
+    """Our client, and a server of which every byte can be chosen."""
+
+    def __init__(self, settings: ClientSettings | None = None) -> None:
+        self.client = ClientConnection(
+            settings or ClientSettings(wants_tls=False), random_bytes=no_random
+        )
+        self.client.start()
+        self.sender = ChannelSender(is_server=True, initiator=1)
+        self.seen: list[rdp.Event] = []
+
+    def feed(self, *packets: bytes) -> bytes:
+        for packet in packets:
+            self.client.receive_data(packet)
+            self.seen += self.client.events()
+        return b"".join(self.client.data_to_send())
+
+    def io(self, payload: bytes) -> bytes:
+        return self.sender.send_data(1003, len(payload)) + payload
+
+    def data(self, kind: int, body: bytes) -> bytes:
+        return self.io(share.share_data(kind, body, 1002))
+
+    def until_licence(self, user_data: bytes | None = None) -> "RawServer":
+        blocks = user_data or ServerBlocks.granting(0, 4).serialize()
+        self.feed(ConnectionConfirm(selected=0).serialize())
+        self.feed(mcs.serialize_connect_response(blocks), mcs.attach_confirm(9))
+        channels = (1010, 1003, 1004, 1005, 1006, 1007)
+        self.feed(*[mcs.join_confirm(9, channel) for channel in channels])
+        assert self.client.is_logged_on
+        return self
+
+    def demand(self, *, headers: bytes = b"") -> bytes:
+        body = serialize_demand_active(0x103EA, server_sets(1024, 768, 24))
+        pdu = share.share_control(ShareType.DEMAND_ACTIVE, body, 1002)
+        return self.io(headers + pdu)
+
+    def until_active(self) -> "RawServer":
+        self.until_licence()
+        self.feed(self.io(struct.pack("<HH", 0x80, 0) + VALID_CLIENT))
+        self.feed(self.demand(), self.data(DataType.FONT_MAP, share.font_map()))
+        assert rdp.Activated(1024, 768, 24) in self.seen
+        return self
+
+
+def test_the_client_reaches_a_session_and_uses_the_servers_size() -> None:
+    raw = RawServer().until_active()
+    assert (raw.client.width, raw.client.height, raw.client.depth) == (1024, 768, 24)
+
+
+@pytest.mark.parametrize(
+    "block", [struct.pack("<HHI", 0x0C04, 8, 0), struct.pack("<HHI", 0x0C08, 8, 0)]
+)
+def test_unknown_server_blocks_are_skipped(block: bytes) -> None:
+    known = ServerBlocks.granting(0, 4).serialize()
+    inside = known[23:] + block
+    RawServer().until_licence(known[:21] + (0x8000 | len(inside)).to_bytes(2) + inside)
+
+
+def test_a_server_that_wants_rc4_is_refused_with_a_way_out() -> None:
+    wire = vector("gcc_and_connect_response", "connect-response-128-3ch", "bytes")
+    raw = RawServer()
+    raw.feed(ConnectionConfirm(selected=0).serialize())
+    with pytest.raises(NegotiationError, match="allow TLS"):
+        raw.feed(wire)
+
+
+def test_more_channels_than_asked_for() -> None:
+    raw = RawServer()
+    raw.feed(ConnectionConfirm(selected=0).serialize())
+    answer = ServerBlocks.granting(0, 5).serialize()
+    with pytest.raises(RemoteProtocolError, match="granted 5"):
+        raw.feed(mcs.serialize_connect_response(answer))
+
+
+def test_a_refused_join_leaves_the_other_channels() -> None:
+    raw = RawServer()
+    blocks = ServerBlocks.granting(0, 4).serialize()
+    raw.feed(ConnectionConfirm(selected=0).serialize())
+    raw.feed(mcs.serialize_connect_response(blocks), mcs.attach_confirm(9))
+    raw.feed(mcs.join_confirm(9, 1010), mcs.join_confirm(9, 1003))
+    refused = bytes.fromhex("0300000d02f0803ce0000903ec")
+    raw.feed(refused, *[mcs.join_confirm(9, c) for c in (1005, 1006, 1007)])
+    assert raw.client.is_logged_on
+    assert sorted(raw.client._channels) == [1005, 1006, 1007]
+
+
+@pytest.mark.parametrize(
+    ("wire", "match"),
+    [
+        (mcs.join_confirm(9, 1099), "asked for"),
+        (bytes.fromhex("0300000d02f0803ce0000903f2"), "refused MCS channel"),
+        (mcs.attach_confirm(7), "instead of"),
+    ],
+)
+def test_confirms_that_do_not_fit(wire: bytes, match: str) -> None:
+    raw = RawServer()
+    blocks = ServerBlocks.granting(0, 4).serialize()
+    raw.feed(ConnectionConfirm(selected=0).serialize())
+    raw.feed(mcs.serialize_connect_response(blocks), mcs.attach_confirm(9))
+    with pytest.raises((RemoteProtocolError, NegotiationError), match=match):
+        raw.feed(wire)
+
+
+def test_a_refused_user_or_connection_is_no_common_ground() -> None:
+    raw = RawServer()
+    raw.feed(ConnectionConfirm(selected=0).serialize())
+    response = bytearray(mcs.serialize_connect_response(ServerBlocks().serialize()))
+    response[response.index(b"\x0a\x01\x00") + 2] = 3
+    with pytest.raises(NegotiationError, match="result 3"):
+        raw.feed(bytes(response))
+
+
+LICENCES = [
+    (bytes([1, 3, 16, 0]) + bytes(12), "licence"),
+    (bytes([2, 3, 16, 0]) + bytes(12), "licence"),
+    (bytes([0x77, 3, 16, 0]) + bytes(12), "unknown licence message"),
+    (struct.pack("<BBHIIHH", 0xFF, 3, 16, 2, 1, 4, 0), "code 2"),
+]
+
+
+@pytest.mark.parametrize(("message", "match"), LICENCES)
+def test_servers_that_want_a_licence_are_told_apart(message: bytes, match: str) -> None:
+    raw = RawServer().until_licence()
+    with pytest.raises(NegotiationError, match=match):
+        raw.feed(raw.io(struct.pack("<HH", 0x80, 0) + message))
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+def test_a_new_licence_is_taken_as_it_comes(kind: int) -> None:
+    raw = RawServer().until_licence()
+    message = bytes([kind, 3, 24, 0]) + bytes(20)
+    raw.feed(raw.io(struct.pack("<HH", 0x80, 0) + message))
+    assert raw.feed(raw.demand())
+
+
+def test_a_server_may_leave_the_licence_out() -> None:
+    raw = RawServer().until_licence()
+    assert raw.feed(raw.demand())
+
+
+def test_a_redirection_says_so() -> None:
+    raw = RawServer().until_licence()
+    with pytest.raises(NegotiationError, match="redirect"):
+        raw.feed(raw.io(struct.pack("<HH", 0x0400, 0) + bytes(20)))
+    raw = RawServer().until_active()
+    with pytest.raises(NegotiationError, match="redirect"):
+        raw.feed(raw.io(share.share_control(ShareType.REDIRECTION, bytes(20), 0)))
+
+
+def test_headers_of_the_original_server_are_taken_and_returned() -> None:
+    """1.20: it writes them for ever to those it takes for rdesktop."""
+    raw = RawServer().until_licence()
+    raw.feed(raw.io(struct.pack("<HH", 0x0280, 0x0010) + VALID_CLIENT))
+    answers = raw.feed(raw.demand(headers=bytes(4)))
+    assert answers[15:19] == bytes(4)
+    font_map = share.share_data(DataType.FONT_MAP, b"", 1002)
+    raw.feed(raw.io(bytes(4) + font_map))
+    raw.feed(raw.sender.send_data(1006, 4 + len(CHUNK)) + bytes(4) + CHUNK)
+    assert raw.seen[-1:] == [rdp.ChannelData(1006, b"hello")]
+
+
+def test_a_demand_active_in_segments_of_mcs() -> None:
+    raw = RawServer().until_licence()
+    payload = raw.demand()[15:]
+    assert len(payload) > 200
+    for flags, part in (
+        (0x20, payload[:100]),
+        (0, payload[100:150]),
+        (0x10, payload[150:]),
+    ):
+        head = bytearray(raw.sender.send_data(1003, len(part)))
+        head[12] = 0x40 | flags
+        answer = raw.feed(bytes(head) + part)
+    assert answer
+
+
+def test_several_pdus_in_one_packet_and_flow_pdus() -> None:
+    raw = RawServer().until_active()
+    flow = struct.pack("<HHHH", 0x8000, 0x42, 0, 1002)
+    sync = share.share_data(DataType.SYNCHRONIZE, share.synchronize(1002), 1002)
+    raw.feed(raw.io(flow + sync + share.share_data(99, b"?", 1002)))
+    assert not any(isinstance(e, rdp.Disconnected) for e in raw.seen)
+
+
+@pytest.mark.parametrize("kind", [DataType.UPDATE, DataType.POINTER, 38, 41, 55, 99])
+def test_pictures_and_unknown_pdus_do_not_matter(kind: int) -> None:
+    raw = RawServer().until_active()
+    raw.feed(raw.data(kind, bytes(100)), b"\x00\x80\x10" + bytes(13))
+    raw.feed(b"\x44\x08" + bytes(6))
+    assert not any(isinstance(e, rdp.Disconnected) for e in raw.seen)
+
+
+def test_a_keepalive_is_tolerated_and_not_answered() -> None:
+    joined = Joined().run()
+    joined.server.keepalive()
+    joined.client.receive_data(b"".join(joined.server.data_to_send()))
+    assert (joined.client.events(), joined.client.data_to_send()) == ([], [])
+
+
+def test_deactivation_and_activation_keep_channels_open() -> None:
+    raw = RawServer().until_active()
+    raw.seen.clear()
+    raw.feed(raw.io(b"\x04\x00\x16\x00"))
+    raw.client.send_channel(1006, b"x")
+    raw.feed(raw.demand())
+    raw.feed(raw.data(DataType.FONT_MAP, b""))
+    assert raw.seen == [rdp.Activated(1024, 768, 24)]
+
+
+@pytest.mark.parametrize("code", [1, 5, 12])
+def test_error_info_and_deactivation_are_an_end(code: int) -> None:
+    raw = RawServer().until_active()
+    raw.feed(raw.data(DataType.ERROR_INFO, struct.pack("<I", code)))
+    raw.feed(raw.io(b"\x04\x00\x16\x00"))
+    assert raw.seen[-1:] == [rdp.Disconnected(code, clean=True)]
+    assert raw.feed(mcs.ultimatum(is_by_user=False)) == b""
+    raw.client.disconnect()
+    assert raw.client.data_to_send() == []
+
+
+def test_error_info_none_is_not_an_end() -> None:
+    raw = RawServer().until_active()
+    raw.feed(raw.data(DataType.ERROR_INFO, bytes(4)), raw.io(b"\x04\x00\x16\x00"))
+    raw.feed(raw.demand(), raw.data(DataType.FONT_MAP, b""))
+    raw.feed(mcs.ultimatum(is_by_user=False))
+    assert raw.seen[-1:] == [rdp.Disconnected(0, clean=True)]
+
+
+def test_an_ultimatum_before_the_session_is_not_a_clean_end() -> None:
+    raw = RawServer().until_licence()
+    raw.feed(mcs.ultimatum(is_by_user=False))
+    assert raw.seen[-1:] == [rdp.Disconnected(None, clean=False)]
+
+
+@pytest.mark.parametrize(
+    ("code", "match"),
+    [
+        *((1, "insists on TLS"), (2, "Security/Method"), (3, "ServerCertificate")),
+        *((4, "inconsistent"), (5, "CredSSP"), (6, "smart card"), (99, "failure 99")),
+    ],
+)
+def test_refusals_say_what_to_do(code: int, match: str) -> None:
+    raw = RawServer(ClientSettings())
+    with pytest.raises(NegotiationError, match=match) as caught:
+        raw.feed(ConnectionConfirm(failure=code).serialize())
+    assert caught.value.stage == "rdp"
+
+
+def test_a_server_that_knows_no_negotiation_is_not_sent_a_password() -> None:
+    raw = RawServer(ClientSettings(password="secret"))
+    with pytest.raises(NegotiationError, match="in clear"):
+        raw.feed(ConnectionConfirm().serialize())
+
+
+def test_the_server_keeps_to_the_default_policy() -> None:
+    server = ServerConnection(ServerSettings(), random_bytes=no_random)
+    assert server.settings.methods == {Method.TLS}
+
+
+def test_what_the_client_asks_for_is_in_its_blocks() -> None:
+    settings, server = clear()
+    settings.console = settings.compression = settings.remote_sound = True
+    settings.client_name, settings.password = "a-name-of-more-than-15", "pw"
+    joined = Joined(settings, server).run()
+    assert joined.server._blocks is not None
+    blocks = joined.server._blocks
+    assert (blocks.core.name, blocks.cluster) == ("a-name-of-more-", 0x0B)
+    assert [(c.name, c.options) for c in blocks.channels] == [
+        ("cliprdr", 0xC0A00000),
+        ("rdpsnd", 0xC0000000),
+        ("vrdpusb", 0xC0000000),
+        ("rdpdr", 0x80800000),
+    ]
+    sent = b"".join(joined.sent_by_client)
+    assert struct.pack("<II", 0, 0x133 | 0x8 | 0x280 | 0x2000) in sent
