@@ -87,4 +87,6 @@ async def dial(
             f"nobody answers at {config.server}: {error.strerror or error}; is the"
             " machine running with its remote display on, and is this its port?"
         ) from error
+    if stream.transport is not None:  # what the server logs as our address
+        core.settings.address = stream.transport.get_extra_info("sockname")[0]
     return stream

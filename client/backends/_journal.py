@@ -1,0 +1,133 @@
+"""Which kernel drivers were detached, so that a killed client's devices recover.
+
+The kernel releases the claims of a killed process, but leaves an interface without a
+driver. Each detaching is therefore written down before it is done; the next start of
+any client gives the drivers of dead processes back.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ._sysfs import Sysfs
+
+__all__ = ["Journal"]
+
+log = logging.getLogger(__name__)
+
+MAX_SIZE = 1 << 20
+
+
+def _start_time(pid: int) -> str | None:
+    """Return when a process started, which tells it from a later one of that number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]
+
+
+class Journal:
+    """A file of JSON lines, shared by all clients of a user.
+
+    Args:
+        path: the file.
+        sysfs: where drivers are bound again.
+    """
+
+    def __init__(self, path: Path, sysfs: Sysfs) -> None:
+        self._path = path
+        self._sysfs = sysfs
+
+    def add(self, name: str, address: int, interface: int, driver: str) -> None:
+        """Write down that *driver* is about to be detached; it is on disk then."""
+        entry = {
+            "device": name,
+            "address": address,
+            "interface": interface,
+            "driver": driver,
+            "pid": os.getpid(),
+            "start": _start_time(os.getpid()),
+        }
+        with self._locked():
+            self._write([*self._read(), entry])
+
+    def remove(self, name: str, interface: int) -> None:
+        """The driver has it again."""
+        with self._locked():
+            entries = self._read()
+            kept = [
+                e
+                for e in entries
+                if (e["device"], e["interface"], e["pid"])
+                != (name, interface, os.getpid())
+            ]
+            if len(kept) != len(entries):
+                self._write(kept)
+
+    def recover(self) -> list[str]:
+        """Give the drivers of dead processes back.
+
+        Returns:
+            A sentence for each interface that was given back.
+        """
+        if not self._path.exists():
+            return []
+        done, kept = [], []
+        with self._locked():
+            for entry in self._read():
+                if _start_time(entry["pid"]) == entry["start"]:
+                    kept.append(entry)
+                    continue
+                name, interface = entry["device"], entry["interface"]
+                if self._sysfs.text(name, "devnum") != str(entry["address"]):
+                    continue  # unplugged meanwhile
+                if self._sysfs.bind(name, interface, entry["driver"]):
+                    done.append(
+                        f"interface {interface} of device {name} was given back to"
+                        f" {entry['driver']}: a client that was killed had it"
+                    )
+                else:
+                    log.warning(
+                        "interface %d of %s has no driver; %s had it",
+                        interface,
+                        name,
+                        entry["driver"],
+                    )
+                    kept.append(entry)
+            self._write(kept)
+        return done
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._path.with_name(self._path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        found = []
+        for line in self._path.read_bytes()[:MAX_SIZE].splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and _KEYS <= entry.keys():
+                    found.append(entry)
+        return found
+
+    def _write(self, entries: list[dict[str, Any]]) -> None:
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        with temporary.open("w") as file:
+            file.writelines(json.dumps(e) + "\n" for e in entries)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+
+
+_KEYS = {"device", "address", "interface", "driver", "pid", "start"}

@@ -1,0 +1,106 @@
+"""What Linux's sysfs tells of USB devices: names, drivers, mounted file systems."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rusb.usb.device import clean_text
+
+__all__ = ["Sysfs", "udev_rule"]
+
+
+def udev_rule(vendor_id: int, product_id: int) -> str:
+    """Return the sentence that cures a missing permission."""
+    return (
+        "put this line into /etc/udev/rules.d/70-rusb.rules:"
+        f' SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor_id:04x}",'
+        f' ATTR{{idProduct}}=="{product_id:04x}", MODE="0660", TAG+="uaccess"'
+        " then run: udevadm control --reload && udevadm trigger, and plug the device"
+        " in again"
+    )
+
+
+@dataclass(frozen=True)
+class Sysfs:
+    """Where to look; other places in tests.
+
+    Attributes:
+        devices: folder of the devices, ``/sys/bus/usb/devices``.
+        drivers: folder of the drivers.
+        mounts: list of mounts, ``/proc/self/mountinfo``.
+        swaps: list of swap areas.
+        nodes: folder of the device nodes.
+    """
+
+    devices: Path = Path("/sys/bus/usb/devices")
+    drivers: Path = Path("/sys/bus/usb/drivers")
+    mounts: Path = Path("/proc/self/mountinfo")
+    swaps: Path = Path("/proc/swaps")
+    nodes: Path = Path("/dev/bus/usb")
+
+    def text(self, name: str, attribute: str) -> str | None:
+        """Read an attribute of a device such as ``1-2``; None if there is none."""
+        try:
+            data = (self.devices / name / attribute).read_bytes()
+        except OSError:
+            return None
+        return clean_text(data.rstrip(b"\n")) or None
+
+    def driver(self, name: str, interface: int) -> str | None:
+        """Return the driver that has an interface of a device, if any."""
+        for path in self.devices.glob(f"{name}:*.{interface}"):
+            try:
+                return os.path.basename(os.readlink(path / "driver"))
+            except OSError:
+                return None
+        return None
+
+    def bind(self, name: str, interface: int, driver: str) -> bool:
+        """Give an interface back to a driver; True if it has one afterwards."""
+        for path in self.devices.glob(f"{name}:*.{interface}"):
+            if self.driver(name, interface) is not None:
+                return True
+            try:
+                (self.drivers / driver / "bind").write_text(path.name)
+            except OSError:
+                return False
+            return True
+        return False
+
+    def node(self, bus: int, address: int) -> Path:
+        """Return the device's node."""
+        return self.nodes / f"{bus:03}" / f"{address:03}"
+
+    def in_use(self, name: str) -> str | None:
+        """Return ``/dev/sda1 is mounted at /media/x`` if a disk of it is, else None."""
+        blocks = dict(self._blocks(name))
+        if not blocks:
+            return None
+        for line in _lines(self.mounts):
+            words = line.split()
+            if len(words) > 4 and words[2] in blocks:
+                where = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4])
+                return f"/dev/{blocks[words[2]]} is mounted at {clean_text(where)}"
+        for line in _lines(self.swaps):
+            device = line.split()[0] if line.split() else ""
+            if device.removeprefix("/dev/") in blocks.values():
+                return f"{device} is a swap area"
+        return None
+
+    def _blocks(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield (major:minor, name) of each block device that hangs on a device."""
+        for interface in self.devices.glob(f"{name}:*"):
+            for root, folders, files in os.walk(interface):
+                if "block" in Path(root).parts and "dev" in files:
+                    number = (Path(root) / "dev").read_text().strip()
+                    yield number, Path(root).name
+                folders[:] = [f for f in folders if f not in ("power", "queue")]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
