@@ -203,7 +203,7 @@ class Connection(ABC):
             return end
         _, _, channel, segment, size = _SEND_DATA.unpack_from(data, start + 4)
         body = start + 14
-        if size & 0x80:
+        if size & 0x80 and body < end:
             size = (size & 0x7F) << 8 | data[body]
             body += 1
         if not self._has_session:

@@ -54,6 +54,13 @@ def test_t01_tpkt_smaller_than_its_content() -> None:
     refuse(lambda: raw.feed(bytes(packet)))
 
 
+@pytest.mark.parametrize("cut", range(7, 24))
+def test_t01_data_packets_cut_inside_their_headers(cut: int) -> None:
+    raw = RawClient().until_active()
+    whole = raw.data(DataType.INPUT, struct.pack("<HH", 0, 0) + bytes(200))
+    refuse(lambda: raw.feed(b"\x03\x00" + cut.to_bytes(2) + whole[4:cut]))
+
+
 @pytest.mark.parametrize("first", [0x00, 0x16, 0x3C, 0xFF])
 def test_t01_what_is_not_rdp_ends_the_connection(first: int) -> None:
     raw = RawClient()
