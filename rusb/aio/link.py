@@ -31,6 +31,7 @@ class WireLink:
         self._flush = flush
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
+        self._channel: int | None = None
         self._is_moving = False
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
@@ -38,11 +39,18 @@ class WireLink:
 
     def opened(self, channel: int, name: str) -> None:
         """The channel is operational."""
+        self._channel = channel
         self.core.channel_opened(channel, name, now=self._loop.time())
         self.move()
 
     def received(self, channel: int, data: bytes) -> None:
-        """A whole message arrived; raises what the core raises."""
+        """A whole message arrived; raises what the core raises.
+
+        Messages of other channels (a VRDP server starts clipboard and sound by itself)
+        are not for this core.
+        """
+        if channel != self._channel:
+            return
         self.core.receive_data(channel, data, now=self._loop.time())
         self.move()
 
