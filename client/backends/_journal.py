@@ -24,12 +24,16 @@ MAX_SIZE = 1 << 20
 
 
 def _start_time(pid: int) -> str | None:
-    """Return when a process started, which tells it from a later one of that number."""
+    """Return when a process started, which tells it from a later one of that number.
+
+    None for one that has ended, be it reaped or not.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
 
 
 class Journal:

@@ -41,6 +41,10 @@ MACHINE = """<?xml version="1.0"?>
 """
 
 
+RUNS = "grep -q 'State:.[RSD]' /proc/$(cat /run/rusb.pid)/status"
+"""The client runs; nobody reaps it in its machine, so a zombie does not count."""
+
+
 class Server:
     """``rusb serve`` as a process of its own."""
 
@@ -107,7 +111,7 @@ class Chain:
     def end_client(self, signal: str) -> None:
         """Send a signal to the client and wait until the process is gone."""
         self.client.sh(f"kill -{signal} $(cat /run/rusb.pid)")
-        self.wait_client("! test -d /proc/$(cat /run/rusb.pid)")
+        self.wait_client(f"! {RUNS}")
 
     def wait_guest(self, command: str) -> None:
         """Wait for a command in the guest, or tell what happened before."""
@@ -154,7 +158,7 @@ def connected(chain: Chain, stick: Path) -> Iterator[None]:
     chain.connect()
     chain.wait_guest("test -b /dev/sda")
     yield
-    if chain.client.ok("test -d /proc/$(cat /run/rusb.pid)"):
+    if chain.client.ok(RUNS):
         chain.end_client("TERM")
     chain.wait_guest("! test -b /dev/sda")
 

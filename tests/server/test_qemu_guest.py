@@ -287,7 +287,12 @@ async def test_an_attach_that_is_cancelled_leaves_nothing(
     guest = QemuGuest(str(fake.path))
     await guest.start()
     was_asked = threading.Event()
-    fake.answers["qom-get"] = lambda arguments: was_asked.set() or False
+
+    def answer(arguments: object) -> bool:
+        was_asked.set()
+        return False
+
+    fake.answers["qom-get"] = answer
     attaching = asyncio.create_task(guest.attach(device))
     assert await asyncio.to_thread(was_asked.wait, 10)
     attaching.cancel()
