@@ -1,0 +1,75 @@
+"""``rusb devices``: what is plugged in here, as ``lsusb`` shows it."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from rusb.client.backends.base import LocalDevice
+from rusb.client.devices import load_backend
+
+from ._common import add_verbose, run_async, set_up_logging
+
+HELP = "list this machine's USB devices, and why some cannot be used"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the options."""
+    add = parser.add_argument
+    add("--json", action="store_true", help="a JSON array of objects")
+    add(
+        "--backend",
+        action="append",
+        metavar="NAME[:ADDRESS]",
+        help="where devices come from (libusb, emulated); may be given several times",
+    )
+    add("--force", action="store_true", help="as with 'rusb connect --force'")
+    add_verbose(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List them."""
+    set_up_logging(args.verbose)
+    devices = run_async(_list(args.backend or ["libusb"], args.force))
+    if args.json:
+        print(json.dumps([_as_object(d) for d in devices], indent=2))
+        return 0
+    for device in devices:
+        print(_as_text(device))
+    if not devices:
+        print("No USB devices but hubs are plugged in.")
+    return 0
+
+
+async def _list(names: list[str], force: bool) -> list[LocalDevice]:
+    found = []
+    for name in names:
+        backend = load_backend(name, force=force)
+        try:
+            found += await backend.list_devices()
+        finally:
+            await backend.aclose()
+    return found
+
+
+def _as_object(device: LocalDevice) -> dict[str, object]:
+    fields = asdict(device.info)
+    del fields["id"]
+    fields["speed"] = device.info.speed.name.lower()
+    return fields | {"key": device.key, "problem": device.problem}
+
+
+def _as_text(device: LocalDevice) -> str:
+    info = device.info
+    text = (
+        f"Bus {info.bus:03} Device {info.address:03}: ID {info.vendor_id:04x}:"
+        f"{info.product_id:04x} {info.manufacturer or ''} {info.product or ''}"
+    ).rstrip()
+    details = [f"{info.speed.label} speed"]
+    if info.port_path:
+        details.append(f"port {'.'.join(map(str, info.port_path))}")
+    if info.serial:
+        details.append(f"serial {info.serial}")
+    text += f"\n    {', '.join(details)}"
+    if device.problem:
+        text += f"\n    cannot be used: {device.problem}"
+    return text
