@@ -272,10 +272,10 @@ class _Open(OpenDevice):
         try:
             if driver == "usbfs" or not handle.kernelDriverActive(interface):
                 return
-        except (usb1.USBErrorNotFound, usb1.USBErrorInvalidParam):
-            return  # no such interface in this configuration
-        except usb1.USBErrorNotSupported:
-            return  # no kernel drivers on this system
+        except usb1.USBErrorNoDevice:
+            raise
+        except usb1.USBError:
+            return  # no such interface, or no kernel drivers on this system
         if interface not in self._detached:
             self._journal.add(self._name, self._address, interface, driver or "")
         handle.detachKernelDriver(interface)

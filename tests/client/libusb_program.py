@@ -1,0 +1,222 @@
+"""What the tests of the libusb backend run under simulated USB; prints JSON lines.
+
+``libusb_program.py SCENARIO``: each scenario is a coroutine of that name.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rusb.client.backends.base import LocalDevice, OpenDevice
+from rusb.client.backends.libusb import LibusbBackend
+from rusb.errors import BackendError
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Urb, UrbResult
+
+BULK, INTERRUPT = TransferType.BULK, TransferType.INTERRUPT
+ISO = TransferType.ISOCHRONOUS
+
+
+def say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def noted() -> str:
+    """What the journal of detached drivers says."""
+    return Path(sys.argv[2], "detached").read_text()
+
+
+def take_out(name: str) -> None:
+    """Unplug a simulated device."""
+    Path(os.environ["FAKEUSB_CTL"], f"unplug.{name}").touch()
+
+
+class Bench:
+    """A device in use and what came of each URB."""
+
+    def __init__(self, device: OpenDevice) -> None:
+        self.device = device
+        self.results: dict[int, list[UrbResult]] = {}
+        self._changed = asyncio.Event()
+
+    def submit(self, urb: Urb) -> None:
+        self.results[urb.id] = []
+
+        def complete(result: UrbResult) -> None:
+            self.results[urb.id].append(result)
+            self._changed.set()
+
+        self.device.submit(urb, complete)
+
+    async def run(self, urb: Urb) -> UrbResult:
+        self.submit(urb)
+        await self.wait(lambda: bool(self.results[urb.id]))
+        return self.results[urb.id][0]
+
+    async def wait(self, is_true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not is_true():
+                self._changed.clear()
+                await self._changed.wait()
+
+    def vendor(self, request: int, value: int = 0, index: int = 0) -> Urb:
+        setup = SetupPacket(0x40, request, value, index)
+        return Urb.control(1000 + len(self.results), setup)
+
+    def told(self) -> dict[int, list[str]]:
+        return {k: [r.status.name for r in v] for k, v in self.results.items()}
+
+
+async def opened(backend: LibusbBackend, name: str = "1-1") -> Bench:
+    devices = await backend.list_devices()
+    (found,) = [d for d in devices if d.key.startswith(f"{name}@")]
+    return Bench(await backend.open(found))
+
+
+async def listing(backend: LibusbBackend) -> None:
+    devices: list[LocalDevice] = await backend.list_devices()
+    for d in devices:
+        say(
+            key=d.key,
+            text=str(d.info),
+            speed=d.info.speed.name,
+            port=d.info.port,
+            path=d.info.port_path,
+            bus=d.info.bus,
+            usb=d.info.bcd_usb,
+            revision=d.info.bcd_device,
+            serial=d.info.serial,
+            problem=d.problem,
+        )
+
+
+async def transfers(backend: LibusbBackend) -> None:
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    got = await bench.run(Urb.control(1, SetupPacket.get_descriptor(1, 0, 18)))
+    say(what="control", status=got.status.name, data=bytes(got.data).hex())
+    out = await bench.run(Urb(2, BULK, 0x04, 700, bytes(range(100)) * 7))
+    say(what="out", status=out.status.name, length=out.length)
+    short = await bench.run(Urb(3, BULK, 0x83, 4096))
+    say(what="short", status=short.status.name, length=short.length)
+    counter = await bench.run(Urb(4, INTERRUPT, 0x85, 64))
+    say(what="interrupt", status=counter.status.name, length=counter.length)
+    await bench.device.set_interface(1, 1)
+    packets = (192,) * 8
+    iso = await bench.run(Urb(5, ISO, 0x86, 192 * 8, packets=packets))
+    say(
+        what="iso in",
+        status=iso.status.name,
+        packets=[p.length for p in iso.packets],
+        length=len(iso.data),
+    )
+    sink = Urb(6, ISO, 0x07, 192 * 4, bytes(192 * 4), packets=(192,) * 4)
+    iso = await bench.run(sink)
+    say(what="iso out", status=iso.status.name, length=iso.length)
+    await bench.device.aclose()
+
+
+async def stall(backend: LibusbBackend) -> None:
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    bad = Urb.control(1, SetupPacket(0xC0, 0x7F, 0, 0, 8))
+    say(status=(await bench.run(bad)).status.name)
+    await bench.run(bench.vendor(0x04, 0, 0x83))
+    say(status=(await bench.run(Urb(2, BULK, 0x83, 512))).status.name)
+    await bench.device.clear_halt(0x83)
+    await bench.run(Urb(3, BULK, 0x04, 5, b"again"))
+    got = await bench.run(Urb(4, BULK, 0x83, 512))
+    say(status=got.status.name, data=bytes(got.data).decode())
+    await bench.device.aclose()
+
+
+async def overflow(backend: LibusbBackend) -> None:
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    await bench.run(Urb(1, BULK, 0x04, 300, bytes(300)))
+    say(status=(await bench.run(Urb(2, BULK, 0x83, 100))).status.name)
+    await bench.device.aclose()
+
+
+async def cancel(backend: LibusbBackend) -> None:
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    for number in range(1, 9):
+        bench.submit(Urb(number, BULK, 0x83, 512))
+    for number in range(1, 9):
+        bench.device.cancel(number)
+    await bench.wait(lambda: all(bench.results.values()))
+    await bench.run(Urb(9, BULK, 0x04, 2, b"ok"))
+    got = await bench.run(Urb(10, BULK, 0x83, 512))
+    say(told=bench.told(), data=bytes(got.data).decode())
+    await bench.device.aclose()
+
+
+async def unplug(backend: LibusbBackend) -> None:
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    for number in range(1, 9):
+        bench.submit(Urb(number, BULK, 0x83, 512))
+    await asyncio.sleep(0.05)
+    take_out("1-1")
+    await bench.wait(lambda: all(bench.results.values()))
+    late = await bench.run(Urb(9, BULK, 0x83, 512))
+    say(told=bench.told(), late=late.status.name)
+    await bench.device.aclose()
+
+
+async def drivers(backend: LibusbBackend) -> None:
+    """Is the kernel's driver active before, while and after the device is in use?"""
+    bench = await opened(backend)
+    handle = bench.device._handle  # type: ignore[attr-defined]
+    before = handle.kernelDriverActive(0)
+    await bench.device.claim_interface(0)
+    note = noted()
+    claimed = handle.kernelDriverActive(0)
+    await bench.device.aclose()
+    await bench.device.aclose()
+    again = await opened(backend)
+    after = again.device._handle.kernelDriverActive(0)  # type: ignore[attr-defined]
+    await again.device.aclose()
+    say(before=before, noted=note, claimed=claimed, after=after, left=noted())
+
+
+async def configurations(backend: LibusbBackend) -> None:
+    bench = await opened(backend, "2-1.4")
+    await bench.device.set_configuration(2)
+    got = await bench.run(Urb.control(1, SetupPacket.get_configuration()))
+    await bench.device.claim_interface(1)
+    await bench.run(Urb(2, BULK, 0x03, 3, b"two"))
+    back = await bench.run(Urb(3, BULK, 0x82, 32))
+    say(configuration=got.data[0], data=bytes(back.data).decode())
+    await bench.device.reset()
+    again = await bench.run(Urb.control(4, SetupPacket.get_configuration()))
+    say(configuration=again.data[0])
+    await bench.device.aclose()
+
+
+async def busy(backend: LibusbBackend) -> None:
+    bench = await opened(backend)
+    try:
+        await bench.device.claim_interface(7)
+    except BackendError as error:
+        say(error=str(error))
+    say(status=(await bench.run(Urb(1, BULK, 0x8F, 8))).status.name)
+    await bench.device.aclose()
+
+
+async def main(scenario: str) -> None:
+    backend = LibusbBackend(state=Path(sys.argv[2]))
+    await globals()[scenario](backend)
+    await backend.aclose()
+    await backend.aclose()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    say(tasks_left=len(left))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

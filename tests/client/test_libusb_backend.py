@@ -1,0 +1,214 @@
+"""The libusb backend on simulated USB: unmodified libusb, simulated usbfs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rusb.client.backends._journal import Journal
+from rusb.client.backends._sysfs import Sysfs, udev_rule
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKEUSB = ROOT / "tools" / "fakeusb"
+
+pytestmark = pytest.mark.skipif(
+    os.getuid() != 0, reason="simulated USB needs root for a mount namespace of its own"
+)
+
+
+@pytest.fixture(scope="module")
+def fakeusb() -> Path:
+    subprocess.run(["make", "-s", "-C", FAKEUSB], check=True, capture_output=True)
+    return FAKEUSB / "fakeusb-run"
+
+
+def play(fakeusb: Path, folder: Path, scenario: str) -> list[dict[str, Any]]:
+    """Run a scenario of ``libusb_program.py`` and return what it said."""
+    program = Path(__file__).with_name("libusb_program.py")
+    command = [fakeusb, "-r", folder / "usb", sys.executable, program, scenario]
+    done = subprocess.run(
+        [*map(str, command), str(folder / "state")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert said.pop() == {"tasks_left": 0}
+    return said
+
+
+def test_everything_but_hubs_is_listed_with_its_identity(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    disk, mouse, two = play(fakeusb, tmp_path, "listing")
+    assert disk == {
+        "key": "1-1@2",
+        "text": "1209:0001 FakeUSB Disk and Loopback",
+        "speed": "HIGH",
+        "port": 1,
+        "path": [1],
+        "bus": 1,
+        "usb": 0x0200,
+        "revision": 0x0123,
+        "serial": "FU0001",
+        "problem": None,
+    }
+    assert (mouse["text"], mouse["speed"]) == ("1209:0002 FakeUSB Mouse", "FULL")
+    assert (two["path"], two["port"]) == ([1, 4], 4)
+
+
+def test_all_four_transfer_types_move_data(fakeusb: Path, tmp_path: Path) -> None:
+    found = {s.pop("what"): s for s in play(fakeusb, tmp_path, "transfers")}
+    assert found["control"]["data"].startswith("1201000200000040091201002301")
+    assert found["out"] == {"status": "OK", "length": 700}
+    assert found["short"] == {"status": "OK", "length": 700}
+    assert found["interrupt"] == {"status": "OK", "length": 8}
+    assert found["iso in"]["packets"] == [192] * 8
+    assert found["iso in"]["length"] == 192 * 8
+    assert found["iso out"] == {"status": "OK", "length": 192 * 4}
+
+
+def test_a_stall_is_a_result_and_clears(fakeusb: Path, tmp_path: Path) -> None:
+    assert play(fakeusb, tmp_path, "stall") == [
+        {"status": "STALL"},
+        {"status": "STALL"},
+        {"status": "OK", "data": "again"},
+    ]
+
+
+def test_a_packet_larger_than_the_buffer_is_an_overflow(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    assert play(fakeusb, tmp_path, "overflow") == [{"status": "OVERFLOW"}]
+
+
+def test_cancelled_urbs_complete_once_each_and_the_endpoint_goes_on(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    (said,) = play(fakeusb, tmp_path, "cancel")
+    cancelled = {str(n): ["CANCELLED"] for n in range(1, 9)}
+    assert said["told"] == cancelled | {"9": ["OK"], "10": ["OK"]}
+    assert said["data"] == "ok"
+
+
+def test_an_unplug_completes_every_urb_once(fakeusb: Path, tmp_path: Path) -> None:
+    (said,) = play(fakeusb, tmp_path, "unplug")
+    assert said["told"] == {str(n): ["NO_DEVICE"] for n in range(1, 10)}
+    assert said["late"] == "NO_DEVICE"
+
+
+def test_the_kernel_driver_goes_with_the_claim_and_comes_back(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    (said,) = play(fakeusb, tmp_path, "drivers")
+    assert (said["before"], said["claimed"], said["after"]) == (True, False, True)
+    assert json.loads(said["noted"])["driver"] == "usb-storage"
+    assert said["left"] == ""
+
+
+def test_another_configuration_is_selected_and_survives_a_reset(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    first, second = play(fakeusb, tmp_path, "configurations")
+    assert first == {"configuration": 2, "data": "two"}
+    assert second == {"configuration": 2}
+
+
+def test_what_does_not_exist_is_an_error_not_a_crash(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    refused, urb = play(fakeusb, tmp_path, "busy")
+    assert "claiming interface 7 of device 1-1" in refused["error"]
+    assert urb["status"] in ("INVALID", "IO_ERROR")
+
+
+# ------------------------------------------------------ sysfs and the journal ----
+
+
+def fake_sysfs(folder: Path, driver: str | None = "usb-storage") -> Sysfs:
+    """Make a sysfs with the disk 1-1, whose partition is device 8:1."""
+    interface = folder / "devices" / "1-1:1.0"
+    block = interface / "host0" / "block" / "sda"
+    (block / "sda1").mkdir(parents=True)
+    (block / "dev").write_text("8:0\n")
+    (block / "sda1" / "dev").write_text("8:1\n")
+    (folder / "devices" / "1-1").mkdir()
+    (folder / "devices" / "1-1" / "devnum").write_text("2\n")
+    (folder / "drivers" / "usb-storage").mkdir(parents=True)
+    if driver:
+        (interface / "driver").symlink_to(folder / "drivers" / driver)
+    (folder / "mountinfo").write_text("")
+    (folder / "swaps").write_text("Filename Type\n")
+    return Sysfs(
+        folder / "devices",
+        folder / "drivers",
+        folder / "mountinfo",
+        folder / "swaps",
+        folder / "nodes",
+    )
+
+
+def test_a_mounted_partition_is_found_and_named(tmp_path: Path) -> None:
+    sysfs = fake_sysfs(tmp_path)
+    assert sysfs.in_use("1-1") is None
+    sysfs.mounts.write_text("36 1 8:1 / /media/my\\040stick rw - vfat /dev/sda1 rw\n")
+    assert sysfs.in_use("1-1") == "/dev/sda1 is mounted at /media/my stick"
+    assert sysfs.in_use("1-2") is None
+
+
+def test_a_swap_area_is_in_use_too(tmp_path: Path) -> None:
+    sysfs = fake_sysfs(tmp_path)
+    sysfs.swaps.write_text("Filename Type\n/dev/sda1 partition 1 0 -2\n")
+    assert sysfs.in_use("1-1") == "/dev/sda1 is a swap area"
+
+
+def test_the_udev_rule_names_the_device() -> None:
+    rule = udev_rule(0x1209, 0x0001)
+    assert 'ATTR{idVendor}=="1209", ATTR{idProduct}=="0001"' in rule
+    assert "udevadm control --reload" in rule
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_dead_clients_driver_is_bound_again(tmp_path: Path) -> None:
+    sysfs = fake_sysfs(tmp_path, driver=None)
+    path = tmp_path / "detached"
+    journal = Journal(path, sysfs)
+    journal.add("1-1", 2, 0, "usb-storage")
+    assert journal.recover() == []  # this process lives
+    (entry,) = entries(path)
+    path.write_text(json.dumps(entry | {"start": "1"}) + "\n")
+    (said,) = journal.recover()
+    assert "given back to usb-storage" in said
+    assert (tmp_path / "drivers/usb-storage/bind").read_text() == "1-1:1.0"
+    assert entries(path) == []
+
+
+def test_another_device_in_the_same_port_is_left_alone(tmp_path: Path) -> None:
+    sysfs = fake_sysfs(tmp_path, driver=None)
+    path = tmp_path / "detached"
+    journal = Journal(path, sysfs)
+    journal.add("1-1", 9, 0, "usb-storage")
+    (entry,) = entries(path)
+    path.write_text(json.dumps(entry | {"pid": 4194305}) + "\nnot JSON\n")
+    assert journal.recover() == []
+    assert not (tmp_path / "drivers/usb-storage/bind").exists()
+    assert entries(path) == []
+
+
+def test_what_was_given_back_is_struck_out(tmp_path: Path) -> None:
+    path = tmp_path / "detached"
+    journal = Journal(path, fake_sysfs(tmp_path))
+    journal.add("1-1", 2, 0, "usb-storage")
+    journal.add("1-1", 2, 1, "usbhid")
+    journal.remove("1-1", 0)
+    assert [e["interface"] for e in entries(path)] == [1]
