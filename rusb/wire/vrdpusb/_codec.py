@@ -16,16 +16,13 @@ from rusb.usb.urb import UrbStatus
 VERSION = 3
 """The highest version we speak."""
 
-MAX_MESSAGE = 16 << 20
-"""Bytes of one message; the protocol has no limit, guests stay below 1 MiB."""
-
 MAX_URB_LENGTH = 8 << 20
 """Bytes of one transfer; eight times what guests ask for."""
 
 MAX_DEVICES = 1024
-"""Devices of one list; a bus holds 127."""
+"""Entries of one list; a bus holds 127 devices."""
 
-MAX_STRING = 512
+MAX_STRING = 256
 """Characters of one string; USB strings have 126."""
 
 
@@ -40,7 +37,8 @@ class Code(enum.IntEnum):
     RELEASE_INTERFACE = 5
     SET_INTERFACE = 6
     SUBMIT_URB = 7
-    URB_RESULT = 8  # C->S; S->C it is POLL_URBS
+    URB_RESULT = 8  # client to server
+    POLL_URBS = 8  # server to client
     CLEAR_HALT = 9
     CANCEL_URB = 10
     DEVICE_LIST = 11
@@ -61,7 +59,7 @@ REQUEST = struct.Struct("<IBI")  # length, code, id
 SUBMIT = struct.Struct("<IBIIBBBII")  # …, id, handle, type, endpoint, direction, lens
 RESULT = struct.Struct("<IBIBBII")  # …, id, flags, error, handle, len
 RECORD = struct.Struct("<IBBII")  # the same without length and code
-CANCEL = struct.Struct("<II")
+CANCEL = struct.Struct("<IBII")  # length, code, id, handle
 NEGOTIATE = struct.Struct("<IBHH")
 ENTRY = struct.Struct("<HIHBBBHHHHHHH")
 SPEED = struct.Struct("<H")
@@ -112,6 +110,19 @@ def serialize_error(status: UrbStatus, version: int) -> int:
     return error if version > 1 or error <= 3 else NOT_RESPONDING
 
 
+def is_whole(data: bytes) -> bool:
+    """Can it be a message? More than ``length`` says is fine (1.3)."""
+    return len(data) >= 5 and int.from_bytes(data[:4], "little") + 4 <= len(data)
+
+
+def describe(data: bytes) -> str:
+    """Say why a message is not whole."""
+    if len(data) < 5:
+        return f"message of {len(data)} bytes"
+    length = int.from_bytes(data[:4], "little")
+    return f"length field {length}, have {len(data) - 4}"
+
+
 def request(code: Code, device: int, *arguments: int) -> bytes:
     """A simple request (1.6): code, id and single bytes."""
     length = 5 + len(arguments)
@@ -121,6 +132,11 @@ def request(code: Code, device: int, *arguments: int) -> bytes:
 def empty(code: Code) -> bytes:
     """A request with an empty body."""
     return HEADER.pack(1, code)
+
+
+def cancel(device: int, handle: int) -> bytes:
+    """A CANCEL_URB request."""
+    return CANCEL.pack(9, Code.CANCEL_URB, device, handle)
 
 
 def negotiate_reply(version: int, client_flags: int) -> bytes:
@@ -175,12 +191,13 @@ def parse_list(body: bytes, *, extended: bool) -> tuple[DeviceInfo, ...]:
             be trusted then.
     """
     found: dict[int, DeviceInfo] = {}
-    offset = 0
+    offset = entries = 0
     while offset + 2 <= len(body):
         size = int.from_bytes(body[offset : offset + 2], "little")
         if size == 0:
             break
-        if len(found) >= MAX_DEVICES:
+        entries += 1
+        if entries > MAX_DEVICES:
             raise ParseError(f"more than {MAX_DEVICES} devices in one list", offset)
         fixed = ENTRY.size + (SPEED.size if extended else 0)
         if size < fixed or offset + size > len(body):
@@ -224,6 +241,7 @@ def _string_at(entry: bytes, offset: int) -> str | None:
     if offset == 0:
         return None
     end = entry.find(b"\0", offset)
-    if offset >= len(entry) or end < 0:
+    if end < 0:
         raise ParseError(f"string at {offset} does not end in its entry", offset)
+    end = min(end, offset + 4 * MAX_STRING)  # bytes of so many characters
     return clean_text(entry[offset:end])[:MAX_STRING] or None

@@ -35,56 +35,84 @@ __all__ = ["VrdpUsbDeviceSide"]
 MAX_URBS_IN_FLIGHT = 4096
 """Per device; servers queue a few dozen. More are answered with an error."""
 
-FIRST_SIGN_TIMEOUT = 40.0
-"""Seconds without NEGOTIATE after which we speak first (S1); the server may be busy
-attaching another client's device for 30."""
+MAX_BYTES_IN_FLIGHT = 64 << 20
+"""Per device: buffers of its URBs, twice what our server asks for. Likewise."""
+
+NEGOTIATE_TIMEOUT = 10.0
+"""Seconds without NEGOTIATE after which we speak first (S1)."""
 
 LIST_TIMEOUT = 10.0
-"""Seconds without a DEVICE_LIST request after which the list is sent unasked (S2)."""
+"""Seconds without a DEVICE_LIST request after which one is sent unasked (S2)."""
 
 
 class _Pending:
     """A URB in flight: what its answer needs."""
 
-    __slots__ = ("handle", "is_in", "length", "setup")
+    __slots__ = ("is_in", "length", "setup")
 
-    def __init__(self, handle: int, length: int, is_in: bool, setup: bytes) -> None:
-        self.handle = handle
+    def __init__(self, length: int, is_in: bool, setup: bytes) -> None:
         self.length = length
         self.is_in = is_in
         self.setup = setup
 
 
-class VrdpUsbDeviceSide(DeviceSide):
-    """See :class:`~rusb.wire.base.DeviceSide`. URB ids are the server's handles."""
+class _Device:
+    """A device that is open."""
+
+    __slots__ = ("bytes", "pending")
 
     def __init__(self) -> None:
-        self.version = 0
+        self.pending: dict[int, _Pending] = {}  # by handle
+        self.bytes = 0
+
+    def take(self, handle: int) -> _Pending | None:
+        """Remove a URB, if it is in flight."""
+        pending = self.pending.pop(handle, None)
+        if pending is not None:
+            self.bytes -= pending.length
+        return pending
+
+
+class VrdpUsbDeviceSide(DeviceSide):
+    """See :class:`~rusb.wire.base.DeviceSide`. URB ids are the server's handles.
+
+    No message of a server ends the session.
+
+    Args:
+        negotiate_timeout: seconds to wait for NEGOTIATE before speaking first. The
+            real server may need 40 while it attaches another client's device (S1).
+
+    Attributes:
+        version: protocol version in force, 0 before the negotiation.
+    """
+
+    def __init__(self, *, negotiate_timeout: float = NEGOTIATE_TIMEOUT) -> None:
+        self._negotiate_timeout = negotiate_timeout
         self._channel = 0
-        self._is_open = False
-        self._is_extended = False
         self._events: list[Event] = []
         self._outputs: list[Output] = []
-        self._listed: tuple[DeviceInfo, ...] = ()
-        self._has_list = False
-        self._is_asked = False  # a DEVICE_LIST request waits for announce()
-        self._sent: bytes | None = None
-        self._devices: dict[int, dict[int, _Pending]] = {}  # open ones
-        self._lost: set[int] = set()
-        self._due: float | None = None
-        self._handlers: dict[int, Callable[[bytes], None]] = {
+        self._listed: frozenset[int] = frozenset()
+        self._handlers: dict[int, Callable[[bytes, float], None]] = {
             Code.OPEN: self._open,
             Code.CLOSE: self._close,
             Code.SUBMIT_URB: self._submit,
+            Code.POLL_URBS: self._poll,
             Code.CANCEL_URB: self._cancel,
-            Code.URB_RESULT: lambda data: None,  # POLL_URBS: we never negotiate it
-            Code.RESET: self._request,
-            Code.SET_CONFIGURATION: self._request,
-            Code.CLAIM_INTERFACE: self._request,
-            Code.RELEASE_INTERFACE: self._request,
-            Code.SET_INTERFACE: self._request,
-            Code.CLEAR_HALT: self._request,
-        }
+            Code.DEVICE_LIST: self._list,
+            Code.NEGOTIATE: self._negotiate,
+        } | dict.fromkeys(_ARGUMENTS, self._request)
+        self._start()
+
+    def _start(self) -> None:
+        """Forget the session there was, but not the devices."""
+        self.version = 0
+        self._is_open = False
+        self._is_extended = False
+        self._is_asked = False  # a DEVICE_LIST request waits for announce()
+        self._sent: bytes | None = None  # the last list
+        self._devices: dict[int, _Device] = {}
+        self._lost: set[int] = set()
+        self._due: float | None = None
 
     # ---------------------------------------------------------------- Side ----
 
@@ -93,40 +121,26 @@ class VrdpUsbDeviceSide(DeviceSide):
         self._channel = channel
         if not self._is_open:
             self._is_open = True
-            self._due = now + FIRST_SIGN_TIMEOUT
+            self._due = now + self._negotiate_timeout
 
     def channel_closed(self, channel: int) -> None:
         """Every open device is closed (C19)."""
-        self._is_open = False
-        self._due = None
+        self._events += map(DeviceClosed, self._devices)
         self._outputs.clear()
-        for device in self._devices:
-            self._events.append(DeviceClosed(device))
-        self._devices.clear()
+        self._start()
 
     def receive_data(self, channel: int, data: bytes, *, now: float) -> None:
         """Take one message; a bad one is skipped (1.3)."""
         if not self._is_open:
             return
-        if len(data) < 5:
-            self._ignore(f"message of {len(data)} bytes")
+        if not codec.is_whole(data):
+            self._ignore(codec.describe(data))
             return
-        length = int.from_bytes(data[:4], "little")
-        if length + 4 > len(data):
-            self._ignore(f"length field {length}, have {len(data) - 4}")
-            return
-        code = data[4]
-        handler = self._handlers.get(code)
+        handler = self._handlers.get(data[4])
         if handler is not None:
-            handler(data)
-        elif code == Code.NEGOTIATE:
-            self._negotiate(data, now)
-        elif code == Code.DEVICE_LIST:
-            self._due = now + LIST_TIMEOUT
-            self._is_asked = True
-            self._events.append(DevicesRequested())
+            handler(data, now)
         else:
-            self._ignore(f"message with code {code}")
+            self._ignore(f"message with code {data[4]}")
 
     def next_deadline(self) -> float | None:
         """When the server has been silent for too long."""
@@ -136,14 +150,12 @@ class VrdpUsbDeviceSide(DeviceSide):
         """Speak first: NEGOTIATE once (S1), or the list (S2)."""
         if self._due is None or now < self._due:
             return
-        if self.version == 0:
-            self._due = None
-            self._send(codec.negotiate_reply(codec.VERSION, 0))
-            self._agree(codec.VERSION, 0)
+        self._due = now + LIST_TIMEOUT
+        if self.version == 0:  # every server accepts version 1
+            self._send(codec.negotiate_reply(1, 0))
+            self._agree(1, 0, is_extended=False)
         else:
-            self._due = now + LIST_TIMEOUT
-            if self._sent is not None:
-                self._send(self._sent)
+            self._ask()
 
     def events(self) -> list[Event]:
         """Take the events."""
@@ -162,12 +174,16 @@ class VrdpUsbDeviceSide(DeviceSide):
         devices: Sequence[DeviceInfo],
         descriptors: Mapping[int, DeviceDescriptors] | None = None,
     ) -> None:
-        """Store the list; send it if it is asked for, or new to the server (S30)."""
-        if any(not 0 < d.id <= 0xFFFF for d in devices):
-            raise LocalProtocolError("device ids are 1 to 65535")
-        self._listed = tuple(devices)
-        self._has_list = True
-        self._lost -= {d.id for d in devices}
+        """Store the list; send it if it is asked for, or new to the server (S30).
+
+        Raises:
+            LocalProtocolError: an id is not 1 to 65535 (S6), or not unique (S8).
+        """
+        listed = frozenset(d.id for d in devices)
+        if len(listed) < len(devices) or any(not 0 < i <= 0xFFFF for i in listed):
+            raise LocalProtocolError("device ids are unique and 1 to 65535")
+        self._listed = listed
+        self._lost -= listed
         message = codec.serialize_list(devices, extended=self._is_extended)
         if self._is_asked or (self._sent is not None and message != self._sent):
             self._is_asked = False
@@ -176,8 +192,10 @@ class VrdpUsbDeviceSide(DeviceSide):
 
     def open_failed(self, device: int) -> None:
         """Status 1, at once: the virtual machine waits for it (S20)."""
-        self._devices.pop(device, None)
+        refused = self._devices.pop(device, None)
         self._reply(Code.OPEN, Status.DENIED, device)
+        for handle, urb in (refused or _Device()).pending.items():
+            self._refuse(device, handle, urb.is_in, urb.setup)
 
     def device_lost(self, device: int) -> None:
         """From now on requests are answered with status 2 (2.8)."""
@@ -185,29 +203,25 @@ class VrdpUsbDeviceSide(DeviceSide):
 
     def complete_urb(self, device: int, urb_id: int, result: UrbResult) -> None:
         """Send the one URB_RESULT (1.8): one record, LAST set (S13)."""
-        pending = self._devices.get(device, {}).pop(urb_id, None)
+        target = self._devices.get(device)
+        pending = target.take(urb_id) if target is not None else None
         if pending is None:
             return  # cancelled (C14), or the device was closed
         error = codec.serialize_error(result.status, self.version)
         setup = pending.setup
-        if not pending.is_in:
-            length = len(setup) + (0 if error else result.length)
-            body: tuple[bytes | memoryview, ...] = ()
-        elif error:  # S16
-            length, body = len(setup), (setup,)
-        else:
+        if error:
+            self._send_result(device, urb_id, error, pending.is_in, setup)
+            return
+        if pending.is_in:
             data = result.data[: pending.length]
-            length, body = len(setup) + len(data), (setup, data)
+            length = size = len(setup) + len(data)
+        else:
+            setup, data, size = b"", b"", 0
+            length = len(pending.setup) + min(result.length, pending.length)
         head = codec.RESULT.pack(
-            15 + (length if body else 0),
-            Code.URB_RESULT,
-            device,
-            codec.FLAG_LAST,
-            error,
-            pending.handle,
-            length,
+            *(15 + size, Code.URB_RESULT, device, codec.FLAG_LAST, 0, urb_id, length)
         )
-        self._send(b"".join((head, *body)))
+        self._send(b"".join((head, setup, data)))
 
     # ---------------------------------------------------------- the requests ----
 
@@ -221,42 +235,51 @@ class VrdpUsbDeviceSide(DeviceSide):
         client_flags = flags & codec.EXTENDED if version == codec.VERSION else 0
         self._send(codec.negotiate_reply(version, client_flags))
         self._due = now + LIST_TIMEOUT
-        self._agree(version, client_flags)
+        self._agree(version, flags, is_extended=client_flags != 0)
 
-    def _agree(self, version: int, client_flags: int) -> None:
-        self.version = version
-        self._is_extended = client_flags & codec.EXTENDED != 0
-        self._events.append(Negotiated(version, client_flags))
+    def _agree(self, version: int, flags: int, *, is_extended: bool) -> None:
+        if (version, is_extended) != (self.version, self._is_extended):
+            self.version, self._is_extended = version, is_extended
+            self._events.append(Negotiated(version, flags))
 
-    def _open(self, data: bytes) -> None:
+    def _list(self, data: bytes, now: float) -> None:
+        self._due = now + LIST_TIMEOUT
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask our caller for the list."""
+        self._is_asked = True
+        self._events.append(DevicesRequested())
+
+    def _open(self, data: bytes, now: float) -> None:
         device = self._id(data)
         if device is None:
             return
-        if device in self._devices:
-            return  # C16: idempotent
         if device in self._lost:
             self._reply(Code.OPEN, Status.REMOVED, device)
-        elif not any(d.id == device for d in self._listed):
+        elif device in self._devices:
+            return  # C16: idempotent
+        elif device not in self._listed:
             self._reply(Code.OPEN, Status.DENIED, device)
         else:
-            self._devices[device] = {}
+            self._devices[device] = _Device()
             self._events.append(DeviceOpened(device))
 
-    def _close(self, data: bytes) -> None:
+    def _close(self, data: bytes, now: float) -> None:
         device = self._id(data)
         if device is not None and self._devices.pop(device, None) is not None:
             self._events.append(DeviceClosed(device))
 
-    def _request(self, data: bytes) -> None:
+    def _request(self, data: bytes, now: float) -> None:
         """A request that needs an open device."""
         code, device = data[4], self._id(data)
         if device is None:
             return
-        if device not in self._devices:
-            self._reply(code, Status.DENIED, device)
-            return
         if device in self._lost:
             self._reply(code, Status.REMOVED, device)
+            return
+        if device not in self._devices:
+            self._reply(code, Status.DENIED, device)
             return
         arguments = data[9:]
         if len(arguments) < _ARGUMENTS[code]:
@@ -264,86 +287,58 @@ class VrdpUsbDeviceSide(DeviceSide):
             return
         self._events.append(_make_event(code, device, arguments))
 
-    def _submit(self, data: bytes) -> None:
+    def _poll(self, data: bytes, now: float) -> None:
+        """POLL_URBS: everything that was ready has been sent (S17)."""
+
+    def _submit(self, data: bytes, now: float) -> None:
         """SUBMIT_URB (1.7): start it, or answer at once (C11)."""
         if len(data) < codec.SUBMIT.size:
             self._ignore(f"SUBMIT_URB of {len(data)} bytes")
             return
-        _, _, device, handle, kind, endpoint, direction, length, size = (
+        _, _, number, handle, kind, endpoint, direction, length, size = (
             codec.SUBMIT.unpack_from(data)
         )
-        if not handle or codec.SUBMIT.size + size > len(data):
-            self._ignore(f"SUBMIT_URB with handle {handle}, {size} bytes of data")
-            return
-        pending = self._devices.get(device)
-        if pending is not None and handle in pending:
-            self._ignore(f"SUBMIT_URB with handle {handle}, which is in flight")
+        device = self._devices.get(number)
+        if not handle or (device is not None and handle in device.pending):
+            # An answer would end the other URB of that handle.
+            self._ignore(f"SUBMIT_URB with handle {handle}, 0 or in flight")
             return
         is_in = direction == codec.DIRECTION_IN
         payload = memoryview(data)[codec.SUBMIT.size : codec.SUBMIT.size + size]
-        is_control = kind == codec.URB_CONTROL
-        setup = bytes(payload[:8]) if is_control else b""
-        head = len(setup)
-        trouble = self._is_bad(kind, endpoint, direction, length, size, setup)
+        setup = bytes(payload[:8]) if kind == codec.URB_CONTROL else b""
         if (
-            pending is None
-            or device in self._lost
-            or trouble
-            or (len(pending) >= MAX_URBS_IN_FLIGHT)
+            device is None
+            or number in self._lost
+            or len(payload) < size
+            or _is_bad(kind, endpoint, direction, length, size, setup)
+            or len(device.pending) >= MAX_URBS_IN_FLIGHT
+            or device.bytes + length > MAX_BYTES_IN_FLIGHT
         ):
-            self._answer_error(device, handle, is_in, setup)
+            self._refuse(number, handle, is_in, setup)
             return
-        pending[handle] = _Pending(handle, length - head, is_in, setup)
+        request = SetupPacket.parse(setup) if setup else None
+        length = request.length if request else length
+        device.pending[handle] = _Pending(length, is_in, setup)
+        device.bytes += length
         urb = Urb(
             handle,
             codec.TRANSFER_TYPES[kind],
             endpoint | 0x80 if is_in else endpoint,
-            length - head,
-            b"" if is_in else payload[head:],
-            SetupPacket.parse(setup) if is_control else None,
+            length,
+            b"" if is_in else payload[len(setup) :],
+            request,
         )
-        self._events.append(UrbSubmitted(device, urb))
+        self._events.append(UrbSubmitted(number, urb))
 
-    @staticmethod
-    def _is_bad(
-        kind: int, endpoint: int, direction: int, length: int, size: int, setup: bytes
-    ) -> bool:
-        """Does the URB contradict itself (C12, C13, T23)?"""
-        if kind not in codec.TRANSFER_TYPES or endpoint > 0x0F:
-            return True
-        if direction not in (codec.DIRECTION_IN, codec.DIRECTION_OUT):
-            return True
-        if length > codec.MAX_URB_LENGTH or size > length:
-            return True
-        if kind == codec.URB_CONTROL:
-            if len(setup) != 8 or length - 8 > 0xFFFF:
-                return True
-            return (setup[0] & 0x80 != 0) != (direction == codec.DIRECTION_IN)
-        return direction == codec.DIRECTION_OUT and size != length
-
-    def _answer_error(
-        self, device: int, handle: int, is_in: bool, setup: bytes
-    ) -> None:
-        body = setup if is_in and len(setup) == 8 else b""
-        head = codec.RESULT.pack(
-            15 + len(body),
-            Code.URB_RESULT,
-            device,
-            codec.FLAG_LAST,
-            codec.NOT_RESPONDING,
-            handle,
-            len(setup) if len(setup) == 8 else 0,
-        )
-        self._send(head + body)
-
-    def _cancel(self, data: bytes) -> None:
+    def _cancel(self, data: bytes, now: float) -> None:
         """Abort; the result is suppressed (C14), unknown ids are ignored (C18)."""
-        if len(data) < codec.HEADER.size + codec.CANCEL.size:
+        if len(data) < codec.CANCEL.size:
             self._ignore(f"CANCEL_URB of {len(data)} bytes")
             return
-        device, handle = codec.CANCEL.unpack_from(data, codec.HEADER.size)
-        if self._devices.get(device, {}).pop(handle, None) is not None:
-            self._events.append(UrbCancelled(device, handle))
+        _, _, number, handle = codec.CANCEL.unpack_from(data)
+        device = self._devices.get(number)
+        if device is not None and device.take(handle) is not None:
+            self._events.append(UrbCancelled(number, handle))
 
     # ---------------------------------------------------------------- small ----
 
@@ -356,11 +351,47 @@ class VrdpUsbDeviceSide(DeviceSide):
     def _reply(self, code: int, status: Status, device: int) -> None:
         self._send(codec.STATUS_REPLY.pack(6, code, status, device))
 
+    def _refuse(self, device: int, handle: int, is_in: bool, setup: bytes) -> None:
+        """Answer a URB that cannot be done (C11)."""
+        setup = setup if len(setup) == 8 else b""
+        self._send_result(device, handle, codec.NOT_RESPONDING, is_in, setup)
+
+    def _send_result(
+        self, device: int, handle: int, error: int, is_in: bool, setup: bytes
+    ) -> None:
+        """An error: without data, but for the echo of the SETUP packet (S16)."""
+        echo = setup if is_in else b""
+        size = 15 + len(echo)
+        head = (size, Code.URB_RESULT, device, codec.FLAG_LAST, error, handle)
+        self._send(codec.RESULT.pack(*head, len(setup)) + echo)
+
     def _send(self, message: bytes) -> None:
         self._outputs.append(Send(self._channel, message))
 
     def _ignore(self, reason: str) -> None:
         self._events.append(Ignored(reason))
+
+
+def _is_bad(
+    kind: int, endpoint: int, direction: int, length: int, size: int, setup: bytes
+) -> bool:
+    """Does a SUBMIT_URB contradict itself, or want too much (C12, C13, T23)?"""
+    if kind not in codec.TRANSFER_TYPES or endpoint > 0x0F:
+        return True
+    if length > codec.MAX_URB_LENGTH or size > length:
+        return True
+    if direction == codec.DIRECTION_OUT:
+        if size != length:
+            return True
+    elif direction != codec.DIRECTION_IN:
+        return True
+    if kind != codec.URB_CONTROL:
+        return False
+    if len(setup) != 8 or (setup[0] & 0x80 == 0) != (direction == codec.DIRECTION_OUT):
+        return True
+    # No backend may be led to move more than its buffer holds.
+    wanted = int.from_bytes(setup[6:], "little") + 8
+    return wanted > length or (wanted < length and direction == codec.DIRECTION_OUT)
 
 
 _ARGUMENTS: dict[int, int] = {

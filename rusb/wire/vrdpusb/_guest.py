@@ -28,7 +28,7 @@ __all__ = ["VrdpUsbGuestSide"]
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 2.0
-"""Seconds between two DEVICE_LIST requests."""
+"""Seconds from a device list to the next request for one."""
 
 NEGOTIATE_RETRY = 10.0
 NEGOTIATE_ATTEMPTS = 6
@@ -43,7 +43,10 @@ CONTROL_TIMEOUT = 5.5
 POLL_URBS_INTERVAL = 0.01
 """Seconds between POLL_URBS to a client that wants them (2.1)."""
 
-RETIRED_REUSE = 0xFFFFFFFF
+MAX_HANDLE = 0xFFFFFFFF
+
+MAX_RECORDS = 4096
+"""Results in one message; every known client sends one."""
 
 
 class _State(enum.Enum):
@@ -56,31 +59,38 @@ class _State(enum.Enum):
 class _Pending:
     """A URB in flight."""
 
-    __slots__ = ("deadline", "is_control", "is_in", "length", "pieces", "urb_id")
+    __slots__ = ("buffer", "is_control", "is_in", "length", "urb_id")
 
-    def __init__(self, urb: Urb, deadline: float | None) -> None:
+    def __init__(self, urb: Urb) -> None:
         self.urb_id = urb.id
         self.is_in = urb.endpoint & 0x80 != 0
         self.is_control = urb.type is TransferType.CONTROL
         self.length = urb.length
-        self.deadline = deadline
-        self.pieces: list[memoryview] | None = None
+        self.buffer: bytearray | None = None  # fragments so far
 
 
 class _Device:
     """A device that is open."""
 
-    __slots__ = ("handles", "has_failed", "last_handle", "pending")
+    __slots__ = ("handles", "has_failed", "pending")
 
     def __init__(self) -> None:
         self.pending: dict[int, _Pending] = {}  # by handle
         self.handles: dict[int, int] = {}  # urb id to handle
-        self.last_handle = 0
         self.has_failed = False
 
 
 class VrdpUsbGuestSide(GuestSide):
-    """See :class:`~rusb.wire.base.GuestSide`."""
+    """See :class:`~rusb.wire.base.GuestSide`. No message of a client ends the session.
+
+    Args:
+        poll_interval: seconds from a device list to the next request for one.
+        control_timeout: seconds after which a control transfer is cancelled and
+            completes with TIMEOUT; no other transfer is ever timed.
+
+    Attributes:
+        version: protocol version in force, 0 before the negotiation.
+    """
 
     def __init__(
         self,
@@ -88,27 +98,35 @@ class VrdpUsbGuestSide(GuestSide):
         poll_interval: float = POLL_INTERVAL,
         control_timeout: float = CONTROL_TIMEOUT,
     ) -> None:
-        self.version = 0
         self._poll_interval = poll_interval
         self._control_timeout = control_timeout
-        self._state = _State.CLOSED
         self._channel = 0
         self._events: list[Event] = []
         self._outputs: list[Output] = []
-        self._devices: dict[int, _Device] = {}
-        self._listed: tuple[DeviceInfo, ...] | None = None
-        self._is_extended = False
-        self._wants_polls = False
-        self._empty_lists = 0
-        self._attempts = 0
-        self._list_due: float | None = None  # next request, or its repetition
-        self._control: dict[tuple[int, int], float] = {}  # (device, handle) to deadline
-        self._poll_due: float | None = None
         self._handlers: dict[int, Callable[[bytes, float], None]] = {
             Code.URB_RESULT: self._results,
             Code.DEVICE_LIST: self._list,
             Code.NEGOTIATE: self._negotiated,
-        }
+        } | dict.fromkeys(_REPLIES, self._status_reply)
+        # One count for all devices, so that a late result of a device that was
+        # closed and opened again meets no new URB.
+        self._last_handle = 0
+        self._start()
+
+    def _start(self) -> None:
+        """Forget the session there was."""
+        self.version = 0
+        self._state = _State.CLOSED
+        self._agreed: tuple[int, ...] = ()
+        self._is_extended = False
+        self._wants_polls = False
+        self._attempts = 0
+        self._devices: dict[int, _Device] = {}
+        self._listed: tuple[DeviceInfo, ...] | None = None
+        self._was_empty = False  # the last list was, and is not believed yet
+        self._list_due: float | None = None  # next request, or its repetition
+        self._poll_due: float | None = None
+        self._control: dict[tuple[int, int], float] = {}  # (device, handle) to deadline
 
     # ---------------------------------------------------------------- Side ----
 
@@ -121,32 +139,23 @@ class VrdpUsbGuestSide(GuestSide):
 
     def channel_closed(self, channel: int) -> None:
         """Everything in flight completes with NO_DEVICE."""
-        self._state = _State.CLOSED
-        for number in list(self._devices):
+        for number in self._devices:
             self._complete_all(number, UrbStatus.NO_DEVICE)
-        self._devices.clear()
-        self._list_due = self._poll_due = None
         self._outputs.clear()
+        self._start()
 
     def receive_data(self, channel: int, data: bytes, *, now: float) -> None:
-        """Take one message; nothing in it ends the session (1.3)."""
+        """Take one message; a bad one is skipped (1.3)."""
         if self._state is _State.CLOSED:
             return
-        if len(data) < 5:
-            self._ignore(f"message of {len(data)} bytes")
+        if not codec.is_whole(data):
+            self._ignore(codec.describe(data))
             return
-        length = int.from_bytes(data[:4], "little")
-        if length + 4 > len(data):
-            self._ignore(f"length field {length}, have {len(data) - 4}")
-            return
-        code = data[4]
-        handler = self._handlers.get(code)
+        handler = self._handlers.get(data[4])
         if handler is not None:
             handler(data, now)
-        elif code in _REPLIES:
-            self._status_reply(data)
         else:
-            self._ignore(f"message with code {code}")
+            self._ignore(f"message with code {data[4]}")
 
     def next_deadline(self) -> float | None:
         """The next thing to do; constant work per call."""
@@ -166,16 +175,19 @@ class VrdpUsbGuestSide(GuestSide):
                 self._negotiate(now)
             else:
                 self._request_list(now)
-        while self._control:
-            (number, handle), deadline = next(iter(self._control.items()))
+        late = []
+        for key, deadline in self._control.items():
             if now < deadline:
                 break
-            self._send(self._cancel_message(number, handle))
+            late.append(key)
+        for number, handle in late:
+            self._send(codec.cancel(number, handle))
             self._finish(number, handle, UrbResult(UrbStatus.TIMEOUT))
         if self._poll_due is not None and now >= self._poll_due:
-            self._send(codec.empty(Code.URB_RESULT))
-            is_busy = any(d.pending for d in self._devices.values())
-            self._poll_due = now + POLL_URBS_INTERVAL if is_busy else None
+            self._poll_due = None
+            if any(d.pending for d in self._devices.values()):  # S17
+                self._send(codec.empty(Code.POLL_URBS))
+                self._poll_due = now + POLL_URBS_INTERVAL
 
     def events(self) -> list[Event]:
         """Take the events."""
@@ -232,42 +244,41 @@ class VrdpUsbGuestSide(GuestSide):
         self._send_request(device, Code.CLEAR_HALT, endpoint)
 
     def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
-        """Send SUBMIT_URB (1.7)."""
+        """Send SUBMIT_URB (1.7).
+
+        What contradicts itself completes INVALID, for a client may trust us (C13).
+        """
         target = self._devices.get(device)
-        if target is None or target.has_failed or self._state is _State.CLOSED:
+        if target is None or target.has_failed:
             self._reject(device, urb, UrbStatus.NO_DEVICE)
             return
-        kind = codec.URB_TYPES.get(urb.type)
-        if (
-            kind is None  # isochronous: the protocol has no field for packets
-            or urb.length > codec.MAX_URB_LENGTH
-            or urb.id in target.handles
-            or (urb.setup is None) == (kind == codec.URB_CONTROL)
-        ):
+        kind = codec.URB_TYPES.get(urb.type)  # none for isochronous
+        if kind is None or urb.id in target.handles or _is_impossible(urb):
             self._reject(device, urb, UrbStatus.INVALID)
             return
         handle = self._new_handle(target)
-        deadline = None
-        length, data = urb.length, urb.data
-        if urb.setup is not None:
-            deadline = now + self._control_timeout
-            self._control[device, handle] = deadline
-            length += 8
-            data = urb.setup.serialize() + bytes(data)
-        target.pending[handle] = _Pending(urb, deadline)
+        target.pending[handle] = _Pending(urb)
         target.handles[urb.id] = handle
-        head = codec.SUBMIT.pack(
-            20 + len(data),
+        is_in = urb.endpoint & 0x80
+        length, data = urb.length, b"" if is_in else urb.data
+        head = b""
+        if urb.setup is not None:
+            self._control[device, handle] = now + self._control_timeout
+            head = urb.setup.serialize()
+            length = 8 + urb.setup.length
+        size = len(head) + len(data)
+        message = codec.SUBMIT.pack(
+            20 + size,
             Code.SUBMIT_URB,
             device,
             handle,
             kind,
             urb.endpoint & 0x0F,
-            codec.DIRECTION_IN if urb.endpoint & 0x80 else codec.DIRECTION_OUT,
+            codec.DIRECTION_IN if is_in else codec.DIRECTION_OUT,
             length,
-            len(data),
+            size,
         )
-        self._send(b"".join((head, data)))
+        self._send(b"".join((message, head, data)))
         if self._wants_polls and self._poll_due is None:
             self._poll_due = now + POLL_URBS_INTERVAL
 
@@ -276,7 +287,7 @@ class VrdpUsbGuestSide(GuestSide):
         target = self._devices.get(device)
         handle = target.handles.get(urb_id) if target else None
         if handle is not None:
-            self._send(self._cancel_message(device, handle))
+            self._send(codec.cancel(device, handle))
             self._finish(device, handle, UrbResult(UrbStatus.CANCELLED))
 
     # ------------------------------------------------- negotiation and list ----
@@ -286,10 +297,8 @@ class VrdpUsbGuestSide(GuestSide):
         self._send(
             codec.NEGOTIATE.pack(5, Code.NEGOTIATE, codec.VERSION, codec.EXTENDED)
         )
-        if self._attempts < NEGOTIATE_ATTEMPTS:
-            self._list_due = now + NEGOTIATE_RETRY
-        else:
-            self._list_due = None
+        is_last = self._attempts >= NEGOTIATE_ATTEMPTS
+        self._list_due = None if is_last else now + NEGOTIATE_RETRY
 
     def _negotiated(self, data: bytes, now: float) -> None:
         """Evaluate the reply (1.10); it is accepted at any time (S29)."""
@@ -304,20 +313,28 @@ class VrdpUsbGuestSide(GuestSide):
                 self._refuse(flags, f"bad packet size {len(body)}")
                 return
             version = int.from_bytes(body[1:5], "little")
-            if version > codec.VERSION:  # S12
+            if not 1 <= version <= codec.VERSION:  # S12
                 self._refuse(flags, f"unsupported remote USB version {version}")
                 return
             if version == codec.VERSION and len(body) >= 9:  # S11
                 client_flags = int.from_bytes(body[5:9], "little")
         self.version = version
         self._wants_polls = flags & codec.POLL != 0
+        self._poll_due = now if self._wants_polls else None
         self._is_extended = version == 3 and client_flags & codec.EXTENDED != 0
         self._state = _State.LISTING
-        self._events.append(Negotiated(version, flags))
+        agreed = version, flags, client_flags
+        if agreed != self._agreed:
+            self._agreed = agreed
+            self._events.append(Negotiated(version, flags))
         self._request_list(now)
 
     def _refuse(self, flags: int, error: str) -> None:
+        if self._state is _State.MUTE:
+            self._ignore(error)
+            return
         self._state = _State.MUTE
+        self._agreed = ()
         self._list_due = None
         self._events.append(Negotiated(0, flags, error))
 
@@ -337,25 +354,26 @@ class VrdpUsbGuestSide(GuestSide):
             # The original drops the rest of the list, which unplugs good devices.
             self._ignore(f"device list: {error}; the one before stands")
             return
-        if not devices and self._listed and not self._empty_lists:
-            self._empty_lists = 1  # C24: a transient failure looks like this
-            self._list_due = now
+        if not devices and self._listed and self.version == 1 and not self._was_empty:
+            # C24: rdesktop-vrdp, always version 1, sends this when it fails to look.
+            self._was_empty = True
+            self._ignore("empty device list; the next one decides")
             return
-        self._empty_lists = 0
+        self._was_empty = False
         if devices != self._listed:
             self._listed = devices
             self._events.append(DevicesListed(devices))
 
     # --------------------------------------------------------------- replies ----
 
-    def _status_reply(self, data: bytes) -> None:
+    def _status_reply(self, data: bytes, now: float) -> None:
         if len(data) < codec.STATUS_REPLY.size:
             self._ignore(f"status reply of {len(data)} bytes")
             return
         _, code, status, number = codec.STATUS_REPLY.unpack_from(data)
         device = self._devices.get(number)
         if device is None:
-            self._ignore(f"status {status} of unknown device {number}")
+            self._ignore(f"status {status} of device {number}, which is not open")
             return
         if status == Status.SUCCESS or device.has_failed:
             return  # C2: it may be a failure, but not one that ends the device
@@ -366,10 +384,14 @@ class VrdpUsbGuestSide(GuestSide):
 
     def _results(self, data: bytes, now: float) -> None:
         """Take result records in the order of checks of 1.8."""
-        offset, size = codec.HEADER.size, len(data)
+        offset, end = codec.HEADER.size, len(data)
         view = memoryview(data)
         known = codec.FLAG_LAST | (codec.FLAG_FRAGMENT if self.version >= 3 else 0)
-        while size - offset >= codec.RECORD.size:
+        for _ in range(MAX_RECORDS):
+            if offset + codec.RECORD.size > end:
+                if offset < end or offset == codec.HEADER.size:
+                    self._ignore(f"URB_RESULT: a record of {end - offset} bytes")
+                return
             number, flags, error, handle, length = codec.RECORD.unpack_from(
                 data, offset
             )
@@ -391,8 +413,7 @@ class VrdpUsbGuestSide(GuestSide):
                 self._result(number, handle, pending, (flags, error, length), body)
             if flags & codec.FLAG_LAST:
                 return
-        if offset != size:
-            self._ignore(f"URB_RESULT: {size - offset} bytes are no record")
+        self._ignore(f"URB_RESULT with more than {MAX_RECORDS} records")
 
     def _result(
         self,
@@ -402,30 +423,36 @@ class VrdpUsbGuestSide(GuestSide):
         record: tuple[int, int, int],
         body: memoryview,
     ) -> None:
+        """Complete a URB, or keep a fragment of it.
+
+        Args:
+            number: device id.
+            handle: of the URB.
+            pending: the URB.
+            record: flags, error and len of the record.
+            body: what there is of its data; empty for OUT.
+        """
         flags, error, length = record
         status = codec.parse_error(error, self.version)
+        head = 8 if pending.is_control else 0  # the SETUP packet, echoed (S27)
         if not pending.is_in:
-            moved = length - 8 if pending.is_control else length
-            if moved > pending.length:  # T23: more than was sent
-                status = UrbStatus.NO_DEVICE
-            moved = min(max(moved, 0), pending.length)
+            moved = max(length - head, 0)
+            if moved > pending.length:
+                status, moved = UrbStatus.NO_DEVICE, pending.length
             self._finish(number, handle, UrbResult(status, b"", moved))
             return
         if len(body) < length:  # 7.x: not responding
             self._finish(number, handle, UrbResult(UrbStatus.NO_DEVICE))
             return
-        if pending.is_control and pending.pieces is None:
-            body = body[8:]  # the echo of the SETUP packet (S27)
-        if flags & codec.FLAG_FRAGMENT and status is UrbStatus.OK:  # S25
-            pieces = pending.pieces = pending.pieces or []
-            pieces.append(body)
-            if sum(map(len, pieces)) <= pending.length:
+        buffer = pending.buffer
+        if buffer is not None or flags & codec.FLAG_FRAGMENT:
+            buffer = pending.buffer = bytearray() if buffer is None else buffer
+            buffer += body
+            is_more = flags & codec.FLAG_FRAGMENT and status is UrbStatus.OK  # S25
+            if is_more and len(buffer) <= head + pending.length:
                 return
-        data: bytes | memoryview = body
-        if pending.pieces is not None:
-            if pending.pieces[-1:] != [body]:
-                pending.pieces.append(body)
-            data = b"".join(pending.pieces)
+            body = memoryview(buffer)
+        data = body[head:]
         if len(data) > pending.length:
             status, data = UrbStatus.OVERFLOW, data[: pending.length]
         self._finish(number, handle, UrbResult(status, data, len(data)))
@@ -436,7 +463,7 @@ class VrdpUsbGuestSide(GuestSide):
         device = self._devices[number]
         pending = device.pending.pop(handle)
         del device.handles[pending.urb_id]
-        if pending.deadline is not None:
+        if pending.is_control:
             del self._control[number, handle]
         self._events.append(UrbCompleted(number, pending.urb_id, result))
 
@@ -448,24 +475,20 @@ class VrdpUsbGuestSide(GuestSide):
         device = self._devices.get(number)
         if device is not None:
             for handle in device.pending:
-                self._send(self._cancel_message(number, handle))
+                self._send(codec.cancel(number, handle))
             self._complete_all(number, UrbStatus.CANCELLED)
 
-    @staticmethod
-    def _new_handle(device: _Device) -> int:
+    def _new_handle(self, device: _Device) -> int:
+        """The next number that is not 0 and not in flight."""
         while True:
-            device.last_handle = device.last_handle % RETIRED_REUSE + 1
-            if device.last_handle not in device.pending:
-                return device.last_handle
+            self._last_handle = self._last_handle % MAX_HANDLE + 1
+            if self._last_handle not in device.pending:
+                return self._last_handle
 
     def _send_request(self, device: int, code: Code, *arguments: int) -> None:
         target = self._devices.get(device)
         if target is not None and not target.has_failed:
             self._send(codec.request(code, device, *arguments))
-
-    @staticmethod
-    def _cancel_message(device: int, handle: int) -> bytes:
-        return codec.HEADER.pack(9, Code.CANCEL_URB) + codec.CANCEL.pack(device, handle)
 
     def _send(self, message: bytes) -> None:
         self._outputs.append(Send(self._channel, message))
@@ -477,14 +500,27 @@ class VrdpUsbGuestSide(GuestSide):
         self._events.append(Ignored(reason))
 
 
-_REPLIES = frozenset(
-    (
-        Code.OPEN,
-        Code.RESET,
-        Code.SET_CONFIGURATION,
-        Code.CLAIM_INTERFACE,
-        Code.RELEASE_INTERFACE,
-        Code.SET_INTERFACE,
-        Code.CLEAR_HALT,
-    )
+def _is_impossible(urb: Urb) -> bool:
+    """Does the URB contradict itself, or is it too large?"""
+    if urb.length > codec.MAX_URB_LENGTH or urb.endpoint & 0x70:
+        return True
+    is_out = urb.endpoint & 0x80 == 0
+    if is_out and len(urb.data) != urb.length:
+        return True
+    setup = urb.setup
+    if urb.type is not TransferType.CONTROL:
+        return setup is not None
+    if setup is None or (setup.request_type & 0x80 == 0) != is_out:
+        return True
+    return is_out and setup.length != urb.length
+
+
+_REPLIES: tuple[int, ...] = (
+    Code.OPEN,
+    Code.RESET,
+    Code.SET_CONFIGURATION,
+    Code.CLAIM_INTERFACE,
+    Code.RELEASE_INTERFACE,
+    Code.SET_INTERFACE,
+    Code.CLEAR_HALT,
 )
