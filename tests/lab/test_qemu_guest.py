@@ -147,7 +147,7 @@ async def test_a_qemu_that_is_killed_is_a_loss_of_all(machine: Machine) -> None:
     async with asyncio.timeout(10):
         lost = {(await machine.lost.get()).name, (await machine.lost.get()).name}
     assert lost == {"usb-1", "usb-2"}
-    with pytest.raises(GuestError, match="QEMU is gone"):
+    with pytest.raises(GuestError, match="QEMU .*is gone"):
         await machine.backend.attach(first)
     assert machine.lost.empty()
 
