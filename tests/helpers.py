@@ -9,11 +9,10 @@ VECTORS = Path(__file__).with_name("vectors")
 
 
 def load_vectors(name: str) -> list[dict[str, Any]]:
-    """Return the vectors of ``tests/vectors/NAME.json`` and every further file.
+    """Return the vectors of ``tests/vectors/NAME.json`` and every further one.
 
-    Further files are those that lie in the folder that ``RUSB_EXTRA_VECTORS`` names,
-    have the same schema (an array whose objects have the members of ours) and whose
-    name begins like NAME or is that of no other file of ours.
+    Further ones are in the files of the folder that ``RUSB_EXTRA_VECTORS`` names that
+    have the same schema: an array whose objects have the members of ours.
     """
     ours: list[dict[str, Any]] = json.loads((VECTORS / f"{name}.json").read_text())
     folder = os.environ.get("RUSB_EXTRA_VECTORS")
