@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rusb.errors import SettingsError
-from rusb.rdp.ports import parse_ports
+from rusb.rdp.ports import check_ports, parse_ports
 from rusb.server.config import ServerConfig
 from rusb.server.listener import Server
 from rusb.server.machine.settings import load_machine
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     config = ServerConfig(
         machine=machine,
         guest=args.guest,
-        ports=parse_ports(args.port) if args.port else None,
+        ports=parse_ports(check_ports(args.port)) if args.port else None,
         address=args.address,
         log=log_path(Path(args.machine), args.log),
     )

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
+from rusb.errors import SettingsError
 from rusb.rdp import mcs, share
 from rusb.rdp.client import ClientConnection
 from rusb.rdp.events import Disconnected
 from rusb.rdp.gcc import ClientBlocks, ServerBlocks
 from rusb.rdp.info import ClientInfo, split_screen
 from rusb.rdp.licensing import VALID_CLIENT, check_licence
-from rusb.rdp.ports import parse_ports
+from rusb.rdp.ports import check_ports, parse_ports
 from rusb.rdp.security import Method, select_protocol
 from rusb.rdp.share import ShareData, ShareType, split_share
 from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest, Failure
@@ -316,3 +317,15 @@ def test_port_lists_that_cannot_be_stored_are_harmless(case: dict[str, Any]) -> 
 
 def test_constants_agree() -> None:
     assert share.SERVER_USER == mcs.USER_BASE + 1
+
+
+@pytest.mark.parametrize(
+    "vector", group("port_lists"), ids=lambda v: repr(v["tcp_ports"])
+)
+def test_port_lists_that_a_user_types_are_checked(vector: dict[str, Any]) -> None:
+    stored = vector["stored_when_set_through_api"]
+    if stored is None:
+        with pytest.raises(SettingsError, match="list of ports"):
+            check_ports(vector["tcp_ports"])
+    else:
+        assert check_ports(vector["tcp_ports"]) == stored

@@ -1,0 +1,100 @@
+"""``rdesktop-vrdp``: the client as VirtualBox users know it, without a window."""
+
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.errors import BackendError, RusbError
+
+from ._common import run_async, say, set_up_logging, until_signal
+from ._rdesktop_options import USAGE, RdesktopOptions, UsageError, parse
+
+__all__ = ["main"]
+
+HELP = "the options of rdesktop-vrdp: -r usb -a 16 -N host[:port]"
+
+EX_USAGE, EX_OS_ERROR, EX_PROTOCOL = 64, 71, 76
+EXIT_BY_USER, EXIT_UNKNOWN = 62, 63
+
+REASONS = {
+    1: "server initiated disconnect",
+    2: "server initiated logoff",
+    3: "server idle timeout reached",
+    4: "server logon timeout reached",
+    5: "another user connected to the session",
+    6: "the server is out of memory",
+    7: "the server denied the connection",
+    9: "the user cannot connect to the server due to insufficient access privileges",
+    12: "logoff requested by the user",
+}
+"""What rdesktop says for an error-info code (vrdp-server.md 8.5)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; exit statuses are those of rdesktop (8.5)."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        options = parse(words)
+    except UsageError as error:
+        print(f"rdesktop-vrdp: {error}\n{USAGE}", file=sys.stderr, end="")
+        return EX_USAGE
+    if options.wants_help:
+        print(USAGE, file=sys.stderr, end="")
+        return EX_USAGE
+    set_up_logging(1 if options.verbose else 0)
+    for warning in options.warnings:
+        say(f"WARNING: {warning}")
+    for note in options.notes if options.verbose else ():
+        say(note)
+    try:
+        return run_async(_run(_config(options)))
+    except BackendError as error:
+        say(f"ERROR: {error}")
+        return EX_OS_ERROR
+    except RusbError as error:
+        say(f"ERROR: {error}")
+        return EX_PROTOCOL
+
+
+def _config(options: RdesktopOptions) -> ClientConfig:
+    """Translate; ``-p -`` asks, and ``RUSB_PASSWORD`` keeps it off the command line."""
+    password = options.password or os.environ.get("RUSB_PASSWORD", "")
+    if options.asks_password:
+        password = getpass.getpass("Password: ")
+    return ClientConfig(
+        host=options.host,
+        port=options.port,
+        user=options.user,
+        domain=options.domain,
+        password=password,
+        client_name=options.client_name,
+        shell=options.shell,
+        directory=options.directory,
+        width=options.width,
+        height=options.height,
+        depth=options.depth,
+        version=options.version,
+        experience=options.experience,
+        console=options.console,
+        compression=options.compression,
+        leave_sound=options.leave_sound,
+        usb=options.usb,
+        backends=tuple(os.environ.get("RUSB_BACKENDS", "libusb").split()),
+    )
+
+
+async def _run(config: ClientConfig) -> int:
+    async with connect(config, report=say) as session:
+        what = "offering USB devices" if config.usb else "no device (-r usb)"
+        say(f"connected to {config.server}; no window, {what}")
+        if await until_signal(session.wait_closed()) is not None:
+            return EXIT_BY_USER
+        if session.reason is None:
+            return EXIT_UNKNOWN
+        if session.reason:
+            reason = REASONS.get(session.reason, f"reason {session.reason}")
+            say(f"disconnect: {reason}")
+        return session.reason if session.reason <= 12 else EXIT_UNKNOWN
