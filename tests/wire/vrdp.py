@@ -155,5 +155,7 @@ def join(*ids: int) -> Joined:
     return joined
 
 
-def bulk(id: int, length: int = 64, *, endpoint: int = 0x81, data: bytes = b"") -> Urb:
+def bulk(
+    id: int, length: int = 64, *, endpoint: int = 0x81, data: bytes | memoryview = b""
+) -> Urb:
     return Urb(id, TransferType.BULK, endpoint, len(data) or length, data)
