@@ -3,6 +3,7 @@
 Each line begins with the process's run time, ``HH:MM:SS.uuuuuu``, and a blank.
 """
 
+import contextlib
 import datetime
 import logging
 import os
@@ -72,6 +73,8 @@ class ReleaseLog:
             try:
                 self._file.write(stamped)
             except OSError as error:
+                with contextlib.suppress(OSError):
+                    self._file.close()
                 self._file = None
                 log.warning("the log %s ends here: %s", self._path, error.strerror)
 
