@@ -112,12 +112,13 @@ class DeviceCatalog:
 
     def why_nothing(self) -> BackendError | None:
         """If nothing that is offered can be used: the error that says why."""
-        problems = [o.device.problem for o in self.offers.values()]
-        if not problems or None in problems:
+        problems = {str(o.info): o.device.problem for o in self.offers.values()}
+        if not problems or None in problems.values():
             return None
-        text = "; ".join(p for p in problems if p)
-        is_busy = all("mounted" in p for p in problems if p)
-        return (DeviceBusy if is_busy else NoPermission)(text)
+        lines = [f"\n{name}: {problem}" for name, problem in problems.items()]
+        text = "none of the devices can be used:" + "".join(lines)
+        is_denied = any("no permission" in (p or "") for p in problems.values())
+        return (NoPermission if is_denied else DeviceBusy)(text)
 
     async def aclose(self) -> None:
         """Close every backend. Idempotent."""

@@ -14,11 +14,11 @@ __all__ = ["Sysfs", "udev_rule"]
 def udev_rule(vendor_id: int, product_id: int) -> str:
     """Return the sentence that cures a missing permission."""
     return (
-        "put this line into /etc/udev/rules.d/70-rusb.rules:"
-        f' SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor_id:04x}",'
-        f' ATTR{{idProduct}}=="{product_id:04x}", MODE="0660", TAG+="uaccess"'
-        " then run: udevadm control --reload && udevadm trigger, and plug the device"
-        " in again"
+        "put this line into /etc/udev/rules.d/70-rusb.rules:\n"
+        f'    SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor_id:04x}",'
+        f' ATTR{{idProduct}}=="{product_id:04x}", MODE="0660", TAG+="uaccess"\n'
+        "  then run udevadm control --reload && udevadm trigger, and plug the device in"
+        " again"
     )
 
 

@@ -26,9 +26,11 @@ def fakeusb() -> Path:
     return FAKEUSB / "fakeusb-run"
 
 
-def play(fakeusb: Path, folder: Path, scenario: str) -> list[dict[str, Any]]:
-    """Run a scenario of ``libusb_program.py`` and return what it said."""
-    program = Path(__file__).with_name("libusb_program.py")
+def play(
+    fakeusb: Path, folder: Path, scenario: str, name: str = "libusb_program.py"
+) -> list[dict[str, Any]]:
+    """Run a scenario of a program beside this one and return what it said."""
+    program = Path(__file__).with_name(name)
     command = [fakeusb, "-r", folder / "usb", sys.executable, program, scenario]
     done = subprocess.run(
         [*map(str, command), str(folder / "state")],
@@ -127,6 +129,72 @@ def test_what_does_not_exist_is_an_error_not_a_crash(
     refused, urb = play(fakeusb, tmp_path, "busy")
     assert "claiming interface 7 of device 1-1" in refused["error"]
     assert urb["status"] in ("INVALID", "IO_ERROR")
+
+
+# ------------------------------------------------- the whole client, over TLS ----
+
+
+def play_path(fakeusb: Path, folder: Path, scenario: str) -> dict[str, Any]:
+    (said,) = play(fakeusb, folder, scenario, "path_program.py")
+    return said
+
+
+def test_the_guest_reaches_the_device_through_the_client(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    said = play_path(fakeusb, tmp_path, "transfers")
+    assert said["out"] == ["OK", 700]
+    assert said["back"] == ["OK", 700]
+    assert said["interrupt"] == ["OK", 8]
+    assert said["iso"] == "INVALID"  # vrdpusb carries no isochronous transfers
+    assert said["strings"]["product"] == "Disk and Loopback"
+
+
+def test_a_stall_travels_to_the_guest_and_clears(fakeusb: Path, tmp_path: Path) -> None:
+    said = play_path(fakeusb, tmp_path, "stall")
+    assert said["status"] == ["STALL", "STALL", "OK"]
+
+
+def test_an_overflow_travels_to_the_guest(fakeusb: Path, tmp_path: Path) -> None:
+    assert play_path(fakeusb, tmp_path, "overflow")["status"] == "OVERFLOW"
+
+
+def test_urbs_the_guest_cancels_complete_once_each(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    said = play_path(fakeusb, tmp_path, "cancel")
+    assert said["results"] == {str(n): ["CANCELLED"] for n in range(8)}
+    assert said["data"] == "ok"
+
+
+def test_urbs_in_flight_at_an_unplug_complete_once_each(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    results = play_path(fakeusb, tmp_path, "unplug")["results"]
+    assert sorted(results) == [str(n) for n in range(8)]
+    assert all(r in (["NO_DEVICE"], ["CANCELLED"]) for r in results.values())
+
+
+def test_without_permission_the_rule_is_printed_and_the_status_is_77(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    rusb = f"{sys.executable} -m rusb connect 127.0.0.1:1"
+    script = (
+        "chmod 600 /dev/bus/usb/*/*; chmod 755 /dev/bus/usb /dev/bus/usb/*;"
+        f"exec setpriv --reuid 65534 --regid 65534 --clear-groups {rusb}"
+    )
+    done = subprocess.run(
+        [str(fakeusb), "-r", str(tmp_path / "usb"), "bash", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RUSB_STATE": "/tmp/rusb-nobody"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 77, done.stderr
+    assert "1209:0001 FakeUSB Disk and Loopback: no permission for" in done.stderr
+    assert 'ATTR{idVendor}=="1209", ATTR{idProduct}=="0001"' in done.stderr
 
 
 # ------------------------------------------------------ sysfs and the journal ----
