@@ -224,6 +224,15 @@ def test_s9_our_client_reports_only_what_is_fatal() -> None:
     assert messages(device) == [results(record(7, error=2))]
 
 
+def test_s9_opening_a_device_that_was_unplugged_says_so() -> None:
+    device = make_device(ID, is_open=False)
+    device.device_lost(ID)
+    assert receive(device, message(0, struct.pack("<I", ID))) == []
+    assert messages(device) == [status(0, 2)]
+    device.announce([INFO])  # plugged in again
+    assert receive(device, message(0, struct.pack("<I", ID))) == [wire.DeviceOpened(ID)]
+
+
 def test_s10_a_refusal_is_not_missed_however_fast_it_comes() -> None:
     guest = make_guest(5, ID)
     guest.close_device(ID)
@@ -352,6 +361,7 @@ def test_s17_our_server_polls_while_urbs_are_in_flight_and_only_then() -> None:
     assert messages(guest) == []
     guest.submit_urb(ID, bulk(1), now=1.5)
     clear(guest)
+    assert guest.next_deadline() == 1.51
     sent = []
     for step in range(6):
         guest.handle_deadline(1.5 + step * 0.01 + 1e-6)
