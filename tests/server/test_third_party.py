@@ -1,0 +1,120 @@
+"""Programs that others wrote for pyusb, run unchanged with a remote device.
+
+They are the command line tools of pyftdi, as its wheel installs them. The device is at
+a client, which offers it over TLS; the programs are the guest.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import sysconfig
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from rusb.client.backends.emulated import EmulatedBackend
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.filters.model import Filter
+from rusb.server.config import ServerConfig
+from rusb.server.guests.pyusb import PyusbGuest
+from rusb.server.listener import Server
+from rusb.server.machine.settings import Machine
+
+from .ftdi import Ftdi
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+URL = "ftdi://ftdi:232:RUSB0001/1"
+
+
+@contextlib.asynccontextmanager
+async def remote(backend: EmulatedBackend, folder: Path) -> AsyncIterator[Path]:
+    """Offer what *backend* has over TLS; yield the folder where the guest sees it."""
+    filters = (Filter(name="FTDI", vendor_id="0403"),)
+    machine = Machine(name="Bench", filters=filters, usb_controllers=("XHCI",))
+    log = folder / "VBox.log"
+    config = ServerConfig(
+        machine, ports=[0], address="127.0.0.1", log=str(log), state=folder
+    )
+    bus = folder / "bus"
+    async with Server(config, guest=PyusbGuest(str(bus))) as server:
+        client = ClientConfig(
+            "127.0.0.1", server.port, known_servers=folder / "known_servers"
+        )
+        async with asyncio.timeout(60), connect(client, backends=[backend]):
+            while "VUSB: Attached" not in log.read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            yield bus
+
+
+async def start(
+    bus: Path, *command: str, stdin: int = asyncio.subprocess.DEVNULL
+) -> asyncio.subprocess.Process:
+    """Start a program as the guest."""
+    assert (SCRIPTS / command[0]).exists(), "make test installs pyftdi"
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "rusb.server.guests.pyusb", "--dir", str(bus)),
+        *(str(SCRIPTS / command[0]), *command[1:]),
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+async def test_ftdi_urls_lists_the_remote_device(tmp_path: Path) -> None:
+    async with remote(EmulatedBackend(devices=[Ftdi()]), tmp_path) as bus:
+        program = await start(bus, "ftdi_urls.py")
+        out, _ = await program.communicate()
+    assert program.returncode == 0, out.decode()
+    assert f"{URL}  (FT232R USB UART)" in out.decode()
+
+
+async def test_ftconf_reads_its_eeprom(tmp_path: Path) -> None:
+    device = Ftdi()
+    async with remote(EmulatedBackend(devices=[device]), tmp_path) as bus:
+        program = await start(bus, "ftconf.py", "--hexblock", "0", URL)
+        out, _ = await program.communicate()
+    rows = [line.replace(" ", "") for line in out.decode().splitlines()]
+    assert bytes(range(16)).hex() in rows, out.decode()
+    assert bytes(range(112, 128)).hex() in rows
+    assert (0x90, 0, 63) in device.requests
+
+
+async def test_pyterm_sends_and_receives_through_it(tmp_path: Path) -> None:
+    device = Ftdi()
+    ours, its = os.openpty()
+    try:
+        async with remote(EmulatedBackend(devices=[device]), tmp_path) as bus:
+            program = await start(bus, "pyterm.py", "-f", "-b", "9600", URL, stdin=its)
+            assert program.stdout is not None
+            await program.stdout.readuntil(b"9600 bps\n")
+            text = b"".join(b"line %d of many;" % n for n in range(60))
+            os.write(ours, text)
+            assert await program.stdout.readexactly(len(text)) == text
+            os.write(ours, b"\x02")  # Ctrl+B ends it
+            out, _ = await program.communicate()
+    finally:
+        os.close(ours)
+        os.close(its)
+    assert b"Bye." in out
+    assert program.returncode == 0, out.decode()
+    baud_rates = [value for request, value, _ in device.requests if request == 3]
+    assert baud_rates[-1] == 3_000_000 // 9600 | 1 << 14  # divisor 312.5
+
+
+async def test_pyterm_ends_when_the_device_is_pulled_out(tmp_path: Path) -> None:
+    device = Ftdi()
+    backend = EmulatedBackend(devices=[device])
+    ours, its = os.openpty()
+    try:
+        async with remote(backend, tmp_path) as bus:
+            program = await start(bus, "pyterm.py", "-f", URL, stdin=its)
+            assert program.stdout is not None
+            await program.stdout.readuntil(b"bps\n")
+            backend.unplug(device)
+            out, _ = await program.communicate()
+    finally:
+        os.close(ours)
+        os.close(its)
+    assert b"UsbError: [Errno 19]" in out, out.decode()
