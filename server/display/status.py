@@ -38,39 +38,4 @@ def status_picture(
     for number, line in enumerate(lines):
         y = 2 * MARGIN + 28 + number * LINE_HEIGHT
         draw.text((MARGIN, y), line[:MAX_LINE], TEXT, small)
-    return Picture(width, height, depth, _pixels(image, depth))
-
-
-def _pixels(image: Image.Image, depth: int) -> bytes:
-    """Return the rows in the format of a session, a few operations for all pixels."""
-    if depth == 24:
-        return image.tobytes("raw", "BGR")
-    if depth == 32:
-        return image.tobytes("raw", "BGRX")
-    red, green, blue = (band.tobytes() for band in image.split())
-    if depth == 8:  # the indices of a palette of 3-3-2 bits
-        return _either(_map(red, 0xE0, 0), _map(green, 0xE0, 3), _map(blue, 0xC0, 6))
-    if depth == 15:
-        high = _either(_map(red, 0xF8, 1), _map(green, 0xC0, 6))
-        low = _either(_map(green, 0x38, -2), _map(blue, 0xF8, 3))
-    else:
-        high = _either(_map(red, 0xF8, 0), _map(green, 0xE0, 5))
-        low = _either(_map(green, 0x1C, -3), _map(blue, 0xF8, 3))
-    found = bytearray(2 * len(low))
-    found[0::2], found[1::2] = low, high
-    return bytes(found)
-
-
-def _map(band: bytes, mask: int, shift: int) -> bytes:
-    """Mask every byte, then shift it right (left if *shift* is negative)."""
-    masked = [value & mask for value in range(256)]
-    table = [v >> shift if shift >= 0 else v << -shift for v in masked]
-    return band.translate(bytes(table))
-
-
-def _either(*bands: bytes) -> bytes:
-    """OR the bands byte by byte."""
-    total = 0
-    for band in bands:
-        total |= int.from_bytes(band, "little")
-    return total.to_bytes(len(bands[0]), "little")
+    return Picture.from_rgb(width, height, depth, image.tobytes())

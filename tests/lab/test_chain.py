@@ -226,3 +226,18 @@ def test_a_killed_client_leaves_the_guest_and_the_next_one_takes_over(
     chain.end_client("TERM")
     chain.wait_client("test -b /dev/sda")
     assert chain.driver_of("USB HARDDRIVE") == "usb-storage"
+
+
+def test_a_mounted_disk_stays_where_it_is(chain: Chain, stick: Path) -> None:
+    chain.client.modprobe("vfat", "nls_cp437", "nls_ascii")
+    chain.client.sh("mount -t vfat /dev/sda /mnt")
+    try:
+        chain.connect()
+        chain.wait_client("grep -q 'is mounted at /mnt' /run/rusb.log")
+        assert chain.driver_of("USB HARDDRIVE") == "usb-storage"
+        digest = hashlib.sha256(CONTENT).hexdigest()
+        assert chain.client.sh("sha256sum /mnt/DATA.BIN").split()[0] == digest
+        assert "46f4" not in chain.guest.sh("dmesg -c | tail -n 5")
+        chain.end_client("TERM")
+    finally:
+        chain.client.sh("umount /mnt")
