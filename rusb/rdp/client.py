@@ -17,7 +17,7 @@ from .connection import Connection
 from .events import Activated, ChannelOpened, Noted
 from .gcc import ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, InfoFlag
-from .licensing import check_licence
+from .licensing import answer_licence
 from .security import SecurityFlag, header, parse_header
 from .share import Control, DataType, ShareData, ShareType
 from .svc import ChannelReceiver
@@ -295,7 +295,14 @@ class ClientConnection(Connection):
             return False
         if flags & SecurityFlag.ENCRYPT:
             raise RemoteProtocolError("encrypted licence, nothing is encrypted")
-        check_licence(body)
+        answer = answer_licence(
+            body,
+            user=self.settings.user,
+            machine=self.settings.client_name,
+            random_bytes=self._random_bytes,
+        )
+        if answer is not None:
+            self._send_io(header(SecurityFlag.LICENCE) + answer)
         return True
 
     def _demand_active(self, body: bytes) -> None:

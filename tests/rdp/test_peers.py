@@ -293,7 +293,6 @@ def test_a_refused_user_or_connection_is_no_common_ground() -> None:
 
 
 LICENCES = [
-    (bytes([1, 3, 16, 0]) + bytes(12), "licence"),
     (bytes([2, 3, 16, 0]) + bytes(12), "licence"),
     (bytes([0x77, 3, 16, 0]) + bytes(12), "unknown licence message"),
     (struct.pack("<BBHIIHH", 0xFF, 3, 16, 2, 1, 4, 0), "code 2"),
@@ -305,6 +304,19 @@ def test_servers_that_want_a_licence_are_told_apart(message: bytes, match: str) 
     raw = RawServer().until_licence()
     with pytest.raises(NegotiationError, match=match):
         raw.feed(raw.io(struct.pack("<HH", 0x80, 0) + message))
+
+
+def test_a_client_that_is_asked_for_a_licence_asks_for_a_new_one() -> None:
+    settings = ClientSettings(user="vera", client_name="desk", wants_tls=False)
+    raw = RawServer(settings).until_licence()
+    request = struct.pack("<HH", 0x80, 0) + bytes([1, 3, 16, 0]) + bytes(12)
+    said = raw.feed(raw.io(request))
+    start = said.index(b"\x80\0\0\0\x13\x03")
+    (size,) = struct.unpack_from("<H", said, start + 6)
+    assert len(said) == start + 4 + size
+    assert b"\x0f\0\x05\0vera\0\x10\0\x05\0desk\0" in said
+    raw.feed(raw.io(struct.pack("<HH", 0x80, 0) + VALID_CLIENT))
+    assert raw.feed(raw.demand())
 
 
 @pytest.mark.parametrize("kind", [3, 4])
