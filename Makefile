@@ -6,8 +6,10 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What the tests run besides Python: virtual machines, and a C compiler for the simulated USB.
-PACKAGES := qemu-system-x86 gcc libc6-dev
+# What the tests run besides Python: virtual machines, a C compiler for the simulated USB,
+# RDP clients and servers of others.
+PACKAGES := qemu-system-x86 gcc libc6-dev \
+	xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp
 
 .PHONY: help demo test check bench clean wheel-test system
 

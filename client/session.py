@@ -17,6 +17,7 @@ from rusb.errors import (
     BackendError,
     ConnectionLost,
     DeviceGone,
+    NegotiationError,
     RusbError,
 )
 from rusb.rdp import events as rdp
@@ -129,6 +130,7 @@ class ClientSession:
         self._core: wire.DeviceSide | None = None
         self._has_channel = False
         loop = asyncio.get_running_loop()
+        self._silence: asyncio.TimerHandle | None = None
         self._active: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[RusbError | None] = loop.create_future()
         self._rdp = ClientConnection(
@@ -164,7 +166,7 @@ class ClientSession:
                 f" {self.config.timeout:g} s"
             ) from None
         if self.config.usb and not self._has_channel:
-            self._report(f"{self.config.server} has no remote USB")
+            raise self._no_usb("it does not open the channel vrdpusb")
         self._catalog.watch(self._refresh_due.set)
         self._list_task = self._tasks.start(self._keep_list(), "device list")
 
@@ -218,6 +220,7 @@ class ClientSession:
                     self._open_channel(event)
             case rdp.Activated():
                 if not self._active.done():
+                    self._wait_for_usb()
                     self._active.set_result(None)
             case rdp.Disconnected():
                 self.reason = event.reason
@@ -225,6 +228,29 @@ class ClientSession:
                     self._stream.close()
             case _:
                 log.debug("= %s", event)
+
+    def _wait_for_usb(self) -> None:
+        """The server should say something about USB soon, else it has none."""
+        if self.config.usb:
+            loop = asyncio.get_running_loop()
+            self._silence = loop.call_later(self.config.usb_timeout, self._is_silent)
+
+    @property
+    def _has_heard(self) -> bool:
+        """Has the server said something about USB?"""
+        return self._link is not None and self._link.has_heard
+
+    def _is_silent(self) -> None:
+        if self._stream is not None and not self._has_heard:
+            seconds = f"{self.config.usb_timeout:g} s"
+            self._stream.fail(self._no_usb(f"nothing came in {seconds}"))
+
+    def _no_usb(self, why: str) -> NegotiationError:
+        return NegotiationError(
+            f"{self.config.server} has no remote USB: {why}. That needs a VRDP server"
+            " (rusb serve, or VirtualBox with its extension pack) whose property"
+            " Client/DisableUSB is not set"
+        )
 
     def _open_channel(self, event: rdp.ChannelOpened) -> None:
         core = load_protocol(CHANNEL).device_side()
@@ -241,6 +267,11 @@ class ClientSession:
         self._link.opened(event.channel, event.name)
 
     def _lost(self, error: RusbError | None) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            if error is None and self.reason is None and not self._has_heard:
+                # FreeRDP's server does so when we answer what it never asked
+                error = self._no_usb("it hung up without a word about it")
         if not self._active.done():
             self._active.set_exception(self._why_refused(error))
         if self._link is not None:

@@ -22,11 +22,15 @@ install() {
         exit 1
     fi
     say "Installing $*"
-    export DEBIAN_FRONTEND=noninteractive
-    $as apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 || {
-        $as apt-get update -q >/dev/null
-        $as apt-get install -y -q --no-install-recommends "$@" >/dev/null
+    # The tests start their servers themselves: RUNLEVEL=1 lets no package start its own.
+    get="$as env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get"
+    $get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 || {
+        $get update -q >/dev/null
+        $get install -y -q --no-install-recommends "$@" >/dev/null
     }
+    case " $* " in
+    *" xrdp "*) $as systemctl disable -q xrdp xrdp-sesman >/dev/null 2>&1 || true ;;
+    esac
 }
 
 case "$1" in

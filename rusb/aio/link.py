@@ -16,6 +16,9 @@ class WireLink:
         send: ``send(channel, message)``, hands a message to the RDP core.
         flush: sends what the RDP core has to send.
         on_event: called for each event of the core; it may call the core.
+
+    Attributes:
+        has_heard: the peer has sent a message.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class WireLink:
         on_event: Callable[[Event], None],
     ) -> None:
         self.core = core
+        self.has_heard = False
         self._send = send
         self._flush = flush
         self._on_event = on_event
@@ -51,6 +55,7 @@ class WireLink:
         """
         if channel != self._channel:
             return
+        self.has_heard = True
         self.core.receive_data(channel, data, now=self._loop.time())
         self.move()
 

@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ca", type=Path, help="PEM file of the authority that signed the server")
     add("--known-servers", type=Path, help="file of the trusted certificates")
     add("--timeout", type=float, default=30.0, help="seconds until connected (30)")
+    add(
+        "--usb-timeout",
+        type=float,
+        default=45.0,
+        help="seconds until a server that is silent about USB is left (45)",
+    )
     add_verbose(parser)
 
 
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         ca=args.ca,
         known_servers=args.known_servers,
         timeout=args.timeout,
+        usb_timeout=args.usb_timeout,
     )
     return run_async(offer_devices(config))
 

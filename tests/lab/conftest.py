@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,3 +57,30 @@ def client_vm(lab: None) -> Iterator[Client]:
         memory=384,
     ) as client:
         yield client
+
+
+_CELLS = pytest.StashKey[list[tuple[str, str, str, str]]]()
+
+
+@pytest.fixture(scope="session")
+def matrix(pytestconfig: pytest.Config) -> Callable[[str, str, str, str], None]:
+    """Note what was seen of (client, server, security) for the table at the end."""
+    cells = pytestconfig.stash.setdefault(_CELLS, [])
+
+    def note(client: str, server: str, security: str, seen: str) -> None:
+        cells.append((client, server, security, seen))
+
+    return note
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the matrix of real peers, if any of it ran."""
+    cells = config.stash.get(_CELLS, [])
+    if cells:
+        terminalreporter.section("real peers: client, server, security, seen")
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for cell in sorted(cells):
+            words = [text.ljust(n) for text, n in zip(cell, widths, strict=True)]
+            terminalreporter.write_line("  ".join(words).rstrip())

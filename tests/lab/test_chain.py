@@ -6,21 +6,18 @@ this checkout. ``rusb serve`` runs on the host and plugs into the guest.
 
 import hashlib
 import random
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.lab.fatimage import fat_image
+from tests.lab.rusbserver import CHECKOUT, RusbServer
 from tests.lab.usblab import Client, Guest, LabError
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 CONTENT = random.Random(3).randbytes(16 * MIB)
 
@@ -45,52 +42,10 @@ RUNS = "grep -q 'State:.[RSD]' /proc/$(cat /run/rusb.pid)/status"
 """The client runs; nobody reaps it in its machine, so a zombie does not count."""
 
 
-class Server:
-    """``rusb serve`` as a process of its own."""
-
-    def __init__(self, folder: Path, monitor: str) -> None:
-        self.log_path = folder / "VBox.log"
-        machine = folder / "Chain.vbox"
-        machine.write_text(MACHINE)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        command = [
-            *(sys.executable, "-m", "rusb", "serve", str(machine), "-v"),
-            *("--guest", f"qemu:{monitor}", "--log", str(self.log_path)),
-            *("--address", "127.0.0.1", "--port", str(self.port)),
-        ]
-        self._errors = folder / "serve.log"
-        with open(self._errors, "wb") as errors:
-            self.process = subprocess.Popen(command, cwd=CHECKOUT, stderr=errors)
-
-    def log(self) -> str:
-        """VBox.log as it is now."""
-        return self.log_path.read_text() if self.log_path.exists() else ""
-
-    def wait_log(self, text: str, count: int = 1) -> None:
-        """Wait until VBox.log holds *text* that often."""
-        end = time.monotonic() + 60
-        while self.log().count(text) < count:
-            if time.monotonic() > end or self.process.poll() is not None:
-                raise LabError(f"no {text!r}: {self.log()}{self._errors.read_text()}")
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        """Ask it to end."""
-        self.process.terminate()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-
-
 class Chain:
     """Both machines and the server between them."""
 
-    def __init__(self, client: Client, guest: Guest, server: Server) -> None:
+    def __init__(self, client: Client, guest: Guest, server: RusbServer) -> None:
         self.client, self.guest, self.server = client, guest, server
 
     def connect(self) -> None:
@@ -133,7 +88,8 @@ def chain(
     client_vm: Client, guest_state: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Chain]:
     with Guest(incoming=f"exec:cat {guest_state}") as guest:
-        server = Server(tmp_path_factory.mktemp("chain"), guest.monitor)
+        folder = tmp_path_factory.mktemp("chain")
+        server = RusbServer(folder, MACHINE, "--guest", f"qemu:{guest.monitor}")
         try:
             server.wait_log("TCP server listening")
             yield Chain(client_vm, guest, server)

@@ -1,0 +1,216 @@
+"""RDP programs of others, as Debian packages them, on a display of their own."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from PIL import Image, ImageChops, ImageGrab
+
+from rusb.rdp.bitmaps import Picture
+from tests.lab.assets import LabError
+from tests.lab.rusbserver import free_port
+
+WIDTH, HEIGHT = 800, 600
+
+PACKAGES = {
+    "Xvfb": "xvfb",
+    "rdesktop": "rdesktop",
+    "xfreerdp": "freerdp2-x11",
+    "xrdp": "xrdp",
+    "freerdp-shadow-cli": "freerdp2-shadow-x11",
+}
+"""Programs, and the packages that have them."""
+
+
+def missing() -> list[str]:
+    """Packages that have to be installed first."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    return [p for name, p in PACKAGES.items() if not shutil.which(name, path=path)]
+
+
+class Program:
+    """A process that ends with the block it is used in.
+
+    Args:
+        command: program and arguments.
+        folder: its home; ``NAME.out`` there gets what it prints.
+        display: of X; None: it needs none.
+        stdin: what it reads.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        display: str | None = None,
+        stdin: bytes = b"",
+    ) -> None:
+        self.output = folder / f"{Path(command[0]).name}.out"
+        env = {"PATH": f"{os.environ['PATH']}:/usr/sbin", "HOME": str(folder)}
+        env |= {"LANG": "C.UTF-8", "DISPLAY": display or ""}
+        with open(self.output, "wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=folder,
+            )
+        assert self.process.stdin is not None
+        self.process.stdin.write(stdin)
+        self.process.stdin.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def said(self) -> str:
+        """What it has printed."""
+        return self.output.read_text(errors="replace")
+
+    def wait_end(self, seconds: float = 20) -> int:
+        """Wait for its end; return its exit status."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"it still runs: {self.said()}") from None
+
+
+class Display(Program):
+    """An X server without a screen to look at."""
+
+    def __init__(self, folder: Path) -> None:
+        size = f"{WIDTH}x{HEIGHT}x24"
+        command = [
+            "Xvfb",
+            "-displayfd",
+            "1",
+            "-screen",
+            "0",
+            size,
+            "-nolisten",
+            "tcp",
+            "-noreset",
+        ]
+        super().__init__(command, folder)
+        wait(lambda: re.match(r"\d+\n", self.said()) is not None, "Xvfb", self.said)
+        self.name = f":{int(self.said().split()[0])}"
+
+    def shows(self, picture: Picture) -> bool:
+        """Does the screen show a picture, as exactly as its colour depth allows?"""
+        found = ImageGrab.grab(xdisplay=self.name).convert("RGB")
+        worst = {8: 85, 15: 9, 16: 9}.get(picture.depth, 0)
+        difference = ImageChops.difference(found, as_image(picture))
+        return all(not any(n[worst + 1 :]) for n in _histograms(difference))
+
+    def is_blank(self) -> bool:
+        """Is there nothing to be seen?"""
+        colours = ImageGrab.grab(xdisplay=self.name).convert("RGB").getcolors()
+        return colours is not None and len(colours) == 1
+
+
+def _histograms(image: Image.Image) -> list[list[int]]:
+    """Count, for red, green and blue, how often each value occurs."""
+    counts = image.histogram()
+    return [counts[start : start + 256] for start in (0, 256, 512)]
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """Convert a picture in the format of a session back to red, green and blue."""
+    size = (picture.width, picture.height)
+    if picture.depth >= 24:
+        raw = {24: "BGR", 32: "BGRX"}[picture.depth]
+        return Image.frombytes("RGB", size, picture.pixels, "raw", raw)
+    if picture.depth > 8:
+        raw = {15: "BGR;15", 16: "BGR;16"}[picture.depth]
+        return Image.frombytes("RGB", size, picture.pixels, "raw", raw)
+    image = Image.frombytes("P", size, picture.pixels)
+    image.putpalette(
+        b"".join(
+            bytes(((n >> 5) * 255 // 7, (n >> 2 & 7) * 255 // 7, (n & 3) * 85))
+            for n in range(256)
+        )
+    )
+    return image.convert("RGB")
+
+
+def wait(
+    held: Callable[[], bool],
+    what: str,
+    said: Callable[[], str] = str,
+    seconds: float = 20,
+) -> None:
+    """Wait until something holds.
+
+    Raises:
+        LabError: it did not in time; *said* tells what happened instead.
+    """
+    end = time.monotonic() + seconds
+    while not held():
+        if time.monotonic() > end:
+            raise LabError(f"waited for {what} in vain: {said()}")
+        time.sleep(0.1)
+
+
+class Xrdp(Program):
+    """xrdp, which listens on ``port``.
+
+    Args:
+        folder: of its configuration.
+        layer: its ``security_layer``: tls, rdp or negotiate.
+        level: its ``crypt_level``: none, low, medium, high or fips.
+    """
+
+    def __init__(self, folder: Path, layer: str, level: str = "high") -> None:
+        self.port = free_port()
+        text = Path("/etc/xrdp/xrdp.ini").read_text()
+        for name, value in (
+            ("port", f"tcp://127.0.0.1:{self.port}"),
+            ("security_layer", layer),
+            ("crypt_level", level),
+            ("fork", "false"),
+            ("LogFile", str(folder / "xrdp.log")),
+        ):
+            text = re.sub(rf"(?m)^{name}=.*", f"{name}={value}", text, count=1)
+        config = folder / "xrdp.ini"
+        config.write_text(text)
+        super().__init__(["xrdp", "--nodaemon", "-c", str(config)], folder)
+        wait(lambda: listens(self.port), "xrdp", self.said)
+
+
+class Shadow(Program):
+    """FreeRDP's server on ``port``, which shows *display*; *security* as in ``/sec``."""
+
+    def __init__(self, folder: Path, display: Display, security: str) -> None:
+        self.port = free_port()
+        command = ["freerdp-shadow-cli", f"/port:{self.port}", "-auth"]
+        command += ["/bind-address:127.0.0.1", f"/sec:{security}"]
+        super().__init__(command, folder, display.name)
+        wait(lambda: listens(self.port), "the shadow server", self.said)
+
+
+def listens(port: int) -> bool:
+    """Does anybody listen on a port of 127.0.0.1? Asked without connecting."""
+    wanted = f"0100007F:{port:04X} 00000000:0000 0A"
+    return wanted in Path("/proc/net/tcp").read_text()

@@ -1,0 +1,71 @@
+"""``rusb serve`` as a process of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.lab.assets import LabError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class RusbServer:
+    """Serves a machine on a free port of 127.0.0.1.
+
+    Args:
+        folder: of the log and the certificate.
+        machine: text of the ``.vbox`` file.
+        options: of ``rusb serve``.
+    """
+
+    def __init__(self, folder: Path, machine: str, *options: str) -> None:
+        self.log_path = folder / "VBox.log"
+        settings = folder / "Machine.vbox"
+        settings.write_text(machine)
+        self.port = free_port()
+        command = [
+            *(sys.executable, "-m", "rusb", "serve", str(settings), "-v"),
+            *("--log", str(self.log_path), *options),
+            *("--address", "127.0.0.1", "--port", str(self.port)),
+        ]
+        self._errors = folder / "serve.log"
+        with open(self._errors, "wb") as errors:
+            self.process = subprocess.Popen(
+                command,
+                cwd=CHECKOUT,
+                stderr=errors,
+                env={**os.environ, "RUSB_STATE": str(folder)},
+            )
+
+    def log(self) -> str:
+        """VBox.log as it is now."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def wait_log(self, text: str, count: int = 1) -> None:
+        """Wait until VBox.log holds *text* that often."""
+        end = time.monotonic() + 60
+        while self.log().count(text) < count:
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise LabError(f"no {text!r}: {self.log()}{self._errors.read_text()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
