@@ -200,7 +200,7 @@ class Xrdp(Program):
 
 
 class Shadow(Program):
-    """FreeRDP's server on ``port``, which shows *display*; *security* as in ``/sec``."""
+    """FreeRDP's server on ``port``: shows *display*; *security* is as in ``/sec``."""
 
     def __init__(self, folder: Path, display: Display, security: str) -> None:
         self.port = free_port()
