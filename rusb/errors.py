@@ -9,6 +9,7 @@ __all__ = [
     "BackendError",
     "CertificateError",
     "ConnectionLost",
+    "ControlError",
     "DeviceBusy",
     "DeviceGone",
     "FilterError",
@@ -106,6 +107,10 @@ class DeviceBusy(BackendError):  # noqa: N818
 
 class GuestError(RusbError):
     """The guest side could not take the device: no free port, guest gone."""
+
+
+class ControlError(RusbError):
+    """A machine is (not) running, or a running one refused a command."""
 
 
 class FilterError(RusbError, ValueError):

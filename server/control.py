@@ -1,0 +1,213 @@
+"""The control socket of a running machine: commands from other processes of its owner.
+
+A line of JSON each way: ``{"command": NAME, "arguments": {…}}`` is answered by
+``{"value": …}`` or ``{"error": SENTENCE}``.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from rusb.errors import ControlError, RusbError
+
+__all__ = ["Command", "ControlServer", "call", "control_path", "runtime_folder"]
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 1 << 20
+"""Bytes of a request or an answer; the longest is the state of a machine."""
+
+MAX_CONNECTIONS = 16
+"""Connections at once; a further one is hung up on."""
+
+IDLE_TIMEOUT = 30.0
+"""Seconds that a connection may stay silent."""
+
+ANSWER_TIMEOUT = 60.0
+"""Seconds that a caller waits; changing what clients see may drop and detach them."""
+
+Command: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[object]]
+"""Takes the arguments, returns what JSON can hold; a RusbError is told the caller."""
+
+
+def runtime_folder() -> Path:
+    """Return the folder of sockets and locks, which is ours alone; make it.
+
+    ``RUSB_RUNTIME`` wins, then ``rusb`` in ``XDG_RUNTIME_DIR``, else one in ``/tmp``.
+
+    Raises:
+        ControlError: it cannot be made, or others could put something into it.
+    """
+    named, runtime = os.environ.get("RUSB_RUNTIME"), os.environ.get("XDG_RUNTIME_DIR")
+    if named:
+        folder = Path(named)
+    elif runtime:
+        folder = Path(runtime) / "rusb"
+    else:
+        folder = Path(f"/tmp/rusb-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ControlError(
+            f"cannot make {folder} for sockets: {error.strerror}; name another folder"
+            " with RUSB_RUNTIME"
+        ) from error
+    is_ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
+    if not (stat.S_ISDIR(found.st_mode) and is_ours):
+        raise ControlError(
+            f"{folder} belongs to or can be written by others; remove it, or name"
+            " another folder with RUSB_RUNTIME"
+        )
+    return folder
+
+
+def control_path(uuid: str) -> Path:
+    """Return where the running machine *uuid* listens."""
+    return runtime_folder() / f"{uuid.strip('{}').lower()}.control"
+
+
+class ControlServer:
+    """Holds a machine: one process at a time, which others can talk to.
+
+    Args:
+        path: the socket; a lock file stands beside it.
+        commands: what can be asked, by name.
+    """
+
+    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+        self.path = path
+        self._commands = commands
+        self._lock: IO[str] | None = None
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def hold(self) -> None:
+        """Take the lock, which the kernel drops if we are killed; see ``start``.
+
+        Raises:
+            ControlError: another process has it; the message says which.
+        """
+        lock = self.path.with_suffix(".lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read(20).strip() or "unknown"
+            lock.close()
+            raise ControlError(
+                f"the machine is already running, in process {owner}"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
+
+    async def start(self) -> None:
+        """Listen; a socket that a killed process left is replaced.
+
+        Raises:
+            ControlError: another process holds the machine, or listening failed.
+        """
+        if self._lock is None:
+            self.hold()
+        try:
+            self.path.unlink(missing_ok=True)
+            self._server = await asyncio.start_unix_server(
+                self._serve, str(self.path), limit=MAX_LINE
+            )
+            self.path.chmod(0o600)
+        except OSError as error:
+            raise ControlError(
+                f"cannot listen at {self.path}: {error.strerror or error}"
+            ) from error
+
+    async def aclose(self) -> None:
+        """Hang up, remove the socket, let go of the machine. Idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            for writer in list(self._writers):
+                writer.close()
+            self.path.unlink(missing_ok=True)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.truncate(0)
+            lock.close()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if len(self._writers) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        self._writers.add(writer)
+        try:
+            # ValueError: the line is too long
+            with contextlib.suppress(OSError, TimeoutError, ValueError):
+                while True:
+                    async with asyncio.timeout(IDLE_TIMEOUT):
+                        line = await reader.readline()
+                    if not line:
+                        break
+                    answer = await self._answer(line)
+                    writer.write(json.dumps(answer).encode() + b"\n")
+                    await writer.drain()
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, object]:
+        try:
+            request = json.loads(line)
+            name, arguments = request["command"], request.get("arguments", {})
+            command = self._commands[name]
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return {"error": "a request is one line of JSON with a command"}
+        except KeyError as error:
+            return {"error": f"a running machine does not know {error}"}
+        if not isinstance(arguments, dict):
+            return {"error": "the arguments of a command are an object"}
+        try:
+            return {"value": await command(arguments)}
+        except RusbError as error:
+            return {"error": str(error)}
+        except Exception as error:
+            log.exception("command %s", name)
+            return {"error": f"internal error: {error!r}; the log of the server has it"}
+
+
+async def call(path: Path, command: str, **arguments: object) -> Any:
+    """Send a command to a running machine and return its value.
+
+    Raises:
+        ControlError: no machine runs there, it does not answer, or it refused.
+    """
+    request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
+            try:
+                writer.write(request)
+                line = await reader.readline()
+            finally:
+                writer.close()
+        answer = json.loads(line)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise ControlError("the machine is not running") from None
+    except TimeoutError:
+        raise ControlError(
+            f"the running machine did not answer {command} in {ANSWER_TIMEOUT:g} s"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ControlError(f"no answer from the running machine: {error}") from error
+    if "error" in answer:
+        raise ControlError(answer["error"])
+    return answer["value"]
