@@ -1,0 +1,238 @@
+"""The QEMU command line of a machine, from its hardware settings.
+
+Controllers keep their VirtualBox names only in the settings; in QEMU the first storage
+controller of a kind is ``ide``, ``sata0``, ``scsi0`` and so on.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rusb.errors import SettingsError
+
+__all__ = ["Adapter", "Disk", "Hardware", "disk_format", "qemu_command"]
+
+QEMU = "qemu-system-x86_64"
+
+FORMATS = {
+    ".vdi": "vdi",
+    ".vmdk": "vmdk",
+    ".vhd": "vpc",
+    ".qcow2": "qcow2",
+    ".qcow": "qcow",
+    ".hdd": "parallels",
+}
+"""QEMU's name of a disk image's format by extension; any other is raw."""
+
+FIRMWARE = (
+    "/usr/share/OVMF/OVMF_CODE.fd",
+    "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+)
+"""Where distributions put EFI firmware."""
+
+BOOT_LETTERS = {"floppy": "a", "disk": "c", "dvd": "d", "net": "n"}
+
+NETWORK_CARDS = {
+    "Am79C970A": "pcnet",
+    "Am79C973": "pcnet",
+    "82540EM": "e1000",
+    "82543GC": "e1000",
+    "82545EM": "e1000",
+    "virtio": "virtio-net-pci",
+}
+"""QEMU's network card for one of VirtualBox's; another becomes an e1000."""
+
+USB_CONTROLLERS = {"OHCI": "pci-ohci", "EHCI": "usb-ehci", "XHCI": "qemu-xhci"}
+
+_PORTS = {"ide": 4, "sata": 6, "scsi": 7, "floppy": 2, "usb": 8, "virtio": 8}
+"""Disks that a controller of a kind takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A medium in a drive, or an empty drive.
+
+    Attributes:
+        bus: ``ide``, ``sata``, ``scsi``, ``floppy``, ``usb`` or ``virtio``.
+        port, device: where on the controller; only IDE has two devices a port.
+        kind: ``hdd``, ``dvd`` or ``floppy``.
+        path: the image; None: an empty drive.
+    """
+
+    bus: str
+    port: int
+    device: int
+    kind: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A network adapter.
+
+    Attributes:
+        mode: ``NAT``; empty: no cable.
+        card: VirtualBox's name of the card.
+        mac: twelve hexadecimal digits.
+    """
+
+    mode: str = "NAT"
+    card: str = "82540EM"
+    mac: str = ""
+
+
+@dataclass(slots=True)
+class Hardware:
+    """What a machine is made of, as far as QEMU is told.
+
+    Attributes:
+        memory: MiB.
+        boot: ``floppy``, ``dvd``, ``disk``, ``net`` in the order they are tried.
+        firmware: ``BIOS`` or ``EFI`` (any variant of it).
+        serial: a file that gets what the first serial port sends.
+        usb: types of USB controllers.
+    """
+
+    memory: int = 128
+    cpus: int = 1
+    acpi: bool = True
+    boot: Sequence[str] = ("floppy", "dvd", "disk")
+    firmware: str = "BIOS"
+    serial: Path | None = None
+    usb: Sequence[str] = ()
+    disks: Sequence[Disk] = ()
+    adapters: Sequence[Adapter] = field(default=())
+
+
+def disk_format(path: Path) -> str:
+    """Return QEMU's name of the format of an image, by its extension."""
+    return FORMATS.get(path.suffix.lower(), "raw")
+
+
+def qemu_command(
+    name: str,
+    uuid: str,
+    hardware: Hardware,
+    monitors: Sequence[Path],
+    *,
+    accelerator: str = "tcg",
+) -> list[str]:
+    """Return the command that runs a machine without a window.
+
+    Args:
+        name, uuid: of the machine.
+        hardware: what it has.
+        monitors: UNIX sockets where QEMU is to listen for QMP.
+        accelerator: ``kvm`` or ``tcg``; KVM does not work wherever it is there.
+
+    Raises:
+        SettingsError: QEMU or the firmware is not installed, an image is missing, or
+            the machine has what QEMU cannot do; the message says what to do.
+    """
+    program = shutil.which(QEMU)
+    if program is None:
+        raise SettingsError(
+            f"{QEMU} is not installed; on Debian: apt-get install qemu-system-x86"
+        )
+    command = [program, "-name", f"guest={_escaped(name)}", "-uuid", uuid.strip("{}")]
+    command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"]
+    acpi = "on" if hardware.acpi else "off"
+    command += ["-machine", f"pc,accel={accelerator},acpi={acpi}", "-cpu", "max"]
+    command += ["-m", f"{hardware.memory}M", "-smp", f"{hardware.cpus}"]
+    letters = "".join(BOOT_LETTERS[b] for b in hardware.boot if b in BOOT_LETTERS)
+    if letters:
+        command += ["-boot", f"order={letters}"]
+    if hardware.firmware.upper().startswith("EFI"):
+        command += ["-drive", f"if=pflash,format=raw,readonly=on,file={_firmware()}"]
+    for path in monitors:
+        command += ["-qmp", f"unix:{_escaped(str(path))},server=on,wait=off"]
+    if hardware.serial is not None:
+        command += ["-serial", f"file:{hardware.serial}"]
+    for number, kind in enumerate(dict.fromkeys(hardware.usb)):
+        command += ["-device", f"{USB_CONTROLLERS[kind]},id=usb{number}"]
+    command += _storage(hardware.disks)
+    command += _network(hardware.adapters)
+    return command
+
+
+def _escaped(text: str) -> str:
+    """Double the commas, which separate QEMU's options."""
+    return text.replace(",", ",,")
+
+
+def _firmware() -> str:
+    for path in FIRMWARE:
+        if Path(path).exists():
+            return path
+    raise SettingsError(
+        "the machine has EFI firmware, and none is installed; on Debian: apt-get"
+        " install ovmf"
+    )
+
+
+def _storage(disks: Sequence[Disk]) -> Iterator[str]:
+    """Yield the controllers that disks need, then a drive and a device for each."""
+    buses = dict.fromkeys(disk.bus for disk in disks)
+    if "sata" in buses:
+        yield from ("-device", "ahci,id=sata0")
+    if "scsi" in buses:
+        yield from ("-device", "lsi53c895a,id=scsi0")
+    if "usb" in buses:
+        yield from ("-device", "qemu-xhci,id=usbdisks")
+    for number, disk in enumerate(disks):
+        place = 2 * disk.port + disk.device if disk.bus == "ide" else disk.port
+        if not 0 <= place < _PORTS[disk.bus]:
+            raise SettingsError(
+                f"there is no port {disk.port}, device {disk.device} on a"
+                f" {disk.bus.upper()} controller"
+            )
+        options = ["if=none", f"id=disk{number}"]
+        if disk.path is not None:
+            if not disk.path.exists():
+                raise SettingsError(
+                    f"the machine's medium {disk.path} does not exist; attach another"
+                    " with storageattach"
+                )
+            options += [f"file={_escaped(str(disk.path))}"]
+            options += [f"format={disk_format(disk.path)}"]
+            if disk.kind == "dvd":
+                options.append("readonly=on")
+        elif disk.kind == "hdd":
+            raise SettingsError("a hard disk without an image; attach one")
+        yield from ("-drive", ",".join(options))
+        yield from ("-device", f"{_device(disk, place)},drive=disk{number}")
+
+
+def _device(disk: Disk, place: int) -> str:
+    kind = "cd" if disk.kind == "dvd" else "hd"
+    match disk.bus:
+        case "ide":
+            return f"ide-{kind},bus=ide.{disk.port},unit={disk.device}"
+        case "sata":
+            return f"ide-{kind},bus=sata0.{place}"
+        case "scsi":
+            return f"scsi-{kind},bus=scsi0.0,scsi-id={place}"
+        case "floppy":
+            return f"floppy,unit={place}"
+        case "usb":
+            return "usb-storage,bus=usbdisks.0"
+    return "virtio-blk-pci"
+
+
+def _network(adapters: Sequence[Adapter]) -> Iterator[str]:
+    for number, adapter in enumerate(adapters):
+        card = NETWORK_CARDS.get(adapter.card, "e1000")
+        if adapter.mac:
+            pairs = [adapter.mac[i : i + 2] for i in range(0, 12, 2)]
+            card += f",mac={':'.join(pairs)}"
+        if adapter.mode == "NAT":
+            yield from ("-netdev", f"user,id=net{number}")
+            card += f",netdev=net{number}"
+        elif adapter.mode:
+            raise SettingsError(
+                f"network adapter {number + 1} is attached to {adapter.mode}; rusb"
+                f" knows NAT: modifyvm … --nic{number + 1} nat"
+            )
+        yield from ("-device", card)

@@ -1,0 +1,146 @@
+"""Commands that the real QEMU takes: paused machines, asked over QMP what they have."""
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qemu.qmp import ConnectError, QMPClient, Runstate
+
+from rusb.errors import SettingsError
+from rusb.server.machine.qemu_command import (
+    Adapter,
+    Disk,
+    Hardware,
+    disk_format,
+    qemu_command,
+)
+
+UUID = "{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a704}"
+
+
+@contextlib.asynccontextmanager
+async def machine(
+    hardware: Hardware, folder: Path
+) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """Start a machine that stands still; talk to it."""
+    monitor = folder / "qmp"
+    command = [*qemu_command("a, b", UUID, hardware, [monitor]), "-S"]
+    process = await asyncio.create_subprocess_exec(
+        *command, stderr=asyncio.subprocess.PIPE
+    )
+    client = QMPClient()
+    try:
+        async with asyncio.timeout(20):
+            while client.runstate is not Runstate.RUNNING:
+                if process.returncode is not None:
+                    assert process.stderr is not None
+                    pytest.fail((await process.stderr.read()).decode())
+                await asyncio.sleep(0.05)
+                with contextlib.suppress(ConnectError):
+                    await client.connect(str(monitor))
+            yield client.execute
+            await client.execute("quit")
+            await process.wait()
+    finally:
+        with contextlib.suppress(Exception):
+            await client.disconnect()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with an image of each format."""
+    for name, kind in (
+        ("a.vdi", "vdi"),
+        ("b.vmdk", "vmdk"),
+        ("c.vhd", "vpc"),
+        ("d.qcow2", "qcow2"),
+        ("e,f.img", "raw"),
+    ):
+        command = ["qemu-img", "create", "-q", "-f", kind, str(tmp_path / name), "4M"]
+        subprocess.run(command, check=True, timeout=30)
+    (tmp_path / "g.iso").write_bytes(bytes(1 << 20))
+    return tmp_path
+
+
+async def test_a_plain_machine(tmp_path: Path) -> None:
+    async with machine(Hardware(memory=96, cpus=2), tmp_path) as qmp:
+        assert (await qmp("query-name"))["name"] == "a, b"
+        memory = await qmp("query-memory-size-summary")
+        assert memory["base-memory"] == 96 << 20
+        assert len(await qmp("query-cpus-fast")) == 2
+        uuid = await qmp("query-uuid")
+        assert uuid["UUID"] == UUID.strip("{}")
+
+
+async def test_every_place_for_a_disk_and_every_format(images: Path) -> None:
+    disks = [
+        Disk("ide", 0, 0, "hdd", images / "a.vdi"),
+        Disk("ide", 1, 0, "dvd", images / "g.iso"),
+        Disk("ide", 1, 1, "dvd"),
+        Disk("sata", 2, 0, "hdd", images / "b.vmdk"),
+        Disk("scsi", 3, 0, "hdd", images / "c.vhd"),
+        Disk("usb", 0, 0, "hdd", images / "d.qcow2"),
+        Disk("virtio", 0, 0, "hdd", images / "e,f.img"),
+        Disk("floppy", 0, 0, "floppy"),
+    ]
+    async with machine(Hardware(disks=disks), images) as qmp:
+        found = {
+            block["device"]: block.get("inserted", {}).get("drv")
+            for block in await qmp("query-block")
+        }
+    drivers = ["vdi", "raw", None, "vmdk", "vpc", "qcow2", "raw", None]
+    assert found == {f"disk{n}": driver for n, driver in enumerate(drivers)}
+
+
+async def test_controllers_and_network(tmp_path: Path) -> None:
+    hardware = Hardware(
+        usb=("OHCI", "EHCI", "XHCI"),
+        adapters=(Adapter(mac="080027A1B2C3"), Adapter("", "Am79C973")),
+        boot=("dvd", "disk", "none", "none"),
+    )
+    async with machine(hardware, tmp_path) as qmp:
+        tree = await qmp("qom-list", {"path": "/machine/peripheral"})
+        kinds = {entry["name"]: entry["type"] for entry in tree}
+        cards = await qmp("qom-list", {"path": "/machine/peripheral-anon"})
+        assert kinds["usb0"] == "child<pci-ohci>"
+        assert kinds["usb1"] == "child<usb-ehci>"
+        assert kinds["usb2"] == "child<qemu-xhci>"
+        found = [entry["type"] for entry in cards]
+        assert "child<e1000>" in found
+        assert "child<pcnet>" in found
+
+
+@pytest.mark.parametrize(
+    ("hardware", "sentence"),
+    [
+        (Hardware(disks=[Disk("ide", 2, 0, "dvd")]), "no port 2, device 0 on a IDE"),
+        (Hardware(disks=[Disk("ide", 0, 0, "hdd")]), "without an image"),
+        (
+            Hardware(disks=[Disk("ide", 0, 0, "hdd", Path("/gone.vdi"))]),
+            "/gone.vdi does not exist",
+        ),
+        (Hardware(adapters=[Adapter("bridged")]), "--nic1 nat"),
+    ],
+)
+def test_what_qemu_cannot_do_is_said(hardware: Hardware, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        qemu_command("m", UUID, hardware, [])
+
+
+def test_a_machine_without_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SettingsError, match="apt-get install qemu-system-x86"):
+        qemu_command("m", UUID, Hardware(), [])
+
+
+def test_formats_by_extension() -> None:
+    names = ("x.VDI", "x.vmdk", "x.vhd", "x.qcow2", "x.img", "x.iso", "x")
+    found = [disk_format(Path(name)) for name in names]
+    assert found == ["vdi", "vmdk", "vpc", "qcow2", "raw", "raw", "raw"]
