@@ -54,17 +54,27 @@ def load_guest(text: str) -> GuestBackend:
 class Server:
     """A VRDP server for one machine. Use as an async context manager.
 
+    Args:
+        config: what to serve, and where.
+        guest: None: the one that *config* names.
+        log: the machine's log, which stays open; None: the one that *config* names.
+
     Attributes:
         port: the port it listens on, once started.
     """
 
     def __init__(
-        self, config: ServerConfig, *, guest: GuestBackend | None = None
+        self,
+        config: ServerConfig,
+        *,
+        guest: GuestBackend | None = None,
+        log: ReleaseLog | None = None,
     ) -> None:
         self.config = config
         self.machine = config.machine
         self.guest = guest or load_guest(config.guest)
-        self.log = ReleaseLog(config.log)
+        self.log = log or ReleaseLog(config.log)
+        self._owns_log = log is None
         self.port = 0
         self._tls: TlsUpgrade | None = None
         self._listeners: list[asyncio.Server] = []
@@ -118,7 +128,8 @@ class Server:
         await self.guest.aclose()
         if self._listeners:
             self.log.write("VRDP: TCP server closed.")
-        self.log.close()
+        if self._owns_log:
+            self.log.close()
 
     # -------------------------------------------------------- SessionHost ----
 
