@@ -27,6 +27,10 @@ MAX_LINE = 1 << 20
 MAX_CONNECTIONS = 16
 """Connections at once; a further one is hung up on."""
 
+MAX_FOLDER = 60
+"""Bytes of the folder's path: sockets in it have names of up to 46, and an address at
+most 107."""
+
 IDLE_TIMEOUT = 30.0
 """Seconds that a connection may stay silent."""
 
@@ -52,6 +56,11 @@ def runtime_folder() -> Path:
         folder = Path(runtime) / "rusb"
     else:
         folder = Path(f"/tmp/rusb-{os.getuid()}")
+    if len(os.fsencode(folder)) > MAX_FOLDER:
+        raise ControlError(
+            f"{folder} is longer than the {MAX_FOLDER} bytes that the address of a"
+            " socket leaves; name a shorter folder with RUSB_RUNTIME"
+        )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()

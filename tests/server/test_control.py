@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,18 @@ async def test_what_a_killed_process_leaves_is_no_obstacle(tmp_path: Path) -> No
     assert not path.exists()
 
 
-def test_the_folder_must_be_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_must_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        check_folder(Path(folder), monkeypatch)
+
+
+def test_the_folder_must_leave_room_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUSB_RUNTIME", "/tmp/" + 56 * "x")
+    with pytest.raises(ControlError, match="name a shorter folder"):
+        runtime_folder()
+
+
+def check_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "run"))
     assert control_path("{AB-CD}") == tmp_path / "run" / "ab-cd.control"
     assert stat.S_IMODE(runtime_folder().stat().st_mode) == 0o700

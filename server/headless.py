@@ -1,0 +1,298 @@
+"""A machine without a window: QEMU, its VRDP server and its control socket as one."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rusb.errors import ControlError, GuestError, RusbError
+from rusb.usb.device import clean_text
+
+from .config import ServerConfig
+from .control import ControlServer, control_path
+from .guests._qmp import Monitor
+from .guests.qemu import QemuGuest
+from .listener import Server
+from .machine.qemu_command import Hardware, qemu_command
+from .machine.release_log import ReleaseLog
+from .machine.settings import Machine
+
+__all__ = ["Headless"]
+
+START_TIMEOUT = 30.0
+"""Seconds until QEMU must answer; it takes a quarter."""
+
+START_POLL = 0.05
+
+STOP_TIMEOUT = 10.0
+"""Seconds that QEMU gets to write its disks' last data when it is told to quit."""
+
+MAX_WORDS = 20
+"""Lines of QEMU's that are kept for a message about its end."""
+
+
+class Headless:
+    """A running machine. Use as an async context manager.
+
+    Args:
+        machine: its settings.
+        hardware: what it is made of.
+        log: path of ``VBox.log``.
+        report: gets a line for everything a user at the terminal wants to know.
+        state: folder of the self-made certificate; None: the user's.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        hardware: Hardware,
+        *,
+        log: str,
+        report: Callable[[str], None],
+        state: Path | None = None,
+    ) -> None:
+        self.machine = machine
+        self._hardware = hardware
+        self._report = report
+        self._state = state
+        path = control_path(machine.uuid)
+        self._monitors = [path.with_suffix(".qmp"), path.with_suffix(".qmp-usb")]
+        self._control = ControlServer(path, self._commands())
+        self._control.hold()
+        self._log = ReleaseLog(log)
+        self._process: asyncio.subprocess.Process | None = None
+        self._words: deque[str] = deque(maxlen=MAX_WORDS)
+        self._reading: asyncio.Task[None] | None = None
+        self._monitor: Monitor | None = None
+        self._server: Server | None = None
+        self._changing = asyncio.Lock()
+        self._is_over = asyncio.Event()
+        self._started = time.time()
+
+    async def __aenter__(self) -> "Headless":
+        try:
+            await self._start()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def wait_ended(self) -> None:
+        """Wait until the machine is off."""
+        await self._is_over.wait()
+
+    async def aclose(self) -> None:
+        """Power off, disconnect everybody, let go of the machine. Idempotent."""
+        await self._stop_server()
+        await self._stop_qemu()
+        await self._control.aclose()
+        for path in self._monitors:
+            path.unlink(missing_ok=True)
+        self._log.close()
+
+    # ---------------------------------------------------------------- QEMU ----
+
+    async def _start(self) -> None:
+        accelerators = _accelerators()
+        for accelerator in accelerators:
+            try:
+                await self._start_qemu(accelerator)
+                break
+            except GuestError as error:
+                await self._stop_qemu()
+                if accelerator == accelerators[-1]:
+                    raise
+                self._log.write(f"QEMU: without {accelerator}, because: {error}")
+        if self.machine.remote_display.enabled:
+            try:
+                await self._start_server()
+            except RusbError as error:  # the machine runs anyhow (vrdp-server.md 5.2)
+                self._log.write(f"VRDP: the server did not start: {error}")
+                self._report(f"VRDE server failed to start: {error}")
+        await self._control.start()
+
+    async def _start_qemu(self, accelerator: str) -> None:
+        """Start QEMU and connect to its monitor.
+
+        Raises:
+            SettingsError: it cannot be what the settings say.
+            GuestError: it ended, or does not answer.
+        """
+        for path in self._monitors:
+            path.unlink(missing_ok=True)
+        machine = self.machine
+        command = qemu_command(
+            machine.name,
+            machine.uuid,
+            self._hardware,
+            self._monitors,
+            accelerator=accelerator,
+        )
+        if shutil.which("setpriv"):  # QEMU does not outlive us, even if we are killed
+            command = ["setpriv", "--pdeathsig", "TERM", *command]
+        self._log.write(f"QEMU: {' '.join(command)}")
+        self._words.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._reading = asyncio.ensure_future(self._read_words(self._process))
+        self._monitor = await self._connect(self._process)
+
+    async def _connect(self, process: asyncio.subprocess.Process) -> Monitor:
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            monitor = Monitor(str(self._monitors[0]), _ignore_event, self._ended)
+            try:
+                await monitor.open()
+                return monitor
+            except GuestError:
+                await monitor.aclose()
+                await asyncio.sleep(START_POLL)
+                if process.returncode is not None:
+                    assert self._reading is not None
+                    await self._reading
+                    raise GuestError(
+                        f"QEMU ended with status {process.returncode}:"
+                        f" {' '.join(self._words) or 'it did not say why'}"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise GuestError(
+                        f"QEMU did not answer within {START_TIMEOUT:g} s"
+                    ) from None
+
+    async def _read_words(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            text = clean_text(line.decode(errors="replace").strip())
+            self._words.append(text)
+            self._log.write(f"QEMU: {text}")
+
+    def _ended(self) -> None:
+        """QEMU's monitor is gone, so is QEMU."""
+        self._log.write("QEMU: the machine is off.")
+        self._is_over.set()
+
+    async def _stop_qemu(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        process, self._process = self._process, None
+        if monitor is not None:
+            with contextlib.suppress(GuestError):
+                await monitor.execute("quit")
+            await monitor.aclose()
+        if process is None:
+            return
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT if monitor is not None else 0):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if self._reading is not None:
+            await self._reading
+
+    # -------------------------------------------------------- VRDP server ----
+
+    async def _start_server(self) -> None:
+        config = ServerConfig(self.machine, state=self._state)
+        guest = QemuGuest(str(self._monitors[1]))
+        server = Server(config, guest=guest, log=self._log)
+        await server.start()
+        self._server = server
+        self._report(f"VRDE server is listening on port {server.port}.")
+
+    async def _stop_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.aclose()
+            self._report("VRDE server is inactive.")
+
+    # ------------------------------------------------------------ control ----
+
+    def _commands(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+        return {
+            "info": self._info,
+            "poweroff": self._poweroff,
+            "acpipowerbutton": self._tell("system_powerdown"),
+            "reset": self._tell("system_reset"),
+            "pause": self._tell("stop"),
+            "resume": self._tell("cont"),
+            "vrde": self._set_vrde,
+            "vrdeproperty": self._set_property,
+        }
+
+    def _tell(self, command: str) -> Callable[[Mapping[str, Any]], Any]:
+        async def tell(arguments: Mapping[str, Any]) -> None:
+            if self._monitor is None:
+                raise ControlError("the machine is going off")
+            self._log.write(f"Console: {command}")
+            await self._monitor.execute(command)
+
+        return tell
+
+    async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
+        self._log.write("Console: power off")
+        self._is_over.set()
+
+    async def _set_vrde(self, arguments: Mapping[str, Any]) -> None:
+        """Switch the remote display on or off, for this run."""
+        async with self._changing:
+            is_on = bool(arguments["enabled"])
+            display = replace(self.machine.remote_display, enabled=is_on)
+            self.machine.remote_display = display
+            if is_on and self._server is None:
+                await self._start_server()
+            elif not is_on:
+                await self._stop_server()
+
+    async def _set_property(self, arguments: Mapping[str, Any]) -> None:
+        """Set a VRDE property; the server restarts, as filters.md 3.2 says."""
+        name, value = str(arguments["name"]), str(arguments["value"])
+        async with self._changing:
+            properties = dict(self.machine.remote_display.properties)
+            if properties.get(name, "") == value:
+                return
+            properties.pop(name, None)
+            if value:
+                properties[name] = value
+            display = replace(self.machine.remote_display, properties=properties)
+            self.machine.remote_display = display
+            if self._server is not None:
+                await self._stop_server()
+                await self._start_server()
+
+    async def _info(self, arguments: Mapping[str, Any]) -> dict[str, object]:
+        """The state of the machine, as ``showvminfo`` wants it."""
+        if self._monitor is None:
+            raise ControlError("the machine is going off")
+        status = await self._monitor.execute("query-status")
+        state = status.get("status") if isinstance(status, dict) else "unknown"
+        return {
+            "state": state,
+            "process": os.getpid(),
+            "started": self._started,
+            "vrdeport": self._server.port if self._server else -1,
+        }
+
+
+def _ignore_event(name: str, data: Mapping[str, object]) -> None:
+    """Nothing that QEMU tells changes what we do."""
+
+
+def _accelerators() -> list[str]:
+    """What to try, in this order; ``RUSB_ACCEL`` names one."""
+    if named := os.environ.get("RUSB_ACCEL"):
+        return [named]
+    return ["kvm", "tcg"] if os.access("/dev/kvm", os.R_OK | os.W_OK) else ["tcg"]

@@ -1,0 +1,202 @@
+"""A machine without a window: the real QEMU, its BIOS, and our server beside it."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from rusb.client.backends.emulated import EmulatedBackend, SerialLoopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.errors import ControlError, GuestError
+from rusb.filters.model import Filter
+from rusb.server.control import call, control_path
+from rusb.server.headless import Headless
+from rusb.server.machine.qemu_command import Hardware
+from rusb.server.machine.settings import Machine, RemoteDisplay
+
+UUID = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a705"
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for sockets; the test's own has too long a path."""
+    monkeypatch.setenv("RUSB_ACCEL", "tcg")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("RUSB_RUNTIME", folder)
+        yield Path(folder)
+
+
+def make(folder: Path, said: list[str], **display: object) -> Headless:
+    settings: dict[str, object] = {"enabled": True, "properties": {"TCP/Ports": "0"}}
+    machine = Machine(
+        name="Small",
+        uuid=UUID,
+        filters=(Filter(name="all"),),
+        usb_controllers=("XHCI",),
+        remote_display=RemoteDisplay(**(settings | display)),  # type: ignore[arg-type]
+    )
+    machine.remote_display.properties["TCP/Ports"] = "42000-42999"
+    machine.remote_display.properties["TCP/Address"] = "127.0.0.1"
+    return Headless(
+        machine,
+        Hardware(memory=64, usb=("XHCI",)),
+        log=str(folder / "VBox.log"),
+        report=said.append,
+        state=folder,
+    )
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def running(tmp_path: Path, said: list[str]) -> AsyncIterator[Headless]:
+    async with asyncio.timeout(60), make(tmp_path, said) as headless:
+        yield headless
+
+
+async def info() -> dict[str, object]:
+    found: dict[str, object] = await call(control_path(UUID), "info")
+    return found
+
+
+async def wait_log(folder: Path, text: str) -> None:
+    while text not in (folder / "VBox.log").read_text():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+async def test_a_device_reaches_its_controller(
+    running: Headless, tmp_path: Path, said: list[str]
+) -> None:
+    found = await info()
+    assert found["state"] == "running"
+    assert found["process"] == os.getpid()
+    assert said == [f"VRDE server is listening on port {found['vrdeport']}."]
+    config = ClientConfig(
+        "127.0.0.1", int(str(found["vrdeport"])), known_servers=tmp_path / "known"
+    )
+    backend = EmulatedBackend(devices=[SerialLoopback()])
+    async with connect(config, backends=[backend]):
+        await wait_log(tmp_path, "VUSB: Attached")
+    await wait_log(tmp_path, "VUSB: Detached")
+
+
+async def test_power_off_by_command_and_by_itself(
+    running: Headless, runtime: Path
+) -> None:
+    path = control_path(UUID)
+    await call(path, "pause")
+    assert (await info())["state"] == "paused"
+    await call(path, "resume")
+    await call(path, "reset")
+    await call(path, "acpipowerbutton")
+    assert (await info())["state"] == "running"
+    await call(path, "poweroff")
+    await running.wait_ended()
+    await running.aclose()
+    with pytest.raises(ControlError, match="not running"):
+        await info()
+    assert not any(".qmp" in name for name in os.listdir(runtime))
+
+
+async def test_the_remote_display_is_switched_while_it_runs(
+    running: Headless, said: list[str]
+) -> None:
+    path = control_path(UUID)
+    before = (await info())["vrdeport"]
+    await call(path, "vrde", enabled=False)
+    assert (await info())["vrdeport"] == -1
+    await call(path, "vrde", enabled=True)
+    assert (await info())["vrdeport"] == before
+    await call(path, "vrdeproperty", name="TCP/Ports", value="43000-43999")
+    after = (await info())["vrdeport"]
+    assert 43000 <= int(str(after)) <= 43999
+    assert said[-1] == f"VRDE server is listening on port {after}."
+
+
+async def test_a_machine_runs_even_without_a_free_port(
+    tmp_path: Path, said: list[str]
+) -> None:
+    taken = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    port = taken.sockets[0].getsockname()[1]
+    headless = make(tmp_path, said)
+    headless.machine.remote_display.properties["TCP/Ports"] = str(port)
+    async with asyncio.timeout(60), headless:
+        assert (await info())["vrdeport"] == -1
+        assert (await info())["state"] == "running"
+    taken.close()
+    assert "failed to start" in said[0]
+
+
+async def test_a_machine_runs_once(running: Headless, tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match="already running"):
+        make(tmp_path, [])
+
+
+async def test_what_qemu_says_at_its_end_is_told(tmp_path: Path) -> None:
+    headless = make(tmp_path, [])
+    headless._hardware.memory = 1 << 40
+    with pytest.raises(GuestError, match="QEMU ended with status 1: .*memory"):
+        async with asyncio.timeout(60), headless:
+            pass
+    with pytest.raises(ControlError, match="not running"):
+        await info()
+
+
+async def test_a_broken_kvm_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rusb.server.headless._accelerators", lambda: ["hvf", "tcg"])
+    async with asyncio.timeout(60), make(tmp_path, []):
+        assert (await info())["state"] == "running"
+    assert (
+        "QEMU: without hvf, because: QEMU ended" in (tmp_path / "VBox.log").read_text()
+    )
+
+
+RUN = """
+import asyncio, sys
+from pathlib import Path
+from tests.server.test_headless import make
+
+async def main():
+    headless = make(Path(sys.argv[1]), [], enabled=False)
+    async with headless:
+        print(headless._process.pid, flush=True)
+        await headless.wait_ended()
+
+asyncio.run(main())
+"""
+
+
+async def test_qemu_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", RUN, str(tmp_path)),
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        qemu = int(await process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        while runs(qemu):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    async with asyncio.timeout(60), make(tmp_path, []):
+        assert (await info())["state"] == "running"
+
+
+def runs(pid: int) -> bool:
+    """Is there such a process, and not only its remains?"""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
