@@ -1,0 +1,143 @@
+"""Keys, streams and certificates of standard RDP security: every vector."""
+
+from typing import Any
+
+import pytest
+
+from rusb.errors import ParseError, RemoteProtocolError
+from rusb.rdp.standard import (
+    Direction,
+    RsaKey,
+    checksum,
+    decrypt_random,
+    derive_keys,
+    encrypt_random,
+    parse_certificate,
+    proprietary_certificate,
+    salted_checksum,
+)
+from tests.rdp.raw import group
+
+
+def by_id(vector: dict[str, Any]) -> str:
+    return str(vector.get("id", vector.get("name")))
+
+
+def little(text: str) -> int:
+    return int.from_bytes(bytes.fromhex(text), "little")
+
+
+@pytest.mark.parametrize("v", group("session_keys"), ids=by_id)
+def test_session_keys(v: dict[str, Any]) -> None:
+    randoms = (bytes.fromhex(v[f"{end}_random"]) for end in ("client", "server"))
+    keys = derive_keys(*randoms, v["encryption_method"])
+    assert keys.mac.hex() == v["mac_key"]
+    assert keys.server_to_client.hex() == v["server_to_client"]
+    assert keys.client_to_server.hex() == v["client_to_server"]
+    assert len(keys.mac) == v["rc4_key_length"]
+
+
+@pytest.mark.parametrize("v", group("mac"), ids=by_id)
+def test_checksums(v: dict[str, Any]) -> None:
+    key, text = bytes.fromhex(v["mac_key"]), v["data"]
+    if isinstance(text, dict):
+        text = text["repeat_byte"] * text["count"]
+    data = bytes.fromhex(text)
+    assert checksum(key, data).hex() == v["mac8"]
+    for count in (0, 4097):
+        wanted = v[f"salted_mac8_with_count_{count}"]
+        assert salted_checksum(key, data, count).hex() == wanted
+
+
+@pytest.mark.parametrize("v", group("rc4_streams"), ids=by_id)
+def test_streams_and_their_key_changes(v: dict[str, Any]) -> None:
+    plain, key = bytes.fromhex(v["plaintext_every_packet"]), v["initial_key"]
+    wanted = v["ciphertext_of_packet_number"]
+    direction = Direction(bytes.fromhex(key), b"mac", v["encryption_method"])
+    back = Direction(bytes.fromhex(key), b"mac", v["encryption_method"])
+    keys = {}
+    for number in range(1, max(map(int, wanted)) + 1):
+        sealed = direction.encrypt(plain)
+        keys[number] = direction.key.hex()
+        if str(number) in wanted:
+            assert sealed[8:].hex() == wanted[str(number)]
+        assert back.decrypt(sealed) == plain
+    assert keys[1] == v["key_for_packets_1_4096"]
+    assert keys[4096] == v["key_for_packets_1_4096"]
+    assert keys[4097] == v["key_for_packets_4097_8192"]
+    assert keys[8193] == v["key_for_packets_8193_12288"]
+
+
+def test_a_packet_that_was_changed_is_refused() -> None:
+    sealed = bytearray(Direction(b"k" * 16, b"m" * 16, 2).encrypt(b"pay 10"))
+    sealed[-2] ^= 8
+    with pytest.raises(RemoteProtocolError, match="packet 1 is wrong"):
+        Direction(b"k" * 16, b"m" * 16, 2).decrypt(bytes(sealed))
+
+
+def test_salted_checksums_are_verified_with_the_packets_number() -> None:
+    mac = b"m" * 16
+    sender, receiver = (Direction(b"k" * 16, mac, 2) for _ in range(2))
+    for number in range(3):
+        data = b"packet %d" % number
+        sealed = salted_checksum(mac, data, number) + sender.encrypt(data)[8:]
+        assert receiver.decrypt(sealed, is_salted=True) == data
+    again = salted_checksum(mac, b"again", 2) + sender.encrypt(b"again")[8:]
+    with pytest.raises(RemoteProtocolError, match="packet 4"):
+        receiver.decrypt(again, is_salted=True)
+
+
+@pytest.mark.parametrize("size", range(8))
+def test_a_packet_shorter_than_a_checksum(size: int) -> None:
+    with pytest.raises(ParseError):
+        Direction(b"k" * 16, b"m" * 16, 2).decrypt(bytes(size))
+
+
+@pytest.mark.parametrize("v", group("proprietary_certificates"), ids=by_id)
+def test_proprietary_certificates(v: dict[str, Any]) -> None:
+    modulus = little(v["modulus"])
+    certificate = bytes.fromhex(v["certificate_184"])
+    assert proprietary_certificate(RsaKey(modulus, 65537, 0)) == certificate
+    assert parse_certificate(certificate) == (modulus, 65537)
+
+
+@pytest.mark.parametrize("size", range(184))
+def test_a_certificate_cut_short(size: int) -> None:
+    (v, _) = group("proprietary_certificates")
+    cut = bytes.fromhex(v["certificate_184"])[:size]
+    if size < 100:
+        with pytest.raises(ParseError):
+            parse_certificate(cut)
+    elif size >= 108:  # the signature is not looked at
+        assert parse_certificate(cut)[1] == 65537
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        bytes(100),
+        b"\x07" + bytes(99),
+        b"\x02\0\0\0\0\0\0\0",
+        b"\x02\0\0\0\xff\xff\xff\xff",
+        b"\x02\0\0\0\x01\0\0\0\x04\0\0\0junk",
+        b"\x02\0\0\x80\x01\0\0\0\xff\xff\xff\x7f",
+    ],
+)
+def test_what_is_no_certificate(bad: bytes) -> None:
+    with pytest.raises(ParseError):
+        parse_certificate(bad)
+
+
+def test_the_security_exchange() -> None:
+    v = group("security_exchange")
+    numbers = v["rsa_key"]
+    modulus = little(numbers["modulus"])
+    key = RsaKey(modulus, 65537, little(numbers["private_exponent"]))
+    random = bytes.fromhex(v["client_random"])
+    sealed = bytes.fromhex(v["encrypted_client_random_64"]) + bytes(8)
+    assert encrypt_random(random, modulus, 65537) == sealed
+    assert decrypt_random(sealed, key) == random
+    for wrong in (b"", sealed[:-1], sealed + b"\0", bytes(1 << 16)):
+        with pytest.raises(ParseError):
+            decrypt_random(wrong, key)
+    assert len(decrypt_random(b"\xff" * 72, key)) == 32  # larger than the modulus
