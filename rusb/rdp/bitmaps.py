@@ -63,10 +63,9 @@ def slow_updates(picture: Picture) -> Iterator[bytes]:
 
 
 def fast_updates(picture: Picture) -> Iterator[bytes]:
-    """Yield fast-path packets that draw a picture, like :func:`slow_updates`."""
+    """Yield fast-path updates that draw a picture, like :func:`slow_updates`."""
     for update in slow_updates(picture):
-        head = struct.pack(">BHB", 0, 0x8000 | len(update) + 6, update[0])
-        yield head + struct.pack("<H", len(update)) + update
+        yield struct.pack("<BH", update[0], len(update)) + update
 
 
 def palette_update() -> bytes:

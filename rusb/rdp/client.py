@@ -1,6 +1,7 @@
 """The client's end of an RDP connection (vrdp-server.md, parts 1 and 8, B.2)."""
 
 import enum
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,8 +19,16 @@ from .events import Activated, ChannelOpened, Noted
 from .gcc import ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, InfoFlag
 from .licensing import answer_licence
-from .security import SecurityFlag, header, parse_header
+from .per import Reader
+from .security import SecurityFlag, StandardSecurity, parse_header
 from .share import Control, DataType, ShareData, ShareType
+from .standard import (
+    METHODS,
+    RANDOM_SIZE,
+    derive_keys,
+    encrypt_random,
+    parse_certificate,
+)
 from .svc import ChannelReceiver
 from .x224 import (
     ConnectionConfirm,
@@ -32,6 +41,7 @@ from .x224 import (
 __all__ = ["ClientConnection", "ClientSettings"]
 
 BUILD = 2600
+_LOW = 1  # encryption level: only what we send is encrypted
 RDP4, RDP5 = 0x00080001, 0x00080004
 
 CHANNEL_OPTIONS = {"cliprdr": 0xC0A00000, "rdpdr": 0x80800000}  # 8.4
@@ -57,7 +67,8 @@ class ClientSettings:
         console: ask for the console session.
         compression: say that we take compressed data; VRDP never sends any.
         remote_sound: sound stays at the server.
-        wants_tls: ask for TLS and go on with nothing else; False: everything in clear.
+        wants_tls: ask for TLS and go on with nothing else; False: standard security.
+        encryption: under standard security, encrypt; False: everything in clear.
         display: let the server send pictures; False asks it to send none.
         channels: static channels to ask for, in this order.
     """
@@ -80,6 +91,7 @@ class ClientSettings:
     compression: bool = False
     remote_sound: bool = False
     wants_tls: bool = True
+    encryption: bool = True
     display: bool = False
     channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "vrdpusb", "rdpdr")
 
@@ -116,6 +128,7 @@ class ClientConnection(Connection):
         self._reason: int | None = None
         self._share_id = share.SHARE_ID
         self._can_suppress = False
+        self._exchange: tuple[bytes, StandardSecurity] | None = None
 
     # -------------------------------------------------------- for the shell ----
 
@@ -162,7 +175,8 @@ class ClientConnection(Connection):
         if self.settings.wants_tls and selected != Protocol.TLS:
             raise NegotiationError(
                 "the server offers no TLS, and without it password and data would"
-                " travel in clear: allow TLS in the server (Security/Method)"
+                " travel in clear: allow TLS in the server (Security/Method)",
+                "tls",
             )
         if selected == Protocol.TLS:
             self._protocol = Protocol.TLS
@@ -188,7 +202,7 @@ class ClientConnection(Connection):
         names = () if self._is_rdp4 else asked.channels
         blocks = ClientBlocks(
             core,
-            methods=0,
+            methods=self._methods,
             cluster=9 | (2 if asked.console else 0),
             channels=[_channel_request(name) for name in names],
             has_network=not self._is_rdp4,
@@ -214,11 +228,7 @@ class ClientConnection(Connection):
 
     def _connected(self, body: bytes) -> None:
         blocks = ServerBlocks.parse(mcs.parse_connect_response(body))
-        if blocks.method != 0 or blocks.level != 0:
-            raise NegotiationError(
-                "the server insists on RC4 encryption, which is not secure and not"
-                " supported: allow TLS in the server (Security/Method)"
-            )
+        self._secure(blocks)
         names = () if self._is_rdp4 else self.settings.channels
         if len(blocks.channels) > len(names):
             raise RemoteProtocolError(
@@ -234,6 +244,42 @@ class ClientConnection(Connection):
         self._has_session = True
         self._phase = _Phase.ATTACH
         self._output += [mcs.erect_domain(), mcs.attach_request()]
+
+    @property
+    def _methods(self) -> int:
+        """What CS_SECURITY offers."""
+        if self._protocol == Protocol.TLS or not self.settings.encryption:
+            return 0
+        return sum(METHODS)
+
+    def _secure(self, blocks: ServerBlocks) -> None:
+        """Get ready to encrypt as the server wants it (1.6, 1.8)."""
+        method = blocks.method
+        if not method and not blocks.level:
+            if self._methods:
+                raise NegotiationError(
+                    "the server wants no encryption at all; password and data would"
+                    " travel in clear, which -e (--security none) allows"
+                )
+            return
+        if method not in METHODS or not self._methods & method:
+            raise NegotiationError(
+                f"the server insists on encryption method 0x{method:X}, which is not"
+                " supported: allow TLS in the server (Security/Method)"
+            )
+        reader = Reader(blocks.security, "SC_SECURITY")
+        sizes = reader.u32(), reader.u32()
+        if sizes[0] != RANDOM_SIZE:
+            raise RemoteProtocolError(f"server random of {sizes[0]} bytes, not 32")
+        server_random = reader.take(RANDOM_SIZE)
+        modulus, exponent = parse_certificate(reader.take(sizes[1]))
+        client_random = self._random_bytes(RANDOM_SIZE)
+        keys = derive_keys(client_random, server_random, method)
+        security = StandardSecurity(
+            keys, method, is_server=False, is_low=blocks.level == _LOW
+        )
+        sealed = encrypt_random(client_random, modulus, exponent)
+        self._exchange = struct.pack("<I", len(sealed)) + sealed, security
 
     def _attached(self, confirm: mcs.Confirm) -> None:
         if confirm.result != 0:
@@ -258,7 +304,11 @@ class ClientConnection(Connection):
         elif confirm.channel != channel:
             raise RemoteProtocolError(f"joined {confirm.channel}, asked for {channel}")
         if not self._joins:
-            self._send_io(header(SecurityFlag.INFO) + self._info().serialize())
+            if self._exchange is not None:
+                message, security = self._exchange
+                self._send_io(message, SecurityFlag.EXCHANGE)
+                self._security, self._exchange = security, None
+            self._send_io(self._info().serialize(), SecurityFlag.INFO)
             self.is_logged_on = True
             self._phase = _Phase.LICENCE
 
@@ -286,15 +336,14 @@ class ClientConnection(Connection):
 
     def _licence(self, payload: bytes) -> bool:
         """Handle the licence step; False if it was skipped by the server."""
-        flags, body = parse_header(payload)
-        if flags == len(payload):  # 1.20: that is a length, so no header
-            return False
+        flags, _ = parse_header(payload)
+        if not self._security.is_encrypted and flags == len(payload):
+            return False  # 1.20: that is a length, so no header
         if flags & SecurityFlag.REDIRECTION:
             raise NegotiationError("the server redirects to another, not supported")
         if not flags & SecurityFlag.LICENCE:
             return False
-        if flags & SecurityFlag.ENCRYPT:
-            raise RemoteProtocolError("encrypted licence, nothing is encrypted")
+        _, body = self._security.unwrap(payload)
         answer = answer_licence(
             body,
             user=self.settings.user,
@@ -302,7 +351,7 @@ class ClientConnection(Connection):
             random_bytes=self._random_bytes,
         )
         if answer is not None:
-            self._send_io(header(SecurityFlag.LICENCE) + answer)
+            self._send_io(answer, SecurityFlag.LICENCE)
         return True
 
     def _demand_active(self, body: bytes) -> None:
@@ -387,11 +436,8 @@ class ClientConnection(Connection):
             case _:
                 pass  # synchronize, control, pictures, pointers: nobody looks
 
-    def _fast_path(self, packet: bytes) -> None:
-        if packet[0] & 0x80:
-            raise RemoteProtocolError(
-                "encrypted fast-path packet, nothing is encrypted"
-            )
+    def _fast_path(self, head: int, body: bytes) -> None:
+        pass  # pictures and pointers: nobody looks
 
     def _send_data(self, kind: int, body: bytes) -> None:
         user = mcs.USER_BASE + self._sender.initiator

@@ -13,7 +13,7 @@ from rusb.errors import (
 
 from .events import Disconnected, Event, Ignored, TlsRequested
 from .mcs import IO_CHANNEL
-from .security import PlainSecurity
+from .security import PlainSecurity, StandardSecurity
 from .svc import MAX_CHANNEL_MESSAGE, ChannelReceiver, ChannelSender
 from .tpkt import TPKT, packet_size
 from .x224 import DATA, DATA_HEADER, DISCONNECT
@@ -50,7 +50,7 @@ class Connection(ABC):
         self._is_active = False
         self._has_session = False  # MCS is connected
         self._channels: dict[int, ChannelReceiver] = {}
-        self._security = PlainSecurity()
+        self._security: PlainSecurity | StandardSecurity = PlainSecurity()
         self._sender = ChannelSender(is_server=is_server, initiator=1)
         self._io_channel = IO_CHANNEL
         self._peer_data = DATA_HEADER + (b"\x64" if is_server else b"\x68")
@@ -114,8 +114,13 @@ class Connection(ABC):
             raise LocalProtocolError(f"channel message of {len(message)} bytes")
         if channel not in self._channels or not self._is_active:
             raise LocalProtocolError(f"channel {channel} is not open")
-        if not self._is_over:
+        if self._is_over:
+            return
+        if not self._security.is_encrypted:
             self._output += self._sender.cut(channel, message)
+            return
+        for chunk in self._sender.chunks(message):
+            self._send(channel, self._security.wrap(0, chunk))
 
     # ----------------------------------------------------- for the two ends ----
 
@@ -136,18 +141,20 @@ class Connection(ABC):
         """Handle what arrived on the I/O channel."""
 
     @abstractmethod
-    def _fast_path(self, packet: bytes) -> None:
-        """Handle a fast-path packet."""
+    def _fast_path(self, head: int, body: bytes) -> None:
+        """Handle a fast-path packet: its action bits, and what is in it."""
 
     def _ask_for_tls(self) -> None:
         self._waits_for_tls = True
         self._events.append(TlsRequested())
 
-    def _send_io(self, payload: bytes) -> None:
-        """Send on the I/O channel."""
-        payload = self._security.wrap(payload)
-        head = self._sender.send_data(self._io_channel, len(payload))
-        self._output.append(head + payload)
+    def _send_io(self, payload: bytes, flags: int = 0) -> None:
+        """Send on the I/O channel, with a security header if it has *flags*."""
+        self._send(self._io_channel, self._security.wrap(flags, payload))
+
+    def _send(self, channel: int, payload: bytes) -> None:
+        """Send a payload as it is."""
+        self._output.append(self._sender.send_data(channel, len(payload)) + payload)
 
     def _end(self, reason: int | None = None) -> None:
         """The peer said goodbye."""
@@ -182,7 +189,8 @@ class Connection(ABC):
             if data[pos] == TPKT:
                 pos = self._tpkt(data, pos, pos + size, limit)
             elif self._is_active:
-                self._fast_path(data[pos : pos + size])
+                packet = data[pos : pos + size]
+                self._fast_path(*self._security.unwrap_fast(packet))
                 pos += size
             else:
                 raise RemoteProtocolError(f"first byte 0x{data[pos]:02X}, not RDP")
@@ -216,6 +224,10 @@ class Connection(ABC):
         receiver = self._channels.get(channel)
         if receiver is None or not self._is_active:
             self._ignore(f"{size} bytes on channel {channel}, which is not open")
+            return end
+        if self._security.is_encrypted:
+            chunk = self._security.unwrap(data[body:end])[1]
+            receiver.receive(chunk, 0, 0, len(chunk), len(chunk))
             return end
         body += len(self._security.prefix)
         return receiver.receive(data, start, body, end, limit)

@@ -39,18 +39,19 @@ def parse_slow_input(body: bytes) -> list[InputReceived]:
     return found
 
 
-def parse_fast_input(packet: bytes) -> list[InputReceived]:
-    """Read a whole fast-path packet, with its header.
+def parse_fast_input(head: int, body: bytes) -> list[InputReceived]:
+    """Read a fast-path packet.
+
+    Args:
+        head: its first byte, without the bits for encryption.
+        body: what follows its length, in clear.
 
     Raises:
-        ParseError: encrypted though nothing is, an unknown event, or cut off.
+        ParseError: no input, an unknown event, or cut off.
     """
-    reader = Reader(packet, "fast-path input")
-    head = reader.u8()
-    if head & 0xC3:
-        raise ParseError(f"fast-path header 0x{head:02X}: unknown, or encrypted")
-    if reader.u8() & 0x80:
-        reader.take(1)
+    if head & 0x43:
+        raise ParseError(f"fast-path header 0x{head:02X} is not of input")
+    reader = Reader(body, "fast-path input")
     count = head >> 2 & 0x0F or reader.u8()
     found = []
     for _ in range(count):

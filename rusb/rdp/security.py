@@ -1,14 +1,15 @@
 """What secures the connection: the choice (1.3) and the security header (1.20).
 
-A security layer wraps what goes into an MCS payload after Client Info and unwraps what
-comes out of it. The plain one serves TLS and standard security without encryption.
+A security layer wraps what goes into an MCS payload and unwraps what comes out of it.
+The plain one serves TLS, and standard security without encryption.
 """
 
 import enum
 import struct
 
-from rusb.errors import ParseError
+from rusb.errors import ParseError, RemoteProtocolError
 
+from .standard import CHECKSUM_SIZE, Direction, Keys
 from .x224 import Failure, Protocol
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Method",
     "PlainSecurity",
     "SecurityFlag",
+    "StandardSecurity",
     "header",
     "parse_header",
     "select_protocol",
@@ -40,6 +42,7 @@ class SecurityFlag(enum.IntFlag):
     INFO = 0x0040
     LICENCE = 0x0080
     REDIRECTION = 0x0400
+    SALTED = 0x0800
 
 
 def select_protocol(
@@ -89,9 +92,43 @@ class PlainSecurity:
     def __init__(self) -> None:
         self.prefix = b""
 
-    def wrap(self, payload: bytes) -> bytes:
-        """Return a payload as it goes into an MCS PDU."""
-        return self.prefix + payload
+    is_encrypted = False
+
+    def wrap(self, flags: int, payload: bytes) -> bytes:
+        """Return a payload as it goes into an MCS PDU.
+
+        Args:
+            flags: of the security header; 0: a PDU that has none without encryption.
+            payload: what comes after it.
+        """
+        return (header(flags) if flags else self.prefix) + payload
+
+    def unwrap(self, payload: bytes) -> tuple[int, bytes]:
+        """Split a payload that must have a security header.
+
+        Raises:
+            ParseError: it is too short.
+            RemoteProtocolError: it is encrypted.
+        """
+        flags, body = parse_header(payload)
+        if flags & SecurityFlag.ENCRYPT:
+            raise RemoteProtocolError("an encrypted packet, and nothing is encrypted")
+        return flags, body
+
+    def wrap_fast(self, update: bytes) -> bytes:
+        """Return a fast-path output packet."""
+        return struct.pack(">BH", 0, 0x8000 | len(update) + 3) + update
+
+    def unwrap_fast(self, packet: bytes) -> tuple[int, bytes]:
+        """Return the action bits of a fast-path packet, and what follows its length.
+
+        Raises:
+            ParseError: it is encrypted, though nothing is.
+        """
+        head, body = _split_fast(packet)
+        if head & _FAST_ENCRYPTED:
+            raise ParseError(f"fast-path header 0x{head:02X}: nothing is encrypted")
+        return head, body
 
     def unwrap_share(self, payload: bytes) -> bytes:
         """Return the share PDUs in a payload, and learn if the peer writes headers.
@@ -108,3 +145,85 @@ class PlainSecurity:
                 self.prefix = bytes(HEADER_SIZE)
                 return payload[HEADER_SIZE:]
         return payload
+
+
+class StandardSecurity:
+    """RC4 and a checksum for every packet (1.7, 2.3).
+
+    Args:
+        keys: of the session.
+        method: 40, 56 or 128 bits.
+        is_server: which end we are.
+        is_low: encryption level 1: the server's packets are in clear.
+    """
+
+    is_encrypted = True
+    prefix = b""
+
+    def __init__(
+        self, keys: Keys, method: int, *, is_server: bool, is_low: bool = False
+    ) -> None:
+        down = Direction(keys.server_to_client, keys.mac, method)
+        up = Direction(keys.client_to_server, keys.mac, method)
+        self._sending, self._receiving = (down, up) if is_server else (up, down)
+        self._takes_clear = is_low and not is_server
+
+    def wrap(self, flags: int, payload: bytes) -> bytes:
+        """Return header, checksum and ciphertext of a payload."""
+        sealed = self._sending.encrypt(payload)
+        return header(flags | SecurityFlag.ENCRYPT) + sealed
+
+    def unwrap(self, payload: bytes) -> tuple[int, bytes]:
+        """Return the flags of the security header and the payload in clear.
+
+        Raises:
+            ParseError: too short.
+            RemoteProtocolError: the checksum is wrong, or the packet is in clear and
+                is no licence.
+        """
+        flags, body = parse_header(payload)
+        if flags & SecurityFlag.ENCRYPT:
+            is_salted = bool(flags & SecurityFlag.SALTED)
+            return flags, self._receiving.decrypt(body, is_salted=is_salted)
+        if self._takes_clear or flags & SecurityFlag.LICENCE:
+            return flags, body
+        raise RemoteProtocolError(
+            f"a packet in clear, flags 0x{flags:04X}, where all are encrypted"
+        )
+
+    def unwrap_share(self, payload: bytes) -> bytes:
+        """Return the share PDUs in a payload; as :meth:`unwrap`."""
+        return self.unwrap(payload)[1]
+
+    def wrap_fast(self, update: bytes) -> bytes:
+        """Return an encrypted fast-path output packet."""
+        sealed = self._sending.encrypt(update)
+        return struct.pack(">BH", 0x80, 0x8000 | len(sealed) + 3) + sealed
+
+    def unwrap_fast(self, packet: bytes) -> tuple[int, bytes]:
+        """Return the action bits of a fast-path packet, and the rest in clear.
+
+        Raises:
+            ParseError: too short.
+            RemoteProtocolError: the checksum is wrong, or it is in clear.
+        """
+        head, body = _split_fast(packet)
+        if head & _FAST_ENCRYPTED:
+            if len(body) < CHECKSUM_SIZE:
+                raise ParseError(f"encrypted fast-path packet of {len(body)} bytes")
+            is_salted = bool(head & _FAST_SALTED)
+            return head & ~_FAST_FLAGS, self._receiving.decrypt(
+                body, is_salted=is_salted
+            )
+        if self._takes_clear:
+            return head, body
+        raise RemoteProtocolError("a fast-path packet in clear where all are encrypted")
+
+
+_FAST_SALTED, _FAST_ENCRYPTED = 0x40, 0x80
+_FAST_FLAGS = _FAST_SALTED | _FAST_ENCRYPTED
+
+
+def _split_fast(packet: bytes) -> tuple[int, bytes]:
+    """Split a whole fast-path packet behind its length of one or two bytes."""
+    return packet[0], packet[3:] if packet[1] & 0x80 else packet[2:]

@@ -29,15 +29,27 @@ from .gcc import ClientBlocks, ServerBlocks
 from .info import ClientInfo, split_screen
 from .input import parse_fast_input, parse_slow_input
 from .licensing import VALID_CLIENT
+from .per import Reader
 from .security import (
     HEADER_SIZE,
     Method,
+    PlainSecurity,
     SecurityFlag,
+    StandardSecurity,
     header,
     parse_header,
     select_protocol,
 )
 from .share import SERVER_USER, Control, DataType, ShareData, ShareType
+from .standard import (
+    METHODS,
+    RANDOM_SIZE,
+    Encryption,
+    RsaKey,
+    decrypt_random,
+    derive_keys,
+    proprietary_certificate,
+)
 from .svc import ChannelReceiver
 from .x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
 
@@ -48,6 +60,8 @@ INITIATOR = SERVER_USER - mcs.USER_BASE
 
 DEPTHS = (8, 15, 16, 24, 32)
 
+_CLIENT_COMPATIBLE = 2  # encryption level: both directions, at the client's strength
+
 MAX_SIDE = 8192
 """Pixels of the longest side of a screen (MS-RDPBCGR 2.2.7.1.2)."""
 
@@ -57,14 +71,20 @@ class ServerSettings:
     """How a server treats its clients.
 
     Attributes:
-        methods: what ``Security/Method`` allows; without TLS nothing is encrypted.
+        methods: what ``Security/Method`` allows.
         has_certificate: can TLS be done at all?
+        key: for standard security with encryption; None: there is none.
+        encryption: methods of it that are allowed.
+        allow_clear: may a client that wants standard security do without encryption?
         width, height: of the screen, for clients that do not say.
         channels: names of the static channels we serve; others are granted and mute.
     """
 
     methods: frozenset[Method] = frozenset({Method.TLS})
     has_certificate: bool = True
+    key: RsaKey | None = None
+    encryption: tuple[Encryption, ...] = METHODS
+    allow_clear: bool = True
     width: int = 800
     height: int = 600
     channels: tuple[str, ...] = ("vrdpusb",)
@@ -73,6 +93,7 @@ class ServerSettings:
 class _Phase(enum.Enum):
     NEGOTIATION = "X.224 connection request"
     CONNECT = "MCS Connect-Initial"
+    EXCHANGE = "Security Exchange"
     LOGON = "Client Info"
     DECISION = "logon decision"
     ACTIVATION = "activation"
@@ -99,6 +120,8 @@ class ServerConnection(Connection):
         self._requested: int | None = None
         self._blocks: ClientBlocks | None = None
         self._is_rdesktop = False
+        self._encryption = Encryption.NONE
+        self._random = b""
         self._capabilities = Capabilities.of({})
 
     # -------------------------------------------------------- for the shell ----
@@ -117,9 +140,7 @@ class ServerConnection(Connection):
         if self._is_over:
             return
         # 1.20: flags exactly 0x0080, rdesktop 1.8 knows no others
-        licence = header(SecurityFlag.LICENCE) + VALID_CLIENT
-        self._output.append(self._sender.send_data(self._io_channel, len(licence)))
-        self._output.append(licence)
+        self._send(self._io_channel, header(SecurityFlag.LICENCE) + VALID_CLIENT)
         self._demand_active()
 
     def resize(self, width: int, height: int) -> None:
@@ -144,7 +165,8 @@ class ServerConnection(Connection):
                 f"picture of {picture.depth} bit, not {self.depth}"
             )
         if self._capabilities.has_fast_output:
-            self._output += bitmaps.fast_updates(picture)
+            wrap = self._security.wrap_fast
+            self._output += map(wrap, bitmaps.fast_updates(picture))
             return
         for update in bitmaps.slow_updates(picture):
             self._send_data(DataType.UPDATE, update)
@@ -241,14 +263,58 @@ class ServerConnection(Connection):
         for kind in blocks.others[:32]:
             self._note(f"Unsupported GCC block 0x{kind:04X}")
         answer = ServerBlocks.granting(self._requested, len(blocks.channels))
+        self._phase = _Phase.LOGON
+        if self._protocol is Protocol.RDP:
+            self._encryption = self._choose_encryption(blocks.methods)
+        if self._encryption:
+            assert self.settings.key is not None
+            self._random = self._random_bytes(RANDOM_SIZE)
+            certificate = proprietary_certificate(self.settings.key)
+            answer.method, answer.level = self._encryption, _CLIENT_COMPATIBLE
+            lengths = struct.pack("<II", len(self._random), len(certificate))
+            answer.security = lengths + self._random + certificate
+            self._phase = _Phase.EXCHANGE
         self._output.append(mcs.serialize_connect_response(answer.serialize()))
         self._has_session = True
+
+    def _choose_encryption(self, offered: int) -> Encryption:
+        """Take the strongest method that both know (1.6).
+
+        Raises:
+            NegotiationError: there is none.
+        """
+        settings = self.settings
+        if not offered:
+            if settings.allow_clear:
+                return Encryption.NONE
+            raise NegotiationError("refused a client that wants no encryption")
+        for method in settings.encryption if settings.key else ():
+            if offered & method:
+                return method
+        raise NegotiationError(
+            f"refused a client with encryption methods 0x{offered:02X}: none of them is"
+            " allowed here"
+        )
+
+    def _exchange(self, payload: bytes) -> None:
+        """Take the client random (1.8); everything is encrypted from now on."""
+        flags, body = parse_header(payload)
+        if not flags & SecurityFlag.EXCHANGE:
+            raise RemoteProtocolError(
+                f"security flags 0x{flags:04X}, not Security Exchange"
+            )
+        reader = Reader(body, "Security Exchange")
+        size = reader.u32()
+        if size != reader.left:
+            raise RemoteProtocolError(f"client random of {size} bytes in {reader.left}")
+        assert self.settings.key is not None
+        client_random = decrypt_random(reader.rest(), self.settings.key)
+        keys = derive_keys(client_random, self._random, self._encryption)
+        self._security = StandardSecurity(keys, self._encryption, is_server=True)
         self._phase = _Phase.LOGON
 
     def _logon(self, payload: bytes) -> None:
-        flags, body = parse_header(payload)
-        if flags & SecurityFlag.ENCRYPT:
-            raise RemoteProtocolError("encrypted Client Info, nothing is encrypted")
+        flags, body = self._security.unwrap(payload)
         if not flags & SecurityFlag.INFO:
             raise RemoteProtocolError(f"security flags 0x{flags:04X}, not Client Info")
         assert self._blocks is not None
@@ -257,7 +323,7 @@ class ServerConnection(Connection):
         kind = "rdesktop" if self._is_rdesktop else "MSFT"
         if not info.is_extended:
             kind = "RDP4"
-        if self._protocol is Protocol.RDP and core.size == 212:
+        if self._protocol is Protocol.RDP and core.size == 212 and not self._encryption:
             # 1.20: rdesktop up to 1.7 writes and wants headers for ever
             self._set_prefix(bytes(HEADER_SIZE))
         self._note(f"Client type: {kind}")
@@ -319,6 +385,9 @@ class ServerConnection(Connection):
     # -------------------------------------------------------------- session ----
 
     def _io_payload(self, payload: bytes) -> None:
+        if self._phase is _Phase.EXCHANGE:
+            self._exchange(payload)
+            return
         if self._phase is _Phase.LOGON:
             self._logon(payload)
             return
@@ -388,13 +457,14 @@ class ServerConnection(Connection):
         if self._has_session:
             self._output.append(mcs.ultimatum(is_by_user=False))
 
-    def _fast_path(self, packet: bytes) -> None:
-        self._events += parse_fast_input(packet)
+    def _fast_path(self, head: int, body: bytes) -> None:
+        self._events += parse_fast_input(head, body)
 
     def _send_data(self, kind: int, body: bytes) -> None:
         self._send_io(share.share_data(kind, body, SERVER_USER))
 
     def _set_prefix(self, prefix: bytes) -> None:
+        assert isinstance(self._security, PlainSecurity)
         self._security.prefix = self._sender.prefix = prefix
 
     def _note(self, text: str) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 try:
     from cryptography.hazmat.decrepit.ciphers.algorithms import ARC4
 except ImportError:  # before version 43
-    from cryptography.hazmat.primitives.ciphers.algorithms import (  # type: ignore[no-redef,assignment]
+    from cryptography.hazmat.primitives.ciphers.algorithms import (
         ARC4,
     )
 
@@ -29,6 +29,7 @@ from .per import Reader
 
 __all__ = [
     "CHECKSUM_SIZE",
+    "METHODS",
     "RANDOM_SIZE",
     "Direction",
     "Encryption",
@@ -93,6 +94,10 @@ class Encryption(enum.IntEnum):
         """As messages name it."""
         numbers = {1: "RC4, 40 bit", 2: "RC4, 128 bit", 8: "RC4, 56 bit", 0x10: "FIPS"}
         return numbers.get(self.value, "none")
+
+
+METHODS = (Encryption.BITS_128, Encryption.BITS_56, Encryption.BITS_40)
+"""The methods we know, the strongest first."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -8,6 +8,7 @@ and joined by C code in one go.
 
 import functools
 import struct
+from collections.abc import Iterator
 
 from rusb.errors import ParseError
 
@@ -79,6 +80,15 @@ class ChannelSender:
         ends = range(chunk, total + chunk, chunk)
         pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
         return pieces
+
+    def chunks(self, message: bytes) -> Iterator[bytes]:
+        """Yield the chunks of a message with their headers, to be encrypted singly."""
+        total, chunk = len(message), self.chunk_size
+        for start in range(0, total or 1, chunk):
+            flags = 0 if start else _FIRST
+            if start + chunk >= total:
+                flags |= _LAST
+            yield HEADER.pack(total, flags) + message[start : start + chunk]
 
     def _header(self, channel: int, size: int, total: int, flags: int) -> bytes:
         head = self.send_data(channel, len(self.prefix) + HEADER.size + size)

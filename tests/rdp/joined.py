@@ -92,6 +92,6 @@ def clear() -> tuple[ClientSettings, ServerSettings]:
     """Settings for a connection without TLS."""
     methods = frozenset({Method.TLS, Method.RDP})
     return (
-        ClientSettings(wants_tls=False),
+        ClientSettings(wants_tls=False, encryption=False),
         ServerSettings(methods, has_certificate=False),
     )

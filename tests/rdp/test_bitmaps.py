@@ -9,6 +9,7 @@ from rusb.errors import LocalProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp.bitmaps import Picture, fast_updates, palette_update, slow_updates
 from rusb.rdp.client import ClientSettings
+from rusb.rdp.security import PlainSecurity
 from rusb.rdp.share import DataType, ShareData, split_share
 from rusb.rdp.tpkt import MAX_PACKET, packet_size
 from tests.rdp.joined import Joined, clear
@@ -55,7 +56,7 @@ def test_the_updates_draw_the_whole_picture(
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_every_packet_is_short_enough(depth: int) -> None:
     picture = Picture.from_rgb(1023, 200, depth, bytes(3 * 1023 * 200))
-    for packet in fast_updates(picture):
+    for packet in map(PlainSecurity().wrap_fast, fast_updates(picture)):
         assert packet_size(packet, 0) == len(packet) <= MAX_PACKET
         code, size = struct.unpack_from("<BH", packet, 3)
         assert code == packet[6]  # the type is in the data too (2.2.9.1.2.1.2)

@@ -7,6 +7,7 @@ import pytest
 from rusb.errors import ParseError
 from rusb.rdp.events import InputKind, InputReceived
 from rusb.rdp.input import parse_fast_input, parse_slow_input
+from rusb.rdp.security import PlainSecurity
 from rusb.rdp.share import DataType
 from tests.rdp.raw import RawClient
 
@@ -23,6 +24,10 @@ def fast(*events: bytes) -> bytes:
     return bytes([len(events) << 2, len(body) + 2]) + body
 
 
+def parse(packet: bytes) -> list[InputReceived]:
+    return parse_fast_input(*PlainSecurity().unwrap_fast(packet))
+
+
 def test_slow_path() -> None:
     body = slow((4, 0x8100, 0x1C, 0), (0x8001, 0x0800, 10, 20), (0, 0, 2, 0))
     assert parse_slow_input(body) == [
@@ -35,13 +40,13 @@ def test_slow_path() -> None:
 def test_kinds_that_vrdp_ignores_are_left_out() -> None:
     assert parse_slow_input(slow((5, 0, 65, 0), (2, 0, 1, 0), (0x8002, 1, 2, 3))) == []
     events = [b"\x40" + bytes(6), b"\x80A\0", b"\xc0" + bytes(4)]
-    assert parse_fast_input(fast(*events)) == []
+    assert parse(fast(*events)) == []
 
 
 def test_fast_path() -> None:
     mouse = b"\x20" + struct.pack("<HHH", 0x9000, 300, 200)
     packet = fast(b"\x00\x1e", b"\x01\x1e", b"\x03\x1d", b"\x05\x45", mouse, b"\x62")
-    assert parse_fast_input(packet) == [
+    assert parse(packet) == [
         InputReceived(KEY, 0, 0x1E),
         InputReceived(KEY, 0x8000, 0x1E),
         InputReceived(KEY, 0x8100, 0x1D),
@@ -54,7 +59,7 @@ def test_fast_path() -> None:
 def test_fast_path_with_a_count_of_its_own_and_a_long_length() -> None:
     keys = b"\x00\x1e" * 60
     packet = bytes([0, 0x80, 4 + len(keys), 60]) + keys
-    assert parse_fast_input(packet) == [InputReceived(KEY, 0, 0x1E)] * 60
+    assert parse(packet) == [InputReceived(KEY, 0, 0x1E)] * 60
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def test_fast_path_with_a_count_of_its_own_and_a_long_length() -> None:
 )
 def test_malformed_fast_path(packet: bytes) -> None:
     with pytest.raises(ParseError):
-        parse_fast_input(packet)
+        parse(packet)
 
 
 def test_input_reaches_the_shell_both_ways() -> None:

@@ -29,11 +29,19 @@ USB = 1007  # fourth of rdesktop's channels
 CHUNK = struct.pack("<II", 5, 3) + b"hello"
 
 
+def in_clear(blocks: bytes) -> bytes:
+    """What ``-e`` changes: CS_SECURITY with methods 0 instead of 3."""
+    changed = blocks.replace(b"\x02\xc0\x0c\0\x03", b"\x02\xc0\x0c\0\0")
+    assert changed != blocks
+    return changed
+
+
 def rdesktop(*, core_size: int = 216, headers: bytes = b"") -> RawClient:
     """rdesktop-vrdp -e -r usb as far as Client Info, from the vectors."""
     raw = RawClient(headers=headers)
     assert raw.negotiate(vector("x224", "rdesktop-cr-v4", "bytes"))[5] == 0xD0
     blocks = vector("client_rdesktop_vrdp", "gcc-request-r-usb-standard", "user_data")
+    blocks = in_clear(blocks)
     if core_size == 212:  # before 1.8: no serverSelectedProtocol
         core = blocks[23 : 23 + 212]
         rest = b"\x01\xc0\xd4\x00" + core[4:] + blocks[23 + 216 :]
@@ -132,7 +140,8 @@ def test_a_windows_client_leaves_with_a_shutdown_request() -> None:
 def rdp4(info: bytes) -> RawClient:
     raw = RawClient()
     raw.negotiate(vector("x224", "rdesktop-cr-v4", "bytes"))
-    raw.connect(vector("client_rdesktop_vrdp", "gcc-request-v4", "user_data"))
+    blocks = vector("client_rdesktop_vrdp", "gcc-request-v4", "user_data")
+    raw.connect(in_clear(blocks))
     raw.join()
     raw.log_on(info)
     return raw
@@ -184,7 +193,8 @@ class RawServer:
 
     def __init__(self, settings: ClientSettings | None = None) -> None:
         self.client = ClientConnection(
-            settings or ClientSettings(wants_tls=False), random_bytes=no_random
+            settings or ClientSettings(wants_tls=False, encryption=False),
+            random_bytes=no_random,
         )
         self.client.start()
         self.sender = ChannelSender(is_server=True, initiator=1)
@@ -307,7 +317,9 @@ def test_servers_that_want_a_licence_are_told_apart(message: bytes, match: str) 
 
 
 def test_a_client_that_is_asked_for_a_licence_asks_for_a_new_one() -> None:
-    settings = ClientSettings(user="vera", client_name="desk", wants_tls=False)
+    settings = ClientSettings(
+        user="vera", client_name="desk", wants_tls=False, encryption=False
+    )
     raw = RawServer(settings).until_licence()
     request = struct.pack("<HH", 0x80, 0) + bytes([1, 3, 16, 0]) + bytes(12)
     said = raw.feed(raw.io(request))

@@ -29,8 +29,8 @@ def little(text: str) -> int:
 
 @pytest.mark.parametrize("v", group("session_keys"), ids=by_id)
 def test_session_keys(v: dict[str, Any]) -> None:
-    randoms = (bytes.fromhex(v[f"{end}_random"]) for end in ("client", "server"))
-    keys = derive_keys(*randoms, v["encryption_method"])
+    client, server = (bytes.fromhex(v[f"{end}_random"]) for end in ("client", "server"))
+    keys = derive_keys(client, server, v["encryption_method"])
     assert keys.mac.hex() == v["mac_key"]
     assert keys.server_to_client.hex() == v["server_to_client"]
     assert keys.client_to_server.hex() == v["client_to_server"]
