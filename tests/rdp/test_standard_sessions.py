@@ -1,0 +1,393 @@
+"""Whole connections under standard RDP security (1.6 to 1.9, 2.3)."""
+
+import datetime
+import struct
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from rusb.errors import NegotiationError, ParseError, RemoteProtocolError
+from rusb.rdp import events as rdp
+from rusb.rdp import mcs
+from rusb.rdp.bitmaps import Picture
+from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.gcc import ServerBlocks
+from rusb.rdp.info import ClientInfo
+from rusb.rdp.security import Method, SecurityFlag, StandardSecurity
+from rusb.rdp.server import ServerSettings
+from rusb.rdp.standard import (
+    Encryption,
+    RsaKey,
+    derive_keys,
+    parse_certificate,
+    proprietary_certificate,
+)
+from rusb.rdp.svc import ChannelSender
+from rusb.rdp.tpkt import packet_size
+from rusb.rdp.x224 import ConnectionConfirm
+from tests.rdp.joined import Joined, no_random
+from tests.rdp.raw import RawClient, group, vector
+
+STRENGTHS = [Encryption.BITS_40, Encryption.BITS_56, Encryption.BITS_128]
+
+
+def make_key() -> RsaKey:
+    numbers = group("security_exchange")["rsa_key"]
+    modulus, private = (
+        int.from_bytes(bytes.fromhex(numbers[n]), "little")
+        for n in ("modulus", "private_exponent")
+    )
+    return RsaKey(modulus, 65537, private)
+
+
+KEY = make_key()
+
+
+def encrypted(
+    *strengths: Encryption, version: int = 5, display: bool = False
+) -> tuple[ClientSettings, ServerSettings]:
+    return (
+        ClientSettings(
+            user="vera",
+            password="secret",
+            wants_tls=False,
+            version=version,
+            display=display,
+            channels=("vrdpusb",),
+        ),
+        ServerSettings(
+            frozenset({Method.RDP}),
+            key=KEY,
+            encryption=strengths or (Encryption.BITS_128,),
+        ),
+    )
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_session_of_every_strength(strength: Encryption, version: int) -> None:
+    joined = Joined(*encrypted(strength, version=version)).run()
+    (logon,) = joined.of_server(rdp.LogonRequested)
+    assert (logon.credentials.user, logon.credentials.password) == ("vera", "secret")
+    assert joined.of_client(rdp.Activated)
+    everything = b"".join(joined.sent_by_client)
+    assert "vera".encode("utf-16-le") not in everything
+    assert "secret".encode("utf-16-le") not in everything
+
+
+def test_pieces_of_any_size_do() -> None:
+    def singly(data: bytes) -> list[bytes]:
+        return [data[i : i + 1] for i in range(len(data))]
+
+    joined = Joined(*encrypted(), cut=singly).run()
+    assert joined.of_client(rdp.Activated)
+
+
+def channel_of(events: list[rdp.ChannelOpened]) -> int:
+    (opened,) = events
+    return opened.channel
+
+
+@pytest.mark.parametrize("size", [0, 1, 1600, 1601, 100_000])
+def test_channel_messages_both_ways(size: int) -> None:
+    joined = Joined(*encrypted()).run()
+    channel = channel_of(joined.of_client(rdp.ChannelOpened))
+    message = bytes(range(251)) * (size // 251 + 1)
+    message = message[:size]
+    joined.client.send_channel(channel, message)
+    joined.server.send_channel(channel, message[::-1])
+    joined.run()
+    assert joined.of_server(rdp.ChannelData) == [rdp.ChannelData(channel, message)]
+    back = rdp.ChannelData(channel, message[::-1])
+    assert joined.of_client(rdp.ChannelData) == [back]
+    if size > 99:
+        assert message[:100] not in b"".join(joined.sent_by_client)
+
+
+def test_ten_thousand_packets_each_way_across_two_key_changes() -> None:
+    joined = Joined(*encrypted()).run()
+    channel = channel_of(joined.of_client(rdp.ChannelOpened))
+    for number in range(10_000):
+        message = number.to_bytes(4)
+        joined.client.send_channel(channel, message)
+        joined.server.send_channel(channel, message)
+        if number % 100 == 99:
+            joined.run()
+    for found in (joined.of_client, joined.of_server):
+        numbers = [int.from_bytes(e.data) for e in found(rdp.ChannelData)]
+        assert numbers == list(range(10_000))
+
+
+def test_pictures_and_input_on_the_fast_path_are_encrypted_too() -> None:
+    joined = Joined(*encrypted(display=True)).run()
+    picture = Picture(800, 600, joined.server.depth, bytes(800 * 600 * 2))
+    joined.server.show_screen(picture)
+    wire = b"".join(joined.server.data_to_send())
+    assert wire[0] == 0x80
+    assert packet_size(wire, 0) < len(wire)
+    joined.client.receive_data(wire)
+    assert [e for e in joined.client.events() if isinstance(e, rdp.Ignored)] == []
+    keys = b"\x00\x1e\x01\x1e"
+    sealed = joined.client._security.wrap(0, keys)[4:]
+    joined.server.receive_data(bytes([0x88, 2 + len(sealed)]) + sealed)
+    kinds = [e.kind for e in joined.server.events() if isinstance(e, rdp.InputReceived)]
+    assert kinds == [rdp.InputKind.KEY] * 2
+
+
+def test_resizing_goes_on_encrypted() -> None:
+    joined = Joined(*encrypted(display=True)).run()
+    joined.server.resize(1024, 768)
+    joined.run()
+    assert joined.of_client(rdp.Activated)[-1] == rdp.Activated(1024, 768, 16)
+
+
+# ------------------------------------------------------------------ policy ----
+
+
+def test_a_client_without_encryption_where_it_is_demanded() -> None:
+    client, server = encrypted()
+    client.encryption, server.allow_clear = False, False
+    with pytest.raises(NegotiationError, match="wants no encryption"):
+        Joined(client, server).run()
+
+
+def test_a_client_without_encryption_where_it_may() -> None:
+    client, server = encrypted()
+    client.encryption = False
+    joined = Joined(client, server).run()
+    assert joined.of_client(rdp.Activated)
+
+
+def test_a_server_without_a_key_has_no_standard_security() -> None:
+    client, server = encrypted()
+    server.key = None
+    with pytest.raises(NegotiationError, match="methods 0x0B"):
+        Joined(client, server).run()
+
+
+def test_fips_alone_is_refused() -> None:
+    raw = RawClient(encrypted()[1])
+    raw.negotiate()
+    blocks = vector("client_rdesktop_vrdp", "gcc-request-r-usb-standard", "user_data")
+    blocks = blocks.replace(b"\x02\xc0\x0c\0\x03", b"\x02\xc0\x0c\0\x10")
+    with pytest.raises(NegotiationError, match="methods 0x10"):
+        raw.connect(blocks)
+
+
+def test_a_client_takes_no_less_than_it_asked_for() -> None:
+    peer = Peer()
+    with pytest.raises(NegotiationError, match="no encryption at all"):
+        peer.answer(ServerBlocks.granting(0, 1))
+
+
+@pytest.mark.parametrize("method", [0x10, 4, 3])
+def test_a_method_nobody_offered(method: int) -> None:
+    with pytest.raises(NegotiationError, match=f"method 0x{method:X}"):
+        Peer().answer(secured(method))
+
+
+# ----------------------------------------------- servers made of bytes ----
+
+
+def secured(
+    method: int = 2, level: int = 2, *, random: int = 32, certificate: bytes = b""
+) -> ServerBlocks:
+    blocks = ServerBlocks.granting(0, 1)
+    blocks.method, blocks.level = method, level
+    certificate = certificate or proprietary_certificate(KEY)
+    lengths = struct.pack("<II", random, len(certificate))
+    blocks.security = lengths + bytes(32) + certificate
+    return blocks
+
+
+class Peer:
+    """Our client, and a server of which every byte can be chosen."""
+
+    def __init__(self) -> None:
+        self.client = ClientConnection(encrypted()[0], random_bytes=no_random)
+        self.client.start()
+        self.client.data_to_send()
+        self.client.receive_data(ConnectionConfirm(selected=0).serialize())
+        self.client.data_to_send()
+        self.sender = ChannelSender(is_server=True, initiator=1)
+        keys = derive_keys(bytes(32), bytes(32), 2)
+        self.security = StandardSecurity(keys, 2, is_server=True)
+
+    def answer(self, blocks: ServerBlocks) -> list[bytes]:
+        response = mcs.serialize_connect_response(blocks.serialize())
+        self.client.receive_data(response)
+        self.client.receive_data(mcs.attach_confirm(1))
+        for channel in (1002, 1003, 1004):
+            self.client.receive_data(mcs.join_confirm(1, channel))
+        return self.client.data_to_send()[-2:]
+
+    def send(self, payload: bytes) -> None:
+        head = self.sender.send_data(mcs.IO_CHANNEL, len(payload))
+        self.client.receive_data(head + payload)
+
+
+def test_the_security_exchange_comes_before_client_info() -> None:
+    exchange, info = Peer().answer(secured())
+    assert exchange[14:22] == struct.pack("<HHI", SecurityFlag.EXCHANGE, 0, 72)
+    flags = int.from_bytes(info[15:17], "little")
+    assert flags == SecurityFlag.INFO | SecurityFlag.ENCRYPT
+
+
+def test_an_x509_chain_is_as_good() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
+    now = datetime.datetime(2026, 1, 1)
+    der = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.DER)
+    )
+    chain = struct.pack("<III", 0x80000002, 1, len(der)) + der + bytes(16)
+    numbers = key.public_key().public_numbers()
+    assert parse_certificate(chain) == (numbers.n, numbers.e)
+    exchange, _ = Peer().answer(secured(certificate=chain))
+    assert struct.unpack_from("<I", exchange, 19) == (128 + 8,)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        secured(random=31),
+        secured(random=0xFFFFFFFF),
+        secured(certificate=b"junk"),
+        secured(certificate=b"\x01" + bytes(200)),
+    ],
+)
+def test_broken_server_security(blocks: ServerBlocks) -> None:
+    with pytest.raises((RemoteProtocolError, ParseError)):
+        Peer().answer(blocks)
+
+
+def test_the_licence_may_be_encrypted_or_in_clear() -> None:
+    licence = vector("licence", "recommended-licence-valid-client", "message")
+    peer = Peer()
+    peer.answer(secured())
+    peer.send(peer.security.wrap(SecurityFlag.LICENCE, licence))
+    assert peer.client.events() == []
+    peer = Peer()
+    peer.answer(secured())
+    peer.send(struct.pack("<HH", SecurityFlag.LICENCE, 0) + licence)
+    assert peer.client.events() == []
+
+
+def test_a_low_server_sends_in_clear_and_no_other_may() -> None:
+    pdu = vector("encrypted_pdus_128bit", "slow-path-synchronize", "plaintext")
+    peer = Peer()
+    peer.answer(secured(level=1))
+    peer.send(bytes(4) + pdu)
+    peer = Peer()
+    peer.answer(secured(level=2))
+    with pytest.raises(RemoteProtocolError, match="in clear"):
+        peer.send(bytes(4) + pdu)
+
+
+def test_the_encrypted_pdus_of_the_original_server() -> None:
+    vectors = group("encrypted_pdus_128bit")
+    (found,) = (v for v in group("session_keys") if v["id"] == "keys-hashed-128bit")
+    client, server = (
+        bytes.fromhex(found[f"{end}_random"]) for end in ("client", "server")
+    )
+    keys = derive_keys(client, server, 2)
+    ours = StandardSecurity(keys, 2, is_server=True)
+    theirs = StandardSecurity(keys, 2, is_server=False)
+    slow, fast = (bytes.fromhex(v["pdu"]) for v in vectors)
+    plain = [bytes.fromhex(v["plaintext"]) for v in vectors]
+    assert ours.wrap(0, plain[0]) == slow[14:]
+    assert theirs.unwrap_share(slow[14:]) == plain[0]
+    # two bytes of length, so that every packet has the same form
+    assert ours.wrap_fast(plain[1]) == fast
+    assert theirs.unwrap_fast(fast) == (0, plain[1])
+
+
+# ---------------------------------------------- clients made of bytes ----
+
+
+def until_exchange() -> RawClient:
+    raw = RawClient(encrypted()[1])
+    raw.negotiate()
+    raw.connect(
+        vector("client_rdesktop_vrdp", "gcc-request-r-usb-standard", "user_data")
+    )
+    raw.join()
+    return raw
+
+
+def test_the_security_exchange_of_rdesktop() -> None:
+    raw = until_exchange()
+    raw.feed(bytes.fromhex(group("security_exchange")["pdu"]))
+    random = bytes.fromhex(group("security_exchange")["client_random"])
+    keys = derive_keys(random, bytes(32), 2)
+    security = StandardSecurity(keys, 2, is_server=False)
+    info = ClientInfo(user="vera").serialize()
+    raw.feed(raw.io(security.wrap(SecurityFlag.INFO, info)))
+    (logon,) = [e for e in raw.seen if isinstance(e, rdp.LogonRequested)]
+    assert logon.credentials.user == "vera"
+
+
+def exchange(**changes: Any) -> bytes:
+    pdu = bytes.fromhex(group("security_exchange")["pdu"])[15:]
+    flags, size, body = changes.get("flags", 1), changes.get("size", 72), pdu[8:]
+    return struct.pack("<HHI", flags, 0, size) + body[: changes.get("cut", 72)]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        exchange(size=71),
+        exchange(size=73),
+        exchange(size=0xFFFFFFFF),
+        exchange(size=64, cut=64),
+        exchange(size=0, cut=0),
+        exchange(flags=0x40),
+        b"\x01",
+        struct.pack("<HHI", 1, 0, 4096) + bytes(4096),
+    ],
+)
+def test_bad_security_exchanges(payload: bytes) -> None:
+    raw = until_exchange()
+    with pytest.raises(RemoteProtocolError):
+        raw.feed(raw.io(payload))
+
+
+def test_client_info_in_clear_where_all_is_encrypted() -> None:
+    raw = until_exchange()
+    raw.feed(raw.io(exchange()))
+    with pytest.raises(RemoteProtocolError, match="in clear"):
+        raw.log_on()
+
+
+@pytest.mark.parametrize("position", [18, 20, 26, 27, 40])
+def test_one_wrong_bit_ends_the_connection(position: int) -> None:
+    joined = Joined(*encrypted()).run()
+    channel = channel_of(joined.of_client(rdp.ChannelOpened))
+    joined.client.send_channel(channel, bytes(100))
+    wire = bytearray(b"".join(joined.client.data_to_send()))
+    wire[position] ^= 1
+    with pytest.raises(RemoteProtocolError):
+        joined.server.receive_data(bytes(wire))
+    with pytest.raises(RemoteProtocolError, match="has failed"):
+        joined.server.receive_data(b"\x03")
+
+
+def test_a_packet_that_comes_twice_ends_the_connection() -> None:
+    joined = Joined(*encrypted()).run()
+    channel = channel_of(joined.of_client(rdp.ChannelOpened))
+    joined.client.send_channel(channel, b"pay 10")
+    wire = b"".join(joined.client.data_to_send())
+    joined.server.receive_data(wire)
+    with pytest.raises(RemoteProtocolError, match="checksum"):
+        joined.server.receive_data(wire)
