@@ -1,0 +1,104 @@
+"""What every method of authentication gets and answers (vrdp-server.md part 3)."""
+
+import enum
+from dataclasses import dataclass, field
+from typing import Protocol
+
+__all__ = [
+    "ACCESS_DENIED",
+    "ACCESS_GRANTED",
+    "Authenticator",
+    "Decision",
+    "Judgement",
+    "Library",
+    "Request",
+    "Result",
+    "asked_line",
+    "decision_line",
+]
+
+ACCESS_GRANTED = "AUTH: Access granted."
+ACCESS_DENIED = "AUTH: Access denied."
+
+
+class Result(enum.IntEnum):
+    """What a library answers (3.3)."""
+
+    DENIED = 0
+    GRANTED = 1
+    DELEGATE = 2
+
+
+class Judgement(enum.IntEnum):
+    """What the guest says of the credentials (3.3)."""
+
+    NOT_ASKED = 0
+    DENIED = 1
+    NONE = 2
+    GRANTED = 3
+    NOT_REACTED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who wants in.
+
+    Attributes:
+        user, domain: as the client sent them, the domain without its ``@N``.
+        password: never shown by ``repr``.
+        client_name: what the client calls itself.
+        address: the peer of the TCP connection, not what the client claims.
+        client_id: the server's number of the connection.
+    """
+
+    user: str
+    domain: str
+    password: str = field(repr=False)
+    client_name: str = ""
+    address: str = ""
+    client_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer; *reason* is for the log alone and never holds a password."""
+
+    granted: bool
+    reason: str
+
+
+class Authenticator(Protocol):
+    """Decides on logons; *name* is that of the log: Null, External or Guest."""
+
+    @property
+    def name(self) -> str:
+        """The type as the log names it."""
+
+    async def check(self, request: Request) -> Decision:
+        """Decide; raises nothing, an error is a refusal."""
+
+    def disconnected(self, client_id: int) -> None:
+        """A client is gone; harmless for one that was never granted."""
+
+
+class Library(Protocol):
+    """An external library; both methods are called in a thread and may block."""
+
+    def logon(self, request: Request, judgement: Judgement) -> int:
+        """Return a :class:`Result`; anything else, and any exception, denies."""
+
+    def logoff(self, client_id: int) -> None:
+        """A client that had been granted access is gone."""
+
+
+def asked_line(name: str, request: Request) -> str:
+    """Return the log's line before a check (7.3, line 12)."""
+    return (
+        f"AUTH: User: [{request.user}]. Domain: [{request.domain}]."
+        f" Authentication type: [{name}]"
+    )
+
+
+def decision_line(decision: Decision) -> str:
+    """Return the log's line after a check (7.3, line 15)."""
+    return ACCESS_GRANTED if decision.granted else ACCESS_DENIED

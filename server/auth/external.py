@@ -1,0 +1,128 @@
+"""Type *external*: a library is asked, in a thread, not for long and not too often."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from rusb.errors import SettingsError
+
+from .base import Decision, Judgement, Library, Request, Result
+from .limits import Limits
+
+__all__ = ["MAX_CHECKS", "MAX_TEXT", "External"]
+
+log = logging.getLogger(__name__)
+
+MAX_CHECKS = 4
+"""Checks at a time; one that hangs keeps its place until it ends."""
+
+MAX_TEXT = 1024
+"""Characters of a user, domain or password."""
+
+
+class External:
+    """Asks *library*, after the limits of the client's address.
+
+    Args:
+        timeout: seconds for a place and the library's answer; then it is a refusal.
+        limits: may be shared by several machines.
+        clock: monotonic seconds.
+    """
+
+    name = "External"
+
+    def __init__(
+        self,
+        library: Library,
+        *,
+        timeout: float,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._library = library
+        self._timeout = timeout
+        self._limits = Limits() if limits is None else limits
+        self._clock = clock
+        self._places = asyncio.Semaphore(MAX_CHECKS)
+        self._granted: set[int] = set()
+
+    async def check(self, request: Request) -> Decision:
+        """Decide; raises nothing."""
+        texts = (request.user, request.domain, request.password)
+        if max(map(len, texts)) > MAX_TEXT:
+            return Decision(False, "AUTH: a name or password is too long")
+        delay = self._limits.begin(request.address, self._clock())
+        if delay is None:
+            return Decision(
+                False, f"AUTH: too many failed attempts from {request.address}"
+            )
+        await asyncio.sleep(delay)
+        try:
+            async with asyncio.timeout(self._timeout):
+                result = await self._ask(request)
+        except TimeoutError:
+            return Decision(False, f"AUTH: no answer within {self._timeout:g} s")
+        if isinstance(result, str):
+            return Decision(False, f"AUTH: {result}")
+        if result != Result.GRANTED:
+            return Decision(False, "AUTH: external authentication: denied")
+        self._limits.succeeded(request.address)
+        self._granted.add(request.client_id)
+        return Decision(True, "AUTH: external authentication: granted")
+
+    def disconnected(self, client_id: int) -> None:
+        """Tell the library, if it had granted that client access."""
+        if client_id in self._granted:
+            self._granted.discard(client_id)
+            threading.Thread(
+                target=self._logoff, args=(client_id,), daemon=True
+            ).start()
+
+    def _logoff(self, client_id: int) -> None:
+        try:
+            self._library.logoff(client_id)
+        except Exception as error:  # noqa: BLE001 - not our code; may quote secrets
+            log.error("authentication library: %s at logoff", type(error).__name__)
+
+    async def _ask(self, request: Request) -> Result | str:
+        await self._places.acquire()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Result | str] = loop.create_future()
+
+        def finish(result: Result | str) -> None:
+            self._places.release()
+            if not answer.done():
+                answer.set_result(result)
+
+        def work() -> None:
+            result = _logon(self._library, request)
+            try:
+                loop.call_soon_threadsafe(finish, result)
+            except RuntimeError:
+                log.debug("= an answer came after the end")
+
+        try:
+            # A daemon: a library that hangs must not keep the server from ending.
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:
+            self._places.release()
+            return "no thread for the check"
+        return await answer
+
+
+def _logon(library: Library, request: Request) -> Result | str:
+    """Ask, with the judgement "not reacted" again if it delegates (3.2)."""
+    try:
+        result = library.logon(request, Judgement.NOT_ASKED)
+        if result == Result.DELEGATE:
+            result = library.logon(request, Judgement.NOT_REACTED)
+    except SettingsError as error:
+        return str(error)
+    except BaseException as error:  # noqa: BLE001 - not our code, SystemExit too
+        # Its text may quote the password.
+        return f"external authentication failed with {type(error).__name__}"
+    if isinstance(result, bool) or result not in tuple(Result):
+        return "external authentication: bad result code"
+    return Result(result)

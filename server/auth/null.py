@@ -1,0 +1,29 @@
+"""Type *null*: everybody is let in (vrdp-server.md 3.2)."""
+
+from .base import Decision, Judgement, Request, Result
+
+__all__ = ["Null", "NullLibrary"]
+
+
+class Null:
+    """Grants."""
+
+    name = "Null"
+
+    async def check(self, request: Request) -> Decision:
+        """Grant."""
+        return Decision(True, "nobody is asked")
+
+    def disconnected(self, client_id: int) -> None:
+        """Nothing to do."""
+
+
+class NullLibrary:
+    """The library ``null``: type *external* with the check switched off."""
+
+    def logon(self, request: Request, judgement: Judgement) -> int:
+        """Grant."""
+        return Result.GRANTED
+
+    def logoff(self, client_id: int) -> None:
+        """Nothing to do."""
