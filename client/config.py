@@ -30,6 +30,9 @@ class ClientConfig:
         backends: where devices come from, ``NAME[:ADDRESS]``.
         filters: what may be offered: a device that one of them admits; none: all.
         force: offer and take devices that are in use (mounted file systems).
+        security: what to try, in this order, each on a connection of its own: ``tls``,
+            ``rdp`` (standard security, RC4: weak), ``none`` (all in clear).
+        legacy_tls: take servers that know nothing newer than TLS 1.0.
         ca: PEM file with the authorities to trust; None: trust on first use.
         known_servers: file of the pins; None: in the user's state folder.
         timeout: seconds for the whole way until the connection is active.
@@ -59,6 +62,8 @@ class ClientConfig:
     backends: tuple[str, ...] = ("libusb",)
     filters: tuple[Filter, ...] = field(default=())
     force: bool = False
+    security: tuple[str, ...] = ("tls",)
+    legacy_tls: bool = False
     ca: Path | None = None
     known_servers: Path | None = None
     timeout: float = 30.0

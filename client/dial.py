@@ -35,6 +35,8 @@ def rdp_settings(config: ClientConfig, channels: Sequence[str]) -> ClientSetting
         console=config.console,
         compression=config.compression,
         remote_sound=config.leave_sound,
+        wants_tls=config.security[0] == "tls",
+        encryption=config.security[0] != "none",
         channels=(*config.channels[:2], *channels, *config.channels[2:]),
     )
 
@@ -64,7 +66,9 @@ async def dial(
                 f" (kept in {known.path})"
             )
 
-    tls = TlsUpgrade(client_context(config.ca), config.host, check)
+    tls = TlsUpgrade(
+        client_context(config.ca, legacy=config.legacy_tls), config.host, check
+    )
     loop = asyncio.get_running_loop()
     try:
         _, stream = await loop.create_connection(

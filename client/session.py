@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import secrets
 from collections import deque
@@ -15,6 +16,7 @@ from rusb.aio.tasks import TaskSet
 from rusb.errors import (
     AuthenticationError,
     BackendError,
+    CertificateError,
     ConnectionLost,
     DeviceGone,
     NegotiationError,
@@ -43,6 +45,11 @@ MAX_REQUESTS_WAITING = 4096
 """Requests waiting behind one that blocks (a reset takes a second on real devices);
 a server that sends more is not serious."""
 
+_WEAKER = {
+    "rdp": "standard RDP security, which is weak",
+    "none": "without any encryption: password and data travel in clear",
+}
+
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 
@@ -70,16 +77,44 @@ async def connect(
         names = config.backends if config.usb else ()
         backends = [load_backend(name, force=config.force) for name in names]
     catalog = DeviceCatalog(backends, config.filters)
-    session = ClientSession(config, catalog, report=report)
     try:
         await catalog.refresh()
         if (problem := catalog.why_nothing()) is not None:
             raise problem
-        await session.start()
-        yield session
+        session = await _start(config, catalog, report)
+        try:
+            yield session
+        finally:
+            await session.aclose()
     finally:
-        await session.aclose()
         await catalog.aclose()
+
+
+async def _start(
+    config: ClientConfig, catalog: DeviceCatalog, report: Callable[[str], None]
+) -> "ClientSession":
+    """Start a session with the first kind of security that the server takes."""
+    while True:
+        session = ClientSession(config, catalog, report=report)
+        try:
+            await session.start()
+            return session
+        except BaseException as error:
+            await session.aclose()
+            if not _may_do_with_less(error, config):
+                raise
+            report(f"{error}; trying {_WEAKER[config.security[1]]}")
+            config = dataclasses.replace(config, security=config.security[1:])
+
+
+def _may_do_with_less(error: BaseException, config: ClientConfig) -> bool:
+    """Is it TLS that failed, other than by a wrong certificate?"""
+    return (
+        isinstance(error, NegotiationError)
+        and error.stage == "tls"
+        and not isinstance(error, CertificateError)
+        and len(config.security) > 1
+    )
 
 
 class _Slot:

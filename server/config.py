@@ -20,6 +20,7 @@ class ServerConfig:
             the machine's property ``TCP/Ports``.
         address: host name or address to listen on; None: that of ``TCP/Address``,
             or all.
+        legacy_tls: take clients that know nothing newer than TLS 1.0.
         log: path of ``VBox.log``; None: standard error.
         state: folder of the self-made certificate; None: the user's state folder.
     """
@@ -28,5 +29,6 @@ class ServerConfig:
     guest: str = "pyusb"
     ports: Sequence[int] | None = None
     address: str | None = None
+    legacy_tls: bool = False
     log: str | None = None
     state: Path | None = None

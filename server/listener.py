@@ -11,9 +11,15 @@ from pathlib import Path
 import rusb.server.guests
 from rusb import plugins
 from rusb.aio.stream import TlsUpgrade
-from rusb.aio.tls import make_self_signed, server_context, state_folder
+from rusb.aio.tls import (
+    make_rsa_key,
+    make_self_signed,
+    server_context,
+    state_folder,
+)
 from rusb.errors import ConnectionLost, PluginError, SettingsError
 from rusb.rdp.ports import parse_ports
+from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
 
 from .config import ServerConfig
@@ -33,6 +39,13 @@ MAX_CONNECTIONS = 256
 
 END_TIMEOUT = 30.0
 """Seconds that sessions get to detach their devices when the server stops."""
+
+_METHODS = {
+    "negotiate": frozenset({Method.TLS, Method.RDP}),
+    "rdp": frozenset({Method.RDP}),
+    "tls": frozenset({Method.TLS}),
+}
+"""What ``Security/Method`` allows; unset: TLS."""
 
 _STOPPED = 1  # error-info code: server stop (vrdp-server.md 1.19)
 
@@ -77,6 +90,7 @@ class Server:
         self._owns_log = log is None
         self.port = 0
         self._tls: TlsUpgrade | None = None
+        self._settings = ServerSettings()
         self._listeners: list[asyncio.Server] = []
         self._sessions: set[ServerSession] = set()
         self._numbers = itertools.count(1)
@@ -100,7 +114,7 @@ class Server:
             ConnectionLost: no port of the list is free.
         """
         try:
-            self._tls = TlsUpgrade(self._make_context())
+            self._prepare_security()
             await self.guest.start()
             self.guest.watch_lost(self._guest_lost)
             await self._listen()
@@ -192,7 +206,33 @@ class Server:
                 "Security/ServerCertificate and Security/ServerPrivateKey go together:"
                 " set both, or neither for a certificate that rusb makes"
             )
-        return server_context(certificate, key, ca)
+        return server_context(certificate, key, ca, legacy=self.config.legacy_tls)
+
+    def _prepare_security(self) -> None:
+        """Make ready what ``Security/Method`` allows (vrdp-server.md 2.1).
+
+        Standard security is weak: it is there only where the machine asks for it.
+        """
+        display = self.machine.remote_display
+        text = display.property("Security/Method")
+        methods = _METHODS.get(text.lower())
+        if methods is None:
+            methods = frozenset({Method.TLS})
+            if text:
+                self.log.write(f"VRDP: Security/Method {text!r} is not known: TLS.")
+        settings = self._settings
+        settings.methods = methods
+        settings.has_certificate = Method.TLS in methods
+        if Method.TLS in methods:
+            self._tls = TlsUpgrade(self._make_context())
+        if Method.RDP in methods:
+            settings.key = make_rsa_key()
+            must = display.property("Security/RequireEncryption")
+            settings.allow_clear = must != "1"
+            self.log.write(
+                f"VRDP: WARNING: Security/Method {text} allows standard RDP security,"
+                " which is weak: RC4, and no protection from a man in the middle."
+            )
 
     async def _listen(self) -> None:
         display = self.machine.remote_display
@@ -227,15 +267,12 @@ class Server:
             self.log.write("VRDP: Too many connections; a new one was closed.")
             return _Refuse()
         session = ServerSession(
-            self, next(self._client_numbers), self._rdp_settings(), self._tls
+            self, next(self._client_numbers), self._settings, self._tls
         )
         self._sessions.add(session)
         self.log.write("VRDP: New connection:")
         self.log.write(f"VRDP: Connection opened: {session.number}")
         return session.stream
-
-    def _rdp_settings(self) -> ServerSettings:
-        return ServerSettings()
 
 
 class _Refuse(asyncio.Protocol):

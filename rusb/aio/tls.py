@@ -8,15 +8,18 @@ import ipaddress
 import os
 import socket
 import ssl
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.errors import CertificateError, SettingsError
+from rusb.rdp.standard import RsaKey
 
 __all__ = [
     "KnownServers",
     "client_context",
     "fingerprint",
+    "make_rsa_key",
     "make_self_signed",
     "server_context",
     "state_folder",
@@ -41,8 +44,17 @@ def fingerprint(certificate: bytes) -> str:
     return "sha256:" + hashlib.sha256(certificate).hexdigest()
 
 
-def server_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
-    """Make the context of a server; TLS 1.2 is the floor.
+def _allow_legacy(context: ssl.SSLContext) -> None:
+    """Take TLS 1.0 and what goes with it, for clients such as rdesktop-vrdp 1.8."""
+    with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+
+
+def server_context(
+    certificate: Path, key: Path, ca: Path | None, *, legacy: bool = False
+) -> ssl.SSLContext:
+    """Make the context of a server; TLS 1.2 is the floor, or with *legacy* 1.0.
 
     Raises:
         SettingsError: a file is missing, unreadable or not the PEM it should be.
@@ -56,6 +68,8 @@ def server_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLCont
                 " Security/ServerCertificate, Security/ServerPrivateKey and"
                 " Security/CACertificate"
             )
+    if legacy:
+        _allow_legacy(context)
     try:
         context.load_cert_chain(certificate, key)
         if ca is not None:
@@ -68,14 +82,18 @@ def server_context(certificate: Path, key: Path, ca: Path | None) -> ssl.SSLCont
     return context
 
 
-def client_context(ca: Path | None) -> ssl.SSLContext:
+def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
     """Make the context of a client; without *ca* the caller checks a pin.
+
+    TLS 1.2 is the floor, or with *legacy* 1.0.
 
     Raises:
         SettingsError: *ca* cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if legacy:
+        _allow_legacy(context)
     if ca is None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -100,6 +118,19 @@ def make_self_signed(folder: Path) -> tuple[Path, Path]:
             _write_private(key, key_pem)
             _write_private(certificate, certificate_pem)
     return certificate, key
+
+
+def make_rsa_key() -> RsaKey:
+    """Make the key of a server for standard RDP security.
+
+    As large as clients take (vrdp-server.md 2.4), and as long as the server runs.
+    """
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
+    numbers = key.private_numbers()
+    public = numbers.public_numbers
+    return RsaKey(public.n, public.e, numbers.d)
 
 
 def _generate(name: str) -> tuple[bytes, bytes]:

@@ -39,8 +39,7 @@ WITHOUT_MEANING = {
     "-B": "the X server's backing store",
     "-C": "a private colour map",
     "-D": "window decorations",
-    "-e": "encryption is that of TLS, which the server's choice of method decides",
-    "-E": "encryption is that of TLS, which the server's choice of method decides",
+    "-E": "everything is encrypted, not only the logon",
     "-f": "full screen",
     "-k": "the keyboard map",
     "-K": "window-manager key bindings",
@@ -98,6 +97,7 @@ class RdesktopOptions:
     compression: bool = False
     leave_sound: bool = False
     usb: bool = False
+    encryption: bool = True
     verbose: bool = False
     wants_help: bool = False
     notes: list[str] = field(default_factory=list)
@@ -162,6 +162,8 @@ def _apply(options: RdesktopOptions, letter: str, value: str) -> None:
             _redirect(options, value)
         case "-z":
             options.compression = True
+        case "-e":
+            options.encryption = False
         case "-0":
             options.console = True
         case "-4" | "-5":

@@ -15,6 +15,14 @@ HELP = "offer USB devices of this machine to a virtual machine elsewhere"
 
 DEFAULT_PORT = 3389
 
+SECURITY = {
+    "tls": ("tls",),
+    "negotiate": ("tls", "rdp"),
+    "rdp": ("rdp",),
+    "none": ("none",),
+}
+"""What ``--security`` means: kinds to try, in this order."""
+
 
 def parse_server(text: str) -> tuple[str, int]:
     """Split ``host[:port]``, ``[v6]:port`` or a bare IPv6 address.
@@ -60,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where devices come from (libusb, emulated); may be given several times",
     )
     add("--force", action="store_true", help="take devices with mounted file systems")
+    add(
+        "--security",
+        choices=list(SECURITY),
+        default="tls",
+        help="tls (default), negotiate: TLS or else RC4, rdp: RC4 (weak), none",
+    )
+    add("--legacy-tls", action="store_true", help="take servers with TLS 1.0")
     add("--ca", type=Path, help="PEM file of the authority that signed the server")
     add("--known-servers", type=Path, help="file of the trusted certificates")
     add("--timeout", type=float, default=30.0, help="seconds until connected (30)")
@@ -91,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         backends=tuple(args.backend or ["libusb"]),
         filters=tuple(parse_offer(text) for text in args.filter),
         force=args.force,
+        security=SECURITY[args.security],
+        legacy_tls=args.legacy_tls,
         ca=args.ca,
         known_servers=args.known_servers,
         timeout=args.timeout,

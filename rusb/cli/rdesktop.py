@@ -11,6 +11,7 @@ from rusb.errors import BackendError, RusbError
 
 from ._common import run_async, say, set_up_logging, until_signal
 from ._rdesktop_options import USAGE, RdesktopOptions, UsageError, parse
+from .connect import SECURITY
 
 __all__ = ["main"]
 
@@ -50,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in options.notes if options.verbose else ():
         say(note)
     try:
-        return run_async(_run(_config(options)))
+        config = _config(options)
+    except UsageError as error:
+        print(f"rdesktop-vrdp: {error}", file=sys.stderr)
+        return EX_USAGE
+    try:
+        return run_async(_run(config))
     except BackendError as error:
         say(f"ERROR: {error}")
         return EX_OS_ERROR
@@ -82,8 +88,27 @@ def _config(options: RdesktopOptions) -> ClientConfig:
         compression=options.compression,
         leave_sound=options.leave_sound,
         usb=options.usb,
+        security=_security(options),
         backends=tuple(os.environ.get("RUSB_BACKENDS", "libusb").split()),
     )
+
+
+def _security(options: RdesktopOptions) -> tuple[str, ...]:
+    """What to try: ``-4`` knows no TLS, ``-e`` needs none.
+
+    Where the original falls back to RC4 by itself, ``RUSB_SECURITY`` has to allow it,
+    with one of the words of ``rusb connect --security``.
+
+    Raises:
+        UsageError: the variable has another word.
+    """
+    word = os.environ.get("RUSB_SECURITY", "tls")
+    if word not in SECURITY:
+        raise UsageError(f"RUSB_SECURITY is {word!r}, not one of {', '.join(SECURITY)}")
+    weak = "rdp" if options.encryption else "none"
+    if options.version == 4:
+        return (weak,)
+    return SECURITY[word] if options.encryption else ("tls", "none")
 
 
 async def _run(config: ClientConfig) -> int:

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--port", metavar="LIST", help="ports to try: 3389 or 5000,5010-5012")
     add("--address", help="address to listen on")
+    add(
+        "--legacy-tls",
+        action="store_true",
+        help="take clients with TLS 1.0, such as rdesktop-vrdp 1.8",
+    )
     add("--log", metavar="FILE", help="VBox.log; default: Logs/VBox.log beside MACHINE")
     add_verbose(parser)
 
@@ -58,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         guest=args.guest,
         ports=parse_ports(check_ports(args.port)) if args.port else None,
         address=args.address,
+        legacy_tls=args.legacy_tls,
         log=log_path(Path(args.machine), args.log),
     )
     return run_async(_serve(config))

@@ -76,7 +76,10 @@ def explain_failure(code: int) -> NegotiationError:
         meaning = _MEANINGS[Failure(code)]
     except ValueError:
         meaning = "the server refused the connection for a reason unknown here"
-    return NegotiationError(f"{meaning} (negotiation failure {code})")
+    stage = (
+        "tls" if code in (Failure.TLS_NOT_ALLOWED, Failure.NO_CERTIFICATE) else "rdp"
+    )
+    return NegotiationError(f"{meaning} (negotiation failure {code})", stage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,10 @@ def _programs() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="module", params=["TLS"])
+METHODS = ("RDP", "TLS", "Negotiate")
+
+
+@pytest.fixture(scope="module", params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     """Each value of ``Security/Method``."""
     found: str = request.param
@@ -104,17 +107,38 @@ def xfreerdp(server: RusbServer, depth: int, *options: str) -> list[str]:
     return ["xfreerdp", address, size, f"/bpp:{depth}", "/cert:ignore", *options]
 
 
-VIEWERS = {
+VIEWERS: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "rdesktop": (rdesktop, ()),
+    "rdesktop -5": (rdesktop, ("-5",)),
+    "rdesktop -4": (rdesktop, ("-4",)),
+    "rdesktop -e": (rdesktop, ("-e",)),
+    "xfreerdp": (xfreerdp, ()),
     "xfreerdp /sec:tls": (xfreerdp, ("/sec:tls",)),
+    "xfreerdp /sec:rdp": (xfreerdp, ("/sec:rdp",)),
+    "xfreerdp /sec:nla": (xfreerdp, ("/sec:nla",)),
+}
+
+TLS, RC4, CLEAR, REFUSED = "TLS", "RC4 128 bit", "in clear", "refused"
+OUTCOMES = {  # vrdp-server.md 2.5, for Method = RDP, TLS and Negotiate
+    "rdesktop": (RC4, TLS, TLS),
+    "rdesktop -5": (RC4, TLS, TLS),
+    "rdesktop -4": (RC4, REFUSED, RC4),
+    "rdesktop -e": (CLEAR, TLS, TLS),
+    "xfreerdp": (RC4, TLS, TLS),
+    "xfreerdp /sec:tls": (REFUSED, TLS, TLS),
+    "xfreerdp /sec:rdp": (RC4, REFUSED, RC4),
+    "xfreerdp /sec:nla": (REFUSED, REFUSED, REFUSED),
+}
+SAID = {  # in VBox.log
+    TLS: "Using enhanced RDP security",
+    RC4: "Using standard RDP security",
+    CLEAR: "Using standard RDP security",
 }
 
 
-@pytest.mark.parametrize("depth", [8, 15, 16, 24, 32])
 @pytest.mark.parametrize("viewer", VIEWERS)
-def test_a_viewer_shows_the_status_screen_and_stays(
+def test_a_viewer_and_what_the_machine_allows(
     viewer: str,
-    depth: int,
     method: str,
     server: RusbServer,
     display: Display,
@@ -122,15 +146,38 @@ def test_a_viewer_shows_the_status_screen_and_stays(
     matrix: Record,
 ) -> None:
     make, options = VIEWERS[viewer]
+    outcome = OUTCOMES[viewer][METHODS.index(method)]
+    expected = status_picture(WIDTH, HEIGHT, 16, NAME, [])
+    before = server.log()
+    command = make(server, 16, *options)
+    with Program(command, tmp_path, display.name, b"yes\n") as program:
+        if outcome == REFUSED:
+            assert program.wait_end() != 0
+            assert not display.shows(expected)
+        else:
+            wait(lambda: display.shows(expected), "the status screen", program.said)
+            time.sleep(STAYS)
+            assert program.process.poll() is None, program.said()
+            log = server.log().removeprefix(before)
+            assert SAID[outcome] in log, log
+            assert ("Methods 0x00000000" in log) == (outcome != RC4), log
+    matrix(viewer, f"rusb {method}", outcome, "status screen" * (outcome != REFUSED))
+
+
+DEPTH_VIEWERS = ["rdesktop", "xfreerdp /sec:tls"]
+
+
+@pytest.mark.parametrize("method", ["TLS"], indirect=True, scope="module")
+@pytest.mark.parametrize("depth", [8, 15, 24, 32])
+@pytest.mark.parametrize("viewer", DEPTH_VIEWERS)
+def test_every_colour_depth(
+    viewer: str, depth: int, server: RusbServer, display: Display, tmp_path: Path
+) -> None:
+    make, options = VIEWERS[viewer]
     expected = status_picture(WIDTH, HEIGHT, depth, NAME, [])
     command = make(server, depth, *options)
     with Program(command, tmp_path, display.name, b"yes\n") as program:
         wait(lambda: display.shows(expected), "the status screen", program.said)
-        closed = server.log().count("Connection closed")
-        time.sleep(STAYS)
-        assert program.process.poll() is None, program.said()
-        assert server.log().count("Connection closed") == closed
-    matrix(viewer, f"rusb {method}", "TLS", f"status screen, {depth} bpp")
 
 
 # ------------------------------------------ our client, servers of others ----
@@ -155,23 +202,61 @@ def connect(port: int, folder: Path, *options: str) -> subprocess.CompletedProce
 NO_USB = "has no remote USB"
 
 
-def test_our_client_and_xrdp(tmp_path: Path, matrix: Record) -> None:
-    with Xrdp(tmp_path, "tls") as xrdp:
-        done = connect(xrdp.port, tmp_path)
-    assert "connected to 127.0.0.1" in done.stderr, done.stderr
-    assert NO_USB in done.stderr, done.stderr
-    assert done.returncode == 75
-    matrix("rusb connect", "xrdp tls", "TLS", NO_USB)
+XRDP = [  # its security_layer and crypt_level, our --security, what that gives
+    ("tls", "high", "tls", TLS),
+    ("negotiate", "high", "tls", TLS),
+    ("negotiate", "high", "negotiate", TLS),
+    ("rdp", "high", "negotiate", RC4),
+    ("rdp", "high", "rdp", RC4),
+    ("rdp", "medium", "rdp", "RC4"),
+    ("rdp", "low", "rdp", "RC4, one way"),
+    ("rdp", "none", "none", CLEAR),
+]
 
 
-def test_our_client_and_freerdps_shadow_server(
-    display: Display, tmp_path: Path, matrix: Record
+@pytest.mark.parametrize(("layer", "level", "security", "outcome"), XRDP)
+def test_our_client_and_xrdp(
+    layer: str, level: str, security: str, outcome: str, tmp_path: Path, matrix: Record
 ) -> None:
-    with Shadow(tmp_path, display, "tls") as shadow:
-        done = connect(shadow.port, tmp_path)
+    with Xrdp(tmp_path, layer, level) as xrdp:
+        done = connect(xrdp.port, tmp_path, "--security", security)
+    assert "connected to 127.0.0.1" in done.stderr, done.stderr
     assert f"{NO_USB}: nothing came in 4 s" in done.stderr, done.stderr
     assert done.returncode == 75
-    matrix("rusb connect", "shadow tls", "TLS", NO_USB)
+    matrix(f"rusb --security {security}", f"xrdp {layer} {level}", outcome, NO_USB)
+
+
+@pytest.mark.parametrize(
+    ("security", "wish"), [("tls", "rdp"), ("rdp", "tls"), ("rdp", "none")]
+)
+def test_our_client_and_an_xrdp_that_wants_something_else(
+    security: str, wish: str, tmp_path: Path, matrix: Record
+) -> None:
+    with Xrdp(tmp_path, security, "high") as xrdp:
+        done = connect(xrdp.port, tmp_path, "--security", wish)
+    assert done.returncode in (75, 76), done.stderr
+    assert "connected to" not in done.stderr
+    assert done.stderr.startswith("rusb connect: ")
+    matrix(f"rusb --security {wish}", f"xrdp {security} high", REFUSED, "")
+
+
+@pytest.mark.parametrize(
+    ("security", "wish", "outcome"),
+    [("tls", "tls", TLS), ("rdp", "none", CLEAR)],  # its "rdp" does without RC4
+)
+def test_our_client_and_freerdps_server(
+    security: str,
+    wish: str,
+    outcome: str,
+    display: Display,
+    tmp_path: Path,
+    matrix: Record,
+) -> None:
+    with Shadow(tmp_path, display, security) as shadow:
+        done = connect(shadow.port, tmp_path, "--security", wish)
+    assert f"{NO_USB}: nothing came in 4 s" in done.stderr, done.stderr
+    assert done.returncode == 75
+    matrix(f"rusb --security {wish}", f"FreeRDP {security}", outcome, NO_USB)
 
 
 def test_a_server_that_hangs_up_on_what_it_does_not_know(

@@ -449,7 +449,8 @@ def test_refusals_say_what_to_do(code: int, match: str) -> None:
     raw = RawServer(ClientSettings())
     with pytest.raises(NegotiationError, match=match) as caught:
         raw.feed(ConnectionConfirm(failure=code).serialize())
-    assert caught.value.stage == "rdp"
+    # what TLS without can do is told apart, for those who may try it
+    assert caught.value.stage == ("tls" if code in (2, 3) else "rdp")
 
 
 def test_a_server_that_knows_no_negotiation_is_not_sent_a_password() -> None:

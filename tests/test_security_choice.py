@@ -1,0 +1,104 @@
+"""Client and server agree on TLS, RC4 or nothing, over real sockets."""
+
+from pathlib import Path
+
+import pytest
+
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.errors import ConnectionLost, NegotiationError
+from rusb.server.config import ServerConfig
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.listener import Server
+from rusb.server.machine.settings import RemoteDisplay
+from rusb.usb.urb import UrbStatus
+from tests.test_whole_path import machine
+
+
+class Place:
+    """A server whose machine has some VRDE properties."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.guest = LoopbackGuest()
+        self.said: list[str] = []
+
+    def server(self, **properties: str) -> Server:
+        names = {f"Security/{name}": value for name, value in properties.items()}
+        config = ServerConfig(
+            machine(remote_display=RemoteDisplay(properties=names)),
+            ports=[0],
+            address="127.0.0.1",
+            log=str(self.folder / "VBox.log"),
+            state=self.folder,
+        )
+        return Server(config, guest=self.guest)
+
+    async def visit(self, server: Server, *security: str) -> None:
+        """Connect, and move data through a device."""
+        config = ClientConfig(
+            "127.0.0.1",
+            server.port,
+            security=security,
+            known_servers=self.folder / "known",
+        )
+        backend = EmulatedBackend(devices=[Loopback()])
+        async with connect(config, backends=[backend], report=self.said.append):
+            (device,) = await self.guest.wait_for(1)
+            result = await device.read(Loopback.SOURCE, 65536)
+            assert (result.status, result.length) == (UrbStatus.OK, 65536)
+            result = await device.write(Loopback.SINK, bytes(65536))
+            assert result.status is UrbStatus.OK
+        await self.guest.wait_for(0)
+
+    def log(self) -> str:
+        return (self.folder / "VBox.log").read_text()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["RDP", "Negotiate", "negotiate"])
+async def test_rc4_where_the_machine_allows_it(place: Place, method: str) -> None:
+    async with place.server(Method=method) as server:
+        await place.visit(server, "rdp")
+        log = place.log()
+        assert log.count("WARNING: Security/Method") == 1
+        assert "Using standard RDP security" in log
+        assert "Methods 0x0000000b" in log
+
+
+async def test_rc4_nowhere_else(place: Place) -> None:
+    async with place.server() as server:
+        with pytest.raises(NegotiationError, match="insists on TLS"):
+            await place.visit(server, "rdp")
+        assert "refused a client that wants standard RDP security" in place.log()
+        assert "WARNING" not in place.log()
+        await place.visit(server, "tls")
+
+
+async def test_less_than_tls_only_if_the_user_allows_it(place: Place) -> None:
+    async with place.server(Method="RDP") as server:
+        with pytest.raises(NegotiationError, match="Security/Method"):
+            await place.visit(server, "tls")
+        await place.visit(server, "tls", "rdp")
+    assert any("trying standard RDP security, which is weak" in s for s in place.said)
+
+
+async def test_nothing_at_all_only_if_both_allow_it(place: Place) -> None:
+    async with place.server(Method="RDP") as server:
+        await place.visit(server, "none")
+        assert "Methods 0x00000000" in place.log()
+    async with place.server(Method="RDP", RequireEncryption="1") as server:
+        with pytest.raises(ConnectionLost):
+            await place.visit(server, "none")
+        assert "refused a client that wants no encryption" in place.log()
+
+
+async def test_a_method_that_nobody_knows_means_tls(place: Place) -> None:
+    async with place.server(Method="Rot13") as server:
+        await place.visit(server, "tls")
+        assert "Security/Method 'Rot13' is not known: TLS." in place.log()
