@@ -118,11 +118,12 @@ def _logon(library: Library, request: Request) -> Result | str:
         result = library.logon(request, Judgement.NOT_ASKED)
         if result == Result.DELEGATE:
             result = library.logon(request, Judgement.NOT_REACTED)
+        is_number = isinstance(result, int) and not isinstance(result, bool)
+        if is_number and result in tuple(Result):
+            return Result(result)
     except SettingsError as error:
         return str(error)
     except BaseException as error:  # noqa: BLE001 - not our code, SystemExit too
         # Its text may quote the password.
         return f"external authentication failed with {type(error).__name__}"
-    if isinstance(result, bool) or result not in tuple(Result):
-        return "external authentication: bad result code"
-    return Result(result)
+    return "external authentication: bad result code"

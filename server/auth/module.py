@@ -33,7 +33,7 @@ class Module:
 
     def __init__(self, name: str, machine_uuid: str) -> None:
         self._name = name
-        self._uuid = uuid.UUID(machine_uuid).bytes_le if machine_uuid else None
+        self._uuid = machine_uuid
         self._entry: Entry | None = None
         self._loading = threading.Lock()
 
@@ -44,14 +44,17 @@ class Module:
             SettingsError: it cannot be loaded.
         """
         return self._load()(
-            *(CALLER, self._uuid, int(judgement)),
+            *(CALLER, self._bytes(), int(judgement)),
             *(request.user, request.password, request.domain),
             *(1, request.client_id),
         )
 
     def logoff(self, client_id: int) -> None:
         """Call it with the logon flag 0; the result is ignored."""
-        self._load()(CALLER, self._uuid, 0, "", "", "", 0, client_id)
+        self._load()(CALLER, self._bytes(), 0, "", "", "", 0, client_id)
+
+    def _bytes(self) -> bytes | None:
+        return uuid.UUID(self._uuid).bytes_le if self._uuid else None
 
     def _load(self) -> Entry:
         with self._loading:

@@ -1,0 +1,251 @@
+"""Methods of authentication, and how type external guards its library."""
+
+import asyncio
+import importlib
+import json
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from rusb.server.auth import (
+    ACCESS_DENIED,
+    ACCESS_GRANTED,
+    Request,
+    asked_line,
+    choose,
+    decision_line,
+)
+from rusb.server.auth.base import Judgement, Library, Result
+from rusb.server.auth.external import MAX_CHECKS, MAX_TEXT, External
+from rusb.server.auth.hashes import hash_legacy, hash_password, verify
+from rusb.server.auth.limits import MAX_FAILURES, Limits
+from rusb.server.machine.settings import Machine, RemoteDisplay
+
+VECTORS = json.loads(
+    (Path(__file__).parent.parent / "vectors" / "rdp-security.json").read_text("utf-8")
+)["vboxauthsimple"]["vectors"]
+MACHINE_UUID = "00112233-4455-6677-8899-aabbccddeeff"
+
+
+def machine(auth_type: str, library: str = "", **extra: str) -> Machine:
+    display = RemoteDisplay(auth_type=auth_type, auth_library=library)
+    prefix = "VBoxAuthSimple/users/"
+    data = {prefix + name: value for name, value in extra.items()}
+    return Machine("m", MACHINE_UUID, remote_display=display, extra_data=data)
+
+
+def request(user: str = "john", password: str = "secret", number: int = 7) -> Request:
+    return Request(user, "WORK", password, "pc", "192.0.2.1", number)
+
+
+class Answers:
+    """A library that answers, or raises, what it is told."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.judgements: list[int] = []
+        self.left: list[int] = []
+        self.heard = threading.Event()
+
+    def logon(self, request: Request, judgement: Judgement) -> int:
+        self.judgements.append(judgement)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer  # type: ignore[return-value]
+
+    def logoff(self, client_id: int) -> None:
+        self.left.append(client_id)
+        self.heard.set()
+
+
+class Hangs(Answers):
+    """A library that answers when it is let go."""
+
+    def logon(self, request: Request, judgement: Judgement) -> int:
+        self.heard.wait(5)
+        return Result.GRANTED
+
+
+def external(library: Library, timeout: float = 5) -> External:
+    return External(library, timeout=timeout)
+
+
+async def test_null_grants_and_guest_denies() -> None:
+    granted = await choose(machine("Null")).check(request())
+    denied = await choose(machine("Guest")).check(request())
+    assert granted.granted
+    assert not denied.granted
+    assert "judgement 4" in denied.reason
+
+
+def test_log_lines_are_those_of_the_original() -> None:
+    assert asked_line("External", request()) == (
+        "AUTH: User: [john]. Domain: [WORK]. Authentication type: [External]"
+    )
+    assert ACCESS_GRANTED == "AUTH: Access granted."
+    assert ACCESS_DENIED == "AUTH: Access denied."
+
+
+def test_a_request_does_not_show_its_password() -> None:
+    assert "secret" not in repr(request())
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+@pytest.mark.parametrize("is_salted", [False, True])
+async def test_simple_follows_the_vector(
+    vector: dict[str, str], *, is_salted: bool
+) -> None:
+    stored = hash_password(vector["password"]) if is_salted else vector["sha256"]
+    it = choose(machine("external", "VBoxAuthSimple", john=stored))
+    for user in vector["accepts_user"]:
+        assert (await it.check(request(user))).granted
+        it.disconnected(7)
+    for user in vector["rejects_user"]:
+        assert not (await it.check(request(user))).granted
+
+
+async def test_simple_refuses_wrong_passwords_and_empty_hashes() -> None:
+    stored = {"john": hash_legacy("secret"), "ann": "", "up": hash_legacy("x").upper()}
+    it = choose(machine("External", "VBoxAuthSimple", **stored))
+    for user, password in [("john", "Secret"), ("ann", ""), ("up", "x"), ("", "")]:
+        assert not (await it.check(request(user, password))).granted
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "",
+        "é",
+        "$scrypt$",
+        hash_password("secret").replace("ln=15", "ln=31"),
+        hash_password("secret").replace("p=1", "p=99"),
+        hash_password("secret") + "A",
+    ],
+)
+def test_a_malformed_hash_matches_nothing(stored: str) -> None:
+    assert not verify(stored, "secret")
+
+
+def test_a_surrogate_in_a_password_is_no_error() -> None:
+    assert verify(hash_password("\ud800x"), "\ud800x")
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_granted"),
+    [
+        ([1], True),
+        ([0], False),
+        ([2, 1], True),
+        ([2, 2], False),
+        ([3], False),
+        ([-1], False),
+        ([True], False),
+        ([None], False),
+        (["1"], False),
+        ([1.0], False),
+        ([ValueError("secret")], False),
+        ([SystemExit("secret")], False),
+    ],
+)
+async def test_only_the_answer_1_grants(
+    answers: list[object], *, is_granted: bool
+) -> None:
+    library = Answers(*answers)
+    decision = await external(library).check(request())
+    assert decision.granted == is_granted
+    assert decision_line(decision) == (ACCESS_GRANTED if is_granted else ACCESS_DENIED)
+    assert "secret" not in decision.reason
+    assert library.judgements == [0, 4][: len(answers)]
+
+
+async def test_a_library_hears_of_the_end_of_those_it_granted_only() -> None:
+    library = Answers(1, 0)
+    it = external(library)
+    await it.check(request(number=1))
+    await it.check(request(number=2))
+    it.disconnected(2)
+    it.disconnected(1)
+    it.disconnected(1)
+    assert library.heard.wait(5)
+    assert library.left == [1]
+
+
+async def test_a_library_that_hangs_denies_in_time_and_keeps_its_place() -> None:
+    library = Hangs()
+    it = External(library, timeout=0.5)
+    first = [
+        it.check(Request("john", "", "secret", address=f"address {n}"))
+        for n in range(MAX_CHECKS)
+    ]
+    assert not any(decision.granted for decision in await asyncio.gather(*first))
+    late = await it.check(request())
+    assert not late.granted
+    assert "0.5 s" in late.reason
+    library.heard.set()
+    assert (await it.check(request())).granted
+
+
+async def test_too_many_failures_refuse_without_asking() -> None:
+    limits, library = Limits(), Answers(1)
+    for _ in range(MAX_FAILURES):
+        limits.begin("192.0.2.1", 0.0)
+    it = External(library, timeout=5, limits=limits, clock=lambda: 1.0)
+    decision = await it.check(request())
+    assert "too many failed attempts from 192.0.2.1" in decision.reason
+    assert not decision.granted
+    assert library.judgements == []
+
+
+async def test_a_password_of_unreasonable_length_is_not_asked() -> None:
+    library = Answers(1)
+    decision = await external(library).check(request(password="x" * (MAX_TEXT + 1)))
+    assert not decision.granted
+    assert library.judgements == []
+
+
+async def test_a_module_gets_the_documented_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rusb_test_auth.py").write_text(
+        "import queue\n"
+        "calls = queue.SimpleQueue()\n"
+        "def vrdp_auth3(*args):\n"
+        "    calls.put(args)\n"
+        "    return 1\n",
+        "utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    it = choose(machine("External", "rusb_test_auth"))
+    assert (await it.check(request())).granted
+    it.disconnected(7)
+    calls = importlib.import_module("rusb_test_auth").calls
+    who = uuid.UUID(MACHINE_UUID).bytes_le
+    assert who[:4].hex() == "33221100"
+    on = ("vrde", who, 0, "john", "secret", "WORK", 1, 7)
+    assert calls.get(timeout=5) == on
+    assert calls.get(timeout=5) == ("vrde", who, 0, "", "", "", 0, 7)
+
+
+@pytest.mark.parametrize("text", ["", "vrdp_auth3 = 1", "def (", "import nothing_x"])
+async def test_a_module_that_cannot_be_used_denies(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text, "utf-8")
+    decision = await choose(machine("External", str(path))).check(request())
+    assert not decision.granted
+    assert "authentication library" in decision.reason
+
+
+async def test_the_machines_library_goes_before_the_installations() -> None:
+    stored = {"john": hash_legacy("secret")}
+    both = choose(machine("External", "VBoxAuthSimple", **stored), library="null")
+    assert not (await both.check(request(password="no"))).granted
+    second = choose(machine("External", "default"), library="null")
+    assert (await second.check(request(password="no"))).granted
+
+
+async def test_an_unknown_type_is_not_let_in() -> None:
+    it = choose(machine("Other", "no.such.module"))
+    assert not (await it.check(request())).granted
