@@ -20,6 +20,9 @@ class ServerConfig:
             the machine's property ``TCP/Ports``.
         address: host name or address to listen on; None: that of ``TCP/Address``,
             or all.
+        auth_library: the installation's library for machines of type External that
+            name none; empty: VBoxAuth, which is PAM.
+        pam_service: of ``/etc/pam.d``; empty: as the environment says, else login.
         legacy_tls: take clients that know nothing newer than TLS 1.0.
         log: path of ``VBox.log``; None: standard error.
         state: folder of the self-made certificate; None: the user's state folder.
@@ -29,6 +32,8 @@ class ServerConfig:
     guest: str = "pyusb"
     ports: Sequence[int] | None = None
     address: str | None = None
+    auth_library: str = ""
+    pam_service: str = ""
     legacy_tls: bool = False
     log: str | None = None
     state: Path | None = None

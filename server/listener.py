@@ -22,6 +22,7 @@ from rusb.rdp.ports import parse_ports
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
 
+from .auth import choose
 from .config import ServerConfig
 from .display.status import Picture, status_picture
 from .guests.base import AttachedDevice, GuestBackend
@@ -89,6 +90,11 @@ class Server:
         self.log = log or ReleaseLog(config.log)
         self._owns_log = log is None
         self.port = 0
+        self.authenticator = choose(
+            self.machine,
+            library=config.auth_library,
+            pam_service=config.pam_service,
+        )
         self._tls: TlsUpgrade | None = None
         self._settings = ServerSettings()
         self._listeners: list[asyncio.Server] = []

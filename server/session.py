@@ -19,9 +19,10 @@ from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 
 from .attachments import Attachment
+from .auth import Authenticator, Request, asked_line, decision_line
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
-from .machine.settings import Machine
+from .machine.settings import FEATURES, Machine
 
 __all__ = ["ServerSession", "SessionHost"]
 
@@ -52,6 +53,7 @@ class SessionHost(Protocol):
     machine: Machine
     guest: GuestBackend
     log: ReleaseLog
+    authenticator: Authenticator
 
     def next_number(self) -> int:
         """Return a number for a device, never used before."""
@@ -114,6 +116,8 @@ class ServerSession:
         self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
         self._attached: dict[int, Attachment] = {}
         self._client: rdp.ClientDescription | None = None
+        self._is_granted = False
+        self._disabled: set[str] = set()
         self._is_ending = False
         self._ended = asyncio.Event()
         loop = self._loop = asyncio.get_running_loop()
@@ -148,6 +152,8 @@ class ServerSession:
     def show_screen(self, make: Callable[[int, int, int], Picture]) -> None:
         """Send the picture that *make* returns for (width, height, depth)."""
         core = self._rdp
+        if "Display" in self._disabled:
+            return
         if self.is_active and not core.output_suppressed:
             core.show_screen(make(core.width, core.height, core.depth))
             self.stream.flush()
@@ -163,6 +169,8 @@ class ServerSession:
     def _lost(self, error: RusbError | None) -> None:
         self._is_ending = True
         self.is_active = False
+        if self._is_granted:
+            self._host.authenticator.disconnected(self.number)
         for timer in (self._logon_timer, self._idle_timer, self._stuck_timer):
             if timer is not None:
                 timer.cancel()
@@ -240,37 +248,55 @@ class ServerSession:
         self._logon_timer.cancel()
         who, client = event.credentials, event.client
         self.name = f"{client.name} ({client.address}) build {client.build}."
-        self._client = client
         self._log.write(
             f"VRDP: Logon: {self.name} User: [{who.user}] Domain: [{who.domain}]"
             f" Screen: {who.screen}"
         )
-        auth_type = self._host.machine.remote_display.auth_type.capitalize()
-        self._log.write(
-            f"AUTH: User: [{who.user}]. Domain: [{who.domain}]."
-            f" Authentication type: [{auth_type}]"
-        )
-        if who.screen > 0:
+        if who.screen >= self._host.machine.monitors:
             self._log.write(f"VRDP: There is no screen {who.screen}.")
-        elif auth_type != "Null":
-            # Never let in whom the machine's owner wants checked.
-            self._log.write(
-                f"AUTH: Access denied. Authentication type {auth_type} is not"
-                " supported by this version of rusb."
-            )
+            self.stream.close()
         else:
-            self._log.write("AUTH: Access granted.")
-            if self._host.admit(self):
-                self._rdp.accept_logon()
-                return
-        self._client = None
-        self.stream.close()
+            self._tasks.start(self._authenticate(event), f"logon of {self.name}")
+
+    async def _authenticate(self, event: rdp.LogonRequested) -> None:
+        """Ask the machine's method; who is refused sees the connection end (3.7)."""
+        who, method = event.credentials, self._host.authenticator
+        request = Request(
+            who.user,
+            who.domain,
+            who.password,
+            client_name=event.client.name,
+            address=self.stream.peer,
+            client_id=self.number,
+        )
+        self._log.write(asked_line(method.name, request))
+        decision = await method.check(request)
+        if decision.granted and self._is_ending:
+            method.disconnected(self.number)
+        if self._is_ending:
+            return
+        if decision.reason:
+            self._log.write(decision.reason)
+        self._log.write(decision_line(decision))
+        self._is_granted = decision.granted
+        if not (decision.granted and self._host.admit(self)):
+            self.stream.close()
+            return
+        self._client = event.client
+        self._log_switches()
+        self._rdp.accept_logon()
+        self.stream.flush()
+
+    def _log_switches(self) -> None:
+        """Note the features that are switched off for this client (4.4)."""
+        machine = self._host.machine
+        self._disabled = {f for f in FEATURES if machine.feature_disabled(f)}
+        for feature in FEATURES:
+            if feature in self._disabled:
+                self._log.write(f"VRDP: feature: Client/Disable{feature}")
 
     def _open_channel(self, event: rdp.ChannelOpened) -> None:
-        if self._host.machine.feature_disabled("USB"):
-            self._log.write("VRDP: feature: Client/DisableUSB")
-            return
-        if self._link is None:
+        if self._link is None and "USB" not in self._disabled:
             core = load_protocol(CHANNEL).guest_side()
             self._core = core
             self._link = WireLink(

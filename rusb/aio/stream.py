@@ -100,6 +100,12 @@ class RdpStream(asyncio.Protocol):
         self._upgrade: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
 
+    @property
+    def peer(self) -> str:
+        """Address of the other end; empty before and after."""
+        found = self.transport and self.transport.get_extra_info("peername")
+        return str(found[0]) if found else ""
+
     # ------------------------------------------- called by the event loop ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

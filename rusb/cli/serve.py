@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--port", metavar="LIST", help="ports to try: 3389 or 5000,5010-5012")
     add("--address", help="address to listen on")
+    add("--auth-library", default="", help="for External: VBoxAuth (PAM, default), …")
+    add("--pam-service", default="", help="service in /etc/pam.d (login)")
     add(
         "--legacy-tls",
         action="store_true",
@@ -63,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         guest=args.guest,
         ports=parse_ports(check_ports(args.port)) if args.port else None,
         address=args.address,
+        auth_library=args.auth_library,
+        pam_service=args.pam_service,
         legacy_tls=args.legacy_tls,
         log=log_path(Path(args.machine), args.log),
     )

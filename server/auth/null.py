@@ -12,7 +12,7 @@ class Null:
 
     async def check(self, request: Request) -> Decision:
         """Grant."""
-        return Decision(True, "nobody is asked")
+        return Decision(True, "")
 
     def disconnected(self, client_id: int) -> None:
         """Nothing to do."""

@@ -23,6 +23,9 @@ MAX_SIZE = 4 << 20
 MAX_FILTERS = 1024
 """Filters of one machine."""
 
+MAX_MONITORS = 64
+"""Screens of a machine (VirtualBox's limit)."""
+
 NAMESPACE = "{http://www.virtualbox.org/}"
 OLDEST, NEWEST = (1, 3), (1, 19)
 
@@ -64,6 +67,7 @@ class Machine:
 
     Attributes:
         usb_controllers: their types; without any, no device is attached.
+        monitors: screens that ``@N`` can choose from, 1 to 64.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Machine:
     usb_controllers: tuple[str, ...] = ()
     remote_display: RemoteDisplay = field(default_factory=RemoteDisplay)
     extra_data: dict[str, str] = field(default_factory=dict)
+    monitors: int = 1
 
     def feature_disabled(self, feature: str) -> bool:
         """Is a feature switched off for clients (vrdp-server.md 4.4)?
@@ -177,6 +182,7 @@ def _read(path: Path, root: etree._Element) -> Machine:
         usb_controllers=_controllers(hardware, version),
         remote_display=_display(_child(hardware, "RemoteDisplay"), version),
         extra_data=_pairs(_child(element, "ExtraData"), "ExtraDataItem"),
+        monitors=_monitors(_child(hardware, "Display")),
     )
 
 
@@ -203,6 +209,14 @@ def _pairs(parent: etree._Element | None, name: str) -> dict[str, str]:
             )
         found[key] = value
     return found
+
+
+def _monitors(element: etree._Element | None) -> int:
+    """Read how many screens there are; the attribute is called either way."""
+    for name in ("monitorCount", "MonitorCount"):
+        if element is not None and (count := read_number(element.get(name))):
+            return min(count, MAX_MONITORS)
+    return 1
 
 
 # --------------------------------------------------------------------- USB ----

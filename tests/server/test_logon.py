@@ -1,0 +1,208 @@
+"""Logons over real connections: what a client sees, what VBox.log says (3.6, 3.7)."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import ClientSession, connect
+from rusb.errors import AuthenticationError, ConnectionLost
+from rusb.server.auth.hashes import hash_legacy
+from rusb.server.config import ServerConfig
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.listener import Server
+from rusb.server.machine.settings import Machine, RemoteDisplay
+from tests.test_whole_path import ALL
+
+SLOW = str(Path(__file__).with_name("slow_library.py"))
+USERS = {"VBoxAuthSimple/users/vera": hash_legacy("secret")}
+
+
+class Place:
+    """A server with a loopback guest, and what it logged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.guest = LoopbackGuest()
+        self.server: Server
+
+    @contextlib.asynccontextmanager
+    async def serve(
+        self,
+        *,
+        monitors: int = 1,
+        extra: dict[str, str] | None = None,
+        **display: object,
+    ) -> AsyncIterator[Server]:
+        settings: dict[str, object] = {
+            "auth_type": "External",
+            "auth_library": "VBoxAuthSimple",
+        }
+        machine = Machine(
+            name="Door",
+            filters=ALL,
+            usb_controllers=("XHCI",),
+            remote_display=RemoteDisplay(**(settings | display)),  # type: ignore[arg-type]
+            extra_data=USERS | (extra or {}),
+            monitors=monitors,
+        )
+        config = ServerConfig(
+            machine,
+            ports=[0],
+            address="127.0.0.1",
+            log=str(self.folder / "VBox.log"),
+            state=self.folder,
+        )
+        async with asyncio.timeout(30), Server(config, guest=self.guest) as server:
+            self.server = server
+            yield server
+
+    @contextlib.asynccontextmanager
+    async def visit(
+        self, user: str = "vera", password: str = "secret", domain: str = ""
+    ) -> AsyncIterator[ClientSession]:
+        config = ClientConfig(
+            "127.0.0.1",
+            self.server.port,
+            user=user,
+            password=password,
+            domain=domain,
+            known_servers=self.folder / "known",
+        )
+        backend = EmulatedBackend(devices=[Loopback()])
+        async with connect(config, backends=[backend]) as session:
+            yield session
+
+    async def is_refused(self, **who: str) -> None:
+        with pytest.raises(AuthenticationError, match="after the logon"):
+            async with self.visit(**who):
+                pass
+
+    def log(self) -> str:
+        return (self.folder / "VBox.log").read_text()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def test_the_right_password(place: Place) -> None:
+    async with place.serve(), place.visit(domain="WORK@1"):
+        await place.guest.wait_for(1)
+    log = place.log()
+    assert "AUTH: User: [vera]. Domain: [WORK]. Authentication type: [External]" in log
+    assert "AUTH: Access granted." in log
+    assert "secret" not in log
+
+
+async def test_a_wrong_password(place: Place) -> None:
+    async with place.serve():
+        await place.is_refused(password="Secret")
+        await place.is_refused(user="nobody")
+    log = place.log()
+    assert log.count("AUTH: Access denied.") == 2
+    assert "Secret" not in log
+
+
+async def test_ten_wrong_passwords_close_the_door(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rusb.server.auth.limits.FIRST_DELAY", 0.0)
+    async with place.serve():
+        for _ in range(10):
+            await place.is_refused(password="wrong")
+        await place.is_refused()  # the right one comes too late
+    assert "AUTH: too many failed attempts from 127.0.0.1" in place.log()
+    assert "Access granted" not in place.log()
+
+
+async def test_type_guest_says_what_to_do(place: Place) -> None:
+    async with place.serve(auth_type="Guest"):
+        await place.is_refused()
+    assert "use authentication type external" in place.log()
+
+
+@pytest.mark.parametrize(("domain", "monitors"), [("@2", 1), ("@3", 2), ("@65", 64)])
+async def test_a_screen_that_is_not_there(
+    place: Place, domain: str, monitors: int
+) -> None:
+    async with place.serve(monitors=monitors):
+        await place.is_refused(domain=domain)
+    assert "VRDP: There is no screen" in place.log()
+    assert "AUTH:" not in place.log()
+
+
+async def test_the_second_screen(place: Place) -> None:
+    async with place.serve(monitors=2), place.visit(domain="@2"):
+        assert "Screen: 1" in place.log()
+
+
+# ------------------------------------------------------ several clients ----
+
+
+async def test_a_second_client_is_refused(place: Place) -> None:
+    async with place.serve(), place.visit() as first:
+        await place.guest.wait_for(1)
+        await place.is_refused()
+        assert (
+            "AUTH: Multiple connections are not enabled. Access denied." in place.log()
+        )
+        assert len(place.guest.devices) == 1
+        assert first.reason is None
+
+
+async def test_a_second_client_takes_over(place: Place) -> None:
+    async with place.serve(reuse_single_connection=True), place.visit() as first:
+        await place.guest.wait_for(1)
+        async with place.visit():
+            with contextlib.suppress(ConnectionLost):
+                await first.wait_closed()
+            assert first.reason == 1
+            assert "Disconnecting" in place.log()
+
+
+async def test_whoever_waits_for_a_decision_counts_for_nothing(place: Place) -> None:
+    async with place.serve(auth_library=SLOW):
+        slow = asyncio.ensure_future(place.is_refused(user="slow"))
+        while "User: [slow]" not in place.log():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        async with place.visit(user="quick"):
+            await place.guest.wait_for(1)
+        await slow
+
+
+async def test_two_clients_where_several_may(place: Place) -> None:
+    async with place.serve(allow_multi_connection=True), place.visit(), place.visit():
+        await place.guest.wait_for(2)
+
+
+# ------------------------------------------------------------- switches ----
+
+
+SWITCHES = [
+    ({"properties": {"Client/DisableUSB": "1"}}, {}),
+    ({}, {"VRDE/Feature/Client/DisableUSB": "1"}),
+    ({}, {"VRDP/Feature/Client/DisableUSB": "1"}),
+]
+
+
+@pytest.mark.parametrize(("display", "extra"), SWITCHES)
+async def test_usb_is_switched_off(
+    place: Place, display: dict[str, Any], extra: dict[str, str]
+) -> None:
+    async with place.serve(extra=extra, **display), place.visit():
+        assert "VRDP: feature: Client/DisableUSB" in place.log()
+        assert place.guest.devices == {}
+
+
+async def test_a_property_hides_the_extra_data(place: Place) -> None:
+    extra = {"VRDE/Feature/Client/DisableUSB": "1"}
+    properties = {"Client/DisableUSB": "0"}
+    async with place.serve(extra=extra, properties=properties), place.visit():
+        await place.guest.wait_for(1)
