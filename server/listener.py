@@ -35,8 +35,17 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 128
 
-MAX_CONNECTIONS = 256
-"""Connections at once, logged on or not; more are closed at once."""
+MAX_WAITING = 320
+"""Connections at once that have not logged on yet; more are closed at once."""
+
+MAX_WAITING_PER_ADDRESS = 200
+"""Those of one address, so that one host cannot keep all others out."""
+
+MAX_CLIENTS = 64
+"""Clients that are logged on at once."""
+
+MAX_COMPLAINTS = 8
+"""Lines in the log about connections that were closed at once."""
 
 END_TIMEOUT = 30.0
 """Seconds that sessions get to detach their devices when the server stops."""
@@ -101,6 +110,7 @@ class Server:
         self._sessions: set[ServerSession] = set()
         self._numbers = itertools.count(1)
         self._client_numbers = itertools.count(1)
+        self._complaints = 0
         self._is_closed = False
         self._is_screen_due = False
 
@@ -157,10 +167,31 @@ class Server:
         """Return a number for a device, never used before."""
         return next(self._numbers)
 
+    def welcome(self, session: ServerSession) -> bool:
+        """Take a new connection, unless there are too many."""
+        address = session.stream.peer
+        waiting = [s for s in self._sessions if not s.is_logged_on]
+        same = sum(1 for s in waiting if s.stream.peer == address)
+        if len(waiting) >= MAX_WAITING or same >= MAX_WAITING_PER_ADDRESS:
+            self._complaints += 1
+            if self._complaints <= MAX_COMPLAINTS:
+                self.log.write(
+                    f"VRDP: {len(waiting)} connections wait for their logon, {same}"
+                    f" from {address}: a new one from there was closed."
+                )
+            return False
+        self._sessions.add(session)
+        self.log.write("VRDP: New connection:")
+        self.log.write(f"VRDP: Connection opened: {session.number}")
+        return True
+
     def admit(self, session: ServerSession) -> bool:
-        """Apply the single-connection rule (vrdp-server.md 4.1)."""
+        """Apply the single-connection rule (vrdp-server.md 4.1), and a limit."""
         display = self.machine.remote_display
         others = [s for s in self._sessions if s is not session and s.is_logged_on]
+        if len(others) >= MAX_CLIENTS:
+            self.log.write(f"AUTH: {MAX_CLIENTS} clients are connected. Access denied.")
+            return False
         if display.allow_multi_connection or not others:
             return True
         if not display.reuse_single_connection:
@@ -269,23 +300,10 @@ class Server:
 
     def _accept(self) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
-        if len(self._sessions) >= MAX_CONNECTIONS:
-            self.log.write("VRDP: Too many connections; a new one was closed.")
-            return _Refuse()
         session = ServerSession(
             self, next(self._client_numbers), self._settings, self._tls
         )
-        self._sessions.add(session)
-        self.log.write("VRDP: New connection:")
-        self.log.write(f"VRDP: Connection opened: {session.number}")
         return session.stream
-
-
-class _Refuse(asyncio.Protocol):
-    """Closes at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
 
 
 def _bind(address: str | None, port: int) -> list[socket.socket]:

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 CHANNEL = "vrdpusb"
 
 LOGON_TIMEOUT = 60.0
-"""Seconds from the first byte to the logon (vrdp-server.md 1.1)."""
+"""Seconds from the connection to the logon (vrdp-server.md 1.1), and again from there
+until the session is active, however many bytes come meanwhile."""
 
 IDLE_TIMEOUT = 30.0
 """Seconds without traffic after which a keepalive is sent (vrdp-server.md 1.1)."""
@@ -57,6 +58,9 @@ class SessionHost(Protocol):
 
     def next_number(self) -> int:
         """Return a number for a device, never used before."""
+
+    def welcome(self, session: "ServerSession") -> bool:
+        """May this new connection stay? (limits)"""
 
     def admit(self, session: "ServerSession") -> bool:
         """May this logged-on client stay? (single-connection rule)"""
@@ -106,6 +110,7 @@ class ServerSession:
             self._rdp,
             on_event=self._handle,
             on_lost=self._lost,
+            on_connected=self._connected,
             on_pressure=self._pressed,
             tls=tls,
         )
@@ -116,12 +121,13 @@ class ServerSession:
         self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
         self._attached: dict[int, Attachment] = {}
         self._client: rdp.ClientDescription | None = None
+        self._is_welcome = False
         self._is_granted = False
         self._disabled: set[str] = set()
         self._is_ending = False
         self._ended = asyncio.Event()
         loop = self._loop = asyncio.get_running_loop()
-        self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._logon_is_late)
+        self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._is_late)
         self._idle_timer = loop.call_later(IDLE_TIMEOUT, self._keep_alive)
         self._stuck_timer: asyncio.TimerHandle | None = None
         self._traffic = (0, 0)
@@ -179,7 +185,8 @@ class ServerSession:
         if self._link is not None:
             self._link.closed(0)
         self._listed(())
-        self._log.write(f"VRDP: Connection closed: {self.number}")
+        if self._is_welcome:
+            self._log.write(f"VRDP: Connection closed: {self.number}")
         self._tasks.start(self._finish(), f"end of {self.name}")
 
     async def _finish(self) -> None:
@@ -187,8 +194,14 @@ class ServerSession:
         self._ended.set()
         self._host.session_ended(self)
 
-    def _logon_is_late(self) -> None:
-        self.stream.fail(ConnectionLost(f"no logon within {LOGON_TIMEOUT:g} s"))
+    def _connected(self) -> None:
+        self._is_welcome = self._host.welcome(self)
+        if not self._is_welcome:
+            self.stream.close()
+
+    def _is_late(self) -> None:
+        what = "logon" if self._client is None else "activation"
+        self.stream.fail(ConnectionLost(f"no {what} within {LOGON_TIMEOUT:g} s"))
         self.stream.abort()
 
     def _keep_alive(self) -> None:
@@ -228,6 +241,7 @@ class ServerSession:
             case rdp.Noted():
                 self._log.write(f"VRDP: {event.text}")
             case rdp.Activated():
+                self._logon_timer.cancel()
                 self.is_active = True
                 self._host.devices_changed()
             case rdp.RefreshRequested():
@@ -284,6 +298,7 @@ class ServerSession:
             return
         self._client = event.client
         self._log_switches()
+        self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._is_late)
         self._rdp.accept_logon()
         self.stream.flush()
 

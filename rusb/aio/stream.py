@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds that a TLS handshake may take."""
 
+CLOSE_TIMEOUT = 2.0
+"""Seconds that a peer gets to read what is left when we close."""
+
 WRITE_HIGH = 4 << 20
 """Bytes waiting to be sent above which whoever feeds us is told to stop: many 64 KiB
 URBs, yet little beside what a device may have in flight."""
@@ -72,6 +75,7 @@ class RdpStream(asyncio.Protocol):
         on_event: called for each event but :class:`TlsRequested`.
         on_lost: called once when the connection is over, with why; None for an
             orderly end.
+        on_connected: called when the transport is there, before anything else.
         on_pressure: called with True when the peer reads too slowly, then False.
         tls: what to do when the core asks for TLS; None: it will not.
     """
@@ -82,6 +86,7 @@ class RdpStream(asyncio.Protocol):
         *,
         on_event: Callable[[Event], None],
         on_lost: Callable[[RusbError | None], None],
+        on_connected: Callable[[], None] = lambda: None,
         on_pressure: Callable[[bool], None] = lambda is_high: None,
         tls: TlsUpgrade | None,
     ) -> None:
@@ -92,6 +97,7 @@ class RdpStream(asyncio.Protocol):
         self.bytes_sent = 0
         self._on_event = on_event
         self._on_lost = on_lost
+        self._on_connected = on_connected
         self._on_pressure = on_pressure
         self._error: RusbError | None = None
         self._is_over = False
@@ -99,6 +105,7 @@ class RdpStream(asyncio.Protocol):
         self._is_flush_due = False
         self._upgrade: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
+        self._closing: asyncio.TimerHandle | None = None
 
     @property
     def peer(self) -> str:
@@ -113,6 +120,7 @@ class RdpStream(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
         keep_alive(transport)
+        self._on_connected()
         self.core.start()
         self._write()
 
@@ -126,8 +134,10 @@ class RdpStream(asyncio.Protocol):
         self.bytes_received += len(data)
         self._is_receiving = True
         try:
-            self.core.receive_data(data)
-            self._hand_out()
+            try:
+                self.core.receive_data(data)
+            finally:
+                self._hand_out()  # also what came before an error
         except RusbError as error:
             self._write()  # a refusal that the peer is to read
             self.fail(error)
@@ -178,9 +188,10 @@ class RdpStream(asyncio.Protocol):
             return
         self._write()
         self.transport.close()
-        # A peer that does not read must not keep us: give it a moment, then abort.
-        loop = asyncio.get_running_loop()
-        loop.call_later(2.0, self.abort)
+        if self._closing is None:
+            # a peer that does not read must not keep us
+            loop = asyncio.get_running_loop()
+            self._closing = loop.call_later(CLOSE_TIMEOUT, self.abort)
 
     def abort(self) -> None:
         """Close at once. Idempotent."""
@@ -217,6 +228,8 @@ class RdpStream(asyncio.Protocol):
         except RusbError as error:
             self._upgrade = None
             self.fail(error)
+            self.abort()
+            self._end()  # while TLS starts, nobody tells us of the transport's end
             return
         self._upgrade = None
         self.core.tls_started()
@@ -224,11 +237,12 @@ class RdpStream(asyncio.Protocol):
         self.data_received(b"".join(early))
 
     async def _handshake(self) -> None:
-        if self.tls is None or self.transport is None:
+        plain = self.transport
+        if self.tls is None or plain is None:
             raise NegotiationError("the peer wants TLS, which is not set up", "tls")
         try:
             transport = await asyncio.get_running_loop().start_tls(
-                self.transport,
+                plain,
                 self,
                 self.tls.context,
                 server_side=self.tls.server_hostname is None,
@@ -244,7 +258,7 @@ class RdpStream(asyncio.Protocol):
         except (ssl.SSLError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise NegotiationError(f"TLS handshake failed: {reason}", "tls") from error
-        if transport is None or self._is_over:
+        if transport is None or self._is_over or plain.is_closing():
             raise ConnectionLost("the connection ended during the TLS handshake")
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH)
@@ -255,4 +269,6 @@ class RdpStream(asyncio.Protocol):
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
+            if self._closing is not None:
+                self._closing.cancel()
             self._on_lost(self._error)
