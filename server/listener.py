@@ -161,6 +161,11 @@ class Server:
         if self._owns_log:
             self.log.close()
 
+    def resize(self, width: int, height: int) -> None:
+        """Give every client's screen the size of the guest's (1.17)."""
+        for session in self._sessions:
+            session.resize(width, height)
+
     # -------------------------------------------------------- SessionHost ----
 
     def next_number(self) -> int:

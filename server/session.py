@@ -164,6 +164,11 @@ class ServerSession:
             core.show_screen(make(core.width, core.height, core.depth))
             self.stream.flush()
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the client's screen another size (1.17); it shows the status again."""
+        self._rdp.resize(width, height)
+        self.stream.flush()
+
     def lost_by_guest(self, device: AttachedDevice) -> bool:
         """The guest dropped a device: is it one of ours? Then it is detached."""
         for known in self._devices.values():
@@ -268,7 +273,7 @@ class ServerSession:
         )
         if who.screen >= self._host.machine.monitors:
             self._log.write(f"VRDP: There is no screen {who.screen}.")
-            self.stream.close()
+            self._refuse()
         else:
             self._tasks.start(self._authenticate(event), f"logon of {self.name}")
 
@@ -294,13 +299,20 @@ class ServerSession:
         self._log.write(decision_line(decision))
         self._is_granted = decision.granted
         if not (decision.granted and self._host.admit(self)):
-            self.stream.close()
+            self._refuse()
             return
         self._client = event.client
         self._log_switches()
         self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._is_late)
         self._rdp.accept_logon()
         self.stream.flush()
+
+    def _refuse(self) -> None:
+        """Hang up on a client after its logon.
+
+        Without a goodbye of TLS, in which rdesktop 1.9 would wait for ever.
+        """
+        self.stream.abort()
 
     def _log_switches(self) -> None:
         """Note the features that are switched off for this client (4.4)."""

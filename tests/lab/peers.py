@@ -24,6 +24,7 @@ PACKAGES = {
     "xfreerdp": "freerdp2-x11",
     "xrdp": "xrdp",
     "freerdp-shadow-cli": "freerdp2-shadow-x11",
+    "xdotool": "xdotool",
 }
 """Programs, and the packages that have them."""
 
@@ -118,8 +119,9 @@ class Display(Program):
         self.name = f":{int(self.said().split()[0])}"
 
     def shows(self, picture: Picture) -> bool:
-        """Does the screen show a picture, as exactly as its colour depth allows?"""
+        """Is a picture at the top left, as exactly as its colour depth allows?"""
         found = ImageGrab.grab(xdisplay=self.name).convert("RGB")
+        found = found.crop((0, 0, picture.width, picture.height))
         worst = {8: 85, 15: 9, 16: 9}.get(picture.depth, 0)
         difference = ImageChops.difference(found, as_image(picture))
         return all(not any(n[worst + 1 :]) for n in _histograms(difference))
