@@ -35,11 +35,9 @@ LOGON_TIMEOUT = 60.0
 until the session is active, however many bytes come meanwhile."""
 
 IDLE_TIMEOUT = 30.0
-"""Seconds without traffic after which a keepalive is sent (vrdp-server.md 1.1)."""
-
-STUCK_TIMEOUT = 30.0
-"""Seconds that a client may leave what we send unread before it is dropped. The
-original gives up after 2, which a short network outage exceeds."""
+"""Seconds without traffic after which a keepalive is sent (vrdp-server.md 1.1), and
+without our data being taken, between one and two times that, after which a client is
+dropped. The original gives up after 2 s, which a short network outage exceeds."""
 
 ATTACH_TIMEOUT = 60.0
 """Seconds for reading descriptors and plugging into the guest."""
@@ -129,8 +127,8 @@ class ServerSession:
         loop = self._loop = asyncio.get_running_loop()
         self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._is_late)
         self._idle_timer = loop.call_later(IDLE_TIMEOUT, self._keep_alive)
-        self._stuck_timer: asyncio.TimerHandle | None = None
         self._traffic = (0, 0)
+        self._taken = 0
 
     # --------------------------------------------------------- life cycle ----
 
@@ -182,9 +180,8 @@ class ServerSession:
         self.is_active = False
         if self._is_granted:
             self._host.authenticator.disconnected(self.number)
-        for timer in (self._logon_timer, self._idle_timer, self._stuck_timer):
-            if timer is not None:
-                timer.cancel()
+        self._logon_timer.cancel()
+        self._idle_timer.cancel()
         if error is not None:
             self._log.write(f"VRDP: {self.name}: {error}")
         if self._link is not None:
@@ -210,29 +207,25 @@ class ServerSession:
         self.stream.abort()
 
     def _keep_alive(self) -> None:
-        """Send a sign of life after a time without traffic."""
-        traffic = self.stream.bytes_received, self.stream.bytes_sent
+        """Send a sign of life after a time without traffic; drop who takes nothing."""
+        stream = self.stream
+        taken = stream.bytes_sent - stream.bytes_waiting
+        if stream.bytes_waiting and taken == self._taken:
+            reason = f"the client has read nothing for {IDLE_TIMEOUT:g} s"
+            stream.fail(ConnectionLost(reason))
+            stream.abort()
+            return
+        traffic = stream.bytes_received, stream.bytes_sent
         if traffic == self._traffic and self.is_active:
             self._rdp.keepalive()
-            self.stream.flush()
-        self._traffic = self.stream.bytes_received, self.stream.bytes_sent
+            stream.flush()
+        self._traffic, self._taken = traffic, taken
         self._idle_timer = self._loop.call_later(IDLE_TIMEOUT, self._keep_alive)
 
     def _pressed(self, is_high: bool) -> None:
-        """The client reads too slowly: hold the guest; for too long: drop it."""
+        """The client reads too slowly: hold the guest until it has caught up."""
         for attachment in self._attached.values():
             attachment.hold(is_high)
-        if self._stuck_timer is not None:
-            self._stuck_timer.cancel()
-            self._stuck_timer = None
-        if is_high:
-            self._stuck_timer = self._loop.call_later(STUCK_TIMEOUT, self._is_stuck)
-
-    def _is_stuck(self) -> None:
-        self.stream.fail(
-            ConnectionLost(f"the client read nothing for {STUCK_TIMEOUT:g} s")
-        )
-        self.stream.abort()
 
     # ------------------------------------------------- from the connection ----
 

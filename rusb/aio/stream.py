@@ -108,6 +108,13 @@ class RdpStream(asyncio.Protocol):
         self._closing: asyncio.TimerHandle | None = None
 
     @property
+    def bytes_waiting(self) -> int:
+        """What of ``bytes_sent`` the peer's window has not let out yet."""
+        if self.transport is None or self._is_over:
+            return 0
+        return self.transport.get_write_buffer_size()
+
+    @property
     def peer(self) -> str:
         """Address of the other end; empty before and after."""
         found = self.transport and self.transport.get_extra_info("peername")

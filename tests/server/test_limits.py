@@ -12,6 +12,7 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.rdp.x224 import ConnectionRequest
 from rusb.server import listener, session
+from rusb.usb.urb import UrbStatus
 from tests.lab.rusbserver import RusbServer
 from tests.test_whole_path import Lab, machine
 
@@ -129,3 +130,32 @@ async def test_clients_beyond_the_limit_are_refused(
             async with lab.client(EmulatedBackend(devices=[Loopback()])):
                 pass
     assert "AUTH: 1 clients are connected. Access denied." in lab.log()
+
+
+async def test_a_client_that_does_not_read_is_dropped_and_the_others_go_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T08: the send queue fills while URBs go on."""
+    monkeypatch.setattr(session, "IDLE_TIMEOUT", 1.0)
+    lab.server.machine.remote_display.allow_multi_connection = True
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as deaf:
+        (first,) = await lab.guest.wait_for(1)
+        async with lab.client(EmulatedBackend(devices=[Loopback()])):
+            devices = await lab.guest.wait_for(2)
+            (second,) = (d for d in devices if d is not first)
+            assert deaf._stream is not None
+            assert deaf._stream.transport is not None
+            deaf._stream.transport.pause_reading()
+            writes = [
+                asyncio.ensure_future(first.write(Loopback.SINK, bytes(1 << 20)))
+                for _ in range(32)
+            ]
+            while not (await lab.guest.wait_for(1) == [second]):
+                result = await second.write(Loopback.SINK, bytes(65536))
+                assert result.length == 65536
+            results = await asyncio.gather(*writes)
+            assert len(results) == 32  # each completed, once
+            assert UrbStatus.NO_DEVICE in {result.status for result in results}
+            await lab.wait_log("the client has read nothing for 1 s")
+            result = await second.read(Loopback.SOURCE, 65536)
+            assert result.length == 65536
