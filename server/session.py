@@ -10,7 +10,7 @@ from rusb.aio.link import WireLink
 from rusb.aio.protocols import load_protocol
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tasks import TaskSet
-from rusb.errors import ConnectionLost, RusbError
+from rusb.errors import ConnectionLost, RemoteProtocolError, RusbError
 from rusb.filters.engine import decide
 from rusb.rdp import events as rdp
 from rusb.rdp.bitmaps import Picture
@@ -41,6 +41,10 @@ dropped. The original gives up after 2 s, which a short network outage exceeds."
 
 ATTACH_TIMEOUT = 60.0
 """Seconds for reading descriptors and plugging into the guest."""
+
+MAX_PLUGS, PLUG_PERIOD = 512, 10.0
+"""Devices that one client may plug in within so many seconds: each costs a task and
+lines in the log. A client that does more is not serious."""
 
 MAX_ATTACHED = 64
 """Devices of one client that may be plugged in at once; the original allows 16."""
@@ -79,6 +83,17 @@ class _Device:
         self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
         self.unlisted = asyncio.Event()
         self.done = asyncio.Event()  # detached; its id may be used again
+
+
+def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
+    """Are these two entries of the list the same device?"""
+    return ((one.vendor_id, one.product_id, one.bcd_device, one.serial, one.port)) == (
+        other.vendor_id,
+        other.product_id,
+        other.bcd_device,
+        other.serial,
+        other.port,
+    )
 
 
 class ServerSession:
@@ -129,6 +144,7 @@ class ServerSession:
         self._idle_timer = loop.call_later(IDLE_TIMEOUT, self._keep_alive)
         self._traffic = (0, 0)
         self._taken = 0
+        self._plugs, self._plugs_since = 0, loop.time()
 
     # --------------------------------------------------------- life cycle ----
 
@@ -365,15 +381,34 @@ class ServerSession:
         Only this client's devices are looked at (vrdpusb.md S5).
         """
         listed = {info.id: info for info in devices}
-        for number, info in listed.items():
-            if number not in self._devices:
-                device = self._devices[number] = _Device(info)
-                work = self._live(device, self._leaving.get(number))
-                self._tasks.start(work, f"{info} of {self.name}")
-        for number in self._devices.keys() - listed.keys():
-            device = self._leaving[number] = self._devices.pop(number)
-            device.over.set()
-            device.unlisted.set()
+        for number, device in list(self._devices.items()):
+            info = listed.get(number)
+            # S7: an id may be used again for what is in the same port now
+            if info is None or not _is_same(info, device.info):
+                self._leaving[number] = self._devices.pop(number)
+                device.over.set()
+                device.unlisted.set()
+        for number in listed.keys() - self._devices.keys():
+            if not self._may_plug():
+                return
+            device = self._devices[number] = _Device(listed[number])
+            work = self._live(device, self._leaving.get(number))
+            self._tasks.start(work, f"{device.info} of {self.name}")
+
+    def _may_plug(self) -> bool:
+        """Count a device that was plugged in; too many end the connection."""
+        now = self._loop.time()
+        if now - self._plugs_since > PLUG_PERIOD:
+            self._plugs, self._plugs_since = 0, now
+        self._plugs += 1
+        if self._plugs == MAX_PLUGS + 1:
+            self.stream.fail(
+                RemoteProtocolError(
+                    f"the client plugged in more than {MAX_PLUGS} devices within"
+                    f" {PLUG_PERIOD:g} s"
+                )
+            )
+        return self._plugs <= MAX_PLUGS
 
     # -------------------------------------------------- one device's life ----
 

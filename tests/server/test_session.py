@@ -1,0 +1,69 @@
+"""What a session makes of the lists a client sends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
+from rusb.server import session as session_module
+from rusb.server.session import ServerSession
+from tests.test_whole_path import Lab, machine
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    found = Lab(tmp_path, machine())
+    async with asyncio.timeout(20), found.server:
+        yield found
+
+
+def only(lab: Lab) -> ServerSession:
+    (found,) = lab.server._sessions
+    return found
+
+
+async def test_another_device_with_the_same_id_is_a_swap(lab: Lab) -> None:
+    """S7: the one is unplugged, the other plugged in."""
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        session = only(lab)
+        (device,) = session._devices.values()
+        other = replace(device.info, product_id=0x0099, product="Other")
+        session._listed((other,))
+        await lab.wait_log("Remote USB: ++++ Vendor 1209. Product 0099.")
+        log = lab.log()
+        gone = log.index("Remote USB: ---- Vendor 1209. Product 0004.")
+        assert gone < log.index("VUSB: Detached 'usb-1")
+        assert log.index("VUSB: Detached 'usb-1") < log.index(
+            "++++ Vendor 1209. Product 0099"
+        )
+
+
+async def test_the_same_device_in_other_words_stays(lab: Lab) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (before,) = await lab.guest.wait_for(1)
+        session = only(lab)
+        (device,) = session._devices.values()
+        session._listed((replace(device.info, product="LOOPBACK"),))
+        await asyncio.sleep(0.05)
+        assert list(lab.guest.devices.values()) == [before]
+
+
+async def test_plugging_in_without_end_ends_the_connection(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_PLUGS", 20)
+    async with lab.client(EmulatedBackend(devices=[Keyboard()])):
+        await lab.guest.wait_for(1)
+        session = only(lab)
+        (device,) = session._devices.values()
+        for number in range(100):
+            session._listed((replace(device.info, serial=f"{number}"),))
+        await lab.wait_log("plugged in more than 20 devices within 10 s")
+        await lab.wait_log("Connection closed: 1")
+        while lab.log().count("----") < lab.log().count("++++"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert lab.log().count("++++") <= 20
