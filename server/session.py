@@ -83,6 +83,7 @@ class _Device:
         self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
         self.unlisted = asyncio.Event()
         self.done = asyncio.Event()  # detached; its id may be used again
+        self.is_logged_gone = False
 
 
 def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
@@ -430,9 +431,8 @@ class ServerSession:
             self._log.write(f"Remote USB: {info}: {decision}")
             if decision.matched and not device.over.is_set():
                 await self._attach_until_over(device)
-        if not device.unlisted.is_set():
-            await device.unlisted.wait()
-            self._log_plug("----", info)
+        await device.unlisted.wait()
+        self._log_gone(device)
         if self._leaving.get(info.id) is device:
             del self._leaving[info.id]
         device.done.set()
@@ -473,7 +473,7 @@ class ServerSession:
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
-            self._log_plug("----", device.info)
+            self._log_gone(device)
         attachment.close()
         await self._host.guest.detach(attachment)
         self._attached.pop(device.info.id, None)
@@ -481,6 +481,12 @@ class ServerSession:
             device.plugged = None
             self._log.write(f"VUSB: Detached '{attachment}'")
             self._host.devices_changed()
+
+    def _log_gone(self, device: _Device) -> None:
+        """Log once that a device is no longer listed."""
+        if not device.is_logged_gone:
+            device.is_logged_gone = True
+            self._log_plug("----", device.info)
 
     def _log_plug(self, mark: str, info: DeviceInfo) -> None:
         self._log.write(
