@@ -12,6 +12,7 @@ import rusb.server.guests
 from rusb import plugins
 from rusb.aio.stream import TlsUpgrade
 from rusb.aio.tls import (
+    expired_since,
     make_rsa_key,
     make_self_signed,
     server_context,
@@ -248,7 +249,13 @@ class Server:
                 "Security/ServerCertificate and Security/ServerPrivateKey go together:"
                 " set both, or neither for a certificate that rusb makes"
             )
-        return server_context(certificate, key, ca, legacy=self.config.legacy_tls)
+        context = server_context(certificate, key, ca, legacy=self.config.legacy_tls)
+        if end := expired_since(certificate):
+            self.log.write(
+                f"VRDP: WARNING: the certificate {certificate} has expired on {end:%F};"
+                " clients that check it will refuse it."
+            )
+        return context
 
     def _prepare_security(self) -> None:
         """Make ready what ``Security/Method`` allows (vrdp-server.md 2.1).

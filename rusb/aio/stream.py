@@ -262,6 +262,12 @@ class RdpStream(asyncio.Protocol):
                 " give the authority that signed it with --ca, or leave --ca out to"
                 " trust the server on first use"
             ) from error
+        except ConnectionResetError as error:
+            raise NegotiationError(
+                "the peer hung up during the TLS handshake; it may not trust the"
+                " certificate",
+                "tls",
+            ) from error
         except (ssl.SSLError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise NegotiationError(f"TLS handshake failed: {reason}", "tls") from error

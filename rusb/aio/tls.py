@@ -18,6 +18,7 @@ from rusb.rdp.standard import RsaKey
 __all__ = [
     "KnownServers",
     "client_context",
+    "expired_since",
     "fingerprint",
     "make_rsa_key",
     "make_self_signed",
@@ -118,6 +119,15 @@ def make_self_signed(folder: Path) -> tuple[Path, Path]:
             _write_private(key, key_pem)
             _write_private(certificate, certificate_pem)
     return certificate, key
+
+
+def expired_since(certificate: Path) -> datetime.datetime | None:
+    """Return since when a PEM certificate has expired, None if it has not."""
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    end = found.not_valid_after_utc
+    return end if end < datetime.datetime.now(datetime.UTC) else None
 
 
 def make_rsa_key() -> RsaKey:
