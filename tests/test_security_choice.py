@@ -1,9 +1,15 @@
 """Client and server agree on TLS, RC4 or nothing, over real sockets."""
 
+import datetime
+import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from rusb.aio.tls import client_context, make_self_signed
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
@@ -102,3 +108,43 @@ async def test_a_method_that_nobody_knows_means_tls(place: Place) -> None:
     async with place.server(Method="Rot13") as server:
         await place.visit(server, "tls")
         assert "Security/Method 'Rot13' is not known: TLS." in place.log()
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
+async def test_tls_1_0_only_where_it_is_allowed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def old_client(ca: Path | None, *, legacy: bool) -> ssl.SSLContext:
+        context = client_context(ca, legacy=True)
+        context.maximum_version = ssl.TLSVersion.TLSv1
+        return context
+
+    monkeypatch.setattr("rusb.client.dial.client_context", old_client)
+    async with place.server() as server:
+        with pytest.raises((NegotiationError, ConnectionLost)):
+            await place.visit(server, "tls")
+    old = place.server()
+    old.config.legacy_tls = True
+    async with old as server:
+        await place.visit(server, "tls")
+
+
+async def test_an_expired_certificate_is_said_at_the_start(place: Place) -> None:
+    certificate, key = make_self_signed(place.folder)
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    assert isinstance(private, rsa.RSAPrivateKey)
+    old = (
+        x509.CertificateBuilder()
+        .subject_name(found.subject)
+        .issuer_name(found.subject)
+        .public_key(found.public_key())
+        .serial_number(7)
+        .not_valid_before(datetime.datetime(2024, 1, 1))
+        .not_valid_after(datetime.datetime(2025, 1, 1))
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(old.public_bytes(serialization.Encoding.PEM))
+    names = {"ServerCertificate": str(certificate), "ServerPrivateKey": str(key)}
+    async with place.server(**names):
+        assert f"the certificate {certificate} has expired on 2025-01-01" in place.log()
