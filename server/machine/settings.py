@@ -15,7 +15,7 @@ from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.store import from_attributes, read_boolean, read_number
 
-__all__ = ["FEATURES", "Machine", "RemoteDisplay", "load_machine"]
+__all__ = ["FEATURES", "Machine", "RemoteDisplay", "load_machine", "parse_version"]
 
 MAX_SIZE = 4 << 20
 """Bytes of a settings file; a large one with snapshots has some hundred KiB."""
@@ -161,7 +161,7 @@ def _read(path: Path, root: etree._Element) -> Machine:
             f"the root element is <{etree.QName(root).localname}>, not <VirtualBox> of"
             " http://www.virtualbox.org/: this is not a machine's .vbox file"
         )
-    version = _version(root.get("version", ""))
+    version = parse_version(root.get("version", ""))
     element = _child(root, "Machine")
     if element is None:
         if _child(root, "Global") is not None:
@@ -186,7 +186,12 @@ def _read(path: Path, root: etree._Element) -> Machine:
     )
 
 
-def _version(text: str) -> tuple[int, int]:
+def parse_version(text: str) -> tuple[int, int]:
+    """Read the version of a settings file: ``1.18-linux`` is (1, 18).
+
+    Raises:
+        SettingsError: it is none, or not known.
+    """
     match = re.match(r"(\d{1,4})\.(\d{1,4})(?:-|$)", text)
     if match is None:
         raise SettingsError(f"settings version {text!r} is not MAJOR.MINOR-platform")

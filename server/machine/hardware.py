@@ -1,0 +1,216 @@
+"""Read what a machine is made of from its settings, for QEMU and for showvminfo."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rusb.errors import SettingsError
+from rusb.filters.store import read_boolean, read_number
+
+from .document import Document, Node
+from .editor import BOOT_DEVICES, BUSES
+from .qemu_command import Adapter, Disk, Hardware
+
+__all__ = ["Controller", "Drive", "Parts", "read_parts", "to_hardware"]
+
+MAX_MEMORY = 4 << 20
+"""MiB."""
+
+MAX_CPUS = 64
+
+_BUS_OF = {
+    "PIIX3": "ide",
+    "PIIX4": "ide",
+    "ICH6": "ide",
+    "AHCI": "sata",
+    "IntelAhci": "sata",
+    "LsiLogic": "scsi",
+    "BusLogic": "scsi",
+    "LsiLogicSas": "scsi",
+    "I82078": "floppy",
+    "USB": "usb",
+    "VirtioSCSI": "virtio",
+}
+_KIND_OF = {"HardDisk": "hdd", "DVD": "dvd", "Floppy": "floppy"}
+
+
+@dataclass(slots=True)
+class Drive:
+    """A drive in its place; *medium* is None if it is empty."""
+
+    port: int
+    device: int
+    kind: str
+    medium: Path | None = None
+    uuid: str = ""
+
+
+@dataclass(slots=True)
+class Controller:
+    """A storage controller; *type* is VirtualBox's name of the chip."""
+
+    name: str
+    type: str
+    ports: int
+    drives: list[Drive] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Parts:
+    """A machine's hardware as the settings have it.
+
+    Attributes:
+        boot: four words of BOOT_DEVICES.
+        adapters: mode (the element's name, empty: none), card, MAC address by slot.
+    """
+
+    description: str = ""
+    memory: int = 128
+    cpus: int = 1
+    acpi: bool = False
+    firmware: str = "BIOS"
+    boot: list[str] = field(default_factory=lambda: ["floppy", "dvd", "disk", "none"])
+    controllers: list[Controller] = field(default_factory=list)
+    adapters: dict[int, Adapter] = field(default_factory=dict)
+    usb: tuple[str, ...] = ()
+    serial: Path | None = None
+
+
+def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> Parts:
+    """Read the hardware of a machine.
+
+    Args:
+        document: its settings.
+        folder: where the file is; locations of media may be relative to it.
+        usb: types of its USB controllers, as ``load_machine`` found them.
+
+    Raises:
+        SettingsError: a number is beyond what a machine can have.
+    """
+    found = Parts(usb=usb)
+    machine = document.find("Machine")
+    hardware = document.find("Machine", "Hardware")
+    if machine is None or hardware is None:
+        return found
+    described = machine.find("Description")
+    found.description = described.text if described else ""
+    found.memory = _number(hardware.find("Memory"), "RAMSize", 128, MAX_MEMORY)
+    found.cpus = _number(hardware.find("CPU"), "count", 1, MAX_CPUS)
+    acpi = hardware.find("BIOS", "ACPI")
+    found.acpi = bool(acpi and read_boolean(acpi.attributes.get("enabled")))
+    firmware = hardware.find("Firmware")
+    found.firmware = firmware.attributes.get("type", "BIOS") if firmware else "BIOS"
+    words = {element: word for word, element in BOOT_DEVICES.items()}
+    for order in _children(hardware.find("Boot"), "Order"):
+        position = read_number(order.attributes.get("position")) or 0
+        if 1 <= position <= 4:
+            word = words.get(order.attributes.get("device", ""), "none")
+            found.boot[position - 1] = word
+    for adapter in _children(hardware.find("Network"), "Adapter"):
+        slot = read_number(adapter.attributes.get("slot"))
+        if slot is not None and slot < 36:
+            found.adapters[slot] = _adapter(adapter)
+    media = _media(machine, folder)
+    for parent in (hardware, machine):
+        for node in _children(parent.find("StorageControllers"), "StorageController"):
+            found.controllers.append(_controller(node, media))
+    found.serial = _serial(hardware, folder)
+    return found
+
+
+def to_hardware(parts: Parts) -> Hardware:
+    """Translate for QEMU.
+
+    Raises:
+        SettingsError: a storage controller that rusb does not know.
+    """
+    disks = []
+    for controller in parts.controllers:
+        bus = _BUS_OF.get(controller.type)
+        if bus is None:
+            raise SettingsError(
+                f"storage controller {controller.name!r} is a {controller.type}, which"
+                f" rusb does not know; there are {', '.join(BUSES)}"
+            )
+        for drive in controller.drives:
+            place = drive.port, drive.device
+            disks.append(Disk(bus, *place, drive.kind, drive.medium))
+    return Hardware(
+        memory=parts.memory,
+        cpus=parts.cpus,
+        acpi=parts.acpi,
+        boot=parts.boot,
+        firmware=parts.firmware,
+        serial=parts.serial,
+        usb=parts.usb,
+        disks=disks,
+        adapters=[parts.adapters[slot] for slot in sorted(parts.adapters)],
+    )
+
+
+def _children(node: Node | None, name: str) -> list[Node]:
+    return list(node.all(name)) if node else []
+
+
+def _number(node: Node | None, name: str, default: int, limit: int) -> int:
+    found = read_number(node.attributes.get(name)) if node else None
+    if found is None:
+        return default
+    if not 0 < found <= limit:
+        raise SettingsError(f"{name} is {found}, not 1 to {limit}")
+    return found
+
+
+def _adapter(node: Node) -> Adapter:
+    modes = [child.name for child in node.children if child.name != "DisabledModes"]
+    is_on = read_boolean(node.attributes.get("enabled"))
+    mac = node.attributes.get("MACAddress", "")
+    is_mac = len(mac) == 12 and all(c in "0123456789abcdefABCDEF" for c in mac)
+    return Adapter(
+        mode=modes[0] if modes and is_on else "",
+        card=node.attributes.get("type", "82540EM"),
+        mac=mac if is_mac else "",
+    )
+
+
+def _media(machine: Node, folder: Path) -> dict[str, Path]:
+    """Locations of the media by UUID."""
+    found = {}
+    stack = list(_children(machine, "MediaRegistry"))
+    while stack:
+        node = stack.pop()
+        stack += node.children
+        number, location = (node.attributes.get(n) for n in ("uuid", "location"))
+        if number and location:
+            found[number.lower()] = folder / location
+    return found
+
+
+def _controller(node: Node, media: dict[str, Path]) -> Controller:
+    found = Controller(
+        node.attributes.get("name", ""),
+        node.attributes.get("type", ""),
+        read_number(node.attributes.get("PortCount")) or 1,
+    )
+    for attached in node.all("AttachedDevice"):
+        image = attached.find("Image")
+        number = image.attributes.get("uuid", "") if image else ""
+        found.drives.append(
+            Drive(
+                read_number(attached.attributes.get("port")) or 0,
+                read_number(attached.attributes.get("device")) or 0,
+                _KIND_OF.get(attached.attributes.get("type", ""), "hdd"),
+                media.get(number.lower()),
+                number.strip("{}"),
+            )
+        )
+    return found
+
+
+def _serial(hardware: Node, folder: Path) -> Path | None:
+    """The file that the first serial port writes to."""
+    for port in _children(hardware.find("UART"), "Port"):
+        is_file = port.attributes.get("hostMode") == "RawFile"
+        if port.attributes.get("slot") == "0" and is_file:
+            path = port.attributes.get("path")
+            return folder / path if path else None
+    return None
