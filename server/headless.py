@@ -21,7 +21,7 @@ from .guests.qemu import QemuGuest
 from .listener import Server
 from .machine.qemu_command import Hardware, qemu_command
 from .machine.release_log import ReleaseLog
-from .machine.settings import Machine
+from .machine.settings import Machine, load_machine
 
 __all__ = ["Headless"]
 
@@ -231,6 +231,7 @@ class Headless:
             "resume": self._tell("cont"),
             "vrde": self._set_vrde,
             "vrdeproperty": self._set_property,
+            "reload": self._reload,
         }
 
     def _tell(self, command: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -272,6 +273,17 @@ class Headless:
             if self._server is not None:
                 await self._stop_server()
                 await self._start_server()
+
+    async def _reload(self, arguments: Mapping[str, Any]) -> None:
+        """Take filters and extra data from the settings as they are now."""
+        if self.machine.path is None:
+            return
+        settings = load_machine(self.machine.path)
+        self.machine.extra_data.clear()
+        self.machine.extra_data |= settings.extra_data
+        self.machine.filters = settings.filters
+        if self._server is not None:
+            self._server.set_filters(settings.filters)
 
     async def _info(self, arguments: Mapping[str, Any]) -> dict[str, object]:
         """The state of the machine, as ``showvminfo`` wants it."""

@@ -6,6 +6,7 @@ import itertools
 import logging
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import rusb.server.guests
@@ -19,6 +20,7 @@ from rusb.aio.tls import (
     state_folder,
 )
 from rusb.errors import ConnectionLost, PluginError, SettingsError
+from rusb.filters.model import Filter
 from rusb.rdp.ports import parse_ports
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
@@ -161,6 +163,12 @@ class Server:
             self.log.write("VRDP: TCP server closed.")
         if self._owns_log:
             self.log.close()
+
+    def set_filters(self, filters: Sequence[Filter]) -> None:
+        """Go by other filters from now on, for devices that are here already too."""
+        self.machine.filters = tuple(filters)
+        for session in self._sessions:
+            session.reconsider()
 
     def resize(self, width: int, height: int) -> None:
         """Give every client's screen the size of the guest's (1.17)."""

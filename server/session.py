@@ -82,8 +82,20 @@ class _Device:
         self.plugged: Attachment | None = None
         self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
         self.unlisted = asyncio.Event()
+        self.wake = asyncio.Event()  # one of these, or the filters changed
         self.done = asyncio.Event()  # detached; its id may be used again
+        self.verdict = ""
         self.is_logged_gone = False
+
+    def end(self) -> None:
+        """It is not to be in the guest any more, whatever filters say."""
+        self.over.set()
+        self.wake.set()
+
+    def unlist(self) -> None:
+        """The client has it no more."""
+        self.unlisted.set()
+        self.end()
 
 
 def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
@@ -179,6 +191,11 @@ class ServerSession:
             core.show_screen(make(core.width, core.height, core.depth))
             self.stream.flush()
 
+    def reconsider(self) -> None:
+        """The machine's filters have changed: look at every device again."""
+        for device in self._devices.values():
+            device.wake.set()
+
     def resize(self, width: int, height: int) -> None:
         """Give the client's screen another size (1.17); it shows the status again."""
         self._rdp.resize(width, height)
@@ -188,7 +205,7 @@ class ServerSession:
         """The guest dropped a device: is it one of ours? Then it is detached."""
         for known in self._devices.values():
             if known.plugged is device:
-                known.over.set()
+                known.end()
                 return True
         return False
 
@@ -359,7 +376,7 @@ class ServerSession:
                 if device is not None:
                     why = "is gone" if event.removed else f"refused: {event.request}"
                     self._log.write(f"Remote USB: {device.info} {why}")
-                    device.over.set()
+                    device.end()
             case wire.Negotiated():
                 self._negotiated(event)
             case wire.Ignored():
@@ -387,8 +404,7 @@ class ServerSession:
             # S7: an id may be used again for what is in the same port now
             if info is None or not _is_same(info, device.info):
                 self._leaving[number] = self._devices.pop(number)
-                device.over.set()
-                device.unlisted.set()
+                device.unlist()
         for number in listed.keys() - self._devices.keys():
             if not self._may_plug():
                 return
@@ -424,18 +440,30 @@ class ServerSession:
         if before is not None:
             await before.done.wait()
         self._log_plug("++++", info)
-        decision = decide(self._host.machine.filters, info)
-        if not self._host.machine.usb_controllers:
-            self._log.write(f"Remote USB: {info}: the machine has no USB controller")
-        else:
-            self._log.write(f"Remote USB: {info}: {decision}")
-            if decision.matched and not device.over.is_set():
+        while True:
+            device.wake.clear()
+            if self._admits(device) and not device.over.is_set():
                 await self._attach_until_over(device)
-        await device.unlisted.wait()
+            if device.unlisted.is_set():
+                break
+            if device.over.is_set() or not self._admits(device):
+                await device.wake.wait()
         self._log_gone(device)
         if self._leaving.get(info.id) is device:
             del self._leaving[info.id]
         device.done.set()
+
+    def _admits(self, device: _Device) -> bool:
+        """Do the machine's filters want the device now? The log has every change."""
+        machine = self._host.machine
+        decision = decide(machine.filters, device.info)
+        verdict = str(decision)
+        if not machine.usb_controllers:
+            verdict = "the machine has no USB controller"
+        if verdict != device.verdict:
+            device.verdict = verdict
+            self._log.write(f"Remote USB: {device.info}: {verdict}")
+        return decision.matched and bool(machine.usb_controllers)
 
     async def _attach_until_over(self, device: _Device) -> None:
         info = device.info
@@ -443,6 +471,7 @@ class ServerSession:
         assert self._link is not None
         if len(self._attached) >= MAX_ATTACHED:
             self._log.write(f"Remote USB: {info}: {MAX_ATTACHED} devices are in use")
+            device.end()
             return
         number = self._host.next_number()
         attachment = Attachment(
@@ -461,13 +490,16 @@ class ServerSession:
         except (RusbError, TimeoutError) as error:
             why = str(error) or f"not done within {ATTACH_TIMEOUT:g} s"
             self._log.write(f"VUSB: Failed to attach '{attachment}': {why}")
+            device.end()
         else:
             device.plugged = attachment
             self._log.write(
                 f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
             )
             self._host.devices_changed()
-            await device.over.wait()
+            while self._admits(device) and not device.over.is_set():
+                device.wake.clear()
+                await device.wake.wait()
         finally:
             await self._detach(device, attachment)
 

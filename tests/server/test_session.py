@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
+from rusb.filters.model import Filter
 from rusb.server import session as session_module
 from rusb.server.session import ServerSession
 from tests.test_whole_path import Lab, machine
@@ -67,3 +68,18 @@ async def test_plugging_in_without_end_ends_the_connection(
         while lab.log().count("----") < lab.log().count("++++"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert lab.log().count("++++") <= 20
+
+
+async def test_filters_that_change_apply_at_once(lab: Lab) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback(), Keyboard()])):
+        await lab.guest.wait_for(2)
+        lab.server.set_filters([Filter(name="no keyboards", product="Loop*")])
+        (left,) = await lab.guest.wait_for(1)
+        assert left.strings["product"] == "Loopback"
+        assert "1209:0002 rusb Keyboard: refused: filter 0" in lab.log()
+        lab.server.set_filters([])
+        await lab.guest.wait_for(0)
+        lab.server.set_filters([Filter(name="all")])
+        await lab.guest.wait_for(2)
+    assert lab.log().count("++++") == 2  # they were plugged in once
+    assert lab.log().count("VUSB: Attached") == 4
