@@ -37,6 +37,15 @@ MAX_WORDS = 20
 """Lines of QEMU's that are kept for a message about its end."""
 
 
+_NOBODY: dict[str, object] = {
+    "clients": [],
+    "clients_so_far": 0,
+    "remote": [],
+    "attached": [],
+}
+"""What :meth:`Server.describe` says without a server."""
+
+
 class Headless:
     """A running machine. Use as an async context manager.
 
@@ -296,7 +305,7 @@ class Headless:
             "process": os.getpid(),
             "started": self._started,
             "vrdeport": self._server.port if self._server else -1,
-        }
+        } | (self._server.describe() if self._server else _NOBODY)
 
 
 def _ignore_event(name: str, data: Mapping[str, object]) -> None:

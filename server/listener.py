@@ -114,6 +114,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._client_numbers = itertools.count(1)
         self._complaints = 0
+        self._logons = 0
         self._is_closed = False
         self._is_screen_due = False
 
@@ -164,6 +165,17 @@ class Server:
         if self._owns_log:
             self.log.close()
 
+    def describe(self) -> dict[str, object]:
+        """Who is connected with what, in the words of ``showvminfo``."""
+        sessions = sorted(self._sessions, key=lambda session: session.number)
+        rows = [row for session in sessions for row in session.describe_devices()]
+        return {
+            "clients": [s.describe() for s in sessions if s.is_logged_on],
+            "clients_so_far": self._logons,
+            "remote": [row for row, _ in rows],
+            "attached": [row for row, is_attached in rows if is_attached],
+        }
+
     def set_filters(self, filters: Sequence[Filter]) -> None:
         """Go by other filters from now on, for devices that are here already too."""
         self.machine.filters = tuple(filters)
@@ -203,6 +215,7 @@ class Server:
         """Apply the single-connection rule (vrdp-server.md 4.1), and a limit."""
         display = self.machine.remote_display
         others = [s for s in self._sessions if s is not session and s.is_logged_on]
+        self._logons += 1
         if len(others) >= MAX_CLIENTS:
             self.log.write(f"AUTH: {MAX_CLIENTS} clients are connected. Access denied.")
             return False

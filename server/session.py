@@ -147,6 +147,7 @@ class ServerSession:
         self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
         self._attached: dict[int, Attachment] = {}
         self._client: rdp.ClientDescription | None = None
+        self._user = rdp.Credentials("", "", "", 0)
         self._is_welcome = False
         self._is_granted = False
         self._disabled: set[str] = set()
@@ -190,6 +191,36 @@ class ServerSession:
         if self.is_active and not core.output_suppressed:
             core.show_screen(make(core.width, core.height, core.depth))
             self.stream.flush()
+
+    def describe(self) -> dict[str, object]:
+        """Who it is, in the words of ``showvminfo`` (filters.md 3.7)."""
+        assert self._client is not None
+        return {
+            "User name": self._user.user,
+            "Domain": self._user.domain,
+            "Client name": self._client.name,
+            "Client IP": self.stream.peer,
+            "Client version": self._client.build,
+            "Sent": f"{self.stream.bytes_sent}Bytes",
+            "Received": f"{self.stream.bytes_received}Bytes",
+        }
+
+    def describe_devices(self) -> list[tuple[dict[str, object], bool]]:
+        """The client's devices, and whether each is in the guest (filters.md 3.7)."""
+        return [
+            (
+                {
+                    "VendorId": f"0x{d.info.vendor_id:04x} ({d.info.vendor_id:04X})",
+                    "ProductId": f"0x{d.info.product_id:04x} ({d.info.product_id:04X})",
+                    "Manufacturer": d.info.manufacturer or "",
+                    "Product": d.info.product or "",
+                    "SerialNumber": d.info.serial or "",
+                    "Address": f"REMOTEUSB0x{d.info.id:08X}&0x{self.number:08X}",
+                },
+                d.plugged is not None,
+            )
+            for d in self._devices.values()
+        ]
 
     def reconsider(self) -> None:
         """The machine's filters have changed: look at every device again."""
@@ -328,7 +359,7 @@ class ServerSession:
         if not (decision.granted and self._host.admit(self)):
             self._refuse()
             return
-        self._client = event.client
+        self._client, self._user = event.client, event.credentials
         self._log_switches()
         self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._is_late)
         self._rdp.accept_logon()

@@ -10,20 +10,31 @@ import importlib
 import os
 import pkgutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
 import rusb
 from rusb.errors import RusbError
 
+from . import vbox
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
 
 __all__ = ["main"]
 
 
+PROGRAMS = {
+    "VBoxManage": (),
+    "VBoxHeadless": ("headless",),
+    "VBoxVRDP": ("headless",),
+    "rdesktop-vrdp": ("rdesktop",),
+}
+"""Other names for the program (see ``rusb aliases``): words to put in front."""
+
+
 def _names() -> list[str]:
     found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in found if not name.startswith("_"))
+    return sorted(n for n in found if not n.startswith("_") and n != "vbox")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,19 +51,27 @@ def _overview() -> str:
     for name in _names():
         module = importlib.import_module(f"{__name__}.{name}")
         lines.append(f"  {name.replace('_', '-'):<14}{module.HELP}")
-    lines += ["", "'rusb COMMAND --help' tells more."]
+    lines += ["", "'rusb COMMAND --help' tells more.", "", "As of VBoxManage:"]
+    words = " ".join(sorted(vbox.commands()))
+    lines += textwrap.wrap(words, 76, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; see ``_status.py``."""
     words = list(sys.argv[1:] if argv is None else argv)
+    program = "rusb"
+    if argv is None and (called := os.path.basename(sys.argv[0])) in PROGRAMS:
+        program = called
+        words = [*PROGRAMS[called], *words]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if words else EXIT_USAGE
     if words[0] in ("-V", "--version"):
         print(f"rusb {rusb.__version__}")
         return 0
+    if words[0] in vbox.commands():
+        return vbox.run(program, words[0], words[1:])
     name = words[0].replace("-", "_")
     if name not in _names():
         print(

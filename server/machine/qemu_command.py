@@ -141,7 +141,8 @@ def qemu_command(
     acpi = "on" if hardware.acpi else "off"
     command += ["-machine", f"pc,accel={accelerator},acpi={acpi}", "-cpu", "max"]
     command += ["-m", f"{hardware.memory}M", "-smp", f"{hardware.cpus}"]
-    letters = "".join(BOOT_LETTERS[b] for b in hardware.boot if b in BOOT_LETTERS)
+    tried = dict.fromkeys(b for b in hardware.boot if b in BOOT_LETTERS)
+    letters = "".join(BOOT_LETTERS[b] for b in tried)
     if letters:
         command += ["-boot", f"order={letters}"]
     if hardware.firmware.upper().startswith("EFI"):

@@ -1,0 +1,35 @@
+"""``rusb aliases``: the names that fingers know, as links to this program."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rusb.errors import SettingsError
+
+HELP = "make links named VBoxManage, VBoxHeadless, rdesktop-vrdp in a folder"
+
+NAMES = ("VBoxManage", "VBoxHeadless", "VBoxVRDP", "rdesktop-vrdp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the options."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="put it into PATH")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make them; what is there and is no link of ours stays."""
+    target = Path(sys.argv[0]).absolute()
+    if target.name != "rusb":
+        target = Path(sys.executable).with_name("rusb")
+    if not target.exists():
+        raise SettingsError(f"there is no program {target} to link to; install rusb")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        link = args.folder / name
+        if link.is_symlink() and link.resolve() == target.resolve():
+            continue
+        if link.exists() or link.is_symlink():
+            raise SettingsError(f"{link} is there already, and is no link to rusb")
+        link.symlink_to(target)
+        print(link)
+    return 0

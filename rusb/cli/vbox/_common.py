@@ -1,0 +1,98 @@
+"""What the commands share: the registry, machines by name, running ones."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rusb.cli._vbox_options import Given, Option, UsageError, parse
+from rusb.errors import ControlError, SettingsError
+from rusb.server.control import call, control_path
+from rusb.server.machine.editor import Editor
+from rusb.server.machine.registry import Entry, Registry
+from rusb.server.machine.settings import Machine
+
+__all__ = [
+    "ask_running",
+    "change_stopped",
+    "given",
+    "is_running",
+    "machine_of",
+    "registry",
+    "say_changed",
+]
+
+
+def registry() -> Registry:
+    """The user's machines."""
+    return Registry()
+
+
+def given(
+    words: Sequence[str], options: Sequence[Option], *, count: int | None = None
+) -> Given:
+    """Read a command line; deprecated names are warned of.
+
+    Raises:
+        UsageError: it is wrong, or has not *count* words.
+    """
+    found = parse(words, options)
+    for warning in found.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    if count is not None and len(found.words) != count:
+        extra = found.words[count:]
+        what = f"unexpected {extra[0]!r}" if extra else "a machine's name or more lacks"
+        raise UsageError(what)
+    return found
+
+
+def machine_of(entry: Entry) -> Machine:
+    """Return a machine's settings.
+
+    Raises:
+        SettingsError: they cannot be read.
+    """
+    if entry.machine is None:
+        raise SettingsError(entry.problem)
+    return entry.machine
+
+
+def ask_running(uuid: str, command: str, **arguments: object) -> Any:
+    """Send a command to a running machine.
+
+    Raises:
+        ControlError: it does not run, or refused.
+    """
+    return asyncio.run(call(control_path(uuid), command, **arguments))
+
+
+def is_running(uuid: str) -> bool:
+    """Does the machine run?"""
+    try:
+        ask_running(uuid, "info")
+    except ControlError:
+        return False
+    return True
+
+
+def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
+    """Change a machine that does not run.
+
+    Raises:
+        ControlError: it runs.
+        SettingsError: there is none such, or the change is not possible.
+    """
+    known = registry()
+    entry = known.find(name)
+    if is_running(entry.uuid):
+        raise ControlError(
+            f"the machine {entry.name!r} is running; power it off first, or use"
+            " controlvm"
+        )
+    return known.edit(entry, change)
+
+
+def say_changed(uuid: str) -> None:
+    """Let a running machine read its filters and extra data again."""
+    if is_running(uuid):
+        ask_running(uuid, "reload")

@@ -1,0 +1,142 @@
+"""What ``list`` prints: devices of this host, filters (filters.md 3.7, 3.8)."""
+
+import asyncio
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+
+from rusb.client.backends.base import LocalDevice
+from rusb.client.devices import load_backend
+from rusb.filters.model import Filter
+from rusb.filters.store import to_attributes
+
+__all__ = [
+    "filter_lines",
+    "host_devices",
+    "print_global_filters",
+    "print_host_devices",
+    "revision",
+]
+
+_NAMESPACE = uuid.UUID("6c1c0d9e-6f0e-4b52-9d0a-1f6f0b0a7c11")
+
+
+def host_devices() -> list[LocalDevice]:
+    """The USB devices of this machine; ``RUSB_BACKENDS`` says where they are."""
+
+    async def look() -> list[LocalDevice]:
+        found = []
+        for name in os.environ.get("RUSB_BACKENDS", "libusb").split():
+            backend = load_backend(name)
+            try:
+                found += await backend.list_devices()
+            finally:
+                await backend.aclose()
+        return found
+
+    return asyncio.run(look())
+
+
+def revision(number: int) -> str:
+    """The two bytes in decimal, as the original shows them (D8), and as they are."""
+    return f"{number >> 8}.{number & 0xFF} ({number:04X})"
+
+
+def print_host_devices(is_json: bool) -> None:
+    """Print ``list usbhost``."""
+    devices = host_devices()
+    if is_json:
+        rows = [
+            _host_row(device) | {"Problem": device.problem or ""} for device in devices
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    print("Host USB Devices:\n")
+    if not devices:
+        print("<none>\n")
+    for device in devices:
+        for label, value in _host_row(device).items():
+            print(f"{label + ':':<20}{value}")
+        print()
+
+
+def _host_row(device: LocalDevice) -> dict[str, str]:
+    info = device.info
+    identity = f"{info.bus}/{info.address}/{device.key}/{info.vendor_id}"
+    row = {
+        "UUID": str(uuid.uuid5(_NAMESPACE, identity)),
+        "VendorId": f"0x{info.vendor_id:04x} ({info.vendor_id:04X})",
+        "ProductId": f"0x{info.product_id:04x} ({info.product_id:04X})",
+        "Revision": revision(info.bcd_device),
+        "Port": str(info.port),
+        "USB version/speed": f"{info.bcd_usb >> 8}/{info.speed.label}",
+        "Manufacturer": info.manufacturer or "",
+        "Product": info.product or "",
+        "SerialNumber": info.serial or "",
+        "Address": f"{info.bus:03}/{info.address:03}",
+        "Port path": "/".join(map(str, (info.bus, *info.port_path))),
+        "Current State": _state(device),
+    }
+    optional = ("Manufacturer", "Product", "SerialNumber")
+    return {k: v for k, v in row.items() if v or k not in optional}
+
+
+def _state(device: LocalDevice) -> str:
+    if device.problem is None:
+        return "Available"
+    return "Unavailable" if "no permission" in device.problem else "Busy"
+
+
+def print_global_filters(filters: Sequence[Filter], is_json: bool) -> None:
+    """Print ``list usbfilters``."""
+    if is_json:
+        rows = [to_attributes(f, is_global=True) for f in filters]
+        print(json.dumps(rows, indent=2))
+        return
+    print("Global USB Device Filters:\n")
+    if not filters:
+        print("<none>\n")
+    for index, found in enumerate(filters):
+        for label, value in (
+            ("Index", index),
+            ("Active", "yes" if found.active else "no"),
+            ("Action", found.action),
+            *_texts(found),
+        ):
+            print(f"{f'{label}:':<18}{value}".rstrip())
+        print()
+
+
+def filter_lines(filters: Sequence[Filter]) -> Iterable[str]:
+    """Yield the part of ``showvminfo`` about a machine's filters."""
+    if not filters:
+        yield "<none>"
+        yield ""
+    for index, found in enumerate(filters):
+        texts = dict(_texts(found))
+        serial = texts.pop("Serial Number")
+        rows: list[tuple[str, object]] = [
+            ("Index", index),
+            ("Active", "yes" if found.active else "no"),
+            *texts.items(),
+            ("Remote", found.remote),
+            ("Serial Number", serial),
+        ]
+        if found.masked_interfaces:
+            rows.append(("Masked Interfaces", f"0x{found.masked_interfaces:08x}"))
+        for label, value in rows:
+            yield f"{f'{label}:':<28} {value}"
+        yield ""
+
+
+def _texts(found: Filter) -> list[tuple[str, str]]:
+    return [
+        ("Name", found.name),
+        ("VendorId", found.vendor_id),
+        ("ProductId", found.product_id),
+        ("Revision", found.revision),
+        ("Manufacturer", found.manufacturer),
+        ("Product", found.product),
+        ("Serial Number", found.serial_number),
+    ]

@@ -1,0 +1,194 @@
+"""Machines that run: ``headless``, ``startvm``, ``controlvm``."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import rusb
+from rusb.cli._common import run_async, say, set_up_logging, until_signal
+from rusb.cli._vbox_options import Option, UsageError, on_off
+from rusb.errors import ControlError, SettingsError
+from rusb.rdp.ports import check_ports
+from rusb.server.headless import Headless
+from rusb.server.machine.document import Document
+from rusb.server.machine.hardware import read_parts, to_hardware
+from rusb.server.machine.qemu_command import Hardware
+from rusb.server.machine.settings import Machine
+
+from ._common import ask_running, given, is_running, machine_of, registry
+
+__all__ = ["COMMANDS"]
+
+START_TIMEOUT = 40.0
+"""Seconds that ``startvm`` waits for a machine."""
+
+MAX_PROPERTIES = 16
+"""Times that ``-e`` may be given."""
+
+_STATES = {"on": True, "enable": True, "off": False, "disable": False}
+
+
+def headless(words: Sequence[str]) -> int:
+    """``headless --startvm NAME|UUID [--vrde on|off|config] [-e NAME=[VALUE]]``."""
+    options = (
+        Option("startvm", short="s"),
+        Option("vrde", short="v"),
+        Option("vrdp", instead="vrde"),
+        Option("vrde-property", short="e"),
+        Option("vrdeport", short="p"),
+        Option("vrdpport", instead="vrdeport"),
+        Option("vrdeaddress", short="a"),
+        Option("vrdpaddress", instead="vrdeaddress"),
+    )
+    found = given(words, options, count=0)
+    print(
+        f"rusb Headless Interface {rusb.__version__}\nReleased under the MIT licence.\n"
+    )
+    known = registry()
+    entry = known.find(found.need("startvm", "a machine's name or UUID"))
+    machine = machine_of(entry)
+    display = machine.remote_display
+    word = (found.last("vrde") or "config").lower()
+    if word not in (*_STATES, "config"):
+        raise UsageError(f"invalid value {word!r} of --vrde: on, off or config")
+    properties = dict(display.properties)
+    given_properties = [v for n, (v, *_) in found.options if n == "vrde-property"]
+    if len(given_properties) > MAX_PROPERTIES:
+        raise UsageError(f"at most {MAX_PROPERTIES} properties")
+    for text in given_properties:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} is not NAME=[VALUE]")
+        properties[name] = value
+    if port := found.last("vrdeport"):
+        properties["TCP/Ports"] = check_ports(port)
+    if address := found.last("vrdeaddress"):
+        properties["TCP/Address"] = address
+    machine.remote_display = replace(
+        display,
+        enabled=_STATES.get(word, display.enabled),
+        properties={n: v for n, v in properties.items() if v},
+        auth_library=display.auth_library or known.get_property("VRDEAuthLibrary"),
+    )
+    set_up_logging(0)
+    document = Document(entry.path.read_bytes(), str(entry.path))
+    parts = read_parts(document, entry.path.parent, machine.usb_controllers)
+    log = entry.path.parent / "Logs" / "VBox.log"
+    log.parent.mkdir(exist_ok=True)
+    return run_async(_run(machine, to_hardware(parts), log))
+
+
+async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
+    def report(text: str) -> None:
+        print(text, flush=True)
+
+    async with Headless(machine, hardware, log=str(log), report=report) as running:
+        await until_signal(running.wait_ended())
+    return 0
+
+
+def startvm(words: Sequence[str]) -> int:
+    """``startvm VM… --type headless``."""
+    found = given(words, (Option("type"),))
+    kind = found.last("type") or "gui"
+    if kind != "headless":
+        raise SettingsError(f"--type {kind}: rusb has no window; --type headless")
+    if not found.words:
+        raise UsageError("which machine?")
+    for name in found.words:
+        entry = registry().find(name)
+        machine_of(entry)
+        if is_running(entry.uuid):
+            raise ControlError(f"the machine {entry.name!r} is already running")
+        print(f'Waiting for VM "{entry.name}" to power on...')
+        _start(entry.uuid, entry.name)
+        print(f'VM "{entry.name}" has been successfully started.')
+    return 0
+
+
+def _start(uuid: str, name: str) -> None:
+    """Start ``rusb headless`` as a process of its own and wait for the machine."""
+    command = [sys.executable, "-m", "rusb", "headless", "--startvm", uuid]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        cwd="/" if "PYTHONPATH" not in os.environ else None,
+    )
+    deadline = time.monotonic() + START_TIMEOUT
+    while not is_running(uuid):
+        if process.poll() is not None:
+            assert process.stderr is not None
+            words = process.stderr.read().decode(errors="replace").strip()
+            raise ControlError(f"{name!r} did not start: {words}")
+        if time.monotonic() > deadline:
+            process.kill()
+            raise ControlError(f"{name!r} did not start within {START_TIMEOUT:g} s")
+        time.sleep(0.1)
+    process.returncode = 0  # it goes on without us
+
+
+_PLAIN = ("poweroff", "acpipowerbutton", "reset", "pause", "resume")
+_RENAMED = {"vrdp": "vrde", "vrdpport": "vrdeport", "vrdpproperty": "vrdeproperty"}
+_REFUSED = {
+    "savestate": "there is no saving of a machine's state",
+    "usbattach": "only devices of clients come in, by the machine's filters: usbfilter",
+    "usbdetach": "a device goes when its client or a filter lets it go: usbfilter",
+    "screenshotpng": "there is no picture of the guest's screen yet",
+    "teleport": "teleporting is not there yet",
+    "keyboardputscancode": "there is no keyboard of the guest yet",
+}
+
+
+def controlvm(words: Sequence[str]) -> int:
+    """``controlvm VM poweroff|acpipowerbutton|reset|pause|resume|vrde…``."""
+    found = given(words, ())
+    if len(found.words) < 2:
+        raise UsageError("controlvm VM COMMAND")
+    name, verb, *values = found.words
+    if verb in _RENAMED:
+        say(f"Warning: {verb} is deprecated; {_RENAMED[verb]} is its name now")
+        verb = _RENAMED[verb]
+    uuid = registry().find(name).uuid
+    if verb in _REFUSED:
+        raise SettingsError(f"controlvm {verb}: {_REFUSED[verb]}")
+    if verb in _PLAIN and not values:
+        ask_running(uuid, verb)
+        if verb == "poweroff":
+            _wait_off(uuid)
+        return 0
+    if len(values) != 1:
+        raise UsageError(f"controlvm VM {verb}: what?")
+    (value,) = values
+    match verb:
+        case "vrde":
+            ask_running(uuid, "vrde", enabled=on_off("vrde", value))
+        case "vrdeport":
+            ports = check_ports("3389" if value in ("default", "0") else value)
+            ask_running(uuid, "vrdeproperty", name="TCP/Ports", value=ports)
+        case "vrdeproperty":
+            key, equals, text = value.partition("=")
+            if not equals:
+                raise UsageError(f"{value!r} is not NAME=VALUE")
+            ask_running(uuid, "vrdeproperty", name=key, value=text)
+        case "vrdevideochannelquality":
+            key = "VideoChannel/Quality"
+            ask_running(uuid, "vrdeproperty", name=key, value=value)
+        case _:
+            raise UsageError(f"unknown command {verb!r}")
+    return 0
+
+
+def _wait_off(uuid: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while is_running(uuid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+COMMANDS = {"headless": headless, "startvm": startvm, "controlvm": controlvm}
