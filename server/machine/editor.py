@@ -190,6 +190,18 @@ class Editor:
         adapters = network.all("Adapter") if network else ()
         return next((a for a in adapters if a.attributes.get("slot") == slot), None)
 
+    def set_serial_file(self, path: str) -> None:
+        """Let the first serial port write to a file; empty: there is none."""
+        ports = self._children(("Machine", "Hardware", "UART"))
+        for port in ports:
+            if port.attributes.get("slot") == "0":
+                self.document.remove(port)
+                break
+        if path:
+            attributes = {"slot": "0", "enabled": "true", "IOBase": "0x3f8"}
+            attributes |= {"IRQ": "4", "hostMode": "RawFile", "path": path}
+            self.document.add(self._hardware("UART"), "Port", attributes)
+
     # ------------------------------------------------------- remote display ----
 
     def set_display(self, name: str, value: str | None) -> None:

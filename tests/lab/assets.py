@@ -36,7 +36,7 @@ class LabError(RuntimeError):
 
 
 def assets() -> Path:
-    """Return the cache folder, filled: ``vmlinux``, ``busybox``, ``modules/*.ko``.
+    """Return the cache folder, filled: ``vmlinux``, ``vmlinuz``, ``busybox``, ``modules/*.ko``.
 
     The first call takes some seconds and keeps 77 MB. Safe with several processes.
 
@@ -55,6 +55,8 @@ def assets() -> Path:
 
 def _is_filled(wanted: list[str]) -> bool:
     index = _CACHE / "index.json"
+    if not (_CACHE / "vmlinuz").exists():
+        return False
     return index.exists() and json.loads(index.read_text())["wanted"] == wanted
 
 
@@ -75,6 +77,7 @@ def _fill(work: Path, wanted: list[str]) -> None:
         shutil.copy(path, _CACHE / "modules" / f"{name}.ko")
     shutil.copy(root / "bin/busybox", _CACHE / "busybox")
     image = next(root.glob("boot/vmlinuz-*")).read_bytes()
+    (_CACHE / "vmlinuz").write_bytes(image)
     (_CACHE / "vmlinux").write_bytes(_extract_vmlinux(image))
     index = {"wanted": wanted, "depends": depends_of}
     (_CACHE / "index.json").write_text(json.dumps(index))

@@ -1,6 +1,7 @@
 """``modifyvm``: change a machine that does not run (filters.md 3.2)."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rusb.cli._vbox_options import Option, UsageError, on_off, unsigned
 from rusb.errors import SettingsError
@@ -91,6 +92,19 @@ def _usb(name: str, kind: str) -> Change:
     return _flag(name, lambda e, on: e.set_usb(kind, on))
 
 
+def _uart(base: str, irq: str) -> None:
+    """``--uart1 0x3F8 4``: where COM1 is anyway."""
+    if (base.lower(), irq) != ("0x3f8", "4"):
+        raise SettingsError(f"--uart1 {base} {irq}: COM1 is at 0x3F8 4")
+
+
+def _uart_mode(editor: Editor, mode: str, path: str) -> None:
+    """``--uartmode1 file PATH``."""
+    if mode != "file":
+        raise SettingsError(f"--uartmode1 {mode}: COM1 can only write to a file")
+    editor.set_serial_file(str(Path(path).absolute()))
+
+
 OPTIONS: dict[str, Change] = {
     "name": lambda e, v: e.set_attribute("name", v),
     "ostype": lambda e, v: e.set_attribute("OSType", v),
@@ -149,7 +163,8 @@ def modifyvm(words: Sequence[str]) -> int:
     """``modifyvm VM OPTION VALUE …``: all of it or nothing."""
     options = [Option(name) for name in (*OPTIONS, *REFUSED)]
     options += [Option(old, instead=new) for old, new in DEPRECATED.items()]
-    options.append(Option("usb-rename", values=2))
+    two = ("usb-rename", "uart1", "uartmode1")
+    options += [Option(name, values=2) for name in two]
     found = given(words, options, count=1)
     if not found.options:
         raise UsageError("nothing to change: give at least one option")
@@ -160,6 +175,10 @@ def modifyvm(words: Sequence[str]) -> int:
                 raise SettingsError(f"--{name}: {REFUSED[name]}")
             if name == "usb-rename":
                 editor.rename_usb(*values)
+            elif name == "uart1":
+                _uart(*values)
+            elif name == "uartmode1":
+                _uart_mode(editor, *values)
             else:
                 OPTIONS[name](editor, values[0])
 

@@ -1,0 +1,220 @@
+"""The step-by-step section of VirtualBox's manual, its commands typed as printed there.
+
+Only the medium differs: a small Linux instead of Windows. The programs are reached by
+their old names, which ``rusb aliases`` makes.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.assets import GUEST, LabError, assets, initramfs
+from tests.lab.peers import wait
+from tests.lab.rusbserver import CHECKOUT
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+INIT = """#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+while read m; do insmod /m/$m.ko; done </m/order
+echo SYSTEM IS UP >/dev/ttyS0
+while true; do sleep 1; done
+"""
+
+MENU = """default linux
+label linux
+  kernel /vmlinuz
+  append initrd=/initrd console=ttyS0 panic=-1
+"""
+
+ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
+LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
+
+
+@pytest.fixture(scope="module")
+def iso(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CD that boots a Linux, which talks on its serial port."""
+    if not (ISOLINUX.exists() and LDLINUX.exists() and shutil.which("xorriso")):
+        reason = "needs: apt-get install isolinux syslinux-common xorriso"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("iso")
+    tree = folder / "tree"
+    tree.mkdir()
+    shutil.copy(ISOLINUX, tree)
+    shutil.copy(LDLINUX, tree)
+    shutil.copy(assets() / "vmlinuz", tree / "vmlinuz")
+    initramfs(tree / "initrd", GUEST, INIT, {})
+    (tree / "isolinux.cfg").write_text(MENU)
+    command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(folder / "linux.iso")]
+    command += ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"]
+    command += ["-boot-load-size", "4", "-boot-info-table", str(tree)]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    return folder / "linux.iso"
+
+
+class Shell:
+    """Runs commands of the manual in a folder and a home of their own."""
+
+    def __init__(self, folder: Path, runtime: str) -> None:
+        self.folder = folder
+        programs = folder / "bin"
+        command = [sys.executable, "-m", "rusb", "aliases", str(programs)]
+        subprocess.run(command, check=True, cwd=CHECKOUT, timeout=30)
+        self.env = {
+            **os.environ,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "XDG_DATA_HOME": str(folder / "data"),
+            "RUSB_STATE": str(folder / "state"),
+            "RUSB_RUNTIME": runtime,
+            "RUSB_ACCEL": "tcg",
+        }
+
+    def __call__(self, line: str, status: int = 0) -> str:
+        """Run a line; return what it printed."""
+        done = subprocess.run(
+            shlex.split(line),
+            env=self.env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == status, f"{line}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def start(self, line: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a line that goes on."""
+        output = self.folder / f"{shlex.split(line)[0]}.out"
+        with open(output, "wb") as file:
+            return subprocess.Popen(
+                shlex.split(line),
+                env=self.env | env,
+                cwd=self.folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def said(self, program: str) -> str:
+        """What a started program has printed."""
+        return (self.folder / f"{program}.out").read_text(errors="replace")
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        yield Shell(tmp_path, runtime)
+
+
+def test_the_manual_step_by_step(shell: Shell, iso: Path) -> None:
+    serial = shell.folder / "serial.log"
+
+    said = shell(
+        'VBoxManage createvm --name "Windows XP" --ostype WindowsXP --register'
+    )
+    assert "is created and registered" in said
+    shell(
+        'VBoxManage modifyvm "Windows XP" --memory 256 --acpi on --boot1 dvd --nic1 nat'
+    )
+    shell('VBoxManage createhd --filename "WinXP.vdi" --size 10000')
+    shell(
+        'VBoxManage storagectl "Windows XP" --name "IDE Controller"'
+        " --add ide --controller PIIX4"
+    )
+    shell(
+        'VBoxManage storageattach "Windows XP" --storagectl "IDE Controller"'
+        ' --port 0 --device 0 --type hdd --medium "WinXP.vdi"'
+    )
+    shell(
+        'VBoxManage storageattach "Windows XP" --storagectl "IDE Controller"'
+        f" --port 0 --device 1 --type dvddrive --medium {iso}"
+    )
+    # what the chapter's other sections add: remote USB, a port list, a serial log
+    shell(
+        'VBoxManage modifyvm "Windows XP" --usbxhci on --vrdeport 42100-42199'
+        " --vrdeaddress 127.0.0.1"
+    )
+    shell(f'VBoxManage modifyvm "Windows XP" --uart1 0x3F8 4 --uartmode1 file {serial}')
+    shell(
+        'VBoxManage usbfilter add 0 --target "Windows XP" --name Sticks'
+        " --product '*Flash*' --remote yes"
+    )
+
+    headless = shell.start('VBoxHeadless --startvm "Windows XP" --vrde on')
+    try:
+        _use(shell, serial)
+        shell('VBoxManage controlvm "Windows XP" poweroff')
+        assert headless.wait(30) == 0
+    finally:
+        headless.kill()
+        headless.wait()
+    assert shell("VBoxManage list runningvms") == ""
+    log = shell.folder / "data/rusb/VirtualBox VMs/Windows XP/Logs/VBox.log"
+    for text in ("++++ Vendor 1209. Product 0001", "VUSB: Attached", "VUSB: Detached"):
+        assert text in log.read_text()
+
+
+def _use(shell: Shell, serial: Path) -> None:
+    """Wait for the guest, plug a stick in, pull it out."""
+
+    def kernel() -> str:
+        return serial.read_text(errors="replace") if serial.exists() else ""
+
+    def story() -> str:
+        return shell.said("VBoxHeadless") + kernel()[-2000:]
+
+    wait(lambda: "listening on port" in shell.said("VBoxHeadless"), "VRDE", story)
+    match = re.search(r"listening on port (\d+)", shell.said("VBoxHeadless"))
+    if match is None:
+        raise LabError(story())
+    port = match[1]
+    assert f"vrdeport={port}" in shell(
+        'VBoxManage showvminfo "Windows XP" --machinereadable'
+    )
+    assert '"Windows XP"' in shell("VBoxManage list runningvms")
+    wait(lambda: "SYSTEM IS UP" in kernel(), "the guest's kernel", story, 90)
+    client = shell.start(
+        f"rdesktop-vrdp -r usb -a 16 -N 127.0.0.1:{port}",
+        RUSB_BACKENDS="emulated:flash-drive,keyboard",
+    )
+    try:
+        found = "New USB device found, idVendor=1209, idProduct=0001"
+        wait(lambda: found in kernel(), "the stick", story, 40)
+        wait(lambda: "Direct-Access" in kernel(), "its disk", story, 40)
+        assert "idProduct=0002" not in kernel()  # no filter admits the keyboard
+        attached = shell('VBoxManage showvminfo "Windows XP"')
+        assert "Flash Drive" in attached.partition("Currently Attached")[2]
+    finally:
+        client.send_signal(signal.SIGTERM)
+        client.wait(20)
+    wait(lambda: "USB disconnect" in kernel(), "the stick's end", story, 40)
+
+
+def test_start_and_stop_by_name(shell: Shell) -> None:
+    shell("VBoxManage createvm --name Small --register")
+    shell("VBoxManage modifyvm Small --memory 32 --vrde off --usb on")
+    assert "power on" in shell("VBoxManage startvm Small --type headless")
+    shell("VBoxManage modifyvm Small --memory 64", status=1)
+    assert "already running" in shell("VBoxManage startvm Small --type headless", 1)
+    shell("VBoxManage unregistervm Small --delete", status=2)
+    shell("VBoxManage controlvm Small pause")
+    assert 'VMState="paused"' in shell("VBoxManage showvminfo Small --machinereadable")
+    shell("VBoxManage controlvm Small resume")
+    shell("VBoxManage controlvm Small poweroff")
+    time.sleep(0.2)
+    shell("VBoxManage unregistervm Small --delete")
+    assert shell("VBoxManage list vms") == ""
