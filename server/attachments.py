@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from rusb.errors import GuestError, ParseError
 from rusb.usb.descriptors import (
@@ -21,9 +22,8 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, Feature, Request
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
-from rusb.wire.base import GuestSide
 
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "DeviceCalls"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,21 @@ _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 
 
+class DeviceCalls(Protocol):
+    """What an attachment asks of a device: calls of the wire's ``GuestSide``."""
+
+    def open_device(self, device: int) -> None: ...
+    def close_device(self, device: int) -> None: ...
+    def reset_device(self, device: int) -> None: ...
+    def set_configuration(self, device: int, value: int) -> None: ...
+    def claim_interface(self, device: int, interface: int) -> None: ...
+    def release_interface(self, device: int, interface: int) -> None: ...
+    def set_interface(self, device: int, interface: int, alternate: int) -> None: ...
+    def clear_halt(self, device: int, endpoint: int) -> None: ...
+    def submit_urb(self, device: int, urb: Urb, *, now: float) -> None: ...
+    def cancel_urb(self, device: int, urb_id: int) -> None: ...
+
+
 class Attachment:
     """A device of one client, opened for the guest; see AttachedDevice.
 
@@ -52,7 +67,7 @@ class Attachment:
         info: what the client announced.
         name: unique among everything attached to the guest, ``usb-3``.
         number: likewise unique; becomes ``info.id``.
-        core: the wire towards the client.
+        core: the wire towards the client, or what stands for it.
         move: sends what the core has to send.
         now: the loop's clock.
     """
@@ -63,7 +78,7 @@ class Attachment:
         *,
         name: str,
         number: int,
-        core: GuestSide,
+        core: DeviceCalls,
         move: Callable[[], None],
         now: Callable[[], float],
     ) -> None:

@@ -11,13 +11,23 @@ import json
 import logging
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from rusb.errors import ControlError, RusbError
+from rusb.usb.device import DeviceInfo
 
-__all__ = ["Command", "ControlServer", "call", "control_path", "runtime_folder"]
+__all__ = [
+    "Command",
+    "ControlServer",
+    "call",
+    "control_path",
+    "describe_device",
+    "is_held",
+    "runtime_folder",
+]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +46,9 @@ IDLE_TIMEOUT = 30.0
 
 ANSWER_TIMEOUT = 60.0
 """Seconds that a caller waits; changing what clients see may drop and detach them."""
+
+HOLD_TIMEOUT, HOLD_POLL = 0.3, 0.02
+"""Seconds to try for the lock; :func:`is_held` takes it for a moment."""
 
 Command: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[object]]
 """Takes the arguments, returns what JSON can hold; a RusbError is told the caller."""
@@ -83,6 +96,37 @@ def control_path(uuid: str) -> Path:
     return runtime_folder() / f"{uuid.strip('{}').lower()}.control"
 
 
+def describe_device(info: DeviceInfo) -> dict[str, object]:
+    """Return a device as it travels over the socket."""
+    return {
+        "vendor_id": info.vendor_id,
+        "product_id": info.product_id,
+        "revision": info.bcd_device,
+        "manufacturer": info.manufacturer or "",
+        "product": info.product or "",
+        "serial": info.serial or "",
+        "port": info.port,
+    }
+
+
+def is_held(path: Path) -> bool:
+    """Does a process hold the machine, running or about to?
+
+    Raises:
+        ControlError: the lock cannot be looked at.
+    """
+    try:
+        with path.with_suffix(".lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise ControlError(f"cannot open the lock of {path}: {error}") from error
+    return False
+
+
 class ControlServer:
     """Holds a machine: one process at a time, which others can talk to.
 
@@ -105,15 +149,19 @@ class ControlServer:
             ControlError: another process has it; the message says which.
         """
         lock = self.path.with_suffix(".lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        deadline = time.monotonic() + HOLD_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() < deadline:  # perhaps somebody only looks at it
+                    time.sleep(HOLD_POLL)
+                    continue
             lock.seek(0)
             owner = lock.read(20).strip() or "unknown"
             lock.close()
-            raise ControlError(
-                f"the machine is already running, in process {owner}"
-            ) from None
+            raise ControlError(f"the machine is already running, in process {owner}")
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from rusb.errors import ControlError, GuestError, RusbError
 from rusb.usb.device import clean_text
 
 from .config import ServerConfig
-from .control import ControlServer, control_path
+from .control import ControlServer, control_path, describe_device
 from .guests._qmp import Monitor
 from .guests.qemu import QemuGuest
+from .hostusb import HostDevice, HostPlugs, HostUsb
 from .listener import Server
 from .machine.qemu_command import Hardware, qemu_command
 from .machine.release_log import ReleaseLog
@@ -37,11 +38,17 @@ MAX_WORDS = 20
 """Lines of QEMU's that are kept for a message about its end."""
 
 
+_NO_CONTROLLER = (
+    "the machine has no USB controller; power it off and say: modifyvm … --usb-xhci on"
+)
+
 _NOBODY: dict[str, object] = {
     "clients": [],
     "clients_so_far": 0,
+    "last": None,
+    "sent_total": 0,
+    "received_total": 0,
     "remote": [],
-    "attached": [],
 }
 """What :meth:`Server.describe` says without a server."""
 
@@ -54,6 +61,7 @@ class Headless:
         hardware: what it is made of.
         log: path of ``VBox.log``.
         report: gets a line for everything a user at the terminal wants to know.
+        host_usb: finds the devices of this machine, for ``usbattach``.
         state: folder of the self-made certificate; None: the user's.
     """
 
@@ -64,6 +72,7 @@ class Headless:
         *,
         log: str,
         report: Callable[[str], None],
+        host_usb: Callable[[], HostUsb] | None = None,
         state: Path | None = None,
     ) -> None:
         self.machine = machine
@@ -71,7 +80,10 @@ class Headless:
         self._report = report
         self._state = state
         path = control_path(machine.uuid)
-        self._monitors = [path.with_suffix(".qmp"), path.with_suffix(".qmp-usb")]
+        # QEMU serves one client per monitor: ourselves, the server, host devices
+        self._monitors = [path.with_suffix(f".qmp{n}") for n in ("", "-usb", "-host")]
+        self._host_usb = host_usb
+        self._plugs: HostPlugs | None = None
         self._control = ControlServer(path, self._commands())
         self._control.hold()
         self._log = ReleaseLog(log)
@@ -80,6 +92,7 @@ class Headless:
         self._reading: asyncio.Task[None] | None = None
         self._monitor: Monitor | None = None
         self._server: Server | None = None
+        self._port = -1  # 0: the server did not start (vrdp-server.md 5.3)
         self._changing = asyncio.Lock()
         self._is_over = asyncio.Event()
         self._started = time.time()
@@ -102,6 +115,9 @@ class Headless:
     async def aclose(self) -> None:
         """Power off, disconnect everybody, let go of the machine. Idempotent."""
         await self._stop_server()
+        plugs, self._plugs = self._plugs, None
+        if plugs is not None:
+            await plugs.aclose()
         await self._stop_qemu()
         await self._control.aclose()
         for path in self._monitors:
@@ -125,7 +141,7 @@ class Headless:
             try:
                 await self._start_server()
             except RusbError as error:  # the machine runs anyhow (vrdp-server.md 5.2)
-                self._log.write(f"VRDP: the server did not start: {error}")
+                self._log.write(f"VRDE: Warning: failed to launch VRDE server: {error}")
                 self._report(f"VRDE server failed to start: {error}")
         await self._control.start()
 
@@ -218,12 +234,13 @@ class Headless:
         config = ServerConfig(self.machine, state=self._state)
         guest = QemuGuest(str(self._monitors[1]))
         server = Server(config, guest=guest, log=self._log)
+        self._port = 0
         await server.start()
-        self._server = server
+        self._server, self._port = server, server.port
         self._report(f"VRDE server is listening on port {server.port}.")
 
     async def _stop_server(self) -> None:
-        server, self._server = self._server, None
+        server, self._server, self._port = self._server, None, -1
         if server is not None:
             await server.aclose()
             self._report("VRDE server is inactive.")
@@ -241,6 +258,8 @@ class Headless:
             "vrde": self._set_vrde,
             "vrdeproperty": self._set_property,
             "reload": self._reload,
+            "usbattach": self._usbattach,
+            "usbdetach": self._usbdetach,
         }
 
     def _tell(self, command: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -283,6 +302,24 @@ class Headless:
                 await self._stop_server()
                 await self._start_server()
 
+    async def _usbattach(self, arguments: Mapping[str, Any]) -> str:
+        """Plug in a device of this machine; return its name."""
+        if self._plugs is None:
+            if self._host_usb is None:
+                raise ControlError("devices of this machine cannot be reached")
+            if not self.machine.usb_controllers:
+                raise ControlError(_NO_CONTROLLER)
+            guest = QemuGuest(str(self._monitors[2]))
+            self._plugs = HostPlugs(self._host_usb(), guest, self._log)
+        return str((await self._plugs.attach(str(arguments["device"]))).info)
+
+    async def _usbdetach(self, arguments: Mapping[str, Any]) -> None:
+        """Give a device of this machine back."""
+        text = str(arguments["device"])
+        if self._plugs is None:
+            raise ControlError(f"no device {text} of this machine is attached")
+        await self._plugs.detach(text)
+
     async def _reload(self, arguments: Mapping[str, Any]) -> None:
         """Take filters and extra data from the settings as they are now."""
         if self.machine.path is None:
@@ -304,8 +341,18 @@ class Headless:
             "state": state,
             "process": os.getpid(),
             "started": self._started,
-            "vrdeport": self._server.port if self._server else -1,
+            "vrdeport": self._port,
+            "display": asdict(self.machine.remote_display),
+            "host": [_row(d) for d in self._plugs.devices()] if self._plugs else [],
         } | (self._server.describe() if self._server else _NOBODY)
+
+
+def _row(device: HostDevice) -> dict[str, object]:
+    """A device of this machine as ``showvminfo`` wants it."""
+    return describe_device(device.info) | {
+        "uuid": device.uuid,
+        "address": device.address,
+    }
 
 
 def _ignore_event(name: str, data: Mapping[str, object]) -> None:

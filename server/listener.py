@@ -6,6 +6,7 @@ import itertools
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,6 +116,8 @@ class Server:
         self._client_numbers = itertools.count(1)
         self._complaints = 0
         self._logons = 0
+        self._last: dict[str, object] | None = None
+        self._totals = {"sent": 0, "received": 0}
         self._is_closed = False
         self._is_screen_due = False
 
@@ -166,14 +169,17 @@ class Server:
             self.log.close()
 
     def describe(self) -> dict[str, object]:
-        """Who is connected with what, in the words of ``showvminfo``."""
+        """Who is connected with what: what ``showvminfo`` shows (filters.md 3.7)."""
         sessions = sorted(self._sessions, key=lambda session: session.number)
-        rows = [row for session in sessions for row in session.describe_devices()]
+        clients = [s.describe() for s in sessions if s.is_logged_on]
+        now = {k: sum(int(str(c[k])) for c in clients) for k in ("sent", "received")}
         return {
-            "clients": [s.describe() for s in sessions if s.is_logged_on],
+            "clients": clients,
             "clients_so_far": self._logons,
-            "remote": [row for row, _ in rows],
-            "attached": [row for row, is_attached in rows if is_attached],
+            "last": self._last,
+            "sent_total": self._totals["sent"] + now["sent"],
+            "received_total": self._totals["received"] + now["received"],
+            "remote": [row for s in sessions for row in s.describe_devices()],
         }
 
     def set_filters(self, filters: Sequence[Filter]) -> None:
@@ -215,11 +221,11 @@ class Server:
         """Apply the single-connection rule (vrdp-server.md 4.1), and a limit."""
         display = self.machine.remote_display
         others = [s for s in self._sessions if s is not session and s.is_logged_on]
-        self._logons += 1
         if len(others) >= MAX_CLIENTS:
             self.log.write(f"AUTH: {MAX_CLIENTS} clients are connected. Access denied.")
             return False
         if display.allow_multi_connection or not others:
+            self._logons += 1
             return True
         if not display.reuse_single_connection:
             self.log.write("AUTH: Multiple connections are not enabled. Access denied.")
@@ -229,6 +235,7 @@ class Server:
         )
         for other in others:
             other.disconnect(_STOPPED)
+        self._logons += 1
         return True
 
     def devices_changed(self) -> None:
@@ -238,8 +245,12 @@ class Server:
             asyncio.get_running_loop().call_soon(self._show_status)
 
     def session_ended(self, session: ServerSession) -> None:
-        """Forget it."""
+        """Forget it, but for what showvminfo tells of the last one."""
         self._sessions.discard(session)
+        if session.was_logged_on:
+            self._last = session.describe() | {"ended": time.time()}
+            for key in self._totals:
+                self._totals[key] += int(str(self._last[key]))
 
     # ------------------------------------------------------------- our own ----
 

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import secrets
+import time
+import uuid
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,6 +22,7 @@ from rusb.wire import base as wire
 
 from .attachments import Attachment
 from .auth import Authenticator, Request, asked_line, decision_line
+from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
 from .machine.settings import FEATURES, Machine
@@ -79,6 +82,7 @@ class _Device:
 
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
+        self.uuid = str(uuid.uuid4())
         self.plugged: Attachment | None = None
         self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
         self.unlisted = asyncio.Event()
@@ -148,6 +152,7 @@ class ServerSession:
         self._attached: dict[int, Attachment] = {}
         self._client: rdp.ClientDescription | None = None
         self._user = rdp.Credentials("", "", "", 0)
+        self._since, self._address, self._is_tls = 0.0, "", False
         self._is_welcome = False
         self._is_granted = False
         self._disabled: set[str] = set()
@@ -166,6 +171,11 @@ class ServerSession:
     def is_logged_on(self) -> bool:
         """Did the client pass logon, and is it still there?"""
         return self._client is not None and not self._is_ending
+
+    @property
+    def was_logged_on(self) -> bool:
+        """Did the client pass logon?"""
+        return self._client is not None
 
     @property
     def attached(self) -> list[Attachment]:
@@ -193,32 +203,30 @@ class ServerSession:
             self.stream.flush()
 
     def describe(self) -> dict[str, object]:
-        """Who it is, in the words of ``showvminfo`` (filters.md 3.7)."""
+        """Who it is: what ``showvminfo`` shows of a client (filters.md 3.7)."""
         assert self._client is not None
         return {
-            "User name": self._user.user,
-            "Domain": self._user.domain,
-            "Client name": self._client.name,
-            "Client IP": self.stream.peer,
-            "Client version": self._client.build,
-            "Sent": f"{self.stream.bytes_sent}Bytes",
-            "Received": f"{self.stream.bytes_received}Bytes",
+            "user": self._user.user,
+            "domain": self._user.domain,
+            "name": self._client.name,
+            "address": self._address,
+            "build": self._client.build,
+            "is_tls": self._is_tls,
+            "since": self._since,
+            "sent": self.stream.bytes_sent,
+            "received": self.stream.bytes_received,
         }
 
-    def describe_devices(self) -> list[tuple[dict[str, object], bool]]:
-        """The client's devices, and whether each is in the guest (filters.md 3.7)."""
+    def describe_devices(self) -> list[dict[str, object]]:
+        """The client's devices; ``attached`` says whether the guest has each."""
         return [
-            (
-                {
-                    "VendorId": f"0x{d.info.vendor_id:04x} ({d.info.vendor_id:04X})",
-                    "ProductId": f"0x{d.info.product_id:04x} ({d.info.product_id:04X})",
-                    "Manufacturer": d.info.manufacturer or "",
-                    "Product": d.info.product or "",
-                    "SerialNumber": d.info.serial or "",
-                    "Address": f"REMOTEUSB0x{d.info.id:08X}&0x{self.number:08X}",
-                },
-                d.plugged is not None,
-            )
+            describe_device(d.info)
+            | {
+                "uuid": d.uuid,
+                "address": f"REMOTEUSB0x{d.info.id:08X}&0x{self.number:08X}",
+                "attached": d.plugged is not None,
+                "verdict": d.verdict,
+            }
             for d in self._devices.values()
         ]
 
@@ -360,6 +368,8 @@ class ServerSession:
             self._refuse()
             return
         self._client, self._user = event.client, event.credentials
+        self._since = time.time()
+        self._address, self._is_tls = self.stream.peer, self.stream.is_tls
         self._log_switches()
         self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._is_late)
         self._rdp.accept_logon()

@@ -115,6 +115,12 @@ class RdpStream(asyncio.Protocol):
         return self.transport.get_write_buffer_size()
 
     @property
+    def is_tls(self) -> bool:
+        """Does TLS secure it now?"""
+        found = self.transport and self.transport.get_extra_info("ssl_object")
+        return found is not None
+
+    @property
     def peer(self) -> str:
         """Address of the other end; empty before and after."""
         found = self.transport and self.transport.get_extra_info("peername")

@@ -36,7 +36,7 @@ class LabError(RuntimeError):
 
 
 def assets() -> Path:
-    """Return the cache folder, filled: ``vmlinux``, ``vmlinuz``, ``busybox``, ``modules/*.ko``.
+    """Return the cache folder: ``vmlinux``, ``vmlinuz``, ``busybox``, ``modules/*.ko``.
 
     The first call takes some seconds and keeps 77 MB. Safe with several processes.
 

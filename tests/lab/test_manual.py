@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,7 @@ class Shell:
             "RUSB_STATE": str(folder / "state"),
             "RUSB_RUNTIME": runtime,
             "RUSB_ACCEL": "tcg",
+            "RUSB_BACKENDS": "emulated:serial",  # what is plugged in at the server
         }
 
     def __call__(self, line: str, status: int = 0) -> str:
@@ -154,7 +155,7 @@ def test_the_manual_step_by_step(shell: Shell, iso: Path) -> None:
         " --product '*Flash*' --remote yes"
     )
 
-    headless = shell.start('VBoxHeadless --startvm "Windows XP" --vrde on')
+    headless = shell.start('VBoxHeadless --startvm "Windows XP"')
     try:
         _use(shell, serial)
         shell('VBoxManage controlvm "Windows XP" poweroff')
@@ -195,13 +196,47 @@ def _use(shell: Shell, serial: Path) -> None:
         found = "New USB device found, idVendor=1209, idProduct=0001"
         wait(lambda: found in kernel(), "the stick", story, 40)
         wait(lambda: "Direct-Access" in kernel(), "its disk", story, 40)
-        assert "idProduct=0002" not in kernel()  # no filter admits the keyboard
+        keyboard = "idVendor=1209, idProduct=0002"
+        assert keyboard not in kernel()  # no filter admits it
         attached = shell('VBoxManage showvminfo "Windows XP"')
-        assert "Flash Drive" in attached.partition("Currently Attached")[2]
+        available, _, attached = attached.partition("Currently Attached")
+        assert "Flash Drive" in attached
+        assert "Keyboard" in available
+        why = shell('VBoxManage usbfilter explain "Windows XP" 1209:0002')
+        assert "product wanted *Flash*, found Keyboard" in why
+        cure = re.search(r"usbfilter add .*--remote yes", why)
+        assert cure is not None
+        shell(f"VBoxManage {cure[0]}")
+        wait(lambda: keyboard in kernel(), "the keyboard", story, 40)
     finally:
         client.send_signal(signal.SIGTERM)
         client.wait(20)
-    wait(lambda: "USB disconnect" in kernel(), "the stick's end", story, 40)
+    wait(lambda: kernel().count("USB disconnect") == 2, "their end", story, 40)
+    _use_a_device_of_the_host(shell, kernel, story)
+
+
+def _use_a_device_of_the_host(
+    shell: Shell, kernel: Callable[[], str], story: Callable[[], str]
+) -> None:
+    """``controlvm usbattach`` plugs a device of the server's machine in."""
+    address = re.search(r"Address: +(\S+)", shell("VBoxManage list usbhost"))
+    assert address is not None
+    before = kernel().count("idVendor=1209, idProduct=0003")
+    shell(f'VBoxManage controlvm "Windows XP" usbattach {address[1]}')
+    wait(
+        lambda: kernel().count("idVendor=1209, idProduct=0003") > before,
+        "the serial port",
+        story,
+        40,
+    )
+    again = shell(f'VBoxManage controlvm "Windows XP" usbattach {address[1]}', 1)
+    assert "attached already" in again
+    attached = shell('VBoxManage showvminfo "Windows XP" --machinereadable')
+    assert "USBAttachProductId1=0x0003" in attached
+    shell(f'VBoxManage controlvm "Windows XP" usbdetach {address[1]}')
+    wait(lambda: kernel().count("USB disconnect") == 3, "its end", story, 40)
+    gone = shell(f'VBoxManage controlvm "Windows XP" usbdetach {address[1]}', 1)
+    assert "no device" in gone
 
 
 def test_start_and_stop_by_name(shell: Shell) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rusb.cli._vbox_options import Given, Option, UsageError, parse
 from rusb.errors import ControlError, SettingsError
-from rusb.server.control import call, control_path
+from rusb.server.control import call, control_path, is_held
 from rusb.server.machine.editor import Editor
 from rusb.server.machine.registry import Entry, Registry
 from rusb.server.machine.settings import Machine
@@ -17,6 +17,7 @@ __all__ = [
     "change_stopped",
     "given",
     "is_running",
+    "live_state",
     "machine_of",
     "registry",
     "say_changed",
@@ -66,13 +67,18 @@ def ask_running(uuid: str, command: str, **arguments: object) -> Any:
     return asyncio.run(call(control_path(uuid), command, **arguments))
 
 
-def is_running(uuid: str) -> bool:
-    """Does the machine run?"""
+def live_state(uuid: str) -> dict[str, Any] | None:
+    """The state of a running machine; None: it does not run."""
     try:
-        ask_running(uuid, "info")
+        state: dict[str, Any] = ask_running(uuid, "info")
     except ControlError:
-        return False
-    return True
+        return None
+    return state
+
+
+def is_running(uuid: str) -> bool:
+    """Does the machine run, or is it being started or stopped?"""
+    return is_held(control_path(uuid))
 
 
 def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
@@ -94,5 +100,5 @@ def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
 
 def say_changed(uuid: str) -> None:
     """Let a running machine read its filters and extra data again."""
-    if is_running(uuid):
+    if live_state(uuid) is not None:
         ask_running(uuid, "reload")

@@ -1,19 +1,21 @@
 """``showvminfo``: what a machine is, and how it runs (filters.md 3.7)."""
 
+import datetime
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rusb.cli._vbox_options import Option
-from rusb.errors import ControlError
-from rusb.filters.store import to_attributes
+from rusb.filters.store import read_number, to_attributes
 from rusb.server.machine.document import Document
 from rusb.server.machine.hardware import Parts, read_parts
 from rusb.server.machine.registry import Entry
-from rusb.server.machine.settings import Machine
+from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.usb.device import clean_text
 
-from ._common import ask_running, given, machine_of, registry
-from ._lists import filter_lines
+from ._common import given, live_state, machine_of, registry
+from ._lists import filter_lines, revision
 
 __all__ = ["COMMANDS"]
 
@@ -27,6 +29,16 @@ PROPERTIES = (
     *("Security/CACertificate", "Audio/RateCorrectionMode", "Audio/LogPath"),
 )
 """VRDE properties that are shown, set or not (vrdp-server.md 4.5)."""
+
+_AVAILABLE = "Available remote USB devices:"
+_ATTACHED = "Currently Attached USB Devices:"
+
+_DEVICE_TEXTS = {
+    "Manufacturer": "manufacturer",
+    "Product": "product",
+    "SerialNumber": "serial",
+    "Address": "address",
+}
 
 _FILTER_KEYS = {
     "Name": "name",
@@ -52,10 +64,9 @@ def showvminfo(words: Sequence[str]) -> int:
     machine = machine_of(entry)
     document = Document(entry.path.read_bytes(), str(entry.path))
     parts = read_parts(document, entry.path.parent, machine.usb_controllers)
-    try:
-        live = ask_running(entry.uuid, "info")
-    except ControlError:
-        live = None
+    live = live_state(entry.uuid)
+    if live is not None:  # its command line may have other settings
+        machine.remote_display = RemoteDisplay(**live["display"])
     if found.has("json"):
         print(json.dumps(_object(entry, machine, parts, live), indent=2))
     elif found.has("machinereadable"):
@@ -142,38 +153,118 @@ def _display_lines(machine: Machine, live: dict[str, Any] | None) -> Iterator[st
     )
     if live is not None and live["vrdeport"] > 0:
         yield _row("VRDE port", live["vrdeport"])
-    video = display.property("VideoChannel/Enabled").lower() in ("true", "1")
-    quality = display.property("VideoChannel/Quality") or "75"
-    yield _row(
-        "Video redirection", f"enabled (Quality {quality})" if video else "disabled"
-    )
+    video = _video_quality(machine)
+    text = "disabled" if video is None else f"enabled (Quality {video})"
+    yield _row("Video redirection", text)
     for name in PROPERTIES:
         value = display.properties.get(name)
         text = f'"{value}"' if value else "<not set>"
         yield f"{'VRDE property':<28}: {name:<10} = {text}"
 
 
+def _video_quality(machine: Machine) -> str | None:
+    """The quality of the video channel; None: it is off (filters.md 2.5)."""
+    display = machine.remote_display
+    if display.property("VideoChannel/Enabled").lower() not in ("true", "1"):
+        return None
+    number = read_number(display.property("VideoChannel/Quality")) or 75
+    return str(min(max(number, 10), 100))
+
+
+def _live_devices(live: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield heading, key and device for those that are available or attached."""
+    for device in live["remote"]:
+        if not device["attached"]:
+            yield _AVAILABLE, "USBRemote", device
+    for device in live["remote"]:
+        if device["attached"]:
+            yield _ATTACHED, "USBAttach", device
+    for device in live["host"]:
+        yield _ATTACHED, "USBAttach", device
+
+
 def _device_lines(live: dict[str, Any]) -> Iterator[str]:
-    for title, key in (
-        ("Available remote USB devices:", "remote"),
-        ("Currently Attached USB Devices:", "attached"),
-    ):
+    rows = list(_live_devices(live))
+    for title in (_AVAILABLE, _ATTACHED):
         yield title
         yield ""
-        for device in live[key]:
-            for label, value in device.items():
-                yield _row(label, value)
+        devices = [device for heading, _, device in rows if heading == title]
+        for device in devices:
+            vendor, product = device["vendor_id"], device["product_id"]
+            yield _row("UUID", device["uuid"])
+            yield _row("VendorId", f"0x{vendor:04x} ({vendor:04X})")
+            yield _row("ProductId", f"0x{product:04x} ({product:04X})")
+            yield _row("Revision", revision(device["revision"]))
+            for label, key in _DEVICE_TEXTS.items():
+                if text := clean_text(device[key]):
+                    yield _row(label, text)
             yield ""
-        if not live[key]:
+        if not devices:
             yield "<none>"
             yield ""
-    clients = live["clients"]
-    yield _row("VRDE Connection", "active" if clients else "not active")
+    yield _row("VRDE Connection", "active" if live["clients"] else "not active")
     yield _row("Clients so far", live["clients_so_far"])
+    clients = live["clients"] or [live["last"]] * (live["last"] is not None)
     for client in clients:
-        for label, value in client.items():
+        yield ""
+        for label, _, value in _client_rows(client, live):
             yield _row(label, value)
     yield ""
+
+
+def _client_rows(
+    client: dict[str, Any], live: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield label, key and value of what is known of a client (filters.md 3.7)."""
+    ended = client.get("ended")
+    if ended is None:
+        yield "Start time", "VRDEStartTime", _time(client["since"])
+    else:
+        yield "Last started", "VRDELastStartTime", _time(client["since"])
+        yield "Last ended", "VRDELastEndTime", _time(ended)
+    seconds = max((ended or time.time()) - client["since"], 1)
+    sent, received = client["sent"], client["received"]
+    yield "Sent", "VRDEBytesSent", f"{sent}Bytes"
+    yield "Average speed", "VRDEThroughputSend", f"{sent / seconds:.0f}B/s"
+    yield "Sent total", "VRDEBytesSentTotal", f"{live['sent_total']}Bytes"
+    yield "Received", "VRDEBytesReceived", f"{received}Bytes"
+    yield "Speed", "VRDEThroughputReceive", f"{received / seconds:.0f}B/s"
+    total = live["received_total"]
+    yield "Received total", "VRDEBytesReceivedTotal", f"{total}Bytes"
+    if ended is None:
+        yield "User name", "VRDEUserName", clean_text(client["user"])
+        yield "Domain", "VRDEDomain", clean_text(client["domain"])
+        yield "Client name", "VRDEClientName", clean_text(client["name"])
+        yield "Client IP", "VRDEClientIP", client["address"]
+        yield "Client version", "VRDEClientVersion", str(client["build"])
+        kind = "RDP5 (X.509)" if client["is_tls"] else "RDP4"
+        yield "Encryption", "VRDEEncryption", kind
+
+
+def _time(seconds: float) -> str:
+    when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return when.strftime("%Y/%m/%d %H:%M:%S UTC")
+
+
+def _live_pairs(live: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a running machine adds to the form for programs."""
+    numbers = {"USBRemote": 0, "USBAttach": 0}
+    for _, prefix, device in _live_devices(live):
+        numbers[prefix] += 1
+        number = numbers[prefix]
+        yield f"{prefix}Active{number}", _quoted(device["uuid"])
+        yield f"{prefix}VendorId{number}", f"0x{device['vendor_id']:04x}"
+        yield f"{prefix}ProductId{number}", f"0x{device['product_id']:04x}"
+        yield f"{prefix}Revision{number}", _quoted(f"0x{device['revision']:04x}")
+        for label, key in _DEVICE_TEXTS.items():
+            yield f"{prefix}{label}{number}", _quoted(clean_text(device[key]))
+    yield "VRDEActiveConnection", _quoted(_on_off(bool(live["clients"])))
+    yield "VRDEClients", str(live["clients_so_far"])
+    client = live["clients"][-1] if live["clients"] else live["last"]
+    if client is not None:
+        for _, key, value in _client_rows(client, live):
+            is_number = key == "VRDEClientVersion"
+            yield key, value if is_number else _quoted(value)
 
 
 def _quoted(value: object) -> str:
@@ -215,6 +306,10 @@ def _pairs(
         yield "vrdeauthtype", _quoted(display.auth_type.lower())
         yield "vrdemulticon", _quoted(_on_off(display.allow_multi_connection))
         yield "vrdereusecon", _quoted(_on_off(display.reuse_single_connection))
+        video = _video_quality(machine)
+        yield "vrdevideochannel", _quoted(_on_off(video is not None))
+        if video is not None:
+            yield "vrdevideochannelquality", _quoted(video)
         for name in PROPERTIES:
             value = display.properties.get(name)
             yield f"vrdeproperty[{name}]", _quoted(value) if value else "<not set>"
@@ -225,8 +320,7 @@ def _pairs(
         for key, attribute in _FILTER_KEYS.items():
             yield f"USBFilter{key}{number}", _quoted(getattr(found, attribute))
     if live is not None:
-        yield "VRDEActiveConnection", _quoted(_on_off(bool(live["clients"])))
-        yield "VRDEClients", str(live["clients_so_far"])
+        yield from _live_pairs(live)
 
 
 def _object(

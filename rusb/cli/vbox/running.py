@@ -1,12 +1,14 @@
 """Machines that run: ``headless``, ``startvm``, ``controlvm``."""
 
-import os
+import contextlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import rusb
 from rusb.cli._common import run_async, say, set_up_logging, until_signal
@@ -19,12 +21,26 @@ from rusb.server.machine.hardware import read_parts, to_hardware
 from rusb.server.machine.qemu_command import Hardware
 from rusb.server.machine.settings import Machine
 
-from ._common import ask_running, given, is_running, machine_of, registry
+from ._common import (
+    ask_running,
+    given,
+    is_running,
+    live_state,
+    machine_of,
+    registry,
+)
+from ._host import HostDevices
 
 __all__ = ["COMMANDS"]
 
 START_TIMEOUT = 40.0
 """Seconds that ``startvm`` waits for a machine."""
+
+STOP_TIMEOUT = 15.0
+"""Seconds for a machine that did not start in time to end by itself."""
+
+MAX_WORDS = 4096
+"""Bytes of what a machine that does not start says."""
 
 MAX_PROPERTIES = 16
 """Times that ``-e`` may be given."""
@@ -33,7 +49,10 @@ _STATES = {"on": True, "enable": True, "off": False, "disable": False}
 
 
 def headless(words: Sequence[str]) -> int:
-    """``headless --startvm NAME|UUID [--vrde on|off|config] [-e NAME=[VALUE]]``."""
+    """``headless --startvm NAME|UUID [--vrde on|off|config] [-e NAME=[VALUE]]``.
+
+    Without ``--vrde`` the remote display is on, as the manual says of VBoxHeadless.
+    """
     options = (
         Option("startvm", short="s"),
         Option("vrde", short="v"),
@@ -52,7 +71,7 @@ def headless(words: Sequence[str]) -> int:
     entry = known.find(found.need("startvm", "a machine's name or UUID"))
     machine = machine_of(entry)
     display = machine.remote_display
-    word = (found.last("vrde") or "config").lower()
+    word = (found.last("vrde") or "on").lower()
     if word not in (*_STATES, "config"):
         raise UsageError(f"invalid value {word!r} of --vrde: on, off or config")
     properties = dict(display.properties)
@@ -86,7 +105,9 @@ async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
     def report(text: str) -> None:
         print(text, flush=True)
 
-    async with Headless(machine, hardware, log=str(log), report=report) as running:
+    async with Headless(
+        machine, hardware, log=str(log), report=report, host_usb=HostDevices
+    ) as running:
         await until_signal(running.wait_ended())
     return 0
 
@@ -95,7 +116,9 @@ def startvm(words: Sequence[str]) -> int:
     """``startvm VM… --type headless``."""
     found = given(words, (Option("type"),))
     kind = found.last("type") or "gui"
-    if kind != "headless":
+    if kind == "vrdp":
+        say("Warning: --type vrdp is deprecated; headless is its name now")
+    elif kind != "headless":
         raise SettingsError(f"--type {kind}: rusb has no window; --type headless")
     if not found.words:
         raise UsageError("which machine?")
@@ -105,41 +128,52 @@ def startvm(words: Sequence[str]) -> int:
         if is_running(entry.uuid):
             raise ControlError(f"the machine {entry.name!r} is already running")
         print(f'Waiting for VM "{entry.name}" to power on...')
-        _start(entry.uuid, entry.name)
+        state = _start(entry.uuid, entry.name)
         print(f'VM "{entry.name}" has been successfully started.')
+        if state["vrdeport"] == 0:
+            log = entry.path.parent / "Logs" / "VBox.log"
+            say(f"Warning: its VRDE server did not start; {log} says why")
     return 0
 
 
-def _start(uuid: str, name: str) -> None:
-    """Start ``rusb headless`` as a process of its own and wait for the machine."""
+def _start(uuid: str, name: str) -> dict[str, Any]:
+    """Start ``rusb headless`` as a process of its own; return the machine's state."""
     command = [sys.executable, "-m", "rusb", "headless", "--startvm", uuid]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        cwd="/" if "PYTHONPATH" not in os.environ else None,
-    )
-    deadline = time.monotonic() + START_TIMEOUT
-    while not is_running(uuid):
-        if process.poll() is not None:
-            assert process.stderr is not None
-            words = process.stderr.read().decode(errors="replace").strip()
-            raise ControlError(f"{name!r} did not start: {words}")
-        if time.monotonic() > deadline:
-            process.kill()
-            raise ControlError(f"{name!r} did not start within {START_TIMEOUT:g} s")
-        time.sleep(0.1)
+    command += ["--vrde", "config"]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_TIMEOUT
+        while (state := live_state(uuid)) is None:
+            if process.poll() is not None:
+                output.seek(0)
+                words = output.read(MAX_WORDS).decode(errors="replace").strip()
+                raise ControlError(f"{name!r} did not start: {words}")
+            if time.monotonic() > deadline:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_TIMEOUT)
+                process.kill()
+                raise ControlError(f"{name!r} did not start within {START_TIMEOUT:g} s")
+            time.sleep(0.1)
     process.returncode = 0  # it goes on without us
+    return state
 
 
 _PLAIN = ("poweroff", "acpipowerbutton", "reset", "pause", "resume")
-_RENAMED = {"vrdp": "vrde", "vrdpport": "vrdeport", "vrdpproperty": "vrdeproperty"}
+_RENAMED = {
+    "vrdp": "vrde",
+    "vrdpport": "vrdeport",
+    "vrdpproperty": "vrdeproperty",
+    "vrdpvideochannelquality": "vrdevideochannelquality",
+}
 _REFUSED = {
     "savestate": "there is no saving of a machine's state",
-    "usbattach": "only devices of clients come in, by the machine's filters: usbfilter",
-    "usbdetach": "a device goes when its client or a filter lets it go: usbfilter",
     "screenshotpng": "there is no picture of the guest's screen yet",
     "teleport": "teleporting is not there yet",
     "keyboardputscancode": "there is no keyboard of the guest yet",
@@ -180,15 +214,25 @@ def controlvm(words: Sequence[str]) -> int:
         case "vrdevideochannelquality":
             key = "VideoChannel/Quality"
             ask_running(uuid, "vrdeproperty", name=key, value=value)
+        case "usbattach" | "usbdetach":
+            if "remote" in value.lower():
+                raise SettingsError(
+                    f"controlvm {verb} {value}: a device at a client comes and goes by"
+                    " the machine's filters: usbfilter explain"
+                )
+            ask_running(uuid, verb, device=value)
         case _:
             raise UsageError(f"unknown command {verb!r}")
     return 0
 
 
 def _wait_off(uuid: str) -> None:
+    """Wait until the machine can be changed, started or removed again."""
     deadline = time.monotonic() + START_TIMEOUT
-    while is_running(uuid) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while is_running(uuid):
+        if time.monotonic() > deadline:
+            raise ControlError(f"the machine is not off after {START_TIMEOUT:g} s")
+        time.sleep(0.05)
 
 
 COMMANDS = {"headless": headless, "startvm": startvm, "controlvm": controlvm}

@@ -1,19 +1,15 @@
 """``usbfilter``: filters of a machine or of all, and why they decide as they do."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from rusb.cli._vbox_options import Given, Option, UsageError, unsigned, yes_no
 from rusb.errors import SettingsError
-from rusb.filters.engine import decide
 from rusb.filters.model import Filter
-from rusb.filters.parser import parse_offer
 from rusb.filters.store import read_number
-from rusb.usb.device import DeviceInfo
 
-from ._common import given, machine_of, registry, say_changed
-from ._lists import host_devices
+from ._common import given, live_state, machine_of, registry, say_changed
+from ._explain import candidates, explain
 
 __all__ = ["COMMANDS"]
 
@@ -140,57 +136,15 @@ def _changed(before: Filter, found: Given) -> Filter:
 
 
 def _explain(words: Sequence[str]) -> int:
-    """``usbfilter explain VM [DEVICE] [--rule RULE] [--json]``."""
-    options = (Option("rule"), Option("json", values=0), Option("remote", values=0))
-    found = given(words, options)
+    """``usbfilter explain VM [DEVICE] [--json]``."""
+    found = given(words, (Option("json", values=0),))
     if not 1 <= len(found.words) <= 2:
-        raise UsageError("explain VM [VENDOR:PRODUCT]")
-    machine = machine_of(registry().find(found.words[0]))
-    filters = list(machine.filters)
-    if rule := found.last("rule"):
-        filters.insert(0, replace(parse_offer(rule), name="the new rule"))
-    devices = _devices(found.words[1:], is_remote=found.has("remote"))
-    rows = []
-    for info in devices:
-        decision = decide(filters, info)
-        where = "remote" if info.remote else "local"
-        controller = bool(machine.usb_controllers)
-        rows.append(
-            {
-                "device": str(info),
-                "origin": where,
-                "admitted": decision.matched and controller,
-                "why": str(decision)
-                if controller
-                else "the machine has no USB controller: modifyvm … --usb-xhci on",
-            }
-        )
-    if found.has("json"):
-        print(json.dumps(rows, indent=2))
-        return 0
-    for row in rows:
-        verdict = "would be attached" if row["admitted"] else "would not be attached"
-        print(f"{row['device']} ({row['origin']}): {verdict}\n    {row['why']}")
-    if not rows:
-        print("No USB devices; name one: usbfilter explain VM 1209:0001")
+        raise UsageError("explain VM [VENDOR:PRODUCT|UUID|ADDRESS]")
+    entry = registry().find(found.words[0])
+    machine = machine_of(entry)
+    devices = candidates(live_state(entry.uuid), (*found.words[1:], None)[0])
+    explain(machine, devices, is_json=found.has("json"))
     return 0
-
-
-def _devices(words: Sequence[str], *, is_remote: bool) -> list[DeviceInfo]:
-    """The devices in question: those of this machine, each as local and as remote."""
-    if words:
-        vendor, _, product = words[0].partition(":")
-        try:
-            numbers = int(vendor, 16), int(product, 16)
-        except ValueError:
-            raise UsageError(f"{words[0]!r} is not VENDOR:PRODUCT in hex") from None
-        here = [d.info for d in host_devices()]
-        same = [i for i in here if (i.vendor_id, i.product_id) == numbers]
-        found = same or [DeviceInfo(0, *numbers)]
-    else:
-        found = [device.info for device in host_devices()]
-    origins = (True,) if is_remote else (False, True)
-    return [replace(info, remote=remote) for info in found for remote in origins]
 
 
 COMMANDS = {"usbfilter": usbfilter}

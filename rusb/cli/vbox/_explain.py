@@ -1,0 +1,252 @@
+"""Which filter decides on a device, why, and what would have to change."""
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rusb.cli._vbox_options import UsageError
+from rusb.filters.engine import attributes_of, decide
+from rusb.filters.model import ATTRIBUTES, Decision, Filter
+from rusb.server.machine.settings import Machine
+from rusb.usb.device import DeviceInfo
+
+from ._host import host_devices, identify
+
+__all__ = ["Candidate", "candidates", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A device in question.
+
+    Attributes:
+        where: ``local``, ``remote`` (at a client that is connected) or
+            ``hypothetical`` (named by its ids only).
+        is_busy: this machine uses it (filters.md 1.7).
+        is_attached: the guest has it.
+        names: what it can be called on the command line, besides its ids.
+    """
+
+    info: DeviceInfo
+    where: str
+    is_busy: bool = False
+    is_attached: bool = False
+    names: tuple[str, ...] = ()
+
+
+def candidates(live: dict[str, Any] | None, wanted: str | None) -> list[Candidate]:
+    """Return the devices of this machine and of clients, or those that are *wanted*.
+
+    Args:
+        live: the state of the machine, if it runs.
+        wanted: a UUID, an address, or VENDOR:PRODUCT; None: all.
+
+    Raises:
+        UsageError: *wanted* is none of these.
+        BackendError: the devices of this machine cannot be enumerated.
+    """
+    found = [*_local(live), *_remote(live)]
+    if wanted is None:
+        return found
+    named = [c for c in found if wanted.strip("{}").lower() in c.names]
+    if named:
+        return named
+    rule = _ids(wanted)
+    same = [
+        c for c in found if (c.info.vendor_id, c.info.product_id) == (rule[0], rule[1])
+    ]
+    if same:
+        return same
+    info = DeviceInfo(0, *rule)
+    return [
+        Candidate(replace(info, remote=remote), "hypothetical")
+        for remote in (True, False)
+    ]
+
+
+def _ids(text: str) -> tuple[int, int]:
+    vendor, _, product = text.partition(":")
+    try:
+        vendor_id, product_id = int(vendor, 16), int(product, 16)
+    except ValueError:
+        vendor_id = product_id = -1
+    if not (0 <= vendor_id <= 0xFFFF and 0 <= product_id <= 0xFFFF):
+        raise UsageError(
+            f"{text!r} is no device: give VENDOR:PRODUCT in hexadecimal, or a UUID or"
+            " address that list usbhost or showvminfo shows"
+        )
+    return vendor_id, product_id
+
+
+def _local(live: dict[str, Any] | None) -> Iterator[Candidate]:
+    attached = {device["uuid"] for device in live["host"]} if live else set()
+    for device in host_devices():
+        host = identify(device)
+        is_busy = device.problem is not None and "permission" not in device.problem
+        names = host.uuid, host.address
+        yield Candidate(host.info, "local", is_busy, host.uuid in attached, names)
+
+
+def _remote(live: dict[str, Any] | None) -> Iterator[Candidate]:
+    for device in live["remote"] if live else ():
+        info = DeviceInfo(
+            0,
+            device["vendor_id"],
+            device["product_id"],
+            bcd_device=device["revision"],
+            manufacturer=device["manufacturer"] or None,
+            product=device["product"] or None,
+            serial=device["serial"] or None,
+            port=device["port"],
+            remote=True,
+        )
+        names = device["uuid"], device["address"].lower()
+        is_attached = device["attached"]
+        yield Candidate(info, "remote", is_attached=is_attached, names=names)
+
+
+def explain(
+    machine: Machine,
+    devices: Sequence[Candidate],
+    *,
+    planned: Sequence[Filter] | None = None,
+    is_json: bool = False,
+) -> None:
+    """Print the decision on each device.
+
+    Args:
+        machine: with the filters as they are.
+        devices: in question.
+        planned: filters as they would be; each decision is told as it is and as it
+            would be.
+        is_json: for programs.
+    """
+    rows = [_row(machine, device, machine.filters) for device in devices]
+    after = None
+    if planned is not None:
+        after = [_row(machine, device, planned) for device in devices]
+    if is_json:
+        whole: object = rows
+        if after is not None:
+            whole = [
+                {"now": row, "then": then}
+                for row, then in zip(rows, after, strict=True)
+            ]
+        print(json.dumps(whole, indent=2))
+        return
+    for number, row in enumerate(rows):
+        print(f"{row['device']} ({row['origin']})")
+        for line in _lines(row if after is None else after[number]):
+            print(f"    {line}")
+        if after is not None:
+            is_same = row["admitted"] == after[number]["admitted"]
+            was = "admitted" if row["admitted"] else "refused"
+            print(f"    {'as before' if is_same else 'until now it is ' + was}")
+    if not rows:
+        print(
+            "No USB devices are here or at a client; name one that might come:"
+            " usbfilter explain VM 1209:0001"
+        )
+
+
+def _lines(row: dict[str, Any]) -> Iterator[str]:
+    yield "admitted" if row["admitted"] else "refused"
+    yield from row["reasons"]
+    if row["change"]:
+        yield "to keep it out:" if row["admitted"] else "to admit it, one of:"
+        yield from (f"  {line}" for line in row["change"])
+    if row["note"]:
+        yield row["note"]
+
+
+def _row(
+    machine: Machine, device: Candidate, filters: Sequence[Filter]
+) -> dict[str, Any]:
+    decision = decide(filters, device.info, busy=device.is_busy)
+    admitted = decision.matched and bool(machine.usb_controllers)
+    reasons = list(decision.reasons)
+    if decision.filter is not None:
+        reasons.append(f"filter {decision.index} {decision.filter} admits it")
+    elif not filters:
+        reasons.append("there are no filters")
+    if not machine.usb_controllers:
+        reasons.insert(0, "the machine has no USB controller: filters do not count")
+    return {
+        "device": str(device.info),
+        "origin": device.where,
+        "admitted": admitted,
+        "attached": device.is_attached,
+        "filter": decision.index,
+        "reasons": reasons,
+        "change": _change(machine, device, filters, decision),
+        "note": _note(device, admitted=admitted),
+    }
+
+
+def _note(device: Candidate, *, admitted: bool) -> str:
+    if device.where == "local" and not device.is_attached:
+        return (
+            "a device of this machine comes in by hand: controlvm VM usbattach"
+            f" {device.names[1]}"
+        )
+    if device.where == "remote" and admitted and not device.is_attached:
+        return "it is not attached all the same; the machine's VBox.log says why"
+    return ""
+
+
+def _change(
+    machine: Machine,
+    device: Candidate,
+    filters: Sequence[Filter],
+    decision: Decision,
+) -> list[str]:
+    """Return the commands that would turn the decision round."""
+    target = shlex.quote(machine.name)
+    if not machine.usb_controllers:
+        return [f"modifyvm {target} --usb-xhci on"]
+    if not decision.matched:
+        if device.info.remote and device.info.vendor_id == 0:
+            return []  # no filter can
+        return list(_admitting(target, device.info, filters))
+    left, commands = list(filters), []
+    while (now := decide(left, device.info, busy=device.is_busy)).matched:
+        assert now.index is not None
+        commands.append(f"usbfilter modify {now.index} --target {target} --active no")
+        left[now.index] = replace(left[now.index], active=False)
+    return commands
+
+
+def _admitting(
+    target: str, info: DeviceInfo, filters: Sequence[Filter]
+) -> Iterator[str]:
+    """Yield the smallest change of the filter that is nearest, and a new filter."""
+    changes = [(_differences(f, info), i) for i, f in enumerate(filters)]
+    if changes:
+        nearest, index = min(changes, key=lambda change: len(change[0]))
+        options = " ".join(f"--{n} {shlex.quote(v)}" for n, v in nearest.items())
+        if len(nearest) == 1:
+            yield f"usbfilter modify {index} --target {target} {options}"
+    name = shlex.quote(info.product or f"{info.vendor_id:04x}:{info.product_id:04x}")
+    origin = "yes" if info.remote else "no"
+    yield (
+        f"usbfilter add {len(filters)} --target {target} --name {name}"
+        f" --vendorid {info.vendor_id:04x} --productid {info.product_id:04x}"
+        f" --remote {origin}"
+    )
+
+
+def _differences(candidate: Filter, info: DeviceInfo) -> dict[str, str]:
+    """Return each option that keeps a filter from admitting a device, as it should
+    be."""
+    found = {} if candidate.active else {"active": "yes"}
+    if candidate.wants_remote not in (None, info.remote):
+        found["remote"] = "yes" if info.remote else "no"
+    attributes = attributes_of(info)
+    for name, criterion in candidate.criteria.items():
+        value = attributes.get(name)
+        if not criterion.matches(value):
+            text = f"{value:04x}" if isinstance(value, int) else value or ""
+            found[ATTRIBUTES[name].lower()] = text
+    return found

@@ -1,0 +1,291 @@
+"""Devices of the server's own machine, plugged into its guest by hand.
+
+``controlvm VM usbattach`` does it: no client, no filter and no wire is in between.
+Where such devices come from is not the server's business, see :class:`HostUsb`.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from rusb.aio.tasks import TaskSet
+from rusb.errors import BackendError, GuestError, RusbError
+from rusb.usb.device import DeviceInfo
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+
+from .attachments import Attachment
+from .guests.base import AttachedDevice, GuestBackend
+from .machine.release_log import ReleaseLog
+
+__all__ = ["HostDevice", "HostPlugs", "HostUsb", "OpenedDevice"]
+
+log = logging.getLogger(__name__)
+
+ATTACH_TIMEOUT = 60.0
+"""Seconds for opening, reading descriptors and plugging into the guest."""
+
+CLOSE_TIMEOUT = 10.0
+"""Seconds for giving a device back to its drivers."""
+
+MAX_ATTACHED = 64
+
+_CANCELLED = UrbResult(UrbStatus.CANCELLED)
+_GONE = UrbResult(UrbStatus.NO_DEVICE)
+
+
+class OpenedDevice(Protocol):
+    """A device in use; what each call does and raises is OpenDevice's contract."""
+
+    def submit(self, urb: Urb, complete: Completion) -> None: ...
+    def cancel(self, urb_id: int) -> None: ...
+    async def set_configuration(self, value: int) -> None: ...
+    async def claim_interface(self, interface: int) -> None: ...
+    async def release_interface(self, interface: int) -> None: ...
+    async def set_interface(self, interface: int, alternate: int) -> None: ...
+    async def clear_halt(self, endpoint: int) -> None: ...
+    async def reset(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostDevice:
+    """A device that is plugged in here.
+
+    Attributes:
+        uuid: what commands call it by, besides its address.
+        address: bus and device number, ``001/004``.
+    """
+
+    uuid: str
+    address: str
+    info: DeviceInfo
+
+
+class HostUsb(Protocol):
+    """The USB devices of this machine."""
+
+    async def find(self, text: str) -> HostDevice:
+        """Return the device with a UUID or address.
+
+        Raises:
+            BackendError: there is none, or it cannot be used; the message says why.
+        """
+
+    async def open(self, device: HostDevice) -> OpenedDevice:
+        """Open it.
+
+        Raises:
+            BackendError: see ``DeviceBackend.open``.
+        """
+
+    def watch(self, unplugged: Callable[[str], None]) -> None:
+        """Call *unplugged* with the UUID of each device that goes."""
+
+    async def aclose(self) -> None:
+        """Stop watching, close every open device. Idempotent."""
+
+
+class _Core:
+    """An opened device behind the calls of an :class:`Attachment`.
+
+    Calls that block run one at a time; what comes meanwhile waits in order.
+    """
+
+    def __init__(self, device: OpenedDevice) -> None:
+        self.attachment: Attachment | None = None
+        self._device = device
+        self._tasks = TaskSet()
+        self._queue: deque[Urb | Callable[[], Awaitable[None]]] = deque()
+        self._is_busy = False
+
+    async def wait_closed(self) -> None:
+        """Wait until a closed device is given back."""
+        await self._tasks.drain(CLOSE_TIMEOUT)
+
+    def open_device(self, device: int) -> None:
+        """Nothing to do: it is open."""
+
+    def close_device(self, device: int) -> None:
+        """Give it back after what waits; URBs that wait complete."""
+        waiting, self._queue = self._queue, deque()
+        for entry in waiting:
+            if isinstance(entry, Urb):
+                self._completed(entry.id, _GONE)
+        self._call(self._device.aclose)
+
+    def reset_device(self, device: int) -> None:
+        self._call(self._device.reset)
+
+    def set_configuration(self, device: int, value: int) -> None:
+        self._call(partial(self._device.set_configuration, value))
+
+    def claim_interface(self, device: int, interface: int) -> None:
+        self._call(partial(self._device.claim_interface, interface))
+
+    def release_interface(self, device: int, interface: int) -> None:
+        self._call(partial(self._device.release_interface, interface))
+
+    def set_interface(self, device: int, interface: int, alternate: int) -> None:
+        self._call(partial(self._device.set_interface, interface, alternate))
+
+    def clear_halt(self, device: int, endpoint: int) -> None:
+        self._call(partial(self._device.clear_halt, endpoint))
+
+    def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
+        if self._is_busy:
+            self._queue.append(urb)  # as many as the attachment lets through
+        else:
+            self._submit(urb)
+
+    def cancel_urb(self, device: int, urb_id: int) -> None:
+        for waiting in self._queue:
+            if isinstance(waiting, Urb) and waiting.id == urb_id:
+                self._queue.remove(waiting)
+                self._completed(urb_id, _CANCELLED)
+                return
+        self._device.cancel(urb_id)
+
+    def _submit(self, urb: Urb) -> None:
+        self._device.submit(urb, partial(self._completed, urb.id))
+
+    def _completed(self, urb_id: int, result: UrbResult) -> None:
+        assert self.attachment is not None
+        self.attachment.completed(urb_id, result)
+
+    def _call(self, call: Callable[[], Awaitable[None]]) -> None:
+        self._queue.append(call)
+        if not self._is_busy:
+            self._is_busy = True
+            self._tasks.start(self._work(), "requests to a device of this machine")
+
+    async def _work(self) -> None:
+        while self._queue:
+            waiting = self._queue.popleft()
+            if isinstance(waiting, Urb):
+                self._submit(waiting)
+                continue
+            try:
+                await waiting()
+            except BackendError as error:  # URBs will tell the guest
+                log.warning("%s", error)
+        self._is_busy = False
+
+
+class HostPlugs:
+    """What of this machine is plugged into the guest.
+
+    Args:
+        usb: where devices come from; closed by :meth:`aclose`.
+        guest: where they go; started at the first attach, closed by :meth:`aclose`.
+        log: the machine's.
+    """
+
+    def __init__(self, usb: HostUsb, guest: GuestBackend, log: ReleaseLog) -> None:
+        self._usb = usb
+        self._guest = guest
+        self._log = log
+        self._ends = TaskSet()
+        self._plugged: dict[str, tuple[HostDevice, Attachment, _Core]] = {}
+        self._number = 0
+        self._changing = asyncio.Lock()
+        self._is_ready = False
+
+    def devices(self) -> list[HostDevice]:
+        """What is plugged in, in the order of attaching."""
+        return [device for device, _, _ in self._plugged.values()]
+
+    async def attach(self, text: str) -> HostDevice:
+        """Plug the device with a UUID or address into the guest.
+
+        Raises:
+            BackendError: there is none such, or it cannot be opened.
+            GuestError: it is there already, or the guest does not take it.
+        """
+        async with self._changing:
+            if len(self._plugged) >= MAX_ATTACHED:
+                raise GuestError(f"{MAX_ATTACHED} devices are attached")
+            device = await self._usb.find(text)
+            if device.uuid in self._plugged:
+                raise GuestError(f"{device.info} is attached already")
+            if not self._is_ready:
+                await self._guest.start()
+                self._guest.watch_lost(self._lost)
+                self._usb.watch(self._unplugged)
+                self._is_ready = True
+            await self._attach(device)
+            return device
+
+    async def _attach(self, device: HostDevice) -> None:
+        self._number += 1
+        core = _Core(await self._usb.open(device))
+        attachment = core.attachment = Attachment(
+            device.info,
+            name=f"host-{self._number}",
+            number=self._number,
+            core=core,
+            move=lambda: None,
+            now=asyncio.get_running_loop().time,
+        )
+        try:
+            async with asyncio.timeout(ATTACH_TIMEOUT):
+                await attachment.open()
+                where = await self._guest.attach(attachment)
+        except (RusbError, TimeoutError) as error:
+            attachment.close()
+            await self._guest.detach(attachment)
+            await core.wait_closed()
+            why = str(error) or f"not done within {ATTACH_TIMEOUT:g} s"
+            self._log.write(f"VUSB: Failed to attach '{attachment}': {why}")
+            raise GuestError(f"{device.info}: {why}") from error
+        self._plugged[device.uuid] = device, attachment, core
+        speed = device.info.speed.label
+        self._log.write(f"VUSB: Attached '{attachment}' to {where} ({speed}Speed)")
+
+    async def detach(self, text: str) -> None:
+        """Unplug the device with a UUID or address and give it back.
+
+        Raises:
+            GuestError: it is not attached.
+        """
+        async with self._changing:
+            for uuid, (device, _, _) in self._plugged.items():
+                if text in (device.address, uuid):
+                    await self._detach(uuid)
+                    return
+            raise GuestError(f"no device {text} of this machine is attached")
+
+    async def _detach(self, uuid: str) -> None:
+        _, attachment, core = self._plugged.pop(uuid)
+        attachment.close()
+        await self._guest.detach(attachment)
+        await core.wait_closed()
+        self._log.write(f"VUSB: Detached '{attachment}'")
+
+    async def aclose(self) -> None:
+        """Unplug everything and let go of guest and devices. Idempotent."""
+        async with self._changing:
+            for uuid in list(self._plugged):
+                await self._detach(uuid)
+        await self._guest.aclose()
+        await self._usb.aclose()
+        await self._ends.aclose()
+
+    def _lost(self, device: AttachedDevice) -> None:
+        """The guest dropped a device by itself."""
+        for uuid, (_, attachment, _) in self._plugged.items():
+            if attachment is device:
+                self._unplugged(uuid)
+
+    def _unplugged(self, uuid: str) -> None:
+        """A device went."""
+
+        async def end() -> None:
+            async with self._changing:
+                if uuid in self._plugged:
+                    await self._detach(uuid)
+
+        self._ends.start(end(), f"end of {uuid}")
