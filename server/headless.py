@@ -17,6 +17,8 @@ from rusb.usb.device import clean_text
 from .config import ServerConfig
 from .control import ControlServer, control_path, describe_device
 from .guests._qmp import Monitor
+from .guests.base import GuestBackend
+from .guests.loopback import LoopbackGuest
 from .guests.qemu import QemuGuest
 from .hostusb import HostDevice, HostPlugs, HostUsb
 from .listener import Server
@@ -232,7 +234,9 @@ class Headless:
 
     async def _start_server(self) -> None:
         config = ServerConfig(self.machine, state=self._state)
-        guest = QemuGuest(str(self._monitors[1]))
+        guest: GuestBackend = LoopbackGuest()  # for a machine that gets no devices
+        if self.machine.usb_controllers:
+            guest = QemuGuest(str(self._monitors[1]))
         server = Server(config, guest=guest, log=self._log)
         self._port = 0
         await server.start()

@@ -26,6 +26,9 @@ def run(args: argparse.Namespace) -> int:
     args.folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         link = args.folder / name
+        beside = target.with_name(name)
+        if link.exists() and beside.exists() and link.samefile(beside):
+            continue  # beside us: the installation has put it there
         if link.is_symlink() and link.resolve() == target.resolve():
             continue
         if link.exists() or link.is_symlink():

@@ -2,13 +2,32 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab.assets import LabError, assets
+from tests.lab.assets import GUEST, LabError, assets, initramfs
 from tests.lab.usblab import Client, Guest
+
+INIT = """#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+while read m; do insmod /m/$m.ko; done </m/order
+echo SYSTEM IS UP >/dev/ttyS0
+while true; do sleep 1; done
+"""
+
+MENU = """default linux
+label linux
+  kernel /vmlinuz
+  append initrd=/initrd console=ttyS0 panic=-1
+"""
+
+ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
+LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
 
 _CURE = "install it with: apt-get install --no-install-recommends qemu-system-x86"
 
@@ -57,6 +76,26 @@ def client_vm(lab: None) -> Iterator[Client]:
         memory=384,
     ) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def iso(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CD that boots a Linux, which talks on its serial port."""
+    if not (ISOLINUX.exists() and LDLINUX.exists() and shutil.which("xorriso")):
+        _refuse("needs: apt-get install isolinux syslinux-common xorriso")
+    folder = tmp_path_factory.mktemp("iso")
+    tree = folder / "tree"
+    tree.mkdir()
+    shutil.copy(ISOLINUX, tree)
+    shutil.copy(LDLINUX, tree)
+    shutil.copy(assets() / "vmlinuz", tree / "vmlinuz")
+    initramfs(tree / "initrd", GUEST, INIT, {})
+    (tree / "isolinux.cfg").write_text(MENU)
+    command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(folder / "linux.iso")]
+    command += ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"]
+    command += ["-boot-load-size", "4", "-boot-info-table", str(tree)]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    return folder / "linux.iso"
 
 
 _CELLS = pytest.StashKey[list[tuple[str, str, str, str]]]()

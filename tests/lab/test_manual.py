@@ -4,11 +4,12 @@ Only the medium differs: a small Linux instead of Windows. The programs are reac
 their old names, which ``rusb aliases`` makes.
 """
 
+import contextlib
 import os
 import re
 import shlex
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,50 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.assets import GUEST, LabError, assets, initramfs
+from tests.lab.assets import LabError
 from tests.lab.peers import wait
 from tests.lab.rusbserver import CHECKOUT
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
-
-INIT = """#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-while read m; do insmod /m/$m.ko; done </m/order
-echo SYSTEM IS UP >/dev/ttyS0
-while true; do sleep 1; done
-"""
-
-MENU = """default linux
-label linux
-  kernel /vmlinuz
-  append initrd=/initrd console=ttyS0 panic=-1
-"""
-
-ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
-LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
-
-
-@pytest.fixture(scope="module")
-def iso(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CD that boots a Linux, which talks on its serial port."""
-    if not (ISOLINUX.exists() and LDLINUX.exists() and shutil.which("xorriso")):
-        reason = "needs: apt-get install isolinux syslinux-common xorriso"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("iso")
-    tree = folder / "tree"
-    tree.mkdir()
-    shutil.copy(ISOLINUX, tree)
-    shutil.copy(LDLINUX, tree)
-    shutil.copy(assets() / "vmlinuz", tree / "vmlinuz")
-    initramfs(tree / "initrd", GUEST, INIT, {})
-    (tree / "isolinux.cfg").write_text(MENU)
-    command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(folder / "linux.iso")]
-    command += ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"]
-    command += ["-boot-load-size", "4", "-boot-info-table", str(tree)]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)
-    return folder / "linux.iso"
 
 
 class Shell:
@@ -118,7 +80,10 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
-        yield Shell(tmp_path, runtime)
+        made = Shell(tmp_path, runtime)
+        yield made
+        for name in re.findall('"(.*)" {', made("VBoxManage list runningvms")):
+            made(f'VBoxManage controlvm "{name}" poweroff')
 
 
 def test_the_manual_step_by_step(shell: Shell, iso: Path) -> None:
@@ -253,3 +218,96 @@ def test_start_and_stop_by_name(shell: Shell) -> None:
     time.sleep(0.2)
     shell("VBoxManage unregistervm Small --delete")
     assert shell("VBoxManage list vms") == ""
+
+
+def test_the_bound_port_is_shown_when_the_first_is_busy(shell: Shell) -> None:
+    shell("VBoxManage createvm --name Small --register")
+    shell("VBoxManage modifyvm Small --memory 32 --vrde on --vrdeaddress 127.0.0.1")
+    shell("VBoxManage modifyvm Small --vrdeport 5000,5010-5012")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody else's is as good
+            stack.enter_context(socket.create_server(("127.0.0.1", 5000)))
+        shell("VBoxManage startvm Small --type headless")
+        found = shell("VBoxManage showvminfo Small --machinereadable")
+        port = re.search(r"vrdeport=(50\d\d)\n", found)
+        assert port is not None
+        assert port[1] in ("5010", "5011", "5012")
+        assert re.search(
+            rf"VRDE port: +{port[1]}\n", shell("VBoxManage showvminfo Small")
+        )
+        socket.create_connection(("127.0.0.1", int(port[1])), 5).close()
+        shell("VBoxManage controlvm Small poweroff")
+    assert "vrdeport=-1" in shell("VBoxManage showvminfo Small --machinereadable")
+    assert "VRDE port" not in shell("VBoxManage showvminfo Small")
+
+
+def test_what_keeps_a_machine_from_starting_is_said(shell: Shell) -> None:
+    shell("VBoxManage createvm --name Small --register")
+    shell("VBoxManage modifyvm Small --memory 32 --usb-xhci on")
+    shell("VBoxManage storagectl Small --name SATA --add sata")
+    shell("VBoxManage createmedium --filename gone.qcow2 --size 10")
+    shell(
+        "VBoxManage storageattach Small --storagectl SATA --port 0 --type hdd"
+        " --medium gone.qcow2"
+    )
+    (shell.folder / "gone.qcow2").rename(shell.folder / "away.qcow2")
+    for line in ("VBoxHeadless -s Small", "VBoxManage startvm Small --type headless"):
+        assert "gone.qcow2 does not exist" in shell(line, status=1)
+    (shell.folder / "gone.qcow2").write_bytes(b"no image")
+    said = shell("VBoxHeadless -s Small", status=1)
+    assert "Image is not in qcow2 format" in said
+    (shell.folder / "away.qcow2").rename(shell.folder / "gone.qcow2")
+
+    said = shell("VBoxHeadless -s Small --vrde maybe", status=2)
+    assert "invalid value 'maybe' of --vrde" in said
+    said = shell("VBoxManage startvm Large --type headless", status=1)
+    assert "could not find a registered machine named 'Large'" in said
+    assert "has no window" in shell("VBoxManage startvm Small", status=1)
+    assert "is not running" in shell("VBoxManage controlvm Small reset", status=1)
+
+    # a port that others have: it starts, and says so
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        shell(f"VBoxManage modifyvm Small --vrde on --vrdeport {port}")
+        shell("VBoxManage modifyvm Small --vrdeaddress 127.0.0.1")
+        said = shell("VBoxManage startvm Small --type headless")
+        assert "its VRDE server did not start" in said
+    found = shell("VBoxManage showvminfo Small --machinereadable")
+    assert "vrdeport=0" in found
+    shell("VBoxManage controlvm Small vrde off")
+    shell("VBoxManage controlvm Small vrde on")
+    found = shell("VBoxManage showvminfo Small --machinereadable")
+    assert f"vrdeport={port}" in found
+    shell("VBoxManage controlvm Small vrdp off")
+    found = shell("VBoxManage showvminfo Small --machinereadable")
+    assert 'vrde="off"' in found
+    shell("VBoxManage controlvm Small poweroff")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_everything(shell: Shell, number: signal.Signals) -> None:
+    shell("VBoxManage createvm --name Small --register")
+    shell("VBoxManage modifyvm Small --memory 32 --vrdeport 42200-42299")
+    headless = shell.start("VBoxHeadless --startvm Small")
+    try:
+        wait(lambda: "listening on port" in shell.said("VBoxHeadless"), "VRDE")
+        headless.send_signal(number)
+        assert headless.wait(30) == 0
+    finally:
+        headless.kill()
+        headless.wait()
+    runtime = Path(shell.env["RUSB_RUNTIME"])
+    assert [p.name for p in runtime.iterdir() if p.suffix != ".lock"] == []
+    assert "Copyright" in shell.said("VBoxHeadless")
+    assert "VRDE server is inactive" in shell.said("VBoxHeadless")
+
+
+def test_logs_are_rotated(shell: Shell) -> None:
+    shell("VBoxManage createvm --name Small --register")
+    shell("VBoxManage modifyvm Small --memory 32 --vrde off")
+    for _ in range(5):
+        shell("VBoxManage startvm Small --type headless")
+        shell("VBoxManage controlvm Small poweroff")
+    logs = shell.folder / "data/rusb/VirtualBox VMs/Small/Logs"
+    names = ["VBox.log", "VBox.log.1", "VBox.log.2", "VBox.log.3"]
+    assert sorted(p.name for p in logs.iterdir()) == names

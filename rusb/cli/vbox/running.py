@@ -65,7 +65,9 @@ def headless(words: Sequence[str]) -> int:
     )
     found = given(words, options, count=0)
     print(
-        f"rusb Headless Interface {rusb.__version__}\nReleased under the MIT licence.\n"
+        f"rusb Headless Interface {rusb.__version__}\n"
+        "Copyright (c) 2026 the rusb developers. Released under the MIT licence.\n",
+        flush=True,
     )
     known = registry()
     entry = known.find(found.need("startvm", "a machine's name or UUID"))
