@@ -1,6 +1,9 @@
 """The import rules between the parts, read from the source without importing it."""
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +71,24 @@ def test_imports_follow_the_rules(name: str) -> None:
                 )
         if any(is_in(name, part) for part in SANS_IO):
             assert top not in NO_IO, f"{name} is sans-IO but imports {imported}"
+
+
+def test_the_map_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    section = text.partition("## 1. ")[2].partition("## 2. ")[0]
+    files = {path.name for path in MODULES.values()} - {"__init__.py"}
+    named = set(re.findall(r"\w+\.py\b", section))
+    assert named - {"__init__.py"} == files
+
+
+def test_importing_rusb_imports_little() -> None:
+    heavy = "{'asyncio', 'usb1', 'cryptography'}"
+    code = f"import sys, rusb; print({heavy} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"
