@@ -311,3 +311,37 @@ def test_logs_are_rotated(shell: Shell) -> None:
     logs = shell.folder / "data/rusb/VirtualBox VMs/Small/Logs"
     names = ["VBox.log", "VBox.log.1", "VBox.log.2", "VBox.log.3"]
     assert sorted(p.name for p in logs.iterdir()) == names
+
+
+DISKS = {"ide": "vdi", "sata": "vmdk", "scsi": "vhd", "virtio": "qcow2", "usb": "raw"}
+
+
+def test_efi_firmware_and_every_bus_start(shell: Shell) -> None:
+    serial = shell.folder / "serial.log"
+    shell("VBoxManage createvm --name Small --register")
+    shell(
+        "VBoxManage modifyvm Small --memory 128 --cpus 2 --vrde off --firmware efi"
+        f" --uart1 0x3F8 4 --uartmode1 file {serial}"
+    )
+    shell("VBoxManage modifyvm Small --usb-ohci on --usb-ehci on --usb-xhci on")
+    for bus, suffix in DISKS.items():
+        disk = f"{bus}.{suffix}"
+        shell(f"VBoxManage createmedium --filename {disk} --size 16")
+        shell(f"VBoxManage storagectl Small --name {bus} --add {bus}")
+        shell(
+            f"VBoxManage storageattach Small --storagectl {bus} --port 0 --device 0"
+            f" --type hdd --medium {disk}"
+        )
+    shell("VBoxManage storagectl Small --name Floppy --add floppy")
+    shell(
+        "VBoxManage storageattach Small --storagectl Floppy --port 0 --device 0"
+        " --type fdd --medium emptydrive"
+    )
+    shell("VBoxManage startvm Small --type headless")
+    wait(
+        lambda: serial.exists() and "BdsDxe" in serial.read_text(errors="replace"),
+        "the firmware",
+        lambda: serial.read_text(errors="replace"),
+        60,
+    )
+    shell("VBoxManage controlvm Small poweroff")
