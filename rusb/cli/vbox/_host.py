@@ -6,7 +6,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rusb.aio.tasks import TaskSet
 from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
@@ -49,10 +49,14 @@ def host_devices() -> list[LocalDevice]:
 
 
 class HostDevices:
-    """A :class:`~rusb.server.hostusb.HostUsb` over device backends."""
+    """A :class:`~rusb.server.hostusb.HostUsb` over device backends.
 
-    def __init__(self) -> None:
-        self._backends = _backends()
+    Args:
+        backends: closed by :meth:`aclose`; None: those of ``RUSB_BACKENDS``.
+    """
+
+    def __init__(self, backends: Sequence[DeviceBackend] | None = None) -> None:
+        self._backends = _backends() if backends is None else list(backends)
         self._tasks = TaskSet()
         self._known: set[str] = set()
 

@@ -1,0 +1,124 @@
+"""Devices of the server's own machine in its guest, without client and wire."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rusb.cli.vbox._host import HostDevices, identify
+from rusb.client.backends.emulated import EmulatedBackend, Loopback, SerialLoopback
+from rusb.errors import BackendError, GuestError
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.hostusb import HostPlugs
+from rusb.server.machine.release_log import ReleaseLog
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
+
+
+class Host:
+    """A machine with two emulated devices, and a guest beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.serial, self.loopback = SerialLoopback(), Loopback()
+        self.backend = EmulatedBackend(devices=[self.serial, self.loopback])
+        self.devices = HostDevices([self.backend])
+        self.guest = LoopbackGuest()
+        self.log = ReleaseLog(str(folder / "VBox.log"))
+        self.path = folder / "VBox.log"
+        self.plugs = HostPlugs(self.devices, self.guest, self.log)
+
+    async def uuids(self) -> list[str]:
+        return [identify(device).uuid for device, _ in await self.devices.list()]
+
+    async def wait_empty(self) -> None:
+        while self.plugs.devices():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    made = Host(tmp_path)
+    async with asyncio.timeout(10):
+        yield made
+        await made.plugs.aclose()
+        await made.plugs.aclose()
+    made.log.close()
+
+
+async def test_a_device_comes_by_uuid_or_address_and_is_given_back(host: Host) -> None:
+    first, second = await host.uuids()
+    device = await host.plugs.attach(first.upper())
+    assert device.info.product_id == 3
+    assert [d.uuid for d in host.plugs.devices()] == [first]
+    with pytest.raises(GuestError, match="attached already"):
+        await host.plugs.attach(device.address)
+    await host.plugs.attach(f"{{{second}}}")
+    await host.plugs.detach(device.address)
+    assert [d.uuid for d in host.plugs.devices()] == [second]
+    with pytest.raises(GuestError, match="no device"):
+        await host.plugs.detach(first)
+    await host.plugs.attach(first)  # it was given back: it opens again
+    log = host.path.read_text()
+    assert "VUSB: Attached 'host-1 [proxy 1209:0003]'" in log
+    assert "VUSB: Detached 'host-1 [proxy 1209:0003]'" in log
+
+
+async def test_what_is_not_there_is_said(host: Host) -> None:
+    with pytest.raises(BackendError, match="no USB device 009/009: 'list usbhost'"):
+        await host.plugs.attach("009/009")
+
+
+async def test_a_device_in_use_is_refused_and_can_be_had_later(host: Host) -> None:
+    (device, _), _ = await host.devices.list()
+    user = await host.backend.open(device)
+    with pytest.raises(BackendError, match="open already"):
+        await host.plugs.attach(identify(device).uuid)
+    assert host.plugs.devices() == []
+    await user.aclose()
+    await host.plugs.attach(identify(device).uuid)
+
+
+async def test_the_guest_reads_writes_and_cancels(host: Host) -> None:
+    _, loopback = await host.uuids()
+    await host.plugs.attach(loopback)
+    (device,) = host.guest.devices.values()
+    assert device.strings["product"] == "Loopback"
+    await device.write(0x02, b"hello")
+    assert bytes((await device.read(0x82, 512)).data) == b"hello"
+
+    done: list[UrbResult] = []
+    device.attached.submit(Urb(900, TransferType.BULK, 0x82, 512), done.append)
+    device.attached.cancel(900)
+    # behind a request that blocks: waits, and can be cancelled there
+    device.attached.reset()
+    device.attached.submit(Urb(901, TransferType.BULK, 0x82, 512), done.append)
+    device.attached.cancel(901)
+    while len(done) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert [r.status for r in done] == [UrbStatus.CANCELLED] * 2
+    await device.control(SetupPacket.set_configuration(1))
+    await device.write(0x02, b"again")
+    assert bytes((await device.read(0x82, 512)).data) == b"again"
+
+
+async def test_an_unplugged_device_leaves_the_guest(host: Host) -> None:
+    serial, _ = await host.uuids()
+    await host.plugs.attach(serial)
+    (device,) = host.guest.devices.values()
+    done: list[UrbResult] = []
+    device.attached.submit(Urb(900, TransferType.BULK, 0x82, 512), done.append)
+    host.backend.unplug(host.serial)
+    await host.wait_empty()
+    assert [r.status for r in done] == [UrbStatus.NO_DEVICE]
+    assert host.guest.devices == {}
+
+
+async def test_the_end_gives_everything_back(host: Host) -> None:
+    for number in await host.uuids():
+        await host.plugs.attach(number)
+    await host.plugs.aclose()
+    assert host.plugs.devices() == []
+    for device, backend in await host.devices.list():
+        await (await backend.open(device)).aclose()
