@@ -336,14 +336,15 @@ class ClientConnection(Connection):
 
     def _licence(self, payload: bytes) -> bool:
         """Handle the licence step; False if it was skipped by the server."""
-        flags, _ = parse_header(payload)
+        flags, body = parse_header(payload)
         if not self._security.is_encrypted and flags == len(payload):
             return False  # 1.20: that is a length, so no header
         if flags & SecurityFlag.REDIRECTION:
             raise NegotiationError("the server redirects to another, not supported")
         if not flags & SecurityFlag.LICENCE:
             return False
-        _, body = self._security.unwrap(payload)
+        if flags & SecurityFlag.ENCRYPT:  # 1.11: here alone it may be in clear
+            _, body = self._security.unwrap(payload)
         answer = answer_licence(
             body,
             user=self.settings.user,
