@@ -238,6 +238,8 @@ class ClientConnection(Connection):
         for channel, name in zip(blocks.channels, names, strict=False):
             if channel in (0, self._io_channel):
                 self._ignore(f"channel {name} was not granted")
+            elif channel in self._channels:
+                raise RemoteProtocolError(f"server granted channel {channel} twice")
             else:
                 receiver = ChannelReceiver(channel, name, self._events)
                 self._channels[channel] = receiver
@@ -286,6 +288,8 @@ class ClientConnection(Connection):
             raise NegotiationError(
                 f"the server refused the MCS user: result {confirm.result}"
             )
+        if confirm.initiator > mcs.MAX_INITIATOR:
+            raise RemoteProtocolError(f"MCS user {confirm.initiator} has no channel")
         initiator = self._sender.initiator = confirm.initiator
         user = mcs.USER_BASE + initiator
         self._joins = [user, self._io_channel, *self._channels]
