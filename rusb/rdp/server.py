@@ -65,6 +65,10 @@ _CLIENT_COMPATIBLE = 2  # encryption level: both directions, at the client's str
 MAX_SIDE = 8192
 """Pixels of the longest side of a screen (MS-RDPBCGR 2.2.7.1.2)."""
 
+MAX_AREA = 8 << 20
+"""Pixels of a screen whose size the client chooses, a little more than 4K has: each
+costs memory and time whenever a picture is made."""
+
 MAX_DOMAIN_REQUESTS = 128
 """Users and channels that a client may ask MCS for, each of which is answered; with 31
 channels it needs 34."""
@@ -261,7 +265,8 @@ class ServerConnection(Connection):
         if core.depth not in DEPTHS:
             raise RemoteProtocolError(f"colour depth {core.depth}, not one of {DEPTHS}")
         self.width = min(core.width or self.width, MAX_SIDE)
-        self.height = min(core.height or self.height, MAX_SIDE)
+        height = min(core.height or self.height, MAX_SIDE)
+        self.height = min(height, MAX_AREA // self.width)
         self.depth = min(core.depth, 24)  # section 10, 6
         self._note(f"Methods 0x{blocks.methods:08x}")
         known = {name.lower() for name in self.settings.channels}

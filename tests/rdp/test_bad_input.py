@@ -347,11 +347,22 @@ def test_t04_impossible_depths(depth: int) -> None:
     refuse(lambda: raw.connect(wire))
 
 
-def test_t04_sizes_are_cut_to_what_a_screen_can_be() -> None:
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ((3840, 2160), (3840, 2160)),
+        ((0xFFFF, 0), (8192, 600)),
+        ((0xFFFF, 0xFFFF), (8192, 1024)),
+        ((1, 0xFFFF), (1, 8192)),
+    ],
+)
+def test_t04_sizes_are_cut_to_what_a_screen_can_be(
+    asked: tuple[int, int], given: tuple[int, int]
+) -> None:
     raw = RawClient()
     raw.negotiate()
-    raw.connect(ClientBlocks(ClientCore("raw", 0xFFFF, 0, 16)).serialize())
-    assert (raw.server.width, raw.server.height) == (8192, 600)
+    raw.connect(ClientBlocks(ClientCore("raw", *asked, 16)).serialize())
+    assert (raw.server.width, raw.server.height) == given
 
 
 # -------------------------------------------------------- T05 without RC4 ----
