@@ -7,7 +7,7 @@ import itertools
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from rusb.rdp.security import SecurityFlag, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
 from rusb.server import session
+from rusb.server.display.status import Picture, status_picture
 from rusb.server.machine.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
 from tests.helpers import memory_below
@@ -233,3 +234,37 @@ async def test_t08_a_client_that_asks_and_reads_nothing_is_dropped(
             transport.resume_reading()
             with contextlib.suppress(ConnectionLost):  # or a plain end of TCP
                 await deaf.wait_closed()
+
+
+async def test_t08_pictures_are_made_for_those_who_take_them(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with the largest screen asks for it all the time and reads nothing."""
+    drawn: list[tuple[int, int]] = []
+
+    def count(
+        width: int, height: int, depth: int, name: str, devices: Sequence[str]
+    ) -> Picture:
+        drawn.append((width, height))
+        return status_picture(width, height, depth, name, devices)
+
+    monkeypatch.setattr("rusb.server.listener.status_picture", count)
+    config = lab.config()
+    config.width, config.height, config.depth = 3840, 2160, 24
+    async with others_go_on(lab):
+        async with connect(config, backends=[]) as greedy:
+            transport = deaf_ears(lab, greedy)
+            (ours,) = (s for s in lab.server._sessions if s._rdp.width == 3840)
+            wanted = said(greedy, DataType.SUPPRESS_OUTPUT, b"\1\0\0\0" + bytes(8))
+            wanted += said(greedy, DataType.REFRESH_RECT, b"\1" + bytes(11)) * 100
+            others = drawn.count((800, 600))
+            for _ in range(100):
+                transport.write(wanted)
+                await asyncio.sleep(0.01)
+            assert ours.stream.bytes_waiting <= 3840 * 2160 * 3 * 1.01 + (4 << 20)
+            before = drawn.count((3840, 2160))
+            assert 1 <= before <= 2
+            assert drawn.count((800, 600)) == others
+            transport.resume_reading()
+            while drawn.count((3840, 2160)) == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
