@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import rusb.server.guests
@@ -53,6 +53,10 @@ MAX_COMPLAINTS = 8
 
 END_TIMEOUT = 30.0
 """Seconds that sessions get to detach their devices when the server stops."""
+
+SCREEN_PERIOD = 0.25
+"""Seconds from one round of pictures to the next, and at least four times what the last
+one took: whatever clients ask for, drawing leaves the rest of the time to USB."""
 
 _METHODS = {
     "negotiate": frozenset({Method.TLS, Method.RDP}),
@@ -119,7 +123,10 @@ class Server:
         self._last: dict[str, object] | None = None
         self._totals = {"sent": 0, "received": 0}
         self._is_closed = False
-        self._is_screen_due = False
+        self._stale: set[ServerSession] = set()  # their picture is old
+        self._draw_due: asyncio.Handle | None = None
+        self._draw_after = 0.0
+        self._draw_time = 0.0  # of this round
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -239,14 +246,17 @@ class Server:
         return True
 
     def devices_changed(self) -> None:
-        """Show every viewer the new state, once for all changes of this turn."""
-        if not self._is_screen_due:
-            self._is_screen_due = True
-            asyncio.get_running_loop().call_soon(self._show_status)
+        """Show every viewer the new state, once for all changes that come together."""
+        self._draw_soon(self._sessions)
+
+    def screen_wanted(self, session: ServerSession) -> None:
+        """One viewer wants its picture again."""
+        self._draw_soon((session,))
 
     def session_ended(self, session: ServerSession) -> None:
         """Forget it, but for what showvminfo tells of the last one."""
         self._sessions.discard(session)
+        self._stale.discard(session)
         if session.was_logged_on:
             self._last = session.describe() | {"ended": time.time()}
             for key in self._totals:
@@ -254,15 +264,32 @@ class Server:
 
     # ------------------------------------------------------------- our own ----
 
-    def _show_status(self) -> None:
-        self._is_screen_due = False
+    def _draw_soon(self, sessions: Iterable[ServerSession]) -> None:
+        self._stale.update(sessions)
+        if self._stale and self._draw_due is None:
+            loop = asyncio.get_running_loop()
+            self._draw_time = 0.0
+            when = max(self._draw_after, loop.time())
+            self._draw_due = loop.call_at(when, self._draw_next)
+
+    def _draw_next(self) -> None:
+        """Draw for one viewer, then let others do something."""
+        loop = asyncio.get_running_loop()
+        self._draw_due = None
+        if self._is_closed or not self._stale:
+            return
+        begin = loop.time()
+        self._stale.pop().show_screen(self._status_picture)
+        end = loop.time()
+        self._draw_time += end - begin
+        if self._stale:
+            self._draw_due = loop.call_soon(self._draw_next)
+        else:
+            self._draw_after = end + max(SCREEN_PERIOD, 4 * self._draw_time)
+
+    def _status_picture(self, width: int, height: int, depth: int) -> Picture:
         devices = [str(a.info) for s in self._sessions for a in s.attached]
-
-        def make(width: int, height: int, depth: int) -> Picture:
-            return status_picture(width, height, depth, self.machine.name, devices)
-
-        for session in self._sessions:
-            session.show_screen(make)
+        return status_picture(width, height, depth, self.machine.name, devices)
 
     def _guest_lost(self, device: AttachedDevice) -> None:
         for session in self._sessions:

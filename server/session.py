@@ -73,6 +73,9 @@ class SessionHost(Protocol):
     def devices_changed(self) -> None:
         """A device was attached or detached."""
 
+    def screen_wanted(self, session: "ServerSession") -> None:
+        """A session wants :meth:`~ServerSession.show_screen` to be called."""
+
     def session_ended(self, session: "ServerSession") -> None:
         """The connection is over and its devices are detached."""
 
@@ -157,6 +160,8 @@ class ServerSession:
         self._is_granted = False
         self._disabled: set[str] = set()
         self._is_ending = False
+        self._is_pressed = False  # the client reads too slowly
+        self._is_screen_due = False  # and has an old picture
         self._ended = asyncio.Event()
         loop = self._loop = asyncio.get_running_loop()
         self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._is_late)
@@ -194,9 +199,15 @@ class ServerSession:
         await self._ended.wait()
 
     def show_screen(self, make: Callable[[int, int, int], Picture]) -> None:
-        """Send the picture that *make* returns for (width, height, depth)."""
+        """Send the picture that *make* returns for (width, height, depth).
+
+        A client that still has a lot to read gets it when it has done so.
+        """
         core = self._rdp
         if "Display" in self._disabled:
+            return
+        self._is_screen_due = self._is_pressed
+        if self._is_pressed:
             return
         if self.is_active and not core.output_suppressed:
             core.show_screen(make(core.width, core.height, core.depth))
@@ -297,8 +308,11 @@ class ServerSession:
 
     def _pressed(self, is_high: bool) -> None:
         """The client reads too slowly: hold the guest until it has caught up."""
+        self._is_pressed = is_high
         for attachment in self._attached.values():
             attachment.hold(is_high)
+        if self._is_screen_due and not is_high:
+            self._host.screen_wanted(self)
 
     # ------------------------------------------------- from the connection ----
 
@@ -314,9 +328,9 @@ class ServerSession:
             case rdp.Activated():
                 self._logon_timer.cancel()
                 self.is_active = True
-                self._host.devices_changed()
+                self._host.screen_wanted(self)
             case rdp.RefreshRequested():
-                self._host.devices_changed()
+                self._host.screen_wanted(self)
             case rdp.ChannelOpened():
                 if event.name.lower() == CHANNEL:
                     self._open_channel(event)

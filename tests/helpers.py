@@ -1,7 +1,10 @@
 """What tests share."""
 
+import contextlib
 import json
 import os
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +29,15 @@ def load_vectors(name: str) -> list[dict[str, Any]]:
             if set(more[0]) == members or members <= set(more[0]):
                 found += [v | {"name": f"{path.stem}:{v['name']}"} for v in more]
     return found
+
+
+@contextlib.contextmanager
+def memory_below(limit: int) -> Iterator[None]:
+    """Fail if Python's memory grows by more than *limit* bytes, even for a moment."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit, f"{peak} bytes at the peak, at most {limit} are allowed"

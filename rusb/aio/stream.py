@@ -24,6 +24,10 @@ WRITE_HIGH = 4 << 20
 """Bytes waiting to be sent above which whoever feeds us is told to stop: many 64 KiB
 URBs, yet little beside what a device may have in flight."""
 
+MAX_WAITING = 128 << 20
+"""Bytes waiting to be sent above which the peer is dropped: it makes us answer and
+reads nothing. Twice what a client lets be in flight."""
+
 
 class RdpCore(Protocol):
     """What the two RDP cores have in common."""
@@ -228,6 +232,9 @@ class RdpStream(asyncio.Protocol):
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self.bytes_sent += len(data)
         self.transport.write(data)
+        if self.bytes_waiting > MAX_WAITING:
+            self.fail(ConnectionLost(f"{self.bytes_waiting} bytes wait to be read"))
+            self.abort()
 
     def _start_tls(self) -> None:
         assert self.transport is not None

@@ -238,6 +238,8 @@ class ClientConnection(Connection):
         for channel, name in zip(blocks.channels, names, strict=False):
             if channel in (0, self._io_channel):
                 self._ignore(f"channel {name} was not granted")
+            elif channel in self._channels:
+                raise RemoteProtocolError(f"server granted channel {channel} twice")
             else:
                 receiver = ChannelReceiver(channel, name, self._events)
                 self._channels[channel] = receiver
@@ -286,6 +288,8 @@ class ClientConnection(Connection):
             raise NegotiationError(
                 f"the server refused the MCS user: result {confirm.result}"
             )
+        if confirm.initiator > mcs.MAX_INITIATOR:
+            raise RemoteProtocolError(f"MCS user {confirm.initiator} has no channel")
         initiator = self._sender.initiator = confirm.initiator
         user = mcs.USER_BASE + initiator
         self._joins = [user, self._io_channel, *self._channels]
@@ -336,14 +340,15 @@ class ClientConnection(Connection):
 
     def _licence(self, payload: bytes) -> bool:
         """Handle the licence step; False if it was skipped by the server."""
-        flags, _ = parse_header(payload)
+        flags, body = parse_header(payload)
         if not self._security.is_encrypted and flags == len(payload):
             return False  # 1.20: that is a length, so no header
         if flags & SecurityFlag.REDIRECTION:
             raise NegotiationError("the server redirects to another, not supported")
         if not flags & SecurityFlag.LICENCE:
             return False
-        _, body = self._security.unwrap(payload)
+        if flags & SecurityFlag.ENCRYPT:  # 1.11: here alone it may be in clear
+            _, body = self._security.unwrap(payload)
         answer = answer_licence(
             body,
             user=self.settings.user,

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
-from rusb.errors import NegotiationError
+from rusb.errors import NegotiationError, ParseError
 
 from .per import Reader, ber, read_ber
 from .tpkt import tpkt
@@ -14,6 +14,7 @@ from .x224 import DATA_HEADER
 __all__ = [
     "FIRST_CHANNEL",
     "IO_CHANNEL",
+    "MAX_INITIATOR",
     "USER_BASE",
     "Confirm",
     "Pdu",
@@ -31,6 +32,8 @@ __all__ = [
 
 USER_BASE = 1001
 """User channel of initiator 0."""
+
+MAX_INITIATOR = 0xFFFF - USER_BASE
 
 IO_CHANNEL = 1003
 FIRST_CHANNEL = 1004
@@ -111,14 +114,16 @@ def parse_connect_response(data: bytes) -> bytes:
     outer = Reader(data, "MCS Connect-Response")
     reader = Reader(read_ber(outer, _CONNECT_RESPONSE), "MCS Connect-Response")
     outer.end()
-    result = int.from_bytes(read_ber(reader, 0x0A))
+    result = read_ber(reader, 0x0A)
+    if len(result) != 1:
+        raise ParseError(f"MCS result of {len(result)} bytes, not 1")
     read_ber(reader, 2)
     read_ber(reader, 0x30)
     user_data = read_ber(reader, 4)
     reader.end()
-    if result != 0:
+    if result[0]:
         raise NegotiationError(
-            f"the server refused the MCS connection: result {result}"
+            f"the server refused the MCS connection: result {result[0]}"
         )
     return user_data
 

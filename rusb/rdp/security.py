@@ -26,6 +26,8 @@ __all__ = [
 _HEADER = struct.Struct("<HH")
 HEADER_SIZE = _HEADER.size
 
+_NOT_ENCRYPTED = "an encrypted packet, and nothing is encrypted"
+
 
 class Method(enum.Enum):
     """What ``Security/Method`` may allow."""
@@ -112,7 +114,7 @@ class PlainSecurity:
         """
         flags, body = parse_header(payload)
         if flags & SecurityFlag.ENCRYPT:
-            raise RemoteProtocolError("an encrypted packet, and nothing is encrypted")
+            raise RemoteProtocolError(_NOT_ENCRYPTED)
         return flags, body
 
     def wrap_fast(self, update: bytes) -> bytes:
@@ -135,6 +137,9 @@ class PlainSecurity:
 
         1.20: where the length does not fit at the front but four bytes later, there
         is a header.
+
+        Raises:
+            RemoteProtocolError: the header says that it is encrypted.
         """
         if len(payload) >= HEADER_SIZE + 2:
             size = len(payload)
@@ -142,6 +147,8 @@ class PlainSecurity:
                 int.from_bytes(payload[i : i + 2], "little") for i in (0, 4)
             )
             if front != size and later == size - HEADER_SIZE:
+                if front & SecurityFlag.ENCRYPT:
+                    raise RemoteProtocolError(_NOT_ENCRYPTED)
                 self.prefix = bytes(HEADER_SIZE)
                 return payload[HEADER_SIZE:]
         return payload
@@ -178,14 +185,13 @@ class StandardSecurity:
 
         Raises:
             ParseError: too short.
-            RemoteProtocolError: the checksum is wrong, or the packet is in clear and
-                is no licence.
+            RemoteProtocolError: the checksum is wrong, or the packet is in clear.
         """
         flags, body = parse_header(payload)
         if flags & SecurityFlag.ENCRYPT:
             is_salted = bool(flags & SecurityFlag.SALTED)
             return flags, self._receiving.decrypt(body, is_salted=is_salted)
-        if self._takes_clear or flags & SecurityFlag.LICENCE:
+        if self._takes_clear:
             return flags, body
         raise RemoteProtocolError(
             f"a packet in clear, flags 0x{flags:04X}, where all are encrypted"

@@ -53,7 +53,7 @@ from .standard import (
 from .svc import ChannelReceiver
 from .x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
 
-__all__ = ["ServerConnection", "ServerSettings"]
+__all__ = ["MAX_DOMAIN_REQUESTS", "ServerConnection", "ServerSettings"]
 
 INITIATOR = SERVER_USER - mcs.USER_BASE
 """Of every client, and of the server itself (1.7)."""
@@ -64,6 +64,14 @@ _CLIENT_COMPATIBLE = 2  # encryption level: both directions, at the client's str
 
 MAX_SIDE = 8192
 """Pixels of the longest side of a screen (MS-RDPBCGR 2.2.7.1.2)."""
+
+MAX_AREA = 8 << 20
+"""Pixels of a screen whose size the client chooses, a little more than 4K has: each
+costs memory and time whenever a picture is made."""
+
+MAX_DOMAIN_REQUESTS = 128
+"""Users and channels that a client may ask MCS for, each of which is answered; with 31
+channels it needs 34."""
 
 
 @dataclass(slots=True)
@@ -119,6 +127,7 @@ class ServerConnection(Connection):
         self._protocol = Protocol.RDP
         self._requested: int | None = None
         self._blocks: ClientBlocks | None = None
+        self._domain_requests = 0
         self._is_rdesktop = False
         self._encryption = Encryption.NONE
         self._random = b""
@@ -230,10 +239,12 @@ class ServerConnection(Connection):
             case mcs.Pdu.ERECT_DOMAIN:  # 1.7: contents do not matter
                 pass
             case mcs.Pdu.ATTACH_REQUEST:
+                self._count_request()
                 self._output.append(mcs.attach_confirm(INITIATOR))
             case mcs.Pdu.JOIN_REQUEST:
                 if len(body) < 5:
                     raise RemoteProtocolError(f"join request of {len(body)} bytes")
+                self._count_request()
                 channel = int.from_bytes(body[3:5])  # 1.7: any id is confirmed
                 self._output.append(mcs.join_confirm(INITIATOR, channel))
             case mcs.Pdu.ULTIMATUM:
@@ -241,13 +252,21 @@ class ServerConnection(Connection):
             case kind:
                 raise RemoteProtocolError(f"MCS PDU {kind}: {body[:16].hex()}")
 
+    def _count_request(self) -> None:
+        self._domain_requests += 1
+        if self._domain_requests > MAX_DOMAIN_REQUESTS:
+            raise RemoteProtocolError(
+                f"more than {MAX_DOMAIN_REQUESTS} requests for users and channels"
+            )
+
     def _connect(self, body: bytes) -> None:
         blocks = self._blocks = ClientBlocks.parse(mcs.parse_connect_initial(body))
         core = blocks.core
         if core.depth not in DEPTHS:
             raise RemoteProtocolError(f"colour depth {core.depth}, not one of {DEPTHS}")
         self.width = min(core.width or self.width, MAX_SIDE)
-        self.height = min(core.height or self.height, MAX_SIDE)
+        height = min(core.height or self.height, MAX_SIDE)
+        self.height = min(height, MAX_AREA // self.width)
         self.depth = min(core.depth, 24)  # section 10, 6
         self._note(f"Methods 0x{blocks.methods:08x}")
         known = {name.lower() for name in self.settings.channels}

@@ -321,7 +321,7 @@ def _parse_chain(reader: Reader) -> tuple[int, int]:
         certificate = reader.take(reader.u32())
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise ParseError(f"the server's X.509 certificate: {error}") from error
     if not isinstance(key, RSAPublicKey):
         raise ParseError("the server's X.509 certificate has no RSA key")

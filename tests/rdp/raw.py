@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from rusb.rdp import mcs, share
-from rusb.rdp.capabilities import client_sets, serialize_confirm_active
-from rusb.rdp.events import Event, LogonRequested
-from rusb.rdp.gcc import ClientBlocks, ClientCore
+from rusb.rdp.capabilities import (
+    client_sets,
+    serialize_confirm_active,
+    serialize_demand_active,
+    server_sets,
+)
+from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.connection import Connection
+from rusb.rdp.events import Activated, Event, LogonRequested
+from rusb.rdp.gcc import ClientBlocks, ClientCore, ServerBlocks
 from rusb.rdp.info import ClientInfo
+from rusb.rdp.licensing import VALID_CLIENT
 from rusb.rdp.security import Method, SecurityFlag, header
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.rdp.share import DataType, ShareType
 from rusb.rdp.svc import ChannelSender
-from rusb.rdp.x224 import ConnectionRequest
+from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest
 from tests.rdp.joined import no_random
 
-__all__ = ["RawClient", "group", "vector"]
+__all__ = ["RawClient", "RawServer", "group", "vector"]
 
 VECTORS = json.loads(
     (Path(__file__).parent.parent / "vectors" / "rdp-security.json").read_text("utf-8")
@@ -53,6 +61,7 @@ class RawClient:
         self.server = ServerConnection(
             settings or ServerSettings(both), random_bytes=no_random
         )
+        self.core: Connection = self.server
         self.headers = headers
         self.sender = ChannelSender(is_server=False, initiator=1)
         self.seen: list[Event] = []
@@ -122,4 +131,73 @@ class RawClient:
         self.log_on()
         self.confirm()
         self.finish()
+        return self
+
+
+class RawServer:
+    """Our client, and a server of which every byte can be chosen."""
+
+    def __init__(self, settings: ClientSettings | None = None) -> None:
+        self.client = ClientConnection(
+            settings or ClientSettings(wants_tls=False, encryption=False),
+            random_bytes=no_random,
+        )
+        self.core: Connection = self.client
+        self.client.start()
+        self.client.data_to_send()
+        self.sender = ChannelSender(is_server=True, initiator=1)
+        self.seen: list[Event] = []
+
+    def feed(self, *packets: bytes) -> bytes:
+        """Send packets; return what the client answers."""
+        for packet in packets:
+            self.client.receive_data(packet)
+            self.seen += self.client.events()
+        return b"".join(self.client.data_to_send())
+
+    def io(self, payload: bytes) -> bytes:
+        """Return a packet with a payload on the I/O channel."""
+        return self.sender.send_data(1003, len(payload)) + payload
+
+    def data(self, kind: int, body: bytes) -> bytes:
+        """Return a packet with a share data PDU."""
+        return self.io(share.share_data(kind, body, 1002))
+
+    def connect(self, user_data: bytes | None = None) -> bytes:
+        """Choose standard security and send Connect-Response."""
+        blocks = user_data or ServerBlocks.granting(0, 4).serialize()
+        self.feed(ConnectionConfirm(selected=0).serialize())
+        return self.feed(mcs.serialize_connect_response(blocks))
+
+    def until_licence(self, user_data: bytes | None = None) -> "RawServer":
+        """Go on until the client has sent Client Info."""
+        self.connect(user_data)
+        self.feed(mcs.attach_confirm(9))
+        channels = (1010, 1003, 1004, 1005, 1006, 1007)
+        self.feed(*[mcs.join_confirm(9, channel) for channel in channels])
+        assert self.client.is_logged_on
+        return self
+
+    def demand(
+        self,
+        sets: Sequence[bytes] | None = None,
+        *,
+        count: int = -1,
+        headers: bytes = b"",
+    ) -> bytes:
+        """Return a packet with Demand Active; *count* replaces the number of sets."""
+        if sets is None:
+            sets = server_sets(1024, 768, 24)
+        body = serialize_demand_active(0x103EA, sets)
+        if count >= 0:
+            body = body[:12] + struct.pack("<H", count) + body[14:]
+        pdu = share.share_control(ShareType.DEMAND_ACTIVE, body, 1002)
+        return self.io(headers + pdu)
+
+    def until_active(self) -> "RawServer":
+        """Go the whole way."""
+        self.until_licence()
+        self.feed(self.io(struct.pack("<HH", 0x80, 0) + VALID_CLIENT))
+        self.feed(self.demand(), self.data(DataType.FONT_MAP, share.font_map()))
+        assert Activated(1024, 768, 24) in self.seen
         return self

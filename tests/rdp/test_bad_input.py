@@ -1,4 +1,8 @@
-"""What hostile and broken clients send: T01 to T07 of docs/spec/bad-inputs.md."""
+"""What hostile and broken clients send: T01 to T07 of docs/spec/bad-inputs.md.
+
+What makes sense in both directions is sent to both ends; test_bad_server.py has what
+only servers send.
+"""
 
 import struct
 from collections.abc import Callable
@@ -13,15 +17,21 @@ from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
 from rusb.rdp.info import ClientInfo, InfoFlag
 from rusb.rdp.per import Reader, ber, read_ber, read_per_length
 from rusb.rdp.security import Method
-from rusb.rdp.server import ServerConnection, ServerSettings
+from rusb.rdp.server import MAX_DOMAIN_REQUESTS, ServerConnection, ServerSettings
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
+from tests.helpers import memory_below
 from tests.rdp.joined import Joined, no_random
-from tests.rdp.raw import RawClient
+from tests.rdp.raw import RawClient, RawServer
 
 USB = 1004
 BLOCKS = ClientBlocks(
     ClientCore("raw", 800, 600, 16), channels=[ChannelRequest("vrdpusb", 0)]
+)
+
+End = type[RawClient] | type[RawServer]
+both = pytest.mark.parametrize(
+    "peer", [RawClient, RawServer], ids=["to-server", "to-client"]
 )
 
 
@@ -33,54 +43,63 @@ def refuse(action: Callable[[], object]) -> None:
 # -------------------------------------------------------------- T01 TPKT ----
 
 
+@both
 @pytest.mark.parametrize("length", [0, 3, 4, 6])
-def test_t01_tpkt_shorter_than_its_headers(length: int) -> None:
-    raw = RawClient()
-    refuse(lambda: raw.feed(b"\x03\x00" + length.to_bytes(2) + bytes(16)))
+def test_t01_tpkt_shorter_than_its_headers(peer: End, length: int) -> None:
+    refuse(lambda: peer().feed(b"\x03\x00" + length.to_bytes(2) + bytes(16)))
 
 
-def test_t01_tpkt_larger_than_sent_waits_and_keeps_no_more_than_itself() -> None:
-    raw = RawClient()
-    raw.feed(b"\x03\x00\xff\xff", *[bytes(1000)] * 65)
-    assert (len(raw.server._buffer), raw.seen) == (65004, [])
-    refuse(lambda: raw.feed(bytes(1000)))  # 65535 bytes that are no request
+@both
+def test_t01_tpkt_larger_than_sent_waits_and_keeps_no_more_than_itself(
+    peer: End,
+) -> None:
+    raw = peer()
+    with memory_below(400_000):
+        raw.feed(b"\x03\x00\xff\xff", *[bytes(1000)] * 65)
+    assert (len(raw.core._buffer), raw.seen) == (65004, [])
+    refuse(lambda: raw.feed(bytes(1000)))  # 65535 bytes that are no X.224
 
 
-def test_t01_tpkt_smaller_than_its_content() -> None:
-    raw = RawClient()
-    raw.until_active()
+@both
+def test_t01_tpkt_smaller_than_its_content(peer: End) -> None:
+    raw = peer().until_active()
     packet = bytearray(raw.data(DataType.SYNCHRONIZE, share.synchronize(1002)))
     packet[3] -= 4
     refuse(lambda: raw.feed(bytes(packet)))
 
 
+@both
 @pytest.mark.parametrize("cut", range(7, 24))
-def test_t01_data_packets_cut_inside_their_headers(cut: int) -> None:
-    raw = RawClient().until_active()
+def test_t01_data_packets_cut_inside_their_headers(peer: End, cut: int) -> None:
+    raw = peer().until_active()
     whole = raw.data(DataType.INPUT, struct.pack("<HH", 0, 0) + bytes(200))
     refuse(lambda: raw.feed(b"\x03\x00" + cut.to_bytes(2) + whole[4:cut]))
 
 
+@both
 @pytest.mark.parametrize("first", [0x00, 0x16, 0x3C, 0xFF])
-def test_t01_what_is_not_rdp_ends_the_connection(first: int) -> None:
-    raw = RawClient()
-    refuse(lambda: raw.feed(bytes([first]) + b"\x03\x01" * 200))
+def test_t01_what_is_not_rdp_ends_the_connection(peer: End, first: int) -> None:
+    refuse(lambda: peer().feed(bytes([first]) + b"\x03\x01" * 200))
 
 
-def test_t01_one_byte_at_a_time_takes_linear_time() -> None:
+@pytest.mark.parametrize("is_up", [True, False], ids=["to-server", "to-client"])
+def test_t01_small_pieces_take_linear_time(is_up: bool) -> None:
     joined = Joined().run()
-    joined.client.send_channel(1006, bytes(1 << 20))
-    data = b"".join(joined.client.data_to_send())
+    ends = joined.client, joined.server
+    sender, receiver = ends if is_up else ends[::-1]
+    sender.send_channel(1006, bytes(1 << 20))
+    data = b"".join(sender.data_to_send())
     for start in range(0, len(data), 7):
-        joined.server.receive_data(data[start : start + 7])
-        assert len(joined.server._buffer) <= 16384
-    (event,) = joined.server.events()
+        receiver.receive_data(data[start : start + 7])
+        assert len(receiver._buffer) <= 16384
+    (event,) = receiver.events()
     assert isinstance(event, ChannelData)
     assert len(event.data) == 1 << 20
 
 
-def test_t01_x224_header_that_is_no_data_header() -> None:
-    raw = RawClient().until_active()
+@both
+def test_t01_x224_header_that_is_no_data_header(peer: End) -> None:
+    raw = peer().until_active()
     refuse(lambda: raw.feed(b"\x03\x00\x00\x08\x02\xf0\x00\x28"))
 
 
@@ -224,10 +243,11 @@ def test_t03_duplicate_names_and_names_without_an_end() -> None:
     ]
 
 
-def test_t03_data_on_channels_that_were_never_granted_is_skipped() -> None:
-    raw = RawClient().until_active()
+@both
+def test_t03_data_on_channels_that_were_never_granted_is_skipped(peer: End) -> None:
+    raw = peer().until_active()
     raw.seen.clear()
-    for channel in (0, 1002, 1004, 1031, 0xFFFF):
+    for channel in (0, 1002, 1008, 1031, 0xFFFF):
         raw.feed(raw.sender.send_data(channel, 9) + bytes(9))
     assert [type(e) for e in raw.seen] == [Ignored] * 5
 
@@ -240,18 +260,34 @@ def test_t03_a_join_of_any_channel_is_confirmed_and_opens_nothing() -> None:
     assert raw.server._channels == {}
 
 
-@pytest.mark.parametrize("pdu", [b"", b"\x38", b"\x38\0\0\0", b"\xfc", b"\x7f\x65"])
-def test_t03_domain_pdus_that_are_cut_or_unknown(pdu: bytes) -> None:
+def test_t03_joins_without_end_are_not_answered_without_end() -> None:
     raw = RawClient()
     raw.negotiate()
+    raw.connect()
+    assert raw.join(range(MAX_DOMAIN_REQUESTS - 1))  # and one for the user
+    refuse(lambda: raw.join([1003]))
+
+
+@both
+@pytest.mark.parametrize(
+    "pdu",
+    [b"", b"\x38", b"\x38\0\0\0", b"\xfc", b"\x7f\x65", b"\x2e", b"\x3e\0\0\1"],
+)
+def test_t03_domain_pdus_that_are_cut_or_unknown(peer: End, pdu: bytes) -> None:
+    raw = peer()
+    if isinstance(raw, RawClient):
+        raw.negotiate()
     raw.connect()
     packet = struct.pack(">BBH", 3, 0, 7 + len(pdu)) + b"\x02\xf0\x80" + pdu
     refuse(lambda: raw.feed(packet))
 
 
-def test_t03_mcs_before_the_connection_request() -> None:
-    raw = RawClient()
-    refuse(lambda: raw.feed(mcs.attach_request()))
+@both
+def test_t03_mcs_before_the_negotiation(peer: End) -> None:
+    refuse(lambda: peer().feed(mcs.attach_request()))
+
+
+def test_t03_mcs_before_connect_initial() -> None:
     raw = RawClient()
     raw.negotiate()
     refuse(lambda: raw.feed(mcs.attach_request()))
@@ -311,11 +347,22 @@ def test_t04_impossible_depths(depth: int) -> None:
     refuse(lambda: raw.connect(wire))
 
 
-def test_t04_sizes_are_cut_to_what_a_screen_can_be() -> None:
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ((3840, 2160), (3840, 2160)),
+        ((0xFFFF, 0), (8192, 600)),
+        ((0xFFFF, 0xFFFF), (8192, 1024)),
+        ((1, 0xFFFF), (1, 8192)),
+    ],
+)
+def test_t04_sizes_are_cut_to_what_a_screen_can_be(
+    asked: tuple[int, int], given: tuple[int, int]
+) -> None:
     raw = RawClient()
     raw.negotiate()
-    raw.connect(ClientBlocks(ClientCore("raw", 0xFFFF, 0, 16)).serialize())
-    assert (raw.server.width, raw.server.height) == (8192, 600)
+    raw.connect(ClientBlocks(ClientCore("raw", *asked, 16)).serialize())
+    assert (raw.server.width, raw.server.height) == given
 
 
 # -------------------------------------------------------- T05 without RC4 ----
@@ -329,10 +376,26 @@ def test_t05_encrypted_client_info_without_encryption() -> None:
     refuse(lambda: raw.feed(raw.io(payload)))
 
 
-@pytest.mark.parametrize("head", [0x84, 0x44, 0xC4])
-def test_t05_encrypted_fast_path_without_encryption(head: int) -> None:
-    raw = RawClient().until_active()
+@both
+@pytest.mark.parametrize("head", [0x84, 0xC4])
+def test_t05_encrypted_fast_path_without_encryption(peer: End, head: int) -> None:
+    raw = peer().until_active()
     refuse(lambda: raw.feed(bytes([head, 4, 0, 0])))
+
+
+def test_t05_a_fast_path_checksum_that_is_salted_without_encryption() -> None:
+    raw = RawClient().until_active()
+    refuse(lambda: raw.feed(b"\x44\4\0\0"))
+
+
+@both
+@pytest.mark.parametrize("flags", [0x0008, 0x0808, 0x0018])
+def test_t05_encrypted_pdus_in_a_session_without_encryption(
+    peer: End, flags: int
+) -> None:
+    raw = peer().until_active()
+    pdu = share.share_data(DataType.SYNCHRONIZE, share.synchronize(1002), 1002)
+    refuse(lambda: raw.feed(raw.io(struct.pack("<HH", flags, 0) + pdu)))
 
 
 # -------------------------------------------------------- T06 Client Info ----
@@ -507,14 +570,25 @@ def test_t07_data_before_the_logon_is_decided_is_skipped() -> None:
         struct.pack("<HHH", 7, 0x17, 1002),
         struct.pack("<HHH", 0xFFFF, 0x17, 1002),
         struct.pack("<HHH", 6, 0x17, 1002),  # data without its header
-        share.share_data(DataType.CONTROL, b"", 1002),
-        share.share_data(DataType.SUPPRESS_OUTPUT, b"", 1002),
-        share.share_data(DataType.INPUT, struct.pack("<HH", 9, 0), 1002),
     ],
 )
-def test_t07_malformed_share_pdus(payload: bytes) -> None:
-    raw = RawClient().until_active()
+@both
+def test_t07_malformed_share_pdus(peer: End, payload: bytes) -> None:
+    raw = peer().until_active()
     refuse(lambda: raw.feed(raw.io(payload)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (DataType.CONTROL, b""),
+        (DataType.SUPPRESS_OUTPUT, b""),
+        (DataType.INPUT, struct.pack("<HH", 9, 0)),
+    ],
+)
+def test_t07_malformed_share_data(kind: DataType, body: bytes) -> None:
+    raw = RawClient().until_active()
+    refuse(lambda: raw.feed(raw.data(kind, body)))
 
 
 def test_t07_compressed_pdus_were_not_agreed_on() -> None:
@@ -524,22 +598,29 @@ def test_t07_compressed_pdus_were_not_agreed_on() -> None:
     refuse(lambda: raw.feed(bytes(packet)))
 
 
-def test_t07_segments_are_joined_and_bounded() -> None:
+def piece(raw: RawClient | RawServer, flags: int, part: bytes) -> bytes:
+    """Return a segment of what is sent on the I/O channel."""
+    head = bytearray(raw.sender.send_data(1003, len(part)))
+    head[12] = 0x40 | flags
+    return bytes(head) + part
+
+
+def test_t07_segments_are_joined() -> None:
     raw = RawClient().until_active()
     packet = raw.data(DataType.SYNCHRONIZE, share.synchronize(1002))
-    payload = packet[14:]
-
-    def piece(flags: int, part: bytes) -> bytes:
-        head = bytearray(raw.sender.send_data(1003, len(part)))
-        head[12] = 0x40 | flags
-        return bytes(head) + part
-
-    answer = raw.feed(piece(0x20, payload[:5]), piece(0x10, payload[5:]))
-    assert len(answer) == len(packet)
-    refuse(lambda: raw.feed(*[piece(0, bytes(16000))] * 5))
+    pieces = piece(raw, 0x20, packet[14:19]), piece(raw, 0x10, packet[19:])
+    assert len(raw.feed(*pieces)) == len(packet)
 
 
-def test_only_a_method_that_is_allowed_is_used() -> None:
+@both
+def test_t07_segments_without_an_end_are_bounded(peer: End) -> None:
+    raw = peer().until_active()
+    part = piece(raw, 0, bytes(16000))
+    with memory_below(400_000):
+        refuse(lambda: raw.feed(*[part] * 5))
+
+
+def test_t02_only_a_method_that_is_allowed_is_used() -> None:
     raw = RawClient(ServerSettings(frozenset({Method.RDP})))
     with pytest.raises(NegotiationError):
         raw.feed(ConnectionRequest(protocols=1).serialize())

@@ -1,7 +1,7 @@
 """Whatever arrives, the cores give events or the two errors they document."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,6 +10,7 @@ from rusb.rdp.client import ClientConnection
 from rusb.rdp.connection import Connection
 from rusb.rdp.events import LogonRequested, TlsRequested
 from rusb.rdp.server import ServerConnection
+from rusb.rdp.tpkt import packet_size
 from tests.rdp.joined import Joined, clear, no_random
 
 ROUNDS = 1500
@@ -107,6 +108,30 @@ def test_noise_at_any_moment(
         if chance.random() < 0.7:  # in a frame, or most of it ends at once
             noise = b"\x03\x00" + (len(noise) + 7).to_bytes(2) + b"\x02\xf0\x80" + noise
         run(new(), [*flights[: chance.randrange(len(flights))], noise])
+
+
+def packets(flights: list[bytes]) -> Iterator[bytes]:
+    for flight in flights:
+        pos = 0
+        while pos < len(flight):
+            size = packet_size(flight, pos)
+            yield flight[pos : pos + size]
+            pos += size
+
+
+@pytest.mark.parametrize(("new", "flights"), SIDES)
+def test_every_field_at_its_extremes(
+    new: Callable[[], Connection], flights: list[bytes]
+) -> None:
+    sent = list(packets(flights))
+    for number, packet in enumerate(sent):
+        if packet == sent[number - 1]:
+            continue
+        before, after = sent[:number], sent[number + 1 :]
+        for at in range(min(len(packet), 300)):
+            for value in (b"\0\0", b"\xff\xff"):
+                damaged = packet[:at] + value + packet[at + 2 :]
+                run(new(), [*before, damaged, *after])
 
 
 @pytest.mark.parametrize(("new", "flights"), SIDES)

@@ -10,20 +10,17 @@ from rusb.rdp import mcs, share
 from rusb.rdp.capabilities import (
     client_sets,
     serialize_confirm_active,
-    serialize_demand_active,
-    server_sets,
 )
-from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.client import ClientSettings
 from rusb.rdp.gcc import ServerBlocks
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.licensing import VALID_CLIENT
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.rdp.share import DataType, ShareType
-from rusb.rdp.svc import ChannelSender
 from rusb.rdp.x224 import ConnectionConfirm
 from tests.rdp.joined import Joined, clear, no_random
-from tests.rdp.raw import RawClient, vector
+from tests.rdp.raw import RawClient, RawServer, vector
 
 USB = 1007  # fourth of rdesktop's channels
 CHUNK = struct.pack("<II", 5, 3) + b"hello"
@@ -188,52 +185,6 @@ def test_our_version_4_client_connects_without_channels() -> None:
 # ------------------------------------------------------------ other servers ----
 
 
-class RawServer:
-    """Our client, and a server of which every byte can be chosen."""
-
-    def __init__(self, settings: ClientSettings | None = None) -> None:
-        self.client = ClientConnection(
-            settings or ClientSettings(wants_tls=False, encryption=False),
-            random_bytes=no_random,
-        )
-        self.client.start()
-        self.sender = ChannelSender(is_server=True, initiator=1)
-        self.seen: list[rdp.Event] = []
-
-    def feed(self, *packets: bytes) -> bytes:
-        for packet in packets:
-            self.client.receive_data(packet)
-            self.seen += self.client.events()
-        return b"".join(self.client.data_to_send())
-
-    def io(self, payload: bytes) -> bytes:
-        return self.sender.send_data(1003, len(payload)) + payload
-
-    def data(self, kind: int, body: bytes) -> bytes:
-        return self.io(share.share_data(kind, body, 1002))
-
-    def until_licence(self, user_data: bytes | None = None) -> "RawServer":
-        blocks = user_data or ServerBlocks.granting(0, 4).serialize()
-        self.feed(ConnectionConfirm(selected=0).serialize())
-        self.feed(mcs.serialize_connect_response(blocks), mcs.attach_confirm(9))
-        channels = (1010, 1003, 1004, 1005, 1006, 1007)
-        self.feed(*[mcs.join_confirm(9, channel) for channel in channels])
-        assert self.client.is_logged_on
-        return self
-
-    def demand(self, *, headers: bytes = b"") -> bytes:
-        body = serialize_demand_active(0x103EA, server_sets(1024, 768, 24))
-        pdu = share.share_control(ShareType.DEMAND_ACTIVE, body, 1002)
-        return self.io(headers + pdu)
-
-    def until_active(self) -> "RawServer":
-        self.until_licence()
-        self.feed(self.io(struct.pack("<HH", 0x80, 0) + VALID_CLIENT))
-        self.feed(self.demand(), self.data(DataType.FONT_MAP, share.font_map()))
-        assert rdp.Activated(1024, 768, 24) in self.seen
-        return self
-
-
 def test_the_client_reaches_a_session_and_uses_the_servers_size() -> None:
     raw = RawServer().until_active()
     assert (raw.client.width, raw.client.height, raw.client.depth) == (1024, 768, 24)
@@ -257,18 +208,14 @@ def test_a_server_that_wants_rc4_is_refused_with_a_way_out() -> None:
 
 
 def test_more_channels_than_asked_for() -> None:
-    raw = RawServer()
-    raw.feed(ConnectionConfirm(selected=0).serialize())
-    answer = ServerBlocks.granting(0, 5).serialize()
     with pytest.raises(RemoteProtocolError, match="granted 5"):
-        raw.feed(mcs.serialize_connect_response(answer))
+        RawServer().connect(ServerBlocks.granting(0, 5).serialize())
 
 
 def test_a_refused_join_leaves_the_other_channels() -> None:
     raw = RawServer()
-    blocks = ServerBlocks.granting(0, 4).serialize()
-    raw.feed(ConnectionConfirm(selected=0).serialize())
-    raw.feed(mcs.serialize_connect_response(blocks), mcs.attach_confirm(9))
+    raw.connect()
+    raw.feed(mcs.attach_confirm(9))
     raw.feed(mcs.join_confirm(9, 1010), mcs.join_confirm(9, 1003))
     refused = bytes.fromhex("0300000d02f0803ce0000903ec")
     raw.feed(refused, *[mcs.join_confirm(9, c) for c in (1005, 1006, 1007)])
@@ -286,9 +233,8 @@ def test_a_refused_join_leaves_the_other_channels() -> None:
 )
 def test_confirms_that_do_not_fit(wire: bytes, match: str) -> None:
     raw = RawServer()
-    blocks = ServerBlocks.granting(0, 4).serialize()
-    raw.feed(ConnectionConfirm(selected=0).serialize())
-    raw.feed(mcs.serialize_connect_response(blocks), mcs.attach_confirm(9))
+    raw.connect()
+    raw.feed(mcs.attach_confirm(9))
     with pytest.raises((RemoteProtocolError, NegotiationError), match=match):
         raw.feed(wire)
 

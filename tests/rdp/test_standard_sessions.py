@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from rusb.errors import NegotiationError, ParseError, RemoteProtocolError
+from rusb.errors import NegotiationError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
 from rusb.rdp.bitmaps import Picture
@@ -168,7 +168,7 @@ def test_a_server_without_a_key_has_no_standard_security() -> None:
         Joined(client, server).run()
 
 
-def test_fips_alone_is_refused() -> None:
+def test_t05_fips_alone_is_refused() -> None:
     raw = RawClient(encrypted()[1])
     raw.negotiate()
     blocks = vector("client_rdesktop_vrdp", "gcc-request-r-usb-standard", "user_data")
@@ -184,7 +184,7 @@ def test_a_client_takes_no_less_than_it_asked_for() -> None:
 
 
 @pytest.mark.parametrize("method", [0x10, 4, 3])
-def test_a_method_nobody_offered(method: int) -> None:
+def test_t05_a_method_nobody_offered(method: int) -> None:
     with pytest.raises(NegotiationError, match=f"method 0x{method:X}"):
         Peer().answer(secured(method))
 
@@ -236,11 +236,10 @@ def test_the_security_exchange_comes_before_client_info() -> None:
     assert flags == SecurityFlag.INFO | SecurityFlag.ENCRYPT
 
 
-def test_an_x509_chain_is_as_good() -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+def self_signed(key: rsa.RSAPrivateKey) -> bytes:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
     now = datetime.datetime(2026, 1, 1)
-    der = (
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -251,6 +250,11 @@ def test_an_x509_chain_is_as_good() -> None:
         .sign(key, hashes.SHA256())
         .public_bytes(serialization.Encoding.DER)
     )
+
+
+def test_an_x509_chain_is_as_good() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    der = self_signed(key)
     chain = struct.pack("<III", 0x80000002, 1, len(der)) + der + bytes(16)
     numbers = key.public_key().public_numbers()
     assert parse_certificate(chain) == (numbers.n, numbers.e)
@@ -258,17 +262,27 @@ def test_an_x509_chain_is_as_good() -> None:
     assert struct.unpack_from("<I", exchange, 19) == (128 + 8,)
 
 
+def x509_of_version(version: int) -> bytes:
+    """A chain of one certificate whose version no X.509 has."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    der = self_signed(key).replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1" + bytes([version]))
+    return struct.pack("<III", 2, 1, len(der)) + der
+
+
 @pytest.mark.parametrize(
     "blocks",
     [
         secured(random=31),
+        secured(random=0),
+        secured(random=33),
         secured(random=0xFFFFFFFF),
         secured(certificate=b"junk"),
         secured(certificate=b"\x01" + bytes(200)),
+        secured(certificate=x509_of_version(7)),
     ],
 )
-def test_broken_server_security(blocks: ServerBlocks) -> None:
-    with pytest.raises((RemoteProtocolError, ParseError)):
+def test_t05_broken_server_security(blocks: ServerBlocks) -> None:
+    with pytest.raises(RemoteProtocolError):
         Peer().answer(blocks)
 
 
@@ -357,7 +371,7 @@ def exchange(**changes: Any) -> bytes:
         struct.pack("<HHI", 1, 0, 4096) + bytes(4096),
     ],
 )
-def test_bad_security_exchanges(payload: bytes) -> None:
+def test_t05_bad_security_exchanges(payload: bytes) -> None:
     raw = until_exchange()
     with pytest.raises(RemoteProtocolError):
         raw.feed(raw.io(payload))
@@ -370,20 +384,46 @@ def test_client_info_in_clear_where_all_is_encrypted() -> None:
         raw.log_on()
 
 
+def test_t05_client_info_in_clear_that_claims_to_be_a_licence() -> None:
+    raw = until_exchange()
+    raw.feed(raw.io(exchange()))
+    flags = SecurityFlag.INFO | SecurityFlag.LICENCE
+    payload = struct.pack("<HH", flags, 0) + ClientInfo(user="eve").serialize()
+    with pytest.raises(RemoteProtocolError, match="in clear"):
+        raw.feed(raw.io(payload))
+
+
+@pytest.mark.parametrize("is_up", [True, False], ids=["to-server", "to-client"])
+@pytest.mark.parametrize("channel", [mcs.IO_CHANNEL, mcs.FIRST_CHANNEL])
+def test_t05_nothing_in_clear_gets_into_an_encrypted_session_as_a_licence(
+    channel: int, is_up: bool
+) -> None:
+    joined = Joined(*encrypted()).run()
+    ends = joined.client, joined.server
+    sender, receiver = ends if is_up else ends[::-1]
+    payload = struct.pack("<HHII", SecurityFlag.LICENCE, 0, 4, 3) + b"evil"
+    packet = sender._sender.send_data(channel, len(payload)) + payload
+    with pytest.raises(RemoteProtocolError, match="in clear"):
+        receiver.receive_data(packet)
+
+
+@pytest.mark.parametrize("is_up", [True, False], ids=["to-server", "to-client"])
 @pytest.mark.parametrize("position", [18, 20, 26, 27, 40])
-def test_one_wrong_bit_ends_the_connection(position: int) -> None:
+def test_t05_one_wrong_bit_ends_the_connection(position: int, is_up: bool) -> None:
     joined = Joined(*encrypted()).run()
     channel = channel_of(joined.of_client(rdp.ChannelOpened))
-    joined.client.send_channel(channel, bytes(100))
-    wire = bytearray(b"".join(joined.client.data_to_send()))
+    ends = joined.client, joined.server
+    sender, receiver = ends if is_up else ends[::-1]
+    sender.send_channel(channel, bytes(100))
+    wire = bytearray(b"".join(sender.data_to_send()))
     wire[position] ^= 1
     with pytest.raises(RemoteProtocolError):
-        joined.server.receive_data(bytes(wire))
+        receiver.receive_data(bytes(wire))
     with pytest.raises(RemoteProtocolError, match="has failed"):
-        joined.server.receive_data(b"\x03")
+        receiver.receive_data(b"\x03")
 
 
-def test_a_packet_that_comes_twice_ends_the_connection() -> None:
+def test_t05_a_packet_that_comes_twice_ends_the_connection() -> None:
     joined = Joined(*encrypted()).run()
     channel = channel_of(joined.of_client(rdp.ChannelOpened))
     joined.client.send_channel(channel, b"pay 10")

@@ -3,18 +3,24 @@
 import itertools
 import random
 import struct
-import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
-from rusb.errors import LocalProtocolError, ParseError
+from rusb.errors import LocalProtocolError, ParseError, RemoteProtocolError
+from rusb.rdp.client import ClientSettings
+from rusb.rdp.connection import Connection
 from rusb.rdp.events import ChannelData, Event, Ignored
+from rusb.rdp.server import ServerSettings
 from rusb.rdp.svc import MAX_CHANNEL_MESSAGE, ChannelReceiver, ChannelSender
 from rusb.rdp.tpkt import MAX_PACKET, packet_size
-from tests.rdp.joined import Joined
+from tests.helpers import memory_below
+from tests.rdp.joined import Joined, clear
+from tests.rdp.test_standard_sessions import encrypted
 
-FIRST, LAST, SHOW = 1, 2, 0x10
+FIRST, LAST, SHOW, SUSPEND, RESUME = 1, 2, 0x10, 0x20, 0x40
 CHANNEL = 1004
+USB = 1006  # third of the default channels
 
 
 class End:
@@ -151,20 +157,16 @@ def test_t10_totals_beyond_the_limit(total: int, flags: int) -> None:
 
 def test_t10_nothing_is_allocated_for_what_did_not_arrive() -> None:
     end = End()
-    tracemalloc.start()
-    end.chunk(MAX_CHANNEL_MESSAGE, FIRST, bytes(1600))
-    assert tracemalloc.get_traced_memory()[1] < 100_000
-    tracemalloc.stop()
+    with memory_below(100_000):
+        end.chunk(MAX_CHANNEL_MESSAGE, FIRST, bytes(1600))
 
 
 def test_t10_memory_of_tiny_chunks_stays_near_their_sum() -> None:
     end = End()
     end.chunk(MAX_CHANNEL_MESSAGE, FIRST, b"x")
     wire = end.packet(MAX_CHANNEL_MESSAGE, 0, b"x") * 10_000
-    tracemalloc.start()
-    end.feed(wire)
-    assert tracemalloc.get_traced_memory()[0] < 40_000
-    tracemalloc.stop()
+    with memory_below(60_000):
+        end.feed(wire)
     assert end.chunk(0, LAST, b"").messages == [b"x" * 10_001]
 
 
@@ -213,3 +215,72 @@ def test_t10_chunk_shorter_than_its_header(size: int) -> None:
     end = End()
     with pytest.raises(ParseError, match="not 8"):
         end.feed(end.sender.send_data(CHANNEL, size) + bytes(size))
+
+
+# ------------------------------------------------- through whole connections ----
+
+
+@pytest.mark.parametrize("is_up", [True, False], ids=["to-server", "to-client"])
+class TestBothEnds:
+    """T10 as the connection sees it: which errors end it, what memory it takes."""
+
+    def ends(self, joined: Joined, *, is_up: bool) -> tuple[Connection, Connection]:
+        joined.run()
+        joined.client_events.clear()
+        joined.server_events.clear()
+        ends = joined.client, joined.server
+        return ends if is_up else ends[::-1]
+
+    def chunk(self, sender: Connection, total: int, flags: int, size: int) -> bytes:
+        head = sender._sender.send_data(USB, 8 + size)
+        return head + struct.pack("<II", total, flags) + bytes(size)
+
+    @pytest.mark.parametrize("total", [MAX_CHANNEL_MESSAGE + 1, 1 << 31, 0xFFFFFFFF])
+    def test_t10_totals_beyond_the_limit(self, total: int, is_up: bool) -> None:
+        sender, receiver = self.ends(Joined(), is_up=is_up)
+        with pytest.raises(RemoteProtocolError, match="at most"):
+            receiver.receive_data(self.chunk(sender, total, FIRST, 100))
+        with pytest.raises(RemoteProtocolError, match="has failed"):
+            receiver.receive_data(b"\x03")
+
+    def test_t10_compression_was_not_agreed_on(self, is_up: bool) -> None:
+        sender, receiver = self.ends(Joined(), is_up=is_up)
+        with pytest.raises(RemoteProtocolError, match="compressed"):
+            receiver.receive_data(self.chunk(sender, 100, 0x00E00003, 100))
+
+    @pytest.mark.parametrize("flags", [0, LAST, SUSPEND, RESUME])
+    def test_t10_chunks_without_a_beginning(self, flags: int, is_up: bool) -> None:
+        sender, receiver = self.ends(Joined(), is_up=is_up)
+        receiver.receive_data(self.chunk(sender, 100, flags, 100))
+        assert [type(e) for e in receiver.events()] == [Ignored]
+        sender.send_channel(USB, b"goes on")
+        receiver.receive_data(b"".join(sender.data_to_send()))
+        assert receiver.events() == [ChannelData(USB, b"goes on")]
+
+    @pytest.mark.parametrize("size", [0, 1, 1600, 16256])
+    def test_t10_messages_without_an_end(self, size: int, is_up: bool) -> None:
+        """More is sent than was announced: what is kept is what was announced."""
+        sender, receiver = self.ends(Joined(*clear()), is_up=is_up)
+        first, more = (self.chunk(sender, 1 << 16, f, size) for f in (FIRST, 0))
+        receiver.receive_data(first)
+        batch = more * (20_000 // len(more))
+        with memory_below(3 << 16):
+            for _ in range(40):
+                receiver.receive_data(batch)
+        assert receiver.events() == []
+
+    @pytest.mark.parametrize("settings", [clear, encrypted])
+    def test_t10_one_message_at_its_limit(
+        self, settings: Callable[[], tuple[ClientSettings, ServerSettings]], is_up: bool
+    ) -> None:
+        client, server = settings()
+        client.channels = ("vrdpusb",)
+        sender, receiver = self.ends(Joined(client, server), is_up=is_up)
+        sender.send_channel(1004, bytes(MAX_CHANNEL_MESSAGE))
+        pieces = sender.data_to_send()
+        with memory_below(5 * MAX_CHANNEL_MESSAGE // 2):
+            for start in range(0, len(pieces), 16):
+                receiver.receive_data(b"".join(pieces[start : start + 16]))
+            (event,) = receiver.events()
+        assert isinstance(event, ChannelData)
+        assert len(event.data) == MAX_CHANNEL_MESSAGE

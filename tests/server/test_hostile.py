@@ -1,0 +1,270 @@
+"""Hostile clients at a running server: it stays what it was, the others go on."""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from rusb.aio import stream
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.session import ClientSession, connect
+from rusb.errors import ConnectionLost
+from rusb.rdp import mcs, share
+from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
+from rusb.rdp.info import ClientInfo
+from rusb.rdp.security import SecurityFlag, header
+from rusb.rdp.share import DataType
+from rusb.rdp.x224 import ConnectionRequest
+from rusb.server import session
+from rusb.server.display.status import Picture, status_picture
+from rusb.server.machine.settings import RemoteDisplay
+from rusb.usb.urb import UrbStatus
+from tests.helpers import memory_below
+from tests.rdp.raw import RawClient
+from tests.test_whole_path import Lab, machine
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What a peer sends is never a bug of ours."""
+    yield
+    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+
+
+@pytest.fixture
+async def lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> AsyncIterator[Lab]:
+    """A server for many clients, with standard security too; it waits a second."""
+    monkeypatch.setattr(session, "LOGON_TIMEOUT", 1.0)
+    display = RemoteDisplay(
+        properties={"Security/Method": "Negotiate"}, allow_multi_connection=True
+    )
+    found = Lab(tmp_path, machine(remote_display=display))
+    async with asyncio.timeout(30), found.server:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def others_go_on(lab: Lab) -> AsyncIterator[None]:
+    """Move data through a client's device while the block runs, and after it."""
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+
+        async def move() -> None:
+            for read in itertools.cycle((True, False)):
+                if read:
+                    result = await device.read(Loopback.SOURCE, 65536)
+                else:
+                    result = await device.write(Loopback.SINK, bytes(65536))
+                assert (result.status, result.length) == (UrbStatus.OK, 65536)
+                rounds.append(read)
+
+        rounds: list[bool] = []
+        work = asyncio.create_task(move())
+        try:
+            yield
+            seen = len(rounds)
+            while len(rounds) < seen + 10 and not work.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+        assert work.cancelled(), work.exception()
+
+
+# ------------------------------------------------ T01 to T08 before the logon ----
+
+
+def hostile_conversations() -> list[list[bytes]]:
+    """Flights of clients that go wrong in every phase; each waits for an answer."""
+    raw = RawClient()
+    blocks = ClientBlocks(
+        ClientCore("x", 0xFFFF, 0xFFFF, 16), channels=[ChannelRequest("vrdpusb", 0)]
+    ).serialize()
+    request = ConnectionRequest(protocols=0).serialize()
+    connect = mcs.serialize_connect_initial(blocks)
+    info = raw.io(header(SecurityFlag.INFO) + ClientInfo(user="x").serialize())
+    long_info = struct.pack("<II5H", 0, 0x133, 0, 0xFFFE, 0, 0, 0) + bytes(9000)
+    joins = mcs.attach_request() + b"".join(map(mcs.join_request, [1] * 3, range(3)))
+    chunk = struct.pack("<II", 0xFFFFFFFF, 3) + bytes(1600)
+    return [
+        [b"\x03\0\0\0"],  # T01
+        [b"\x03\0\xff\xff" + bytes(60000)],
+        [bytes(range(256)) * 250],
+        [request[:9]],  # T02
+        [request + request],
+        [ConnectionRequest(protocols=1).serialize() + request],
+        [ConnectionRequest(protocols=1).serialize(), request],
+        [ConnectionRequest(protocols=1).serialize(), b"\x16\3\1\xff\xff" + bytes(9)],
+        [request, connect[:40] + b"\x84\xff\xff\xff\xff" + connect[45:]],  # T03
+        [request, connect, mcs.attach_request() * 5000],
+        [request, connect, joins * 1000],
+        [request, connect.replace(b"\x03\xc0", b"\x03\xc0\0\0")],  # T04
+        [request, connect, raw.io(header(0x0848) + bytes(100))],  # T05
+        [request, connect, raw.io(header(SecurityFlag.INFO) + long_info)],  # T06
+        [request, connect, info, raw.io(struct.pack("<HH", 0, 0x13)) * 9],  # T07
+        [request, connect, info, raw.data(DataType.INPUT, b"\xff" * 9)],
+        [request, connect, info, raw.sender.send_data(1004, len(chunk)) + chunk],  # T10
+    ]
+
+
+async def attack(port: int, flights: list[bytes]) -> None:
+    """Send flights, each after something came back; end as rudely as possible."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        for flight in flights:
+            writer.write(flight)
+            async with asyncio.timeout(0.2):
+                await reader.read(100)
+    writer.transport.abort()
+
+
+async def test_hostile_clients_hammer_and_the_others_go_on(lab: Lab) -> None:
+    conversations = hostile_conversations()
+    async with others_go_on(lab):
+        await asyncio.gather(*(attack(lab.server.port, c) for c in conversations))
+        with memory_below(48 << 20):
+            for _ in range(8):
+                attacks = [attack(lab.server.port, c) for c in conversations * 2]
+                await asyncio.gather(*attacks)
+            while len(lab.server._sessions) > 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        gc.collect()
+        left = [o for o in gc.get_objects() if isinstance(o, session.ServerSession)]
+        assert len(left) == 1
+
+
+async def test_t02_bytes_in_clear_behind_the_reply_kill_the_session(lab: Lab) -> None:
+    """STARTTLS injection in a segment of its own, where the TLS hello should be."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", lab.server.port)
+    writer.write(ConnectionRequest(protocols=1).serialize())
+    await reader.readexactly(19)
+    writer.write(mcs.attach_request())
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(1000):  # an alert of TLS
+            pass
+    writer.close()
+    await lab.wait_log("TLS handshake failed")
+    await lab.wait_log("Connection closed: 1")
+
+
+async def test_t08_connections_that_stay_silent_end(lab: Lab) -> None:
+    async with others_go_on(lab):
+        pairs = [
+            await asyncio.open_connection("127.0.0.1", lab.server.port)
+            for _ in range(50)
+        ]
+        for reader, writer in pairs:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+    assert lab.log().count("no logon within 1 s") == 50
+
+
+async def test_t08_a_logon_without_an_activation_ends(lab: Lab) -> None:
+    raw = RawClient()
+    blocks = ClientBlocks(ClientCore("raw", 800, 600, 16)).serialize()
+    reader, writer = await asyncio.open_connection("127.0.0.1", lab.server.port)
+    writer.write(ConnectionRequest(protocols=0).serialize())
+    writer.write(mcs.serialize_connect_initial(blocks))
+    writer.write(raw.io(header(SecurityFlag.INFO) + ClientInfo().serialize()))
+    await lab.wait_log("VRDP: Logon:")
+    ping = raw.data(DataType.SYNCHRONIZE, share.synchronize(1002))
+    with contextlib.suppress(ConnectionError):
+        while not reader.at_eof():
+            writer.write(ping)  # bytes alone do not count
+            await reader.read(10_000)
+    writer.close()
+    await lab.wait_log("no activation within 1 s")
+
+
+# ------------------------------------------------------- T08 in the session ----
+
+
+def said(client: ClientSession, kind: DataType, body: bytes) -> bytes:
+    """Return the wire bytes of a share data PDU of a client."""
+    client._rdp._send_data(kind, body)
+    return b"".join(client._rdp.data_to_send())
+
+
+def deaf_ears(lab: Lab, client: ClientSession) -> asyncio.Transport:
+    """Let a client read nothing, and the kernels keep little for it."""
+    assert client._stream is not None
+    assert client._stream.transport is not None
+    streams = [client._stream, *(s.stream for s in lab.server._sessions)]
+    for one in streams:
+        assert one.transport is not None
+        sock = one.transport.get_extra_info("socket")
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, 1 << 16)
+    client._stream.transport.pause_reading()
+    return client._stream.transport
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (DataType.SYNCHRONIZE, share.synchronize(1002)),
+        (DataType.CONTROL, share.control(4)),
+    ],
+)
+async def test_t08_a_client_that_asks_and_reads_nothing_is_dropped(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: DataType, body: bytes
+) -> None:
+    monkeypatch.setattr(stream, "MAX_WAITING", 1 << 20)
+    async with others_go_on(lab):
+        async with connect(lab.config(), backends=[]) as deaf:
+            transport = deaf_ears(lab, deaf)
+            flood = said(deaf, kind, body) * 1000
+            (ours,) = (s for s in lab.server._sessions if not s._devices)
+            most = 0
+            while "bytes wait to be read" not in lab.log():
+                transport.write(flood)
+                await asyncio.sleep(0.01)
+                most = max(most, ours.stream.bytes_waiting)
+            assert most < 2 << 20
+            transport.resume_reading()
+            with contextlib.suppress(ConnectionLost):  # or a plain end of TCP
+                await deaf.wait_closed()
+
+
+async def test_t08_pictures_are_made_for_those_who_take_them(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with the largest screen asks for it all the time and reads nothing."""
+    drawn: list[tuple[int, int]] = []
+
+    def count(
+        width: int, height: int, depth: int, name: str, devices: Sequence[str]
+    ) -> Picture:
+        drawn.append((width, height))
+        return status_picture(width, height, depth, name, devices)
+
+    monkeypatch.setattr("rusb.server.listener.status_picture", count)
+    config = lab.config()
+    config.width, config.height, config.depth = 3840, 2160, 24
+    async with others_go_on(lab):
+        async with connect(config, backends=[]) as greedy:
+            transport = deaf_ears(lab, greedy)
+            (ours,) = (s for s in lab.server._sessions if s._rdp.width == 3840)
+            wanted = said(greedy, DataType.SUPPRESS_OUTPUT, b"\1\0\0\0" + bytes(8))
+            wanted += said(greedy, DataType.REFRESH_RECT, b"\1" + bytes(11)) * 100
+            others = drawn.count((800, 600))
+            for _ in range(100):
+                transport.write(wanted)
+                await asyncio.sleep(0.01)
+            assert ours.stream.bytes_waiting <= 3840 * 2160 * 3 * 1.01 + (4 << 20)
+            before = drawn.count((3840, 2160))
+            assert 1 <= before <= 2
+            assert drawn.count((800, 600)) == others
+            transport.resume_reading()
+            while drawn.count((3840, 2160)) == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
