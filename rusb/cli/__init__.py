@@ -31,6 +31,9 @@ PROGRAMS = {
 }
 """Other names for the program (see ``rusb aliases``): words to put in front."""
 
+QUIET = ("-q", "-nologo", "--nologo")
+"""Options of VBoxManage before its command: no banner, which rusb has not anyhow."""
+
 
 def _names() -> list[str]:
     found = (module.name for module in pkgutil.iter_modules(__path__))
@@ -64,21 +67,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and (called := os.path.basename(sys.argv[0])) in PROGRAMS:
         program = called
         words = [*PROGRAMS[called], *words]
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0 if words else EXIT_USAGE
-    if words[0] in ("-V", "--version"):
+    try:
+        status = _run(program, words)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(program: str, words: list[str]) -> int:
+    while words and words[0] in QUIET:
+        del words[0]
+    is_manager = program == "VBoxManage"
+    if len(words) > 1 and words[0] == "help":
+        words = [words[1], "--help"]
+    if not words or words[0] in ("-h", "-?", "--help", "help"):
+        print(vbox.overview(program) if is_manager else _overview())
+        return 0 if words else 2 if is_manager else EXIT_USAGE
+    if words[0] in ("-V", "-v", "--version"):
         print(f"rusb {rusb.__version__}")
         return 0
-    if words[0] in vbox.commands():
+    if words[0] in vbox.commands() or words[0] in vbox.REFUSED:
         return vbox.run(program, words[0], words[1:])
     name = words[0].replace("-", "_")
     if name not in _names():
         print(
-            f"rusb: there is no command {words[0]!r}; 'rusb --help' lists them.",
+            f"{program}: error: there is no command {words[0]!r}; '{program} --help'"
+            " lists them.",
             file=sys.stderr,
         )
-        return EXIT_USAGE
+        return 2 if is_manager else EXIT_USAGE
     module = importlib.import_module(f"{__name__}.{name}")
     if hasattr(module, "main"):  # a grammar of its own (rdesktop)
         return int(module.main(words[1:]))
@@ -90,8 +111,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RusbError as error:
         print(f"rusb {words[0]}: {error}", file=sys.stderr)
         return exit_status(error)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0

@@ -4,18 +4,44 @@
 are the names with and without hyphens (``--vrdeport``, ``--vrde-port``).
 """
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rusb.errors import RusbError
+from rusb.errors import RusbError, SettingsError
 
-__all__ = ["Given", "Option", "UsageError", "on_off", "parse", "unsigned", "yes_no"]
+__all__ = [
+    "HELP",
+    "Given",
+    "HelpWanted",
+    "Option",
+    "UsageError",
+    "literal",
+    "on_off",
+    "one_of",
+    "parse",
+    "unsigned",
+    "yes_no",
+]
 
 MAX_UNSIGNED = 0xFFFF_FFFF
+
+HELP = ("--help", "-help", "-h", "-?")
+
+CLOSE = 0.7
+"""How like a known option an unknown one must be, to be asked about."""
 
 
 class UsageError(RusbError):
     """The command line cannot be understood; exit status 2."""
+
+
+class HelpWanted(Exception):  # noqa: N818 - it is no error
+    """The command line asks what it may hold: *options*."""
+
+    def __init__(self, options: Iterable["Option"]) -> None:
+        super().__init__()
+        self.options = tuple(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +53,18 @@ class Option:
         values: how many words follow.
         short: one letter, after a single dash.
         instead: the present name of one that is deprecated.
+        alone: first values that no further one follows.
+        refused: why rusb cannot carry it out; empty: it can.
+        unless: values, in lower case, of a refused one that ask for what is so anyhow.
     """
 
     name: str
     values: int = 1
     short: str = ""
     instead: str = ""
+    alone: tuple[str, ...] = ()
+    refused: str = ""
+    unless: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -77,35 +109,84 @@ def parse(words: Sequence[str], options: Iterable[Option]) -> Given:
 
     Raises:
         UsageError: an unknown option, or one without its value.
+        SettingsError: an option that rusb cannot carry out.
+        HelpWanted: one of HELP is there.
     """
+    options = tuple(options)
+    known = _names(options)
+    given, rest = Given(), list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word in known:
+            name, option = word, known[word]
+            count = 1 if rest and rest[0].lower() in option.alone else option.values
+            values = rest[:count]
+            del rest[:count]
+        elif equals and name in known and known[name].values:
+            option, values = known[name], [value]
+            count = 1 if value.lower() in option.alone else option.values
+        elif word in HELP:
+            raise HelpWanted(options)
+        elif word[:1] == "-" and len(word) > 1 and not word[1:].isdigit():
+            raise UsageError(f"unknown option {word!r}{_hint(name, options)}")
+        else:
+            given.words.append(word)
+            continue
+        if option.refused and "".join(values[:1]).lower() not in option.unless:
+            raise SettingsError(f"{name}: {option.refused}")
+        if len(values) < count:
+            raise UsageError(f"option {name} needs {_COUNTS[count]}")
+        if option.instead:
+            given.warnings.append(
+                f"{name} is deprecated; --{option.instead} is its name now"
+            )
+        given.options.append((option.instead or option.name, tuple(values)))
+    return given
+
+
+_COUNTS = {1: "a value", 2: "two values"}
+
+
+def _names(options: Iterable[Option]) -> dict[str, Option]:
     known: dict[str, Option] = {}
     for option in options:
         for name in (option.name, option.name.replace("-", "")):
             known[f"--{name}"] = known[f"-{name}"] = option
         if option.short:
             known[f"-{option.short}"] = option
-    given, rest = Given(), list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if word in known:
-            option, values = known[word], rest[: known[word].values]
-            del rest[: len(values)]
-        elif equals and name in known and known[name].values == 1:
-            option, values = known[name], [value]
-        elif word[:1] == "-" and len(word) > 1 and not word[1:].isdigit():
-            raise UsageError(f"unknown option {word!r}")
-        else:
-            given.words.append(word)
-            continue
-        if len(values) < option.values:
-            raise UsageError(f"option {word} needs a value")
-        if option.instead:
-            given.warnings.append(
-                f"--{option.name} is deprecated; --{option.instead} is its name now"
-            )
-        given.options.append((option.instead or option.name, tuple(values)))
-    return given
+    return known
+
+
+def _hint(name: str, options: Iterable[Option]) -> str:
+    names = [n for n in _names(o for o in options if not o.refused) if n[:2] == "--"]
+    close = difflib.get_close_matches(f"--{name.lstrip('-')}", names, 1, CLOSE)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def literal(words: Sequence[str], counts: Collection[int]) -> list[str]:
+    """Return words that are taken as they are, whatever they begin with.
+
+    Raises:
+        UsageError: their number is none of *counts*.
+        HelpWanted: the first is one of HELP.
+    """
+    if words[:1] and words[0] in HELP:
+        raise HelpWanted(())
+    if len(words) not in counts:
+        raise UsageError("too few words" if len(words) < min(counts) else "too many")
+    return list(words)
+
+
+def one_of(name: str, text: str, words: Collection[str]) -> str:
+    """Return one of some keywords, which are typed in any case.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if text.lower() not in words:
+        raise UsageError(f"invalid value {text!r} of --{name}: {', '.join(words)}")
+    return text.lower()
 
 
 def on_off(name: str, text: str) -> bool:
@@ -114,19 +195,18 @@ def on_off(name: str, text: str) -> bool:
     Raises:
         UsageError: it is neither.
     """
-    return _either(name, text, "on", "off")
+    return one_of(name, text, ("on", "off")) == "on"
 
 
 def yes_no(name: str, text: str) -> bool:
-    """Read ``yes`` or ``no``; otherwise as :func:`on_off`."""
-    return _either(name, text, "yes", "no")
+    """Read ``yes`` or ``no``, in this case.
 
-
-def _either(name: str, text: str, yes: str, no: str) -> bool:
-    word = text.lower()
-    if word not in (yes, no):
-        raise UsageError(f"invalid value {text!r} of --{name}: {yes} or {no}")
-    return word == yes
+    Raises:
+        UsageError: it is neither.
+    """
+    if text not in ("yes", "no"):
+        raise UsageError(f"invalid value {text!r} of --{name}: yes or no")
+    return text == "yes"
 
 
 def unsigned(name: str, text: str, limit: int = MAX_UNSIGNED) -> int:

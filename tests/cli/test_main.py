@@ -1,11 +1,14 @@
 """The command itself: sub-commands, usage errors, exit statuses."""
 
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from rusb import errors
-from rusb.cli import main
+from rusb.cli import main, vbox
 from rusb.cli._status import STATUSES, exit_status
 
 MACHINE = """<?xml version="1.0"?>
@@ -87,3 +90,59 @@ def test_the_most_special_class_decides_the_status() -> None:
     assert exit_status(errors.NoPermission("x")) == 77
     assert exit_status(errors.RusbError("x")) == 70
     assert all(status > 63 for status, _ in STATUSES.values())
+
+
+# -------------------------------------------------- the commands of VBoxManage ----
+
+
+def called(name: str, words: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the program under a name."""
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{name}", *words.split()])
+    return main()
+
+
+@pytest.mark.parametrize("name", ["VBoxHeadless", "VBoxVRDP"])
+def test_vboxheadless_is_a_command(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert called(name, "", monkeypatch) == 2
+    assert capsys.readouterr().err.startswith(f"usage: {name} --startvm ")
+    assert called(name, "--bogus", monkeypatch) == 2
+    assert f"{name}: error: unknown option '--bogus'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", sorted(vbox.REFUSED))
+def test_commands_that_are_not_there_say_why(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word, "Lab", "--anything"]) == 1
+    assert capsys.readouterr().err == f"rusb: error: {word}: {vbox.REFUSED[word]}\n"
+
+
+def test_stopping_a_command_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(words: Sequence[str]) -> int:
+        raise KeyboardInterrupt
+
+    def fail(words: Sequence[str]) -> int:
+        raise PermissionError(13, "Permission denied", "/vms/\x1b[31m")
+
+    monkeypatch.setattr(vbox, "commands", lambda: {"list": stop, "headless": fail})
+    assert main(["list", "vms"]) == 130
+    assert capsys.readouterr().err == ""
+    assert main(["headless", "x"]) == 1
+    expected = "rusb: error: /vms/[31m: Permission denied\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("words", [["list", "ostypes"], ["plugins"]])
+def test_a_closed_pipe_is_no_traceback(words: list[str]) -> None:
+    command = [sys.executable, "-m", "rusb", *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

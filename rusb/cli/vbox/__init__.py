@@ -1,20 +1,30 @@
 """The commands of ``VBoxManage``, as fingers know them (filters.md 3).
 
 Each module defines ``COMMANDS``: a word of the command line to what runs it with the
-words after it. Exit statuses: 0 done, 1 failed, 2 bad command line.
+words after it. Exit statuses: 0 done, 1 failed, 2 bad command line. A usage is made of
+what a command's docstring has in double backquotes, and of the options that it reads.
 """
 
 import importlib
+import inspect
 import pkgutil
+import re
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 
-from rusb.cli._vbox_options import UsageError
+from rusb.cli._vbox_options import HelpWanted, Option, UsageError
 from rusb.errors import RusbError
+from rusb.usb.device import clean_text
 
-__all__ = ["Command", "commands", "run"]
+from ._refused import COMMANDS as REFUSED
+
+__all__ = ["REFUSED", "Command", "commands", "overview", "run"]
 
 Command = Callable[[Sequence[str]], int]
+
+BOTH = ("rusb", "VBoxManage")
+"""Programs whose first word is the command; the others are one."""
 
 
 def commands() -> dict[str, Command]:
@@ -28,11 +38,54 @@ def commands() -> dict[str, Command]:
 
 def run(program: str, word: str, words: Sequence[str]) -> int:
     """Run a command; *program* is how messages name us."""
+    if word in REFUSED:
+        return _complain(program, f"{word}: {REFUSED[word]}", 1)
+    command = commands()[word]
+    called = f"{program} {word}" if program in BOTH else program
     try:
-        return commands()[word](words)
+        return command(words or ["--help"])
+    except HelpWanted as wanted:
+        lines = [*_synopses(called, command), *_option_lines(wanted.options)]
+        print("\n".join(lines), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
     except UsageError as error:
-        print(f"{program} {word}: error: {error}", file=sys.stderr)
-        return 2
+        status = _complain(program, str(error), 2)
+        print("\n".join(_synopses(called, command)), file=sys.stderr)
+        return status
     except RusbError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 1
+        return _complain(program, str(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(program, f"{where}{error.strerror or error}", 1)
+
+
+def overview(program: str) -> str:
+    """Return the usage of every command."""
+    lines = []
+    for word, command in sorted(commands().items()):
+        lines += _synopses(f"{program} {word}", command)
+    return "\n".join(lines)
+
+
+def _complain(program: str, text: str, status: int) -> int:
+    print(f"{program}: error: {clean_text(text)}", file=sys.stderr)
+    return status
+
+
+def _synopses(called: str, command: Command) -> list[str]:
+    """How to call a command, from its docstring."""
+    word = command.__name__.strip("_")
+    texts = re.findall(rf"``{word}\b(.*?)``", inspect.getdoc(command) or "", re.DOTALL)
+    return [" ".join(f"usage: {called}{text}".split()) for text in texts]
+
+
+def _option_lines(options: Iterable[Option]) -> list[str]:
+    names = []
+    for option in options:
+        if not (option.refused or option.instead):
+            short = f" (-{option.short})" if option.short else ""
+            names.append(f"--{option.name}{short}")
+    text = f"options: {', '.join(names)}"
+    return textwrap.wrap(text, 76, break_on_hyphens=False) if names else []

@@ -11,6 +11,7 @@ from rusb.server.control import call, control_path, is_held
 from rusb.server.machine.editor import Editor
 from rusb.server.machine.registry import Entry, Registry
 from rusb.server.machine.settings import Machine
+from rusb.usb.device import clean_text
 
 __all__ = [
     "ask_running",
@@ -21,6 +22,8 @@ __all__ = [
     "machine_of",
     "registry",
     "say_changed",
+    "show",
+    "warn",
 ]
 
 
@@ -39,12 +42,21 @@ def given(
     """
     found = parse(words, options)
     for warning in found.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+        warn(warning)
     if count is not None and len(found.words) != count:
         extra = found.words[count:]
-        what = f"unexpected {extra[0]!r}" if extra else "a machine's name or more lacks"
-        raise UsageError(what)
+        raise UsageError(f"unexpected {extra[0]!r}" if extra else "too few words")
     return found
+
+
+def show(text: str) -> None:
+    """Print a line that may hold what a device or a file says (bad-inputs T42)."""
+    print(clean_text(text))
+
+
+def warn(text: str) -> None:
+    """Say something that does not keep us from going on."""
+    print(f"Warning: {clean_text(text)}", file=sys.stderr)
 
 
 def machine_of(entry: Entry) -> Machine:

@@ -1,0 +1,241 @@
+"""What VBoxManage has and rusb has not: a sentence for each, nothing is ignored."""
+
+from collections.abc import Iterator
+
+from rusb.cli._vbox_options import Option
+
+__all__ = ["COMMANDS", "LISTS", "MODIFY", "PROPERTIES", "refused"]
+
+ADAPTERS = range(1, 9)
+"""What ``#`` in the name of an option stands for."""
+
+_MODIFY = (
+    # sentence, values that ask for what is so anyhow, options
+    ("QEMU chooses the size of the video memory", "", "vram"),
+    (
+        "machines have QEMU's standard VGA card, without acceleration",
+        "off",
+        "accelerate-3d accelerate-2d-video graphicscontroller",
+    ),
+    (
+        "machines have no sound card; devices with sound come in over USB",
+        "none off null",
+        "audio audio-driver audio-enabled audio-in audio-out audio-controller"
+        " audio-codec",
+    ),
+    (
+        "the clipboard is not shared",
+        "disabled",
+        "clipboard clipboard-mode clipboard-file-transfers",
+    ),
+    ("nothing can be dragged into a guest", "disabled", "draganddrop drag-and-drop"),
+    ("there are no snapshots", "default", "snapshot-folder"),
+    ("a guest may use all of the processors it has", "100", "cpu-execution-cap"),
+    ("the number of processors cannot change", "off", "cpu-hotplug"),
+    ("the number of processors cannot change", "", "plug-cpu unplug-cpu"),
+    (
+        "QEMU uses KVM and what the processor has wherever it can",
+        "on",
+        "hwvirtex nested-paging vtx-vpid vtx-ux pae long-mode apic x2apic",
+    ),
+    (
+        "QEMU decides that",
+        "",
+        "large-pages hpet triple-fault-reset nested-hw-virt synthcpu hwvirtexexcl"
+        " page-fusion virt-vmsave-vmload ibpb-on-vm-exit ibpb-on-vm-entry spec-ctrl"
+        " l1d-flush-on-sched l1d-flush-on-vm-entry mds-clear-on-sched"
+        " mds-clear-on-vm-entry",
+    ),
+    (
+        "the guest sees QEMU's most capable processor",
+        "host",
+        "cpu-profile cpuid-portability-level cpuid-set cpuid-remove cpuid-remove-all",
+    ),
+    (
+        "QEMU offers the guest what it needs",
+        "default",
+        "paravirt-provider paravirt-debug",
+    ),
+    ("machines have the board i440FX with a PIIX3", "piix3", "chipset"),
+    ("there is no emulated TPM", "none", "tpm-type tpm-location"),
+    (
+        "the firmware is QEMU's SeaBIOS or OVMF, without such switches",
+        "",
+        "bios-logo-fade-in bios-logo-fade-out bios-logo-display-time"
+        " bios-logo-image-path bios-boot-menu bios-apic bios-pxe-debug"
+        " bios-system-time-offset firmware-logo-fade-in firmware-logo-fade-out"
+        " firmware-logo-display-time firmware-logo-image-path firmware-boot-menu"
+        " firmware-apic firmware-pxe-debug firmware-system-time-offset",
+    ),
+    ("the guest sees the machine's own UUID", "", "hardware-uuid"),
+    (
+        "only NAT networks are there",
+        "none",
+        "bridge-adapter# host-only-adapter# host-only-net# intnet# nat-network#"
+        " nic-generic-drv# nic-property# nic-speed# nic-promisc#"
+        " nic-bandwidth-group#",
+    ),
+    ("the cable is in; --nicN null pulls it out", "on", "cable-connected#"),
+    ("the boot order is that of --boot1 to --boot4", "0", "nic-boot-prio#"),
+    ("network traffic is not traced", "off", "nic-trace# nic-trace-file#"),
+    (
+        "QEMU's NAT is used as it is; the guest reaches out, nobody reaches in",
+        "default",
+        "nat-net# nat-settings# nat-pf# nat-tftp-prefix# nat-tftp-file#"
+        " nat-tftp-server# nat-bind-ip# nat-dns-pass-domain# nat-dns-proxy#"
+        " nat-dns-host-resolver# nat-localhostreachable# nat-alias-mode#",
+    ),
+    (
+        "pointer and keyboard are PS/2, nobody uses them; USB ones come from clients",
+        "ps2",
+        "mouse keyboard",
+    ),
+    (
+        "there is one serial port, --uart1",
+        "off",
+        "uart2 uart3 uart4 uart-mode2 uart-mode3 uart-mode4",
+    ),
+    ("QEMU's serial ports are 16550A", "16550a", "uart-type1"),
+    (
+        "there is one serial port, --uart1",
+        "",
+        "uart-type2 uart-type3 uart-type4",
+    ),
+    ("there are no parallel ports", "off", "lpt1 lpt2 lpt-mode1 lpt-mode2"),
+    ("memory is not taken from a running guest", "0", "guest-memory-balloon"),
+    ("there is no emulated card reader; remote ones work", "off", "usb-card-reader"),
+    (
+        "teleporting is not there yet",
+        "off",
+        "teleporter teleporter-port teleporter-address teleporter-password"
+        " teleporter-password-file fault-tolerance fault-tolerance-address"
+        " fault-tolerance-port fault-tolerance-password",
+    ),
+    ("there is no window that would show it", "", "icon-file"),
+    ("machines have no window, they start headless", "headless", "default-frontend"),
+    (
+        "let systemd start 'rusb headless' when the host starts",
+        "off",
+        "autostart-enabled autostart-delay autostop-type",
+    ),
+    (
+        "nothing is recorded",
+        "off",
+        "recording recording-screens recording-file recording-max-size"
+        " recording-max-time recording-opts recording-video-fps recording-video-rate"
+        " recording-video-res videocap videocap-screens videocap-file videocap-res"
+        " videocap-rate videocap-fps videocap-max-time videocap-max-size"
+        " videocap-opts",
+    ),
+    ("use nice(1) when you start it", "default", "vm-process-priority"),
+    ("no device on the host's PCI bus can be passed on", "", "pci-attach pci-detach"),
+    (
+        "the log is Logs/VBox.log, there is no tracing",
+        "off",
+        "tracing-enabled tracing-config tracing-allow-vm-access",
+    ),
+    (
+        "rusb has no such test device",
+        "off",
+        "testing-enabled testing-mmio testing-cfg-dword",
+    ),
+    ("rusb does not encrypt settings", "", "cipher password-id"),
+)
+
+
+def _expanded(names: str) -> Iterator[str]:
+    for name in names.split():
+        if name.endswith("#"):
+            yield from (f"{name[:-1]}{number}" for number in ADAPTERS)
+        else:
+            yield name
+
+
+def refused(sentence: str, names: str, unless: str = "") -> tuple[Option, ...]:
+    """Return options that are refused with a sentence.
+
+    Args:
+        sentence: why.
+        names: blanks between them; ``#`` at the end: one for each network adapter.
+        unless: values that ask for what is so anyhow, which are accepted.
+    """
+    words = tuple(unless.split())
+    return tuple(
+        Option(name, refused=sentence, unless=words) for name in _expanded(names)
+    )
+
+
+MODIFY = tuple(
+    option
+    for sentence, unless, names in _MODIFY
+    for option in refused(sentence, names, unless)
+)
+"""Options of ``modifyvm``."""
+
+PROPERTIES = {
+    "autostartdbpath": "let systemd start 'rusb headless' when the host starts",
+    "defaultfrontend": "machines have no window, they start headless",
+    "hwvirtexclusive": "QEMU shares the processor's virtualisation with others",
+    "language": "rusb speaks English",
+    "logginglevel": "'rusb serve -v' and '-vv' say more",
+    "loghistorycount": "three old logs are kept",
+    "proxymode": "rusb downloads nothing",
+    "proxyurl": "rusb downloads nothing",
+    "websrvauthlibrary": "there is no web service",
+}
+"""Properties of ``setproperty``."""
+
+LISTS = (
+    *("bridgedifs", "cloudnets", "cloudprofiles", "cloudproviders", "cpu-profiles"),
+    *("dhcpservers", "dvds", "extpacks", "floppies", "groups", "hddbackends", "hdds"),
+    *("hostcpuids", "hostdrives", "hostdvds", "hostfloppies", "hostinfo"),
+    *("hostonlyifs", "hostonlynets", "intnets", "natnets", "natnetworks"),
+    *("screenshotformats", "systemproperties", "webcams"),
+)
+"""Words of ``list``."""
+
+_NO_SNAPSHOTS = "there are no snapshots and no saved states"
+_NO_NETWORKS = "only NAT networks are there: modifyvm VM --nic1 nat"
+_NO_IMAGES = "use qemu-img for that; machines name their disks by path"
+
+COMMANDS = {
+    "adoptstate": _NO_SNAPSHOTS,
+    "bandwidthctl": "QEMU does not limit bandwidth",
+    "clonehd": _NO_IMAGES,
+    "clonemedium": _NO_IMAGES,
+    "clonevm": "copy the machine's folder, change the name in it, and registervm it",
+    "closemedium": "there is no list of media; storageattach --medium none detaches",
+    "cloud": "rusb knows no clouds",
+    "cloudprofile": "rusb knows no clouds",
+    "convertfromraw": _NO_IMAGES,
+    "debugvm": "QEMU's own monitor does that",
+    "dhcpserver": _NO_NETWORKS,
+    "discardstate": _NO_SNAPSHOTS,
+    "encryptmedium": "rusb does not encrypt disks",
+    "encryptvm": "rusb does not encrypt settings",
+    "export": "machines are not exported; their folder is all there is of them",
+    "extpack": "there are no extension packs; remote display and USB are in rusb",
+    "guestcontrol": "there are no Guest Additions",
+    "guestproperty": "there are no Guest Additions",
+    "hostonlyif": _NO_NETWORKS,
+    "hostonlynet": _NO_NETWORKS,
+    "import": "appliances are not imported; registervm takes .vbox files",
+    "mediumio": _NO_IMAGES,
+    "mediumproperty": _NO_IMAGES,
+    "metrics": "ps and top show what a machine uses",
+    "modifyhd": _NO_IMAGES,
+    "modifymedium": _NO_IMAGES,
+    "modifynvram": "the firmware is QEMU's",
+    "movevm": "unregistervm it, move its folder, registervm it",
+    "natnetwork": _NO_NETWORKS,
+    "openmedium": "there is no list of media; storageattach takes a file",
+    "sharedfolder": "there are no Guest Additions",
+    "showhdinfo": _NO_IMAGES,
+    "showmediuminfo": _NO_IMAGES,
+    "signova": "machines are not exported",
+    "snapshot": _NO_SNAPSHOTS,
+    "unattended": "install from a CD: storageattach VM --type dvddrive",
+    "updatecheck": "pip or your distribution updates rusb",
+    "usbdevsource": "devices come from clients: usbfilter add",
+}
+"""Whole commands."""
