@@ -10,6 +10,9 @@ from rusb.client.backends.base import LocalDevice
 from rusb.client.devices import load_backend
 from rusb.filters.model import Filter
 from rusb.filters.store import to_attributes
+from rusb.usb.device import clean_text
+
+from ._common import show
 
 __all__ = [
     "filter_lines",
@@ -39,8 +42,9 @@ def host_devices() -> list[LocalDevice]:
 
 
 def revision(number: int) -> str:
-    """The two bytes in decimal, as the original shows them (D8), and as they are."""
-    return f"{number >> 8}.{number & 0xFF} ({number:04X})"
+    """The two bytes in decimal, twice, as the original shows them (3.7, D8)."""
+    high, low = number >> 8, number & 0xFF
+    return f"{high}.{low} ({high:02}{low:02})"
 
 
 def print_host_devices(is_json: bool) -> None:
@@ -57,7 +61,7 @@ def print_host_devices(is_json: bool) -> None:
         print("<none>\n")
     for device in devices:
         for label, value in _host_row(device).items():
-            print(f"{label + ':':<20}{value}")
+            show(f"{label + ':':<20}{value}")
         print()
 
 
@@ -104,7 +108,7 @@ def print_global_filters(filters: Sequence[Filter], is_json: bool) -> None:
             ("Action", found.action),
             *_texts(found),
         ):
-            print(f"{f'{label}:':<18}{value}".rstrip())
+            show(f"{f'{label}:':<18}{value}".rstrip())
         print()
 
 
@@ -126,7 +130,7 @@ def filter_lines(filters: Sequence[Filter]) -> Iterable[str]:
         if found.masked_interfaces:
             rows.append(("Masked Interfaces", f"0x{found.masked_interfaces:08x}"))
         for label, value in rows:
-            yield f"{f'{label}:':<28} {value}"
+            yield clean_text(f"{f'{label}:':<28} {value}")
         yield ""
 
 

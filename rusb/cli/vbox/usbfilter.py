@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from rusb.cli._vbox_options import Given, Option, UsageError, unsigned, yes_no
+from rusb.cli._vbox_options import (
+    MAX_UNSIGNED,
+    Given,
+    Option,
+    UsageError,
+    unsigned,
+    yes_no,
+)
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.store import read_number
+from rusb.server.machine.editor import Editor
 
-from ._common import given, live_state, machine_of, registry, say_changed
+from ._common import given, live_state, machine_of, registry, say_changed, warn
 from ._explain import candidates, explain
 
 __all__ = ["COMMANDS"]
@@ -40,96 +49,118 @@ _TEXTS = {
 
 
 def usbfilter(words: Sequence[str]) -> int:
-    """``usbfilter add|modify|remove INDEX --target VM|global …`` or ``explain``."""
-    if not words:
-        raise UsageError("add, modify, remove or explain")
-    match words[0]:
-        case "add" | "modify" | "remove":
-            return _change(words[0], given(words[1:], _OPTIONS, count=1))
-        case "explain":
-            return _explain(words[1:])
-    raise UsageError(f"unknown subcommand {words[0]!r}: add, modify, remove, explain")
+    """Change filters, or say how they decide.
+
+    ``usbfilter add INDEX --target VM|global --name TEXT [OPTION VALUE ...]``
+    ``usbfilter modify INDEX --target VM|global OPTION VALUE ...``
+    ``usbfilter remove INDEX --target VM|global``
+    ``usbfilter explain VM [DEVICE]``
+    """
+    verb = words[0] if words else ""
+    if verb == "explain":
+        return _explain(words[1:])
+    if verb not in ("add", "modify", "remove"):
+        given(words[:1], _OPTIONS)
+        raise UsageError("which one: add, modify, remove or explain")
+    options = _OPTIONS if verb != "remove" else _OPTIONS[:1]
+    _change(verb, given(words[1:], options, count=1))
+    return 0
 
 
-def _change(verb: str, found: Given) -> int:
+def _change(verb: str, found: Given) -> None:
+    """Change a list; what is wrong with the words is said before a machine is sought.
+
+    All or nothing holds for global filters, too, where the original saves option by
+    option (3.1).
+    """
     index = unsigned("INDEX", found.words[0])
     target = found.need("target", "a machine, or the word global")
     if verb == "add" and not found.has("name"):
         raise UsageError("missing --name: what the filter is called")
+    if verb == "modify" and all(name == "target" for name, _ in found.options):
+        raise UsageError("nothing to change: give at least one option")
     if target == "global":
-        _change_global(verb, index, found)
-        return 0
+        _check_global(verb, found)
+        changes = _changes(found)
+        registry().change_filters(lambda f: _change_global(f, verb, index, changes))
+        return
+    changes = _changes(found)
+    if changes.pop("action", None):
+        warn("--action is for global filters; ignored")
     known = registry()
     entry = known.find(target)
     machine_of(entry)
-    if verb == "remove":
-        known.edit(entry, lambda e: e.remove_filter(index))
-    elif verb == "add":
-        made = _changed(Filter(name=found.need("name", "")), found)
-        known.edit(entry, lambda e: e.add_filter(index, made))
-    else:
 
-        def change(editor: object) -> None:
-            filters = editor.filters()  # type: ignore[attr-defined]
-            _check(index, len(filters))
-            made = _changed(filters[index], found)
-            editor.replace_filter(index, made)  # type: ignore[attr-defined]
+    def change(editor: Editor) -> None:
+        if verb == "add":
+            editor.add_filter(index, _made(None, changes))
+        elif verb == "remove":
+            editor.remove_filter(index)
+        else:
+            filters = editor.filters()
+            _check_index(index, len(filters))
+            editor.replace_filter(index, _made(filters[index], changes))
 
-        known.edit(entry, change)
+    known.edit(entry, change)
     say_changed(entry.uuid)
-    return 0
 
 
-def _change_global(verb: str, index: int, found: Given) -> None:
+def _check_global(verb: str, found: Given) -> None:
     for name in ("remote", "maskedinterfaces"):
         if found.has(name):
-            raise UsageError(f"--{name} is not for global filters")
+            raise UsageError(f"--{name} is not supported for global filters")
     if verb == "add" and not found.has("action"):
         raise UsageError("missing --action: ignore or hold")
 
-    def change(filters: list[Filter]) -> None:
-        if verb == "add":
-            made = _changed(Filter(name=found.need("name", "")), found)
-            filters.insert(index, made)
-            return
-        _check(index, len(filters))
-        if verb == "remove":
-            del filters[index]
-        else:
-            filters[index] = _changed(filters[index], found)
 
-    registry().change_filters(change)
+def _change_global(
+    filters: list[Filter], verb: str, index: int, changes: dict[str, Any]
+) -> None:
+    if verb == "add":
+        filters.insert(index, _made(None, changes))
+        return
+    _check_index(index, len(filters))
+    if verb == "remove":
+        del filters[index]
+    else:
+        filters[index] = _made(filters[index], changes)
 
 
-def _check(index: int, count: int) -> None:
+def _check_index(index: int, count: int) -> None:
     if index >= count:
-        allowed = f"0 to {count - 1}" if count else "there are none"
+        allowed = f"0 to {count - 1}" if count else "there are no filters"
         raise SettingsError(f"there is no USB filter {index}: {allowed}")
 
 
-def _changed(before: Filter, found: Given) -> Filter:
-    """Apply the options in order; an empty value means any (D4)."""
-    changes: dict[str, object] = {}
+def _made(before: Filter | None, changes: dict[str, Any]) -> Filter:
+    return replace(before, **changes) if before else Filter(**changes)
+
+
+def _changes(found: Given) -> dict[str, Any]:
+    """Read the options; the last one counts, an empty value means any (D4)."""
+    changes: dict[str, Any] = {}
     for name, (value, *_) in found.options:
         match name:
             case "name":
                 changes["name"] = value
             case "active":
                 changes["active"] = yes_no("active", value)
-            case "remote":
+            case "remote":  # a word of the manual's, not of files (D9)
                 changes["remote"] = "" if value == "any" else value
             case "maskedinterfaces":
-                number = read_number(value) if value else 0
-                if number is None or number > 0xFFFFFFFF:
+                mask = read_number(value) if value else 0
+                if mask is None or mask > MAX_UNSIGNED:
                     raise UsageError(f"--maskedinterfaces {value!r}: a 32-bit number")
-                changes["masked_interfaces"] = number
+                changes["masked_interfaces"] = mask
             case "action":
-                if value.lower() not in ("ignore", "hold"):
-                    raise UsageError(f"invalid action {value!r}: ignore or hold")
+                if value not in ("ignore", "hold"):
+                    raise UsageError(
+                        f"invalid value {value!r} of --action: ignore or hold"
+                    )
                 changes["action"] = value.capitalize()
             case _ if name in _TEXTS:
                 changes[_TEXTS[name]] = value
-    return replace(before, **changes)  # type: ignore[arg-type]
+    return changes
 
 
 # ------------------------------------------------------------------ explain ----
