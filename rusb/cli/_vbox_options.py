@@ -1,7 +1,7 @@
 """Command lines in VirtualBox's grammar (filters.md 3): options in order, both dashes.
 
-``--name value``, ``--name=value`` and the historical ``-name value`` are the same, as
-are the names with and without hyphens (``--vrdeport``, ``--vrde-port``).
+``--name value``, ``--name=value`` and the historical ``-name value`` are the same, and
+hyphens inside a name do not count (``--vrdeport``, ``--vrde-port``).
 """
 
 import difflib
@@ -49,7 +49,7 @@ class Option:
     """An option.
 
     Attributes:
-        name: without dashes; hyphens in it may be left out on the command line.
+        name: without dashes in front; hyphens in it do not count.
         values: how many words follow.
         short: one letter, after a single dash.
         instead: the present name of one that is deprecated.
@@ -118,13 +118,13 @@ def parse(words: Sequence[str], options: Iterable[Option]) -> Given:
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
-        if word in known:
-            name, option = word, known[word]
+        if option := known.get(_key(word)):
+            name = word
             count = 1 if rest and rest[0].lower() in option.alone else option.values
             values = rest[:count]
             del rest[:count]
-        elif equals and name in known and known[name].values:
-            option, values = known[name], [value]
+        elif equals and (option := known.get(_key(name))) and option.values:
+            values = [value]
             count = 1 if value.lower() in option.alone else option.values
         elif word in HELP:
             raise HelpWanted(options)
@@ -151,16 +151,21 @@ _COUNTS = {1: "a value", 2: "two values"}
 def _names(options: Iterable[Option]) -> dict[str, Option]:
     known: dict[str, Option] = {}
     for option in options:
-        for name in (option.name, option.name.replace("-", "")):
-            known[f"--{name}"] = known[f"-{name}"] = option
+        name = option.name.replace("-", "")
+        known[f"--{name}"] = known[f"-{name}"] = option
         if option.short:
             known[f"-{option.short}"] = option
     return known
 
 
+def _key(word: str) -> str:
+    dashes = word[: len(word) - len(word.lstrip("-"))]
+    return dashes + word.replace("-", "")
+
+
 def _hint(name: str, options: Iterable[Option]) -> str:
     names = [n for n in _names(o for o in options if not o.refused) if n[:2] == "--"]
-    close = difflib.get_close_matches(f"--{name.lstrip('-')}", names, 1, CLOSE)
+    close = difflib.get_close_matches(_key(f"--{name.lstrip('-')}"), names, 1, CLOSE)
     return f"; did you mean {close[0]}?" if close else ""
 
 

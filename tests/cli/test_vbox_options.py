@@ -34,9 +34,11 @@ def test_every_way_to_write_an_option(words: list[str]) -> None:
     assert parse(words, OPTIONS).options == [("name", ("a b",))]
 
 
-def test_hyphens_may_be_left_out() -> None:
-    given = parse(["--vrdeport", "1", "--vrde-port", "2"], OPTIONS)
-    assert given.options == [("vrde-port", ("1",)), ("vrde-port", ("2",))]
+def test_hyphens_do_not_count() -> None:
+    given = parse(["--vrdeport", "1", "--vrde-port", "3", "--vrd-eport=2"], OPTIONS)
+    assert {name for name, _ in given.options} == {"vrde-port"}
+    with pytest.raises(UsageError, match="unknown"):
+        parse(["---name", "x"], OPTIONS)
     assert given.last("vrde-port") == "2"
 
 

@@ -1,17 +1,21 @@
 """``modifyvm``: change a machine that does not run (filters.md 3.2)."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rusb.cli._vbox_options import Option, UsageError, on_off, unsigned
+from rusb.cli._vbox_options import Option, UsageError, on_off, one_of, unsigned
 from rusb.errors import SettingsError
 from rusb.rdp.ports import check_ports
 from rusb.server.machine.editor import BOOT_DEVICES, NIC_MODES, Editor
 from rusb.server.machine.hardware import MAX_CPUS, MAX_MEMORY
+from rusb.server.machine.qemu_command import NETWORK_CARDS
+from rusb.server.machine.settings import AUTH_TYPES, MAX_MONITORS
 
-from ._common import change_stopped, given
+from . import _refused
+from ._common import change_stopped, given, registry, warn
 
-__all__ = ["COMMANDS", "OPTIONS", "REFUSED"]
+__all__ = ["COMMANDS", "DEPRECATED", "OPTIONS"]
 
 Change = Callable[[Editor, str], None]
 
@@ -32,10 +36,7 @@ def _number(name: str, limit: int, change: Callable[[Editor, int], None]) -> Cha
 
 def _boot(position: int) -> Change:
     def apply(editor: Editor, value: str) -> None:
-        if value.lower() not in BOOT_DEVICES:
-            words = ", ".join(BOOT_DEVICES)
-            raise UsageError(f"invalid boot device {value!r}: {words}")
-        editor.set_boot(position, value.lower())
+        editor.set_boot(position, one_of(f"boot{position}", value, BOOT_DEVICES))
 
     return apply
 
@@ -52,17 +53,103 @@ def _nic(number: int) -> Change:
     return apply
 
 
+def _adapter(number: int, attribute: str, read: Callable[[str], str]) -> Change:
+    """Change a network adapter that is there."""
+
+    def apply(editor: Editor, value: str) -> None:
+        text = read(value)
+        network = editor.document.find("Machine", "Hardware", "Network")
+        for node in network.all("Adapter") if network else ():
+            if node.attributes.get("slot") == str(number - 1):
+                editor.document.set(node, attribute, text)
+                return
+        raise SettingsError(
+            f"there is no network adapter {number}; --nic{number} nat makes it"
+        )
+
+    return apply
+
+
+def _card(value: str) -> str:
+    for card in NETWORK_CARDS:
+        if card.lower() == value.lower():
+            return card
+    raise SettingsError(f"network card {value!r}: there are {', '.join(NETWORK_CARDS)}")
+
+
+def _mac(value: str) -> str:
+    if value.lower() == "auto":
+        return f"080027{uuid.uuid4().bytes[:3].hex().upper()}"
+    is_hex = all(c in "0123456789abcdefABCDEF" for c in value)
+    if len(value) != 12 or not is_hex or int(value[1], 16) & 1:
+        raise UsageError(
+            f"invalid MAC address {value!r}: auto, or twelve hexadecimal digits, the"
+            " second one even"
+        )
+    return value.upper()
+
+
+def _name(editor: Editor, value: str) -> None:
+    if not value or "/" in value:
+        raise UsageError(f"{value!r} cannot be the name of a machine")
+    machine = editor.document.find("Machine")
+    own = machine.attributes.get("uuid", "").strip("{}").lower() if machine else ""
+    if any(e.name == value and e.uuid != own for e in registry().machines()):
+        raise SettingsError(f"a machine named {value!r} is registered already")
+    editor.set_attribute("name", value)
+
+
+def _groups(editor: Editor, value: str) -> None:
+    names = [name for name in value.split(",") if name not in ("", "/")]
+    if not all(name.startswith("/") for name in names):
+        raise UsageError(f"--groups {value!r}: each group begins with /")
+    document = editor.document
+    if (old := document.find("Machine", "Groups")) is not None:
+        document.remove(old)
+    for name in names:
+        document.add(document.ensure("Machine", "Groups"), "Group", {"name": name})
+
+
+def _monitors(editor: Editor, value: str) -> None:
+    display = editor.document.ensure("Machine", "Hardware", "Display")
+    count = unsigned("--monitorcount", value, MAX_MONITORS)
+    if not count:
+        raise UsageError("invalid value 0 of --monitorcount")
+    editor.document.set(display, "monitorCount", str(count))
+
+
+def _only_on(name: str, why: str, *path: str, **attribute: str) -> Change:
+    """What a machine has anyhow; the file keeps it for VirtualBox."""
+
+    def apply(editor: Editor, value: str) -> None:
+        if not on_off(name, value):
+            raise SettingsError(f"--{name} {value}: {why}")
+        node = editor.document.ensure("Machine", "Hardware", *path)
+        ((key, text),) = attribute.items()
+        editor.document.set(node, key, text)
+
+    return apply
+
+
 def _ports(editor: Editor, value: str) -> None:
-    if value.lower() in ("default", "0"):
-        value = "3389"
-    editor.set_property("TCP/Ports", check_ports(value))
+    editor.set_property(
+        _PORTS, check_ports("0" if value.lower() == "default" else value)
+    )
 
 
 def _property(editor: Editor, value: str) -> None:
     name, equals, text = value.partition("=")
     if not equals or not name:
         raise UsageError(f"--vrdeproperty {value!r} is not NAME=VALUE")
-    editor.set_property(name, text)
+    editor.set_property(name, check_ports(text) if text and name == _PORTS else text)
+
+
+_PORTS = "TCP/Ports"
+
+
+def _auth_type(editor: Editor, value: str) -> None:
+    words = [word.lower() for word in AUTH_TYPES]
+    editor.set_auth_type(one_of("vrdeauthtype", value, words))
 
 
 def _library(editor: Editor, value: str) -> None:
@@ -70,6 +157,8 @@ def _library(editor: Editor, value: str) -> None:
 
 
 def _ext_pack(editor: Editor, value: str) -> None:
+    if value.lower() != "default":
+        warn("there are no extension packs; rusb's own server is used all the same")
     editor.set_display("VRDEExtPack", None if value.lower() == "default" else value)
 
 
@@ -83,44 +172,55 @@ def _video(editor: Editor, is_on: bool) -> None:
 
 def _firmware(editor: Editor, value: str) -> None:
     kinds = {"bios": "BIOS", "efi": "EFI", "efi32": "EFI32", "efi64": "EFI64"}
-    if value.lower() not in kinds:
-        raise UsageError(f"invalid firmware {value!r}: {', '.join(kinds)}")
-    editor.set_firmware(kinds[value.lower()])
+    editor.set_firmware(kinds[one_of("firmware", value, kinds)])
 
 
 def _usb(name: str, kind: str) -> Change:
     return _flag(name, lambda e, on: e.set_usb(kind, on))
 
 
-def _uart(base: str, irq: str) -> None:
+def _uart(editor: Editor, base: str, irq: str = "") -> None:
     """``--uart1 0x3F8 4``: where COM1 is anyway."""
-    if (base.lower(), irq) != ("0x3f8", "4"):
+    if base.lower() == "off":
+        editor.set_serial_file("")
+    elif (base.lower(), irq) != ("0x3f8", "4"):
         raise SettingsError(f"--uart1 {base} {irq}: COM1 is at 0x3F8 4")
 
 
-def _uart_mode(editor: Editor, mode: str, path: str) -> None:
+def _uart_mode(editor: Editor, mode: str, path: str = "") -> None:
     """``--uartmode1 file PATH``."""
-    if mode != "file":
+    if mode.lower() not in ("file", "disconnected"):
         raise SettingsError(f"--uartmode1 {mode}: COM1 can only write to a file")
-    editor.set_serial_file(str(Path(path).absolute()))
+    editor.set_serial_file(str(Path(path).absolute()) if path else "")
 
 
 OPTIONS: dict[str, Change] = {
-    "name": lambda e, v: e.set_attribute("name", v),
-    "ostype": lambda e, v: e.set_attribute("OSType", v),
+    "name": _name,
+    "groups": _groups,
+    "os-type": lambda e, v: e.set_attribute("OSType", v),
     "description": lambda e, v: e.set_description(v),
     "memory": _number("memory", MAX_MEMORY, Editor.set_memory),
     "cpus": _number("cpus", MAX_CPUS, Editor.set_cpus),
+    "monitor-count": _monitors,
+    "ioapic": _only_on(
+        *("ioapic", "QEMU's machines have an I/O APIC", "BIOS", "IOAPIC"),
+        enabled="true",
+    ),
+    "rtc-use-utc": _only_on(
+        "rtcuseutc", "the guest's clock runs on UTC", "RTC", localOrUTC="UTC"
+    ),
     "acpi": _flag("acpi", Editor.set_acpi),
     "firmware": _firmware,
     **{f"boot{n}": _boot(n) for n in range(1, 5)},
-    **{f"nic{n}": _nic(n) for n in range(1, 9)},
+    **{f"nic{n}": _nic(n) for n in _refused.ADAPTERS},
+    **{f"nic-type{n}": _adapter(n, "type", _card) for n in _refused.ADAPTERS},
+    **{f"mac-address{n}": _adapter(n, "MACAddress", _mac) for n in _refused.ADAPTERS},
     "vrde": _flag("vrde", Editor.set_vrde),
     "vrde-ext-pack": _ext_pack,
     "vrde-property": _property,
     "vrde-port": _ports,
     "vrde-address": lambda e, v: e.set_property("TCP/Address", v),
-    "vrde-auth-type": lambda e, v: e.set_auth_type(v),
+    "vrde-auth-type": _auth_type,
     "vrde-auth-library": _library,
     "vrde-multi-con": _display_flag("vrde-multi-con", "allowMultiConnection"),
     "vrde-reuse-con": _display_flag("vrde-reuse-con", "reuseSingleConnection"),
@@ -146,41 +246,34 @@ DEPRECATED = {
     "vrdpvideochannelquality": "vrde-video-channel-quality",
 }
 
-REFUSED = {
-    "teleporter": "teleporting is not there yet",
-    "audio": "machines have no sound card",
-    "accelerate3d": "machines have no 3D acceleration",
-    "usb-card-reader": "there is no emulated card reader; remote ones work",
-    "snapshotfolder": "there are no snapshots",
-    "vram": "QEMU chooses the size of the video memory",
-    "bridgeadapter1": "only NAT networks are there",
-    "hostonlyadapter1": "only NAT networks are there",
+_SEVERAL: dict[str, Callable[..., None]] = {
+    "usb-rename": Editor.rename_usb,
+    "uart1": _uart,
+    "uart-mode1": _uart_mode,
 }
-"""Options of VBoxManage that rusb cannot carry out, and why."""
+"""Options with more than one value."""
+
+_ALL = (
+    *(Option(name) for name in OPTIONS),
+    Option("usb-rename", values=2),
+    Option("uart1", values=2, alone=("off",)),
+    Option("uart-mode1", values=2, alone=("disconnected",)),
+    *(Option(old, instead=new) for old, new in DEPRECATED.items()),
+    *_refused.MODIFY,
+)
 
 
 def modifyvm(words: Sequence[str]) -> int:
-    """``modifyvm VM OPTION VALUE …``: all of it or nothing."""
-    options = [Option(name) for name in (*OPTIONS, *REFUSED)]
-    options += [Option(old, instead=new) for old, new in DEPRECATED.items()]
-    two = ("usb-rename", "uart1", "uartmode1")
-    options += [Option(name, values=2) for name in two]
-    found = given(words, options, count=1)
+    """``modifyvm VM OPTION VALUE ...``: all of it or nothing."""
+    found = given(words, _ALL, count=1)
     if not found.options:
         raise UsageError("nothing to change: give at least one option")
 
     def change(editor: Editor) -> None:
         for name, values in found.options:
-            if name in REFUSED:
-                raise SettingsError(f"--{name}: {REFUSED[name]}")
-            if name == "usb-rename":
-                editor.rename_usb(*values)
-            elif name == "uart1":
-                _uart(*values)
-            elif name == "uartmode1":
-                _uart_mode(editor, *values)
-            else:
-                OPTIONS[name](editor, values[0])
+            apply = _SEVERAL.get(name) or OPTIONS.get(name)
+            if apply is not None:  # what is refused asks for what is so anyhow
+                apply(editor, *values)
 
     change_stopped(found.words[0], change)
     return 0

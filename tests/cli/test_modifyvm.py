@@ -1,0 +1,265 @@
+"""``modifyvm``, rule by rule (filters.md 3.2, vrdp-server.md 5.4)."""
+
+import pytest
+
+from rusb.cli._vbox_options import Option
+from rusb.cli.vbox import _refused
+from tests.cli.vbox import Vbox
+
+ON_OFF = {
+    "acpi": '<ACPI enabled="{}"/>',
+    "vrde": '<RemoteDisplay enabled="{}"',
+}
+
+
+# ------------------------------------------------------------------- rules ----
+
+
+def test_all_of_it_or_nothing(vbox: Vbox) -> None:
+    line = "modifyvm Lab --memory 512 --cpus 2 --vrdeport 70000"
+    vbox.fails(line, "'70000' is no port", 1)
+    vbox.fails("modifyvm Lab --memory 512 --acpi maybe", "--acpi: on, off")
+    vbox.fails("modifyvm Lab --memory 512 --vram 16", "--vram: QEMU chooses", 1)
+    vbox.fails("modifyvm Lab --memory 512 --memroy 1", "did you mean --memory?")
+
+
+def test_options_apply_in_order(vbox: Vbox) -> None:
+    vbox("modifyvm Lab --memory 256 --memory 512 --usbehci on --usbehci off")
+    assert "memory=512" in vbox.info()
+    assert 'ehci="off"' in vbox.info()
+    vbox("modifyvm Lab --nic2 nat --macaddress2 0800270000aa")
+    vbox.fails("modifyvm Lab --macaddress3 auto --nic3 nat", "no network adapter 3", 1)
+
+
+@pytest.mark.parametrize("option", sorted(ON_OFF))
+@pytest.mark.parametrize(
+    ("word", "stored"), [("on", "true"), ("OFF", "false"), ("On", "true")]
+)
+def test_on_and_off_in_any_case(
+    vbox: Vbox, option: str, word: str, stored: str
+) -> None:
+    vbox(f"modifyvm Lab --{option} {word}")
+    assert ON_OFF[option].format(stored) in vbox.file()
+
+
+@pytest.mark.parametrize("word", ["yes", "1", "true", "", "enable"])
+def test_no_other_word_is_on(vbox: Vbox, word: str) -> None:
+    vbox.fails(f"modifyvm Lab --vrde '{word}'", "of --vrde: on, off")
+
+
+def test_a_running_machine_is_refused(vbox: Vbox) -> None:
+    with vbox.running():
+        line = "modifyvm Lab --memory 512"
+        vbox.fails(line, "the machine 'Lab' is running; power it off first", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence", "status"),
+    [
+        ("Nowhere --memory 512", "registered machine named 'Nowhere'", 1),
+        ("Lab", "nothing to change", 2),
+        ("Lab extra --memory 512", "unexpected 'extra'", 2),
+        ("--memory 512", "too few words", 2),
+        ("Lab --memory", "--memory needs a value", 2),
+        ("Lab --usbrename OHCI", "--usbrename needs two values", 2),
+        ("Lab --memory 0", "invalid value 0", 2),
+        ("Lab --memory 4194305", "at most 4194304", 2),
+        ("Lab --memory 0x100", "a number is wanted", 2),
+        ("Lab --cpus 65", "at most 64", 2),
+        ("Lab --monitorcount 0", "invalid value 0", 2),
+        ("Lab --monitorcount 65", "at most 64", 2),
+        ("Lab --boot1 cdrom", "none, floppy, dvd, disk, net", 2),
+        ("Lab --firmware coreboot", "bios, efi", 2),
+        ("Lab --nic1 bridged", "rusb has no such network", 1),
+        ("Lab --nictype1 82576", "there are Am79C970A", 1),
+        ("Lab --macaddress1 0900270000aa", "the second one even", 2),
+        ("Lab --macaddress1 08:00:27:00:00:aa", "twelve hexadecimal digits", 2),
+        ("Lab --cableconnected1 off", "--nicN null pulls it out", 1),
+        ("Lab --groups lab", "each group begins with /", 2),
+        ("Lab --ioapic off", "have an I/O APIC", 1),
+        ("Lab --rtcuseutc off", "runs on UTC", 1),
+        ("Lab --uart1 0x2F8 3", "COM1 is at 0x3F8 4", 1),
+        ("Lab --uartmode1 server /tmp/x", "can only write to a file", 1),
+        ("Lab --usbrename None New", "no USB controller named 'None'", 1),
+        ("Lab --name ''", "cannot be the name", 2),
+        ("Lab --name a/b", "cannot be the name", 2),
+        ("Lab --name Other", "named 'Other' is registered already", 1),
+    ],
+)
+def test_what_is_wrong_is_said(
+    vbox: Vbox, line: str, sentence: str, status: int
+) -> None:
+    vbox("createvm --name Other --register")
+    vbox.fails(f"modifyvm {line}", sentence, status)
+
+
+def test_a_machine_may_keep_its_name(vbox: Vbox) -> None:
+    vbox("modifyvm Lab --name Lab")
+    vbox("modifyvm Lab --name 'Labor 2'")
+    assert 'name="Labor 2"' in vbox("showvminfo 'Labor 2' --machinereadable")
+    vbox("showvminfo Lab", 1)
+
+
+@pytest.mark.parametrize("option", _refused.MODIFY, ids=lambda option: option.name)
+def test_refused_options_say_why(vbox: Vbox, option: Option) -> None:
+    line = f"modifyvm Lab --memory 512 --{option.name} 17"
+    vbox.fails(line, f"--{option.name}: {option.refused}", 1)
+    before = vbox.files()
+    for word in option.unless:
+        vbox(f"modifyvm Lab --{option.name.replace('-', '')} {word.upper()}")
+    assert vbox.files() == before
+
+
+# ---------------------------------------------------------- remote display ----
+
+
+@pytest.mark.parametrize("word", ["default", "DEFAULT", "0"])
+def test_the_default_port(vbox: Vbox, word: str) -> None:
+    vbox("modifyvm Lab --vrde on --vrdeport 5000")
+    vbox(f"modifyvm Lab --vrdeport {word}")
+    assert 'vrdeports="3389"' in vbox.info()
+    assert '<Property name="TCP/Ports" value="3389"/>' in vbox.file()
+
+
+@pytest.mark.parametrize("text", ["5000", "5000,5010-5012", "5000,", "5012-5010"])
+def test_port_lists(vbox: Vbox, text: str) -> None:
+    for option in ("--vrdeport ", "--vrdeproperty TCP/Ports="):
+        vbox(f"modifyvm Lab --vrde on {option}{text}")
+        assert f'vrdeports="{text}"' in vbox.info()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "5000,,5001", "5000-", "-5000", "1-2-3", "65536", "500 0", "0,1"]
+)
+@pytest.mark.parametrize("option", ["--vrdeport=", "--vrdeproperty=TCP/Ports="])
+def test_what_is_no_port_list(vbox: Vbox, option: str, text: str) -> None:
+    vbox.fails(f"modifyvm Lab '{option}{text}'", "ort", 1)
+
+
+def test_properties(vbox: Vbox) -> None:
+    vbox("modifyvm Lab --vrde on --vrdeproperty Client/DisableUSB=1")
+    assert 'vrdeproperty[Client/DisableUSB]="1"' in vbox.info()
+    vbox("modifyvm Lab --vrdeproperty Client/DisableUSB=")
+    assert "vrdeproperty[Client/DisableUSB]=<not set>" in vbox.info()
+    vbox("modifyvm Lab --vrdeproperty My/Own=a=b")
+    assert '<Property name="My/Own" value="a=b"/>' in vbox.file()
+    vbox.fails("modifyvm Lab --vrdeproperty Client/DisableUSB", "is not NAME=VALUE")
+    vbox.fails("modifyvm Lab --vrdeproperty =1", "is not NAME=VALUE")
+
+
+def test_values_of_the_remote_display(vbox: Vbox) -> None:
+    vbox(
+        "modifyvm Lab --vrde on --vrdeaddress 192.0.2.10 --vrdeauthtype EXTERNAL"
+        " --vrdeauthlibrary VBoxAuthSimple --vrdemulticon on --vrdereusecon on"
+        " --vrdevideochannel on --vrdevideochannelquality 175"
+    )
+    info = vbox.info()
+    for line in (
+        'vrdeaddress="192.0.2.10"',
+        'vrdeauthtype="external"',
+        'vrdemulticon="on"',
+        'vrdereusecon="on"',
+        'vrdeproperty[VideoChannel/Enabled]="true"',
+        'vrdeproperty[VideoChannel/Quality]="175"',  # not validated
+    ):
+        assert line in info
+    assert 'authLibrary="VBoxAuthSimple"' in vbox.file()
+    vbox(
+        "modifyvm Lab --vrdeaddress '' --vrdeauthtype null --vrdeauthlibrary Default"
+        " --vrdemulticon off --vrdereusecon off --vrdevideochannel off"
+    )
+    text = vbox.file()
+    assert '<Property name="VideoChannel/Enabled" value="false"/>' in text
+    for gone in ("authType", "authLibrary", "allowMulti", "reuseSingle", "TCP/Address"):
+        assert gone not in text
+    vbox.fails("modifyvm Lab --vrdeauthtype none", "null, external, guest")
+
+
+def test_an_extension_pack_is_kept_and_warned_of(vbox: Vbox) -> None:
+    vbox("modifyvm Lab --vrdeextpack 'Some Pack'")
+    assert 'VRDEExtPack="Some Pack"' in vbox.file()
+    assert "Warning: there are no extension packs" in vbox.err
+    vbox("modifyvm Lab --vrde-extpack DEFAULT")
+    assert "VRDEExtPack" not in vbox.file()
+    assert vbox.err == ""
+
+
+def test_old_spellings_warn_and_work(vbox: Vbox) -> None:
+    vbox(
+        "modifyvm Lab --vrdp on --vrdpport 5000 --vrdpaddress 192.0.2.10"
+        " --vrdpauthtype guest --vrdpmulticon on --vrdpreusecon on"
+        " --vrdpvideochannel on --vrdpvideochannelquality 50"
+    )
+    assert vbox.err.count("is deprecated") == 8
+    assert "Warning: --vrdp is deprecated; --vrde is its name now\n" in vbox.err
+    assert 'vrdeports="5000"' in vbox.info()
+    assert 'vrdeauthtype="guest"' in vbox.info()
+
+
+# --------------------------------------------------------------------- USB ----
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "kind", "key"),
+    [
+        ("usb", "OHCI", "OHCI", "usb"),
+        ("usbohci", "OHCI", "OHCI", "usb"),
+        ("usb-ehci", "EHCI", "EHCI", "ehci"),
+        ("usbxhci", "xHCI", "XHCI", "xhci"),
+    ],
+)
+def test_controllers(vbox: Vbox, option: str, name: str, kind: str, key: str) -> None:
+    for _ in range(2):  # one of a type at most
+        vbox(f"modifyvm Lab --{option} on")
+        assert vbox.file().count(f'<Controller name="{name}" type="{kind}"/>') == 1
+    assert f'{key}="on"' in vbox.info()
+    vbox(f"modifyvm Lab --usbrename {name} Mine")
+    vbox(f"modifyvm Lab --{option} off")
+    assert f'{key}="off"' in vbox.info()
+
+
+# ------------------------------------------------------------- the machine ----
+
+
+def test_the_rest_of_the_machine(vbox: Vbox) -> None:
+    vbox(
+        "modifyvm Lab --ostype Debian_64 --description 'a\nb' --memory 512 --cpus 2"
+        " --firmware efi64 --boot1 net --boot2 None --monitorcount 2 --ioapic on"
+        " --rtcuseutc on --groups /a,/b/c --uart1 0x3f8 4 --uartmode1 file com1.log"
+        " --nictype1 VIRTIO --macaddress1 0800270000aa --cableconnected1 on"
+    )
+    text = vbox.file()
+    for piece in (
+        'OSType="Debian_64"',
+        'monitorCount="2"',
+        '<IOAPIC enabled="true"/>',
+        '<RTC localOrUTC="UTC"/>',
+        '<Group name="/a"/>',
+        '<Group name="/b/c"/>',
+        f'hostMode="RawFile" path="{vbox.folder}/com1.log"',
+        'MACAddress="0800270000AA" type="virtio"',
+    ):
+        assert piece in text
+    assert "Description:\na\nb\n" in vbox("showvminfo Lab")
+    info = vbox.info()
+    for line in ('firmware="EFI64"', 'boot1="net"', 'boot2="none"', "cpus=2"):
+        assert line in info
+    vbox("modifyvm Lab --groups / --uartmode1 disconnected --macaddress1 auto")
+    text = vbox.file()
+    assert "<Group" not in text
+    assert "RawFile" not in text
+    assert "0800270000AA" not in text
+    assert 'MACAddress="080027' in text
+    vbox("modifyvm Lab --nic1 null --nic8 nat --nic7 none --description ''")
+    assert 'nic1="null"' in vbox.info()
+    assert 'nic8="nat"' in vbox.info()
+
+
+def test_an_old_file_stays_old(vbox: Vbox) -> None:  # 2.8
+    vbox.put('version="1.18-linux"', 'version="1.10-linux"')
+    vbox("modifyvm Lab --vrdeport 5000 --vrdeaddress 192.0.2.10 --memory 64")
+    assert 'port="5000" netAddress="192.0.2.10"' in vbox.file()
+    assert 'version="1.10-linux"' in vbox.file()
+    vbox("modifyvm Lab --usbxhci on")
+    assert 'version="1.15-linux"' in vbox.file()
+    assert [p for p in vbox.files() if p.endswith("Lab-1.10-linux.vbox")]
