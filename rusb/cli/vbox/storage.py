@@ -5,49 +5,100 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rusb.cli._vbox_options import Option, UsageError, on_off, unsigned
+from rusb.cli._vbox_options import Given, Option, UsageError, one_of, unsigned
 from rusb.errors import SettingsError
 from rusb.server.machine.editor import BUSES, Editor
 from rusb.server.machine.qemu_command import disk_format
 
-from ._common import change_stopped, given
+from ._common import change_stopped, given, show
+from ._refused import refused
 
-__all__ = ["COMMANDS"]
+__all__ = ["ATTACH", "COMMANDS", "CONTROL", "CREATE"]
 
 MAX_SIZE = 64 << 20
 """MiB of a disk: 64 TiB."""
 
 _EXTENSIONS = {"vdi": ".vdi", "vmdk": ".vmdk", "vhd": ".vhd", "raw": ".img"}
+_RAW = (".img", ".raw")
+_FIXED = {"vdi": "static=on", "vpc": "subformat=fixed", "raw": "preallocation=falloc"}
+"""What makes qemu-img use the whole of the disk's size at once."""
+
 _TYPES = {"hdd": "hdd", "dvddrive": "dvd", "fdd": "floppy"}
-_CREATE = (
+
+_CHIPS = {
+    "lsilogic": "LsiLogic",
+    "lsilogicsas": "LsiLogicSas",
+    "buslogic": "BusLogic",
+    "intelahci": "AHCI",
+    "piix3": "PIIX3",
+    "piix4": "PIIX4",
+    "ich6": "ICH6",
+    "i82078": "I82078",
+    "usb": "USB",
+    "virtio": "VirtioSCSI",
+}
+"""Words of ``--controller``, and what files have."""
+
+CREATE = (
     Option("filename"),
     Option("size"),
     Option("sizebyte"),
     Option("format"),
     Option("variant"),
     Option("static", values=0),
+    *refused("qemu-img create -b makes disks on top of others", "diffparent"),
+    *refused("all disks are normal ones", "type", "normal"),
+    *refused("rusb keeps no list of media", "comment remember"),
+    *refused("rusb keeps no properties of media", "property property-file"),
+)
+CONTROL = (
+    Option("name"),
+    Option("add"),
+    Option("controller"),
+    Option("port-count"),
+    Option("sata-port-count", instead="port-count"),
+    Option("rename"),
+    Option("remove", values=0),
+    *refused("QEMU always uses the host's cache", "host-io-cache", "on"),
+    *refused("every controller can be booted from", "bootable", "on"),
+    *refused(
+        "SATA ports are SATA ports",
+        "sata-ide-emulation1 sata-ide-emulation2 sata-ide-emulation3"
+        " sata-ide-emulation4 sata-ide-emulation",
+    ),
+)
+ATTACH = (
+    Option("storagectl"),
+    Option("port"),
+    Option("device"),
+    Option("type"),
+    Option("medium"),
+    *refused("all disks are normal ones", "mtype", "normal"),
+    *refused("rusb keeps no list of media", "comment"),
+    *refused("disks have no UUID of their own here", "set-uuid set-parent-uuid"),
+    *refused("rusb tells the guest nothing of that kind", "nonrotational", "off"),
+    *refused("drives stay while the machine runs", "hot-pluggable", "off"),
+    *refused("drives stay while the machine runs", "force-unmount temp-eject"),
+    *refused("drives of the host cannot be attached", "passthrough", "off"),
+    *refused("freed blocks are not given back", "discard", "off"),
+    *refused("QEMU does not limit bandwidth", "bandwidth-group", "none"),
+    *refused(
+        "there is no iSCSI",
+        "server target tport lun encodedlun username password password-file"
+        " initiator intnet",
+    ),
 )
 
 
 def createmedium(words: Sequence[str]) -> int:
-    """``createmedium [disk] --filename FILE --size MEBIBYTES [--format FORMAT]``."""
-    found = given(words, _CREATE)
+    """``createmedium [disk] --filename FILE --size MEBIBYTES [OPTION VALUE ...]``."""
+    found = given(words, CREATE)
     kind = found.words[0] if found.words else "disk"
     if len(found.words) > 1 or kind not in ("disk", "dvd", "floppy"):
         raise UsageError(f"unexpected {found.words[-1]!r}")
     if kind != "disk":
         raise SettingsError(f"createmedium {kind}: only disks can be made")
-    path = Path(found.need("filename", "where the disk is to be"))
-    word = (found.last("format") or "").lower()
-    if word and word not in _EXTENSIONS:
-        raise UsageError(f"invalid format {word!r}: {', '.join(_EXTENSIONS)}")
-    if not path.suffix:
-        path = path.with_suffix(_EXTENSIONS[word or "vdi"])
-    if word and disk_format(path) != disk_format(Path(f"x{_EXTENSIONS[word]}")):
-        raise SettingsError(
-            f"{path}: a {word} disk is recognised by its name; call it"
-            f" {path.stem}{_EXTENSIONS[word]}"
-        )
+    path = _disk_path(found)
     if found.has("sizebyte"):
         size = unsigned("--sizebyte", found.need("sizebyte", ""), MAX_SIZE << 20)
     else:
@@ -55,10 +106,36 @@ def createmedium(words: Sequence[str]) -> int:
         size = unsigned("--size", text, MAX_SIZE) << 20
     if not size:
         raise UsageError("a disk needs a size")
-    is_fixed = found.has("static") or (found.last("variant") or "").lower() == "fixed"
+    is_fixed = _is_fixed(found.last("variant", "") or "") or found.has("static")
     _make(path.absolute(), size, is_fixed=is_fixed)
-    print(f"Medium created: {path.absolute()}")
+    show(f"Medium created: {path.absolute()}")
     return 0
+
+
+def _disk_path(found: Given) -> Path:
+    """Where the disk is to be; its extension is its format."""
+    path = Path(found.need("filename", "where the disk is to be"))
+    word = one_of("format", found.last("format", "vdi") or "", _EXTENSIONS)
+    suffix = path.suffix.lower()
+    is_disk = disk_format(path) != "raw" or suffix in _RAW
+    if not suffix or not (is_disk or found.has("format")):
+        return path.with_name(path.name + _EXTENSIONS[word])
+    wanted = disk_format(Path(f"x{_EXTENSIONS[word]}"))
+    if found.has("format") and disk_format(path) != wanted:
+        raise SettingsError(
+            f"{path}: a {word} disk is recognised by its name; call it"
+            f" {path.stem}{_EXTENSIONS[word]}"
+        )
+    return path
+
+
+def _is_fixed(variant: str) -> bool:
+    words = variant.lower().split(",") if variant else []
+    for word in words:
+        one_of("variant", word, ("standard", "fixed", "split2g", "stream", "esx"))
+        if word not in ("standard", "fixed"):
+            raise SettingsError(f"--variant {word}: there are standard and fixed disks")
+    return "fixed" in words
 
 
 def _make(path: Path, size: int, *, is_fixed: bool) -> None:
@@ -72,9 +149,10 @@ def _make(path: Path, size: int, *, is_fixed: bool) -> None:
         raise SettingsError(f"{path} exists already; it was not touched")
     kind = disk_format(path)
     command = [program, "create", "-q", "-f", kind]
-    if is_fixed and kind in ("vdi", "raw"):
-        option = "static=on" if kind == "vdi" else "preallocation=falloc"
-        command += ["-o", option]
+    if is_fixed:
+        if kind not in _FIXED:
+            raise SettingsError(f"{path}: a fixed disk is a vdi, vhd or raw one")
+        command += ["-o", _FIXED[kind]]
     command += [str(path), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -83,30 +161,22 @@ def _make(path: Path, size: int, *, is_fixed: bool) -> None:
 
 
 def storagectl(words: Sequence[str]) -> int:
-    """``storagectl VM --name NAME --add ide|sata|scsi|floppy|usb|virtio|--remove``."""
-    options = (
-        Option("name"),
-        Option("add"),
-        Option("controller"),
-        Option("portcount"),
-        Option("hostiocache"),
-        Option("bootable"),
-        Option("rename"),
-        Option("remove", values=0),
-    )
-    found = given(words, options, count=1)
+    """``storagectl VM --name NAME --add BUS|--rename NAME|--remove``: a controller."""
+    found = given(words, CONTROL, count=1)
     name = found.need("name", "which controller")
-    for flag in ("hostiocache", "bootable"):
-        if (value := found.last(flag)) is not None and not on_off(flag, value):
-            raise SettingsError(f"--{flag} off: QEMU has no such switch")
-    ports = unsigned("--portcount", found.last("portcount") or "0", 30)
+    ports = unsigned("--portcount", found.last("port-count") or "0", 30)
     bus = (found.last("add") or "").lower()
+    chip = (found.last("controller") or "").lower()
+    if bus == "sas":  # a SCSI controller to QEMU
+        bus, chip = "scsi", chip or "lsilogicsas"
     if bus and bus not in BUSES:
-        raise SettingsError(f"--add {bus}: there are {', '.join(BUSES)}")
+        raise SettingsError(f"--add {bus}: there are sas, {', '.join(BUSES)}")
+    if chip and chip not in _CHIPS:
+        raise SettingsError(f"--controller {chip}: there are {', '.join(_CHIPS)}")
 
     def change(editor: Editor) -> None:
         if bus:
-            editor.add_controller(name, bus, found.last("controller") or "", ports)
+            editor.add_controller(name, bus, _CHIPS.get(chip, ""), ports)
         elif found.has("remove"):
             editor.remove_controller(name)
         elif new := found.last("rename"):
@@ -114,38 +184,28 @@ def storagectl(words: Sequence[str]) -> int:
         else:
             raise UsageError("nothing to do: --add, --rename or --remove")
 
+    if not bus and (chip or ports):
+        raise SettingsError("--controller and --portcount only go with --add")
     change_stopped(found.words[0], change)
     return 0
 
 
 def storageattach(words: Sequence[str]) -> int:
-    """``storageattach VM --storagectl NAME --port P --device D --medium FILE``."""
-    options = (
-        Option("storagectl"),
-        Option("port"),
-        Option("device"),
-        Option("type"),
-        Option("medium"),
-        Option("mtype"),
-        Option("comment"),
-        Option("hotpluggable"),
-        Option("nonrotational"),
-    )
-    found = given(words, options, count=1)
-    for name in ("mtype", "comment", "hotpluggable", "nonrotational"):
-        if found.has(name):
-            raise SettingsError(f"--{name}: rusb does not keep that of a drive")
+    """``storageattach VM --storagectl NAME --medium FILE|emptydrive|none ...``."""
+    found = given(words, ATTACH, count=1)
     controller = found.need("storagectl", "the name of a storage controller")
     port = unsigned("--port", found.last("port") or "0", 30)
     device = unsigned("--device", found.last("device") or "0", 1)
     medium = found.need("medium", "a file, emptydrive, or none")
-    kind = (found.last("type") or "hdd").lower()
-    if kind not in _TYPES:
-        raise UsageError(f"invalid type {kind!r}: {', '.join(_TYPES)}")
+    is_disc = medium == "emptydrive" or medium.lower().endswith(".iso")
+    default = "dvddrive" if is_disc else "hdd"
+    kind = _TYPES[one_of("type", found.last("type") or default, _TYPES)]
     path = None
     if medium not in ("none", "emptydrive"):
         if medium.startswith("host:"):
             raise SettingsError(f"{medium}: drives of the host cannot be attached")
+        if medium in ("additions", "iscsi"):
+            raise SettingsError(f"--medium {medium}: there are only files")
         path = Path(medium).absolute()
         if not path.exists():
             raise SettingsError(f"there is no medium {path}; createmedium makes disks")
@@ -154,7 +214,7 @@ def storageattach(words: Sequence[str]) -> int:
         if medium == "none":
             editor.detach(controller, port, device)
         else:
-            editor.attach(controller, port, device, _TYPES[kind], path)
+            editor.attach(controller, port, device, kind, path)
 
     change_stopped(found.words[0], change)
     return 0
