@@ -101,6 +101,56 @@ def called(name: str, words: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return main()
 
 
+@pytest.mark.parametrize("word", sorted(vbox.commands()))
+def test_each_command_has_a_usage(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On request it is no error; without words it is."""
+    assert main([word, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: rusb {word} ")
+    assert err == ""
+    assert "`" not in out
+    assert main(["help", word]) == 0
+    assert capsys.readouterr().out == out
+    assert main([word]) == 2
+    assert capsys.readouterr().err == out
+
+
+def test_a_usage_names_the_options_that_work(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["modifyvm", "VM", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--memory, " in out
+    assert "--vram" not in out
+    assert "--vrdp" not in out
+    assert main(["usbfilter", "add", "--help"]) == 0
+    assert "--target (-t), " in capsys.readouterr().out
+
+
+def test_vboxmanage_speaks_as_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert called("VBoxManage", "", monkeypatch) == 2
+    out = capsys.readouterr().out
+    assert "usage: VBoxManage modifyvm VM OPTION VALUE" in out
+    assert called("VBoxManage", "--help", monkeypatch) == 0
+    assert capsys.readouterr().out == out
+    assert called("VBoxManage", "-v", monkeypatch) == 0
+    assert capsys.readouterr().out.startswith("rusb ")
+    assert called("VBoxManage", "frobnicate", monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "VBoxManage: error: there is no command 'frobnicate';"
+        " 'VBoxManage --help' lists them.\n"
+    )
+    assert called("VBoxManage", "--nologo modifyvm x --bogus", monkeypatch) == 2
+    assert capsys.readouterr().err == (
+        "VBoxManage: error: unknown option '--bogus'\n"
+        "usage: VBoxManage modifyvm VM OPTION VALUE ...\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["VBoxHeadless", "VBoxVRDP"])
 def test_vboxheadless_is_a_command(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -210,7 +210,7 @@ def test_start_and_stop_by_name(shell: Shell) -> None:
     assert "power on" in shell("VBoxManage startvm Small --type headless")
     shell("VBoxManage modifyvm Small --memory 64", status=1)
     assert "already running" in shell("VBoxManage startvm Small --type headless", 1)
-    shell("VBoxManage unregistervm Small --delete", status=2)
+    shell("VBoxManage unregistervm Small --delete", status=1)
     shell("VBoxManage controlvm Small pause")
     assert 'VMState="paused"' in shell("VBoxManage showvminfo Small --machinereadable")
     shell("VBoxManage controlvm Small resume")

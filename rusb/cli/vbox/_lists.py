@@ -78,12 +78,13 @@ def _host_row(device: LocalDevice) -> dict[str, str]:
         "Manufacturer": info.manufacturer or "",
         "Product": info.product or "",
         "SerialNumber": info.serial or "",
-        "Address": f"{info.bus:03}/{info.address:03}",
-        "Port path": "/".join(map(str, (info.bus, *info.port_path))),
+        "Address": f"{info.bus:03}/{info.address:03}" if info.bus else "",
+        "Port path": "/".join(map(str, (info.bus, *info.port_path)))
+        if info.port_path
+        else "",
         "Current State": _state(device),
     }
-    optional = ("Manufacturer", "Product", "SerialNumber")
-    return {k: v for k, v in row.items() if v or k not in optional}
+    return {label: text for label, text in row.items() if text}
 
 
 def _state(device: LocalDevice) -> str:

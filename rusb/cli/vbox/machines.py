@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rusb.cli._vbox_options import Option, UsageError
+from rusb.errors import ControlError, SettingsError
 from rusb.server.machine.registry import Entry
 
-from ._common import given, is_running, registry
+from . import _refused, info
+from ._common import given, is_running, registry, show
 from ._lists import print_global_filters, print_host_devices
 
-__all__ = ["COMMANDS", "OS_TYPES"]
+__all__ = ["COMMANDS", "CREATE", "OS_TYPES"]
 
 OS_TYPES = {
     "Other": "Other/Unknown",
@@ -33,57 +35,75 @@ OS_TYPES = {
 """What ``list ostypes`` shows; other words are kept as they are."""
 
 
+CREATE = (
+    Option("name", short="n"),
+    Option("os-type"),
+    Option("register", values=0),
+    Option("basefolder"),
+    Option("machine-folder", instead="basefolder"),
+    *_refused.refused("modifyvm VM --groups sets them", "groups"),
+    *_refused.refused("a new machine gets a UUID of its own", "uuid"),
+    *_refused.refused("storagectl and storageattach give it drives", "default"),
+    *_refused.refused("there are no snapshots", "snapshot-folder"),
+    *_refused.refused("machines have an x86 processor", "platform-architecture", "x86"),
+    *_refused.refused("rusb does not encrypt settings", "cipher password-id password"),
+)
+
+
 def createvm(words: Sequence[str]) -> int:
     """``createvm --name NAME [--ostype TYPE] [--register] [--basefolder PATH]``."""
-    options = (
-        Option("name"),
-        Option("ostype"),
-        Option("register", values=0),
-        Option("basefolder"),
-        Option("machine-folder"),
-    )
-    found = given(words, options, count=0)
+    found = given(words, CREATE, count=0)
     name = found.need("name", "what the machine is called")
     known = registry()
-    folder = found.last("basefolder") or found.last("machine-folder") or ""
-    entry = known.create(name, found.last("ostype") or "Other", folder)
+    folder = found.last("basefolder") or ""
+    entry = known.create(name, found.last("os-type") or "Other", folder)
     if found.has("register"):
         known.register(entry.path)
     registered = " and registered" if found.has("register") else ""
-    print(f"Virtual machine '{name}' is created{registered}.")
-    print(f"UUID: {entry.uuid}\nSettings file: '{entry.path}'")
+    show(f"Virtual machine '{name}' is created{registered}.")
+    print(f"UUID: {entry.uuid}")
+    show(f"Settings file: '{entry.path}'")
     return 0
 
 
 def registervm(words: Sequence[str]) -> int:
-    """``registervm FILE``."""
-    found = given(words, (), count=1)
+    """``registervm FILE``: put a machine on the list."""
+    refused = _refused.refused("rusb does not decrypt settings", "password")
+    found = given(words, refused, count=1)
     registry().register(Path(found.words[0]))
     return 0
 
 
 def unregistervm(words: Sequence[str]) -> int:
-    """``unregistervm VM [--delete]``."""
-    found = given(words, (Option("delete", values=0),), count=1)
+    """``unregistervm VM [--delete]``: take it off; its media stay in any case."""
+    sentence = "disks are never deleted; --delete removes settings and logs"
+    refused = _refused.refused(sentence, "delete-all")
+    found = given(words, (Option("delete", values=0), *refused), count=1)
     known = registry()
     entry = known.find(found.words[0])
     if is_running(entry.uuid):
-        raise UsageError(f"the machine {entry.name!r} is running; power it off first")
+        raise ControlError(f"the machine {entry.name!r} is running; power it off first")
     known.unregister(entry.uuid, delete=found.has("delete"))
     return 0
 
 
 def list_(words: Sequence[str]) -> int:
-    """``list vms|runningvms|usbhost|usbfilters|ostypes [--long] [--json]``."""
-    options = (Option("json", values=0), Option("long", values=0, short="l"))
+    """``list vms|runningvms|usbhost|usbfilters|ostypes [OPTION ...]``."""
+    options = (
+        Option("json", values=0),
+        Option("long", values=0, short="l"),
+        Option("sorted", values=0, short="s"),
+    )
     found = given(words, options, count=1)
     is_json = found.has("json")
     match found.words[0]:
-        case "vms":
-            _print_machines(registry().machines(), is_json)
-        case "runningvms":
-            entries = [e for e in registry().machines() if is_running(e.uuid)]
-            _print_machines(entries, is_json)
+        case "vms" | "runningvms" as word:
+            entries = registry().machines()
+            if word == "runningvms":
+                entries = [e for e in entries if is_running(e.uuid)]
+            if found.has("sorted"):
+                entries.sort(key=lambda entry: entry.name.casefold())
+            _print_machines(entries, is_json, found.has("long"))
         case "usbhost":
             print_host_devices(is_json)
         case "usbfilters":
@@ -94,13 +114,16 @@ def list_(words: Sequence[str]) -> int:
             for word, text in OS_TYPES.items():
                 print(f"ID:          {word}\nDescription: {text}\n")
         case word:
-            raise UsageError(
-                f"{word!r}: there are vms, runningvms, usbhost, usbfilters, ostypes"
-            )
+            sentence = f"list {word}: there are {', '.join(_LISTS)}"
+            is_known = word in _refused.LISTS
+            raise SettingsError(sentence) if is_known else UsageError(sentence)
     return 0
 
 
-def _print_machines(entries: Sequence[Entry], is_json: bool) -> None:
+_LISTS = ("vms", "runningvms", "usbhost", "usbfilters", "ostypes")
+
+
+def _print_machines(entries: Sequence[Entry], is_json: bool, is_long: bool) -> None:
     if is_json:
         rows = [
             {"name": e.name, "uuid": e.uuid, "file": str(e.path), "problem": e.problem}
@@ -109,7 +132,11 @@ def _print_machines(entries: Sequence[Entry], is_json: bool) -> None:
         print(json.dumps(rows, indent=2))
         return
     for entry in entries:
-        print(f'"{entry.name}" {{{entry.uuid}}}')
+        if is_long and entry.machine:
+            info.COMMANDS["showvminfo"]([entry.uuid])
+            print()
+        else:
+            show(f'"{entry.name}" {{{entry.uuid}}}')
 
 
 COMMANDS = {

@@ -2,32 +2,34 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
-from rusb.cli._vbox_options import Option, UsageError
+from rusb.cli._vbox_options import Option, UsageError, literal
 from rusb.errors import SettingsError
 from rusb.server.auth.hashes import hash_legacy
 
-from ._common import given, machine_of, registry, say_changed
+from . import _refused
+from ._common import given, machine_of, registry, say_changed, show, warn
 
 __all__ = ["COMMANDS"]
 
 _PROPERTIES = {
     "vrdeauthlibrary": ("VRDEAuthLibrary", "VBoxAuth"),
-    "vrdpauthlibrary": ("VRDEAuthLibrary", "VBoxAuth"),
     "machinefolder": ("defaultMachineFolder", ""),
     "vrdeextpack": ("defaultVRDEExtPack", ""),
 }
 """Property: attribute of SystemProperties, and what ``default`` means."""
 
+_DEPRECATED = {"vrdpauthlibrary": "vrdeauthlibrary"}
+
 
 def setextradata(words: Sequence[str]) -> int:
-    """``setextradata VM|global KEY [VALUE]``; no value removes the key."""
-    found = given(words, ())
-    if not 2 <= len(found.words) <= 3:
-        raise UsageError("setextradata VM|global KEY [VALUE]")
-    target, key, value = (*found.words, "")[:3]
+    """``setextradata VM|global KEY [VALUE]``: no value removes the key."""
+    target, key, value = (*literal(words, (2, 3)), "")[:3]
     known = registry()
     if target == "global":
+        if value and not key.isprintable():
+            raise SettingsError(f"invalid extra data key {key!r}")
         known.set_extra(key, value)
         return 0
     entry = known.find(target)
@@ -37,10 +39,10 @@ def setextradata(words: Sequence[str]) -> int:
 
 
 def getextradata(words: Sequence[str]) -> int:
-    """``getextradata VM|global [KEY|enumerate] [--json]``."""
+    """``getextradata VM|global [KEY|enumerate] [--json]``: print extra data."""
     found = given(words, (Option("json", values=0),))
     if not 1 <= len(found.words) <= 2:
-        raise UsageError("getextradata VM|global [KEY|enumerate]")
+        raise UsageError("too few words" if not found.words else "too many words")
     target, key = (*found.words, "enumerate")[:2]
     known = registry()
     if target == "global":
@@ -52,28 +54,44 @@ def getextradata(words: Sequence[str]) -> int:
         print(json.dumps(wanted, indent=2))
     elif key == "enumerate":
         for name in sorted(data):
-            print(f"Key: {name}, Value: {data[name]}")
+            show(f"Key: {name}, Value: {data[name]}")
     else:
-        print(f"Value: {data[key]}" if data.get(key) else "No value set!")
+        show(f"Value: {data[key]}" if data.get(key) else "No value set!")
     return 0
 
 
 def setproperty(words: Sequence[str]) -> int:
     """``setproperty vrdeauthlibrary|machinefolder|vrdeextpack default|VALUE``."""
-    found = given(words, (), count=2)
-    name, value = found.words
+    name, value = literal(words, (2,))
+    if name in _DEPRECATED:
+        warn(f"{name} is deprecated; {_DEPRECATED[name]} is its name now")
+        name = _DEPRECATED[name]
+    if name in _refused.PROPERTIES:
+        raise SettingsError(f"{name}: {_refused.PROPERTIES[name]}")
     if name not in _PROPERTIES:
-        raise SettingsError(f"there is no property {name!r}: {', '.join(_PROPERTIES)}")
+        raise UsageError(f"there is no property {name!r}: {', '.join(_PROPERTIES)}")
     attribute, default = _PROPERTIES[name]
-    registry().set_property(attribute, default if value == "default" else value)
+    if value == "default":
+        value = default
+    elif name == "machinefolder":
+        value = str(Path(value).absolute())
+    elif name == "vrdeextpack":
+        if value == "null":
+            raise SettingsError(
+                "vrdeextpack null: new machines have no remote display anyhow;"
+                " modifyvm VM --vrde off takes away that of one"
+            )
+        warn("there are no extension packs; rusb's own server is used all the same")
+    registry().set_property(attribute, value)
     return 0
 
 
 def internalcommands(words: Sequence[str]) -> int:
-    """``internalcommands passwordhash PASSWORD``."""
-    if len(words) != 2 or words[0] != "passwordhash":
-        raise UsageError("internalcommands passwordhash PASSWORD")
-    print(f"Password hash: {hash_legacy(words[1])}")
+    """``internalcommands passwordhash PASSWORD``: for VBoxAuthSimple."""
+    verb, password = literal(words, (2,))
+    if verb != "passwordhash":
+        raise UsageError(f"there is no {verb!r}: passwordhash")
+    print(f"Password hash: {hash_legacy(password)}")
     return 0
 
 

@@ -1,0 +1,186 @@
+"""``createvm``, ``registervm``, ``unregistervm`` and ``list``."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from rusb.cli.vbox import _lists, _refused, machines
+from rusb.client.backends.base import LocalDevice
+from rusb.usb.device import DeviceInfo
+from rusb.usb.types import Speed
+from tests.cli.vbox import Vbox
+
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def test_what_createvm_says(empty: Vbox) -> None:
+    path = empty.folder / "data/rusb/VirtualBox VMs/A b/A b.vbox"
+    said = empty("createvm --name 'A b' --ostype Debian_64 --register")
+    assert re.fullmatch(
+        r"Virtual machine 'A b' is created and registered\.\n"
+        rf"UUID: {UUID}\nSettings file: '{re.escape(str(path))}'\n",
+        said,
+    )
+    assert 'OSType="Debian_64"' in path.read_text()
+    assert re.fullmatch(rf'"A b" \{{{UUID}\}}\n', empty("list vms"))
+    assert "is created.\n" in empty("createvm --name B --basefolder .")
+    assert "is created.\n" in empty("createvm --name C --machine-folder=sub")
+    assert "--basefolder is its name now" in empty.err
+    assert Path("B/B.vbox").exists()
+    assert Path("sub/C/C.vbox").exists()
+    assert empty("list vms").count("\n") == 1
+
+
+def test_what_is_not_created_leaves_nothing(vbox: Vbox) -> None:
+    vbox("createvm", 2)
+    vbox.fails("createvm --register", "missing --name")
+    vbox.fails("createvm --name ../x", "cannot be the name", 1)
+    vbox.fails("createvm --name Lab", "already exists", 1)
+    vbox.fails("createvm Lab", "unexpected 'Lab'")
+    for option in machines.CREATE:
+        if option.refused:
+            sentence = f"--{option.name}: {option.refused}"
+            vbox.fails(f"createvm --name X --{option.name} 17", sentence, 1)
+
+
+def test_register_and_unregister(vbox: Vbox) -> None:
+    path = vbox.folder / "data/rusb/VirtualBox VMs/Lab/Lab.vbox"
+    assert vbox("unregistervm Lab") == ""
+    assert path.exists()
+    assert vbox("list vms") == ""
+    assert vbox(f"registervm '{path}'") == ""
+    vbox.fails(f"registervm '{path}'", "registered already", 1)
+    vbox.fails("registervm nowhere.vbox", "cannot read", 1)
+    vbox("unregistervm Lab --delete")
+    assert not path.parent.exists()
+    vbox.fails("unregistervm Lab", "could not find", 1)
+    vbox("unregistervm", 2)
+
+
+def test_disks_are_never_deleted(vbox: Vbox) -> None:
+    disk = vbox.folder / "data/rusb/VirtualBox VMs/Lab/Lab.vdi"
+    disk.touch()
+    vbox.fails("unregistervm Lab --delete-all", "disks are never deleted", 1)
+    vbox("unregistervm Lab --delete")
+    assert list(disk.parent.iterdir()) == [disk]
+
+
+def test_a_running_machine_stays(vbox: Vbox) -> None:
+    with vbox.running():
+        vbox.fails("unregistervm Lab", "is running; power it off first", 1)
+        assert vbox("list runningvms") == vbox("list vms")
+    assert vbox("list runningvms") == ""
+
+
+# -------------------------------------------------------------------- list ----
+
+
+def test_machines_in_every_form(vbox: Vbox) -> None:
+    vbox("createvm --name 'B \"q\"' --register")
+    vbox("createvm --name aa --register")
+    Path(vbox.folder, "data/rusb/VirtualBox VMs/Lab/Lab.vbox").unlink()
+    lines = vbox("list vms").splitlines()
+    assert [line.partition(" {")[0] for line in lines] == [
+        '"<inaccessible>"',
+        '"B "q""',
+        '"aa"',
+    ]
+    for option in ("--sorted", "-s"):
+        found = vbox(f"list {option} vms").splitlines()
+        assert found == [lines[0], lines[2], lines[1]]
+    rows = json.loads(vbox("list vms --json"))
+    assert [sorted(row) for row in rows] == [["file", "name", "problem", "uuid"]] * 3
+    assert "cannot read" in rows[0]["problem"]
+    assert rows[1]["name"] == 'B "q"'
+    assert rows[1]["problem"] == ""
+    for option in ("--long", "-l"):
+        text = vbox(f"list vms {option}")
+        assert re.findall(r"^Name: +(.+)", text, re.M) == ['B "q"', "aa"]
+        assert text.startswith('"<inaccessible>" {')
+
+
+def test_a_name_is_fit_for_a_terminal(vbox: Vbox) -> None:  # T42
+    vbox.put('name="Lab"', 'name="L&#x9b;31m&#10;ab"')
+    assert vbox("list vms").startswith('"L31mab" {')
+    assert json.loads(vbox("list vms --json"))[0]["name"] == "L\x9b31m\nab"
+
+
+def test_host_devices(vbox: Vbox, monkeypatch: pytest.MonkeyPatch) -> None:  # 3.8
+    mouse = DeviceInfo(
+        id=0,
+        vendor_id=0x046D,
+        product_id=0xC016,
+        bcd_device=0x0340,
+        bcd_usb=0x0200,
+        speed=Speed.FULL,
+        bus=1,
+        address=7,
+        port=3,
+        port_path=(3,),
+        manufacturer="Logi\x1b[31mtech",
+        product="Optical USB Mouse",
+    )
+    found = [LocalDevice("k", mouse), LocalDevice("l", mouse, "in use by usbhid")]
+    monkeypatch.setattr(_lists, "host_devices", lambda: found)
+    text = vbox("list usbhost")
+    assert re.sub(UUID, "U", text.partition("State:      Available")[0]) == (
+        "Host USB Devices:\n\n"
+        "UUID:               U\n"
+        "VendorId:           0x046d (046D)\n"
+        "ProductId:          0xc016 (C016)\n"
+        "Revision:           3.64 (0364)\n"  # decimal bytes, D8
+        "Port:               3\n"
+        "USB version/speed:  2/Full\n"
+        "Manufacturer:       Logi[31mtech\n"
+        "Product:            Optical USB Mouse\n"
+        "Address:            001/007\n"
+        "Port path:          1/3\n"
+        "Current "
+    )
+    assert text.endswith("Current State:      Busy\n\n")
+    rows = json.loads(vbox("list usbhost --json"))
+    assert [row["Problem"] for row in rows] == ["", "in use by usbhid"]
+    assert rows[0]["Revision"] == "3.64 (0364)"
+    found.clear()
+    assert vbox("list usbhost") == "Host USB Devices:\n\n<none>\n\n"
+    assert json.loads(vbox("list usbhost --json")) == []
+
+
+def test_types_of_systems(vbox: Vbox) -> None:
+    assert "ID:          Debian_64\nDescription: Debian (64-bit)\n\n" in vbox(
+        "list ostypes"
+    )
+    assert json.loads(vbox("list ostypes --json"))["DOS"] == "DOS"
+
+
+def test_lists_that_are_not_there(vbox: Vbox) -> None:
+    vbox.fails("list toasters", "there are vms, runningvms", 2)
+    vbox.fails("list vms usbhost", "unexpected 'usbhost'", 2)
+    vbox.fails("list vms --colour", "unknown option", 2)
+    for word in _refused.LISTS:
+        vbox.fails(f"list {word}", f"list {word}: there are vms", 1)
+
+
+# ----------------------------------------------------- --machinereadable ----
+
+
+def test_quotes_and_backslashes_are_escaped(vbox: Vbox) -> None:  # 3.7
+    vbox("usbfilter add 0 --target Lab --name 'a \"b\" \\c' --product '*\\'")
+    info = vbox.info()
+    assert r'USBFilterName1="a \"b\" \\c"' in info
+    assert r'USBFilterProduct1="*\\"' in info
+    assert 'USBFilterVendorId1=""' in info
+    assert not [line for line in info if line.startswith(("USBFilterPort", "usbport"))]
+
+
+def test_every_filter_is_numbered_from_one(vbox: Vbox) -> None:
+    vbox("usbfilter add 0 --target Lab --name A --active no")
+    vbox("usbfilter add 1 --target Lab --name B --remote yes")
+    info = [line for line in vbox.info() if line.startswith("USBFilter")]
+    assert info[:2] == ['USBFilterActive1="off"', 'USBFilterName1="A"']
+    assert info[9:11] == ['USBFilterActive2="on"', 'USBFilterName2="B"']
+    assert 'USBFilterRemote2="yes"' in info
+    shown = json.loads(vbox("showvminfo Lab --json"))
+    assert [row["name"] for row in shown["filters"]] == ["A", "B"]
