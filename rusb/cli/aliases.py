@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     if not target.exists():
         raise SettingsError(f"there is no program {target} to link to; install rusb")
     args.folder.mkdir(parents=True, exist_ok=True)
+    foreign = []
     for name in NAMES:
         link = args.folder / name
         beside = target.with_name(name)
@@ -32,7 +33,12 @@ def run(args: argparse.Namespace) -> int:
         if link.is_symlink() and link.resolve() == target.resolve():
             continue
         if link.exists() or link.is_symlink():
-            raise SettingsError(f"{link} is there already, and is no link to rusb")
+            foreign.append(str(link))
+            continue
         link.symlink_to(target)
         print(link)
+    if foreign:
+        raise SettingsError(
+            f"{', '.join(foreign)}: there already, and no link to rusb; left alone"
+        )
     return 0
