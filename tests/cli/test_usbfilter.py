@@ -271,6 +271,36 @@ def test_filters_of_a_running_machine_change_at_once(two: Vbox) -> None:
     assert names(two) == ["A", "B"]
 
 
+# ----------------------------------------------------------------- dry run ----
+
+
+@pytest.mark.parametrize(
+    ("line", "admitted"),
+    [
+        ("add 0 --name X --vendorid 1209", True),
+        ("modify 1 --port '' --active yes", True),
+        ("remove 0", False),
+    ],
+)
+def test_a_dry_run_tells_what_would_be(two: Vbox, line: str, admitted: bool) -> None:
+    two("modifyvm Lab --usbxhci on")
+    before = two.files()
+    text = two(f"usbfilter {line} --target Lab --dry-run")
+    assert text.startswith("1209:0001 rusb Flash Drive (local)\n")
+    assert ("until now it is refused" in text) == admitted
+    (row,) = json.loads(two(f"usbfilter {line} -t Lab --dry-run --json"))
+    assert (row["now"]["admitted"], row["then"]["admitted"]) == (False, admitted)
+    assert two.files() == before
+
+
+def test_a_dry_run_has_the_same_errors(two: Vbox) -> None:
+    two.fails("usbfilter remove 2 --target Lab --dry-run", "0 to 1", 1)
+    two.fails("usbfilter modify 0 --target Lab --dry-run", "nothing to change")
+    two.fails("usbfilter remove 0 --target Lab --json", "goes with --dry-run")
+    line = "usbfilter add 0 --target global --name X --action hold --dry-run"
+    two.fails(line, "--dry-run is not supported for global filters")
+
+
 # ------------------------------------------------------------------- lists ----
 
 

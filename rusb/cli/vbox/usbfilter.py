@@ -37,6 +37,8 @@ _OPTIONS = (
     Option("maskedinterfaces", short="M"),
     Option("action", short="A"),
 )
+_VALUES = {option.name for option in _OPTIONS[1:]}
+_DRY = (Option("dry-run", values=0), Option("json", values=0))
 _TEXTS = {
     "vendorid": "vendor_id",
     "productid": "product_id",
@@ -55,15 +57,18 @@ def usbfilter(words: Sequence[str]) -> int:
     ``usbfilter modify INDEX --target VM|global OPTION VALUE ...``
     ``usbfilter remove INDEX --target VM|global``
     ``usbfilter explain VM [DEVICE]``
+
+    ``--dry-run`` only tells what would be decided then; ``--json`` is its form for
+    programs.
     """
     verb = words[0] if words else ""
     if verb == "explain":
         return _explain(words[1:])
     if verb not in ("add", "modify", "remove"):
-        given(words[:1], _OPTIONS)
+        given(words[:1], (*_OPTIONS, *_DRY))
         raise UsageError("which one: add, modify, remove or explain")
     options = _OPTIONS if verb != "remove" else _OPTIONS[:1]
-    _change(verb, given(words[1:], options, count=1))
+    _change(verb, given(words[1:], (*options, *_DRY), count=1))
     return 0
 
 
@@ -77,19 +82,27 @@ def _change(verb: str, found: Given) -> None:
     target = found.need("target", "a machine, or the word global")
     if verb == "add" and not found.has("name"):
         raise UsageError("missing --name: what the filter is called")
-    if verb == "modify" and all(name == "target" for name, _ in found.options):
+    if verb == "modify" and not any(n in _VALUES for n, _ in found.options):
         raise UsageError("nothing to change: give at least one option")
+    if found.has("json") and not found.has("dry-run"):
+        raise UsageError("--json goes with --dry-run")
     if target == "global":
         _check_global(verb, found)
         changes = _changes(found)
-        registry().change_filters(lambda f: _change_global(f, verb, index, changes))
+        registry().change_filters(lambda f: _apply(f, verb, index, changes))
         return
     changes = _changes(found)
     if changes.pop("action", None):
         warn("--action is for global filters; ignored")
     known = registry()
     entry = known.find(target)
-    machine_of(entry)
+    machine = machine_of(entry)
+    if found.has("dry-run"):
+        planned = list(machine.filters)
+        _apply(planned, verb, index, changes)
+        devices = candidates(live_state(entry.uuid), None)
+        explain(machine, devices, planned=planned, is_json=found.has("json"))
+        return
 
     def change(editor: Editor) -> None:
         if verb == "add":
@@ -106,14 +119,14 @@ def _change(verb: str, found: Given) -> None:
 
 
 def _check_global(verb: str, found: Given) -> None:
-    for name in ("remote", "maskedinterfaces"):
+    for name in ("remote", "maskedinterfaces", "dry-run"):
         if found.has(name):
             raise UsageError(f"--{name} is not supported for global filters")
     if verb == "add" and not found.has("action"):
         raise UsageError("missing --action: ignore or hold")
 
 
-def _change_global(
+def _apply(
     filters: list[Filter], verb: str, index: int, changes: dict[str, Any]
 ) -> None:
     if verb == "add":
@@ -139,7 +152,8 @@ def _made(before: Filter | None, changes: dict[str, Any]) -> Filter:
 def _changes(found: Given) -> dict[str, Any]:
     """Read the options; the last one counts, an empty value means any (D4)."""
     changes: dict[str, Any] = {}
-    for name, (value, *_) in found.options:
+    for name, values in found.options:
+        value = "".join(values)
         match name:
             case "name":
                 changes["name"] = value
