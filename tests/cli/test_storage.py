@@ -1,27 +1,18 @@
 """``createmedium``, ``storagectl``, ``storageattach``."""
 
-import stat
 from pathlib import Path
 
 import pytest
 
 from rusb.cli._vbox_options import Option
 from rusb.cli.vbox import storage
-from tests.cli.vbox import Vbox
+from tests.cli.vbox import Vbox, fake_qemu_img
 
 
 @pytest.fixture(autouse=True)
 def qemu_img(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program in the place of qemu-img that writes down what it was told."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    program = folder / "qemu-img"
-    program.write_text('#!/bin/sh\necho "$@" >>"${0%/*}/log"\nfor a; do :; done\n')
-    with program.open("a") as file:
-        file.write('eval f=\\${$(($# - 1))}\n: >"$f"\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return folder / "log"
+    """What the program in the place of qemu-img was told."""
+    return fake_qemu_img(tmp_path / "bin", monkeypatch)
 
 
 @pytest.fixture

@@ -15,7 +15,13 @@ from rusb.cli import main
 from rusb.server.control import ControlServer, control_path
 from rusb.server.machine.registry import Registry
 
-__all__ = ["Vbox", "vbox_home"]
+__all__ = ["Vbox", "fake_qemu_img", "vbox_home"]
+
+QEMU_IMG = """#!/bin/sh
+echo "$@" >>"${0%/*}/log"
+eval file=\\${$(($# - 1))}
+: >"$file"
+"""
 
 
 class Vbox:
@@ -23,14 +29,14 @@ class Vbox:
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
-        self._capsys = capsys
+        self.capsys = capsys
         self.out = self.err = ""
 
     def __call__(self, line: str, status: int = 0) -> str:
         """Run a line without the name of the program; return its standard output."""
-        self._capsys.readouterr()
+        self.capsys.readouterr()
         ended = main(shlex.split(line))
-        self.out, self.err = self._capsys.readouterr()
+        self.out, self.err = self.capsys.readouterr()
         assert ended == status, f"{line}: {ended}\n{self.out}{self.err}"
         return self.out
 
@@ -108,3 +114,13 @@ def vbox_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with tempfile.TemporaryDirectory(dir="/tmp") as runtime:  # a socket's path is short
         monkeypatch.setenv("RUSB_RUNTIME", runtime)
         yield
+
+
+def fake_qemu_img(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program into PATH that notes what qemu-img is told; return the notes."""
+    folder.mkdir()
+    program = folder / "qemu-img"
+    program.write_text(QEMU_IMG)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder / "log"

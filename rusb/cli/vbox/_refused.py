@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rusb.cli._vbox_options import Option
 
-__all__ = ["COMMANDS", "LISTS", "MODIFY", "PROPERTIES", "refused"]
+__all__ = ["COMMANDS", "CONTROL", "LISTS", "MODIFY", "PROPERTIES", "refused"]
 
 ADAPTERS = range(1, 9)
 """What ``#`` in the name of an option stands for."""
@@ -171,6 +171,48 @@ MODIFY = tuple(
     for option in refused(sentence, names, unless)
 )
 """Options of ``modifyvm``."""
+
+_CONTROL = (
+    ("there is no saving of a machine's state", "savestate"),
+    (
+        "there is no picture of the guest's screen yet",
+        "screenshotpng recording videocap videocapscreens videocapfile videocapres"
+        " videocaprate videocapfps",
+    ),
+    (
+        "the size of the screen is the guest's affair",
+        "setvideomodehint setscreenlayout",
+    ),
+    ("teleporting is not there yet", "teleport"),
+    (
+        "there is no keyboard of the guest yet",
+        "keyboardputscancode keyboardputstring keyboardputfile",
+    ),
+    ("there are no Guest Additions", "setcredentials reboot shutdown"),
+    ("machines have no sound card", "audioin audioout"),
+    ("the clipboard is not shared", "clipboard"),
+    ("nothing can be dragged into a guest", "draganddrop"),
+    (
+        "the network cannot change while the machine runs: modifyvm",
+        "setlinkstate# nic# nicpromisc# nicproperty# natpf#",
+    ),
+    ("network traffic is not traced", "nictrace# nictracefile#"),
+    (
+        "processors and memory cannot change while the machine runs: modifyvm",
+        "plugcpu unplugcpu cpuexecutioncap guestmemoryballoon",
+    ),
+    ("the serial port cannot change while the machine runs", "changeuartmode1"),
+    ("there are no cameras but those that come in over USB", "webcam"),
+    ("rusb does not encrypt disks", "addencpassword removeencpassword"),
+    ("use renice(1)", "vm-process-priority"),
+    (
+        "let systemd start 'rusb headless' when the host starts",
+        "autostart-enabled autostart-delay",
+    ),
+)
+
+CONTROL = {word: why for why, words in _CONTROL for word in _expanded(words)}
+"""Words of ``controlvm``."""
 
 PROPERTIES = {
     "autostartdbpath": "let systemd start 'rusb headless' when the host starts",

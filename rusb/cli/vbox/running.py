@@ -21,6 +21,7 @@ from rusb.server.machine.hardware import read_parts, to_hardware
 from rusb.server.machine.qemu_command import Hardware
 from rusb.server.machine.settings import Machine
 
+from . import _refused
 from ._common import (
     ask_running,
     given,
@@ -174,12 +175,6 @@ _RENAMED = {
     "vrdpproperty": "vrdeproperty",
     "vrdpvideochannelquality": "vrdevideochannelquality",
 }
-_REFUSED = {
-    "savestate": "there is no saving of a machine's state",
-    "screenshotpng": "there is no picture of the guest's screen yet",
-    "teleport": "teleporting is not there yet",
-    "keyboardputscancode": "there is no keyboard of the guest yet",
-}
 
 
 def controlvm(words: Sequence[str]) -> int:
@@ -192,8 +187,8 @@ def controlvm(words: Sequence[str]) -> int:
         say(f"Warning: {verb} is deprecated; {_RENAMED[verb]} is its name now")
         verb = _RENAMED[verb]
     uuid = registry().find(name).uuid
-    if verb in _REFUSED:
-        raise SettingsError(f"controlvm {verb}: {_REFUSED[verb]}")
+    if verb in _refused.CONTROL:
+        raise SettingsError(f"controlvm {verb}: {_refused.CONTROL[verb]}")
     if verb in _PLAIN and not values:
         ask_running(uuid, verb)
         if verb == "poweroff":

@@ -1,0 +1,263 @@
+"""The tables of docs/guide/vboxmanage.md are run, row by row, and are complete."""
+
+import getopt
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rusb.cli import PROGRAMS, _rdesktop_options, main, rdesktop, vbox
+from rusb.cli._vbox_options import HelpWanted
+from rusb.cli.vbox import _refused, running
+from rusb.server.machine.registry import Registry
+from tests.cli.vbox import Vbox, fake_qemu_img, vbox_home
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "vboxmanage.md"
+STARTS, NEEDS_RUNNING = "*starts it*", "*needs a running machine*"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; *before* is the last paragraph before the table."""
+
+    section: str
+    before: str
+    cells: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.section}: {self.cells[0]}"
+
+
+def rows() -> Iterator[Row]:
+    """Every row of every table."""
+    section = before = ""
+    is_head = True
+    for line in GUIDE.read_text().splitlines():
+        if line.startswith("## "):
+            section = line[3:]
+        elif not line.startswith("|"):
+            before, is_head = line or before, True
+        elif is_head or line.startswith("|---"):
+            is_head = False
+        else:
+            cells = re.split(r"(?<!\\)\|", line)[1:-1]
+            texts = (cell.strip().replace("\\|", "|") for cell in cells)
+            yield Row(section, before, tuple(texts))
+
+
+ROWS = list(rows())
+EXAMPLES = [row for row in ROWS if len(row.cells) == 4]
+CLIENT = [row for row in EXAMPLES if row.section == "`rdesktop-vrdp`"]
+LISTS = [row for row in ROWS if len(row.cells) < 4]
+
+
+def code(text: str) -> list[str]:
+    """What stands between backquotes."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def numbered(name: str) -> list[str]:
+    """``--nicN`` stands for eight options."""
+    if not name.endswith("N") or len(name) < 4:
+        return [name]
+    return [f"{name[:-1]}{n}" for n in _refused.ADAPTERS]
+
+
+def words(line: str) -> list[str]:
+    """The words of an example after the program's name."""
+    program, *rest = shlex.split(line)
+    return [*PROGRAMS[program], *rest]
+
+
+# ------------------------------------------------------------------- a home ----
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home where the guide's first commands were run, and a copy of it."""
+    folder = tmp_path_factory.mktemp("home")
+    block = GUIDE.read_text().partition("```sh\n")[2].partition("```")[0]
+    with pytest.MonkeyPatch.context() as patch, vbox_home(folder, patch):
+        fake_qemu_img(folder / "bin", patch)
+        (folder / "cd.iso").touch()
+        for line in block.splitlines():
+            assert main(words(line)) == 0, line
+        shutil.copytree(folder, f"{folder}.copy")
+        yield folder
+
+
+@pytest.fixture
+def home(prepared: Path, capsys: pytest.CaptureFixture[str]) -> Vbox:
+    """The home as it was prepared."""
+    for path in prepared.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(f"{prepared}.copy", prepared, dirs_exist_ok=True)
+    return Vbox(prepared, capsys)
+
+
+def state(home: Vbox) -> str:
+    """Everything that can be seen of the machines."""
+    texts = list(home.files().values())
+    for uuid in (entry.uuid for entry in Registry().machines()):
+        texts.append(home(f"showvminfo {uuid} --machinereadable"))
+        texts += [f"Lab: {line}" for line in home(f"getextradata {uuid}").splitlines()]
+    texts += [f"global: {line}" for line in home("getextradata global").splitlines()]
+    return "\n".join(texts)
+
+
+# ------------------------------------------------------------- row by row ----
+
+
+@pytest.mark.parametrize("row", [r for r in EXAMPLES if r not in CLIENT], ids=str)
+def test_the_example_does_what_the_table_says(row: Row, home: Vbox) -> None:
+    _, example, status, then = row.cells
+    (line,) = code(example)
+    if then == STARTS:
+        return  # the laboratory does
+    before, files = state(home), home.files()
+    ended = main(words(line))
+    home.out, home.err = home.capsys.readouterr()
+    said = home.out + home.err
+    if then == NEEDS_RUNNING:
+        assert (ended, "is not running" in home.err) == (1, True), said
+        assert ("is deprecated" in home.err) == ("with a warning" in status)
+    elif status.startswith("refused: "):
+        assert ended in (1, 2), said
+        assert home.err.startswith("rusb: error: ")
+        assert status.removeprefix("refused: ") in home.err
+        assert home.files() == files
+    else:
+        assert status.startswith(("works", "rusb's own", "another word")), status
+        assert ended == 0, said
+        is_named = any(text in home.err for text in code(then))
+        assert ("Warning" in home.err) == is_named, said
+        check(then, before, state(home), said)
+        if then == "as before":
+            assert home.files() == files
+
+
+def check(then: str, before: str, after: str, said: str) -> None:
+    """Is what a row promises there, and was it not before?"""
+    gone = re.findall(r"~~`([^`]+)`~~", then)
+    promised = [text for text in code(then) if text not in gone]
+    assert gone or promised or then == "as before"
+    for text in gone:
+        assert text in before
+        assert text not in after
+    for text in promised:
+        assert text in said or (text in after and text not in before), text
+
+
+@pytest.mark.parametrize("row", [r for r in LISTS if len(r.cells) == 3], ids=str)
+def test_refused_options_say_so(row: Row, home: Vbox) -> None:
+    options, accepted, sentence = row.cells
+    (line,) = (text for text in code(row.before) if "OPTION" in text)
+    files = home.files()
+    for option in (name for text in code(options) for name in numbered(text)):
+        example = line.replace("OPTION", option)
+        assert main(words(example)) == 1
+        expected = f"rusb: error: {option}: {sentence}\n"
+        assert home.capsys.readouterr().err == expected
+        assert home.files() == files
+        for value in code(accepted):
+            assert main(words(example.replace("17", value))) == 0
+            home.capsys.readouterr()
+            if "modifyvm" in line:
+                assert home.files() == files
+            else:  # it may make something
+                shutil.copytree(f"{home.folder}.copy", home.folder, dirs_exist_ok=True)
+                Path("a.vdi").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("row", [r for r in LISTS if len(r.cells) == 2], ids=str)
+def test_refused_words_say_so(row: Row, home: Vbox) -> None:
+    names, sentence = row.cells
+    (line,) = (text for text in code(row.before) if "WORD" in text)
+    files = home.files()
+    prefix = "controlvm " if "controlvm" in line else ""
+    for name in (name for text in code(names) for name in numbered(text)):
+        assert main(words(line.replace("WORD", name))) == 1
+        expected = f"rusb: error: {prefix}{name}: {sentence}\n"
+        assert home.capsys.readouterr().err == expected
+    assert home.files() == files
+
+
+@pytest.mark.parametrize("row", CLIENT, ids=str)
+def test_the_clients_options(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
+    _, example, status, then = row.cells
+    (line,) = code(example)
+    given = words(line)[1:]
+    if status.startswith("refused: "):
+        assert rdesktop.main(given) == 64
+        assert status.removeprefix("refused: ") in capsys.readouterr().err
+        return
+    options = _rdesktop_options.parse(given)
+    texts = [*options.notes, *options.warnings]
+    assert bool(options.warnings) == ("with a warning" in status)
+    for text in code(then):
+        field, equals, value = text.partition("=")
+        if equals:
+            assert str(getattr(options, field)) == value
+        else:
+            assert any(note.startswith(text) for note in texts), texts
+
+
+# --------------------------------------------------------------- complete ----
+
+
+def plain(name: str) -> str:
+    """An option's name as it counts: hyphens inside do not."""
+    dashes = "--" if name.startswith("--") else "-"
+    return dashes + name.removeprefix(dashes).replace("-", "")
+
+
+def documented(command: str) -> set[str]:
+    """The options and words that the first column of a section names."""
+    cells = [r.cells[0] for r in ROWS if f"`{command}`" in r.section]
+    pieces = (piece for cell in cells for text in code(cell) for piece in text.split())
+    return {plain(n) if n[0] == "-" else n for p in pieces for n in numbered(p)}
+
+
+def known(*line: str) -> set[str]:
+    """The options that a command reads."""
+    with pytest.raises(HelpWanted) as caught:
+        vbox.commands()[line[0]]([*line[1:], "--help"])
+    options = caught.value.options
+    found = {plain(f"--{option.name}") for option in options}
+    return found | {f"-{option.short}" for option in options if option.short}
+
+
+@pytest.mark.parametrize("command", sorted(vbox.commands()))
+def test_every_option_is_in_the_guide_and_no_other(command: str) -> None:
+    options = known(command)
+    if command == "usbfilter":
+        options |= known(command, "explain")
+    named = documented(command)
+    assert named, f"no section `{command}`"
+    assert options - named == set()
+    assert {name for name in named if name[0] == "-"} - options == set()
+
+
+def test_every_word_is_in_the_guide() -> None:
+    section = GUIDE.read_text().partition("## `list`")[2].partition("## ")[0]
+    assert set(_refused.LISTS) <= set(code(section))
+    assert set(_refused.PROPERTIES) <= documented("setproperty")
+    assert {"add", "modify", "remove", "explain"} <= documented("usbfilter")
+    verbs = {*running._PLAIN, *running._RENAMED, *running._RENAMED.values()}
+    assert verbs | _refused.CONTROL.keys() <= documented("controlvm")
+    gone = [r.cells[0] for r in LISTS if r.section == "Commands that are not there"]
+    assert {word for cell in gone for word in code(cell)} == set(_refused.COMMANDS)
+
+
+def test_every_option_of_the_client_is_in_the_guide() -> None:
+    letters = _rdesktop_options._LETTERS.replace(":", "")
+    named = documented("rdesktop-vrdp")
+    assert {f"-{letter}" for letter in letters} <= named
+    assert {*_rdesktop_options.OTHER_DEVICES, "usb"} <= named
+    for name in sorted(n for n in named if len(n) == 2 and n[1] not in letters):
+        with pytest.raises(getopt.GetoptError):
+            getopt.gnu_getopt([name, "host"], _rdesktop_options._LETTERS)
