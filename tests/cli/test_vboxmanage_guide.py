@@ -122,7 +122,7 @@ def test_the_example_does_what_the_table_says(row: Row, home: Vbox) -> None:
     ended = main(words(line))
     home.out, home.err = home.capsys.readouterr()
     said = home.out + home.err
-    if then == NEEDS_RUNNING:
+    if then.startswith(NEEDS_RUNNING):
         assert (ended, "is not running" in home.err) == (1, True), said
         assert ("is deprecated" in home.err) == ("with a warning" in status)
     elif status.startswith("refused: "):

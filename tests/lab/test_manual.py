@@ -5,14 +5,9 @@ their old names, which ``rusb aliases`` makes.
 """
 
 import contextlib
-import os
 import re
-import shlex
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,69 +16,15 @@ import pytest
 
 from tests.lab.assets import LabError
 from tests.lab.peers import wait
-from tests.lab.rusbserver import CHECKOUT
+from tests.lab.vboxshell import Shell
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
-class Shell:
-    """Runs commands of the manual in a folder and a home of their own."""
-
-    def __init__(self, folder: Path, runtime: str) -> None:
-        self.folder = folder
-        programs = folder / "bin"
-        command = [sys.executable, "-m", "rusb", "aliases", str(programs)]
-        subprocess.run(command, check=True, cwd=CHECKOUT, timeout=30)
-        self.env = {
-            **os.environ,
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "XDG_CONFIG_HOME": str(folder / "config"),
-            "XDG_DATA_HOME": str(folder / "data"),
-            "RUSB_STATE": str(folder / "state"),
-            "RUSB_RUNTIME": runtime,
-            "RUSB_ACCEL": "tcg",
-            "RUSB_BACKENDS": "emulated:serial",  # what is plugged in at the server
-        }
-
-    def __call__(self, line: str, status: int = 0) -> str:
-        """Run a line; return what it printed."""
-        done = subprocess.run(
-            shlex.split(line),
-            env=self.env,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == status, f"{line}: {done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
-
-    def start(self, line: str, **env: str) -> subprocess.Popen[bytes]:
-        """Start a line that goes on."""
-        output = self.folder / f"{shlex.split(line)[0]}.out"
-        with open(output, "wb") as file:
-            return subprocess.Popen(
-                shlex.split(line),
-                env=self.env | env,
-                cwd=self.folder,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
-    def said(self, program: str) -> str:
-        """What a started program has printed."""
-        return (self.folder / f"{program}.out").read_text(errors="replace")
-
-
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
-        made = Shell(tmp_path, runtime)
+    with Shell.open(tmp_path) as made:
         yield made
-        for name in re.findall('"(.*)" {', made("VBoxManage list runningvms")):
-            made(f'VBoxManage controlvm "{name}" poweroff')
 
 
 def test_the_manual_step_by_step(shell: Shell, iso: Path) -> None:

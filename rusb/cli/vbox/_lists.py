@@ -1,44 +1,22 @@
 """What ``list`` prints: devices of this host, filters (filters.md 3.7, 3.8)."""
 
-import asyncio
 import json
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 
 from rusb.client.backends.base import LocalDevice
-from rusb.client.devices import load_backend
 from rusb.filters.model import Filter
 from rusb.filters.store import to_attributes
 from rusb.usb.device import clean_text
 
 from ._common import show
+from ._host import host_devices, identify
 
 __all__ = [
     "filter_lines",
-    "host_devices",
     "print_global_filters",
     "print_host_devices",
     "revision",
 ]
-
-_NAMESPACE = uuid.UUID("6c1c0d9e-6f0e-4b52-9d0a-1f6f0b0a7c11")
-
-
-def host_devices() -> list[LocalDevice]:
-    """The USB devices of this machine; ``RUSB_BACKENDS`` says where they are."""
-
-    async def look() -> list[LocalDevice]:
-        found = []
-        for name in os.environ.get("RUSB_BACKENDS", "libusb").split():
-            backend = load_backend(name)
-            try:
-                found += await backend.list_devices()
-            finally:
-                await backend.aclose()
-        return found
-
-    return asyncio.run(look())
 
 
 def revision(number: int) -> str:
@@ -67,9 +45,9 @@ def print_host_devices(is_json: bool) -> None:
 
 def _host_row(device: LocalDevice) -> dict[str, str]:
     info = device.info
-    identity = f"{info.bus}/{info.address}/{device.key}/{info.vendor_id}"
+    called = identify(device)
     row = {
-        "UUID": str(uuid.uuid5(_NAMESPACE, identity)),
+        "UUID": called.uuid,
         "VendorId": f"0x{info.vendor_id:04x} ({info.vendor_id:04X})",
         "ProductId": f"0x{info.product_id:04x} ({info.product_id:04X})",
         "Revision": revision(info.bcd_device),
@@ -78,7 +56,7 @@ def _host_row(device: LocalDevice) -> dict[str, str]:
         "Manufacturer": info.manufacturer or "",
         "Product": info.product or "",
         "SerialNumber": info.serial or "",
-        "Address": f"{info.bus:03}/{info.address:03}" if info.bus else "",
+        "Address": called.address,
         "Port path": "/".join(map(str, (info.bus, *info.port_path)))
         if info.port_path
         else "",

@@ -286,7 +286,7 @@ def _pairs(
     for position, device in enumerate(parts.boot, 1):
         yield f"boot{position}", _quoted(device)
     yield "acpi", _quoted(_on_off(parts.acpi))
-    yield "VMState", _quoted(_state(live).replace(" ", ""))
+    yield "VMState", _quoted("poweroff" if live is None else live["state"])
     for number, controller in enumerate(parts.controllers):
         yield f"storagecontrollername{number}", _quoted(controller.name)
         yield f"storagecontrollertype{number}", _quoted(controller.type)
