@@ -1,8 +1,11 @@
 """The end with the devices."""
 
-from .backends.base import DeviceBackend, LocalDevice, OpenDevice
-from .config import ClientConfig
-from .session import ClientSession, connect
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backends.base import DeviceBackend, LocalDevice, OpenDevice
+    from .config import ClientConfig
+    from .session import ClientSession, connect
 
 __all__ = [
     "ClientConfig",
@@ -12,3 +15,21 @@ __all__ = [
     "OpenDevice",
     "connect",
 ]
+
+_HOMES = {
+    "ClientConfig": "config",
+    "ClientSession": "session",
+    "DeviceBackend": "backends.base",
+    "LocalDevice": "backends.base",
+    "OpenDevice": "backends.base",
+    "connect": "session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: who only lists devices needs no RDP."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

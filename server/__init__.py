@@ -1,10 +1,32 @@
 """The end with the guest."""
 
-from .config import ServerConfig
-from .guests.base import AttachedDevice, GuestBackend
-from .listener import Server
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import ServerConfig
+    from .guests.base import AttachedDevice, GuestBackend
+    from .listener import Server
+    from .listener import Server as serve
 
 __all__ = ["AttachedDevice", "GuestBackend", "Server", "ServerConfig", "serve"]
 
-serve = Server
-"""``async with serve(config) as server:`` serves while the block runs."""
+_HOMES = {
+    "AttachedDevice": "guests.base",
+    "GuestBackend": "guests.base",
+    "Server": "listener",
+    "ServerConfig": "config",
+    "serve": "listener",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: who only reads settings needs no RDP.
+
+    ``async with serve(config) as server:`` serves while the block runs.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    return module.Server if name == "serve" else getattr(module, name)

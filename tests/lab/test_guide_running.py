@@ -3,7 +3,6 @@
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,10 +20,10 @@ from tests.lab.vboxshell import Shell
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
-@pytest.fixture
-def lab_machine(tmp_path: Path) -> Iterator[Shell]:
+@pytest.fixture(scope="module")
+def lab_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """The machine that the guide's first commands make, with an xHCI besides."""
-    with Shell.open(tmp_path) as shell:
+    with Shell.open(tmp_path_factory.mktemp("lab")) as shell:
         block = GUIDE.read_text().partition("```sh\n")[2].partition("```")[0]
         for line in block.splitlines():
             shell(line)

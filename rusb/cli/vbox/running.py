@@ -15,7 +15,6 @@ from rusb.cli._common import run_async, say, set_up_logging, until_signal
 from rusb.cli._vbox_options import Option, UsageError, on_off
 from rusb.errors import ControlError, SettingsError
 from rusb.rdp.ports import check_ports
-from rusb.server.headless import Headless
 from rusb.server.machine.document import Document
 from rusb.server.machine.hardware import read_parts, to_hardware
 from rusb.server.machine.qemu_command import Hardware
@@ -105,6 +104,8 @@ def headless(words: Sequence[str]) -> int:
 
 
 async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
+    from rusb.server.headless import Headless  # no other command needs so much
+
     def report(text: str) -> None:
         print(text, flush=True)
 
