@@ -12,6 +12,7 @@ from rusb.filters.model import ATTRIBUTES, Decision, Filter
 from rusb.server.machine.settings import Machine
 from rusb.usb.device import DeviceInfo
 
+from ._common import show
 from ._host import host_devices, identify
 
 __all__ = ["Candidate", "candidates", "explain"]
@@ -137,9 +138,9 @@ def explain(
         print(json.dumps(whole, indent=2))
         return
     for number, row in enumerate(rows):
-        print(f"{row['device']} ({row['origin']})")
+        show(f"{row['device']} ({row['origin']})")
         for line in _lines(row if after is None else after[number]):
-            print(f"    {line}")
+            show(f"    {line}")
         if after is not None:
             is_same = row["admitted"] == after[number]["admitted"]
             was = "admitted" if row["admitted"] else "refused"
