@@ -1,17 +1,18 @@
 """An XML settings file that keeps every byte but those that are changed.
 
-Changes are spliced into the text, so comments, unknown elements, the order and quotes
-of attributes, line ends and encoding stay as they are (filters.md 2.1). New text is
-ASCII with numeric references.
+The file is cut into tags and what is between them; a change replaces single pieces, so
+comments, unknown elements, the order and quotes of attributes, line ends and encoding
+stay as they are (filters.md 2.1). New text is ASCII with numeric references.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from rusb.errors import SettingsError
 
-__all__ = ["Document", "Node"]
+__all__ = ["MAX_SIZE", "Document", "Node"]
 
 MAX_SIZE = 4 << 20
 """Bytes of a settings file; a large one with snapshots has some hundred KiB."""
@@ -19,28 +20,55 @@ MAX_SIZE = 4 << 20
 MAX_DEPTH = 64
 """Elements inside each other; a chain of snapshots may be long, each is two deep."""
 
+MAX_ELEMENTS = 100_000
+"""Elements of a file; one of MAX_SIZE as other programs write it has fewer."""
+
 INDENT = 2
+
+ENCODINGS = ("utf-8", "us-ascii", "iso-8859-1")
+"""Encodings that may be declared; in each, ASCII is what it looks like."""
+
+_NEVER_EMPTY = frozenset(
+    ("Controllers", "DeviceFilters", "DVDImages", "ExtraData", "FloppyImages")
+    + ("HardDisks", "MediaRegistry", "RemoteDisplay", "StorageControllers", "UART")
+    + ("USB", "USBDeviceFilters", "VideoChannel", "VRDEProperties")
+)
+"""Elements that are not written when they say nothing (filters.md 2.3, 2.5, 2.7)."""
+
+_TAG = re.compile(rb"""<(?:[^"'>]++|"[^"]*+"|'[^']*+')*+>""")
+_TAG_NAME = re.compile(rb"<([^\s/>]++)")
+_ATTRIBUTE = re.compile(rb"""\s++([^\s=]++)\s*+=\s*+("[^"]*+"|'[^']*+')""")
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """An element; good until the next change of the document.
+    """An element.
 
     Attributes:
-        name: without the prefix of a namespace.
-        start, inner, close, end: offsets of its start tag, of what is inside, of its
-            end tag, and behind it; ``<empty/>`` has ``inner == close == end``.
+        name: without prefix; of another namespace than the root's, ``{URI}name``.
+        line: where its start tag is in the file, from 1; 0 for a new one.
+        head, content, tail: its start tag, what is inside, its end tag; ``<empty/>``
+            has no end tag.
     """
 
     name: str
     attributes: dict[str, str]
     parent: "Node | None"
-    start: int
-    inner: int = 0
-    close: int = 0
-    end: int = 0
-    text: str = ""
-    children: list["Node"] = field(default_factory=list)
+    head: bytes
+    tail: bytes = b""
+    line: int = 0
+    content: list["bytes | Node"] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The text that is directly inside."""
+        return "".join(self.texts)
+
+    @property
+    def children(self) -> list["Node"]:
+        """The elements that are directly inside."""
+        return [piece for piece in self.content if isinstance(piece, Node)]
 
     @property
     def depth(self) -> int:
@@ -58,6 +86,16 @@ class Node:
             node = next(node.all(name), None) if node else None
         return node
 
+    def write(self, out: list[bytes]) -> None:
+        """Append the bytes of the element."""
+        out.append(self.head)
+        for piece in self.content:
+            if isinstance(piece, Node):
+                piece.write(out)
+            else:
+                out.append(piece)
+        out.append(self.tail)
+
 
 class Document:
     """The text of a file and its elements.
@@ -66,19 +104,34 @@ class Document:
         data: the file.
         name: of the file, for messages.
 
+    Attributes:
+        namespace: of the root element, empty if it has none.
+
     Raises:
-        SettingsError: too large, not XML, with a DOCTYPE, or not ASCII-compatible.
+        SettingsError: too large, not XML, with a DOCTYPE, or in another encoding than
+            ENCODINGS.
     """
 
     def __init__(self, data: bytes, name: str = "the settings") -> None:
         if len(data) > MAX_SIZE:
             raise SettingsError(f"{name} is larger than {MAX_SIZE >> 20} MiB")
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise SettingsError(f"{name} is in UTF-16, which rusb does not write")
-        self.data = data
-        self._name = name
+        if b"\0" in data:
+            raise SettingsError(
+                f"{name} is not XML in UTF-8: it has NUL bytes, as UTF-16 has; is it"
+                " really a settings file?"
+            )
         self._newline = b"\r\n" if b"\r\n" in data else b"\n"
-        self.root = self._parse()
+        parsed = _Parser(data, name)
+        self.root = parsed.root
+        self.namespace = parsed.namespace
+        self._before, self._after = parsed.before, parsed.after
+
+    @property
+    def data(self) -> bytes:
+        """The text as it is now."""
+        out = [self._before]
+        self.root.write(out)
+        return b"".join([*out, self._after])
 
     def find(self, *names: str) -> Node | None:
         """Return an element by the path of names below the root."""
@@ -86,20 +139,23 @@ class Document:
 
     def set(self, node: Node, name: str, value: str | None) -> None:
         """Set an attribute, or remove it with None."""
-        span = self._attribute(node, name)
+        if node.attributes.get(name) == value:
+            return
+        head = node.head
+        found = next((m for m in _attributes(head) if m[1] == name.encode()), None)
         if value is None:
-            if span is not None:
-                self._splice(span[0], span[1], b"")
+            assert found is not None
+            node.head = head[: found.start()] + head[found.end() :]
+            del node.attributes[name]
             return
-        new = b' %s="%s"' % (name.encode(), _escape(value))
-        if span is not None:
-            if node.attributes[name] != value:
-                self._splice(span[0], span[1], new)
-            return
-        at = node.inner - (2 if self._is_empty(node) else 1)
-        while self.data[at - 1 : at].isspace():
-            at -= 1
-        self._splice(at, at, new)
+        if found is not None:
+            start, end = found.start(2) + 1, found.end(2) - 1
+            new = _escape(value, quote=head[start - 1 : start])
+        else:
+            start = end = len(head[: -1 if node.tail else -2].rstrip())
+            new = b' %s="%s"' % (name.encode(), _escape(value))
+        node.head = head[:start] + new + head[end:]
+        node.attributes[name] = value
 
     def add(
         self,
@@ -109,164 +165,244 @@ class Document:
         *,
         before: Node | None = None,
         text: str = "",
-    ) -> None:
-        """Add an element as the last child, or before another one."""
-        pairs = (attributes or {}).items()
-        words = b"".join(b' %s="%s"' % (k.encode(), _escape(v)) for k, v in pairs)
-        tag = name.encode()
-        new = b"<%s%s/>" % (tag, words)
-        if text:
-            new = b"<%s%s>%s</%s>" % (tag, words, _escape(text), tag)
+    ) -> Node:
+        """Add an element as the last child, or before another one; return it."""
+        given = dict(attributes or {})
+        words = b"".join(
+            b' %s="%s"' % (k.encode(), _escape(v)) for k, v in given.items()
+        )
+        prefix, colon, _ = _tag_name(parent).rpartition(b":")
+        tag = prefix + colon + name.encode()
+        new = Node(name, given, parent, b"<%s%s/>" % (tag, words))
+        self.set_text(new, text)
+        self._open(parent)
+        content = parent.content
         if before is not None:
-            line = self._newline + b" " * (INDENT * before.depth)
-            self._splice(before.start, before.start, new + line)
-            return
-        line = self._newline + b" " * (INDENT * (parent.depth + 1))
-        if self._is_empty(parent):
-            head = self.data[parent.start : parent.inner].rstrip(b"/> \t\r\n") + b">"
-            own = self.data[parent.start + 1 : parent.inner].split(maxsplit=1)[0]
-            own = own.rstrip(b"/>")
-            back = self._newline + b" " * (INDENT * parent.depth)
-            whole = head + line + new + back + b"</%s>" % own
-            self._splice(parent.start, parent.end, whole)
-        elif parent.children:
-            end = parent.children[-1].end
-            self._splice(end, end, line + new)
+            at = content.index(before)
+            content[at:at] = [new, _gap(content[at - 1] if at else b"")]
+        elif children := parent.children:
+            at = content.index(children[-1])
+            gap = _gap(content[at - 1] if at else b"")
+            content[at + 1 : at + 1] = [gap, new]
         else:
-            back = self._newline + b" " * (INDENT * parent.depth)
-            at = parent.close
-            while self.data[at - 1 : at].isspace():
-                at -= 1
-            self._splice(at, parent.close, line + new + back)
+            if content and isinstance(content[-1], bytes):
+                content[-1] = content[-1].rstrip()
+            content += [self._line(parent, 1), new, self._line(parent, 0)]
+        return new
 
     def remove(self, node: Node) -> None:
-        """Remove an element and the blanks before it; the root stays."""
-        start = node.start
-        while start > 0 and self.data[start - 1 : start].isspace():
-            start -= 1
+        """Remove an element with the blanks before it, and lists that are then empty.
+
+        The root stays.
+        """
         parent = node.parent
         assert parent is not None
-        end = node.end
-        if len(parent.children) == 1 and self.data[parent.inner : start].strip() == b"":
-            start = parent.inner  # nothing is left inside
-            while end < parent.close and self.data[end : end + 1].isspace():
-                end += 1
-        self._splice(start, end, b"")
+        at = parent.content.index(node)
+        del parent.content[at]
+        piece = parent.content[at - 1] if at else None
+        if isinstance(piece, bytes):
+            parent.content[at - 1] = piece.removesuffix(_gap(piece))
+        self.tidy(parent)
+
+    def tidy(self, node: Node) -> None:
+        """Write an element with nothing inside as it is to be, or not at all."""
+        if all(isinstance(p, bytes) and not p.strip() for p in node.content):
+            self._close(node)
+            if node.name in _NEVER_EMPTY and not node.attributes:
+                self.remove(node)
 
     def set_text(self, node: Node, text: str) -> None:
         """Replace what is inside an element by text."""
+        if text == node.text and not node.children:
+            return
         new = _escape(text)
-        if not self._is_empty(node):
-            self._splice(node.inner, node.close, new)
-        elif text:
-            head = self.data[node.start : node.inner].rstrip(b"/> \t\r\n")
-            whole = head + b">" + new + b"</%s>" % node.name.encode()
-            self._splice(node.start, node.end, whole)
+        self._open(node)
+        node.content, node.texts = [new], [text]
+        if not text:
+            self._close(node)
+
+    def move(self, source: Node, target: Node) -> None:
+        """Move what is inside an element to the end of another, one level deeper."""
+        deeper = b"\n" + b" " * INDENT
+        self._open(target)
+        if target.content and isinstance(target.content[-1], bytes):
+            target.content[-1] = target.content[-1].rstrip()
+        for piece in source.content:
+            if isinstance(piece, Node):
+                piece.parent = target
+            elif not piece.strip():
+                piece = piece.replace(b"\n", deeper)
+            target.content.append(piece)
+        source.content = []
+        self._close(source)
 
     def ensure(self, *names: str) -> Node:
         """Return an element by its path below the root; make what is missing."""
-        for depth in range(1, len(names) + 1):
-            if self.find(*names[:depth]) is None:
-                parent = self.find(*names[: depth - 1])
-                assert parent is not None
-                self.add(parent, names[depth - 1])
-        found = self.find(*names)
-        assert found is not None
-        return found
+        node = self.root
+        for name in names:
+            node = node.find(name) or self.add(node, name)
+        return node
+
+    def set_pair(
+        self, path: tuple[str, ...], element: str, name: str, value: str
+    ) -> None:
+        """Set an element with name and value in a list that is in byte order.
+
+        Args:
+            path: of the list.
+            value: empty removes the element, and the list if nothing is left.
+        """
+        parent = self.find(*path)
+        nodes = list(parent.all(element)) if parent else []
+        found = [node for node in nodes if node.attributes.get("name") == name]
+        for node in found[: -1 if value else None]:  # the last one of doubles counts
+            self.remove(node)
+        if found and value:
+            self.set(found[-1], "value", value)
+        elif value:
+            later = (n for n in nodes if n.attributes.get("name", "") > name)
+            attributes = {"name": name, "value": value}
+            parent = self.ensure(*path)
+            self.add(parent, element, attributes, before=next(later, None))
 
     # ------------------------------------------------------------- our own ----
 
-    def _is_empty(self, node: Node) -> bool:
-        return self.data[node.inner - 2 : node.inner] == b"/>"
+    def _open(self, node: Node) -> None:
+        """Give ``<empty/>`` an end tag."""
+        if not node.tail:
+            node.head = node.head[:-2] + b">"
+            node.tail = b"</%s>" % _tag_name(node)
 
-    def _splice(self, start: int, end: int, new: bytes) -> None:
-        self.data = self.data[:start] + new + self.data[end:]
-        self.root = self._parse()
+    def _close(self, node: Node) -> None:
+        """Write an element that has nothing inside as ``<empty/>``."""
+        node.content = []
+        node.texts = []
+        if node.tail:
+            node.head = node.head[:-1] + b"/>"
+            node.tail = b""
 
-    def _tag_end(self, start: int) -> int:
-        """Return where a start tag ends; a ``>`` in a value does not end it."""
-        quote = 0
-        for at in range(start, len(self.data)):
-            byte = self.data[at]
-            if quote:
-                quote = 0 if byte == quote else quote
-            elif byte in b"\"'":
-                quote = byte
-            elif byte == 0x3E:
-                return at + 1
-        raise AssertionError("expat has seen the end of this tag")
+    def _line(self, node: Node, deeper: int) -> bytes:
+        return self._newline + b" " * (INDENT * (node.depth + deeper))
 
-    def _attribute(self, node: Node, name: str) -> tuple[int, int] | None:
-        """Return the span of an attribute with the blanks before it."""
-        at = node.start + 1
-        end = node.inner
-        while at < end and not self.data[at : at + 1].isspace():
-            at += 1
-        while at < end:
-            begin = at
-            while self.data[at : at + 1].isspace():
-                at += 1
-            equals = self.data.find(b"=", at, end)
-            if equals < 0:
-                return None
-            found = self.data[at:equals].strip().decode("utf-8", "replace")
-            at = equals + 1
-            while self.data[at : at + 1].isspace():
-                at += 1
-            at = self.data.index(self.data[at : at + 1], at + 1) + 1
-            if found == name:
-                return begin, at
-        return None
 
-    def _parse(self) -> Node:
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        stack: list[Node] = []
-        roots: list[Node] = []
+def _gap(piece: "bytes | Node") -> bytes:
+    """Return the blanks at the end of what is before an element: a line's beginning."""
+    if isinstance(piece, Node):
+        return b""
+    rest = piece.rstrip(b" \t")
+    if rest.endswith(b"\n"):
+        rest = rest[: -2 if rest.endswith(b"\r\n") else -1]
+    return piece[len(rest) :]
 
-        def begin(name: str, attributes: dict[str, str]) -> None:
-            parent = stack[-1] if stack else None
-            local = name.rpartition(":")[2]
-            node = Node(local, attributes, parent, parser.CurrentByteIndex)
-            node.inner = self._tag_end(node.start)
-            (parent.children if parent else roots).append(node)
-            stack.append(node)
-            if len(stack) > MAX_DEPTH:
-                raise SettingsError(
-                    f"{self._name}: more than {MAX_DEPTH} elements deep"
-                )
 
-        def finish(name: str) -> None:
-            node = stack.pop()
-            node.close = parser.CurrentByteIndex
-            if self._is_empty(node):
-                node.close = node.end = node.inner
-            else:
-                node.end = self._tag_end(node.close)
+def _tag_name(node: Node) -> bytes:
+    """Return the name of an element as it is in the file, with its prefix."""
+    found = _TAG_NAME.match(node.head)
+    assert found is not None
+    return found[1]
 
-        def text(data: str) -> None:
-            if stack:
-                stack[-1].text += data
 
-        def doctype(*_: object) -> None:
-            raise SettingsError(
-                f"{self._name} has a DOCTYPE, which no settings file has; remove it"
-            )
+def _attributes(head: bytes) -> Iterator[re.Match[bytes]]:
+    found = _TAG_NAME.match(head)
+    while found is not None:
+        found = _ATTRIBUTE.match(head, found.end())
+        if found is not None:
+            yield found
 
-        parser.StartElementHandler = begin
-        parser.EndElementHandler = finish
-        parser.CharacterDataHandler = text
-        parser.StartDoctypeDeclHandler = doctype
+
+class _Parser:
+    """Cuts a file into pieces; expat says where they are, and that it is XML."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data = data
+        self._name = name
+        self._stack: list[Node] = []
+        self._scopes: list[dict[str, str]] = []
+        self._at = 0
+        self._count = 0
+        self.namespace = ""
+        self._expat = expat.ParserCreate()
+        self._expat.buffer_text = True
+        self._expat.XmlDeclHandler = self._declaration
+        self._expat.StartElementHandler = self._begin
+        self._expat.EndElementHandler = self._finish
+        self._expat.CharacterDataHandler = self._text
+        self._expat.StartDoctypeDeclHandler = self._doctype
         try:
-            parser.Parse(self.data, True)
+            self._expat.Parse(data, True)
         except expat.ExpatError as error:
             raise SettingsError(
-                f"{self._name} is not XML: {error}; is it really a settings file?"
+                f"{name} is not XML: {error}; is it really a settings file?"
             ) from error
-        return roots[0]
+        self.after = data[self._at :]
+
+    def _declaration(self, version: str, encoding: str | None, alone: int) -> None:
+        if encoding is not None and encoding.lower() not in ENCODINGS:
+            raise SettingsError(
+                f"{self._name} says that it is encoded in {encoding}; rusb reads"
+                " UTF-8 and ISO-8859-1"
+            )
+
+    def _doctype(self, *_: object) -> None:
+        raise SettingsError(
+            f"{self._name} has a DOCTYPE, which no settings file has; remove it"
+        )
+
+    def _begin(self, name: str, attributes: dict[str, str]) -> None:
+        start = self._expat.CurrentByteIndex
+        tag = _TAG.match(self._data, start)
+        assert tag is not None  # expat has seen its end
+        self._count += 1
+        if len(self._stack) >= MAX_DEPTH or self._count > MAX_ELEMENTS:
+            raise SettingsError(
+                f"{self._name}: more than {MAX_DEPTH} elements deep, or more than"
+                f" {MAX_ELEMENTS} elements"
+            )
+        node = Node(self._local(name, attributes), attributes, None, tag[0])
+        node.line = self._expat.CurrentLineNumber
+        between = self._data[self._at : start]
+        if self._stack:
+            node.parent = self._stack[-1]
+            node.parent.content += [between, node] if between else [node]
+        else:
+            self.before, self.root = between, node
+        self._stack.append(node)
+        self._at = tag.end()
+
+    def _local(self, name: str, attributes: dict[str, str]) -> str:
+        """Return what an element is called here; remember what its prefixes mean."""
+        meant = {
+            key[6:]: value
+            for key, value in attributes.items()
+            if key == "xmlns" or key.startswith("xmlns:")
+        }
+        self._scopes.append(meant)
+        prefix, _, local = name.rpartition(":")
+        known = (scope[prefix] for scope in reversed(self._scopes) if prefix in scope)
+        namespace = next(known, prefix)
+        if not self._stack:
+            self.namespace = namespace
+        return local if namespace == self.namespace else f"{{{namespace}}}{local}"
+
+    def _finish(self, name: str) -> None:
+        node = self._stack.pop()
+        self._scopes.pop()
+        if node.head.endswith(b"/>"):
+            return
+        close = self._expat.CurrentByteIndex
+        if between := self._data[self._at : close]:
+            node.content.append(between)
+        tag = _TAG.match(self._data, close)
+        assert tag is not None
+        node.tail = tag[0]
+        self._at = tag.end()
+
+    def _text(self, data: str) -> None:
+        if self._stack:
+            self._stack[-1].texts.append(data)
 
 
-def _escape(text: str) -> bytes:
+def _escape(text: str, quote: bytes = b'"') -> bytes:
     """Return a value for an attribute or a text: ASCII, one line.
 
     Raises:
@@ -274,9 +410,12 @@ def _escape(text: str) -> bytes:
     """
     for character in text:
         code = ord(character)
-        if code < 32 and character not in "\t\n\r" or 0xD800 <= code < 0xE000:
+        is_control = code < 32 and character not in "\t\n\r"
+        if is_control or 0xD800 <= code < 0xE000 or code in (0xFFFE, 0xFFFF):
             raise SettingsError(f"{text!r} has characters that XML cannot hold")
-    table = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
-    table |= {c: f"&#{ord(c)};" for c in "\t\n\r"}
-    plain = "".join(table.get(c, c) for c in text)
-    return plain.encode("ascii", "xmlcharrefreplace")
+    special = '&<>\t\n\r"' if quote == b'"' else "&<>\t\n\r'"
+    names = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
+    return "".join(
+        names.get(c, f"&#x{ord(c):X};") if c in special or not c.isascii() else c
+        for c in text
+    ).encode()

@@ -102,7 +102,7 @@ def test_every_value_is_kept_in_the_form_of_files(vbox: Vbox) -> None:  # 1.9, D
         " --remote 1 --maskedinterfaces 0x3"
     )
     assert (
-        '<DeviceFilter name="&#196; &amp; co" active="true" vendorId="046D"'
+        '<DeviceFilter name="&#xC4; &amp; co" active="true" vendorId="046D"'
         ' productId="1|2" revision="0100" manufacturer="M*" product="P"'
         ' serialNumber="S" port="0003" remote="1" maskedInterfaces="3"/>'
     ) in vbox.file()

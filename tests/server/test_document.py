@@ -1,17 +1,20 @@
 """Settings files keep every byte but those that are changed."""
 
+import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.document import MAX_SIZE, Document
+from rusb.server.machine.document import MAX_ELEMENTS, MAX_SIZE, Document
 
 TEXT = """<?xml version='1.0'?>\r
 <!-- made by hand; keep > me -->\r
-<v:Root xmlns:v="urn:x" a = 'one' b="2&amp;3">\r
+<v:Root xmlns:v="urn:x" xmlns="urn:x" xmlns:f="urn:f" a = 'one' b="2&amp;3">\r
 \t<Thing  name="x>y" other='"'   /><Thing name="second">text &#xE9; \xc3\xa9</Thing>\r
   <Empty></Empty>\r
+  <f:List><Item n="foreign"/></f:List>\r
   <?pi data?>\r
   <List>\r
     <!-- in the list -->\r
@@ -56,9 +59,9 @@ def test_setting_what_it_is_changes_nothing() -> None:
 
 
 def test_an_attribute_is_replaced_where_it_stands() -> None:
-    old, new = changed(lambda d: d.set(d.root, "a", 'two "<\u00e9>'))
-    assert old == b" = 'one'"
-    assert new == b'="two &quot;&lt;&#233;&gt;"'
+    old, new = changed(lambda d: d.set(d.root, "a", "'two' \"<\u00e9>"))
+    assert old == b"one"
+    assert new == b'&#x27;two&#x27; "&lt;&#xE9;&gt;'
 
 
 def test_an_attribute_is_added_and_removed() -> None:
@@ -108,7 +111,7 @@ def test_paths_are_made() -> None:
     document = Document(TEXT)
     document.set(document.ensure("New", "Deep", "Leaf"), "x", "y")
     assert (
-        b'<New>\r\n    <Deep>\r\n      <Leaf x="y"/>\r\n    </Deep>\r\n  </New>'
+        b'<v:New>\r\n    <v:Deep>\r\n      <v:Leaf x="y"/>\r\n    </v:Deep>'
         in document.data
     )
     before = document.data
@@ -120,30 +123,164 @@ def test_text_is_set() -> None:
     document = Document(b"<a><b/><c>old</c></a>")
     document.set_text(document.ensure("b"), "new & <old>")
     document.set_text(document.ensure("c"), "")
-    assert document.data == b"<a><b>new &amp; &lt;old&gt;</b><c></c></a>"
+    assert document.data == b"<a><b>new &amp; &lt;old&gt;</b><c/></a>"
+
+
+def test_what_is_of_another_namespace_has_another_name() -> None:
+    document = Document(
+        b'<R xmlns="u:1"><f:A xmlns:f="u:2"/><A xmlns="u:2"><B/></A>'
+        b'<o:A xmlns:o="u:1" o:x="1"/><q:A/></R>'
+    )
+    names = [child.name for child in document.root.children]
+    assert names == ["{u:2}A", "{u:2}A", "A", "{q}A"]
+    assert document.root.children[1].children[0].name == "{u:2}B"
+    document.set(document.ensure("A"), "x", "2")
+    assert b'<o:A xmlns:o="u:1" o:x="1" x="2"/>' in document.data
+
+
+def test_new_elements_follow_the_neighbours() -> None:
+    document = Document(b"<R>\n\n\t<!-- c -->\n\t<A/>\n\n</R>")
+    before = document.data
+    new = document.add(document.root, "B")
+    assert document.data == b"<R>\n\n\t<!-- c -->\n\t<A/>\n\t<B/>\n\n</R>"
+    document.remove(new)
+    new = document.add(document.root, "B", before=document.find("A"))
+    assert document.data == b"<R>\n\n\t<!-- c -->\n\t<B/>\n\t<A/>\n\n</R>"
+    document.remove(new)
+    assert document.data == before
+
+
+@pytest.mark.parametrize("empty", [b"<R/>", b"<R a='1'  />", b"<R><E/></R>"])
+def test_undoing_gives_the_same_bytes(empty: bytes) -> None:
+    document = Document(empty)
+    parent = document.root.children[0] if document.root.children else document.root
+    document.remove(document.add(parent, "C", {"k": "v"}))
+    assert document.data == empty
+    document.set(parent, "k", "v")
+    document.set(parent, "k", None)
+    assert document.data == empty
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        (b"", "utf-8"),
+        (b"\xef\xbb\xbf", "utf-8"),
+        (b"\xef\xbb\xbf<?xml version='1.0' encoding='UTF-8'?>", "utf-8"),
+        (b"<?xml version='1.0' encoding='ISO-8859-1'?>", "latin-1"),
+    ],
+)
+def test_encodings(head: bytes, encoding: str) -> None:
+    data = head + '<r n="\u00fc"><a/>\u00fc</r>'.encode(encoding)
+    document = Document(data)
+    assert (document.root.attributes["n"], document.root.text) == ("\u00fc", "\u00fc")
+    document.set(document.ensure("a"), "n", "\u20ac\u00fc\U0001f600")
+    a = document.ensure("a")
+    assert Document(document.data).ensure("a").attributes == a.attributes
+    document.set(a, "n", None)
+    assert document.data == data
+
+
+def test_xinclude_and_processing_instructions_are_left_alone() -> None:
+    data = (
+        b'<r xmlns:xi="http://www.w3.org/2001/XInclude"><?php system("x")?>'
+        b'<xi:include href="/etc/passwd" parse="text"/><![CDATA[<a>]]></r>'
+    )
+    document = Document(data)
+    assert document.root.text == "<a>"
+    assert document.data == data
+
+
+BOMB = b"<!DOCTYPE r [<!ENTITY a0 'aaaaaaaaaa'>%s]><r>&a9;</r>" % b"".join(
+    b"<!ENTITY a%d '%s'>" % (n, b"&a%d;" % (n - 1) * 10) for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "is not XML"),
+        (b"junk", "is not XML"),
+        (b"<a>", "is not XML"),
+        (b"<a></b>", "is not XML"),
+        (b"<a b='1' b='2'/>", "is not XML"),
+        (b"<a>\xff</a>", "is not XML"),
+        (b"<a>\x00</a>", "NUL"),
+        ("<a/>".encode("utf-16"), "NUL"),
+        ("<a/>".encode("utf-16-le"), "NUL"),
+        (b"<?xml version='1.0' encoding='utf-7'?><a/>", "encoded in utf-7"),
+        (b"<?xml version='1.0' encoding='cp037'?><a/>", "encoded in cp037"),
+        (b"<?xml version='1.0' encoding='nonsense'?><a/>", "encoded in nonsense"),
+        (b"<!DOCTYPE a><a/>", "DOCTYPE"),
+        (b'<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>', "DOCTYPE"),
+        (b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///dev/zero">]><a>&x;</a>', "DOCTYPE"),
+        (b'<!DOCTYPE a SYSTEM "file:///dev/zero"><a/>', "DOCTYPE"),
+        (b'<!DOCTYPE a [<!ENTITY %% x "y"> %%x;]><a/>', "DOCTYPE"),
+        (BOMB, "DOCTYPE"),
+        (b"<a>&x;</a>", "is not XML"),
+        (b"<a>" * 65 + b"</a>" * 65, "64 elements deep"),
+        (b"<a>" * 100_000, "64 elements deep"),
+        (b"<a>" + b"<b/>" * MAX_ELEMENTS + b"</a>", "100000 elements"),
+        (b"<a/>" + b" " * MAX_SIZE, "larger than 4 MiB"),
+    ],
+)
+def test_what_is_no_settings_file(data: bytes, sentence: str) -> None:
+    begin = time.process_time()
+    with pytest.raises(SettingsError, match=sentence) as caught:
+        Document(data, "x.vbox")
+    assert "x.vbox" in str(caught.value)
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
-        b"junk",
-        b"<a>",
-        b"<a></b>",
-        b"<!DOCTYPE a><a/>",
-        b'<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>',
-        b"<a>&x;</a>",
-        "<a/>".encode("utf-16"),
-        b"<a>" * 100 + b"</a>" * 100,
-        b"<a/>" + b" " * MAX_SIZE,
+        b"<a>" + b"<b/>" * (MAX_ELEMENTS - 1) + b"</a>",
+        b"<a>" + b"x<b/>" * (MAX_ELEMENTS - 1) + b"</a>",
+        b"<a " + b" ".join(b"a%d=''" % n for n in range(350_000)) + b"/>",
+        b"<a>" + b"x<!---->" * 500_000 + b"</a>",
+        b"<a>" + b"&#10;" * 800_000 + b"</a>",
+        b"<a b='" + b" " * 4_000_000 + b"'/>",
+        b"<a" + b" " * 4_000_000 + b"/>",
+        b"<a "
+        + b" ".join(b"xmlns:n%d='u'" % n for n in range(100_000))
+        + b">"
+        + b"<b xmlns='u'/>" * 90_000
+        + b"</a>",
     ],
+    ids=["elements", "text", "attributes", "comments", "references", "value", "blanks"]
+    + ["namespaces"],
 )
-def test_what_is_no_settings_file(data: bytes) -> None:
-    with pytest.raises(SettingsError):
-        Document(data, "x.vbox")
+def test_hostile_files_take_bounded_time_and_memory(data: bytes) -> None:
+    assert len(data) <= MAX_SIZE
+    begin = time.process_time()
+    tracemalloc.start()
+    try:
+        document = Document(data)
+        assert tracemalloc.get_traced_memory()[1] < 400 << 20
+    finally:
+        tracemalloc.stop()
+    document.set(document.root, "new", "1")
+    document.remove(document.add(document.root, "new"))
+    document.set(document.root, "new", None)
+    assert document.data[:2] == b"<a"
+    assert time.process_time() - begin < 20  # 2 s on a quiet machine
 
 
-@pytest.mark.parametrize("text", ["\0", "\x1b", "\ud800"])
+def test_a_hundred_changes_to_a_large_file() -> None:
+    item = b'    <Item name="some name" value="some value that is not so short"/>\n'
+    data = b"<a>\n  <list>\n" + item * 55_000 + b"  </list>\n  <b n='0'/>\n</a>\n"
+    assert 3_700_000 < len(data) < MAX_SIZE
+    document = Document(data)
+    begin = time.process_time()
+    for number in range(100):
+        document.set(document.ensure("b"), "n", str(number))
+        document.add(document.ensure("b"), "c")
+    assert time.process_time() - begin < 2
+    assert document.data.startswith(data[:-20])
+
+
+@pytest.mark.parametrize("text", ["\0", "\x1b", "\ud800", "\ufffe", "\uffff"])
 def test_what_xml_cannot_hold_is_refused(text: str) -> None:
     document = Document(TEXT)
     with pytest.raises(SettingsError, match="cannot hold"):
