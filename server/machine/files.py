@@ -3,18 +3,67 @@
 import contextlib
 import fcntl
 import os
+import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rusb.errors import SettingsError
 
-__all__ = ["change_file", "locked_folder", "write_file"]
+from .document import MAX_SIZE
+
+__all__ = ["change_file", "locked_folder", "make_folder", "read_file", "write_file"]
 
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process that changes something in the same folder."""
 
 LOCK_POLL = 0.02
+
+
+def read_file(path: Path, what: str = "") -> bytes:
+    """Read a settings file; a FIFO or a device is not waited for.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+
+    Raises:
+        SettingsError: it cannot be read, is no regular file, or larger than MAX_SIZE.
+    """
+    name = f"{what} {path}".strip()
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SettingsError(f"cannot read {name}: it is not a regular file")
+            data = file.read(MAX_SIZE + 1)
+    except OSError as error:
+        raise SettingsError(f"cannot read {name}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise SettingsError(f"cannot read {name!r}: {error}") from error
+    if len(data) > MAX_SIZE:
+        raise SettingsError(
+            f"{path} is larger than {MAX_SIZE >> 20} MiB: not a settings file"
+        )
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder and those that it is in, where they are missing.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot make the folder {path}: {error.strerror}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -63,12 +112,12 @@ def write_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
-            previous.unlink(missing_ok=True)
-            os.link(path, previous)
+            _keep(path, previous)
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -83,32 +132,34 @@ def write_file(path: Path, data: bytes) -> None:
         ) from error
 
 
+def _keep(path: Path, previous: Path) -> None:
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:  # FAT and some network file systems have no hard links
+        shutil.copyfile(path, previous)
+
+
 def change_file(path: Path, change: Callable[[bytes], bytes]) -> None:
     """Read, change and write a file under the lock of its folder.
 
     Args:
-        path: the file.
+        path: the file; a symbolic link stays one.
         change: returns the new contents; what it raises leaves the file as it is.
 
     Raises:
         SettingsError: reading or writing failed, or a program without our lock
             changed the file meanwhile.
     """
+    path = Path(os.path.realpath(path))
     with locked_folder(path.parent):
-        before = _read(path)
+        before = read_file(path)
         after = change(before)
         if after == before:
             return
-        if _read(path) != before:
+        if read_file(path) != before:
             raise SettingsError(
                 f"another program has just changed {path}; nothing was written, do it"
                 " again"
             )
         write_file(path, after)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}") from error

@@ -10,7 +10,14 @@ import pytest
 
 from rusb.errors import SettingsError
 from rusb.server.machine import files
-from rusb.server.machine.files import change_file, locked_folder, write_file
+from rusb.server.machine.document import MAX_SIZE
+from rusb.server.machine.files import (
+    change_file,
+    locked_folder,
+    make_folder,
+    read_file,
+    write_file,
+)
 
 OLD, NEW = b"old " * 1000, b"new " * 3000
 
@@ -120,6 +127,73 @@ def test_what_fails_leaves_the_file(tmp_path: Path) -> None:
         change_file(tmp_path / "gone.vbox", change)
     with pytest.raises(SettingsError, match="cannot open"):
         change_file(tmp_path / "gone" / "gone.vbox", change)
+
+
+def test_only_regular_files_of_a_reasonable_size_are_read(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path, sentence in (
+        (fifo, "not a regular file"),
+        (Path("/dev/zero"), "not a regular file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "gone", "No such file"),
+        (tmp_path / "a\0b", "null"),
+    ):
+        with pytest.raises(SettingsError, match=sentence):
+            read_file(path)
+    large = tmp_path / "large"
+    large.write_bytes(b" " * MAX_SIZE)
+    assert len(read_file(large)) == MAX_SIZE
+    os.truncate(large, 1 << 40)
+    with pytest.raises(SettingsError, match="larger than 4 MiB"):
+        read_file(large)
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    path, link = tmp_path / "M.vbox", tmp_path / "link" / "L.vbox"
+    path.write_bytes(OLD)
+    make_folder(link.parent)
+    link.symlink_to(path)
+    change_file(link, lambda old: NEW)
+    assert link.is_symlink()
+    assert path.read_bytes() == NEW
+
+
+def test_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "M.vbox"
+    path.write_bytes(OLD)
+    write_file(path, NEW)
+    assert path.read_bytes() == NEW
+    assert (tmp_path / "M.vbox-prev").read_bytes() == OLD
+
+
+def test_the_umask_does_not_take_the_mode_away(tmp_path: Path) -> None:
+    path = tmp_path / "M.vbox"
+    path.write_bytes(OLD)
+    path.chmod(0o664)
+    before = os.umask(0o077)
+    try:
+        write_file(path, NEW)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o664
+
+
+def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot make the folder"):
+        make_folder(tmp_path / "file" / "folder")
+    with pytest.raises(SettingsError, match="nothing was changed"):
+        write_file(tmp_path / "gone" / "file", NEW)
+    (tmp_path / "M.vbox-tmp").mkdir()  # in the way
+    with pytest.raises(SettingsError, match="nothing was changed"):
+        write_file(tmp_path / "M.vbox", NEW)
 
 
 def _count(path: Path) -> None:
