@@ -1,6 +1,9 @@
 """Filters as the attributes of a ``DeviceFilter`` element (filters.md 2.4)."""
 
+import re
 from collections.abc import Mapping
+
+from rusb.errors import FilterError
 
 from .criteria import parse_number
 from .model import ATTRIBUTES, NUMERIC, Filter
@@ -8,6 +11,8 @@ from .model import ATTRIBUTES, NUMERIC, Filter
 __all__ = ["from_attributes", "read_boolean", "read_number", "to_attributes"]
 
 _OLD_NAMES = ("vendorid", "productid", "serialnumber")  # before settings 1.3
+
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|0[0-7]{0,22}|[1-9][0-9]{0,9}")
 
 _BOOLEANS = {
     "true": True,
@@ -25,18 +30,24 @@ def read_boolean(text: str | None) -> bool | None:
 
 
 def read_number(text: str | None) -> int | None:
-    """Read an unsigned number: decimal, ``0x`` hex, leading-0 octal, else absent."""
-    if text is None or len(text) > 24 or not text.isascii() or not text.isalnum():
+    """Read an unsigned 32-bit number: decimal, ``0x`` hex, leading-0 octal.
+
+    What is entirely no such number counts as absent (2.1).
+    """
+    if text is None or _NUMBER.fullmatch(text) is None:
         return None
     base = 16 if text[:2] in ("0x", "0X") else 8 if text[0] == "0" else 10
-    try:
-        return int(text, base)
-    except ValueError:
-        return None
+    number = int(text, base)
+    return number if number <= 0xFFFFFFFF else None
 
 
-def from_attributes(attributes: Mapping[str, str]) -> Filter | None:
+def from_attributes(
+    attributes: Mapping[str, str], *, is_global: bool = False
+) -> Filter | None:
     """Make a filter of an element's attributes; None if the element does not count.
+
+    Args:
+        is_global: ``remote`` and ``maskedInterfaces`` are ignored (1.1).
 
     Raises:
         FilterError: a text is wrong.
@@ -50,12 +61,13 @@ def from_attributes(attributes: Mapping[str, str]) -> Filter | None:
         if text is None and documented.lower() in _OLD_NAMES:
             text = attributes.get(documented.lower())
         texts[field] = text or ""
+    mask = read_number(attributes.get("maskedInterfaces"))
     return Filter(
         attributes["name"],
         active,
         **texts,
-        remote=attributes.get("remote", ""),
-        masked_interfaces=read_number(attributes.get("maskedInterfaces")) or 0,
+        remote="" if is_global else attributes.get("remote", ""),
+        masked_interfaces=0 if is_global else mask or 0,
         action=attributes.get("action", "Ignore"),
     )
 
@@ -69,12 +81,8 @@ def to_attributes(given: Filter, *, is_global: bool = False) -> dict[str, str]:
     found = {"name": given.name, "active": "true" if given.active else "false"}
     for field, documented in ATTRIBUTES.items():
         text: str = getattr(given, field)
-        if field in NUMERIC and text:
-            shorter = text.lstrip("| \t")
-            if shorter and type(parse_number(shorter)) is type(given.criteria[field]):
-                text = shorter
         if text:
-            found[documented] = text
+            found[documented] = _shorter(text) if field in NUMERIC else text
     if is_global:
         found["action"] = given.action
         return found
@@ -83,3 +91,13 @@ def to_attributes(given: Filter, *, is_global: bool = False) -> dict[str, str]:
     if given.masked_interfaces:
         found["maskedInterfaces"] = str(given.masked_interfaces)
     return found
+
+
+def _shorter(text: str) -> str:
+    """Drop leading bars and blanks of an expression where it stays one."""
+    shorter = text.lstrip("| \t")
+    try:
+        is_same = type(parse_number(shorter)) is type(parse_number(text))
+    except FilterError:  # the rest is a lone number that is too big
+        return text
+    return shorter if shorter and is_same else text

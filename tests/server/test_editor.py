@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rusb.errors import SettingsError
+from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
+from rusb.filters.store import from_attributes, read_number
 from rusb.server.machine.document import Document
 from rusb.server.machine.editor import Editor, new_machine
 from rusb.server.machine.hardware import read_parts, to_hardware
@@ -180,6 +181,84 @@ def test_the_rest_in_every_version(version: str, tmp_path: Path) -> None:
     editor.remove_controller("IDE")
     with pytest.raises(SettingsError, match="no storage controller named 'IDE'"):
         editor.detach("IDE", 0, 0)
+
+
+EXPRESSIONS = [  # filters.md 1.2, the table and the rules before it, and 1.9
+    ("1234", "1234"),
+    ("0100", "0100"),
+    ("46d", "046D"),
+    ("0x046d", "046D"),
+    ("+1", "0001"),
+    ("FFFFFFFF", "FFFF"),
+    ("--20", "0020"),
+    ("abcd", "ABCD"),
+    ("1234|", "1234|"),
+    (" 1234", " 1234"),
+    ("1234 ", "1234 "),
+    (" 12345", " 12345"),
+    ("|12345", "|12345"),
+    ("1200-1300", "1200-1300"),
+    ("0x1200-0x12FF", "0x1200-0x12FF"),
+    ("-20", "-20"),
+    (" -20", "-20"),
+    ("\t| 5-7", "5-7"),
+    ("010-017", "010-017"),
+    ("1000-1200", "1000-1200"),
+    ("99999|1", "99999|1"),
+    ("||1||2|", "1||2|"),
+    ("5 - 3", "5 - 3"),
+    ("|", "|"),
+    (" ", " "),
+]
+
+
+@pytest.mark.parametrize(("text", "stored"), EXPRESSIONS)
+@pytest.mark.parametrize("version", ["1.10", "1.18"])
+def test_d1_numeric_texts_survive(
+    text: str, stored: str, version: str, tmp_path: Path
+) -> None:
+    """Saved and loaded again, a filter admits what it admitted when it was made."""
+    given = Filter(name="n", vendor_id=text, port=text)
+    editor = make(version)
+    editor.add_filter(1, given)
+    editor.replace_filter(0, Filter(name="n", product_id=text, revision=text))
+    first, second = load(editor, tmp_path).filters
+    want = given.criteria["vendor_id"]
+    for found in (
+        *(second.criteria["vendor_id"], second.criteria["port"]),
+        *(first.criteria["product_id"], first.criteria["revision"]),
+    ):
+        for number in (*range(0x20, 0x1400), 0, 1, 2, 5, 0x046D, 0xABCD, 12345, 0xFFFF):
+            assert found.accepts(number) == want.accepts(number), (text, number)
+    assert second.vendor_id == stored
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("10", 10),
+        ("0x1F", 31),
+        ("017", 15),
+        ("0", 0),
+        ("4294967295", 0xFFFFFFFF),
+        *((wrong, None) for wrong in ("4294967296", "0x100000000", "0o17", "08", "0x")),
+        *(
+            (wrong, None)
+            for wrong in ("", " 1", "1 ", "+1", "-1", "1_0", "\u0661", "1e3")
+        ),
+    ],
+)
+def test_numbers_of_settings_files(text: str, number: int | None) -> None:
+    assert read_number(text) == number
+
+
+def test_remote_and_mask_of_a_global_filter_are_ignored() -> None:
+    attributes = {"name": "n", "active": "1", "remote": "any", "maskedInterfaces": "3"}
+    found = from_attributes(attributes, is_global=True)
+    assert found is not None
+    assert (found.remote, found.masked_interfaces) == ("", 0)
+    with pytest.raises(FilterError):
+        from_attributes(attributes)
 
 
 def test_a_new_machine(tmp_path: Path) -> None:
