@@ -7,7 +7,8 @@ from rusb.errors import SettingsError
 from rusb.filters.store import read_boolean, read_number
 
 from .document import Document, Node
-from .editor import BOOT_DEVICES, BUSES
+from .drives import BUS_OF, BUSES, media
+from .editor import BOOT_DEVICES, nic_modes
 from .qemu_command import Adapter, Disk, Hardware
 
 __all__ = ["Controller", "Drive", "Parts", "read_parts", "to_hardware"]
@@ -17,19 +18,6 @@ MAX_MEMORY = 4 << 20
 
 MAX_CPUS = 64
 
-_BUS_OF = {
-    "PIIX3": "ide",
-    "PIIX4": "ide",
-    "ICH6": "ide",
-    "AHCI": "sata",
-    "IntelAhci": "sata",
-    "LsiLogic": "scsi",
-    "BusLogic": "scsi",
-    "LsiLogicSas": "scsi",
-    "I82078": "floppy",
-    "USB": "usb",
-    "VirtioSCSI": "virtio",
-}
 _KIND_OF = {"HardDisk": "hdd", "DVD": "dvd", "Floppy": "floppy"}
 
 
@@ -109,10 +97,13 @@ def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> P
         slot = read_number(adapter.attributes.get("slot"))
         if slot is not None and slot < 36:
             found.adapters[slot] = _adapter(adapter)
-    media = _media(machine, folder)
+    places = {
+        node.attributes["uuid"].lower(): folder / node.attributes["location"]
+        for node in media(machine)
+    }
     for parent in (hardware, machine):
         for node in _children(parent.find("StorageControllers"), "StorageController"):
-            found.controllers.append(_controller(node, media))
+            found.controllers.append(_controller(node, places))
     found.serial = _serial(hardware, folder)
     return found
 
@@ -125,7 +116,7 @@ def to_hardware(parts: Parts) -> Hardware:
     """
     disks = []
     for controller in parts.controllers:
-        bus = _BUS_OF.get(controller.type)
+        bus = BUS_OF.get(controller.type)
         if bus is None:
             raise SettingsError(
                 f"storage controller {controller.name!r} is a {controller.type}, which"
@@ -161,7 +152,7 @@ def _number(node: Node | None, name: str, default: int, limit: int) -> int:
 
 
 def _adapter(node: Node) -> Adapter:
-    modes = [child.name for child in node.children if child.name != "DisabledModes"]
+    modes = [child.name for child in nic_modes(node)]
     is_on = read_boolean(node.attributes.get("enabled"))
     mac = node.attributes.get("MACAddress", "")
     is_mac = len(mac) == 12 and all(c in "0123456789abcdefABCDEF" for c in mac)
@@ -172,20 +163,7 @@ def _adapter(node: Node) -> Adapter:
     )
 
 
-def _media(machine: Node, folder: Path) -> dict[str, Path]:
-    """Locations of the media by UUID."""
-    found = {}
-    stack = list(_children(machine, "MediaRegistry"))
-    while stack:
-        node = stack.pop()
-        stack += node.children
-        number, location = (node.attributes.get(n) for n in ("uuid", "location"))
-        if number and location:
-            found[number.lower()] = folder / location
-    return found
-
-
-def _controller(node: Node, media: dict[str, Path]) -> Controller:
+def _controller(node: Node, places: dict[str, Path]) -> Controller:
     found = Controller(
         node.attributes.get("name", ""),
         node.attributes.get("type", ""),
@@ -199,7 +177,7 @@ def _controller(node: Node, media: dict[str, Path]) -> Controller:
                 read_number(attached.attributes.get("port")) or 0,
                 read_number(attached.attributes.get("device")) or 0,
                 _KIND_OF.get(attached.attributes.get("type", ""), "hdd"),
-                media.get(number.lower()),
+                places.get(number.lower()),
                 number.strip("{}"),
             )
         )

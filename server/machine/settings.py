@@ -1,38 +1,57 @@
-"""Read the settings of a machine: ``.vbox`` files, versions 1.3 to 1.19.
+"""Read the settings of a machine: ``.vbox`` files of version 1.3 and later.
 
-filters.md part 2. Unknown elements and attributes are ignored; entities, document types
-and files of unreasonable size are refused.
+filters.md part 2. Unknown elements and attributes are ignored; a version that is newer
+than 1.19 is read like 1.19, with a warning.
 """
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lxml import etree
-
-from rusb.errors import FilterError, SettingsError
+from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.filters.store import from_attributes, read_boolean, read_number
+from rusb.filters.store import read_boolean, read_number
 
-__all__ = ["FEATURES", "Machine", "RemoteDisplay", "load_machine", "parse_version"]
+from .document import Document, Node
+from .files import read_file
+from .filter_list import FilterList
 
-MAX_SIZE = 4 << 20
-"""Bytes of a settings file; a large one with snapshots has some hundred KiB."""
+__all__ = [
+    "FEATURES",
+    "Machine",
+    "RemoteDisplay",
+    "load_machine",
+    "machine_node",
+    "old_usb",
+    "parse_version",
+    "read_display",
+    "read_machine",
+    "read_pairs",
+    "usb_controllers",
+]
 
-MAX_FILTERS = 1024
-"""Filters of one machine."""
+log = logging.getLogger(__name__)
 
 MAX_MONITORS = 64
 """Screens of a machine (VirtualBox's limit)."""
 
-NAMESPACE = "{http://www.virtualbox.org/}"
+NAMESPACE = "http://www.virtualbox.org/"
 OLDEST, NEWEST = (1, 3), (1, 19)
+USB_SINCE = (1, 14)
+"""Version with ``USB/Controllers``, and the last that reads ``USBController``, too."""
+
+DISABLED_SINCE = (1, 16)
+"""Version from which on the remote display is off where nothing is said."""
 
 FEATURES = ("Display", "Input", "Audio", "USB", "Clipboard")
 """Features with switches in the extra data, too (vrdp-server.md 4.4)."""
 
 CONTROLLERS = ("OHCI", "EHCI", "XHCI")
+OLD_CONTROLLERS = {"OHCI": "enabled", "EHCI": "enabledEhci"}
+"""Type of controller, and its attribute of ``USBController``."""
+
 AUTH_TYPES = ("Null", "External", "Guest")
 DEFAULT_AUTH_TIMEOUT = 5000
 
@@ -100,89 +119,79 @@ def load_machine(path: str | Path) -> Machine:
 
     Raises:
         SettingsError: there is no such file, it is not XML, not a machine, of a
-            version that is not known, or a value in it is wrong; the message says
+            version that is too old, or a value in it is wrong; the message says
             where, and what to do.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SIZE + 1)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read the machine's settings {path}: {error.strerror};"
-            " name a .vbox file"
-        ) from error
-    if len(data) > MAX_SIZE:
-        raise SettingsError(
-            f"{path} is larger than {MAX_SIZE >> 20} MiB: not a machine"
+        data = read_file(path, "the machine's settings")
+    except SettingsError as error:
+        raise SettingsError(f"{error}; name a .vbox file") from error
+    machine = read_machine(Document(data, str(path)), path)
+    if machine.version > NEWEST:
+        log.warning(
+            "%s: settings version %d.%d is newer than %d.%d; what is new in it is"
+            " ignored and kept",
+            path,
+            *machine.version,
+            *NEWEST,
         )
-    root = _parse(path, data)
+    return machine
+
+
+def read_machine(document: Document, path: Path) -> Machine:
+    """Read a machine out of its settings.
+
+    Raises:
+        SettingsError: as :func:`load_machine`.
+    """
     try:
-        return _read(path, root)
+        return _read(document, path)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
 
 
-def _parse(path: Path, data: bytes) -> etree._Element:
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
-    )
-    try:
-        root = etree.fromstring(data, parser)
-    except etree.XMLSyntaxError as error:
+def machine_node(document: Document) -> Node:
+    """Return the element of the machine.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if document.root.name != "VirtualBox" or document.namespace != NAMESPACE:
         raise SettingsError(
-            f"{path} is not XML: {error.msg}; is it really a machine's .vbox file?"
-        ) from error
-    if root.getroottree().docinfo.doctype:
-        raise SettingsError(
-            f"{path} has a DOCTYPE, which no settings file has; remove that line"
+            f"the root element is <{document.root.name}> of"
+            f" {document.namespace or 'no namespace'}, not <VirtualBox> of {NAMESPACE}:"
+            " this is not a machine's .vbox file"
         )
-    return root
-
-
-def _children(parent: etree._Element | None, name: str) -> Iterator[etree._Element]:
-    if parent is not None:
-        yield from parent.iterchildren(NAMESPACE + name)
-
-
-def _child(parent: etree._Element | None, *names: str) -> etree._Element | None:
-    for name in names:
-        parent = next(_children(parent, name), None)
-    return parent
-
-
-def _attributes(element: etree._Element) -> dict[str, str]:
-    return {str(k): str(v) for k, v in element.attrib.items()}
-
-
-def _read(path: Path, root: etree._Element) -> Machine:
-    if root.tag != NAMESPACE + "VirtualBox":
-        raise SettingsError(
-            f"the root element is <{etree.QName(root).localname}>, not <VirtualBox> of"
-            " http://www.virtualbox.org/: this is not a machine's .vbox file"
-        )
-    version = parse_version(root.get("version", ""))
-    element = _child(root, "Machine")
-    if element is None:
-        if _child(root, "Global") is not None:
+    found = document.find("Machine")
+    if found is None:
+        if document.find("Global") is not None:
             raise SettingsError(
                 "these are the global settings; name the .vbox file of a machine"
             )
         raise SettingsError(
             "there is no <Machine> in it (an encrypted machine?); rusb cannot use it"
         )
-    hardware = _child(element, "Hardware")
+    return found
+
+
+def _read(document: Document, path: Path) -> Machine:
+    node = machine_node(document)
+    given = node.attributes
+    version = parse_version(document.root.attributes.get("version", ""))
+    hardware = node.find("Hardware")
+    usb = hardware.find("USB", "DeviceFilters") if hardware else None
     return Machine(
-        name=element.get("name") or path.stem,
-        uuid=(element.get("uuid") or "").strip("{}"),
-        os_type=element.get("OSType") or "",
+        name=given.get("name") or path.stem,
+        uuid=given.get("uuid", "").strip("{}").lower(),
+        os_type=given.get("OSType", ""),
         version=version,
         path=path,
-        filters=_filters(hardware, version),
-        usb_controllers=_controllers(hardware, version),
-        remote_display=_display(_child(hardware, "RemoteDisplay"), version),
-        extra_data=_pairs(_child(element, "ExtraData"), "ExtraDataItem"),
-        monitors=_monitors(_child(hardware, "Display")),
+        filters=tuple(FilterList(document, (usb, old_usb(hardware, version))).filters),
+        usb_controllers=usb_controllers(hardware, version),
+        remote_display=read_display(hardware, version),
+        extra_data=read_pairs(node.find("ExtraData"), "ExtraDataItem"),
+        monitors=_monitors(hardware.find("Display") if hardware else None),
     )
 
 
@@ -190,36 +199,38 @@ def parse_version(text: str) -> tuple[int, int]:
     """Read the version of a settings file: ``1.18-linux`` is (1, 18).
 
     Raises:
-        SettingsError: it is none, or not known.
+        SettingsError: it is none, or older than 1.3.
     """
-    match = re.match(r"(\d{1,4})\.(\d{1,4})(?:-|$)", text)
+    match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?:-|$)", text)
     if match is None:
         raise SettingsError(f"settings version {text!r} is not MAJOR.MINOR-platform")
     version = int(match[1]), int(match[2])
-    if not OLDEST <= version <= NEWEST:
+    if version < OLDEST:
         raise SettingsError(
-            f"settings version {match[1]}.{match[2]} is not known (1.3 to 1.19 are)"
+            f"settings version {match[1]}.{match[2]} is too old; 1.3 and later are read"
         )
     return version
 
 
-def _pairs(parent: etree._Element | None, name: str) -> dict[str, str]:
-    """Read name and value of each child; later ones win."""
+def read_pairs(parent: Node | None, name: str) -> dict[str, str]:
+    """Read name and value of each child; later ones win.
+
+    Raises:
+        SettingsError: one of them has not both.
+    """
     found = {}
-    for item in _children(parent, name):
-        key, value = item.get("name"), item.get("value")
+    for item in parent.all(name) if parent else ():
+        key, value = item.attributes.get("name"), item.attributes.get("value")
         if key is None or value is None:
-            raise SettingsError(
-                f"line {item.sourceline}: <{name}> needs both name and value"
-            )
+            raise SettingsError(f"line {item.line}: <{name}> needs both name and value")
         found[key] = value
     return found
 
 
-def _monitors(element: etree._Element | None) -> int:
+def _monitors(node: Node | None) -> int:
     """Read how many screens there are; the attribute is called either way."""
     for name in ("monitorCount", "MonitorCount"):
-        if element is not None and (count := read_number(element.get(name))):
+        if node and (count := read_number(node.attributes.get(name))):
             return min(count, MAX_MONITORS)
     return 1
 
@@ -227,71 +238,59 @@ def _monitors(element: etree._Element | None) -> int:
 # --------------------------------------------------------------------- USB ----
 
 
-def _has_old_form(hardware: etree._Element | None, version: tuple[int, int]) -> bool:
-    return version <= (1, 14) and _child(hardware, "USBController") is not None
+def old_usb(hardware: Node | None, version: tuple[int, int]) -> Node | None:
+    """Return the element of USB before 1.14, if it is there and counts (2.3)."""
+    is_read = hardware is not None and version <= USB_SINCE
+    return hardware.find("USBController") if hardware and is_read else None
 
 
-def _controllers(
-    hardware: etree._Element | None, version: tuple[int, int]
-) -> tuple[str, ...]:
+def usb_controllers(hardware: Node | None, version: tuple[int, int]) -> tuple[str, ...]:
+    """Return the types of the USB controllers, each once.
+
+    Raises:
+        SettingsError: there is no such type.
+    """
     found = []
-    for controller in _children(_child(hardware, "USB", "Controllers"), "Controller"):
-        kind = controller.get("type", "")
+    new = hardware.find("USB", "Controllers") if hardware else None
+    for controller in new.all("Controller") if new else ():
+        kind = controller.attributes.get("type", "")
         if kind not in CONTROLLERS:
             raise SettingsError(
-                f"line {controller.sourceline}: USB controller type {kind!r}; there are"
+                f"line {controller.line}: USB controller type {kind!r}; there are"
                 f" {', '.join(CONTROLLERS)}"
             )
         found.append(kind)
-    if _has_old_form(hardware, version):
-        old = _child(hardware, "USBController")
-        assert old is not None
-        enabled = read_boolean(old.get("enabled")) or False
-        ehci = read_boolean(old.get("enabledEhci"))
+    old = old_usb(hardware, version)
+    if old is not None:
+        enabled = read_boolean(old.attributes.get("enabled")) or False
+        ehci = read_boolean(old.attributes.get("enabledEhci"))
         found += ["OHCI"] if enabled else []
         found += ["EHCI"] if (enabled if ehci is None else ehci) else []  # D5
     return tuple(dict.fromkeys(found))
 
 
-def _filters(
-    hardware: etree._Element | None, version: tuple[int, int]
-) -> tuple[Filter, ...]:
-    elements = list(_children(_child(hardware, "USB", "DeviceFilters"), "DeviceFilter"))
-    if _has_old_form(hardware, version):
-        elements += _children(_child(hardware, "USBController"), "DeviceFilter")
-    if len(elements) > MAX_FILTERS:
-        raise SettingsError(f"{len(elements)} USB filters; {MAX_FILTERS} are allowed")
-    found = []
-    for number, element in enumerate(elements):
-        attributes = _attributes(element)
-        try:
-            made = from_attributes(attributes)
-        except FilterError as error:
-            name = attributes.get("name", "")
-            raise SettingsError(
-                f'line {element.sourceline}: USB filter {number} "{name}": {error}'
-            ) from error
-        if made is not None:
-            found.append(made)
-    return tuple(found)
-
-
 # ---------------------------------------------------------- remote display ----
 
 
-def _display(element: etree._Element | None, version: tuple[int, int]) -> RemoteDisplay:
-    default = version < (1, 16)
-    if element is None:
+def read_display(hardware: Node | None, version: tuple[int, int]) -> RemoteDisplay:
+    """Read the settings of the remote display.
+
+    Raises:
+        SettingsError: a value is wrong.
+    """
+    default = version < DISABLED_SINCE
+    node = hardware.find("RemoteDisplay") if hardware else None
+    if node is None:
         return RemoteDisplay(enabled=default)
-    attributes = _attributes(element)
+    given = node.attributes
     return RemoteDisplay(
-        enabled=_boolean(attributes, "enabled", default),
-        auth_type=_auth_type(attributes.get("authType", "Null")),
-        auth_timeout=read_number(attributes.get("authTimeout")) or DEFAULT_AUTH_TIMEOUT,
-        allow_multi_connection=_boolean(attributes, "allowMultiConnection", False),
-        reuse_single_connection=_boolean(attributes, "reuseSingleConnection", False),
-        auth_library=attributes.get("authLibrary", ""),
-        properties=_properties(element, attributes),
+        enabled=_boolean(given, "enabled", default),
+        auth_type=_auth_type(given.get("authType", "Null")),
+        auth_timeout=read_number(given.get("authTimeout")) or DEFAULT_AUTH_TIMEOUT,
+        allow_multi_connection=_boolean(given, "allowMultiConnection", False),
+        reuse_single_connection=_boolean(given, "reuseSingleConnection", False),
+        auth_library=given.get("authLibrary", ""),
+        properties=_properties(node),
     )
 
 
@@ -307,20 +306,19 @@ def _auth_type(text: str) -> str:
     raise SettingsError(f"authType {text!r}; there are {', '.join(AUTH_TYPES)}")
 
 
-def _properties(
-    element: etree._Element, attributes: Mapping[str, str]
-) -> dict[str, str]:
+def _properties(display: Node) -> dict[str, str]:
     """Collect the VRDE properties; old attributes first, real properties win."""
+    given = display.attributes
     found: dict[str, str] = {}
-    if attributes.get("port"):
-        found["TCP/Ports"] = "3389" if attributes["port"] == "0" else attributes["port"]
-    if attributes.get("netAddress"):
-        found["TCP/Address"] = attributes["netAddress"]
-    video = _child(element, "VideoChannel")
+    if given.get("port"):
+        found["TCP/Ports"] = "3389" if given["port"] == "0" else given["port"]
+    if given.get("netAddress"):
+        found["TCP/Address"] = given["netAddress"]
+    video = display.find("VideoChannel")
     if video is not None:
-        enabled = read_boolean(video.get("enabled")) or False
+        enabled = read_boolean(video.attributes.get("enabled")) or False
         found["VideoChannel/Enabled"] = "true" if enabled else "false"
-        quality = read_number(video.get("quality")) or 75
+        quality = read_number(video.attributes.get("quality")) or 75
         found["VideoChannel/Quality"] = str(min(max(quality, 10), 100))
-    found |= _pairs(_child(element, "VRDEProperties"), "Property")
+    found |= read_pairs(display.find("VRDEProperties"), "Property")
     return {name: value for name, value in found.items() if value}

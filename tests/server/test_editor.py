@@ -1,5 +1,7 @@
 """Changing machines of every version: what is changed, and that nothing else is."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from rusb.filters.store import from_attributes, read_number
 from rusb.server.machine.document import Document
 from rusb.server.machine.editor import Editor, new_machine
 from rusb.server.machine.hardware import read_parts, to_hardware
-from rusb.server.machine.settings import Machine, load_machine
+from rusb.server.machine.settings import Machine, load_machine, read_machine
 
 MACHINE = """<?xml version="1.0"?>
 <!-- kept -->
@@ -261,6 +263,299 @@ def test_remote_and_mask_of_a_global_filter_are_ignored() -> None:
         from_attributes(attributes)
 
 
+OLD_VERSIONS = [f"1.{minor}" for minor in range(3, 16)]
+DISPLAYS = [
+    "",
+    "<RemoteDisplay/>",
+    "<RemoteDisplay enabled='no' authType='guest' authTimeout='0x100'/>",
+    "<RemoteDisplay enabled='1' port='0' netAddress='::1' new='x'><New/>"
+    "</RemoteDisplay>",
+    "<RemoteDisplay port='5000'><VideoChannel enabled='yes'/></RemoteDisplay>",
+    "<RemoteDisplay port=''><VideoChannel quality='200' x='y'/></RemoteDisplay>",
+    "<RemoteDisplay port='1' netAddress='::1'><VideoChannel/><VRDEProperties>"
+    "<Property name='TCP/Ports' value='2'/><Property name='TCP/Address' value=''/>"
+    "<Property name='VideoChannel/Quality' value='50'/></VRDEProperties>"
+    "</RemoteDisplay>",
+]
+NEW_FORM = """<USB new="x">
+        <!-- new -->
+        <Controllers><Controller name="E" type="EHCI"/></Controllers>
+        <DeviceFilters>
+          <DeviceFilter name="new" active="1" strange="new"/>
+        </DeviceFilters>
+      </USB>"""
+OLD_FORMS = [
+    "",
+    "<USBController enabled='yes'/>",
+    "<USBController enabled='1' enabledEhci='0'/>",
+    "<USBController enabled='no' enabledEhci='1' new='x'/>",
+    """<USBController enabled='true'>
+        <!-- <old> -->
+        <DeviceFilter name='old' active='yes' vendorid='46d' strange='old'><X/>\
+</DeviceFilter>
+        <Unknown/><DeviceFilter name='dropped'/>
+        <DeviceFilter name='two' active='false' remote='1' maskedInterfaces='0x3'/>
+      </USBController>""",
+]
+RAISES = {  # what needs a version (filters.md 2.8), and what it changes
+    "video": (
+        (1, 10),
+        lambda e: e.set_property("VideoChannel/Enabled", "true"),
+        {"VideoChannel/Enabled": "true"},
+    ),
+    "quality": (
+        (1, 10),
+        lambda e: e.set_property("VideoChannel/Quality", "42"),
+        {"VideoChannel/Quality": "42"},
+    ),
+    "property": ((1, 11), lambda e: e.set_property("x", "1"), {"x": "1"}),
+    "library": ((1, 11), lambda e: e.set_auth_library("lib"), {"library": "lib"}),
+    "pack": ((1, 11), lambda e: e.set_display("VRDEExtPack", "p"), {}),
+    "rename": ((1, 14), lambda e: e.rename_usb("OHCI", "Front"), {}),
+    "xhci": ((1, 15), lambda e: e.set_usb("XHCI", True), {"usb": "XHCI"}),
+    "memory": ((1, 0), lambda e: e.set_memory(99), {}),
+    "filter": ((1, 0), lambda e: e.add_filter(99, Filter("f")), {"filter": "f"}),
+    "ports": ((1, 0), lambda e: e.set_property("TCP/Ports", "9"), {"TCP/Ports": "9"}),
+}
+
+
+def meaning(document: Document) -> dict[str, object]:
+    """What rusb reads of a machine, but its version."""
+    machine = read_machine(Document(document.data), Path("M.vbox"))
+    display = machine.remote_display
+    found: dict[str, object] = dict(display.properties)
+    if found.get("VideoChannel/Enabled") == "false":
+        del found["VideoChannel/Enabled"]  # off, as without it
+    if found.get("VideoChannel/Quality") == "75":
+        del found["VideoChannel/Quality"]  # the default
+    display.properties = {}
+    found |= {"library": display.auth_library, "extra": machine.extra_data}
+    display.auth_library = ""
+    found |= {"display": display, "name": machine.name, "uuid": machine.uuid}
+    found |= {f"usb {kind}": 1 for kind in machine.usb_controllers}
+    return found | {"filters": machine.filters}
+
+
+@pytest.mark.parametrize("version", OLD_VERSIONS)
+@pytest.mark.parametrize("what", RAISES)
+def test_a_raised_version_means_what_the_old_one_meant(what: str, version: str) -> None:
+    needs, change, changes = RAISES[what]
+    number = (1, int(version[2:]))
+    for display in DISPLAYS:
+        for usb in [*OLD_FORMS, *(NEW_FORM + old for old in OLD_FORMS)]:
+            text = MACHINE.format(version=version, display=display, usb=usb)
+            editor = Editor(Document(text.encode()))
+            before = meaning(editor.document)
+            want = dict(before)
+            if what == "rename" and "usb OHCI" not in want:
+                continue
+            for key, value in changes.items():
+                if key == "usb":
+                    want[f"usb {value}"] = 1
+                elif key == "filter":
+                    want["filters"] = (*want["filters"], Filter(value))  # type: ignore[misc]
+                else:
+                    want[key] = value
+            change(editor)  # type: ignore[no-untyped-call]
+            assert meaning(editor.document) == want, text
+            is_new = not changes or want != before
+            reached = max(number, needs) if is_new else number
+            assert editor.version == reached
+            raised = f"{version}-linux" if reached > number else None
+            assert editor.raised_from == raised
+            data = editor.document.data
+            assert b'version="1.%d-linux"' % reached[1] in data
+            if number < (1, 11) <= reached:
+                words = (b" port=", b" netAddress=", b"quality=", b"<VideoChannel/>")
+                assert not any(word in data for word in words)
+            if number < reached >= (1, 14):
+                assert b"<USBController" not in data
+            for word in ("strange='old'", 'strange="new"', "<!-- <old> -->", "<X/>"):
+                assert (word in text) == (word.encode() in data)
+            for word in ("new=", "<New/>", "<!-- kept -->", "<Unknown/>"):
+                assert (word in text) == (word.encode() in data)
+
+
+def test_the_form_of_usb_since_1_14() -> None:
+    editor = make("1.12")
+    editor.set_usb("XHCI", True)
+    assert (
+        b"""
+      <!-- between -->
+      <Network/>
+      <USB>
+        <Controllers>
+          <Controller name="OHCI" type="OHCI"/>
+          <Controller name="xHCI" type="XHCI"/>
+        </Controllers>
+        <DeviceFilters>
+          <DeviceFilter name="one" active="true" vendorId="0529" strange="kept"/>
+        </DeviceFilters>
+      </USB>
+    </Hardware>"""
+        in editor.document.data
+    )
+
+
+def test_version_1_10_has_the_element_videochannel() -> None:
+    editor = make("1.10")
+    before = editor.document.data
+    editor.set_property("VideoChannel/Enabled", "TRUE")
+    editor.set_property("VideoChannel/Quality", "5")
+    assert b'<VideoChannel enabled="true" quality="10"/>' in editor.document.data
+    editor.set_property("VideoChannel/Enabled", "off")
+    editor.set_property("VideoChannel/Quality", "words")
+    assert b'<VideoChannel enabled="false" quality="75"/>' in editor.document.data
+    editor.set_property("VideoChannel/Quality", "")
+    editor.set_property("VideoChannel/Enabled", "")
+    assert editor.document.data == before
+    assert editor.raised_from is None
+
+
+def test_an_old_attribute_of_a_new_version_gives_way() -> None:
+    for value in ("4000", "3389"):
+        text = MACHINE.format(version="1.14", display=DISPLAYS[4], usb="")
+        editor = Editor(Document(text.encode()))
+        editor.set_property("TCP/Ports", value)
+        assert meaning(editor.document)["TCP/Ports"] == value
+        assert b"port=" not in editor.document.data
+    editor.set_property("VideoChannel/Enabled", "")
+    assert "VideoChannel/Enabled" not in meaning(editor.document)
+
+
+def test_d5_booleans_in_every_form() -> None:
+    for old, kind, is_on, want in (
+        ("enabled='yes'", "EHCI", False, b"enabled='true' enabledEhci=\"false\""),
+        ("enabled='1' enabledEhci='no'", "EHCI", True, b"'true' enabledEhci='true'"),
+        ("enabled='yes' enabledEhci='1'", "OHCI", False, b"'false' enabledEhci='true'"),
+        ("enabled='on' enabledEhci='1'", "OHCI", True, b"'true' enabledEhci='true'"),
+        ("enabledEhci='TRUE'", "OHCI", True, b"enabledEhci='false' enabled=\"true\""),
+    ):
+        text = MACHINE.format(version="1.9", display="", usb=f"<USBController {old}/>")
+        editor = Editor(Document(text.encode()))
+        editor.set_usb(kind, is_on)
+        assert want in editor.document.data
+        assert (f"usb {kind}" in meaning(editor.document)) is is_on
+
+
+def test_what_is_so_already_changes_nothing() -> None:
+    for version in VERSIONS:
+        editor = make(version)
+        before = editor.document.data
+        editor.set_usb("OHCI", True)
+        editor.set_usb("EHCI", False)
+        editor.set_usb("XHCI", False)
+        editor.set_auth_type("external")
+        editor.set_auth_library("")
+        editor.set_property("TCP/Ports", "3390")
+        editor.set_property("Client/DisableUSB", "")
+        editor.set_property("VideoChannel/Enabled", "")
+        editor.set_vrde(version < "1.16")
+        editor.set_extra("x", "")
+        editor.set_memory(256)
+        editor.set_nic(2, "none")
+        editor.set_description("")
+        editor.replace_filter(0, editor.filters()[0])
+        assert editor.document.data == before
+
+
+def test_defaults_are_not_written() -> None:
+    for version, is_on in (("1.12", True), ("1.18", False)):
+        text = MACHINE.format(version=version, display="", usb="")
+        editor = Editor(Document(text.encode()))
+        editor.set_vrde(not is_on)
+        word = b"false" if is_on else b"true"
+        assert b'<RemoteDisplay enabled="%s"/>' % word in editor.document.data
+        editor.set_vrde(is_on)
+        editor.set_auth_type("guest")
+        assert b'<RemoteDisplay authType="Guest"/>' in editor.document.data
+        editor.set_auth_type("NULL")
+        assert editor.document.data == text.encode()
+        editor.set_property("b", "1")
+        editor.set_property("A", "1")
+        editor.set_property("\u00e4", "1")
+        names = re.findall(rb'name="([^"]+)" value', editor.document.data)
+        assert names == [b"A", b"b", b"&#xE4;"]  # in the order of bytes
+        for name in ("A", "b", "\u00e4"):
+            editor.set_property(name, "")
+        assert editor.document.data == text.encode()
+
+
+def test_only_what_differs_in_a_filter_is_written() -> None:
+    old = """<USBController enabled='true' enabledEhci='true'>
+        <DeviceFilter vendorid='46d' active='yes' x="1" name='n' maskedInterfaces='3'/>
+      </USBController>"""
+    text = MACHINE.format(version="1.7", display="", usb=old)
+    editor = Editor(Document(text.encode()))
+    (before,) = editor.filters()
+    editor.replace_filter(0, replace(before, product="P"))
+    data = editor.document.data
+    assert text.encode().replace(b"='3'/", b"='3' product=\"P\"/") == data
+    editor.replace_filter(0, replace(before, vendor_id=""))
+    assert b"<DeviceFilter active='yes' x=\"1\" name='n' maskedInterfaces='3'/>" in (
+        editor.document.data
+    )
+    editor.replace_filter(0, before)
+    assert b"'3' vendorId=\"046D\"/>" in editor.document.data
+
+
+def test_networks_keep_what_is_theirs() -> None:
+    nat = """<NAT network="10.1/16"><Forwarding name="ssh"/></NAT>"""
+    adapter = f"""<Adapter slot='0' enabled='true'>{nat}<DisabledModes/></Adapter>"""
+    usb = f"<Network>{adapter}</Network>"
+    text = MACHINE.format(version="1.18", display="", usb=usb)
+    editor = Editor(Document(text.encode()))
+    editor.set_nic(1, "nat")
+    assert editor.document.data == text.encode()
+    editor.set_nic(1, "null")
+    assert editor.document.data == text.replace(nat, "").encode()
+    editor.set_nic(1, "nat")
+    parts = read_parts(editor.document, Path())
+    assert parts.adapters[0].mode == "NAT"
+
+
+def test_media_of_others_stay_registered(tmp_path: Path) -> None:
+    registry = """<MediaRegistry>
+      <HardDisks>
+        <HardDisk uuid="{1}" location="base.vdi">
+          <HardDisk uuid="{2}" location="d.vdi"/>
+        </HardDisk>
+        <HardDisk uuid="{3}" location="other.vdi"/>
+        <HardDisk uuid="{4}" location="snapshot.vdi"/>
+      </HardDisks>
+    </MediaRegistry>
+    <Snapshot><StorageControllers><StorageController name="A">
+      <AttachedDevice><Image uuid="{4}"/></AttachedDevice>
+    </StorageController></StorageControllers></Snapshot>
+    <Hardware"""
+    drives = """<StorageControllers>
+        <StorageController name="A" type="AHCI">
+          <AttachedDevice port="0x0" device="0"><Image uuid="{2}"/></AttachedDevice>
+          <AttachedDevice port="0x1" device="0"><Image uuid="{4}"/></AttachedDevice>
+        </StorageController>
+      </StorageControllers>"""
+    text = MACHINE.format(version="1.18", display=drives, usb="")
+    text = text.replace("<Hardware", registry)
+    for port in (0, 1):
+        editor = Editor(Document(text.encode()), tmp_path)
+        editor.detach("A", port, 0)
+        head, _, rest = text.partition(f'<AttachedDevice port="0x{port}')
+        rest = rest.partition("</AttachedDevice>")[2]
+        assert editor.document.data == (head.rstrip() + rest).encode()
+        editor.attach("A", port, 0, "hdd", tmp_path / "other.vdi")
+        assert b'device="0">\n            <Image uuid="{3}"/>' in editor.document.data
+        assert editor.document.data.count(b"other.vdi") == 1
+        editor.attach("A", port, 0, "hdd", tmp_path / "other.vdi")
+        assert editor.document.data.count(b"{3}") == 2
+
+
+def test_a_platform_cannot_leave_the_folder() -> None:
+    text = MACHINE.format(version="1.10-../../x", display="", usb="")
+    editor = Editor(Document(text.encode()))
+    editor.set_auth_library("x")
+    assert editor.raised_from == "1.10-linux"
+
+
 def test_a_new_machine(tmp_path: Path) -> None:
     number, data = new_machine("Windows XP", "WindowsXP")
     path = tmp_path / "x.vbox"
@@ -295,5 +590,31 @@ def test_what_is_refused() -> None:
         editor.rename_usb("EHCI", "x")
     editor.rename_usb("OHCI", "Front")
     assert b'name="Front" type="OHCI"' in editor.document.data
-    with pytest.raises(SettingsError, match="not the .vbox file of a machine"):
-        Editor(Document(b"<VirtualBox><Global/></VirtualBox>"))
+    for old, new in (("EHCI", "x"), ("Front", "")):
+        with pytest.raises(SettingsError):
+            editor.rename_usb(old, new)
+    with pytest.raises(SettingsError, match="cannot be empty"):
+        editor.set_attribute("name", "")
+    for ports in ("0-5", "5000, 5001", "70000", "a"):
+        with pytest.raises(SettingsError, match="not a list of ports"):
+            editor.set_property("TCP/Ports", ports)
+    editor.add_controller("Y", "ide")
+    with pytest.raises(SettingsError, match="already a storage controller"):
+        editor.rename_controller("Y", "X")
+    xmlns = b"xmlns='http://www.virtualbox.org/' version='1.18'"
+    for data in (
+        b"<VirtualBox version='1.18'><Machine/></VirtualBox>",
+        b"<VirtualBox %s><Global/></VirtualBox>" % xmlns,
+        b"<VirtualBox %s><Sealed/></VirtualBox>" % xmlns,
+    ):
+        with pytest.raises(SettingsError):
+            Editor(Document(data))
+
+
+def test_a_wrong_filter_is_an_error_of_the_settings() -> None:
+    editor = make("1.18")
+    data = editor.document.data.replace(b'"0529"', b'"12345"')
+    editor = Editor(Document(data))
+    with pytest.raises(SettingsError, match='USB filter 0 "one": vendorId'):
+        editor.add_filter(0, Filter(name="x"))
+    assert editor.document.data == data

@@ -1,11 +1,14 @@
 """Reading ``.vbox`` files: the examples of filters.md 2.2, versions, hostile input."""
 
+import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.settings import MAX_SIZE, Machine, RemoteDisplay, load_machine
+from rusb.server.machine.document import MAX_SIZE
+from rusb.server.machine.settings import Machine, RemoteDisplay, load_machine
 
 DATA = Path(__file__).with_name("data")
 
@@ -134,10 +137,59 @@ def test_a_wrong_value_is_named(tmp_path: Path, inside: str, sentence: str) -> N
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("version", ["", "1", "1.2-linux", "1.20-linux", "9.9", "x.y"])
-def test_versions_that_are_not_known(tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize(
+    "version", ["", "1", "1.2-linux", "1.x", "x.y", "\u0661.\u0663", "1.18.1", "-1.3"]
+)
+def test_versions_that_cannot_be_read(tmp_path: Path, version: str) -> None:
     with pytest.raises(SettingsError, match="version"):
         load_machine(vbox(tmp_path, "", version))
+
+
+@pytest.mark.parametrize("minor", range(3, 20))
+def test_versions_that_are_read(
+    tmp_path: Path, minor: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside = (
+        "<USBController enabled='1' enabledEhci='yes'>"
+        "<DeviceFilter name='old' active='1' vendorid='46d'/></USBController>"
+        "<USB><Controllers><Controller name='OHCI' type='OHCI'/></Controllers>"
+        "<DeviceFilters><DeviceFilter name='new' active='true'/></DeviceFilters></USB>"
+    )
+    machine = load_machine(vbox(tmp_path, inside, f"1.{minor}-solaris"))
+    assert machine.version == (1, minor)
+    old = minor <= 14  # filters.md 2.3: both forms up to 1.14
+    assert machine.usb_controllers == (("OHCI", "EHCI") if old else ("OHCI",))
+    assert [f.name for f in machine.filters] == (["new", "old"] if old else ["new"])
+    assert machine.remote_display.enabled is (minor < 16)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("version", ["1.20-linux", "1.100", "2.0-linux", "9.9"])
+def test_newer_versions_are_read_with_a_warning(
+    tmp_path: Path, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside = "<New/><USBController enabled='true'/><Memory RAMSize='5' new='x'/>"
+    with caplog.at_level(logging.WARNING):
+        machine = load_machine(vbox(tmp_path, inside, version))
+    assert machine.version > (1, 19)
+    assert machine.usb_controllers == ()
+    assert not machine.remote_display.enabled
+    (record,) = caplog.records
+    assert "is newer than 1.19" in record.getMessage()
+
+
+def test_what_is_of_another_namespace_does_not_count(tmp_path: Path) -> None:
+    inside = (
+        "<f:RemoteDisplay xmlns:f='urn:f' enabled='true'/><x xmlns='urn:f'>"
+        "<USB><Controllers><Controller type='OHCI'/></Controllers></USB></x>"
+        "<USB xmlns='urn:f'><Controllers><Controller type='EHCI'/></Controllers></USB>"
+        "<v:USB xmlns:v='http://www.virtualbox.org/'><v:Controllers>"
+        "<v:Controller name='c' type='XHCI' f:type='OHCI' xmlns:f='urn:f'/>"
+        "</v:Controllers></v:USB>"
+    )
+    machine = load_machine(vbox(tmp_path, inside))
+    assert not machine.remote_display.enabled
+    assert machine.usb_controllers == ("XHCI",)
 
 
 BOMB = (
@@ -156,7 +208,7 @@ BOMB = (
         (b"MZ\x90\0", "is not XML"),
         (b"<VirtualBox>", "is not XML"),
         (b"<html/>", "not <VirtualBox>"),
-        (b"<VirtualBox version='1.18'/>", "not <VirtualBox> of"),
+        (b"<VirtualBox version='1.18'/>", "of no namespace, not <VirtualBox> of"),
         (
             b"<VirtualBox xmlns='http://www.virtualbox.org/' version='1.19'>"
             b"<MachineEncrypted/></VirtualBox>",
@@ -181,6 +233,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_machine(tmp_path / "nowhere.vbox")
     with pytest.raises(SettingsError, match="Is a directory"):
         load_machine(tmp_path)
+    os.mkfifo(tmp_path / "fifo.vbox")
+    with pytest.raises(SettingsError, match=r"not a regular file; name a \.vbox"):
+        load_machine(tmp_path / "fifo.vbox")
 
 
 @pytest.mark.parametrize(

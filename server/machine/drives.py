@@ -1,0 +1,226 @@
+"""Change the storage controllers, drives and media of a machine (filters.md 2.8)."""
+
+import uuid
+from pathlib import Path
+
+from rusb.errors import SettingsError
+from rusb.filters.store import read_number
+
+from .document import Document, Node
+from .settings import machine_node, parse_version
+
+__all__ = ["BUSES", "BUS_OF", "DrivesEditor", "media"]
+
+STORAGE_IN_HARDWARE_SINCE = (1, 17)
+
+BUSES = {
+    "ide": ("PIIX4", 2),
+    "sata": ("AHCI", 30),
+    "scsi": ("LsiLogic", 16),
+    "floppy": ("I82078", 1),
+    "usb": ("USB", 8),
+    "virtio": ("VirtioSCSI", 16),
+}
+"""Storage controllers: the default chip and the number of ports."""
+
+BUS_OF = {
+    "PIIX3": "ide",
+    "PIIX4": "ide",
+    "ICH6": "ide",
+    "AHCI": "sata",
+    "IntelAhci": "sata",
+    "LsiLogic": "scsi",
+    "BusLogic": "scsi",
+    "LsiLogicSas": "scsi",
+    "I82078": "floppy",
+    "USB": "usb",
+    "VirtioSCSI": "virtio",
+}
+"""Chip to bus."""
+
+_MEDIA = {
+    "hdd": ("HardDisk", "HardDisks", "HardDisk"),
+    "dvd": ("DVD", "DVDImages", "Image"),
+    "floppy": ("Floppy", "FloppyImages", "Image"),
+}
+"""Kinds: type of AttachedDevice, list in the registry, element in it."""
+
+
+def media(machine: Node, *groups: str) -> list[Node]:
+    """Return the entries of a machine's registry of media; differencing disks, too.
+
+    Args:
+        groups: lists to look in; none: all of them.
+    """
+    registry = machine.find("MediaRegistry")
+    stack = registry.children if registry else []
+    stack = [node for node in stack if not groups or node.name in groups]
+    found = []
+    while stack:
+        node = stack.pop()
+        stack += node.children
+        if node.attributes.get("uuid") and node.attributes.get("location"):
+            found.append(node)
+    return found
+
+
+class DrivesEditor:
+    """Changes the drives of a machine.
+
+    Args:
+        document: its settings; the document's text is what to write.
+        folder: where its file is; locations of media may be relative to it.
+
+    Attributes:
+        version: of the settings.
+
+    Raises:
+        SettingsError: the document is not a machine's.
+    """
+
+    def __init__(self, document: Document, folder: Path | None = None) -> None:
+        self.document = document
+        self._machine = machine_node(document)
+        self._folder = folder or Path()
+        self.version = parse_version(document.root.attributes.get("version", ""))
+
+    def add_controller(
+        self, name: str, bus: str, chip: str = "", ports: int = 0
+    ) -> None:
+        """Add a storage controller.
+
+        Raises:
+            SettingsError: there is one of that name.
+        """
+        if self._find_controller(name) is not None:
+            raise SettingsError(f"there is already a storage controller named {name!r}")
+        default, most = BUSES[bus]
+        if chip and BUS_OF.get(chip) != bus:
+            chips = ", ".join(c for c, b in BUS_OF.items() if b == bus)
+            raise SettingsError(f"{chip!r} is no {bus} controller: {chips}")
+        attributes = {"name": name, "type": chip or default}
+        attributes |= {"PortCount": str(ports or min(most, 4)), "Bootable": "true"}
+        path = ("Hardware",) if self.version >= STORAGE_IN_HARDWARE_SINCE else ()
+        parent = self.document.ensure("Machine", *path, "StorageControllers")
+        self.document.add(parent, "StorageController", attributes)
+
+    def remove_controller(self, name: str) -> None:
+        """Remove a storage controller and what is attached to it.
+
+        Raises:
+            SettingsError: there is none of that name.
+        """
+        controller = self._controller(name)
+        for node in list(controller.all("AttachedDevice")):
+            self._detach(node)
+        self.document.remove(controller)
+
+    def rename_controller(self, name: str, new: str) -> None:
+        """Rename a storage controller.
+
+        Raises:
+            SettingsError: there is none of that name, or already one of the new one.
+        """
+        controller = self._controller(name)
+        if self._find_controller(new) not in (None, controller):
+            raise SettingsError(f"there is already a storage controller named {new!r}")
+        self.document.set(controller, "name", new)
+
+    def attach(
+        self, name: str, port: int, device: int, kind: str, medium: Path | None
+    ) -> None:
+        """Put a medium, or an empty drive, into a place; what was there goes.
+
+        Args:
+            name: of the storage controller.
+            kind: ``hdd``, ``dvd`` or ``floppy``.
+            medium: an image; None: the drive is empty.
+
+        Raises:
+            SettingsError: no such controller, or an empty hard disk.
+        """
+        if medium is None and kind == "hdd":
+            raise SettingsError("a hard disk cannot be empty; give it a medium")
+        before = self._attached(name, port, device)
+        attributes = {"type": _MEDIA[kind][0], "hotpluggable": "false"}
+        attributes |= {"port": str(port), "device": str(device)}
+        controller = self._controller(name)
+        node = self.document.add(controller, "AttachedDevice", attributes)
+        if medium is not None:
+            number = self._register(kind, medium)
+            self.document.add(node, "Image", {"uuid": f"{{{number}}}"})
+        if before is not None:
+            self._detach(before)
+
+    def detach(self, name: str, port: int, device: int) -> None:
+        """Take the drive in a place away.
+
+        Raises:
+            SettingsError: there is no such controller, or no drive there.
+        """
+        node = self._attached(name, port, device)
+        if node is None:
+            raise SettingsError(
+                f"nothing is attached to port {port}, device {device} of {name!r}"
+            )
+        self._detach(node)
+
+    # ------------------------------------------------------------- our own ----
+
+    def _find_controller(self, name: str) -> Node | None:
+        for path in (("Hardware", "StorageControllers"), ("StorageControllers",)):
+            parent = self._machine.find(*path)
+            for node in parent.all("StorageController") if parent else ():
+                if node.attributes.get("name") == name:
+                    return node
+        return None
+
+    def _controller(self, name: str) -> Node:
+        found = self._find_controller(name)
+        if found is None:
+            raise SettingsError(f"there is no storage controller named {name!r}")
+        return found
+
+    def _attached(self, name: str, port: int, device: int) -> Node | None:
+        for node in self._controller(name).all("AttachedDevice"):
+            place = (node.attributes.get(word, "0") for word in ("port", "device"))
+            if tuple(map(read_number, place)) == (port, device):
+                return node
+        return None
+
+    def _register(self, kind: str, medium: Path) -> str:
+        """Return the UUID of a medium in the machine's registry; make an entry."""
+        _, group, element = _MEDIA[kind]
+        for node in media(self._machine, group):
+            if self._folder / node.attributes["location"] == self._folder / medium:
+                return node.attributes["uuid"].strip("{}")
+        number = str(uuid.uuid4())
+        attributes = {"uuid": f"{{{number}}}", "location": str(medium)}
+        if kind == "hdd":
+            formats = {".vdi": "VDI", ".vmdk": "VMDK", ".vhd": "VHD"}
+            attributes["format"] = formats.get(medium.suffix.lower(), "RAW")
+            attributes["type"] = "Normal"
+        parent = self.document.ensure("Machine", "MediaRegistry", group)
+        self.document.add(parent, element, attributes)
+        return number
+
+    def _detach(self, node: Node) -> None:
+        """Remove a drive, and the entry of its medium if that was its last one.
+
+        Differencing disks and those they build on stay registered.
+        """
+        image = node.find("Image")
+        self.document.remove(node)
+        number = image.attributes.get("uuid", "").lower() if image else ""
+        stack = [self._machine]
+        while stack:  # snapshots have drives, too
+            other = stack.pop()
+            stack += other.children
+            is_drive = other.name == "AttachedDevice"
+            image = other.find("Image") if is_drive else None
+            if image and image.attributes.get("uuid", "").lower() == number:
+                return
+        for entry in media(self._machine):
+            is_plain = not entry.children and entry.parent and entry.parent.depth == 3
+            if entry.attributes["uuid"].lower() == number and is_plain:
+                self.document.remove(entry)
