@@ -5,21 +5,32 @@ global extra data and the properties of the installation.
 """
 
 import os
+import re
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rusb.errors import FilterError, SettingsError
+from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.filters.store import from_attributes, to_attributes
 
 from .document import Document, Node
-from .editor import Editor, new_machine
-from .files import change_file, locked_folder, write_file
-from .settings import Machine, load_machine
+from .drives import media
+from .editor import PROPERTIES_SINCE, Editor, new_machine, set_extra
+from .files import change_file, locked_folder, make_folder, read_file, write_file
+from .filter_list import FilterList
+from .settings import (
+    NAMESPACE,
+    Machine,
+    load_machine,
+    machine_node,
+    parse_version,
+    read_machine,
+    read_pairs,
+)
 
-__all__ = ["Entry", "Registry"]
+__all__ = ["Entry", "Registry", "Removal"]
 
 FILE = "VirtualBox.xml"
 
@@ -34,6 +45,12 @@ _NEW = b"""<?xml version="1.0"?>
 """
 
 _BAD_NAMES = ("", ".", "..")
+
+MAX_NAME = 200
+"""Bytes of a machine's name; names of files have at most 255."""
+
+_OLD_PROPERTIES = {"VRDEAuthLibrary": "remoteDisplayAuthLibrary"}
+"""Properties of the installation and their names before PROPERTIES_SINCE (2.8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,20 @@ class Entry:
     def name(self) -> str:
         """Its name, or what stands for one."""
         return self.machine.name if self.machine else "<inaccessible>"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of a machine that is no longer registered.
+
+    Attributes:
+        deleted: files of the machine that were deleted.
+        kept: images of its hard disks that were not.
+    """
+
+    entry: Entry
+    deleted: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
 
 
 class Registry:
@@ -88,13 +119,16 @@ class Registry:
 
     def machines(self) -> list[Entry]:
         """Every registered machine, in the order of registration."""
-        return [_entry(node) for node in self._nodes("MachineRegistry", "MachineEntry")]
+        return [self._entry(node) for node in _machines(self._document())]
 
     def find(self, text: str) -> Entry:
         """Find a machine by its UUID, its name, or the path of its file.
 
+        A path may be that of a machine that is not registered.
+
         Raises:
-            SettingsError: there is none, or several of that name.
+            SettingsError: there is none, or several of that name, or the file at the
+                path is not a machine's.
         """
         entries = self.machines()
         wanted = text.strip("{}").lower()
@@ -107,9 +141,13 @@ class Registry:
         if named:
             raise SettingsError(f"several machines are named {text!r}; use a UUID")
         path = Path(text)
-        if path.suffix == ".vbox" and path.exists():
-            machine = load_machine(path)
-            return Entry(machine.uuid, path.absolute(), machine)
+        if path.suffix == ".vbox":
+            place = os.path.realpath(path)
+            for entry in entries:
+                if os.path.realpath(entry.path) == place:
+                    return entry
+            if path.exists():
+                return _load_entry(path)
         raise SettingsError(
             f"could not find a registered machine named {text!r}; 'list vms' shows"
             " those that there are"
@@ -119,13 +157,15 @@ class Registry:
         """Make the settings of a new machine; it is not registered yet.
 
         Raises:
-            SettingsError: the name cannot be a folder's, or is taken.
+            SettingsError: the name cannot be a folder's, or is taken, or the folder
+                cannot be written.
         """
-        if name in _BAD_NAMES or "/" in name or "\0" in name or len(name) > 200:
+        is_long = len(name.encode("utf-8", "replace")) > MAX_NAME
+        if name in _BAD_NAMES or "/" in name or "\0" in name or is_long:
             raise SettingsError(f"{name!r} cannot be the name of a machine's folder")
         home = (Path(folder) if folder else self.machine_folder) / name
         path = home.absolute() / f"{name}.vbox"
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         number, data = new_machine(name, os_type)
         with locked_folder(home):
             if path.exists():
@@ -140,20 +180,17 @@ class Registry:
             SettingsError: its settings cannot be used, or it, or one of its name, is
                 on the list.
         """
-        machine = load_machine(path.absolute())
-        if not machine.uuid:
-            raise SettingsError(f"{path}: the machine has no uuid")
-        entry = Entry(machine.uuid.lower(), path.absolute(), machine)
+        entry = _load_entry(path)
 
         def change(document: Document) -> None:
-            known = [_entry(node) for node in _machines(document)]
+            known = [self._entry(node) for node in _machines(document)]
             if any(e.uuid == entry.uuid for e in known):
                 raise SettingsError(
                     f"a machine with UUID {{{entry.uuid}}} is registered already"
                 )
-            if any(e.name == machine.name for e in known):
+            if any(e.name == entry.name for e in known):
                 raise SettingsError(
-                    f"a machine named {machine.name!r} is registered already"
+                    f"a machine named {entry.name!r} is registered already"
                 )
             attributes = {"uuid": f"{{{entry.uuid}}}", "src": str(entry.path)}
             parent = document.ensure("Global", "MachineRegistry")
@@ -162,146 +199,182 @@ class Registry:
         self._change(change)
         return entry
 
-    def unregister(self, text: str, *, delete: bool = False) -> Entry:
+    def unregister(
+        self, text: str, *, delete: bool = False, disks: bool = False
+    ) -> Removal:
         """Take a machine off the list.
 
         Args:
             text: what :meth:`find` takes.
             delete: remove its settings and logs, and its folder if nothing is left.
+            disks: with *delete*, remove the images of its hard disks, too, that lie
+                in its folder and that no other registered machine has.
 
         Raises:
-            SettingsError: there is no such machine.
+            SettingsError: there is no such machine, or a file cannot be deleted.
         """
         entry = self.find(text)
 
         def change(document: Document) -> None:
             for node in _machines(document):
-                if node.attributes["uuid"].strip("{}").lower() == entry.uuid:
+                if _uuid(node) == entry.uuid:
                     document.remove(node)
                     return
             raise SettingsError(f"machine {text!r} is not registered")
 
         self._change(change)
-        if delete:
-            for extra in ("", "-prev", "-tmp"):
-                Path(f"{entry.path}{extra}").unlink(missing_ok=True)
-            shutil.rmtree(entry.path.parent / "Logs", ignore_errors=True)
-            if not any(entry.path.parent.iterdir()):
-                entry.path.parent.rmdir()
-        return entry
+        if not delete:
+            return Removal(entry)
+        return _delete(entry, self.machines(), disks=disks)
 
     def edit(self, entry: Entry, change: Callable[[Editor], None]) -> Machine:
         """Change a machine's settings, all or nothing; return them as they are now.
 
         Raises:
-            SettingsError: what *change* raises, or writing failed.
+            SettingsError: what *change* raises, or the result could not be read
+                again, or writing failed.
         """
+        changed: Machine | None = None
 
         def apply(data: bytes) -> bytes:
-            editor = Editor(Document(data, str(entry.path)))
+            nonlocal changed
+            editor = Editor(Document(data, str(entry.path)), entry.path.parent)
             change(editor)
+            after = editor.document.data
+            changed = read_machine(Document(after, str(entry.path)), entry.path)
             if editor.raised_from is not None:
                 old = f"{entry.path.stem}-{editor.raised_from}.vbox"
                 copy = entry.path.with_name(old)
                 if not copy.exists():
                     write_file(copy, data)
-            return editor.document.data
+            return after
 
         change_file(entry.path, apply)
-        return load_machine(entry.path)
+        assert changed is not None
+        return changed
 
     # -------------------------------------------------------------- global ----
 
     def get_property(self, name: str) -> str:
         """Return an attribute of SystemProperties; empty: unset."""
-        document = self._document()
-        node = document.find("Global", "SystemProperties")
-        return node.attributes.get(name, "") if node else ""
+        node = self._document().find("Global", "SystemProperties")
+        given = node.attributes if node else {}
+        return given.get(name) or given.get(_OLD_PROPERTIES.get(name, ""), "")
 
     def set_property(self, name: str, value: str) -> None:
         """Set it; empty removes it."""
 
         def change(document: Document) -> None:
             node = document.ensure("Global", "SystemProperties")
-            document.set(node, name, value or None)
+            names = [name, _OLD_PROPERTIES.get(name, name)]
+            version = parse_version(document.root.attributes.get("version", ""))
+            written = names[version < PROPERTIES_SINCE]
+            for known in names:
+                document.set(node, known, value or None if known == written else None)
 
         self._change(change)
 
     def extra_data(self) -> dict[str, str]:
-        """The global extra data."""
-        return {
-            node.attributes.get("name", ""): node.attributes.get("value", "")
-            for node in self._nodes("ExtraData", "ExtraDataItem")
-        }
-
-    def set_extra(self, key: str, value: str) -> None:
-        """Set a key of it; empty removes it."""
-
-        def change(document: Document) -> None:
-            parent = document.ensure("Global", "ExtraData")
-            for node in parent.all("ExtraDataItem"):
-                if node.attributes.get("name") == key:
-                    if value:
-                        document.set(node, "value", value)
-                    else:
-                        document.remove(node)
-                    return
-            if value:
-                attributes = {"name": key, "value": value}
-                document.add(parent, "ExtraDataItem", attributes)
-
-        self._change(change)
-
-    def filters(self) -> list[Filter]:
-        """The global filters, in order.
+        """The global extra data.
 
         Raises:
-            SettingsError: one of them is wrong.
+            SettingsError: an item of it has no name or no value.
         """
-        return [f for f in map(_filter, self._filter_nodes()) if f is not None]
+        parent = self._document().find("Global", "ExtraData")
+        return read_pairs(parent, "ExtraDataItem")
+
+    def set_extra(self, key: str, value: str) -> None:
+        """Set a key of it; empty removes it.
+
+        Raises:
+            SettingsError: the key is empty or has control characters.
+        """
+        self._change(lambda document: set_extra(document, "Global", key, value))
+
+    def filters(self) -> list[Filter]:
+        """The global filters, in order, up to the first that is wrong."""
+        return _filters(self._document()).filters
 
     def change_filters(self, change: Callable[[list[Filter]], None]) -> None:
-        """Change the list of global filters in place."""
+        """Change the list of global filters in place; the file where it differs.
+
+        Raises:
+            SettingsError: what *change* raises, or there are too many.
+        """
 
         def apply(document: Document) -> None:
-            parent = document.ensure("Global", "USBDeviceFilters")
-            found = [f for f in map(_filter, parent.children) if f is not None]
-            change(found)
-            while (parent := document.ensure("Global", "USBDeviceFilters")).children:
-                document.remove(parent.children[0])
-            for given in found:
-                parent = document.ensure("Global", "USBDeviceFilters")
-                attributes = to_attributes(given, is_global=True)
-                document.add(parent, "DeviceFilter", attributes)
+            found = _filters(document)
+            wanted = list(found.filters)
+            change(wanted)
+            found.change(wanted)
 
         self._change(apply)
 
     # ------------------------------------------------------------- our own ----
 
-    def _filter_nodes(self) -> list[Node]:
-        return self._nodes("USBDeviceFilters", "DeviceFilter")
-
     def _document(self) -> Document:
-        data = self.path.read_bytes() if self.path.exists() else _NEW
-        return Document(data, str(self.path))
+        return self._checked(read_file(self.path) if self.path.exists() else _NEW)
 
-    def _nodes(self, parent: str, name: str) -> list[Node]:
-        found = self._document().find("Global", parent)
-        return list(found.all(name)) if found else []
+    def _checked(self, data: bytes) -> Document:
+        document = Document(data, str(self.path))
+        is_ours = document.namespace == NAMESPACE and document.root.name == "VirtualBox"
+        if not is_ours or document.find("Global") is None:
+            raise SettingsError(
+                f"{self.path} is not the list of machines: it has no <Global> in a"
+                f" <VirtualBox> of {NAMESPACE}"
+            )
+        return document
+
+    def _entry(self, node: Node) -> Entry:
+        path = self.home / node.attributes["src"]
+        try:
+            return Entry(_uuid(node), path, load_machine(path))
+        except SettingsError as error:
+            return Entry(_uuid(node), path, None, str(error))
 
     def _change(self, change: Callable[[Document], None]) -> None:
-        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self.home, 0o700)
         if not self.path.exists():
             with locked_folder(self.home):
                 if not self.path.exists():
                     write_file(self.path, _NEW)
 
         def apply(data: bytes) -> bytes:
-            document = Document(data, str(self.path))
+            document = self._checked(data)
             change(document)
             return document.data
 
         change_file(self.path, apply)
+
+
+def _filters(document: Document) -> FilterList:
+    parent = document.find("Global", "USBDeviceFilters")
+    return FilterList(
+        document,
+        (parent,),
+        lambda: document.ensure("Global", "USBDeviceFilters"),
+        is_global=True,
+    )
+
+
+def _uuid(node: Node) -> str:
+    return node.attributes["uuid"].strip("{}").lower()
+
+
+def _load_entry(path: Path) -> Entry:
+    """Make the entry of a machine's file.
+
+    Raises:
+        SettingsError: it cannot be used, or has no UUID.
+    """
+    path = path.absolute()
+    machine = load_machine(path)
+    try:
+        return Entry(str(uuid.UUID(machine.uuid)), path, machine)
+    except ValueError:
+        raise SettingsError(
+            f"{path}: the machine has no UUID, but {machine.uuid!r}"
+        ) from None
 
 
 def _machines(document: Document) -> list[Node]:
@@ -310,18 +383,59 @@ def _machines(document: Document) -> list[Node]:
     return [n for n in found if n.attributes.get("uuid") and n.attributes.get("src")]
 
 
-def _entry(node: Node) -> Entry:
-    number = node.attributes.get("uuid", "").strip("{}").lower()
-    path = Path(node.attributes.get("src", ""))
-    try:
-        return Entry(number, path, load_machine(path))
-    except SettingsError as error:
-        return Entry(number, path, None, str(error))
+def _hard_disks(path: Path) -> list[Path]:
+    """Return where the images of a machine's hard disks are."""
+    document = Document(read_file(path), str(path))
+    nodes = media(machine_node(document), "HardDisks")
+    places = [path.parent / node.attributes["location"] for node in nodes]
+    return [Path(os.path.realpath(place)) for place in places]
 
 
-def _filter(node: Node) -> Filter | None:
+def _in_use(others: Sequence[Entry]) -> set[Path] | None:
+    """Return the images of other machines; None: that cannot be known."""
+    found: set[Path] = set()
+    for other in others:
+        try:
+            found.update(_hard_disks(other.path))
+        except SettingsError:
+            if other.path.exists():
+                return None
+    return found
+
+
+def _delete(entry: Entry, others: Sequence[Entry], *, disks: bool) -> Removal:
+    """Delete the files of a machine that is no longer registered."""
+    folder = Path(os.path.realpath(entry.path.parent))
+    images = sorted(set(_hard_disks(entry.path))) if entry.machine else []
+    used = _in_use(others) if disks else None
+    ours = []
+    if used is not None:
+        ours = [i for i in images if folder in i.parents and i not in used]
+    is_shared = any(folder == Path(os.path.realpath(o.path.parent)) for o in others)
+    files = [path for path in (*_settings_files(entry.path), *ours) if path.is_file()]
     try:
-        return from_attributes(node.attributes)
-    except FilterError as error:
-        name = node.attributes.get("name", "")
-        raise SettingsError(f"global USB filter {name!r}: {error}") from error
+        for path in files:
+            path.unlink()
+        if not is_shared:
+            shutil.rmtree(folder / "Logs", ignore_errors=True)
+        for place in (*{d.parent for d in ours}, folder):
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+    except OSError as error:
+        raise SettingsError(
+            f"the machine is no longer registered, but {error.filename} cannot be"
+            f" deleted: {error.strerror}"
+        ) from error
+    kept = [image for image in images if image not in ours and image.exists()]
+    return Removal(entry, tuple(files), tuple(kept))
+
+
+def _settings_files(path: Path) -> Iterator[Path]:
+    """Yield a machine's file, those beside it, and the copies of older versions."""
+    for end in ("", "-prev", "-tmp"):
+        yield path.with_name(path.name + end)
+    copy = re.compile(re.escape(path.stem) + r"-[0-9]+\.[0-9]+-[a-z0-9]+\.vbox")
+    if path.parent.is_dir():
+        for other in sorted(path.parent.iterdir()):
+            if copy.fullmatch(other.name):
+                yield other

@@ -18,6 +18,7 @@ from rusb.server.machine.files import (
     read_file,
     write_file,
 )
+from rusb.server.machine.registry import Registry
 
 OLD, NEW = b"old " * 1000, b"new " * 3000
 
@@ -57,9 +58,17 @@ def fdopen(*args):
     return Half()
 
 os.fdopen = fdopen
-files.change_file(Path(sys.argv[1]), lambda old: b"new " * 3000)
-print("done", count)
+path = Path(sys.argv[1])
 """
+"""Dies at the given one of the steps that the code after it makes."""
+
+
+def die(step: int, code: str, path: Path) -> bool:
+    """Run *code* in a process that dies at a step; tell whether it came to its end."""
+    command = [sys.executable, "-c", DIE + code, str(path), str(step)]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert done.returncode in (0, 9), done.stderr
+    return done.returncode == 0
 
 
 def test_a_writer_that_dies_at_any_step_leaves_the_old_or_the_new(
@@ -69,18 +78,85 @@ def test_a_writer_that_dies_at_any_step_leaves_the_old_or_the_new(
     seen = set()
     for step in range(1, 40):
         path.write_bytes(OLD)
-        command = [sys.executable, "-c", DIE, str(path), str(step)]
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
-        assert done.returncode in (0, 9), done.stderr
+        code = 'files.change_file(path, lambda old: b"new " * 3000)'
+        is_done = die(step, code, path)
         found = path.read_bytes()
         assert found in (OLD, NEW)
-        seen.add((done.returncode, found))
+        seen.add((is_done, found))
         change_file(path, lambda old: b"next " + old)  # no left-over is in the way
         assert path.read_bytes() == b"next " + found
-        if done.returncode == 0:
+        if is_done:
             break
     assert step > 8
-    assert seen == {(9, OLD), (9, NEW), (0, NEW)}
+    assert seen == {(False, OLD), (False, NEW), (True, NEW)}
+
+
+EDIT = """
+from rusb.server.machine.registry import Registry
+registry = Registry(path / "vms", path / "home")
+registry.edit(registry.find("A"), lambda e: (e.set_usb("XHCI", True), e.set_memory(7)))
+"""
+REGISTER = """
+from rusb.server.machine.registry import Registry
+Registry(path / "vms", path / "home").register(path / "vms" / "B" / "B.vbox")
+"""
+
+
+def test_a_version_is_raised_or_not_whenever_the_writer_dies(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "vms", tmp_path / "home")
+    entry = registry.register(registry.create("A").path)
+    old = entry.path.read_bytes().replace(b"1.18-linux", b"1.12-linux")
+    copy = entry.path.with_name("A-1.12-linux.vbox")
+    seen = set()
+    for step in range(1, 60):
+        for other in entry.path.parent.iterdir():
+            other.unlink()
+        entry.path.write_bytes(old)
+        is_done = die(step, EDIT, tmp_path)
+        (found,) = registry.machines()
+        assert found.machine is not None
+        is_raised = found.machine.version == (1, 15)
+        assert is_raised or entry.path.read_bytes() == old
+        assert found.machine.usb_controllers == (("XHCI",) if is_raised else ())
+        assert not copy.exists() or copy.read_bytes() == old
+        assert copy.exists() or not is_raised
+        seen.add((is_done, is_raised))
+        machine = registry.edit(found, lambda e: e.set_usb("XHCI", True))
+        assert machine.usb_controllers == ("XHCI",)
+        assert copy.read_bytes() == old
+        if is_done:
+            break
+    assert step > 16
+    assert seen == {(False, False), (False, True), (True, True)}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_machine_is_registered_or_not_whenever_the_writer_dies(
+    tmp_path: Path, is_first: bool
+) -> None:
+    registry = Registry(tmp_path / "vms", tmp_path / "home")
+    first, second, third = (registry.create(name) for name in "ABC")
+    if not is_first:
+        registry.register(first.path)
+        old = registry.path.read_bytes()
+    seen = set()
+    for step in range(1, 60):
+        for other in registry.home.iterdir() if registry.home.exists() else ():
+            other.unlink()
+        if not is_first:
+            registry.path.write_bytes(old)
+        is_done = die(step, REGISTER, tmp_path)
+        names = [entry.name for entry in registry.machines()]
+        before = [] if is_first else ["A"]
+        assert names in (before, [*before, "B"])
+        seen.add((is_done, "B" in names))
+        registry.register(third.path)
+        assert [e.name for e in registry.machines()] == [*names, "C"]
+        if is_done:
+            break
+    assert step > 8
+    assert seen == {(False, False), (False, True), (True, True)}
+    assert second.path.exists()
 
 
 def test_mode_and_the_previous_version_are_kept(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """The list of machines, and what else the installation remembers."""
 
 import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
+from rusb.server.machine.editor import Editor
 from rusb.server.machine.registry import Registry
 
 
@@ -33,7 +37,9 @@ def test_create_register_find_unregister(registry: Registry) -> None:
     assert not made.path.parent.exists()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../x", "x" * 300, "\u00e4" * 120, "a\0b"]
+)
 def test_names_that_are_no_folders(registry: Registry, name: str) -> None:
     with pytest.raises(SettingsError, match="cannot be the name"):
         registry.create(name)
@@ -48,15 +54,205 @@ def test_the_same_name_twice(registry: Registry, tmp_path: Path) -> None:
         registry.register(other.path)
 
 
-def test_a_machine_whose_file_is_gone_is_listed(registry: Registry) -> None:
+def test_a_path_finds_what_is_registered_and_what_is_not(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = registry.create("A")
+    monkeypatch.chdir(made.path.parent)
+    (tmp_path / "link.vbox").symlink_to(made.path)
+    paths = ("A.vbox", "../A/A.vbox", "./A.vbox", str(made.path))
+    assert {registry.find(path).uuid for path in paths} == {made.uuid}
+    assert registry.find("A.vbox").path.is_absolute()
+    entry = registry.register(Path("A.vbox"))
+    for text in (*paths, str(tmp_path / "link.vbox")):
+        assert registry.find(text) == entry
+    made.path.write_text("broken")
+    assert registry.find("A.vbox").uuid == made.uuid
+    with pytest.raises(SettingsError, match="could not find"):
+        registry.find("B.vbox")
+    for bad in ("{1}", "../../x", "{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a70}"):
+        data = registry.create(f"B{len(bad)}").path.read_text()
+        path = tmp_path / "bad.vbox"
+        path.write_text(data.replace('uuid="{', f'uuid="{bad}" u="', 1))
+        for use in (registry.find, registry.register):
+            with pytest.raises(SettingsError, match="no UUID"):
+                use(path if use == registry.register else str(path))  # type: ignore[arg-type]
+
+
+def test_a_uuid_in_upper_case_is_the_same(registry: Registry) -> None:
+    made = registry.create("A")
+    data = made.path.read_text().replace(made.uuid, made.uuid.upper())
+    made.path.write_text(data)
+    assert registry.register(made.path).uuid == made.uuid
+    with pytest.raises(SettingsError, match="registered already"):
+        registry.register(made.path)
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (Path.unlink, "cannot read"),
+        (lambda path: path.write_bytes(b"<half"), "is not XML"),
+        (lambda path: path.write_bytes(b""), "is not XML"),
+        (_fifo, "not a regular file"),
+        (lambda path: shutil.rmtree(path.parent), "cannot read"),
+        (
+            lambda path: path.write_bytes(
+                path.read_bytes().replace(
+                    b"<Hardware>",
+                    b"<Hardware><USB><DeviceFilters><DeviceFilter name='f' active='1'"
+                    b" vendorId='12345'/></DeviceFilters></USB>",
+                )
+            ),
+            "line 5: USB filter 0",
+        ),
+    ],
+)
+def test_a_machine_that_is_not_accessible_is_listed_and_can_go(
+    registry: Registry, damage: Callable[[Path], object], problem: str
+) -> None:
     made = registry.register(registry.create("A").path)
-    made.path.unlink()
-    (entry,) = registry.machines()
+    other = registry.register(registry.create("B").path)
+    damage(made.path)
+    entry, _ = registry.machines()
     assert entry.name == "<inaccessible>"
-    assert "cannot read" in entry.problem
+    assert problem in entry.problem
     assert registry.find(made.uuid).machine is None
+    assert registry.find("B").uuid == other.uuid
+    before = made.path.read_bytes() if made.path.is_file() else b""
+    with pytest.raises(SettingsError):
+        registry.edit(entry, lambda e: e.set_memory(99))
+    assert before == (made.path.read_bytes() if made.path.is_file() else b"")
     registry.unregister(made.uuid)
-    assert registry.machines() == []
+    assert [e.name for e in registry.machines()] == ["B"]
+
+
+def test_left_overs_of_a_writer_that_died(registry: Registry) -> None:
+    entry = registry.register(registry.create("A").path)
+    for path in (entry.path, registry.path):
+        Path(f"{path}-tmp").write_text("half")
+    registry.edit(entry, lambda e: e.set_memory(99))
+    registry.set_extra("a", "1")
+    assert not list(registry.home.glob("*-tmp"))
+    assert not list(entry.path.parent.glob("*-tmp"))
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot make the folder"):
+        Registry(tmp_path / "file", tmp_path / "home").create("A")
+    registry = Registry(tmp_path / "vms", tmp_path / "file")
+    with pytest.raises(SettingsError, match=r"file: File exists|Not a directory"):
+        registry.register(registry.create("A").path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only(registry: Registry, tmp_path: Path) -> None:
+    entry = registry.register(registry.create("A").path)
+    entry.path.parent.chmod(0o500)
+    try:
+        with pytest.raises(SettingsError, match="Permission denied"):
+            registry.edit(entry, lambda e: e.set_memory(99))
+    finally:
+        entry.path.parent.chmod(0o700)
+
+
+def test_the_list_is_not_any_file(registry: Registry) -> None:
+    registry.home.mkdir()
+    made = registry.create("A")
+    for data in (b"junk", b"<Global/>", made.path.read_bytes()):
+        registry.path.write_bytes(data)
+        for use in (registry.machines, lambda: registry.set_extra("a", "1")):
+            with pytest.raises(SettingsError, match=r"VirtualBox\.xml"):
+                use()
+        assert registry.path.read_bytes() == data
+
+
+def disks(*paths: Path) -> Callable[[Editor], None]:
+    def change(editor: Editor) -> None:
+        editor.add_controller("SATA", "sata")
+        for port, path in enumerate(paths):
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.touch()
+            editor.attach("SATA", port, 0, "hdd", path)
+
+    return change
+
+
+def test_deleting_takes_disks_that_are_only_the_machines_own(
+    registry: Registry, tmp_path: Path
+) -> None:
+    first = registry.register(registry.create("A").path)
+    second = registry.register(registry.create("B").path)
+    home = first.path.parent
+    own, shared, snapshot = (home / n for n in ("a.vdi", "b.vdi", "Snapshots/c.vdi"))
+    far, link, target = (tmp_path / "d.vdi", home / "e.vdi", tmp_path / "e.vdi")
+    target.touch()
+    link.symlink_to(target)
+    paths = (own, shared, snapshot, far, link, home / "../B/f.vdi")
+    registry.edit(first, disks(*paths))
+    registry.edit(second, disks(shared))
+    (home / "Logs").mkdir()
+    (home / "Logs" / "VBox.log").touch()
+    (home / "A-1.12-linux.vbox").touch()
+    (home / "notes.txt").touch()
+    done = registry.unregister("A", delete=True, disks=True)
+    assert done.entry.uuid == first.uuid
+    copies = (home / "A.vbox", home / "A.vbox-prev", home / "A-1.12-linux.vbox")
+    assert set(done.deleted) == {own, snapshot, *copies}
+    assert set(done.kept) == {shared, far, target, second.path.parent / "f.vdi"}
+    left = {path.name for path in home.iterdir()}
+    assert left == {"b.vdi", "e.vdi", "notes.txt"}
+    assert all(path.exists() for path in done.kept)
+    assert not any(path.exists() for path in done.deleted)
+    kept = registry.unregister("B", delete=True).kept
+    assert kept == (shared,)  # wherever it is
+    assert (tmp_path / "vms" / "B" / "f.vdi").exists()
+
+
+def test_disks_stay_unless_they_are_to_go(registry: Registry) -> None:
+    entry = registry.register(registry.create("A").path)
+    path = entry.path.parent / "disk.vdi"
+    registry.edit(entry, disks(path))
+    assert registry.unregister("A", disks=True).deleted == ()
+    registry.register(entry.path)
+    assert registry.unregister("A", delete=True).kept == (path,)
+    assert os.listdir(path.parent) == ["disk.vdi"]
+
+
+def test_deleting_asks_other_machines_where_their_disks_are(
+    registry: Registry,
+) -> None:
+    entries = [registry.register(registry.create(name).path) for name in "ABC"]
+    for entry in entries:
+        path = entry.path.parent / "disk.vdi"
+        registry.edit(entry, disks(path))
+    entries[1].path.write_text("unreadable")  # its disks may be those of A
+    done = registry.unregister("A", delete=True, disks=True)
+    assert [path.name for path in done.kept] == ["disk.vdi"]
+    entries[1].path.unlink()  # a machine that is gone has none
+    done = registry.unregister("C", delete=True, disks=True)
+    assert done.kept == ()
+    assert not entries[2].path.parent.exists()
+
+
+def test_machines_in_one_folder_keep_their_logs(registry: Registry) -> None:
+    first = registry.register(registry.create("A").path)
+    other = first.path.with_name("B.vbox")
+    shutil.copy(registry.create("B").path, other)
+    registry.register(other)
+    logs = first.path.parent / "Logs"
+    logs.mkdir()
+    registry.unregister("A", delete=True)
+    assert other.exists()
+    assert logs.exists()
+    registry.unregister("B", delete=True)
+    assert not logs.parent.exists()
 
 
 def test_edits_are_all_or_nothing(registry: Registry) -> None:
@@ -101,6 +297,106 @@ def test_global_things(registry: Registry) -> None:
     ]
 
 
+GLOBAL = """<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.12-linux">
+  <Global new="x">
+    <ExtraData>
+      <ExtraDataItem name="GUI/b" value="1"/>
+    </ExtraData>
+    <USBDeviceFilters>
+      <!-- the first -->
+      <DeviceFilter action='Hold' x='1' name='one' active='yes' vendorId='46d'/>
+      <DeviceFilter name="two" active="true" remote="any" product="P*" action="Ignore"/>
+      <DeviceFilter name="dropped"/>
+      <!-- the last -->
+      <DeviceFilter name="three" active="0" action="Ignore"><X/></DeviceFilter>
+    </USBDeviceFilters>
+  </Global>
+</VirtualBox>
+"""
+
+
+def write_global(registry: Registry, text: str = GLOBAL) -> None:
+    registry.home.mkdir(exist_ok=True)
+    registry.path.write_text(text)
+
+
+def test_global_filters_change_one_by_one(registry: Registry) -> None:
+    write_global(registry)
+    one, two, _ = registry.filters()
+    assert (one.action, one.vendor_id, two.remote, two.product) == (
+        *("Hold", "046D"),
+        *("", "P*"),  # D2
+    )
+    line = '      <DeviceFilter name="new" active="true" action="Ignore"/>\n'
+    new = Filter("new")
+
+    def check(change: Callable[[list[Filter]], None], old: str, now: str) -> None:
+        write_global(registry)
+        registry.change_filters(change)
+        assert registry.path.read_text() == GLOBAL.replace(old, now, 1)
+
+    third = '      <DeviceFilter name="three"'
+    first = "      <DeviceFilter action="
+    after = "    </USBDeviceFilters>"
+    check(lambda found: found.insert(0, new), first, line + first)
+    check(lambda found: found.insert(2, new), third, line + third)
+    check(lambda found: found.insert(99, new), after, line + after)  # D7
+    check(lambda found: found.append(new), after, line + after)
+    lines = GLOBAL.splitlines(keepends=True)
+    check(lambda found: found.__delitem__(0), lines[8], "")
+    check(lambda found: found.__delitem__(1), lines[9], "")
+    check(lambda found: found.__delitem__(2), lines[12], "")
+    changed = Filter("one", vendor_id="046D", product="Q", action="Hold")
+    check(
+        lambda found: found.__setitem__(0, changed),
+        "vendorId='46d'",
+        "vendorId='46d' product=\"Q\"",
+    )
+    write_global(registry)
+    registry.change_filters(list.clear)
+    assert registry.filters() == []
+    for word in ("dropped", "<!-- the first -->", "<!-- the last -->"):
+        assert word in registry.path.read_text()
+
+
+def test_a_wrong_global_filter_ends_the_list(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = GLOBAL.replace('product="P*"', 'productId="word"')
+    write_global(registry, text)
+    assert [f.name for f in registry.filters()] == ["one"]
+    assert 'line 10: USB filter 1 "two": productId' in caplog.text
+    registry.change_filters(lambda found: found.insert(9, Filter("new")))
+    assert [f.name for f in registry.filters()] == ["one", "new"]
+    registry.change_filters(lambda found: found.__delitem__(1))
+    assert registry.path.read_text() == text
+
+
+def test_old_names_of_properties_are_read_and_written(registry: Registry) -> None:
+    node = '<SystemProperties remoteDisplayAuthLibrary="old"/>'
+    for version in ("1.10", "1.11"):
+        text = GLOBAL.replace("1.12", version).replace("<ExtraData>", node, 1)
+        write_global(registry, text.replace("</ExtraData>", "", 1))
+        assert registry.get_property("VRDEAuthLibrary") == "old"
+        registry.set_property("VRDEAuthLibrary", "new")
+        assert registry.get_property("VRDEAuthLibrary") == "new"
+        name = "remoteDisplayAuthLibrary" if version == "1.10" else "VRDEAuthLibrary"
+        assert f'<SystemProperties {name}="new"/>' in registry.path.read_text()
+
+
+def test_global_extra_data_is_in_order_and_checked(registry: Registry) -> None:
+    write_global(registry)
+    registry.set_extra("GUI/c", "3")
+    registry.set_extra("GUI/a", "2")
+    assert list(registry.extra_data()) == ["GUI/a", "GUI/b", "GUI/c"]
+    registry.set_extra("GUI/a", "")
+    registry.set_extra("GUI/c", "")
+    assert registry.path.read_text() == GLOBAL
+    with pytest.raises(SettingsError, match="invalid extra data key"):
+        registry.set_extra("a\tb", "1")
+
+
 def test_where_new_machines_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry(home=tmp_path / "home")
     monkeypatch.delenv("RUSB_MACHINE_FOLDER", raising=False)
@@ -127,3 +423,27 @@ def test_several_processes_register_at_once(tmp_path: Path, registry: Registry) 
         worker.join(60)
         assert worker.exitcode == 0
     assert len({entry.uuid for entry in registry.machines()}) == 15
+
+
+def _edit(folder: Path, number: int) -> None:
+    registry = Registry(folder / "vms", folder / "home")
+    for n in range(10):
+        entry = registry.find("A")
+        registry.edit(entry, lambda e: e.set_extra(f"{number}/{n}", "1"))  # noqa: B023
+        registry.change_filters(
+            lambda found: found.append(Filter(f"{number}/{n}"))  # noqa: B023
+        )
+
+
+def test_several_processes_edit_at_once(tmp_path: Path, registry: Registry) -> None:
+    registry.register(registry.create("A").path)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_edit, args=(tmp_path, n)) for n in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    machine = registry.find("A").machine
+    assert machine is not None
+    assert len(machine.extra_data) == len(registry.filters()) == 20
