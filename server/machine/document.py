@@ -202,14 +202,14 @@ class Document:
         piece = parent.content[at - 1] if at else None
         if isinstance(piece, bytes):
             parent.content[at - 1] = piece.removesuffix(_gap(piece))
-        self.tidy(parent)
+        if _is_hollow(parent):
+            self._close(parent)
+            self.tidy(parent)
 
     def tidy(self, node: Node) -> None:
-        """Write an element with nothing inside as it is to be, or not at all."""
-        if all(isinstance(p, bytes) and not p.strip() for p in node.content):
-            self._close(node)
-            if node.name in _NEVER_EMPTY and not node.attributes:
-                self.remove(node)
+        """Remove an element that says nothing and is not written then."""
+        if node.name in _NEVER_EMPTY and not node.attributes and _is_hollow(node):
+            self.remove(node)
 
     def set_text(self, node: Node, text: str) -> None:
         """Replace what is inside an element by text."""
@@ -293,6 +293,11 @@ def _gap(piece: "bytes | Node") -> bytes:
     if rest.endswith(b"\n"):
         rest = rest[: -2 if rest.endswith(b"\r\n") else -1]
     return piece[len(rest) :]
+
+
+def _is_hollow(node: Node) -> bool:
+    """Are there only blanks inside?"""
+    return all(isinstance(p, bytes) and not p.strip() for p in node.content)
 
 
 def _tag_name(node: Node) -> bytes:

@@ -107,6 +107,14 @@ def test_removing_leaves_no_empty_lines() -> None:
     assert b'list -->\r\n    <Item n="1"/>\r\n  </List>' in document.data
 
 
+def test_an_element_that_says_nothing_goes_where_it_is_not_written() -> None:
+    data = b"<R><RemoteDisplay a='1'  ></RemoteDisplay ><RemoteDisplay/><Hardware/></R>"
+    document = Document(data)
+    for node in document.root.children:
+        document.tidy(node)
+    assert document.data == data.replace(b"<RemoteDisplay/>", b"")
+
+
 def test_paths_are_made() -> None:
     document = Document(TEXT)
     document.set(document.ensure("New", "Deep", "Leaf"), "x", "y")
