@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -25,6 +25,7 @@ __all__ = [
     "call",
     "control_path",
     "describe_device",
+    "holding",
     "is_held",
     "runtime_folder",
 ]
@@ -127,6 +128,47 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def _take_lock(path: Path) -> IO[str]:
+    """Take the lock of a machine; see :meth:`ControlServer.hold`."""
+    lock = path.with_suffix(".lock").open("a+")
+    deadline = time.monotonic() + HOLD_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if time.monotonic() < deadline:  # perhaps somebody only looks at it
+                time.sleep(HOLD_POLL)
+                continue
+        lock.seek(0)
+        owner = lock.read(20).strip() or "unknown"
+        lock.close()
+        raise ControlError(f"the machine is already running, in process {owner}")
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def _drop_lock(lock: IO[str]) -> None:
+    lock.truncate(0)
+    lock.close()
+
+
+@contextlib.contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Keep a machine from being started meanwhile.
+
+    Raises:
+        ControlError: it runs.
+    """
+    lock = _take_lock(path)
+    try:
+        yield
+    finally:
+        _drop_lock(lock)
+
+
 class ControlServer:
     """Holds a machine: one process at a time, which others can talk to.
 
@@ -148,24 +190,7 @@ class ControlServer:
         Raises:
             ControlError: another process has it; the message says which.
         """
-        lock = self.path.with_suffix(".lock").open("a+")
-        deadline = time.monotonic() + HOLD_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() < deadline:  # perhaps somebody only looks at it
-                    time.sleep(HOLD_POLL)
-                    continue
-            lock.seek(0)
-            owner = lock.read(20).strip() or "unknown"
-            lock.close()
-            raise ControlError(f"the machine is already running, in process {owner}")
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        self._lock = lock
+        self._lock = _take_lock(self.path)
 
     async def start(self) -> None:
         """Listen; a socket that a killed process left is replaced.
@@ -196,8 +221,7 @@ class ControlServer:
             self.path.unlink(missing_ok=True)
         lock, self._lock = self._lock, None
         if lock is not None:
-            lock.truncate(0)
-            lock.close()
+            _drop_lock(lock)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

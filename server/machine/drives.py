@@ -7,6 +7,7 @@ from rusb.errors import SettingsError
 from rusb.filters.store import read_number
 
 from .document import Document, Node
+from .qemu_command import place_of
 from .settings import machine_node, parse_version
 
 __all__ = ["BUSES", "BUS_OF", "DrivesEditor", "media"]
@@ -37,6 +38,8 @@ BUS_OF = {
     "VirtioSCSI": "virtio",
 }
 """Chip to bus."""
+
+_VDI_1_1 = bytes.fromhex("7f10dabe 01000100")
 
 _MEDIA = {
     "hdd": ("HardDisk", "HardDisks", "HardDisk"),
@@ -137,11 +140,13 @@ class DrivesEditor:
             medium: an image; None: the drive is empty.
 
         Raises:
-            SettingsError: no such controller, or an empty hard disk.
+            SettingsError: no such controller or place, or an empty hard disk.
         """
         if medium is None and kind == "hdd":
             raise SettingsError("a hard disk cannot be empty; give it a medium")
         before = self._attached(name, port, device)
+        if bus := BUS_OF.get(self._controller(name).attributes.get("type", "")):
+            place_of(bus, port, device)
         attributes = {"type": _MEDIA[kind][0], "hotpluggable": "false"}
         attributes |= {"port": str(port), "device": str(device)}
         controller = self._controller(name)
@@ -194,7 +199,7 @@ class DrivesEditor:
         for node in media(self._machine, group):
             if self._folder / node.attributes["location"] == self._folder / medium:
                 return node.attributes["uuid"].strip("{}")
-        number = str(uuid.uuid4())
+        number = _image_uuid(self._folder / medium) or str(uuid.uuid4())
         attributes = {"uuid": f"{{{number}}}", "location": str(medium)}
         if kind == "hdd":
             formats = {".vdi": "VDI", ".vmdk": "VMDK", ".vhd": "VHD"}
@@ -224,3 +229,21 @@ class DrivesEditor:
             is_plain = not entry.children and entry.parent and entry.parent.depth == 3
             if entry.attributes["uuid"].lower() == number and is_plain:
                 self.document.remove(entry)
+
+
+def _image_uuid(path: Path) -> str:
+    """Return the UUID that a VDI image has in itself, else an empty text.
+
+    VirtualBox wants to find it in the settings, too. Layout: the signature at 64, the
+    version at 68 (1.1), the image's UUID at 392, little-endian.
+    """
+    if path.suffix.lower() != ".vdi":
+        return ""
+    try:
+        with path.open("rb") as file:
+            header = file.read(408)
+    except OSError:
+        return ""
+    if len(header) < 408 or header[64:72] != _VDI_1_1:
+        return ""
+    return str(uuid.UUID(bytes_le=header[392:408]))

@@ -48,7 +48,7 @@ class Parts:
 
     Attributes:
         boot: four words of BOOT_DEVICES.
-        adapters: mode (the element's name, empty: none), card, MAC address by slot.
+        adapters: by slot; those that are switched off are not there.
     """
 
     description: str = ""
@@ -95,7 +95,8 @@ def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> P
             found.boot[position - 1] = word
     for adapter in _children(hardware.find("Network"), "Adapter"):
         slot = read_number(adapter.attributes.get("slot"))
-        if slot is not None and slot < 36:
+        is_on = read_boolean(adapter.attributes.get("enabled"))
+        if is_on and slot is not None and slot < 36:
             found.adapters[slot] = _adapter(adapter)
     places = {
         node.attributes["uuid"].lower(): folder / node.attributes["location"]
@@ -153,11 +154,10 @@ def _number(node: Node | None, name: str, default: int, limit: int) -> int:
 
 def _adapter(node: Node) -> Adapter:
     modes = [child.name for child in nic_modes(node)]
-    is_on = read_boolean(node.attributes.get("enabled"))
     mac = node.attributes.get("MACAddress", "")
     is_mac = len(mac) == 12 and all(c in "0123456789abcdefABCDEF" for c in mac)
     return Adapter(
-        mode=modes[0] if modes and is_on else "",
+        mode=modes[0] if modes else "",
         card=node.attributes.get("type", "82540EM"),
         mac=mac if is_mac else "",
     )

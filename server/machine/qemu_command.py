@@ -11,7 +11,14 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 
-__all__ = ["Adapter", "Disk", "Hardware", "disk_format", "qemu_command"]
+__all__ = [
+    "Adapter",
+    "Disk",
+    "Hardware",
+    "disk_format",
+    "place_of",
+    "qemu_command",
+]
 
 QEMU = "qemu-system-x86_64"
 
@@ -111,6 +118,22 @@ def disk_format(path: Path) -> str:
     return FORMATS.get(path.suffix.lower(), "raw")
 
 
+def place_of(bus: str, port: int, device: int) -> int:
+    """Return the number of a drive on a controller.
+
+    Raises:
+        SettingsError: the controller has no such place.
+    """
+    place = 2 * port + device if bus == "ide" else port
+    devices = 2 if bus == "ide" else 1
+    if not (0 <= place < _PORTS[bus] and 0 <= device < devices):
+        raise SettingsError(
+            f"there is no port {port}, device {device} on a controller of kind {bus}:"
+            f" {_PORTS[bus] // devices} ports with {devices} device(s) each"
+        )
+    return place
+
+
 def qemu_command(
     name: str,
     uuid: str,
@@ -183,12 +206,7 @@ def _storage(disks: Sequence[Disk]) -> Iterator[str]:
     if "usb" in buses:
         yield from ("-device", "qemu-xhci,id=usbdisks")
     for number, disk in enumerate(disks):
-        place = 2 * disk.port + disk.device if disk.bus == "ide" else disk.port
-        if not 0 <= place < _PORTS[disk.bus]:
-            raise SettingsError(
-                f"there is no port {disk.port}, device {disk.device} on a"
-                f" {disk.bus.upper()} controller"
-            )
+        place = place_of(disk.bus, disk.port, disk.device)
         options = ["if=none", f"id=disk{number}"]
         if disk.path is not None:
             if not disk.path.exists():

@@ -136,6 +136,8 @@ class Registry:
             if entry.uuid == wanted:
                 return entry
         named = [e for e in entries if e.machine and e.machine.name == text]
+        # one that cannot be read has no name but that of its file
+        named = named or [e for e in entries if not e.machine and e.path.stem == text]
         if len(named) == 1:
             return named[0]
         if named:

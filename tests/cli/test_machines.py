@@ -59,12 +59,21 @@ def test_register_and_unregister(vbox: Vbox) -> None:
     vbox("unregistervm", 2)
 
 
-def test_disks_are_never_deleted(vbox: Vbox) -> None:
-    disk = vbox.folder / "data/rusb/VirtualBox VMs/Lab/Lab.vdi"
-    disk.touch()
-    vbox.fails("unregistervm Lab --delete-all", "disks are never deleted", 1)
-    vbox("unregistervm Lab --delete")
-    assert list(disk.parent.iterdir()) == [disk]
+def test_disks_elsewhere_are_never_deleted(vbox: Vbox) -> None:
+    folder = vbox.folder / "data/rusb/VirtualBox VMs/Lab"
+    own, stranger, other = folder / "a.vdi", folder / "b.vdi", vbox.folder / "c.vdi"
+    for path in (own, stranger, other):
+        path.touch()
+    vbox("storagectl Lab --name SATA --add sata")
+    for port, path in enumerate((own, other)):
+        place = f"--storagectl SATA --port {port} --medium '{path}'"
+        vbox(f"storageattach Lab {place}")
+    vbox.fails("unregistervm Lab --delete-all", "are never deleted: --delete", 1)
+    said = vbox("unregistervm Lab --delete")
+    assert f"Deleted: {own}\n" in said
+    assert f"Kept, it is elsewhere or another machine has it: {other}\n" in said
+    assert list(folder.iterdir()) == [stranger]  # not one of the machine's
+    assert other.exists()
 
 
 def test_a_running_machine_stays(vbox: Vbox) -> None:

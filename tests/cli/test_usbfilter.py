@@ -256,7 +256,7 @@ def test_words_are_judged_before_machines_are_sought(two: Vbox) -> None:
 
 def test_a_wrong_filter_in_the_file_is_not_written_over(two: Vbox) -> None:
     two.put('vendorId="046D"', 'vendorId="zz"')
-    two.fails("usbfilter add 0 --target Lab --name X", "could not find", 1)
+    two.fails("usbfilter add 0 --target Lab --name X", "vendorId", 1)
 
 
 # ----------------------------------------------------------------- running ----

@@ -105,7 +105,7 @@ TABLE = {
         display=(True, "Guest", "4000"),
         properties=VIDEO | {"TCP/Address": "192.0.2.7", "VideoChannel/Quality": "10"},
         memory=512,
-        networks=("",),
+        networks=(),  # there is one, switched off
         drives=(("hdd", 0, "Kiosk.vdi"),),
     ),
     "snapshots-1.12": Want(
@@ -160,7 +160,7 @@ TABLE = {
     "router-1.17": Want(
         name="Router",
         memory=640,
-        networks=("NAT", "BridgedInterface", "InternalNetwork", ""),
+        networks=("NAT", "BridgedInterface", "InternalNetwork"),
         drives=(("hdd", 0, "router.vmdk"),),
     ),
     "prefixes-1.18": Want(
@@ -255,13 +255,21 @@ def controller(editor: Editor) -> str:
     return parts.controllers[0].name
 
 
+def place(editor: Editor, name: str) -> tuple[int, int]:
+    """The last place of a controller of any kind; it is free in every example."""
+    parts = read_parts(editor.document, DATA)
+    kind = next(c.type for c in parts.controllers if c.name == name)
+    return (1, 1) if kind.startswith("PIIX") else (5, 0)
+
+
 def attach(editor: Editor) -> None:
-    editor.attach(controller(editor), 9, 0, "dvd", Path("/isos/new.iso"))
+    name = controller(editor)
+    editor.attach(name, *place(editor, name), "dvd", Path("/isos/new.iso"))
 
 
 def detach(editor: Editor) -> None:
     name = controller(editor)
-    editor.detach(name, 9, 0)
+    editor.detach(name, *place(editor, name))
     if name == "new":
         editor.remove_controller(name)
 

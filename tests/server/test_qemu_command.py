@@ -120,7 +120,7 @@ async def test_controllers_and_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hardware", "sentence"),
     [
-        (Hardware(disks=[Disk("ide", 2, 0, "dvd")]), "no port 2, device 0 on a IDE"),
+        (Hardware(disks=[Disk("ide", 2, 0, "dvd")]), "no port 2, device 0 on a"),
         (Hardware(disks=[Disk("ide", 0, 0, "hdd")]), "without an image"),
         (
             Hardware(disks=[Disk("ide", 0, 0, "hdd", Path("/gone.vdi"))]),

@@ -1,9 +1,11 @@
 """The list of machines, and what else the installation remembers."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -151,15 +153,31 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
         registry.register(registry.create("A").path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only(registry: Registry, tmp_path: Path) -> None:
-    entry = registry.register(registry.create("A").path)
-    entry.path.parent.chmod(0o500)
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user whom permissions concern, even if the tests run as root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
     try:
-        with pytest.raises(SettingsError, match="Permission denied"):
-            registry.edit(entry, lambda e: e.set_memory(99))
+        yield
     finally:
-        entry.path.parent.chmod(0o700)
+        os.seteuid(0)
+
+
+def test_a_folder_that_is_read_only() -> None:
+    # not in the tests' own folder, into which only their user may look
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        home = Path(folder)
+        home.chmod(0o777)
+        with as_nobody():
+            registry = Registry(home / "vms", home / "home")
+            entry = registry.register(registry.create("A").path)
+            entry.path.parent.chmod(0o500)
+            with pytest.raises(SettingsError, match="Permission denied"):
+                registry.edit(entry, lambda e: e.set_memory(99))
+            entry.path.parent.chmod(0o700)
 
 
 def test_the_list_is_not_any_file(registry: Registry) -> None:

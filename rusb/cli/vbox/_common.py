@@ -1,13 +1,14 @@
 """What the commands share: the registry, machines by name, running ones."""
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rusb.cli._vbox_options import Given, Option, UsageError, parse
 from rusb.errors import ControlError, SettingsError
-from rusb.server.control import call, control_path, is_held
+from rusb.server.control import call, control_path, holding, is_held
 from rusb.server.machine.editor import Editor
 from rusb.server.machine.registry import Entry, Registry
 from rusb.server.machine.settings import Machine
@@ -23,6 +24,7 @@ __all__ = [
     "registry",
     "say_changed",
     "show",
+    "stopped",
     "warn",
 ]
 
@@ -93,6 +95,22 @@ def is_running(uuid: str) -> bool:
     return is_held(control_path(uuid))
 
 
+@contextlib.contextmanager
+def stopped(entry: Entry) -> Iterator[None]:
+    """Keep a machine that does not run from being started meanwhile.
+
+    Raises:
+        ControlError: it runs.
+    """
+    if is_running(entry.uuid):
+        raise ControlError(
+            f"the machine {entry.name!r} is running; power it off first, or use"
+            " controlvm"
+        )
+    with holding(control_path(entry.uuid)):
+        yield
+
+
 def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
     """Change a machine that does not run.
 
@@ -102,12 +120,8 @@ def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
     """
     known = registry()
     entry = known.find(name)
-    if is_running(entry.uuid):
-        raise ControlError(
-            f"the machine {entry.name!r} is running; power it off first, or use"
-            " controlvm"
-        )
-    return known.edit(entry, change)
+    with stopped(entry):
+        return known.edit(entry, change)
 
 
 def say_changed(uuid: str) -> None:

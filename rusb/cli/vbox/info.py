@@ -9,6 +9,7 @@ from typing import Any
 from rusb.cli._vbox_options import Option
 from rusb.filters.store import read_number, to_attributes
 from rusb.server.machine.document import Document
+from rusb.server.machine.files import read_file
 from rusb.server.machine.hardware import Parts, read_parts
 from rusb.server.machine.registry import Entry
 from rusb.server.machine.settings import Machine, RemoteDisplay
@@ -16,6 +17,7 @@ from rusb.usb.device import clean_text
 
 from ._common import given, live_state, machine_of, registry
 from ._lists import filter_lines, revision
+from ._refused import refused
 
 __all__ = ["COMMANDS"]
 
@@ -58,11 +60,12 @@ def showvminfo(words: Sequence[str]) -> int:
         Option("details", values=0),
         Option("machinereadable", values=0),
         Option("json", values=0),
+        *refused("the log is Logs/VBox.log beside the settings", "log"),
     )
     found = given(words, options, count=1)
     entry = registry().find(found.words[0])
     machine = machine_of(entry)
-    document = Document(entry.path.read_bytes(), str(entry.path))
+    document = Document(read_file(entry.path), str(entry.path))
     parts = read_parts(document, entry.path.parent, machine.usb_controllers)
     live = live_state(entry.uuid)
     if live is not None:  # its command line may have other settings

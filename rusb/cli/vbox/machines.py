@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rusb.cli._vbox_options import Option, UsageError
-from rusb.errors import ControlError, SettingsError
+from rusb.errors import SettingsError
 from rusb.server.machine.registry import Entry
 
 from . import _refused, info
-from ._common import given, is_running, registry, show
+from ._common import given, is_running, registry, show, stopped
 from ._lists import print_global_filters, print_host_devices
 
 __all__ = ["COMMANDS", "CREATE", "OS_TYPES"]
@@ -75,15 +75,23 @@ def registervm(words: Sequence[str]) -> int:
 
 
 def unregistervm(words: Sequence[str]) -> int:
-    """``unregistervm VM [--delete]``: take it off; its media stay in any case."""
-    sentence = "disks are never deleted; --delete removes settings and logs"
+    """``unregistervm VM [--delete]``: take it off the list.
+
+    ``--delete`` removes its settings, its logs and the disks in its own folder that no
+    other machine has; what goes and which disks stay is printed.
+    """
+    sentence = "disks outside of the machine's folder are never deleted: --delete"
     refused = _refused.refused(sentence, "delete-all")
     found = given(words, (Option("delete", values=0), *refused), count=1)
     known = registry()
     entry = known.find(found.words[0])
-    if is_running(entry.uuid):
-        raise ControlError(f"the machine {entry.name!r} is running; power it off first")
-    known.unregister(entry.uuid, delete=found.has("delete"))
+    is_delete = found.has("delete")
+    with stopped(entry):
+        removal = known.unregister(entry.uuid, delete=is_delete, disks=is_delete)
+    for path in removal.deleted:
+        show(f"Deleted: {path}")
+    for path in removal.kept:
+        show(f"Kept, it is elsewhere or another machine has it: {path}")
     return 0
 
 

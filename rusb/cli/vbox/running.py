@@ -16,6 +16,7 @@ from rusb.cli._vbox_options import Option, UsageError, on_off
 from rusb.errors import ControlError, SettingsError
 from rusb.rdp.ports import check_ports
 from rusb.server.machine.document import Document
+from rusb.server.machine.files import make_folder, read_file
 from rusb.server.machine.hardware import read_parts, to_hardware
 from rusb.server.machine.qemu_command import Hardware
 from rusb.server.machine.settings import Machine
@@ -96,10 +97,10 @@ def headless(words: Sequence[str]) -> int:
         auth_library=display.auth_library or known.get_property("VRDEAuthLibrary"),
     )
     set_up_logging(0)
-    document = Document(entry.path.read_bytes(), str(entry.path))
+    document = Document(read_file(entry.path), str(entry.path))
     parts = read_parts(document, entry.path.parent, machine.usb_controllers)
     log = entry.path.parent / "Logs" / "VBox.log"
-    log.parent.mkdir(exist_ok=True)
+    make_folder(log.parent)
     return run_async(_run(machine, to_hardware(parts), log))
 
 
