@@ -24,6 +24,15 @@ WRITE_HIGH = 4 << 20
 """Bytes waiting to be sent above which whoever feeds us is told to stop: many 64 KiB
 URBs, yet little beside what a device may have in flight."""
 
+_KEEP_ALIVE = (
+    ("TCP_KEEPIDLE", 30),
+    ("TCP_KEEPINTVL", 10),
+    ("TCP_KEEPCNT", 3),
+    # no probe is sent while data is unacknowledged, as our own keepalive soon is
+    ("TCP_USER_TIMEOUT", 60_000),
+)
+"""Seconds, seconds, probes, milliseconds."""
+
 MAX_WAITING = 128 << 20
 """Bytes waiting to be sent above which the peer is dropped: it makes us answer and
 reads nothing. Twice what a client lets be in flight."""
@@ -61,12 +70,12 @@ class TlsUpgrade:
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Let the kernel notice a peer that vanished, within about a minute."""
+    """Let the kernel notice a peer that vanished, within a minute."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10)):
+    for option, value in _KEEP_ALIVE:
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
