@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,13 +41,17 @@ log = logging.getLogger(__name__)
 BACKLOG = 128
 
 MAX_WAITING = 320
-"""Connections at once that have not logged on yet; more are closed at once."""
+"""Connections at once that have not logged on yet; one more, and the network that has
+most of them loses its oldest: whoever fills the places keeps nobody else out."""
 
-MAX_WAITING_PER_ADDRESS = 200
-"""Those of one address, so that one host cannot keep all others out."""
+MAX_WAITING_PER_NETWORK = 200
+"""Those of one network; more are closed at once."""
 
 MAX_CLIENTS = 64
 """Clients that are logged on at once."""
+
+MAX_CLIENTS_PER_NETWORK = 16
+"""Those of one network, so that one user cannot keep all others out."""
 
 MAX_COMPLAINTS = 8
 """Lines in the log about connections that were closed at once."""
@@ -208,28 +213,43 @@ class Server:
 
     def welcome(self, session: ServerSession) -> bool:
         """Take a new connection, unless there are too many."""
-        address = session.stream.peer
-        waiting = [s for s in self._sessions if not s.is_logged_on]
-        same = sum(1 for s in waiting if s.stream.peer == address)
-        if len(waiting) >= MAX_WAITING or same >= MAX_WAITING_PER_ADDRESS:
+        waiting = [s for s in self._sessions if s.is_waiting]
+        waiting.sort(key=lambda one: one.number)
+        crowds = Counter(one.network for one in waiting)
+        if crowds[session.network] >= MAX_WAITING_PER_NETWORK:
             self._complaints += 1
             if self._complaints <= MAX_COMPLAINTS:
                 self.log.write(
-                    f"VRDP: {len(waiting)} connections wait for their logon, {same}"
-                    f" from {address}: a new one from there was closed."
+                    f"VRDP: {crowds[session.network]} connections from"
+                    f" {session.network} wait for their logon: a new one from there"
+                    " was closed."
                 )
             return False
+        if len(waiting) >= MAX_WAITING:
+            most = max(crowds, key=crowds.__getitem__)
+            oldest = next(one for one in waiting if one.network == most)
+            oldest.drop(
+                f"it made room for another: {len(waiting)} connections wait for their"
+                f" logon, {crowds[most]} of them from {most}"
+            )
         self._sessions.add(session)
         self.log.write("VRDP: New connection:")
         self.log.write(f"VRDP: Connection opened: {session.number}")
         return True
 
     def admit(self, session: ServerSession) -> bool:
-        """Apply the single-connection rule (vrdp-server.md 4.1), and a limit."""
+        """Apply the single-connection rule (vrdp-server.md 4.1), and limits."""
         display = self.machine.remote_display
         others = [s for s in self._sessions if s is not session and s.is_logged_on]
+        same = sum(1 for one in others if one.network == session.network)
         if len(others) >= MAX_CLIENTS:
             self.log.write(f"AUTH: {MAX_CLIENTS} clients are connected. Access denied.")
+            return False
+        if same >= MAX_CLIENTS_PER_NETWORK:
+            self.log.write(
+                f"AUTH: {same} clients from {session.network} are connected."
+                " Access denied."
+            )
             return False
         if display.allow_multi_connection or not others:
             self._logons += 1

@@ -26,6 +26,7 @@ from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
 from .machine.settings import FEATURES, Machine
+from .network import network_of
 
 __all__ = ["ServerSession", "SessionHost"]
 
@@ -124,6 +125,9 @@ class ServerSession:
         number: client id, from 1, never reused.
         settings: for the RDP core.
         tls: how to do TLS.
+
+    Attributes:
+        network: of the peer, once it is connected.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class ServerSession:
         self.number = number
         self.is_active = False
         self.name = f"client {number}"
+        self.network = ""
         self._host = host
         self._log = host.log
         self._rdp = ServerConnection(settings, random_bytes=secrets.token_bytes)
@@ -178,6 +183,11 @@ class ServerSession:
         return self._client is not None and not self._is_ending
 
     @property
+    def is_waiting(self) -> bool:
+        """Is the client there, and has yet to pass logon?"""
+        return self._client is None and not self._is_ending
+
+    @property
     def was_logged_on(self) -> bool:
         """Did the client pass logon?"""
         return self._client is not None
@@ -193,6 +203,12 @@ class ServerSession:
             self._log.write(f"VRDP: Logoff: {self.name} Reason 0x{reason:04X}.")
         self._rdp.disconnect(reason)
         self.stream.close()
+
+    def drop(self, reason: str) -> None:
+        """End the connection at once; the log says why."""
+        self._is_ending = True
+        self.stream.fail(ConnectionLost(reason))
+        self.stream.abort()
 
     async def wait_ended(self) -> None:
         """Wait until the connection is over and its devices are detached."""
@@ -281,23 +297,21 @@ class ServerSession:
         self._host.session_ended(self)
 
     def _connected(self) -> None:
+        self.network = network_of(self.stream.peer)
         self._is_welcome = self._host.welcome(self)
         if not self._is_welcome:
             self.stream.close()
 
     def _is_late(self) -> None:
         what = "logon" if self._client is None else "activation"
-        self.stream.fail(ConnectionLost(f"no {what} within {LOGON_TIMEOUT:g} s"))
-        self.stream.abort()
+        self.drop(f"no {what} within {LOGON_TIMEOUT:g} s")
 
     def _keep_alive(self) -> None:
         """Send a sign of life after a time without traffic; drop who takes nothing."""
         stream = self.stream
         taken = stream.bytes_sent - stream.bytes_waiting
         if stream.bytes_waiting and taken == self._taken:
-            reason = f"the client has read nothing for {IDLE_TIMEOUT:g} s"
-            stream.fail(ConnectionLost(reason))
-            stream.abort()
+            self.drop(f"the client has read nothing for {IDLE_TIMEOUT:g} s")
             return
         traffic = stream.bytes_received, stream.bytes_sent
         if traffic == self._traffic and self.is_active:

@@ -1,7 +1,8 @@
 """How often an address may try: failures delay the next attempt, many refuse it."""
 
-import ipaddress
 from collections import OrderedDict
+
+from rusb.server.network import network_of
 
 __all__ = ["FORGET_AFTER", "FREE_FAILURES", "MAX_ADDRESSES", "MAX_FAILURES", "Limits"]
 
@@ -35,7 +36,7 @@ class Limits:
         Returns:
             Seconds to wait before asking, or None: refuse without asking.
         """
-        key = _key(address)
+        key = network_of(address)
         count, last = self._failures.get(key, (0, now))
         if now - last >= FORGET_AFTER:
             count = 0
@@ -51,16 +52,4 @@ class Limits:
 
     def succeeded(self, address: str) -> None:
         """Forget an address."""
-        self._failures.pop(_key(address), None)
-
-
-def _key(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+        self._failures.pop(network_of(address), None)
