@@ -191,12 +191,38 @@ async def test_a_library_that_hangs_denies_in_time_and_keeps_its_place() -> None
 async def test_too_many_failures_refuse_without_asking() -> None:
     limits, library = Limits(), Answers(1)
     for _ in range(MAX_FAILURES):
-        limits.begin("192.0.2.1", 0.0)
+        limits.begin("192.0.2.1", "john", 0.0)
     it = External(library, timeout=5, limits=limits, clock=lambda: 1.0)
     decision = await it.check(request())
     assert "too many failed attempts from 192.0.2.1" in decision.reason
     assert not decision.granted
     assert library.judgements == []
+
+
+async def test_many_right_passwords_at_once_are_all_granted() -> None:
+    """A dozen clients behind one address come back after a restart."""
+    library = Answers(*[1] * 12)
+    it = external(library)
+    decisions = await asyncio.gather(*(it.check(request(number=n)) for n in range(12)))
+    assert all(decision.granted for decision in decisions)
+
+
+async def test_guesses_at_once_are_made_one_after_another_with_their_delays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+        await yield_once(0)
+
+    delays: list[float] = []
+    yield_once = asyncio.sleep
+    monkeypatch.setattr("rusb.server.auth.external.asyncio.sleep", sleep)
+    library = Answers(*[0] * MAX_FAILURES)
+    it = external(library)
+    decisions = await asyncio.gather(*(it.check(request()) for _ in range(15)))
+    assert not any(decision.granted for decision in decisions)
+    assert len(library.judgements) == MAX_FAILURES
+    assert delays == [0, 0, 0.5, 1, 2, 4, 8, 8, 8, 8]
 
 
 async def test_a_password_of_unreasonable_length_is_not_asked() -> None:
