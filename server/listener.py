@@ -1,6 +1,7 @@
 """The server: ports, certificate, guest, sessions."""
 
 import asyncio
+import datetime
 import errno
 import itertools
 import logging
@@ -8,16 +9,16 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import rusb.server.guests
 from rusb import plugins
 from rusb.aio.stream import TlsUpgrade
 from rusb.aio.tls import (
-    expired_since,
     make_rsa_key,
     make_self_signed,
+    read_certificate,
     server_context,
     state_folder,
 )
@@ -94,6 +95,7 @@ class Server:
         config: what to serve, and where.
         guest: None: the one that *config* names.
         log: the machine's log, which stays open; None: the one that *config* names.
+        report: gets what a user at the terminal has to know.
 
     Attributes:
         port: the port it listens on, once started.
@@ -105,12 +107,14 @@ class Server:
         *,
         guest: GuestBackend | None = None,
         log: ReleaseLog | None = None,
+        report: Callable[[str], None] = log.warning,
     ) -> None:
         self.config = config
         self.machine = config.machine
         self.guest = guest or load_guest(config.guest)
         self.log = log or ReleaseLog(config.log)
         self._owns_log = log is None
+        self.report = report
         self.port = 0
         self.authenticator = choose(
             self.machine,
@@ -144,7 +148,7 @@ class Server:
         """Load the certificate, get the guest ready, listen.
 
         Raises:
-            SettingsError: certificate files or the port list cannot be used.
+            SettingsError: the address or the port list cannot be used.
             GuestError: the guest cannot be reached.
             ConnectionLost: no port of the list is free.
         """
@@ -322,19 +326,33 @@ class Server:
         files = [display.property(f"Security/{name}") for name in names]
         certificate, key, ca = (Path(f) if f else None for f in files)
         if certificate is None and key is None:
-            certificate, key = make_self_signed(self.config.state or state_folder())
+            folder = self.config.state or state_folder()
+            try:
+                certificate, key = make_self_signed(folder)
+            except OSError as error:
+                raise SettingsError(
+                    f"TLS: cannot keep a certificate in {folder}: {error.strerror};"
+                    " name another folder in RUSB_STATE, or a certificate in"
+                    " Security/ServerCertificate"
+                ) from error
         if certificate is None or key is None:
             raise SettingsError(
                 "Security/ServerCertificate and Security/ServerPrivateKey go together:"
                 " set both, or neither for a certificate that rusb makes"
             )
         context = server_context(certificate, key, ca, legacy=self.config.legacy_tls)
-        if end := expired_since(certificate):
-            self.log.write(
-                f"VRDP: WARNING: the certificate {certificate} has expired on {end:%F};"
+        _, end = read_certificate(certificate)
+        if end < datetime.datetime.now(datetime.UTC):
+            self._warn(
+                f"the certificate {certificate} has expired on {end:%F};"
                 " clients that check it will refuse it."
             )
         return context
+
+    def _warn(self, text: str) -> None:
+        """Say in the log and at the terminal what its owner should mend."""
+        self.log.write(f"VRDP: WARNING: {text}")
+        self.report(f"WARNING: {text}")
 
     def _prepare_security(self) -> None:
         """Make ready what ``Security/Method`` allows (vrdp-server.md 2.1).
@@ -350,9 +368,15 @@ class Server:
                 self.log.write(f"VRDP: Security/Method {text!r} is not known: TLS.")
         settings = self._settings
         settings.methods = methods
-        settings.has_certificate = Method.TLS in methods
         if Method.TLS in methods:
-            self._tls = TlsUpgrade(self._make_context())
+            try:
+                self._tls = TlsUpgrade(self._make_context())
+            except SettingsError as error:  # 2.1: the server starts without it
+                then = "no client can connect"
+                if Method.RDP in methods:
+                    then = "standard RDP security for all"
+                self._warn(f"{error}. Until then: {then}.")
+        settings.has_certificate = self._tls is not None
         if Method.RDP in methods:
             settings.key = make_rsa_key()
             must = display.property("Security/RequireEncryption")

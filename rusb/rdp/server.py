@@ -209,6 +209,8 @@ class ServerConnection(Connection):
             has_certificate=self.settings.has_certificate,
             requested=request.protocols,
         )
+        if choice is Failure.NO_CERTIFICATE and Method.RDP in self.settings.methods:
+            choice = Protocol.RDP  # B.1: clients differ in whether they ask again
         if isinstance(choice, Failure):
             failure = None if request.protocols is None else choice
             self._output.append(ConnectionConfirm(failure=failure).serialize())

@@ -44,12 +44,16 @@ class RusbServer:
         """VBox.log as it is now."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
+    def said(self) -> str:
+        """What it said at the terminal."""
+        return self._errors.read_text()
+
     def wait_log(self, text: str, count: int = 1) -> None:
         """Wait until VBox.log holds *text* that often."""
         end = time.monotonic() + 60
         while self.log().count(text) < count:
             if time.monotonic() > end or self.process.poll() is not None:
-                raise LabError(f"no {text!r}: {self.log()}{self._errors.read_text()}")
+                raise LabError(f"no {text!r}: {self.log()}{self.said()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
