@@ -22,7 +22,7 @@ from rusb.aio.tls import (
     server_context,
     state_folder,
 )
-from rusb.errors import ConnectionLost, PluginError, SettingsError
+from rusb.errors import ConnectionLost, PluginError, RusbError, SettingsError
 from rusb.filters.model import Filter
 from rusb.rdp.ports import parse_ports
 from rusb.rdp.security import Method
@@ -157,6 +157,10 @@ class Server:
             await self.guest.start()
             self.guest.watch_lost(self._guest_lost)
             await self._listen()
+        except RusbError as error:
+            self.log.write(f"VRDP: {error}")
+            await self.aclose()
+            raise
         except BaseException:
             await self.aclose()
             raise
@@ -389,15 +393,17 @@ class Server:
     async def _listen(self) -> None:
         display = self.machine.remote_display
         address = self.config.address or display.property("TCP/Address") or None
-        text = display.property("TCP/Ports")
-        ports = self.config.ports or parse_ports(text or "3389")
+        text = display.property("TCP/Ports") or "3389"
+        ports = self.config.ports or parse_ports(text)
         for port in ports:
             sockets = _bind(address, port)
             if sockets:
                 break
         else:
+            if self.config.ports:
+                text = ",".join(map(str, ports))
             raise ConnectionLost(
-                f"can't bind to the port(s) {text or ports}: all are in use; choose"
+                f"can't bind to the port(s) {text}: all are in use; choose"
                 " others with --port or the property TCP/Ports"
             )
         loop = asyncio.get_running_loop()
@@ -422,10 +428,13 @@ class Server:
 
 
 def _bind(address: str | None, port: int) -> list[socket.socket]:
-    """Bind one port on every address; none if it is in use on one of them.
+    """Bind one port on every address that is ours; none if one of them is in use.
 
-    The original is content with one address family; a port that half belongs to
-    another program would then look free.
+    The original is content with one socket (5.2); a port that half belongs to another
+    program would then look free.
+
+    Raises:
+        SettingsError: no address is ours.
     """
     try:
         found = socket.getaddrinfo(
@@ -437,6 +446,7 @@ def _bind(address: str | None, port: int) -> list[socket.socket]:
             " property TCP/Address"
         ) from error
     bound: list[socket.socket] = []
+    problem = ""
     for family, kind, protocol, _, where in found:
         if port == 0 and bound:  # the same free port for both families
             where = (where[0], bound[0].getsockname()[1], *where[2:])
@@ -452,14 +462,13 @@ def _bind(address: str | None, port: int) -> list[socket.socket]:
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            if error.errno == errno.EADDRNOTAVAIL and address is None:
-                continue  # IPv6 is compiled in but not configured
-            for other in bound:
-                other.close()
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                for other in bound:
+                    other.close()
                 return []
-            raise SettingsError(
-                f"cannot listen on {where[0]} port {port}: {error.strerror}"
-            ) from error
+            problem = f"{where[0]} port {port}: {error.strerror}"
+            continue
         bound.append(sock)
+    if not bound:
+        raise SettingsError(f"cannot listen on {problem or address}")
     return bound

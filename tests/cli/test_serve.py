@@ -2,13 +2,15 @@
 
 import socket
 import ssl
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
 from rusb.rdp.x224 import ConnectionRequest
-from tests.lab.rusbserver import RusbServer
+from tests.lab.rusbserver import CHECKOUT, RusbServer
 
 MACHINE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
@@ -74,3 +76,22 @@ def test_a_certificate_that_cannot_be_used_is_said_at_the_terminal(
         assert f"WARNING: TLS: cannot read {nowhere}" in server.said()
     finally:
         server.stop()
+
+
+def test_the_port_that_is_busy_is_named(tmp_path: Path) -> None:
+    (tmp_path / "Machine.vbox").write_text(text())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ["Machine.vbox", "--guest", "loopback", "--port", port]
+        done = subprocess.run(
+            [sys.executable, "-m", "rusb", "serve", *words, "--address", "127.0.0.1"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(CHECKOUT), "RUSB_STATE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 76
+    problem = f"can't bind to the port(s) {port}: all are in use"
+    assert problem in done.stderr
+    assert f" VRDP: {problem}" in (tmp_path / "Logs" / "VBox.log").read_text()
