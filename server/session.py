@@ -21,7 +21,7 @@ from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 
 from .attachments import Attachment
-from .auth import Authenticator, Request, asked_line, decision_line
+from .auth import Authenticator, Request, asked_lines, decision_line
 from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
@@ -199,9 +199,15 @@ class ServerSession:
 
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
-        if self._client is not None and not self._is_ending:
+        if not self._is_ending:
+            self._rdp.disconnect(reason)
+            self._end(reason)
+
+    def _end(self, reason: int | None) -> None:
+        """Close; None: the client just leaves, which is no logoff (7.4)."""
+        if self._client is not None and reason is not None:
             self._log.write(f"VRDP: Logoff: {self.name} Reason 0x{reason:04X}.")
-        self._rdp.disconnect(reason)
+        self._is_ending = True
         self.stream.close()
 
     def drop(self, reason: str) -> None:
@@ -349,10 +355,7 @@ class ServerSession:
                 if event.name.lower() == CHANNEL:
                     self._open_channel(event)
             case rdp.Disconnected():
-                if self._client is not None:
-                    self._log.write(f"VRDP: Logoff: {self.name} Reason 0x0000.")
-                self._is_ending = True
-                self.stream.close()
+                self._end(event.reason)
             case _:
                 log.debug("= %s", event)
 
@@ -382,16 +385,16 @@ class ServerSession:
             address=self.stream.peer,
             client_id=self.number,
         )
-        self._log.write(asked_line(method.name, request))
+        for line in asked_lines(method, request):
+            self._log.write(line)
         decision = await method.check(request)
-        if decision.granted and self._is_ending:
-            method.disconnected(self.number)
-        if self._is_ending:
-            return
         if decision.reason:
             self._log.write(decision.reason)
         self._log.write(decision_line(decision))
         self._is_granted = decision.granted
+        if self._is_ending:  # nobody hides the answer by hanging up
+            method.disconnected(self.number)
+            return
         if not (decision.granted and self._host.admit(self)):
             self._refuse()
             return

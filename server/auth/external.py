@@ -41,6 +41,7 @@ class External:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.library = library.title
         self._library = library
         self._timeout = timeout
         self._limits = Limits() if limits is None else limits

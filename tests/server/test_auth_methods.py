@@ -13,7 +13,7 @@ from rusb.server.auth import (
     ACCESS_DENIED,
     ACCESS_GRANTED,
     Request,
-    asked_line,
+    asked_lines,
     choose,
     decision_line,
 )
@@ -42,6 +42,8 @@ def request(user: str = "john", password: str = "secret", number: int = 7) -> Re
 
 class Answers:
     """A library that answers, or raises, what it is told."""
+
+    title = "answers"
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
@@ -82,9 +84,32 @@ async def test_null_grants_and_guest_denies() -> None:
 
 
 def test_log_lines_are_those_of_the_original() -> None:
-    assert asked_line("External", request()) == (
-        "AUTH: User: [john]. Domain: [WORK]. Authentication type: [External]"
-    )
+    assert asked_lines(external(Answers()), request()) == [
+        "AUTH: User: [john]. Domain: [WORK]. Authentication type: [External]",
+        "AUTH: Library: [answers].",
+    ]
+    assert asked_lines(choose(machine("Null")), request()) == [
+        "AUTH: User: [john]. Domain: [WORK]. Authentication type: [Null]"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("library", "title"),
+    [
+        ("", "VBoxAuth, PAM service login"),
+        ("VBoxAuthSimple", "VBoxAuthSimple"),
+        ("null", "null"),
+        ("my.module", "my.module, entry point vrdp_auth3"),
+    ],
+)
+def test_every_library_has_a_title(
+    library: str, title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VBOX_AUTH_PAM_SERVICE", raising=False)
+    assert choose(machine("External", library)).library == title
+
+
+def test_decisions_in_the_log() -> None:
     assert ACCESS_GRANTED == "AUTH: Access granted."
     assert ACCESS_DENIED == "AUTH: Access denied."
 
