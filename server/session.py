@@ -163,6 +163,7 @@ class ServerSession:
         self._since, self._address, self._is_tls = 0.0, "", False
         self._is_welcome = False
         self._is_granted = False
+        self._inputs = 0  # keys and mouse events; the status screen has no use for them
         self._disabled: set[str] = set()
         self._is_ending = False
         self._is_pressed = False  # the client reads too slowly
@@ -248,6 +249,7 @@ class ServerSession:
             "since": self._since,
             "sent": self.stream.bytes_sent,
             "received": self.stream.bytes_received,
+            "inputs": self._inputs,
         }
 
     def describe_devices(self) -> list[dict[str, object]]:
@@ -349,6 +351,8 @@ class ServerSession:
                 self._logon_timer.cancel()
                 self.is_active = True
                 self._host.screen_wanted(self)
+            case rdp.InputReceived():
+                self._inputs += "Input" not in self._disabled
             case rdp.RefreshRequested():
                 self._host.screen_wanted(self)
             case rdp.ChannelOpened():

@@ -31,6 +31,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.guest = LoopbackGuest()
+        self.host = "127.0.0.1"
         self.server: Server
 
     @contextlib.asynccontextmanager
@@ -56,7 +57,7 @@ class Place:
         config = ServerConfig(
             machine,
             ports=[0],
-            address="127.0.0.1",
+            address=self.host,
             log=str(self.folder / "VBox.log"),
             state=self.folder,
         )
@@ -69,7 +70,7 @@ class Place:
         self, user: str = "vera", password: str = "secret", domain: str = ""
     ) -> AsyncIterator[ClientSession]:
         config = ClientConfig(
-            "127.0.0.1",
+            self.host,
             self.server.port,
             user=user,
             password=password,
