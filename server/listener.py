@@ -6,7 +6,6 @@ import errno
 import itertools
 import logging
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -242,7 +241,8 @@ class Server:
             )
         self._sessions.add(session)
         self.log.write("VRDP: New connection:")
-        self.log.write(f"VRDP: Connection opened: {session.number}")
+        family = "IPv6" if ":" in session.network else "IPv4"
+        self.log.write(f"VRDP: Connection opened ({family}): {session.number}")
         return True
 
     def admit(self, session: ServerSession) -> bool:
@@ -324,7 +324,7 @@ class Server:
             if session.lost_by_guest(device):
                 return
 
-    def _make_context(self) -> ssl.SSLContext:
+    def _make_tls(self) -> TlsUpgrade:
         display = self.machine.remote_display
         names = ("ServerCertificate", "ServerPrivateKey", "CACertificate")
         files = [display.property(f"Security/{name}") for name in names]
@@ -345,13 +345,13 @@ class Server:
                 " set both, or neither for a certificate that rusb makes"
             )
         context = server_context(certificate, key, ca, legacy=self.config.legacy_tls)
-        _, end = read_certificate(certificate)
+        issuer, end = read_certificate(certificate)
         if end < datetime.datetime.now(datetime.UTC):
             self._warn(
                 f"the certificate {certificate} has expired on {end:%F};"
                 " clients that check it will refuse it."
             )
-        return context
+        return TlsUpgrade(context, issuer=issuer)
 
     def _warn(self, text: str) -> None:
         """Say in the log and at the terminal what its owner should mend."""
@@ -374,7 +374,7 @@ class Server:
         settings.methods = methods
         if Method.TLS in methods:
             try:
-                self._tls = TlsUpgrade(self._make_context())
+                self._tls = self._make_tls()
             except SettingsError as error:  # 2.1: the server starts without it
                 then = "no client can connect"
                 if Method.RDP in methods:

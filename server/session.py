@@ -149,6 +149,7 @@ class ServerSession:
             on_event=self._handle,
             on_lost=self._lost,
             on_connected=self._connected,
+            on_secured=self._secured,
             on_pressure=self._pressed,
             tls=tls,
         )
@@ -309,6 +310,11 @@ class ServerSession:
         self._is_welcome = self._host.welcome(self)
         if not self._is_welcome:
             self.stream.close()
+
+    def _secured(self, version: str) -> None:
+        assert self.stream.tls is not None
+        issuer = self.stream.tls.issuer
+        self._log.write(f"VRDP: {version}. Issuer of the certificate: [{issuer}].")
 
     def _is_late(self) -> None:
         what = "logon" if self._client is None else "activation"

@@ -56,6 +56,7 @@ class TlsUpgrade:
         server_hostname: the name to verify; None on the server.
         check: called with the peer's DER certificate on the client; it raises
             CertificateError to refuse it.
+        issuer: who issued the server's own certificate, for its log.
     """
 
     def __init__(
@@ -63,10 +64,13 @@ class TlsUpgrade:
         context: ssl.SSLContext,
         server_hostname: str | None = None,
         check: Callable[[bytes], None] | None = None,
+        *,
+        issuer: str = "",
     ) -> None:
         self.context = context
         self.server_hostname = server_hostname
         self.check = check
+        self.issuer = issuer
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:
@@ -89,6 +93,7 @@ class RdpStream(asyncio.Protocol):
         on_lost: called once when the connection is over, with why; None for an
             orderly end.
         on_connected: called when the transport is there, before anything else.
+        on_secured: called with the version of TLS once TLS is up.
         on_pressure: called with True when the peer reads too slowly, then False.
         tls: what to do when the core asks for TLS; None: it will not.
     """
@@ -100,6 +105,7 @@ class RdpStream(asyncio.Protocol):
         on_event: Callable[[Event], None],
         on_lost: Callable[[RusbError | None], None],
         on_connected: Callable[[], None] = lambda: None,
+        on_secured: Callable[[str], None] = lambda version: None,
         on_pressure: Callable[[bool], None] = lambda is_high: None,
         tls: TlsUpgrade | None,
     ) -> None:
@@ -111,6 +117,7 @@ class RdpStream(asyncio.Protocol):
         self._on_event = on_event
         self._on_lost = on_lost
         self._on_connected = on_connected
+        self._on_secured = on_secured
         self._on_pressure = on_pressure
         self._error: RusbError | None = None
         self._is_over = False
@@ -297,8 +304,9 @@ class RdpStream(asyncio.Protocol):
             raise ConnectionLost("the connection ended during the TLS handshake")
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH)
+        connection = transport.get_extra_info("ssl_object")
+        self._on_secured(connection.version())
         if self.tls.check is not None:
-            connection = transport.get_extra_info("ssl_object")
             self.tls.check(connection.getpeercert(binary_form=True))
 
     def _end(self) -> None:

@@ -91,6 +91,9 @@ class Place:
 
     __str__ = log
 
+    async def wait_log(self, text: str) -> None:
+        await wait_text(self, text)
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
@@ -179,7 +182,7 @@ async def test_the_library_hears_of_logon_and_end(place: Place, told: Told) -> N
             assert str(told) == "on 1\n"
         await wait_text(told, "off")
         await place.is_refused(password="wrong")
-        await wait_text(place, "Connection closed: 2")
+        await place.wait_log("Connection closed: 2")
     assert str(told) == "on 1\noff 1\non 2\n"
     log = place.log()
     library = f"AUTH: Library: [{TELLING}, entry point vrdp_auth3]."
@@ -206,11 +209,11 @@ async def test_whoever_hangs_up_during_the_check_is_decided_on_all_the_same(
         await wait_text(told, "on 1")
         task.cancel()
         await asyncio.wait([task])
-        await wait_text(place, "Connection closed: 1")
+        await place.wait_log("Connection closed: 1")
         assert "Access" not in place.log()
         is_right = password == "secret"
         answer = "granted" if is_right else "denied"
-        await wait_text(place, f"AUTH: Access {answer}.")
+        await place.wait_log(f"AUTH: Access {answer}.")
         if is_right:
             await wait_text(told, "off 1")
     assert ("off 1" in str(told)) == is_right
@@ -260,7 +263,7 @@ async def test_a_logoff_is_logged_if_the_server_ends_it(place: Place) -> None:
     async with place.serve():
         async with place.visit():
             await place.guest.wait_for(1)
-        await wait_text(place, "Connection closed: 1")
+        await place.wait_log("Connection closed: 1")
         assert "Logoff" not in place.log()
         async with place.visit() as client:
             await place.guest.wait_for(1)
@@ -279,7 +282,7 @@ async def test_a_logoff_is_logged_if_the_client_asks_for_the_end(place: Place) -
         client._rdp._send_data(DataType.SHUTDOWN_REQUEST, b"")
         assert client._stream is not None
         client._stream.flush()
-        await wait_text(place, "Connection closed: 1")
+        await place.wait_log("Connection closed: 1")
     assert place.log().count("build 2600. Reason 0x0000.") == 1
 
 
