@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.assets import LabError
@@ -19,15 +20,24 @@ class RusbServer:
         folder: of the log and the certificate.
         machine: text of the ``.vbox`` file.
         options: of ``rusb serve``.
+        port: another one than the free one.
+        program: of Python, to which ``serve`` and so on are given.
     """
 
-    def __init__(self, folder: Path, machine: str, *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        machine: str,
+        *options: str,
+        port: int = 0,
+        program: Sequence[str] = ("-m", "rusb"),
+    ) -> None:
         self.log_path = folder / "VBox.log"
         settings = folder / "Machine.vbox"
         settings.write_text(machine)
-        self.port = free_port()
+        self.port = port or free_port()
         command = [
-            *(sys.executable, "-m", "rusb", "serve", str(settings), "-v"),
+            *(sys.executable, *program, "serve", str(settings), "-v"),
             *("--log", str(self.log_path), *options),
             *("--address", "127.0.0.1", "--port", str(self.port)),
         ]

@@ -1,6 +1,7 @@
 """Certificates that cannot be used, and those that somebody else signed."""
 
 import datetime
+import ipaddress
 import re
 from pathlib import Path
 
@@ -24,7 +25,13 @@ DAY = datetime.timedelta(days=1)
 class Authority:
     """A key, its certificate, and what it signs."""
 
-    def __init__(self, name: str, signer: "Authority | None" = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        signer: "Authority | None" = None,
+        *,
+        until: datetime.datetime = NOW + DAY,
+    ) -> None:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.key = ec.generate_private_key(ec.SECP256R1())
         signer = signer or self
@@ -34,10 +41,11 @@ class Authority:
             .issuer_name(signer.name)
             .public_key(self.key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - DAY)
-            .not_valid_after(NOW + DAY)
+            .not_valid_before(until - 2 * DAY)
+            .not_valid_after(until)
         )
-        names = [x509.DNSName("localhost")]
+        here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names = [x509.DNSName("localhost"), here]
         is_authority = name != "localhost"
         constraints = x509.BasicConstraints(ca=is_authority, path_length=None)
         self.certificate = (
