@@ -55,6 +55,16 @@ def test_guessing_at_many_users_is_refused_too() -> None:
     assert limits.begin(HERE, "one more", FORGET_AFTER) == 0.0
 
 
+def test_a_logon_of_ones_own_does_not_help_with_guessing_at_many() -> None:
+    limits = Limits()
+    for n in range(MAX_FAILURES_OF_ALL):
+        fail(limits, f"user {n}")
+        if n < MAX_FAILURES_OF_ALL - 1:
+            fail(limits, "mine")
+            limits.succeeded(HERE, "mine")
+    assert limits.begin(HERE, "mine", 0.0) is None
+
+
 def test_users_who_get_in_do_not_count_among_all() -> None:
     limits = Limits()
     for n in range(2 * MAX_FAILURES_OF_ALL):
