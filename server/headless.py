@@ -237,7 +237,7 @@ class Headless:
         guest: GuestBackend = LoopbackGuest()  # for a machine that gets no devices
         if self.machine.usb_controllers:
             guest = QemuGuest(str(self._monitors[1]))
-        server = Server(config, guest=guest, log=self._log)
+        server = Server(config, guest=guest, log=self._log, report=self._report)
         self._port = 0
         await server.start()
         self._server, self._port = server, server.port

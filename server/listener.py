@@ -1,26 +1,27 @@
 """The server: ports, certificate, guest, sessions."""
 
 import asyncio
+import datetime
 import errno
 import itertools
 import logging
 import socket
-import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import rusb.server.guests
 from rusb import plugins
 from rusb.aio.stream import TlsUpgrade
 from rusb.aio.tls import (
-    expired_since,
     make_rsa_key,
     make_self_signed,
+    read_certificate,
     server_context,
     state_folder,
 )
-from rusb.errors import ConnectionLost, PluginError, SettingsError
+from rusb.errors import ConnectionLost, PluginError, RusbError, SettingsError
 from rusb.filters.model import Filter
 from rusb.rdp.ports import parse_ports
 from rusb.rdp.security import Method
@@ -40,13 +41,17 @@ log = logging.getLogger(__name__)
 BACKLOG = 128
 
 MAX_WAITING = 320
-"""Connections at once that have not logged on yet; more are closed at once."""
+"""Connections at once that have not logged on yet; one more, and the network that has
+most of them loses its oldest: whoever fills the places keeps nobody else out."""
 
-MAX_WAITING_PER_ADDRESS = 200
-"""Those of one address, so that one host cannot keep all others out."""
+MAX_WAITING_PER_NETWORK = 200
+"""Those of one network; more are closed at once."""
 
 MAX_CLIENTS = 64
 """Clients that are logged on at once."""
+
+MAX_CLIENTS_PER_NETWORK = 16
+"""Those of one network, so that one user cannot keep all others out."""
 
 MAX_COMPLAINTS = 8
 """Lines in the log about connections that were closed at once."""
@@ -89,6 +94,7 @@ class Server:
         config: what to serve, and where.
         guest: None: the one that *config* names.
         log: the machine's log, which stays open; None: the one that *config* names.
+        report: gets what a user at the terminal has to know.
 
     Attributes:
         port: the port it listens on, once started.
@@ -100,12 +106,14 @@ class Server:
         *,
         guest: GuestBackend | None = None,
         log: ReleaseLog | None = None,
+        report: Callable[[str], None] = log.warning,
     ) -> None:
         self.config = config
         self.machine = config.machine
         self.guest = guest or load_guest(config.guest)
         self.log = log or ReleaseLog(config.log)
         self._owns_log = log is None
+        self.report = report
         self.port = 0
         self.authenticator = choose(
             self.machine,
@@ -139,7 +147,7 @@ class Server:
         """Load the certificate, get the guest ready, listen.
 
         Raises:
-            SettingsError: certificate files or the port list cannot be used.
+            SettingsError: the address or the port list cannot be used.
             GuestError: the guest cannot be reached.
             ConnectionLost: no port of the list is free.
         """
@@ -148,6 +156,10 @@ class Server:
             await self.guest.start()
             self.guest.watch_lost(self._guest_lost)
             await self._listen()
+        except RusbError as error:
+            self.log.write(f"VRDP: {error}")
+            await self.aclose()
+            raise
         except BaseException:
             await self.aclose()
             raise
@@ -208,28 +220,44 @@ class Server:
 
     def welcome(self, session: ServerSession) -> bool:
         """Take a new connection, unless there are too many."""
-        address = session.stream.peer
-        waiting = [s for s in self._sessions if not s.is_logged_on]
-        same = sum(1 for s in waiting if s.stream.peer == address)
-        if len(waiting) >= MAX_WAITING or same >= MAX_WAITING_PER_ADDRESS:
+        waiting = [s for s in self._sessions if s.is_waiting]
+        waiting.sort(key=lambda one: one.number)
+        crowds = Counter(one.network for one in waiting)
+        if crowds[session.network] >= MAX_WAITING_PER_NETWORK:
             self._complaints += 1
             if self._complaints <= MAX_COMPLAINTS:
                 self.log.write(
-                    f"VRDP: {len(waiting)} connections wait for their logon, {same}"
-                    f" from {address}: a new one from there was closed."
+                    f"VRDP: {crowds[session.network]} connections from"
+                    f" {session.network} wait for their logon: a new one from there"
+                    " was closed."
                 )
             return False
+        if len(waiting) >= MAX_WAITING:
+            most = max(crowds, key=crowds.__getitem__)
+            oldest = next(one for one in waiting if one.network == most)
+            oldest.drop(
+                f"it made room for another: {len(waiting)} connections wait for their"
+                f" logon, {crowds[most]} of them from {most}"
+            )
         self._sessions.add(session)
         self.log.write("VRDP: New connection:")
-        self.log.write(f"VRDP: Connection opened: {session.number}")
+        family = "IPv6" if ":" in session.network else "IPv4"
+        self.log.write(f"VRDP: Connection opened ({family}): {session.number}")
         return True
 
     def admit(self, session: ServerSession) -> bool:
-        """Apply the single-connection rule (vrdp-server.md 4.1), and a limit."""
+        """Apply the single-connection rule (vrdp-server.md 4.1), and limits."""
         display = self.machine.remote_display
         others = [s for s in self._sessions if s is not session and s.is_logged_on]
+        same = sum(1 for one in others if one.network == session.network)
         if len(others) >= MAX_CLIENTS:
             self.log.write(f"AUTH: {MAX_CLIENTS} clients are connected. Access denied.")
+            return False
+        if same >= MAX_CLIENTS_PER_NETWORK:
+            self.log.write(
+                f"AUTH: {same} clients from {session.network} are connected."
+                " Access denied."
+            )
             return False
         if display.allow_multi_connection or not others:
             self._logons += 1
@@ -296,25 +324,39 @@ class Server:
             if session.lost_by_guest(device):
                 return
 
-    def _make_context(self) -> ssl.SSLContext:
+    def _make_tls(self) -> TlsUpgrade:
         display = self.machine.remote_display
         names = ("ServerCertificate", "ServerPrivateKey", "CACertificate")
         files = [display.property(f"Security/{name}") for name in names]
         certificate, key, ca = (Path(f) if f else None for f in files)
         if certificate is None and key is None:
-            certificate, key = make_self_signed(self.config.state or state_folder())
+            folder = self.config.state or state_folder()
+            try:
+                certificate, key = make_self_signed(folder)
+            except OSError as error:
+                raise SettingsError(
+                    f"TLS: cannot keep a certificate in {folder}: {error.strerror};"
+                    " name another folder in RUSB_STATE, or a certificate in"
+                    " Security/ServerCertificate"
+                ) from error
         if certificate is None or key is None:
             raise SettingsError(
                 "Security/ServerCertificate and Security/ServerPrivateKey go together:"
                 " set both, or neither for a certificate that rusb makes"
             )
         context = server_context(certificate, key, ca, legacy=self.config.legacy_tls)
-        if end := expired_since(certificate):
-            self.log.write(
-                f"VRDP: WARNING: the certificate {certificate} has expired on {end:%F};"
+        issuer, end = read_certificate(certificate)
+        if end < datetime.datetime.now(datetime.UTC):
+            self._warn(
+                f"the certificate {certificate} has expired on {end:%F};"
                 " clients that check it will refuse it."
             )
-        return context
+        return TlsUpgrade(context, issuer=issuer)
+
+    def _warn(self, text: str) -> None:
+        """Say in the log and at the terminal what its owner should mend."""
+        self.log.write(f"VRDP: WARNING: {text}")
+        self.report(f"WARNING: {text}")
 
     def _prepare_security(self) -> None:
         """Make ready what ``Security/Method`` allows (vrdp-server.md 2.1).
@@ -330,9 +372,15 @@ class Server:
                 self.log.write(f"VRDP: Security/Method {text!r} is not known: TLS.")
         settings = self._settings
         settings.methods = methods
-        settings.has_certificate = Method.TLS in methods
         if Method.TLS in methods:
-            self._tls = TlsUpgrade(self._make_context())
+            try:
+                self._tls = self._make_tls()
+            except SettingsError as error:  # 2.1: the server starts without it
+                then = "no client can connect"
+                if Method.RDP in methods:
+                    then = "standard RDP security for all"
+                self._warn(f"{error}. Until then: {then}.")
+        settings.has_certificate = self._tls is not None
         if Method.RDP in methods:
             settings.key = make_rsa_key()
             must = display.property("Security/RequireEncryption")
@@ -345,15 +393,17 @@ class Server:
     async def _listen(self) -> None:
         display = self.machine.remote_display
         address = self.config.address or display.property("TCP/Address") or None
-        text = display.property("TCP/Ports")
-        ports = self.config.ports or parse_ports(text or "3389")
+        text = display.property("TCP/Ports") or "3389"
+        ports = self.config.ports or parse_ports(text)
         for port in ports:
             sockets = _bind(address, port)
             if sockets:
                 break
         else:
+            if self.config.ports:
+                text = ",".join(map(str, ports))
             raise ConnectionLost(
-                f"can't bind to the port(s) {text or ports}: all are in use; choose"
+                f"can't bind to the port(s) {text}: all are in use; choose"
                 " others with --port or the property TCP/Ports"
             )
         loop = asyncio.get_running_loop()
@@ -378,10 +428,13 @@ class Server:
 
 
 def _bind(address: str | None, port: int) -> list[socket.socket]:
-    """Bind one port on every address; none if it is in use on one of them.
+    """Bind one port on every address that is ours; none if one of them is in use.
 
-    The original is content with one address family; a port that half belongs to
-    another program would then look free.
+    The original is content with one socket (5.2); a port that half belongs to another
+    program would then look free.
+
+    Raises:
+        SettingsError: no address is ours.
     """
     try:
         found = socket.getaddrinfo(
@@ -393,6 +446,7 @@ def _bind(address: str | None, port: int) -> list[socket.socket]:
             " property TCP/Address"
         ) from error
     bound: list[socket.socket] = []
+    problem = ""
     for family, kind, protocol, _, where in found:
         if port == 0 and bound:  # the same free port for both families
             where = (where[0], bound[0].getsockname()[1], *where[2:])
@@ -408,14 +462,13 @@ def _bind(address: str | None, port: int) -> list[socket.socket]:
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            if error.errno == errno.EADDRNOTAVAIL and address is None:
-                continue  # IPv6 is compiled in but not configured
-            for other in bound:
-                other.close()
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                for other in bound:
+                    other.close()
                 return []
-            raise SettingsError(
-                f"cannot listen on {where[0]} port {port}: {error.strerror}"
-            ) from error
+            problem = f"{where[0]} port {port}: {error.strerror}"
+            continue
         bound.append(sock)
+    if not bound:
+        raise SettingsError(f"cannot listen on {problem or address}")
     return bound

@@ -21,11 +21,12 @@ from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 
 from .attachments import Attachment
-from .auth import Authenticator, Request, asked_line, decision_line
+from .auth import Authenticator, Request, asked_lines, decision_line
 from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
 from .machine.settings import FEATURES, Machine
+from .network import network_of
 
 __all__ = ["ServerSession", "SessionHost"]
 
@@ -124,6 +125,9 @@ class ServerSession:
         number: client id, from 1, never reused.
         settings: for the RDP core.
         tls: how to do TLS.
+
+    Attributes:
+        network: of the peer, once it is connected.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class ServerSession:
         self.number = number
         self.is_active = False
         self.name = f"client {number}"
+        self.network = ""
         self._host = host
         self._log = host.log
         self._rdp = ServerConnection(settings, random_bytes=secrets.token_bytes)
@@ -144,6 +149,7 @@ class ServerSession:
             on_event=self._handle,
             on_lost=self._lost,
             on_connected=self._connected,
+            on_secured=self._secured,
             on_pressure=self._pressed,
             tls=tls,
         )
@@ -158,6 +164,7 @@ class ServerSession:
         self._since, self._address, self._is_tls = 0.0, "", False
         self._is_welcome = False
         self._is_granted = False
+        self._inputs = 0  # keys and mouse events; the status screen has no use for them
         self._disabled: set[str] = set()
         self._is_ending = False
         self._is_pressed = False  # the client reads too slowly
@@ -178,6 +185,11 @@ class ServerSession:
         return self._client is not None and not self._is_ending
 
     @property
+    def is_waiting(self) -> bool:
+        """Is the client there, and has yet to pass logon?"""
+        return self._client is None and not self._is_ending
+
+    @property
     def was_logged_on(self) -> bool:
         """Did the client pass logon?"""
         return self._client is not None
@@ -189,10 +201,22 @@ class ServerSession:
 
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
-        if self._client is not None and not self._is_ending:
+        if not self._is_ending:
+            self._rdp.disconnect(reason)
+            self._end(reason)
+
+    def _end(self, reason: int | None) -> None:
+        """Close; None: the client just leaves, which is no logoff (7.4)."""
+        if self._client is not None and reason is not None:
             self._log.write(f"VRDP: Logoff: {self.name} Reason 0x{reason:04X}.")
-        self._rdp.disconnect(reason)
+        self._is_ending = True
         self.stream.close()
+
+    def drop(self, reason: str) -> None:
+        """End the connection at once; the log says why."""
+        self._is_ending = True
+        self.stream.fail(ConnectionLost(reason))
+        self.stream.abort()
 
     async def wait_ended(self) -> None:
         """Wait until the connection is over and its devices are detached."""
@@ -226,6 +250,7 @@ class ServerSession:
             "since": self._since,
             "sent": self.stream.bytes_sent,
             "received": self.stream.bytes_received,
+            "inputs": self._inputs,
         }
 
     def describe_devices(self) -> list[dict[str, object]]:
@@ -281,23 +306,26 @@ class ServerSession:
         self._host.session_ended(self)
 
     def _connected(self) -> None:
+        self.network = network_of(self.stream.peer)
         self._is_welcome = self._host.welcome(self)
         if not self._is_welcome:
             self.stream.close()
 
+    def _secured(self, version: str) -> None:
+        assert self.stream.tls is not None
+        issuer = self.stream.tls.issuer
+        self._log.write(f"VRDP: {version}. Issuer of the certificate: [{issuer}].")
+
     def _is_late(self) -> None:
         what = "logon" if self._client is None else "activation"
-        self.stream.fail(ConnectionLost(f"no {what} within {LOGON_TIMEOUT:g} s"))
-        self.stream.abort()
+        self.drop(f"no {what} within {LOGON_TIMEOUT:g} s")
 
     def _keep_alive(self) -> None:
         """Send a sign of life after a time without traffic; drop who takes nothing."""
         stream = self.stream
         taken = stream.bytes_sent - stream.bytes_waiting
         if stream.bytes_waiting and taken == self._taken:
-            reason = f"the client has read nothing for {IDLE_TIMEOUT:g} s"
-            stream.fail(ConnectionLost(reason))
-            stream.abort()
+            self.drop(f"the client has read nothing for {IDLE_TIMEOUT:g} s")
             return
         traffic = stream.bytes_received, stream.bytes_sent
         if traffic == self._traffic and self.is_active:
@@ -329,16 +357,15 @@ class ServerSession:
                 self._logon_timer.cancel()
                 self.is_active = True
                 self._host.screen_wanted(self)
+            case rdp.InputReceived():
+                self._inputs += "Input" not in self._disabled
             case rdp.RefreshRequested():
                 self._host.screen_wanted(self)
             case rdp.ChannelOpened():
                 if event.name.lower() == CHANNEL:
                     self._open_channel(event)
             case rdp.Disconnected():
-                if self._client is not None:
-                    self._log.write(f"VRDP: Logoff: {self.name} Reason 0x0000.")
-                self._is_ending = True
-                self.stream.close()
+                self._end(event.reason)
             case _:
                 log.debug("= %s", event)
 
@@ -368,16 +395,16 @@ class ServerSession:
             address=self.stream.peer,
             client_id=self.number,
         )
-        self._log.write(asked_line(method.name, request))
+        for line in asked_lines(method, request):
+            self._log.write(line)
         decision = await method.check(request)
-        if decision.granted and self._is_ending:
-            method.disconnected(self.number)
-        if self._is_ending:
-            return
         if decision.reason:
             self._log.write(decision.reason)
         self._log.write(decision_line(decision))
         self._is_granted = decision.granted
+        if self._is_ending:  # nobody hides the answer by hanging up
+            method.disconnected(self.number)
+            return
         if not (decision.granted and self._host.admit(self)):
             self._refuse()
             return

@@ -24,6 +24,15 @@ WRITE_HIGH = 4 << 20
 """Bytes waiting to be sent above which whoever feeds us is told to stop: many 64 KiB
 URBs, yet little beside what a device may have in flight."""
 
+_KEEP_ALIVE = (
+    ("TCP_KEEPIDLE", 30),
+    ("TCP_KEEPINTVL", 10),
+    ("TCP_KEEPCNT", 3),
+    # no probe is sent while data is unacknowledged, as our own keepalive soon is
+    ("TCP_USER_TIMEOUT", 60_000),
+)
+"""Seconds, seconds, probes, milliseconds."""
+
 MAX_WAITING = 128 << 20
 """Bytes waiting to be sent above which the peer is dropped: it makes us answer and
 reads nothing. Twice what a client lets be in flight."""
@@ -47,6 +56,7 @@ class TlsUpgrade:
         server_hostname: the name to verify; None on the server.
         check: called with the peer's DER certificate on the client; it raises
             CertificateError to refuse it.
+        issuer: who issued the server's own certificate, for its log.
     """
 
     def __init__(
@@ -54,19 +64,22 @@ class TlsUpgrade:
         context: ssl.SSLContext,
         server_hostname: str | None = None,
         check: Callable[[bytes], None] | None = None,
+        *,
+        issuer: str = "",
     ) -> None:
         self.context = context
         self.server_hostname = server_hostname
         self.check = check
+        self.issuer = issuer
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Let the kernel notice a peer that vanished, within about a minute."""
+    """Let the kernel notice a peer that vanished, within a minute."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10)):
+    for option, value in _KEEP_ALIVE:
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
@@ -80,6 +93,7 @@ class RdpStream(asyncio.Protocol):
         on_lost: called once when the connection is over, with why; None for an
             orderly end.
         on_connected: called when the transport is there, before anything else.
+        on_secured: called with the version of TLS once TLS is up.
         on_pressure: called with True when the peer reads too slowly, then False.
         tls: what to do when the core asks for TLS; None: it will not.
     """
@@ -91,6 +105,7 @@ class RdpStream(asyncio.Protocol):
         on_event: Callable[[Event], None],
         on_lost: Callable[[RusbError | None], None],
         on_connected: Callable[[], None] = lambda: None,
+        on_secured: Callable[[str], None] = lambda version: None,
         on_pressure: Callable[[bool], None] = lambda is_high: None,
         tls: TlsUpgrade | None,
     ) -> None:
@@ -102,6 +117,7 @@ class RdpStream(asyncio.Protocol):
         self._on_event = on_event
         self._on_lost = on_lost
         self._on_connected = on_connected
+        self._on_secured = on_secured
         self._on_pressure = on_pressure
         self._error: RusbError | None = None
         self._is_over = False
@@ -288,8 +304,9 @@ class RdpStream(asyncio.Protocol):
             raise ConnectionLost("the connection ended during the TLS handshake")
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH)
+        connection = transport.get_extra_info("ssl_object")
+        self._on_secured(connection.version())
         if self.tls.check is not None:
-            connection = transport.get_extra_info("ssl_object")
             self.tls.check(connection.getpeercert(binary_form=True))
 
     def _end(self) -> None:

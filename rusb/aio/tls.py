@@ -18,10 +18,10 @@ from rusb.rdp.standard import RsaKey
 __all__ = [
     "KnownServers",
     "client_context",
-    "expired_since",
     "fingerprint",
     "make_rsa_key",
     "make_self_signed",
+    "read_certificate",
     "server_context",
     "state_folder",
 ]
@@ -58,8 +58,16 @@ def server_context(
     """Make the context of a server; TLS 1.2 is the floor, or with *legacy* 1.0.
 
     Raises:
-        SettingsError: a file is missing, unreadable or not the PEM it should be.
+        SettingsError: a file is missing, unreadable or not the PEM it should be, or
+            the key is protected by a passphrase.
     """
+
+    def ask() -> str:  # OpenSSL would ask at the terminal, and the server hang
+        raise SettingsError(
+            f"TLS: {key} is protected by a passphrase, and nobody is there to type it:"
+            " store the key without one (openssl pkey -in FILE -out FILE)"
+        )
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for path in (certificate, key, *([ca] if ca else [])):
@@ -72,14 +80,14 @@ def server_context(
     if legacy:
         _allow_legacy(context)
     try:
-        context.load_cert_chain(certificate, key)
-        if ca is not None:
-            context.load_verify_locations(ca)
+        context.load_cert_chain(certificate, key, ask)
     except (ssl.SSLError, OSError) as error:
         raise SettingsError(
             f"TLS: {certificate} and {key} are not a PEM certificate and its private"
             f" key: {error}"
         ) from error
+    if ca is not None:
+        _load_authorities(context, ca, "TLS: Security/CACertificate")
     return context
 
 
@@ -99,11 +107,17 @@ def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    try:
-        context.load_verify_locations(ca)
-    except (ssl.SSLError, OSError) as error:
-        raise SettingsError(f"--ca {ca}: no PEM certificates there: {error}") from error
+    _load_authorities(context, ca, "--ca")
     return context
+
+
+def _load_authorities(context: ssl.SSLContext, path: Path, name: str) -> None:
+    try:
+        context.load_verify_locations(path)
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(
+            f"{name} {path}: no PEM certificates there: {error}"
+        ) from error
 
 
 def make_self_signed(folder: Path) -> tuple[Path, Path]:
@@ -121,13 +135,19 @@ def make_self_signed(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def expired_since(certificate: Path) -> datetime.datetime | None:
-    """Return since when a PEM certificate has expired, None if it has not."""
+def read_certificate(path: Path) -> tuple[str, datetime.datetime]:
+    """Return who issued a PEM certificate, and until when it is valid.
+
+    Raises:
+        SettingsError: it is malformed in a way that OpenSSL does not mind.
+    """
     from cryptography import x509
 
-    found = x509.load_pem_x509_certificate(certificate.read_bytes())
-    end = found.not_valid_after_utc
-    return end if end < datetime.datetime.now(datetime.UTC) else None
+    try:
+        found = x509.load_pem_x509_certificate(path.read_bytes())
+        return found.issuer.rfc4514_string(), found.not_valid_after_utc
+    except ValueError as error:
+        raise SettingsError(f"TLS: the certificate {path}: {error}") from error
 
 
 def make_rsa_key() -> RsaKey:

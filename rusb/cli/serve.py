@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: ServerConfig) -> int:
-    async with Server(config) as server:
+    async with Server(config, report=say) as server:
         say(f"{config.machine.name}: listening on port {server.port}")
         say(f"{config.machine.name}: log in {config.log}")
         await until_signal(server.serve_forever())

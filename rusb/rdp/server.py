@@ -202,6 +202,7 @@ class ServerConnection(Connection):
             raise RemoteProtocolError(f"X.224 packet 0x{body[1]:02X} in the session")
         request = ConnectionRequest.parse(body)
         self._requested = request.protocols
+        self._note(f"Policy: {_name_policy(self.settings.methods)}")
         wish = _name_wish(request.protocols or 0)
         self._note(f"Client requested {wish}")
         choice = select_protocol(
@@ -209,6 +210,8 @@ class ServerConnection(Connection):
             has_certificate=self.settings.has_certificate,
             requested=request.protocols,
         )
+        if choice is Failure.NO_CERTIFICATE and Method.RDP in self.settings.methods:
+            choice = Protocol.RDP  # B.1: clients differ in whether they ask again
         if isinstance(choice, Failure):
             failure = None if request.protocols is None else choice
             self._output.append(ConnectionConfirm(failure=failure).serialize())
@@ -488,6 +491,14 @@ class ServerConnection(Connection):
 
     def _note(self, text: str) -> None:
         self._events.append(Noted(text))
+
+
+def _name_policy(methods: frozenset[Method]) -> str:
+    if Method.RDP not in methods:
+        return "enhanced RDP security"
+    if Method.TLS not in methods:
+        return "standard RDP security"
+    return "negotiating RDP security"
 
 
 def _name_wish(protocols: int) -> str:

@@ -9,7 +9,7 @@ from .base import (
     Decision,
     Library,
     Request,
-    asked_line,
+    asked_lines,
     decision_line,
 )
 from .external import External
@@ -27,7 +27,7 @@ __all__ = [
     "Decision",
     "Limits",
     "Request",
-    "asked_line",
+    "asked_lines",
     "choose",
     "decision_line",
 ]

@@ -13,7 +13,7 @@ __all__ = [
     "Library",
     "Request",
     "Result",
-    "asked_line",
+    "asked_lines",
     "decision_line",
 ]
 
@@ -68,11 +68,15 @@ class Decision:
 
 
 class Authenticator(Protocol):
-    """Decides on logons; *name* is that of the log: Null, External or Guest."""
+    """Decides on logons."""
 
     @property
     def name(self) -> str:
-        """The type as the log names it."""
+        """The type as the log names it: Null, External or Guest."""
+
+    @property
+    def library(self) -> str:
+        """The library as the log names it; empty: there is none to ask."""
 
     async def check(self, request: Request) -> Decision:
         """Decide; raises nothing, an error is a refusal."""
@@ -84,6 +88,10 @@ class Authenticator(Protocol):
 class Library(Protocol):
     """An external library; both methods are called in a thread and may block."""
 
+    @property
+    def title(self) -> str:
+        """Its name, and what it is called by."""
+
     def logon(self, request: Request, judgement: Judgement) -> int:
         """Return a :class:`Result`; anything else, and any exception, denies."""
 
@@ -91,12 +99,15 @@ class Library(Protocol):
         """A client that had been granted access is gone."""
 
 
-def asked_line(name: str, request: Request) -> str:
-    """Return the log's line before a check (7.3, line 12)."""
-    return (
+def asked_lines(method: Authenticator, request: Request) -> list[str]:
+    """Return the log's lines before a check (7.3, lines 12 and 13)."""
+    lines = [
         f"AUTH: User: [{request.user}]. Domain: [{request.domain}]."
-        f" Authentication type: [{name}]"
-    )
+        f" Authentication type: [{method.name}]"
+    ]
+    if method.library:
+        lines.append(f"AUTH: Library: [{method.library}].")
+    return lines
 
 
 def decision_line(decision: Decision) -> str:

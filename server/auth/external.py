@@ -23,7 +23,7 @@ MAX_TEXT = 1024
 
 
 class External:
-    """Asks *library*, after the limits of the client's address.
+    """Asks *library*, after the limits of the client's address and user.
 
     Args:
         timeout: seconds for a place and the library's answer; then it is a refusal.
@@ -41,6 +41,7 @@ class External:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.library = library.title
         self._library = library
         self._timeout = timeout
         self._limits = Limits() if limits is None else limits
@@ -53,24 +54,8 @@ class External:
         texts = (request.user, request.domain, request.password)
         if max(map(len, texts)) > MAX_TEXT:
             return Decision(False, "AUTH: a name or password is too long")
-        delay = self._limits.begin(request.address, self._clock())
-        if delay is None:
-            return Decision(
-                False, f"AUTH: too many failed attempts from {request.address}"
-            )
-        await asyncio.sleep(delay)
-        try:
-            async with asyncio.timeout(self._timeout):
-                result = await self._ask(request)
-        except TimeoutError:
-            return Decision(False, f"AUTH: no answer within {self._timeout:g} s")
-        if isinstance(result, str):
-            return Decision(False, f"AUTH: {result}")
-        if result != Result.GRANTED:
-            return Decision(False, "AUTH: external authentication: denied")
-        self._limits.succeeded(request.address)
-        self._granted.add(request.client_id)
-        return Decision(True, "AUTH: external authentication: granted")
+        async with self._limits.turn(request.address, request.user):
+            return await self._try(request)
 
     def disconnected(self, client_id: int) -> None:
         """Tell the library, if it had granted that client access."""
@@ -85,6 +70,27 @@ class External:
             self._library.logoff(client_id)
         except Exception as error:  # noqa: BLE001 - not our code; may quote secrets
             log.error("authentication library: %s at logoff", type(error).__name__)
+
+    async def _try(self, request: Request) -> Decision:
+        who = request.address, request.user
+        delay = self._limits.begin(*who, self._clock())
+        if delay is None:
+            return Decision(
+                False, f"AUTH: too many failed attempts from {request.address}"
+            )
+        await asyncio.sleep(delay)
+        try:
+            async with asyncio.timeout(self._timeout):
+                result = await self._ask(request)
+        except TimeoutError:
+            return Decision(False, f"AUTH: no answer within {self._timeout:g} s")
+        if isinstance(result, str):
+            return Decision(False, f"AUTH: {result}")
+        if result != Result.GRANTED:
+            return Decision(False, "AUTH: external authentication: denied")
+        self._limits.succeeded(*who)
+        self._granted.add(request.client_id)
+        return Decision(True, "AUTH: external authentication: granted")
 
     async def _ask(self, request: Request) -> Result | str:
         await self._places.acquire()

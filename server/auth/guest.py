@@ -9,6 +9,7 @@ class Guest:
     """Denies: judgement 4, the guest did not react (vrdp-server.md 3.2)."""
 
     name = "Guest"
+    library = ""
 
     async def check(self, request: Request) -> Decision:
         """Deny."""

@@ -1,66 +1,97 @@
-"""How often an address may try: failures delay the next attempt, many refuse it."""
+"""How often one may try: failures delay the next attempt, many refuse it."""
 
-import ipaddress
+import asyncio
 from collections import OrderedDict
+from typing import TypeVar
+from weakref import WeakValueDictionary
 
-__all__ = ["FORGET_AFTER", "FREE_FAILURES", "MAX_ADDRESSES", "MAX_FAILURES", "Limits"]
+from rusb.server.network import network_of
 
-MAX_ADDRESSES = 4096
-"""Addresses remembered; the one that tried longest ago is forgotten first."""
+__all__ = [
+    "FORGET_AFTER",
+    "FREE_FAILURES",
+    "MAX_FAILURES",
+    "MAX_FAILURES_OF_ALL",
+    "MAX_KEYS",
+    "Limits",
+]
+
+MAX_KEYS = 4096
+"""Users and networks remembered of each; the longest unheard of is forgotten first."""
 
 FREE_FAILURES = 2
 """Failures without a delay: typing errors."""
 
 MAX_FAILURES = 10
-"""From here on an attempt is refused without asking."""
+"""Failures of a user from a network; then an attempt is refused without asking."""
+
+MAX_FAILURES_OF_ALL = 50
+"""Those of all users from a network who have not got in."""
 
 FORGET_AFTER = 300.0
 """Seconds after the last attempt that was asked."""
 
 FIRST_DELAY, MAX_DELAY = 0.5, 8.0
 
+Key = TypeVar("Key")
+
 
 class Limits:
-    """Failed attempts of each address; an IPv6 network of 64 bits is one address."""
+    """Failed attempts by network, and in it by user."""
 
     def __init__(self) -> None:
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._users: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+        self._networks: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock]
+        self._turns = WeakValueDictionary()
 
     def __len__(self) -> int:
-        return len(self._failures)
+        return len(self._users) + len(self._networks)
 
-    def begin(self, address: str, now: float) -> float | None:
-        """Count an attempt as failed until :meth:`succeeded`: parallel ones add up.
+    def turn(self, address: str, user: str) -> asyncio.Lock:
+        """Return the lock to hold from :meth:`begin` to the answer: the attempts of a
+        user from a network are made one after another."""
+        who = network_of(address), user
+        return self._turns.setdefault(who, asyncio.Lock())
+
+    def begin(self, address: str, user: str, now: float) -> float | None:
+        """Count an attempt as failed until :meth:`succeeded`.
 
         Returns:
             Seconds to wait before asking, or None: refuse without asking.
         """
-        key = _key(address)
-        count, last = self._failures.get(key, (0, now))
-        if now - last >= FORGET_AFTER:
-            count = 0
-        if count >= MAX_FAILURES:
+        network = network_of(address)
+        who = network, user
+        count = _count(self._users, who, now)
+        of_all = _count(self._networks, network, now)
+        if count >= MAX_FAILURES or of_all >= MAX_FAILURES_OF_ALL:
             return None
-        self._failures[key] = (count + 1, now)
-        self._failures.move_to_end(key)
-        if len(self._failures) > MAX_ADDRESSES:
-            self._failures.popitem(last=False)
+        _remember(self._users, who, count + 1, now)
+        _remember(self._networks, network, of_all + 1, now)
         if count < FREE_FAILURES:
             return 0.0
         return float(min(MAX_DELAY, FIRST_DELAY * 2 ** (count - FREE_FAILURES)))
 
-    def succeeded(self, address: str) -> None:
-        """Forget an address."""
-        self._failures.pop(_key(address), None)
+    def succeeded(self, address: str, user: str) -> None:
+        """Forget a user's failures, and nobody else's."""
+        network = network_of(address)
+        own, _ = self._users.pop((network, user), (0, 0.0))
+        count, last = self._networks.get(network, (0, 0.0))
+        if count > own:
+            self._networks[network] = count - own, last
+        else:
+            self._networks.pop(network, None)
 
 
-def _key(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+def _count(known: OrderedDict[Key, tuple[int, float]], key: Key, now: float) -> int:
+    count, last = known.get(key, (0, now))
+    return count if now - last < FORGET_AFTER else 0
+
+
+def _remember(
+    known: OrderedDict[Key, tuple[int, float]], key: Key, count: int, now: float
+) -> None:
+    known[key] = count, now
+    known.move_to_end(key)
+    if len(known) > MAX_KEYS:
+        known.popitem(last=False)

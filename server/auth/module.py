@@ -32,6 +32,7 @@ class Module:
     """
 
     def __init__(self, name: str, machine_uuid: str) -> None:
+        self.title = f"{name}, entry point {ENTRY}"
         self._name = name
         self._uuid = machine_uuid
         self._entry: Entry | None = None

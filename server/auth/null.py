@@ -9,6 +9,7 @@ class Null:
     """Grants."""
 
     name = "Null"
+    library = ""
 
     async def check(self, request: Request) -> Decision:
         """Grant."""
@@ -20,6 +21,8 @@ class Null:
 
 class NullLibrary:
     """The library ``null``: type *external* with the check switched off."""
+
+    title = "null"
 
     def logon(self, request: Request, judgement: Judgement) -> int:
         """Grant."""

@@ -30,6 +30,7 @@ class Pam:
         named = [os.environ.get(name, "") for name in SERVICE_VARIABLES]
         choices = (service, *named, DEFAULT_SERVICE)
         self.service = next(name for name in choices if name)
+        self.title = f"VBoxAuth, PAM service {self.service}"
 
     def logon(self, request: Request, judgement: Judgement) -> int:
         """Ask; the domain is ignored."""

@@ -13,6 +13,8 @@ PREFIX = "VBoxAuthSimple/users/"
 class Simple:
     """Compares with the hash under ``VBoxAuthSimple/users/NAME``."""
 
+    title = "VBoxAuthSimple"
+
     def __init__(self, extra_data: Mapping[str, str]) -> None:
         self._extra_data = extra_data
 

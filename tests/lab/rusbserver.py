@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.assets import LabError
@@ -19,15 +20,24 @@ class RusbServer:
         folder: of the log and the certificate.
         machine: text of the ``.vbox`` file.
         options: of ``rusb serve``.
+        port: another one than the free one.
+        program: of Python, to which ``serve`` and so on are given.
     """
 
-    def __init__(self, folder: Path, machine: str, *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        machine: str,
+        *options: str,
+        port: int = 0,
+        program: Sequence[str] = ("-m", "rusb"),
+    ) -> None:
         self.log_path = folder / "VBox.log"
         settings = folder / "Machine.vbox"
         settings.write_text(machine)
-        self.port = free_port()
+        self.port = port or free_port()
         command = [
-            *(sys.executable, "-m", "rusb", "serve", str(settings), "-v"),
+            *(sys.executable, *program, "serve", str(settings), "-v"),
             *("--log", str(self.log_path), *options),
             *("--address", "127.0.0.1", "--port", str(self.port)),
         ]
@@ -44,12 +54,16 @@ class RusbServer:
         """VBox.log as it is now."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
+    def said(self) -> str:
+        """What it said at the terminal."""
+        return self._errors.read_text()
+
     def wait_log(self, text: str, count: int = 1) -> None:
         """Wait until VBox.log holds *text* that often."""
         end = time.monotonic() + 60
         while self.log().count(text) < count:
             if time.monotonic() > end or self.process.poll() is not None:
-                raise LabError(f"no {text!r}: {self.log()}{self._errors.read_text()}")
+                raise LabError(f"no {text!r}: {self.log()}{self.said()}")
             time.sleep(0.05)
 
     def stop(self) -> None:

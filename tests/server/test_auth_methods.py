@@ -13,7 +13,7 @@ from rusb.server.auth import (
     ACCESS_DENIED,
     ACCESS_GRANTED,
     Request,
-    asked_line,
+    asked_lines,
     choose,
     decision_line,
 )
@@ -42,6 +42,8 @@ def request(user: str = "john", password: str = "secret", number: int = 7) -> Re
 
 class Answers:
     """A library that answers, or raises, what it is told."""
+
+    title = "answers"
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
@@ -82,9 +84,32 @@ async def test_null_grants_and_guest_denies() -> None:
 
 
 def test_log_lines_are_those_of_the_original() -> None:
-    assert asked_line("External", request()) == (
-        "AUTH: User: [john]. Domain: [WORK]. Authentication type: [External]"
-    )
+    assert asked_lines(external(Answers()), request()) == [
+        "AUTH: User: [john]. Domain: [WORK]. Authentication type: [External]",
+        "AUTH: Library: [answers].",
+    ]
+    assert asked_lines(choose(machine("Null")), request()) == [
+        "AUTH: User: [john]. Domain: [WORK]. Authentication type: [Null]"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("library", "title"),
+    [
+        ("", "VBoxAuth, PAM service login"),
+        ("VBoxAuthSimple", "VBoxAuthSimple"),
+        ("null", "null"),
+        ("my.module", "my.module, entry point vrdp_auth3"),
+    ],
+)
+def test_every_library_has_a_title(
+    library: str, title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VBOX_AUTH_PAM_SERVICE", raising=False)
+    assert choose(machine("External", library)).library == title
+
+
+def test_decisions_in_the_log() -> None:
     assert ACCESS_GRANTED == "AUTH: Access granted."
     assert ACCESS_DENIED == "AUTH: Access denied."
 
@@ -191,12 +216,38 @@ async def test_a_library_that_hangs_denies_in_time_and_keeps_its_place() -> None
 async def test_too_many_failures_refuse_without_asking() -> None:
     limits, library = Limits(), Answers(1)
     for _ in range(MAX_FAILURES):
-        limits.begin("192.0.2.1", 0.0)
+        limits.begin("192.0.2.1", "john", 0.0)
     it = External(library, timeout=5, limits=limits, clock=lambda: 1.0)
     decision = await it.check(request())
     assert "too many failed attempts from 192.0.2.1" in decision.reason
     assert not decision.granted
     assert library.judgements == []
+
+
+async def test_many_right_passwords_at_once_are_all_granted() -> None:
+    """A dozen clients behind one address come back after a restart."""
+    library = Answers(*[1] * 12)
+    it = external(library)
+    decisions = await asyncio.gather(*(it.check(request(number=n)) for n in range(12)))
+    assert all(decision.granted for decision in decisions)
+
+
+async def test_guesses_at_once_are_made_one_after_another_with_their_delays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+        await yield_once(0)
+
+    delays: list[float] = []
+    yield_once = asyncio.sleep
+    monkeypatch.setattr("rusb.server.auth.external.asyncio.sleep", sleep)
+    library = Answers(*[0] * MAX_FAILURES)
+    it = external(library)
+    decisions = await asyncio.gather(*(it.check(request()) for _ in range(15)))
+    assert not any(decision.granted for decision in decisions)
+    assert len(library.judgements) == MAX_FAILURES
+    assert delays == [0, 0, 0.5, 1, 2, 4, 8, 8, 8, 8]
 
 
 async def test_a_password_of_unreasonable_length_is_not_asked() -> None:

@@ -17,7 +17,7 @@ from rusb.usb.urb import UrbStatus
 from tests.lab.rusbserver import RusbServer
 from tests.test_whole_path import Lab, machine
 
-HELD, MORE = listener.MAX_WAITING_PER_ADDRESS, 100
+HELD, MORE = listener.MAX_WAITING_PER_NETWORK, 100
 
 SETTINGS = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">

@@ -35,8 +35,19 @@ async def test_the_second_port_when_the_first_is_busy(tmp_path: Path) -> None:
 async def test_no_port_at_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = taken.getsockname()[1]
-        with pytest.raises(ConnectionLost, match=r"can't bind to the port\(s\)"):
+        with pytest.raises(ConnectionLost, match=rf"the port\(s\) {busy}: all are"):
             await make(tmp_path, str(busy)).start()
+    log = (tmp_path / "VBox.log").read_text()
+    assert f" VRDP: can't bind to the port(s) {busy}: all are in use" in log
+
+
+async def test_a_range_without_a_free_port_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = taken.getsockname()[1]
+        server = make(tmp_path, "1")
+        server.config.ports = [busy, busy]
+        with pytest.raises(ConnectionLost, match=rf"port\(s\) {busy},{busy}: all"):
+            await server.start()
 
 
 async def test_both_families_on_one_port(tmp_path: Path) -> None:
@@ -53,3 +64,24 @@ async def test_both_families_on_one_port(tmp_path: Path) -> None:
 async def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"192\.0\.2\.1"):
         await make(tmp_path, "0", "192.0.2.1").start()
+    assert " VRDP: cannot listen on 192.0.2.1" in (tmp_path / "VBox.log").read_text()
+
+
+@pytest.mark.parametrize("other", ["192.0.2.1", "2001:db8::1"])
+async def test_a_name_of_which_one_address_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """vrdp-server.md 5.2: one socket is enough."""
+
+    def resolve(name: str, port: int, **hints: int) -> list[object]:
+        assert name == "two.example"
+        both = (known(address, port, **hints) for address in (other, "127.0.0.1"))
+        return [entry for found in both for entry in found]
+
+    known = socket.getaddrinfo
+    monkeypatch.setattr("rusb.server.listener.socket.getaddrinfo", resolve)
+    port = free_port()
+    async with asyncio.timeout(20), make(tmp_path, str(port), "two.example") as server:
+        assert server.port == port
+    log = (tmp_path / "VBox.log").read_text()
+    assert f"listening on port {port} (IPv4)." in log

@@ -12,6 +12,7 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import ClientSession, connect
 from rusb.errors import AuthenticationError, ConnectionLost
+from rusb.rdp.share import DataType
 from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
@@ -19,6 +20,7 @@ from rusb.server.listener import Server
 from rusb.server.machine.settings import Machine, RemoteDisplay
 from tests.test_whole_path import ALL
 
+TELLING = str(Path(__file__).with_name("telling_library.py"))
 SLOW = str(Path(__file__).with_name("slow_library.py"))
 USERS = {"VBoxAuthSimple/users/vera": hash_legacy("secret")}
 
@@ -29,6 +31,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.guest = LoopbackGuest()
+        self.host = "127.0.0.1"
         self.server: Server
 
     @contextlib.asynccontextmanager
@@ -54,7 +57,7 @@ class Place:
         config = ServerConfig(
             machine,
             ports=[0],
-            address="127.0.0.1",
+            address=self.host,
             log=str(self.folder / "VBox.log"),
             state=self.folder,
         )
@@ -67,7 +70,7 @@ class Place:
         self, user: str = "vera", password: str = "secret", domain: str = ""
     ) -> AsyncIterator[ClientSession]:
         config = ClientConfig(
-            "127.0.0.1",
+            self.host,
             self.server.port,
             user=user,
             password=password,
@@ -85,6 +88,11 @@ class Place:
 
     def log(self) -> str:
         return (self.folder / "VBox.log").read_text()
+
+    __str__ = log
+
+    async def wait_log(self, text: str) -> None:
+        await wait_text(self, text)
 
 
 @pytest.fixture
@@ -143,6 +151,74 @@ async def test_the_second_screen(place: Place) -> None:
         assert "Screen: 1" in place.log()
 
 
+# ----------------------------------------------------- what a library sees ----
+
+
+class Told:
+    """What ``telling_library.py`` writes down."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return self.path.read_text() if self.path.exists() else ""
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    monkeypatch.setenv("TELLING_LIBRARY", str(tmp_path / "told"))
+    return Told(tmp_path / "told")
+
+
+async def wait_text(where: Told | Place, text: str) -> None:
+    while text not in str(where):  # noqa: ASYNC110 - it is a file
+        await asyncio.sleep(0.02)
+
+
+async def test_the_library_hears_of_logon_and_end(place: Place, told: Told) -> None:
+    async with place.serve(auth_library=TELLING):
+        async with place.visit():
+            await place.guest.wait_for(1)
+            assert str(told) == "on 1\n"
+        await wait_text(told, "off")
+        await place.is_refused(password="wrong")
+        await place.wait_log("Connection closed: 2")
+    assert str(told) == "on 1\noff 1\non 2\n"
+    log = place.log()
+    library = f"AUTH: Library: [{TELLING}, entry point vrdp_auth3]."
+    assert log.count(library) == 2
+    assert log.index("Authentication type: [External]") < log.index(library)
+    assert log.index(library) < log.index("AUTH: external authentication: granted")
+
+
+async def test_the_library_hears_of_the_end_of_one_not_admitted(
+    place: Place, told: Told
+) -> None:
+    async with place.serve(auth_library=TELLING), place.visit():
+        await place.is_refused()
+        await wait_text(told, "off")
+        assert str(told) == "on 1\non 2\noff 2\n"
+
+
+@pytest.mark.parametrize("password", ["secret", "wrong"])
+async def test_whoever_hangs_up_during_the_check_is_decided_on_all_the_same(
+    place: Place, told: Told, password: str
+) -> None:
+    async with place.serve(auth_library=TELLING):
+        task = asyncio.ensure_future(place.is_refused(user="slow", password=password))
+        await wait_text(told, "on 1")
+        task.cancel()
+        await asyncio.wait([task])
+        await place.wait_log("Connection closed: 1")
+        assert "Access" not in place.log()
+        is_right = password == "secret"
+        answer = "granted" if is_right else "denied"
+        await place.wait_log(f"AUTH: Access {answer}.")
+        if is_right:
+            await wait_text(told, "off 1")
+    assert ("off 1" in str(told)) == is_right
+
+
 # ------------------------------------------------------ several clients ----
 
 
@@ -180,6 +256,34 @@ async def test_whoever_waits_for_a_decision_counts_for_nothing(place: Place) -> 
 async def test_two_clients_where_several_may(place: Place) -> None:
     async with place.serve(allow_multi_connection=True), place.visit(), place.visit():
         await place.guest.wait_for(2)
+
+
+async def test_a_logoff_is_logged_if_the_server_ends_it(place: Place) -> None:
+    """vrdp-server.md 7.4; a client that leaves is none."""
+    async with place.serve():
+        async with place.visit():
+            await place.guest.wait_for(1)
+        await place.wait_log("Connection closed: 1")
+        assert "Logoff" not in place.log()
+        async with place.visit() as client:
+            await place.guest.wait_for(1)
+            (session,) = place.server._sessions
+            session.disconnect(1)
+            session.disconnect(1)
+            with contextlib.suppress(ConnectionLost):
+                await client.wait_closed()
+    (line,) = (s for s in place.log().splitlines() if "Logoff" in s)
+    assert line.endswith("build 2600. Reason 0x0001.")
+
+
+async def test_a_logoff_is_logged_if_the_client_asks_for_the_end(place: Place) -> None:
+    async with place.serve(), place.visit() as client:
+        await place.guest.wait_for(1)
+        client._rdp._send_data(DataType.SHUTDOWN_REQUEST, b"")
+        assert client._stream is not None
+        client._stream.flush()
+        await place.wait_log("Connection closed: 1")
+    assert place.log().count("build 2600. Reason 0x0000.") == 1
 
 
 # ------------------------------------------------------------- switches ----

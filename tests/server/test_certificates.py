@@ -1,0 +1,180 @@
+"""Certificates that cannot be used, and those that somebody else signed."""
+
+import datetime
+import ipaddress
+import re
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.errors import CertificateError, NegotiationError
+from rusb.server.listener import Server
+from tests.test_security_choice import Place
+
+NOW = datetime.datetime.now(datetime.UTC)
+DAY = datetime.timedelta(days=1)
+
+
+class Authority:
+    """A key, its certificate, and what it signs."""
+
+    def __init__(
+        self,
+        name: str,
+        signer: "Authority | None" = None,
+        *,
+        until: datetime.datetime = NOW + DAY,
+    ) -> None:
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        signer = signer or self
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(self.name)
+            .issuer_name(signer.name)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(until - 2 * DAY)
+            .not_valid_after(until)
+        )
+        here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names = [x509.DNSName("localhost"), here]
+        is_authority = name != "localhost"
+        constraints = x509.BasicConstraints(ca=is_authority, path_length=None)
+        self.certificate = (
+            builder.add_extension(constraints, critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(signer.key, hashes.SHA256())
+        )
+
+    def write(self, folder: Path, password: bytes = b"") -> tuple[Path, Path]:
+        """Write certificate and key as PEM files."""
+        encryption: serialization.KeySerializationEncryption
+        encryption = serialization.NoEncryption()
+        if password:
+            encryption = serialization.BestAvailableEncryption(password)
+        stem = self.name.rfc4514_string().partition("=")[2]
+        certificate, key = folder / f"{stem}.pem", folder / f"{stem}-key.pem"
+        pem = serialization.Encoding.PEM
+        certificate.write_bytes(self.certificate.public_bytes(pem))
+        form = serialization.PrivateFormat.PKCS8
+        key.write_bytes(self.key.private_bytes(pem, form, encryption))
+        return certificate, key
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def unusable(folder: Path, how: str) -> dict[str, str]:
+    """Return properties that name files with which TLS cannot be done."""
+    certificate, key = Authority("localhost").write(folder)
+    found = {"ServerCertificate": str(certificate), "ServerPrivateKey": str(key)}
+    match how:
+        case "missing":
+            found["ServerCertificate"] = str(folder / "nowhere.pem")
+        case "no PEM":
+            certificate.write_text("junk")
+        case "protected":
+            Authority("localhost").write(folder, b"secret")
+        case "another's":
+            found["ServerPrivateKey"] = str(Authority("other").write(folder)[1])
+        case "alone":
+            del found["ServerPrivateKey"]
+        case "authority":
+            found["CACertificate"] = str(folder / "junk.pem")
+            (folder / "junk.pem").write_text("junk")
+    return found
+
+
+HOWS = {
+    "missing": r"cannot read .*nowhere\.pem",
+    "no PEM": "not a PEM certificate",
+    "protected": r"localhost-key\.pem is protected by a passphrase",
+    "another's": "not a PEM certificate and its private key",
+    "alone": "go together",
+    "authority": r"CACertificate .*junk\.pem: no PEM",
+}
+
+
+def server(place: Place, how: str, warned: list[str], **properties: str) -> Server:
+    found = place.server(**unusable(place.folder, how), **properties)
+    found.report = warned.append
+    return found
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_without_a_usable_certificate_tls_is_failure_3(
+    place: Place, how: str
+) -> None:
+    """vrdp-server.md 2.1: it does not prevent the server from starting."""
+    warned: list[str] = []
+    async with server(place, how, warned, Method="TLS") as running:
+        with pytest.raises(NegotiationError, match=r"no certificate .*failure 3"):
+            await place.visit(running, "tls")
+        with pytest.raises(NegotiationError, match="failure 1"):
+            await place.visit(running, "rdp")
+    (warning,) = (s for s in place.log().splitlines() if "WARNING" in s)
+    assert warning.partition(" VRDP: ")[2] == warned[0]
+    assert re.search(HOWS[how] + ".*no client can connect", warning)
+
+
+async def test_without_one_negotiate_means_standard_security(place: Place) -> None:
+    """B.1: clients differ in whether they ask again after a refusal."""
+    warned: list[str] = []
+    async with server(place, "missing", warned, Method="Negotiate") as running:
+        await place.visit(running, "rdp")
+        with pytest.raises(NegotiationError, match="offers no TLS"):
+            await place.visit(running, "tls")
+        await place.visit(running, "tls", "rdp")
+        assert place.log().count("Client requested enhanced RDP security") == 2
+        assert "standard RDP security for all" in place.log()
+    assert "nowhere.pem" in warned[0]
+
+
+async def test_standard_security_needs_none(place: Place) -> None:
+    warned: list[str] = []
+    async with server(place, "missing", warned, Method="RDP") as running:
+        await place.visit(running, "rdp")
+    assert warned == []
+    assert "nowhere.pem" not in place.log()
+
+
+async def test_a_certificate_that_cannot_be_kept(place: Place) -> None:
+    (place.folder / "file").touch()
+    found = place.server()
+    found.config.state = place.folder / "file" / "state"
+    async with found as running:
+        with pytest.raises(NegotiationError, match="failure 3"):
+            await place.visit(running, "tls")
+    assert f"cannot keep a certificate in {found.config.state}" in place.log()
+
+
+async def test_the_authorities_between_go_to_the_client(place: Place) -> None:
+    """The client knows the root alone; CACertificate has what is between."""
+    root = Authority("root")
+    middle = Authority("middle", root)
+    certificate, key = Authority("localhost", middle).write(place.folder)
+    names = {"ServerCertificate": str(certificate), "ServerPrivateKey": str(key)}
+    between = str(middle.write(place.folder)[0])
+    for properties, is_trusted in ((names, False), ({"CACertificate": between}, True)):
+        async with place.server(**names | properties) as running:
+            config = ClientConfig(
+                "localhost", running.port, ca=root.write(place.folder)[0]
+            )
+            backend = EmulatedBackend(devices=[Loopback()])
+            if is_trusted:
+                async with connect(config, backends=[backend]):
+                    await place.guest.wait_for(1)
+                continue
+            with pytest.raises(CertificateError, match="not trusted"):
+                async with connect(config, backends=[backend]):
+                    pass

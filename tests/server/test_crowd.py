@@ -1,0 +1,105 @@
+"""Whom a server lets wait for a logon, and whom it lets stay after it."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from rusb.server import listener
+from rusb.server.config import ServerConfig
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.listener import Server
+from rusb.server.network import network_of
+from rusb.server.session import ServerSession
+from tests.test_whole_path import machine
+
+
+class Visitor:
+    """What a server looks at of a connection."""
+
+    def __init__(self, crowd: "Crowd", address: str, *, is_logged_on: bool) -> None:
+        crowd.visitors += 1
+        self.number = crowd.visitors
+        self.network = network_of(address)
+        self.is_logged_on = is_logged_on
+        self.is_waiting = not is_logged_on
+        self._drop = partial(crowd.dropped.append, address)
+
+    def drop(self, reason: str) -> None:
+        self.is_waiting = False
+        self._drop()
+
+
+class Crowd:
+    """A server, and those who connect."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "VBox.log"
+        config = ServerConfig(machine(), log=str(self.path), state=folder)
+        config.machine.remote_display.allow_multi_connection = True
+        self.server = Server(config, guest=LoopbackGuest())
+        self.visitors = 0
+        self.dropped: list[str] = []
+
+    def come(self, address: str) -> bool:
+        """Connect; return whether the connection may stay."""
+        visitor = Visitor(self, address, is_logged_on=False)
+        return self.server.welcome(cast(ServerSession, visitor))
+
+    def log_on(self, address: str) -> bool:
+        """Pass the logon; return whether the client may stay."""
+        client = cast(ServerSession, Visitor(self, address, is_logged_on=True))
+        if not self.server.admit(client):
+            return False
+        self.server._sessions.add(client)
+        return True
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[Crowd]:
+    found = Crowd(tmp_path)
+    yield found
+    found.server.log.close()
+
+
+def test_a_network_that_has_many_waiting_gets_no_more(crowd: Crowd) -> None:
+    most = listener.MAX_WAITING_PER_NETWORK
+    assert all(crowd.come(f"2001:db8::{n:x}") for n in range(most))
+    assert not crowd.come("2001:db8::ffff")
+    assert crowd.come("192.0.2.1")
+    assert crowd.dropped == []
+
+
+def test_the_network_with_most_makes_room(crowd: Crowd) -> None:
+    most = listener.MAX_WAITING_PER_NETWORK
+    first = [f"192.0.2.{1 + n % 2}" for n in range(2 * (listener.MAX_WAITING - most))]
+    rest = ["192.0.2.1"] * (listener.MAX_WAITING - len(first))
+    assert all(crowd.come(address) for address in [*first, *rest])
+    assert crowd.dropped == []
+    for n in range(3):
+        assert crowd.come(f"198.51.100.{n}")
+    assert crowd.dropped == ["192.0.2.1"] * 3
+
+
+def test_whoever_waits_longest_makes_room_if_all_have_the_same(crowd: Crowd) -> None:
+    for n in range(listener.MAX_WAITING):
+        assert crowd.come(f"2001:db8:0:{n:x}::1")
+    assert crowd.come("192.0.2.1")
+    assert crowd.dropped == ["2001:db8:0:0::1"]
+
+
+def test_clients_of_one_network_do_not_take_all_the_places(crowd: Crowd) -> None:
+    most = listener.MAX_CLIENTS_PER_NETWORK
+    assert all(crowd.log_on(f"2001:db8::{n:x}") for n in range(most))
+    assert not crowd.log_on("2001:db8::ffff")
+    assert crowd.log_on("192.0.2.1")
+    text = f"AUTH: {most} clients from 2001:db8::/64 are connected. Access denied."
+    assert text in crowd.path.read_text()
+
+
+def test_clients_in_all_are_limited(crowd: Crowd) -> None:
+    for n in range(listener.MAX_CLIENTS):
+        assert crowd.log_on(f"192.0.2.{n}")
+    assert not crowd.log_on("198.51.100.1")
