@@ -403,8 +403,8 @@ class Server:
             if self.config.ports:
                 text = ",".join(map(str, ports))
             raise ConnectionLost(
-                f"can't bind to the port(s) {text}: all are in use; choose"
-                " others with --port or the property TCP/Ports"
+                f"can't bind to the port(s) {text}: all are in use, or not for this"
+                " user; choose others with --port or the property TCP/Ports"
             )
         loop = asyncio.get_running_loop()
         for sock in sockets:
