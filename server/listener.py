@@ -198,14 +198,17 @@ class Server:
             "last": self._last,
             "sent_total": self._totals["sent"] + now["sent"],
             "received_total": self._totals["received"] + now["received"],
-            "remote": [row for s in sessions for row in s.describe_devices()],
+            "remote": [
+                row for s in sessions if s.devices for row in s.devices.describe()
+            ],
         }
 
     def set_filters(self, filters: Sequence[Filter]) -> None:
         """Go by other filters from now on, for devices that are here already too."""
         self.machine.filters = tuple(filters)
         for session in self._sessions:
-            session.reconsider()
+            if session.devices is not None:
+                session.devices.reconsider()
 
     def resize(self, width: int, height: int) -> None:
         """Give every client's screen the size of the guest's (1.17)."""
@@ -321,7 +324,7 @@ class Server:
 
     def _guest_lost(self, device: AttachedDevice) -> None:
         for session in self._sessions:
-            if session.lost_by_guest(device):
+            if session.devices and session.devices.lost_by_guest(device):
                 return
 
     def _make_tls(self) -> TlsUpgrade:

@@ -1,32 +1,25 @@
-"""One connection of a server: the wire's guest side joined to attachments."""
+"""One connection of a server: RDP, logon, screen, and the client's devices."""
 
 import asyncio
 import logging
 import secrets
 import time
-import uuid
 from collections.abc import Callable
 from typing import Protocol
 
-from rusb.aio.link import WireLink
 from rusb.aio.protocols import load_protocol
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tasks import TaskSet
-from rusb.errors import ConnectionLost, RemoteProtocolError, RusbError
-from rusb.filters.engine import decide
+from rusb.errors import ConnectionLost, RusbError
 from rusb.rdp import events as rdp
 from rusb.rdp.bitmaps import Picture
 from rusb.rdp.server import ServerConnection, ServerSettings
-from rusb.usb.device import DeviceInfo
-from rusb.wire import base as wire
 
 from .attachments import Attachment
 from .auth import Authenticator, Request, asked_lines, decision_line
-from .control import describe_device
-from .guests.base import AttachedDevice, GuestBackend
-from .machine.release_log import ReleaseLog
-from .machine.settings import FEATURES, Machine
+from .machine.settings import FEATURES
 from .network import network_of
+from .remote import DeviceHost, RemoteDevices
 
 __all__ = ["ServerSession", "SessionHost"]
 
@@ -43,27 +36,11 @@ IDLE_TIMEOUT = 30.0
 without our data being taken, between one and two times that, after which a client is
 dropped. The original gives up after 2 s, which a short network outage exceeds."""
 
-ATTACH_TIMEOUT = 60.0
-"""Seconds for reading descriptors and plugging into the guest."""
 
-MAX_PLUGS, PLUG_PERIOD = 512, 10.0
-"""Devices that one client may plug in within so many seconds: each costs a task and
-lines in the log. A client that does more is not serious."""
-
-MAX_ATTACHED = 64
-"""Devices of one client that may be plugged in at once; the original allows 16."""
-
-
-class SessionHost(Protocol):
+class SessionHost(DeviceHost, Protocol):
     """What a session asks of the server it belongs to."""
 
-    machine: Machine
-    guest: GuestBackend
-    log: ReleaseLog
     authenticator: Authenticator
-
-    def next_number(self) -> int:
-        """Return a number for a device, never used before."""
 
     def welcome(self, session: "ServerSession") -> bool:
         """May this new connection stay? (limits)"""
@@ -71,50 +48,11 @@ class SessionHost(Protocol):
     def admit(self, session: "ServerSession") -> bool:
         """May this logged-on client stay? (single-connection rule)"""
 
-    def devices_changed(self) -> None:
-        """A device was attached or detached."""
-
     def screen_wanted(self, session: "ServerSession") -> None:
         """A session wants :meth:`~ServerSession.show_screen` to be called."""
 
     def session_ended(self, session: "ServerSession") -> None:
         """The connection is over and its devices are detached."""
-
-
-class _Device:
-    """A device that the client lists now, and its way into the guest and out."""
-
-    def __init__(self, info: DeviceInfo) -> None:
-        self.info = info
-        self.uuid = str(uuid.uuid4())
-        self.plugged: Attachment | None = None
-        self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
-        self.unlisted = asyncio.Event()
-        self.wake = asyncio.Event()  # one of these, or the filters changed
-        self.done = asyncio.Event()  # detached; its id may be used again
-        self.verdict = ""
-        self.is_logged_gone = False
-
-    def end(self) -> None:
-        """It is not to be in the guest any more, whatever filters say."""
-        self.over.set()
-        self.wake.set()
-
-    def unlist(self) -> None:
-        """The client has it no more."""
-        self.unlisted.set()
-        self.end()
-
-
-def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
-    """Are these two entries of the list the same device?"""
-    return ((one.vendor_id, one.product_id, one.bcd_device, one.serial, one.port)) == (
-        other.vendor_id,
-        other.product_id,
-        other.bcd_device,
-        other.serial,
-        other.port,
-    )
 
 
 class ServerSession:
@@ -154,11 +92,7 @@ class ServerSession:
             tls=tls,
         )
         self._tasks = TaskSet()
-        self._link: WireLink | None = None
-        self._core: wire.GuestSide | None = None
-        self._devices: dict[int, _Device] = {}  # listed now
-        self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
-        self._attached: dict[int, Attachment] = {}
+        self.devices: RemoteDevices | None = None
         self._client: rdp.ClientDescription | None = None
         self._user = rdp.Credentials("", "", "", 0)
         self._since, self._address, self._is_tls = 0.0, "", False
@@ -175,7 +109,6 @@ class ServerSession:
         self._idle_timer = loop.call_later(IDLE_TIMEOUT, self._keep_alive)
         self._traffic = (0, 0)
         self._taken = 0
-        self._plugs, self._plugs_since = 0, loop.time()
 
     # --------------------------------------------------------- life cycle ----
 
@@ -197,7 +130,7 @@ class ServerSession:
     @property
     def attached(self) -> list[Attachment]:
         """What of this client's is plugged into the guest now."""
-        return [d.plugged for d in self._devices.values() if d.plugged]
+        return self.devices.attached if self.devices else []
 
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
@@ -253,36 +186,10 @@ class ServerSession:
             "inputs": self._inputs,
         }
 
-    def describe_devices(self) -> list[dict[str, object]]:
-        """The client's devices; ``attached`` says whether the guest has each."""
-        return [
-            describe_device(d.info)
-            | {
-                "uuid": d.uuid,
-                "address": f"REMOTEUSB0x{d.info.id:08X}&0x{self.number:08X}",
-                "attached": d.plugged is not None,
-                "verdict": d.verdict,
-            }
-            for d in self._devices.values()
-        ]
-
-    def reconsider(self) -> None:
-        """The machine's filters have changed: look at every device again."""
-        for device in self._devices.values():
-            device.wake.set()
-
     def resize(self, width: int, height: int) -> None:
         """Give the client's screen another size (1.17); it shows the status again."""
         self._rdp.resize(width, height)
         self.stream.flush()
-
-    def lost_by_guest(self, device: AttachedDevice) -> bool:
-        """The guest dropped a device: is it one of ours? Then it is detached."""
-        for known in self._devices.values():
-            if known.plugged is device:
-                known.end()
-                return True
-        return False
 
     def _lost(self, error: RusbError | None) -> None:
         self._is_ending = True
@@ -293,15 +200,16 @@ class ServerSession:
         self._idle_timer.cancel()
         if error is not None:
             self._log.write(f"VRDP: {self.name}: {error}")
-        if self._link is not None:
-            self._link.closed(0)
-        self._listed(())
+        if self.devices is not None:
+            self.devices.close()
         if self._is_welcome:
             self._log.write(f"VRDP: Connection closed: {self.number}")
         self._tasks.start(self._finish(), f"end of {self.name}")
 
     async def _finish(self) -> None:
-        await self._tasks.drain(ATTACH_TIMEOUT)
+        if self.devices is not None:
+            await self.devices.wait_detached()
+        await self._tasks.drain(LOGON_TIMEOUT)
         self._ended.set()
         self._host.session_ended(self)
 
@@ -337,8 +245,8 @@ class ServerSession:
     def _pressed(self, is_high: bool) -> None:
         """The client reads too slowly: hold the guest until it has caught up."""
         self._is_pressed = is_high
-        for attachment in self._attached.values():
-            attachment.hold(is_high)
+        if self.devices is not None:
+            self.devices.hold(is_high)
         if self._is_screen_due and not is_high:
             self._host.screen_wanted(self)
 
@@ -347,8 +255,8 @@ class ServerSession:
     def _handle(self, event: rdp.Event) -> None:
         match event:
             case rdp.ChannelData():
-                if self._link is not None:
-                    self._link.received(event.channel, event.data)
+                if self.devices is not None:
+                    self.devices.link.received(event.channel, event.data)
             case rdp.LogonRequested():
                 self._logon(event)
             case rdp.Noted():
@@ -432,178 +340,13 @@ class ServerSession:
                 self._log.write(f"VRDP: feature: Client/Disable{feature}")
 
     def _open_channel(self, event: rdp.ChannelOpened) -> None:
-        if self._link is None and "USB" not in self._disabled:
-            core = load_protocol(CHANNEL).guest_side()
-            self._core = core
-            self._link = WireLink(
-                core,
+        if self.devices is None and "USB" not in self._disabled:
+            self.devices = RemoteDevices(
+                self._host,
+                self.number,
+                core=load_protocol(CHANNEL).guest_side(),
                 send=self._rdp.send_channel,
                 flush=self.stream.flush,
-                on_event=self._dispatch,
+                fail=self.stream.fail,
             )
-            self._link.opened(event.channel, event.name)
-
-    # ------------------------------------------------------- from the wire ----
-
-    def _dispatch(self, event: wire.Event) -> None:
-        match event:
-            case wire.UrbCompleted():
-                attachment = self._attached.get(event.device)
-                if attachment is not None:
-                    attachment.completed(event.urb_id, event.result)
-            case wire.DevicesListed():
-                self._listed(event.devices)
-            case wire.DeviceFailed():
-                device = self._devices.get(event.device)
-                if device is not None:
-                    why = "is gone" if event.removed else f"refused: {event.request}"
-                    self._log.write(f"Remote USB: {device.info} {why}")
-                    device.end()
-            case wire.Negotiated():
-                self._negotiated(event)
-            case wire.Ignored():
-                log.debug("%s: ! %s", self.name, event.reason)
-            case _:
-                raise AssertionError(f"not an event of the guest side: {event}")
-
-    def _negotiated(self, event: wire.Negotiated) -> None:
-        self._log.write(
-            f"Remote USB: Received negotiate response. Flags 0x{event.flags:02X}."
-        )
-        if event.error is not None:
-            self._log.write(f"VRDP: ERROR: {event.error}")
-        else:
-            self._log.write(f"VRDP: remote USB protocol version {event.version}.")
-
-    def _listed(self, devices: tuple[DeviceInfo, ...]) -> None:
-        """Start what is new on its way into the guest, end what is gone.
-
-        Only this client's devices are looked at (vrdpusb.md S5).
-        """
-        listed = {info.id: info for info in devices}
-        for number, device in list(self._devices.items()):
-            info = listed.get(number)
-            # S7: an id may be used again for what is in the same port now
-            if info is None or not _is_same(info, device.info):
-                self._leaving[number] = self._devices.pop(number)
-                device.unlist()
-        for number in listed.keys() - self._devices.keys():
-            if not self._may_plug():
-                return
-            device = self._devices[number] = _Device(listed[number])
-            work = self._live(device, self._leaving.get(number))
-            self._tasks.start(work, f"{device.info} of {self.name}")
-
-    def _may_plug(self) -> bool:
-        """Count a device that was plugged in; too many end the connection."""
-        now = self._loop.time()
-        if now - self._plugs_since > PLUG_PERIOD:
-            self._plugs, self._plugs_since = 0, now
-        self._plugs += 1
-        if self._plugs == MAX_PLUGS + 1:
-            self.stream.fail(
-                RemoteProtocolError(
-                    f"the client plugged in more than {MAX_PLUGS} devices within"
-                    f" {PLUG_PERIOD:g} s"
-                )
-            )
-        return self._plugs <= MAX_PLUGS
-
-    # -------------------------------------------------- one device's life ----
-
-    async def _live(self, device: _Device, before: _Device | None) -> None:
-        """Announce, decide, attach, wait, detach, forget.
-
-        Args:
-            device: the one whose life this is.
-            before: a device of the same id that is still being detached.
-        """
-        info = device.info
-        if before is not None:
-            await before.done.wait()
-        self._log_plug("++++", info)
-        while True:
-            device.wake.clear()
-            if self._admits(device) and not device.over.is_set():
-                await self._attach_until_over(device)
-            if device.unlisted.is_set():
-                break
-            if device.over.is_set() or not self._admits(device):
-                await device.wake.wait()
-        self._log_gone(device)
-        if self._leaving.get(info.id) is device:
-            del self._leaving[info.id]
-        device.done.set()
-
-    def _admits(self, device: _Device) -> bool:
-        """Do the machine's filters want the device now? The log has every change."""
-        machine = self._host.machine
-        decision = decide(machine.filters, device.info)
-        verdict = str(decision)
-        if not machine.usb_controllers:
-            verdict = "the machine has no USB controller"
-        if verdict != device.verdict:
-            device.verdict = verdict
-            self._log.write(f"Remote USB: {device.info}: {verdict}")
-        return decision.matched and bool(machine.usb_controllers)
-
-    async def _attach_until_over(self, device: _Device) -> None:
-        info = device.info
-        assert self._core is not None
-        assert self._link is not None
-        if len(self._attached) >= MAX_ATTACHED:
-            self._log.write(f"Remote USB: {info}: {MAX_ATTACHED} devices are in use")
-            device.end()
-            return
-        number = self._host.next_number()
-        attachment = Attachment(
-            info,
-            name=f"usb-{number}",
-            number=number,
-            core=self._core,
-            move=self._link.move,
-            now=self._loop.time,
-        )
-        self._attached[info.id] = attachment
-        try:
-            async with asyncio.timeout(ATTACH_TIMEOUT):
-                await attachment.open()
-                where = await self._host.guest.attach(attachment)
-        except (RusbError, TimeoutError) as error:
-            why = str(error) or f"not done within {ATTACH_TIMEOUT:g} s"
-            self._log.write(f"VUSB: Failed to attach '{attachment}': {why}")
-            device.end()
-        else:
-            device.plugged = attachment
-            self._log.write(
-                f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
-            )
-            self._host.devices_changed()
-            while self._admits(device) and not device.over.is_set():
-                device.wake.clear()
-                await device.wake.wait()
-        finally:
-            await self._detach(device, attachment)
-
-    async def _detach(self, device: _Device, attachment: Attachment) -> None:
-        if device.unlisted.is_set():
-            self._log_gone(device)
-        attachment.close()
-        await self._host.guest.detach(attachment)
-        self._attached.pop(device.info.id, None)
-        if device.plugged is not None:
-            device.plugged = None
-            self._log.write(f"VUSB: Detached '{attachment}'")
-            self._host.devices_changed()
-
-    def _log_gone(self, device: _Device) -> None:
-        """Log once that a device is no longer listed."""
-        if not device.is_logged_gone:
-            device.is_logged_gone = True
-            self._log_plug("----", device.info)
-
-    def _log_plug(self, mark: str, info: DeviceInfo) -> None:
-        self._log.write(
-            f"Remote USB: {mark} Vendor {info.vendor_id:04X}."
-            f" Product {info.product_id:04X}. Name = [{info.product or ''}]."
-        )
+            self.devices.link.opened(event.channel, event.name)

@@ -224,7 +224,7 @@ async def test_t08_a_client_that_asks_and_reads_nothing_is_dropped(
         async with connect(lab.config(), backends=[]) as deaf:
             transport = deaf_ears(lab, deaf)
             flood = said(deaf, kind, body) * 1000
-            (ours,) = (s for s in lab.server._sessions if not s._devices)
+            (ours,) = (s for s in lab.server._sessions if not s.attached)
             most = 0
             while "bytes wait to be read" not in lab.log():
                 transport.write(flood)

@@ -9,8 +9,8 @@ import pytest
 
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.filters.model import Filter
-from rusb.server import session as session_module
-from rusb.server.session import ServerSession
+from rusb.server import remote
+from rusb.server.remote import RemoteDevices
 from tests.test_whole_path import Lab, machine
 
 
@@ -21,19 +21,20 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         yield found
 
 
-def only(lab: Lab) -> ServerSession:
-    (found,) = lab.server._sessions
-    return found
+def only(lab: Lab) -> RemoteDevices:
+    (session,) = lab.server._sessions
+    assert session.devices is not None
+    return session.devices
 
 
 async def test_another_device_with_the_same_id_is_a_swap(lab: Lab) -> None:
     """S7: the one is unplugged, the other plugged in."""
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         await lab.guest.wait_for(1)
-        session = only(lab)
-        (device,) = session._devices.values()
+        devices = only(lab)
+        (device,) = devices._listed.values()
         other = replace(device.info, product_id=0x0099, product="Other")
-        session._listed((other,))
+        devices._update((other,))
         await lab.wait_log("Remote USB: ++++ Vendor 1209. Product 0099.")
         log = lab.log()
         gone = log.index("Remote USB: ---- Vendor 1209. Product 0004.")
@@ -46,9 +47,9 @@ async def test_another_device_with_the_same_id_is_a_swap(lab: Lab) -> None:
 async def test_the_same_device_in_other_words_stays(lab: Lab) -> None:
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         (before,) = await lab.guest.wait_for(1)
-        session = only(lab)
-        (device,) = session._devices.values()
-        session._listed((replace(device.info, product="LOOPBACK"),))
+        devices = only(lab)
+        (device,) = devices._listed.values()
+        devices._update((replace(device.info, product="LOOPBACK"),))
         await asyncio.sleep(0.05)
         assert list(lab.guest.devices.values()) == [before]
 
@@ -56,13 +57,13 @@ async def test_the_same_device_in_other_words_stays(lab: Lab) -> None:
 async def test_plugging_in_without_end_ends_the_connection(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "MAX_PLUGS", 20)
+    monkeypatch.setattr(remote, "MAX_PLUGS", 20)
     async with lab.client(EmulatedBackend(devices=[Keyboard()])):
         await lab.guest.wait_for(1)
-        session = only(lab)
-        (device,) = session._devices.values()
+        devices = only(lab)
+        (device,) = devices._listed.values()
         for number in range(100):
-            session._listed((replace(device.info, serial=f"{number}"),))
+            devices._update((replace(device.info, serial=f"{number}"),))
         await lab.wait_log("plugged in more than 20 devices within 10 s")
         await lab.wait_log("Connection closed: 1")
         while lab.log().count("----") < lab.log().count("++++"):  # noqa: ASYNC110
