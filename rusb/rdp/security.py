@@ -86,13 +86,19 @@ def parse_header(payload: bytes) -> tuple[int, bytes]:
 class PlainSecurity:
     """No encryption; the transport, or nothing, protects the data.
 
+    Args:
+        echoes: write security headers once the peer does.
+
     Attributes:
         prefix: what stands in front of every payload we send: nothing, or four zero
-            bytes for peers that never stop writing security headers (1.20).
+            bytes for peers that want security headers for ever (1.20).
+        skipped: bytes of such a header in front of every payload of the peer's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, echoes: bool = False) -> None:
         self.prefix = b""
+        self.skipped = 0
+        self._echoes = echoes
 
     is_encrypted = False
 
@@ -149,7 +155,9 @@ class PlainSecurity:
             if front != size and later == size - HEADER_SIZE:
                 if front & SecurityFlag.ENCRYPT:
                     raise RemoteProtocolError(_NOT_ENCRYPTED)
-                self.prefix = bytes(HEADER_SIZE)
+                self.skipped = HEADER_SIZE
+                if self._echoes:
+                    self.prefix = bytes(HEADER_SIZE)
                 return payload[HEADER_SIZE:]
         return payload
 
@@ -166,6 +174,7 @@ class StandardSecurity:
 
     is_encrypted = True
     prefix = b""
+    skipped = 0
 
     def __init__(
         self, keys: Keys, method: int, *, is_server: bool, is_low: bool = False

@@ -346,8 +346,11 @@ class ServerConnection(Connection):
         if not info.is_extended:
             kind = "RDP4"
         if self._protocol is Protocol.RDP and core.size == 212 and not self._encryption:
-            # 1.20: rdesktop up to 1.7 writes and wants headers for ever
-            self._set_prefix(bytes(HEADER_SIZE))
+            # 1.20: rdesktop up to 1.7 writes and wants headers for ever; from later
+            # ones they are only taken
+            assert isinstance(self._security, PlainSecurity)
+            self._security.skipped = HEADER_SIZE
+            self._security.prefix = self._sender.prefix = bytes(HEADER_SIZE)
         self._note(f"Client type: {kind}")
         self._note(f"Client screen: {core.width}x{core.height}, {core.depth} bit")
         domain, screen = split_screen(info.domain)
@@ -417,7 +420,6 @@ class ServerConnection(Connection):
             self._ignore(f"{len(payload)} bytes before the logon decision")
             return
         share_pdus = self._security.unwrap_share(payload)
-        self._sender.prefix = self._security.prefix
         for kind, _, body in share.split_share(share_pdus):
             if self._is_over:
                 return
@@ -484,10 +486,6 @@ class ServerConnection(Connection):
 
     def _send_data(self, kind: int, body: bytes) -> None:
         self._send_io(share.share_data(kind, body, SERVER_USER))
-
-    def _set_prefix(self, prefix: bytes) -> None:
-        assert isinstance(self._security, PlainSecurity)
-        self._security.prefix = self._sender.prefix = prefix
 
     def _note(self, text: str) -> None:
         self._events.append(Noted(text))

@@ -95,10 +95,13 @@ def test_rdesktop_18_with_headers_it_never_stopped_to_write() -> None:
     raw = rdesktop(headers=struct.pack("<HH", 0x0030, 0))
     rdesktop_confirm(raw)
     raw.headers = bytes(4)
-    assert raw.finish()
+    answers = raw.finish()
+    assert answers[14:16] == b"\x16\0"  # it misreads packets that carry one
     assert rdp.Activated(800, 600, 16) in raw.seen
     raw.feed(raw.sender.send_data(USB, 4 + len(CHUNK)) + bytes(4) + CHUNK)
     assert raw.seen[-1:] == [rdp.ChannelData(USB, b"hello")]
+    raw.server.send_channel(USB, b"hello")
+    assert b"".join(raw.server.data_to_send()).endswith(b"\x70\x0d" + CHUNK)
 
 
 def test_rdesktop_17_gets_the_headers_it_wants() -> None:
