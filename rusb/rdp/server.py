@@ -105,6 +105,7 @@ class _Phase(enum.Enum):
     LOGON = "Client Info"
     DECISION = "logon decision"
     ACTIVATION = "activation"
+    FINALISATION = "finalisation"
     ACTIVE = "session"
 
 
@@ -132,6 +133,7 @@ class ServerConnection(Connection):
         self._encryption = Encryption.NONE
         self._random = b""
         self._capabilities = Capabilities.of({})
+        self._next_size: tuple[int, int] | None = None
 
     # -------------------------------------------------------- for the shell ----
 
@@ -153,10 +155,24 @@ class ServerConnection(Connection):
         self._demand_active()
 
     def resize(self, width: int, height: int) -> None:
-        """Change the size of an active client's screen; Activated follows (1.17)."""
-        self.width, self.height = width, height
-        if self._phase is not _Phase.ACTIVE or self._is_over:
+        """Change the size of the client's screen; Activated follows (1.17).
+
+        At once, or as soon as the session is active; never if the client says that
+        its screen keeps its size.
+        """
+        self._next_size = width, height
+        if self._phase is _Phase.ACTIVE and not self._is_over:
+            self._resize()
+
+    def _resize(self) -> None:
+        size, self._next_size = self._next_size, None
+        if size in (None, (self.width, self.height)):
             return
+        if not self._capabilities.can_resize:
+            self._ignore("the size of the screen: the client keeps its own")
+            return
+        assert size is not None
+        self.width, self.height = size
         if not self._is_rdesktop:
             self._deactivate()
         self._demand_active()
@@ -385,9 +401,10 @@ class ServerConnection(Connection):
         self._send_io(share.share_control(kind, body, SERVER_USER))
 
     def _confirm_active(self, body: bytes) -> None:
-        if self._phase is not _Phase.ACTIVATION:
+        if self._phase not in (_Phase.ACTIVATION, _Phase.FINALISATION):
             self._ignore("Confirm Active that nobody asked for")
             return
+        self._phase = _Phase.FINALISATION
         share_id, sets = parse_confirm_active(body)
         if share_id != share.SHARE_ID:
             self._ignore(f"share id 0x{share_id:08X} in Confirm Active")
@@ -395,7 +412,8 @@ class ServerConnection(Connection):
         self._sender.chunk_size = self._capabilities.chunk_size
 
     def _font_list(self, body: bytes) -> None:
-        if self._phase is not _Phase.ACTIVATION:
+        if self._phase is not _Phase.FINALISATION:
+            self._ignore(f"Font List instead of {self._phase.value}")
             return
         if len(body) >= 6 and int.from_bytes(body[4:6], "little") < 2:
             return  # 1.13: the first of two
@@ -406,6 +424,7 @@ class ServerConnection(Connection):
             self._is_active = True
             for channel, receiver in self._channels.items():
                 self._events.append(ChannelOpened(channel, receiver.name))
+        self._resize()
 
     # -------------------------------------------------------------- session ----
 
@@ -475,7 +494,7 @@ class ServerConnection(Connection):
             self._events.append(RefreshRequested())
 
     def _say_goodbye(self, reason: int) -> None:
-        if self._phase in (_Phase.ACTIVATION, _Phase.ACTIVE):
+        if self._phase in (_Phase.ACTIVATION, _Phase.FINALISATION, _Phase.ACTIVE):
             self._send_data(DataType.ERROR_INFO, reason.to_bytes(4, "little"))
             self._deactivate()
         if self._has_session:

@@ -118,6 +118,37 @@ def test_rdesktop_17_gets_the_headers_it_wants() -> None:
     assert raw.seen[-1:] == [rdp.ChannelData(USB, big)]
 
 
+@pytest.mark.parametrize("can_resize", [True, False])
+def test_a_client_keeps_its_size_if_it_says_that_it_must(can_resize: bool) -> None:
+    """1.17: desktopResizeFlag of the Bitmap set."""
+    raw = RawClient()
+    raw.negotiate()
+    raw.connect()
+    raw.join()
+    raw.log_on()
+    sets = client_sets(800, 600, 16, keyboard_layout=0, is_rdp4=False)
+    if not can_resize:
+        sets[1] = sets[1][:18] + bytes(2) + sets[1][20:]
+    raw.confirm(sets)
+    raw.finish()
+    raw.server.resize(1024, 768)
+    assert bool(raw.server.data_to_send()) is can_resize
+    assert raw.server.width == (1024 if can_resize else 800)
+
+
+def test_a_font_list_without_confirm_active_does_not_activate() -> None:
+    raw = RawClient()
+    raw.negotiate()
+    raw.connect()
+    raw.join()
+    raw.log_on()
+    raw.feed(raw.data(DataType.FONT_LIST, share.font_list(3)))
+    assert isinstance(raw.seen[-1], rdp.Ignored)
+    raw.confirm()
+    raw.finish()
+    assert rdp.Activated(800, 600, 16) in raw.seen
+
+
 def test_rdesktop_leaves_with_an_x224_disconnect() -> None:
     raw = rdesktop()
     rdesktop_confirm(raw)
