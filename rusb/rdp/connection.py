@@ -50,6 +50,7 @@ class Connection(ABC):
         self._is_active = False
         self._has_session = False  # MCS is connected
         self._channels: dict[int, ChannelReceiver] = {}
+        self._chunk_flags: dict[int, int] = {}
         # 1.20: servers that write headers want them, too; clients misread them
         self._security: PlainSecurity | StandardSecurity
         self._security = PlainSecurity(echoes=not is_server)
@@ -118,10 +119,11 @@ class Connection(ABC):
             raise LocalProtocolError(f"channel {channel} is not open")
         if self._is_over:
             return
+        flags = self._chunk_flags.get(channel, 0)
         if not self._security.is_encrypted:
-            self._output += self._sender.cut(channel, message)
+            self._output += self._sender.cut(channel, message, flags)
             return
-        for chunk in self._sender.chunks(message):
+        for chunk in self._sender.chunks(message, flags):
             self._send(channel, self._security.wrap(0, chunk))
 
     # ----------------------------------------------------- for the two ends ----

@@ -50,7 +50,7 @@ from .standard import (
     derive_keys,
     proprietary_certificate,
 )
-from .svc import ChannelReceiver
+from .svc import SHOW_PROTOCOL, ChannelReceiver
 from .x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
 
 __all__ = ["MAX_DOMAIN_REQUESTS", "ServerConnection", "ServerSettings"]
@@ -298,6 +298,8 @@ class ServerConnection(Connection):
             if is_known:
                 receiver = ChannelReceiver(channel, name, self._events)
                 self._channels[channel] = receiver
+                if request.shows_protocol:
+                    self._chunk_flags[channel] = SHOW_PROTOCOL
         for kind in blocks.others[:32]:
             self._note(f"Unsupported GCC block 0x{kind:04X}")
         answer = ServerBlocks.granting(self._requested, len(blocks.channels))

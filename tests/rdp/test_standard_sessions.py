@@ -107,8 +107,22 @@ def test_channel_messages_both_ways(size: int) -> None:
         assert message[:100] not in b"".join(joined.sent_by_client)
 
 
-def test_ten_thousand_packets_each_way_across_two_key_changes() -> None:
-    joined = Joined(*encrypted()).run()
+def test_show_protocol_is_echoed_in_what_is_encrypted_too() -> None:
+    client, server = encrypted()
+    client.channels = server.channels = ("cliprdr",)  # which asks for it
+    joined = Joined(client, server).run()
+    channel = channel_of(joined.of_server(rdp.ChannelOpened))
+    joined.server.send_channel(channel, b"hello")
+    (packet,) = (p for p in joined.server.data_to_send() if b"hello" not in p)
+    _, chunk = joined.client._security.unwrap(packet[14:])
+    assert chunk == struct.pack("<II", 5, 0x13) + b"hello"
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_ten_thousand_packets_each_way_across_two_key_changes(
+    strength: Encryption,
+) -> None:
+    joined = Joined(*encrypted(strength)).run()
     channel = channel_of(joined.of_client(rdp.ChannelOpened))
     for number in range(10_000):
         message = number.to_bytes(4)
