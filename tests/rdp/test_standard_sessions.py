@@ -19,11 +19,13 @@ from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import Method, SecurityFlag, StandardSecurity
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.standard import (
+    Direction,
     Encryption,
     RsaKey,
     derive_keys,
     parse_certificate,
     proprietary_certificate,
+    salted_checksum,
 )
 from rusb.rdp.svc import ChannelSender
 from rusb.rdp.tpkt import packet_size
@@ -339,6 +341,56 @@ def test_the_encrypted_pdus_of_the_original_server() -> None:
     # two bytes of length, so that every packet has the same form
     assert ours.wrap_fast(plain[1]) == fast
     assert theirs.unwrap_fast(fast) == (0, plain[1])
+
+
+def test_our_licence_is_in_clear_where_all_else_is_encrypted() -> None:
+    sent = b"".join(Joined(*encrypted()).run().sent_by_server)
+    assert vector("licence", "recommended-licence-valid-client", "pdu") in sent
+
+
+def test_the_licence_of_a_windows_server_is_decrypted() -> None:
+    """Its keys are not published: with ours it is a packet that somebody changed."""
+    wire = vector("licence", "ms-4.1.11-licence-valid-client-encrypted", "pdu")
+    peer = Peer()
+    peer.answer(secured())
+    with pytest.raises(RemoteProtocolError, match="packet 1 is wrong"):
+        peer.client.receive_data(wire)
+    peer = Peer()
+    peer.answer(secured())
+    licence = vector("licence", "vrdp-licence-valid-client", "message")
+    sealed = peer.security.wrap(0, licence)[4:]
+    assert len(wire) == 18 + len(sealed)
+    peer.client.receive_data(wire[:18] + sealed)
+    assert peer.client.events() == []  # it waits for Demand Active
+
+
+@pytest.mark.parametrize("size", [0, 1, 1600])
+def test_salted_checksums_on_both_paths(size: int) -> None:
+    """MS-RDPBCGR 2.2.8.1.1.2.1 and 2.2.9.1.2: flags 0x0800 and 0x40."""
+    keys = derive_keys(bytes(32), bytes(32), 2)
+    theirs = Direction(keys.server_to_client, keys.mac, 2)
+    ours = StandardSecurity(keys, 2, is_server=False)
+    text = bytes(size)
+    for number in range(0, 6, 2):
+        sealed = salted_checksum(keys.mac, text, number) + theirs.encrypt(text)[8:]
+        assert ours.unwrap(bytes.fromhex("08080000") + sealed) == (0x0808, text)
+        sealed = salted_checksum(keys.mac, text, number + 1) + theirs.encrypt(text)[8:]
+        head = b"\xc0" + (0x8000 | len(sealed) + 3).to_bytes(2)
+        assert ours.unwrap_fast(head + sealed) == (0, text)
+
+
+@pytest.mark.parametrize("is_salted", [True, False])
+def test_a_checksum_of_the_other_kind_is_wrong(is_salted: bool) -> None:
+    keys = derive_keys(bytes(32), bytes(32), 2)
+    sealed = Direction(keys.server_to_client, keys.mac, 2).encrypt(b"text")
+    if is_salted:
+        sealed = salted_checksum(keys.mac, b"text", 0) + sealed[8:]
+    slow, fast = (StandardSecurity(keys, 2, is_server=False) for _ in range(2))
+    flags, head = (0x0008, 0x80) if is_salted else (0x0808, 0xC0)
+    with pytest.raises(RemoteProtocolError, match="checksum"):
+        slow.unwrap(struct.pack("<HH", flags, 0) + sealed)
+    with pytest.raises(RemoteProtocolError, match="checksum"):
+        fast.unwrap_fast(bytes([head, 2 + len(sealed)]) + sealed)
 
 
 # ---------------------------------------------- clients made of bytes ----
