@@ -307,9 +307,10 @@ class ServerConnection(Connection):
         if self._protocol is Protocol.RDP:
             self._encryption = self._choose_encryption(blocks.methods)
         if self._encryption:
-            assert self.settings.key is not None
+            key = self.settings.key
+            assert key is not None
             self._random = self._random_bytes(RANDOM_SIZE)
-            certificate = proprietary_certificate(self.settings.key)
+            certificate = proprietary_certificate(key.modulus, key.exponent)
             answer.method, answer.level = self._encryption, _CLIENT_COMPATIBLE
             lengths = struct.pack("<II", len(self._random), len(certificate))
             answer.security = lengths + self._random + certificate
@@ -347,8 +348,9 @@ class ServerConnection(Connection):
         size = reader.u32()
         if size != reader.left:
             raise RemoteProtocolError(f"client random of {size} bytes in {reader.left}")
-        assert self.settings.key is not None
-        client_random = decrypt_random(reader.rest(), self.settings.key)
+        key = self.settings.key
+        assert key is not None
+        client_random = decrypt_random(reader.rest(), key, self._random_bytes)
         keys = derive_keys(client_random, self._random, self._encryption)
         self._security = StandardSecurity(keys, self._encryption, is_server=True)
         self._phase = _Phase.LOGON

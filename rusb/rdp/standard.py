@@ -8,6 +8,7 @@ import enum
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,17 +106,38 @@ class RsaKey:
     """The server's key.
 
     Attributes:
-        modulus, exponent, private: as numbers.
+        p, q: its primes.
+        exponent: the public one.
     """
 
-    modulus: int
-    exponent: int
-    private: int
+    p: int
+    q: int
+    exponent: int = 65537
+
+    @property
+    def modulus(self) -> int:
+        """The public number."""
+        return self.p * self.q
 
     @property
     def size(self) -> int:
         """Bytes of the modulus."""
         return (self.modulus.bit_length() + 7) // 8
+
+    def decrypt(self, number: int, blind: int) -> int:
+        """Do the private operation; by the Chinese remainder theorem, a quarter of
+        the time that it takes without.
+
+        Args:
+            number: what the public operation gave.
+            blind: a random number: how long it takes must say nothing of the key.
+        """
+        p, q, modulus = self.p, self.q, self.modulus
+        number = number * pow(blind, self.exponent, modulus) % modulus
+        of_p = pow(number, pow(self.exponent, -1, p - 1), p)
+        of_q = pow(number, pow(self.exponent, -1, q - 1), q)
+        clear = of_q + q * ((of_p - of_q) * pow(q, -1, p) % p)
+        return clear * pow(blind, -1, modulus) % modulus
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -267,15 +289,15 @@ class Direction:
 # ------------------------------------------------------------- certificates ----
 
 
-def proprietary_certificate(key: RsaKey) -> bytes:
+def proprietary_certificate(modulus: int, exponent: int) -> bytes:
     """Return the certificate of a key, signed with the signing key that is public."""
-    size = key.size
+    size = (modulus.bit_length() + 7) // 8
     signed = (
         _CERTIFICATE.pack(
             *(1, 1, 1, 6, 20 + size + _PADDING, b"RSA1", size + _PADDING),
-            *(8 * size, size - 1, key.exponent),
+            *(8 * size, size - 1, exponent),
         )
-        + key.modulus.to_bytes(size, "little")
+        + modulus.to_bytes(size, "little")
         + bytes(_PADDING)
     )
     block = _md5(signed) + b"\0" + b"\xff" * 45 + b"\x01"
@@ -343,8 +365,15 @@ def encrypt_random(random: bytes, modulus: int, exponent: int) -> bytes:
     return number.to_bytes(size, "little") + bytes(_PADDING)
 
 
-def decrypt_random(sealed: bytes, key: RsaKey) -> bytes:
+def decrypt_random(
+    sealed: bytes, key: RsaKey, random_bytes: Callable[[int], bytes]
+) -> bytes:
     """Decrypt what :func:`encrypt_random` made; any number gives some random.
+
+    Args:
+        sealed: little-endian, padded.
+        key: the server's.
+        random_bytes: source of randomness.
 
     Raises:
         ParseError: its length does not fit the key.
@@ -352,5 +381,6 @@ def decrypt_random(sealed: bytes, key: RsaKey) -> bytes:
     if len(sealed) != key.size + _PADDING:
         raise ParseError(f"client random of {len(sealed)} bytes for this server's key")
     number = int.from_bytes(sealed[: key.size], "little") % key.modulus
-    clear = pow(number, key.private, key.modulus)
+    blind = int.from_bytes(random_bytes(key.size)) % key.modulus | 1
+    clear = key.decrypt(number, blind)
     return clear.to_bytes(key.size, "little")[:RANDOM_SIZE]

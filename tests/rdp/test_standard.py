@@ -1,5 +1,6 @@
 """Keys, streams and certificates of standard RDP security: every vector."""
 
+import secrets
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def test_a_packet_shorter_than_a_checksum(size: int) -> None:
 def test_proprietary_certificates(v: dict[str, Any]) -> None:
     modulus = little(v["modulus"])
     certificate = bytes.fromhex(v["certificate_184"])
-    assert proprietary_certificate(RsaKey(modulus, 65537, 0)) == certificate
+    assert proprietary_certificate(modulus, 65537) == certificate
     assert parse_certificate(certificate) == (modulus, 65537)
 
 
@@ -132,12 +133,24 @@ def test_the_security_exchange() -> None:
     v = group("security_exchange")
     numbers = v["rsa_key"]
     modulus = little(numbers["modulus"])
-    key = RsaKey(modulus, 65537, little(numbers["private_exponent"]))
+    key = RsaKey(*(int(numbers[n], 16) for n in ("p_int", "q_int")))
+    assert key.modulus == modulus
     random = bytes.fromhex(v["client_random"])
     sealed = bytes.fromhex(v["encrypted_client_random_64"]) + bytes(8)
     assert encrypt_random(random, modulus, 65537) == sealed
-    assert decrypt_random(sealed, key) == random
+    for source in (bytes, secrets.token_bytes):
+        assert decrypt_random(sealed, key, source) == random
     for wrong in (b"", sealed[:-1], sealed + b"\0", bytes(1 << 16)):
         with pytest.raises(ParseError):
-            decrypt_random(wrong, key)
-    assert len(decrypt_random(b"\xff" * 72, key)) == 32  # larger than the modulus
+            decrypt_random(wrong, key, bytes)
+    larger = b"\xff" * 72  # than the modulus
+    assert len(decrypt_random(larger, key, bytes)) == 32
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 1 << 500])
+def test_the_private_operation_undoes_the_public_one(number: int) -> None:
+    numbers = group("security_exchange")["rsa_key"]
+    key = RsaKey(*(int(numbers[n], 16) for n in ("p_int", "q_int")))
+    private = little(numbers["private_exponent"])
+    for blind in (1, 7, secrets.randbelow(key.modulus) | 1):
+        assert key.decrypt(number, blind) == pow(number, private, key.modulus)

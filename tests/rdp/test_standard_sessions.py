@@ -38,11 +38,7 @@ STRENGTHS = [Encryption.BITS_40, Encryption.BITS_56, Encryption.BITS_128]
 
 def make_key() -> RsaKey:
     numbers = group("security_exchange")["rsa_key"]
-    modulus, private = (
-        int.from_bytes(bytes.fromhex(numbers[n]), "little")
-        for n in ("modulus", "private_exponent")
-    )
-    return RsaKey(modulus, 65537, private)
+    return RsaKey(*(int(numbers[name], 16) for name in ("p_int", "q_int")))
 
 
 KEY = make_key()
@@ -213,7 +209,7 @@ def secured(
 ) -> ServerBlocks:
     blocks = ServerBlocks.granting(0, 1)
     blocks.method, blocks.level = method, level
-    certificate = certificate or proprietary_certificate(KEY)
+    certificate = certificate or proprietary_certificate(KEY.modulus, 65537)
     lengths = struct.pack("<II", random, len(certificate))
     blocks.security = lengths + bytes(32) + certificate
     return blocks
