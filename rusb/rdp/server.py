@@ -25,7 +25,7 @@ from .events import (
     Noted,
     RefreshRequested,
 )
-from .gcc import ClientBlocks, ServerBlocks
+from .gcc import ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, split_screen
 from .input import parse_fast_input, parse_slow_input
 from .licensing import VALID_CLIENT
@@ -48,7 +48,6 @@ from .standard import (
     RsaKey,
     decrypt_random,
     derive_keys,
-    proprietary_certificate,
 )
 from .svc import SHOW_PROTOCOL, ChannelReceiver
 from .x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
@@ -59,6 +58,8 @@ INITIATOR = SERVER_USER - mcs.USER_BASE
 """Of every client, and of the server itself (1.7)."""
 
 DEPTHS = (8, 15, 16, 24, 32)
+
+_RDP5 = 4  # low half of the core's version: RDP 4 knows no X.509
 
 _CLIENT_COMPATIBLE = 2  # encryption level: both directions, at the client's strength
 
@@ -82,6 +83,7 @@ class ServerSettings:
         methods: what ``Security/Method`` allows.
         has_certificate: can TLS be done at all?
         key: for standard security with encryption; None: there is none.
+        x509_key: what clients of RDP 5 and later are shown in place of it.
         encryption: methods of it that are allowed.
         allow_clear: may a client that wants standard security do without encryption?
         width, height: of the screen, for clients that do not say.
@@ -91,6 +93,7 @@ class ServerSettings:
     methods: frozenset[Method] = frozenset({Method.TLS})
     has_certificate: bool = True
     key: RsaKey | None = None
+    x509_key: RsaKey | None = None
     encryption: tuple[Encryption, ...] = METHODS
     allow_clear: bool = True
     width: int = 800
@@ -131,6 +134,7 @@ class ServerConnection(Connection):
         self._domain_requests = 0
         self._is_rdesktop = False
         self._encryption = Encryption.NONE
+        self._key: RsaKey | None = None
         self._random = b""
         self._capabilities = Capabilities.of({})
         self._next_size: tuple[int, int] | None = None
@@ -306,11 +310,11 @@ class ServerConnection(Connection):
         self._phase = _Phase.LOGON
         if self._protocol is Protocol.RDP:
             self._encryption = self._choose_encryption(blocks.methods)
+            self._note(f"Encryption: {self._encryption.label}")
         if self._encryption:
-            key = self.settings.key
-            assert key is not None
+            key = self._choose_key(core)
             self._random = self._random_bytes(RANDOM_SIZE)
-            certificate = proprietary_certificate(key.modulus, key.exponent)
+            certificate = key.certificate
             answer.method, answer.level = self._encryption, _CLIENT_COMPATIBLE
             lengths = struct.pack("<II", len(self._random), len(certificate))
             answer.security = lengths + self._random + certificate
@@ -337,6 +341,17 @@ class ServerConnection(Connection):
             " allowed here"
         )
 
+    def _choose_key(self, core: ClientCore) -> RsaKey:
+        """Take the key with the certificate that the client knows (2.2)."""
+        settings = self.settings
+        key = settings.key
+        if settings.x509_key is not None and core.version & 0xFFFF >= _RDP5:
+            key = settings.x509_key
+            self._note("Certificate: X.509")
+        assert key is not None
+        self._key = key
+        return key
+
     def _exchange(self, payload: bytes) -> None:
         """Take the client random (1.8); everything is encrypted from now on."""
         flags, body = parse_header(payload)
@@ -348,9 +363,8 @@ class ServerConnection(Connection):
         size = reader.u32()
         if size != reader.left:
             raise RemoteProtocolError(f"client random of {size} bytes in {reader.left}")
-        key = self.settings.key
-        assert key is not None
-        client_random = decrypt_random(reader.rest(), key, self._random_bytes)
+        assert self._key is not None
+        client_random = decrypt_random(reader.rest(), self._key, self._random_bytes)
         keys = derive_keys(client_random, self._random, self._encryption)
         self._security = StandardSecurity(keys, self._encryption, is_server=True)
         self._phase = _Phase.LOGON

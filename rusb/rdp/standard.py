@@ -8,7 +8,7 @@ import enum
 import hashlib
 import hmac
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +30,11 @@ from .per import Reader
 
 __all__ = [
     "CHECKSUM_SIZE",
+    "MAX_CERTIFICATES",
+    "MAX_CHAIN",
+    "MAX_MODULUS",
     "METHODS",
+    "MIN_MODULUS",
     "RANDOM_SIZE",
     "Direction",
     "Encryption",
@@ -43,6 +47,7 @@ __all__ = [
     "parse_certificate",
     "proprietary_certificate",
     "salted_checksum",
+    "x509_chain",
 ]
 
 RANDOM_SIZE = 32
@@ -58,6 +63,10 @@ MIN_MODULUS, MAX_MODULUS = 64, 256
 
 MAX_CERTIFICATES = 16
 """Certificates of a chain."""
+
+MAX_CHAIN = 12 << 10
+"""Bytes of a chain that we show: Connect-Response is one packet, of less than 16 KiB
+(1.2)."""
 
 _PADDING = 8
 _PAD1, _PAD2 = b"\x36" * 40, b"\x5c" * 48
@@ -108,11 +117,14 @@ class RsaKey:
     Attributes:
         p, q: its primes.
         exponent: the public one.
+        chain: X.509 certificates to show, DER, root first, the key's own last; at
+            least two. None: a proprietary certificate is made.
     """
 
     p: int
     q: int
     exponent: int = 65537
+    chain: tuple[bytes, ...] = ()
 
     @property
     def modulus(self) -> int:
@@ -123,6 +135,13 @@ class RsaKey:
     def size(self) -> int:
         """Bytes of the modulus."""
         return (self.modulus.bit_length() + 7) // 8
+
+    @property
+    def certificate(self) -> bytes:
+        """What SC_SECURITY shows of it."""
+        if self.chain:
+            return x509_chain(self.chain)
+        return proprietary_certificate(self.modulus, self.exponent)
 
     def decrypt(self, number: int, blind: int) -> int:
         """Do the private operation; by the Chinese remainder theorem, a quarter of
@@ -304,6 +323,17 @@ def proprietary_certificate(modulus: int, exponent: int) -> bytes:
     number = pow(int.from_bytes(block, "little"), _SIGNING_EXPONENT, _SIGNING_MODULUS)
     signature = number.to_bytes(64, "little") + bytes(_PADDING)
     return signed + struct.pack("<HH", _SIGNATURE_BLOB, len(signature)) + signature
+
+
+def x509_chain(certificates: Sequence[bytes]) -> bytes:
+    """Return an X.509 certificate chain (MS-RDPELE 2.2.1.4.2).
+
+    Args:
+        certificates: DER, root first.
+    """
+    count = len(certificates)
+    blobs = (len(der).to_bytes(4, "little") + der for der in certificates)
+    return struct.pack("<II", 2, count) + b"".join(blobs) + bytes(8 + 4 * count)
 
 
 def parse_certificate(data: bytes) -> tuple[int, int]:

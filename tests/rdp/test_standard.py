@@ -133,7 +133,7 @@ def test_the_security_exchange() -> None:
     v = group("security_exchange")
     numbers = v["rsa_key"]
     modulus = little(numbers["modulus"])
-    key = RsaKey(*(int(numbers[n], 16) for n in ("p_int", "q_int")))
+    key = RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
     assert key.modulus == modulus
     random = bytes.fromhex(v["client_random"])
     sealed = bytes.fromhex(v["encrypted_client_random_64"]) + bytes(8)
@@ -150,7 +150,7 @@ def test_the_security_exchange() -> None:
 @pytest.mark.parametrize("number", [0, 1, 2, 1 << 500])
 def test_the_private_operation_undoes_the_public_one(number: int) -> None:
     numbers = group("security_exchange")["rsa_key"]
-    key = RsaKey(*(int(numbers[n], 16) for n in ("p_int", "q_int")))
+    key = RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
     private = little(numbers["private_exponent"])
     for blind in (1, 7, secrets.randbelow(key.modulus) | 1):
         assert key.decrypt(number, blind) == pow(number, private, key.modulus)

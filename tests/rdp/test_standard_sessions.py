@@ -1,13 +1,9 @@
 """Whole connections under standard RDP security (1.6 to 1.9, 2.3)."""
 
-import datetime
 import struct
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from rusb.errors import NegotiationError, RemoteProtocolError
 from rusb.rdp import events as rdp
@@ -23,7 +19,6 @@ from rusb.rdp.standard import (
     Encryption,
     RsaKey,
     derive_keys,
-    parse_certificate,
     proprietary_certificate,
     salted_checksum,
 )
@@ -38,7 +33,7 @@ STRENGTHS = [Encryption.BITS_40, Encryption.BITS_56, Encryption.BITS_128]
 
 def make_key() -> RsaKey:
     numbers = group("security_exchange")["rsa_key"]
-    return RsaKey(*(int(numbers[name], 16) for name in ("p_int", "q_int")))
+    return RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
 
 
 KEY = make_key()
@@ -248,37 +243,22 @@ def test_the_security_exchange_comes_before_client_info() -> None:
     assert flags == SecurityFlag.INFO | SecurityFlag.ENCRYPT
 
 
-def self_signed(key: rsa.RSAPrivateKey) -> bytes:
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
-    now = datetime.datetime(2026, 1, 1)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.DER)
-    )
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_the_log_has_the_strength_that_was_chosen(strength: Encryption) -> None:
+    joined = Joined(*encrypted(strength)).run()
+    bits = {1: 40, 8: 56, 2: 128}[strength]
+    notes = [e.text for e in joined.of_server(rdp.Noted)]
+    assert f"Encryption: RC4, {bits} bit" in notes
 
 
-def test_an_x509_chain_is_as_good() -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
-    der = self_signed(key)
-    chain = struct.pack("<III", 0x80000002, 1, len(der)) + der + bytes(16)
-    numbers = key.public_key().public_numbers()
-    assert parse_certificate(chain) == (numbers.n, numbers.e)
-    exchange, _ = Peer().answer(secured(certificate=chain))
-    assert struct.unpack_from("<I", exchange, 19) == (128 + 8,)
-
-
-def x509_of_version(version: int) -> bytes:
-    """A chain of one certificate whose version no X.509 has."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
-    der = self_signed(key).replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1" + bytes([version]))
-    return struct.pack("<III", 2, 1, len(der)) + der
+def test_the_log_says_that_nothing_is_encrypted() -> None:
+    client, server = encrypted()
+    client.encryption = False
+    joined = Joined(client, server).run()
+    assert rdp.Noted("Encryption: none") in joined.server_events
+    joined = Joined().run()  # TLS
+    texts = [e.text for e in joined.of_server(rdp.Noted)]
+    assert not any(text.startswith("Encryption") for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +270,6 @@ def x509_of_version(version: int) -> bytes:
         secured(random=0xFFFFFFFF),
         secured(certificate=b"junk"),
         secured(certificate=b"\x01" + bytes(200)),
-        secured(certificate=x509_of_version(7)),
     ],
 )
 def test_t05_broken_server_security(blocks: ServerBlocks) -> None:
