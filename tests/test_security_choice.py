@@ -14,6 +14,7 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import ConnectionLost, NegotiationError
+from rusb.rdp.standard import Encryption
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.listener import Server
@@ -29,6 +30,7 @@ class Place:
         self.folder = folder
         self.guest = LoopbackGuest()
         self.said: list[str] = []
+        self.security = ""  # what the client says of its last connection
 
     def server(self, **properties: str) -> Server:
         names = {f"Security/{name}": value for name, value in properties.items()}
@@ -50,7 +52,10 @@ class Place:
             known_servers=self.folder / "known",
         )
         backend = EmulatedBackend(devices=[Loopback()])
-        async with connect(config, backends=[backend], report=self.said.append):
+        async with connect(
+            config, backends=[backend], report=self.said.append
+        ) as session:
+            self.security = session.security
             (device,) = await self.guest.wait_for(1)
             result = await device.read(Loopback.SOURCE, 65536)
             assert (result.status, result.length) == (UrbStatus.OK, 65536)
@@ -71,10 +76,26 @@ def place(tmp_path: Path) -> Place:
 async def test_rc4_where_the_machine_allows_it(place: Place, method: str) -> None:
     async with place.server(Method=method) as server:
         await place.visit(server, "rdp")
+        assert place.security == "RC4, 128 bit"
         log = place.log()
         assert log.count("WARNING: Security/Method") == 1
         assert "Using standard RDP security" in log
         assert "Methods 0x0000000b" in log
+        assert "Encryption: RC4, 128 bit" in log
+
+
+@pytest.mark.parametrize(
+    ("strength", "label"),
+    [(Encryption.BITS_40, "RC4, 40 bit"), (Encryption.BITS_56, "RC4, 56 bit")],
+)
+async def test_weaker_rc4_where_the_server_has_no_better(
+    place: Place, strength: Encryption, label: str
+) -> None:
+    async with place.server(Method="RDP") as server:
+        server._settings.encryption = (strength,)
+        await place.visit(server, "rdp")
+    assert place.security == label
+    assert f"VRDP: Encryption: {label}" in place.log()
 
 
 async def test_rc4_nowhere_else(place: Place) -> None:
@@ -84,6 +105,7 @@ async def test_rc4_nowhere_else(place: Place) -> None:
         assert "refused a client that wants standard RDP security" in place.log()
         assert "WARNING" not in place.log()
         await place.visit(server, "tls")
+        assert place.security == "TLS 1.3"
 
 
 async def test_less_than_tls_only_if_the_user_allows_it(place: Place) -> None:
@@ -97,6 +119,7 @@ async def test_less_than_tls_only_if_the_user_allows_it(place: Place) -> None:
 async def test_nothing_at_all_only_if_both_allow_it(place: Place) -> None:
     async with place.server(Method="RDP") as server:
         await place.visit(server, "none")
+        assert place.security == "no encryption"
         assert "Methods 0x00000000" in place.log()
     async with place.server(Method="RDP", RequireEncryption="1") as server:
         with pytest.raises(ConnectionLost):
@@ -127,6 +150,7 @@ async def test_tls_1_0_only_where_it_is_allowed(
     old.config.legacy_tls = True
     async with old as server:
         await place.visit(server, "tls")
+        assert place.security == "TLS 1.0"
 
 
 async def test_an_expired_certificate_is_said_at_the_start(place: Place) -> None:

@@ -114,7 +114,8 @@ def _security(options: RdesktopOptions) -> tuple[str, ...]:
 async def _run(config: ClientConfig) -> int:
     async with connect(config, report=say) as session:
         what = "offering USB devices" if config.usb else "no device (-r usb)"
-        say(f"connected to {config.server}; no window, {what}")
+        where = f"{config.server} ({session.security})"
+        say(f"connected to {where}; no window, {what}")
         if await until_signal(session.wait_closed()) is not None:
             return EXIT_BY_USER
         if session.reason is None:

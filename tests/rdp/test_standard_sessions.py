@@ -293,6 +293,7 @@ def test_a_low_server_sends_in_clear_and_no_other_may() -> None:
     pdu = vector("encrypted_pdus_128bit", "slow-path-synchronize", "plaintext")
     peer = Peer()
     peer.answer(secured(level=1))
+    assert "in clear" in peer.client.encryption
     peer.send(bytes(4) + pdu)
     peer = Peer()
     peer.answer(secured(level=2))
