@@ -44,8 +44,7 @@ MACHINE = f"""<?xml version="1.0"?>
     <Hardware>
       <RemoteDisplay enabled="true" allowMultiConnection="true">
         <VRDEProperties>
-          <Property name="Security/Method" value="METHOD"/>
-          <Property name="Security/RDPCertificate" value="CERTIFICATE"/>
+          PROPERTIES
         </VRDEProperties>
       </RemoteDisplay>
       <USB>
@@ -76,6 +75,8 @@ def _programs() -> None:
 
 
 METHODS = ("RDP", "TLS", "Negotiate")
+X509_WORD, BROKEN = "x509", "without certificate"
+FILES = ("ServerCertificate", "ServerPrivateKey")
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -89,9 +90,18 @@ def method(request: pytest.FixtureRequest) -> str:
 def server(
     method: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RusbServer]:
-    """Our server with one of them, and perhaps with X.509 in standard security."""
-    word, _, certificate = method.partition(" ")
-    machine = MACHINE.replace("METHOD", word).replace("CERTIFICATE", certificate)
+    """Our server with one of them, and perhaps something else after a blank."""
+    word, _, more = method.partition(" ")
+    properties = {"Method": word}
+    if more == X509_WORD:
+        properties["RDPCertificate"] = more
+    elif more == BROKEN:
+        properties |= dict.fromkeys(FILES, "/nowhere/file.pem")
+    lines = (
+        f'<Property name="Security/{name}" value="{value}"/>'
+        for name, value in properties.items()
+    )
+    machine = MACHINE.replace("PROPERTIES", "".join(lines))
     server = RusbServer(tmp_path_factory.mktemp("s"), machine, "--guest", "loopback")
     try:
         server.wait_log("TCP server listening")
@@ -132,6 +142,7 @@ VIEWERS: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
 TLS, RC4, CLEAR = "TLS", "RC4, 128 bit", "none"
 X509 = f"{RC4}, X.509"
 CODE_1, CODE_2 = "failure 1: tls required", "failure 2: tls not allowed"
+CODE_3 = "failure 3: no certificate"
 SCREEN, LEFT = "status screen", "the client leaves"
 
 OUTCOMES = {  # vrdp-server.md 2.5, for Method = RDP, TLS and Negotiate
@@ -147,18 +158,18 @@ OUTCOMES = {  # vrdp-server.md 2.5, for Method = RDP, TLS and Negotiate
 
 _SAID = re.compile(
     r"Using (enhanced) RDP security|Encryption: (.*)|Certificate: (X.509)"
-    r"|refused a client that wants .*: (tls (?:required|not allowed))"
+    r"|refused a client that wants .*: (tls required|tls not allowed|no certificate)"
 )
 
 
 def security_of(log: str) -> str:
     """What the last connection in VBox.log has come to."""
-    found = CLEAR
+    found = "-"
     for is_tls, encryption, certificate, refusal in _SAID.findall(log):
         if certificate:
             found = f"{found}, {certificate}"
         elif refusal:
-            found = {"tls required": CODE_1, "tls not allowed": CODE_2}[refusal]
+            (found,) = (c for c in (CODE_1, CODE_2, CODE_3) if c.endswith(refusal))
         else:
             found = TLS if is_tls else encryption
     return found
@@ -222,6 +233,43 @@ def test_a_viewer_and_an_x509_certificate(
     security, seen = try_viewer(viewer, server, display, tmp_path)
     assert (security, seen) == (outcome, SCREEN)
     matrix(viewer, f"rusb {method}", security, seen)
+
+
+WITHOUT = [  # 2.5, its last column; B.3, check 2
+    ("TLS", "xfreerdp /sec:tls", CODE_3, LEFT),
+    ("TLS", "xfreerdp", CODE_1, LEFT),  # which tries the others, too
+    ("TLS", "rdesktop", CODE_1, LEFT),  # 8.4: again without negotiation
+    ("TLS", "rdesktop -4", CODE_1, LEFT),
+    ("Negotiate", "xfreerdp /sec:tls", "-", LEFT),
+    ("Negotiate", "xfreerdp", RC4, SCREEN),
+    ("Negotiate", "rdesktop", RC4, SCREEN),
+    ("Negotiate", "rdesktop -e", CLEAR, SCREEN),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "viewer", "outcome", "seen"),
+    [(f"{method} {BROKEN}", *row) for method, *row in WITHOUT],
+    indirect=["method"],
+    scope="module",
+)
+def test_a_viewer_and_a_server_without_a_certificate(
+    method: str,
+    viewer: str,
+    outcome: str,
+    seen: str,
+    server: RusbServer,
+    display: Display,
+    tmp_path: Path,
+    matrix: Record,
+) -> None:
+    before = server.log()
+    security, found = try_viewer(viewer, server, display, tmp_path)
+    matrix(viewer, f"rusb {method}", security, found)
+    assert (security, found) == (outcome, seen)
+    log = server.log().removeprefix(before)
+    asks_tls = viewer != "rdesktop -4"
+    assert ("no certificate" in log) == (asks_tls and method.startswith("TLS"))
 
 
 @pytest.mark.parametrize("method", ["TLS", "RDP"], indirect=True, scope="module")
