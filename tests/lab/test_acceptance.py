@@ -1,7 +1,7 @@
 """The acceptance checks of vrdp-server.md B.3 with real viewers, by their numbers.
 
 Numbers 2, 3 and 4 are cells of the matrix in ``test_real_peers.py``; number 9 is in
-``tests/server``, for it needs no viewer.
+``test_manual.py``, for it needs no viewer.
 """
 
 import asyncio
