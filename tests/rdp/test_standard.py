@@ -147,6 +147,30 @@ def test_the_security_exchange() -> None:
     assert len(decrypt_random(larger, key, bytes)) == 32
 
 
+def test_what_a_peer_sends_never_meets_the_secret_exponents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the time that it takes would tell of them."""
+    numbers = group("security_exchange")["rsa_key"]
+    key = RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
+    seen: list[set[int]] = []
+
+    def spy(base: int, exponent: int, modulus: int) -> int:
+        if exponent.bit_length() > 200:
+            seen[-1].add(base % modulus)
+        return pow(base, exponent, modulus)
+
+    monkeypatch.setattr("rusb.rdp.standard.pow", spy, raising=False)
+    sealed = bytes(range(1, 64)) + bytes(9)
+    number = little(sealed.hex())
+    for _ in range(2):
+        seen.append(set())
+        decrypt_random(sealed, key, secrets.token_bytes)
+    assert [len(bases) for bases in seen] == [2, 2]
+    assert not seen[0] & seen[1]
+    assert not {number % key.p, number % key.q} & (seen[0] | seen[1])
+
+
 @pytest.mark.parametrize("number", [0, 1, 2, 1 << 500])
 def test_the_private_operation_undoes_the_public_one(number: int) -> None:
     numbers = group("security_exchange")["rsa_key"]
