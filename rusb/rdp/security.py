@@ -19,6 +19,8 @@ __all__ = [
     "SecurityFlag",
     "StandardSecurity",
     "header",
+    "name_policy",
+    "name_wish",
     "parse_header",
     "select_protocol",
 ]
@@ -65,6 +67,24 @@ def select_protocol(
     if wanted == 0 and Method.RDP in methods:
         return Protocol.RDP
     return Failure.TLS_REQUIRED
+
+
+def name_policy(methods: frozenset[Method]) -> str:
+    """Say what a server allows, for its log (7.3)."""
+    if Method.RDP not in methods:
+        return "enhanced RDP security"
+    if Method.TLS not in methods:
+        return "standard RDP security"
+    return "negotiating RDP security"
+
+
+def name_wish(protocols: int) -> str:
+    """Say what a client asks for, bits of :class:`Protocol`, for the log (7.3)."""
+    if protocols & Protocol.TLS:
+        return "enhanced RDP security"
+    if protocols == 0:
+        return "standard RDP security"
+    return f"unsupported security 0x{protocols:08X}"
 
 
 def header(flags: int) -> bytes:

@@ -37,6 +37,8 @@ from .security import (
     SecurityFlag,
     StandardSecurity,
     header,
+    name_policy,
+    name_wish,
     parse_header,
     select_protocol,
 )
@@ -222,8 +224,8 @@ class ServerConnection(Connection):
             raise RemoteProtocolError(f"X.224 packet 0x{body[1]:02X} in the session")
         request = ConnectionRequest.parse(body)
         self._requested = request.protocols
-        self._note(f"Policy: {_name_policy(self.settings.methods)}")
-        wish = _name_wish(request.protocols or 0)
+        self._note(f"Policy: {name_policy(self.settings.methods)}")
+        wish = name_wish(request.protocols or 0)
         self._note(f"Client requested {wish}")
         choice = select_protocol(
             self.settings.methods,
@@ -526,19 +528,3 @@ class ServerConnection(Connection):
 
     def _note(self, text: str) -> None:
         self._events.append(Noted(text))
-
-
-def _name_policy(methods: frozenset[Method]) -> str:
-    if Method.RDP not in methods:
-        return "enhanced RDP security"
-    if Method.TLS not in methods:
-        return "standard RDP security"
-    return "negotiating RDP security"
-
-
-def _name_wish(protocols: int) -> str:
-    if protocols & Protocol.TLS:
-        return "enhanced RDP security"
-    if protocols == 0:
-        return "standard RDP security"
-    return f"unsupported security 0x{protocols:08X}"
