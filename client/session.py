@@ -205,6 +205,16 @@ class ClientSession:
         self._catalog.watch(self._refresh_due.set)
         self._list_task = self._tasks.start(self._keep_list(), "device list")
 
+    @property
+    def security(self) -> str:
+        """What secures the connection: ``TLS 1.3``, ``RC4, 128 bit`` or little else."""
+        transport = None if self._stream is None else self._stream.transport
+        found = transport and transport.get_extra_info("ssl_object")
+        if not found:
+            return self._rdp.encryption
+        name: str = found.version().replace("TLSv", "TLS ")
+        return name if "." in name else f"{name}.0"
+
     async def wait_closed(self) -> None:
         """Wait for the end of the connection.
 

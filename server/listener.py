@@ -18,6 +18,7 @@ from rusb.aio.tls import (
     make_rsa_key,
     make_self_signed,
     read_certificate,
+    read_x509_key,
     server_context,
     state_folder,
 )
@@ -26,6 +27,7 @@ from rusb.filters.model import Filter
 from rusb.rdp.ports import parse_ports
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
+from rusb.rdp.standard import RsaKey
 
 from .auth import choose
 from .config import ServerConfig
@@ -327,7 +329,12 @@ class Server:
             if session.devices and session.devices.lost_by_guest(device):
                 return
 
-    def _make_tls(self) -> TlsUpgrade:
+    def _certificate_files(self) -> tuple[Path, Path, Path | None]:
+        """Return certificate, key and authority: the machine's, or our own.
+
+        Raises:
+            SettingsError: there are no such files.
+        """
         display = self.machine.remote_display
         names = ("ServerCertificate", "ServerPrivateKey", "CACertificate")
         files = [display.property(f"Security/{name}") for name in names]
@@ -347,6 +354,10 @@ class Server:
                 "Security/ServerCertificate and Security/ServerPrivateKey go together:"
                 " set both, or neither for a certificate that rusb makes"
             )
+        return certificate, key, ca
+
+    def _make_tls(self) -> TlsUpgrade:
+        certificate, key, ca = self._certificate_files()
         context = server_context(certificate, key, ca, legacy=self.config.legacy_tls)
         issuer, end = read_certificate(certificate)
         if end < datetime.datetime.now(datetime.UTC):
@@ -386,12 +397,30 @@ class Server:
         settings.has_certificate = self._tls is not None
         if Method.RDP in methods:
             settings.key = make_rsa_key()
+            settings.x509_key = self._make_x509_key()
             must = display.property("Security/RequireEncryption")
             settings.allow_clear = must != "1"
             self.log.write(
                 f"VRDP: WARNING: Security/Method {text} allows standard RDP security,"
                 " which is weak: RC4, and no protection from a man in the middle."
             )
+
+    def _make_x509_key(self) -> RsaKey | None:
+        """Obey ``Security/RDPCertificate``: what standard security shows to clients.
+
+        It is ours; the original has X.509 there, too, but cannot switch it on (2.2).
+        """
+        word = self.machine.remote_display.property("Security/RDPCertificate")
+        kind = word.lower() or "proprietary"
+        if kind == "x509":
+            try:
+                certificate, key, _ = self._certificate_files()
+                return read_x509_key(certificate, key)
+            except SettingsError as error:
+                self._warn(f"{error}. Until then: a proprietary certificate.")
+        elif kind != "proprietary":
+            self._warn(f"Security/RDPCertificate {word!r} is not known: proprietary.")
+        return None
 
     async def _listen(self) -> None:
         display = self.machine.remote_display

@@ -1,24 +1,30 @@
 """Client and server agree on TLS, RC4 or nothing, over real sockets."""
 
+import asyncio
 import datetime
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from rusb.aio.tls import client_context, make_self_signed
+from rusb.aio.tls import client_context, make_self_signed, server_context
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from rusb.errors import ConnectionLost, NegotiationError
+from rusb.errors import CertificateError, ConnectionLost, NegotiationError
+from rusb.rdp import mcs
+from rusb.rdp.standard import Encryption
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.listener import Server
 from rusb.server.machine.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
+from tests.rdp.raw import vector
 from tests.test_whole_path import machine
 
 
@@ -29,6 +35,7 @@ class Place:
         self.folder = folder
         self.guest = LoopbackGuest()
         self.said: list[str] = []
+        self.security = ""  # what the client says of its last connection
 
     def server(self, **properties: str) -> Server:
         names = {f"Security/{name}": value for name, value in properties.items()}
@@ -41,16 +48,22 @@ class Place:
         )
         return Server(config, guest=self.guest)
 
-    async def visit(self, server: Server, *security: str) -> None:
+    async def visit(
+        self, server: Server, *security: str, host: str = "127.0.0.1", **options: Any
+    ) -> None:
         """Connect, and move data through a device."""
         config = ClientConfig(
-            "127.0.0.1",
+            host,
             server.port,
             security=security,
             known_servers=self.folder / "known",
+            **options,
         )
         backend = EmulatedBackend(devices=[Loopback()])
-        async with connect(config, backends=[backend], report=self.said.append):
+        async with connect(
+            config, backends=[backend], report=self.said.append
+        ) as session:
+            self.security = session.security
             (device,) = await self.guest.wait_for(1)
             result = await device.read(Loopback.SOURCE, 65536)
             assert (result.status, result.length) == (UrbStatus.OK, 65536)
@@ -71,10 +84,26 @@ def place(tmp_path: Path) -> Place:
 async def test_rc4_where_the_machine_allows_it(place: Place, method: str) -> None:
     async with place.server(Method=method) as server:
         await place.visit(server, "rdp")
+        assert place.security == "RC4, 128 bit"
         log = place.log()
         assert log.count("WARNING: Security/Method") == 1
         assert "Using standard RDP security" in log
         assert "Methods 0x0000000b" in log
+        assert "Encryption: RC4, 128 bit" in log
+
+
+@pytest.mark.parametrize(
+    ("strength", "label"),
+    [(Encryption.BITS_40, "RC4, 40 bit"), (Encryption.BITS_56, "RC4, 56 bit")],
+)
+async def test_weaker_rc4_where_the_server_has_no_better(
+    place: Place, strength: Encryption, label: str
+) -> None:
+    async with place.server(Method="RDP") as server:
+        server._settings.encryption = (strength,)
+        await place.visit(server, "rdp")
+    assert place.security == label
+    assert f"VRDP: Encryption: {label}" in place.log()
 
 
 async def test_rc4_nowhere_else(place: Place) -> None:
@@ -84,6 +113,7 @@ async def test_rc4_nowhere_else(place: Place) -> None:
         assert "refused a client that wants standard RDP security" in place.log()
         assert "WARNING" not in place.log()
         await place.visit(server, "tls")
+        assert place.security == "TLS 1.3"
 
 
 async def test_less_than_tls_only_if_the_user_allows_it(place: Place) -> None:
@@ -97,6 +127,7 @@ async def test_less_than_tls_only_if_the_user_allows_it(place: Place) -> None:
 async def test_nothing_at_all_only_if_both_allow_it(place: Place) -> None:
     async with place.server(Method="RDP") as server:
         await place.visit(server, "none")
+        assert place.security == "no encryption"
         assert "Methods 0x00000000" in place.log()
     async with place.server(Method="RDP", RequireEncryption="1") as server:
         with pytest.raises(ConnectionLost):
@@ -127,6 +158,119 @@ async def test_tls_1_0_only_where_it_is_allowed(
     old.config.legacy_tls = True
     async with old as server:
         await place.visit(server, "tls")
+        assert place.security == "TLS 1.0"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
+async def test_a_server_that_knows_only_tls_1_0(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def old_server(*files: Path | None, legacy: bool) -> ssl.SSLContext:
+        certificate, key, ca = files
+        assert certificate is not None
+        assert key is not None
+        context = server_context(certificate, key, ca, legacy=True)
+        context.maximum_version = ssl.TLSVersion.TLSv1
+        return context
+
+    monkeypatch.setattr("rusb.server.listener.server_context", old_server)
+    async with place.server() as server:
+        with pytest.raises((NegotiationError, ConnectionLost)):
+            await place.visit(server, "tls")
+        await place.visit(server, "tls", legacy_tls=True)
+        assert place.security == "TLS 1.0"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
+def test_tls_1_2_is_the_floor_whatever_the_machine_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lax(protocol: int) -> ssl.SSLContext:
+        """As Pythons are whose distribution leaves the choice to OpenSSL."""
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        return context
+
+    certificate, key = make_self_signed(tmp_path)
+    names = {**vars(ssl), "SSLContext": lax}
+    monkeypatch.setattr("rusb.aio.tls.ssl", SimpleNamespace(**names))
+    contexts = [client_context(None), client_context(certificate)]
+    contexts.append(server_context(certificate, key, None))
+    floors = {context.minimum_version for context in contexts}
+    assert floors == {ssl.TLSVersion.TLSv1_2}
+    assert client_context(None, legacy=True).minimum_version == ssl.TLSVersion.TLSv1
+
+
+FIRST, AGAIN = (
+    vector("x224", "rdesktop-cr-v5", "bytes").replace(b"\1\0\x08\0\1", wish)
+    for wish in (b"\1\0\x08\0\1", b"\1\0\x08\0\0")
+)
+
+
+async def rdesktop(port: int) -> str:
+    """rdesktop-vrdp 1.8.4 as far as the answer to its first blocks (1.4, 8.4)."""
+    context = client_context(None, legacy=True)
+    context.maximum_version = ssl.TLSVersion.TLSv1
+    for request in (FIRST, AGAIN):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(request)
+            confirm = await reader.readexactly(19)
+            if confirm[11] == 3:
+                return f"failure {confirm[15]}"
+            name = "gcc-request-r-usb-standard"
+            if confirm[15] == 1:
+                await writer.start_tls(context)
+                name = "gcc-request-tls"
+            blocks = vector("client_rdesktop_vrdp", name, "user_data")
+            writer.write(mcs.serialize_connect_initial(blocks))
+            response = await reader.readexactly(300 if confirm[15] == 0 else 90)
+            assert b"McDn" in response
+            return "TLS" if confirm[15] == 1 else "RC4"
+        except (ssl.SSLError, ConnectionError):
+            assert request == FIRST
+        finally:
+            writer.close()
+    raise AssertionError("it came twice in vain")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
+@pytest.mark.parametrize(
+    ("method", "is_legacy", "outcome"),
+    [
+        ("TLS", True, "TLS"),
+        ("Negotiate", True, "TLS"),
+        ("Negotiate", False, "RC4"),
+        ("TLS", False, "failure 1"),
+        ("RDP", False, "failure 2"),
+    ],
+)
+async def test_rdesktop_vrdp_knows_only_tls_1_0(
+    place: Place, method: str, outcome: str, *, is_legacy: bool
+) -> None:
+    """2.5: after a handshake that fails it asks for standard security."""
+    server = place.server(Method=method)
+    server.config.legacy_tls = is_legacy
+    async with asyncio.timeout(10), server:
+        assert await rdesktop(server.port) == outcome
+
+
+async def test_an_authority_instead_of_a_pin(place: Place) -> None:
+    certificate, _ = make_self_signed(place.folder)
+    (place.folder / "known").write_text("")
+    (place.folder / "other").mkdir()
+    other, _ = make_self_signed(place.folder / "other")
+    async with place.server() as server:
+        await place.visit(server, "tls", ca=certificate)
+        await place.visit(server, "tls", ca=certificate, host="localhost")
+        with pytest.raises(CertificateError, match="not trusted"):
+            await place.visit(server, "tls", ca=other)
+    elsewhere = place.server()
+    elsewhere.config.address = host = "127.0.0.2"  # which is not in the certificate
+    async with elsewhere as server:
+        with pytest.raises(CertificateError, match="IP address mismatch"):
+            await place.visit(server, "tls", ca=certificate, host=host)
+    assert (place.folder / "known").read_text() == ""
 
 
 async def test_an_expired_certificate_is_said_at_the_start(place: Place) -> None:

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.errors import CertificateError, SettingsError
-from rusb.rdp.standard import RsaKey
+from rusb.rdp.standard import (
+    MAX_CERTIFICATES,
+    MAX_CHAIN,
+    MAX_MODULUS,
+    MIN_MODULUS,
+    RsaKey,
+)
 
 __all__ = [
     "KnownServers",
@@ -22,6 +28,7 @@ __all__ = [
     "make_rsa_key",
     "make_self_signed",
     "read_certificate",
+    "read_x509_key",
     "server_context",
     "state_folder",
 ]
@@ -153,14 +160,56 @@ def read_certificate(path: Path) -> tuple[str, datetime.datetime]:
 def make_rsa_key() -> RsaKey:
     """Make the key of a server for standard RDP security.
 
-    As large as clients take (vrdp-server.md 2.4), and as long as the server runs.
+    As large as clients take (vrdp-server.md 2.4), and as long as the server runs: one
+    of 1024 bits for every connection would be weaker and take longer (2.3).
     """
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
     numbers = key.private_numbers()
-    public = numbers.public_numbers
-    return RsaKey(public.n, public.e, numbers.d)
+    return RsaKey(numbers.p, numbers.q)
+
+
+def read_x509_key(certificate: Path, key: Path) -> RsaKey:
+    """Read a certificate chain and its key for standard RDP security.
+
+    Args:
+        certificate: PEM, the server's own first, as TLS has it. One that stands alone
+            is shown twice: rdesktop wants two or more.
+        key: PEM of its private key, which must be RSA.
+
+    Raises:
+        SettingsError: they cannot be used for that.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    what = f"standard RDP security: {certificate} and {key}"
+    try:
+        chain = x509.load_pem_x509_certificates(certificate.read_bytes())
+        public = chain[0].public_key()
+        private = serialization.load_pem_private_key(key.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingsError(f"{what} cannot be read: {error}") from error
+    if not isinstance(private, rsa.RSAPrivateKey):
+        raise SettingsError(f"{what}: not an RSA key, which X.509 needs there")
+    if private.public_key() != public:
+        raise SettingsError(f"{what} do not belong together")
+    numbers = private.private_numbers()
+    ders = [c.public_bytes(serialization.Encoding.DER) for c in reversed(chain)]
+    found = RsaKey(
+        numbers.p,
+        numbers.q,
+        numbers.public_numbers.e,
+        chain=tuple(ders if len(ders) > 1 else ders * 2),
+    )
+    if not MIN_MODULUS <= found.size <= MAX_MODULUS:
+        raise SettingsError(f"{what}: {private.key_size} bits, at most 2048 will do")
+    if len(ders) > MAX_CERTIFICATES or len(found.certificate) > MAX_CHAIN:
+        raise SettingsError(f"{what}: the chain is too long, 12 KiB will do")
+    return found
 
 
 def _generate(name: str) -> tuple[bytes, bytes]:

@@ -2,15 +2,31 @@
 
 import asyncio
 import contextlib
+import getpass
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["add_verbose", "run_async", "say", "set_up_logging", "until_signal"]
+__all__ = [
+    "NO_PASSWORD",
+    "PASSWORD_IS_SEEN",
+    "add_verbose",
+    "find_password",
+    "run_async",
+    "say",
+    "set_up_logging",
+    "until_signal",
+]
 
 T = TypeVar("T")
+
+NO_PASSWORD = "no password was given: -p - asks for it, and nobody answered."
+
+PASSWORD_IS_SEEN = "other users of this machine can see a password on the command line"
+"""A process of Python cannot take it off there, as rdesktop does."""
 
 
 def add_verbose(parser: Any) -> None:
@@ -35,6 +51,28 @@ def set_up_logging(verbose: int) -> None:
 def say(text: str) -> None:
     """A line for the user, at once."""
     print(text, file=sys.stderr, flush=True)
+
+
+def find_password(word: str | None, prompt: str) -> str | None:
+    """Return the password that ``-p`` gives, or ``RUSB_PASSWORD``.
+
+    Args:
+        word: of ``-p``: ``-`` asks; None: there is no such option.
+        prompt: what to ask with.
+
+    Returns:
+        None if it was asked for and nobody answered.
+    """
+    if word is None:
+        return os.environ.get("RUSB_PASSWORD", "")
+    if word != "-":
+        if word:
+            say(f"{PASSWORD_IS_SEEN}; use -p - or the variable RUSB_PASSWORD.")
+        return word
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        return None
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

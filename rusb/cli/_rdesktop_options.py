@@ -83,8 +83,7 @@ class RdesktopOptions:
     port: int = 3389
     user: str = ""
     domain: str = ""
-    password: str = ""
-    asks_password: bool = False
+    password: str | None = None
     shell: str = ""
     directory: str = ""
     client_name: str = ""
@@ -142,8 +141,7 @@ def _apply(options: RdesktopOptions, letter: str, value: str) -> None:
         case "-d":
             options.domain = value[:MAX_DOMAIN]
         case "-p":
-            options.asks_password = value == "-"
-            options.password = "" if value == "-" else value[:MAX_PASSWORD]
+            options.password = value[:MAX_PASSWORD]
         case "-s":
             options.shell = value
         case "-c":

@@ -1,15 +1,22 @@
 """``rusb connect``: offer this machine's USB devices to a remote machine."""
 
 import argparse
-import getpass
-import os
 from pathlib import Path
 
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.filters.parser import parse_offer
 
-from ._common import add_verbose, run_async, say, set_up_logging, until_signal
+from ._common import (
+    NO_PASSWORD,
+    add_verbose,
+    find_password,
+    run_async,
+    say,
+    set_up_logging,
+    until_signal,
+)
+from ._status import EXIT_USAGE
 
 HELP = "offer USB devices of this machine to a virtual machine elsewhere"
 
@@ -87,22 +94,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_verbose(parser)
 
 
-def _password(args: argparse.Namespace) -> str:
-    if args.password == "-":
-        return getpass.getpass(f"Password of {args.user or 'the user'}: ")
-    return args.password or os.environ.get("RUSB_PASSWORD", "")
-
-
 def run(args: argparse.Namespace) -> int:
     """Connect and stay until the server ends it or a signal comes."""
     set_up_logging(args.verbose)
+    password = find_password(args.password, f"Password of {args.user or 'the user'}: ")
+    if password is None:
+        say(f"rusb connect: {NO_PASSWORD}")
+        return EXIT_USAGE
     host, port = args.server
     config = ClientConfig(
         host=host,
         port=port,
         user=args.user,
         domain=args.domain,
-        password=_password(args),
+        password=password,
         backends=tuple(args.backend or ["libusb"]),
         filters=tuple(parse_offer(text) for text in args.filter),
         force=args.force,
@@ -119,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 async def offer_devices(config: ClientConfig) -> int:
     """Run one client to its end and return the server's reason, 0 for a clean end."""
     async with connect(config, report=say) as session:
-        say(f"connected to {config.server}")
+        say(f"connected to {config.server} ({session.security})")
         if await until_signal(session.wait_closed()) is None:
             say(f"{config.server} ended the connection")
         return session.reason or 0

@@ -6,6 +6,8 @@ import sys
 
 from rusb.server.auth.hashes import hash_legacy, hash_password
 
+from ._common import PASSWORD_IS_SEEN
+
 HELP = "print the hash of a password, for VBoxAuthSimple"
 
 MAX_PASSWORD = 1024
@@ -43,8 +45,7 @@ def _password(word: str | None) -> str | None:
         line = sys.stdin.readline(MAX_PASSWORD + 2)
         return line.removesuffix("\n") if line else None
     print(
-        "rusb passwordhash: other users of this machine can see a password on the"
-        " command line; leave it out to be asked.",
+        f"rusb passwordhash: {PASSWORD_IS_SEEN}; leave it out to be asked.",
         file=sys.stderr,
     )
     return word

@@ -1,6 +1,5 @@
 """``rdesktop-vrdp``: the client as VirtualBox users know it, without a window."""
 
-import getpass
 import os
 import sys
 from collections.abc import Sequence
@@ -9,8 +8,20 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import BackendError, RusbError
 
-from ._common import run_async, say, set_up_logging, until_signal
-from ._rdesktop_options import USAGE, RdesktopOptions, UsageError, parse
+from ._common import (
+    NO_PASSWORD,
+    find_password,
+    run_async,
+    say,
+    set_up_logging,
+    until_signal,
+)
+from ._rdesktop_options import (
+    USAGE,
+    RdesktopOptions,
+    UsageError,
+    parse,
+)
 from .connect import SECURITY
 
 __all__ = ["main"]
@@ -66,10 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _config(options: RdesktopOptions) -> ClientConfig:
-    """Translate; ``-p -`` asks, and ``RUSB_PASSWORD`` keeps it off the command line."""
-    password = options.password or os.environ.get("RUSB_PASSWORD", "")
-    if options.asks_password:
-        password = getpass.getpass("Password: ")
+    """Translate.
+
+    Raises:
+        UsageError: nobody answered ``-p -``, or a variable has an unknown word.
+    """
+    security, legacy = _security(options), _legacy_tls()
+    password = find_password(options.password, "Password: ")
+    if password is None:
+        raise UsageError(NO_PASSWORD)
     return ClientConfig(
         host=options.host,
         port=options.port,
@@ -88,7 +104,8 @@ def _config(options: RdesktopOptions) -> ClientConfig:
         compression=options.compression,
         leave_sound=options.leave_sound,
         usb=options.usb,
-        security=_security(options),
+        security=security,
+        legacy_tls=legacy,
         backends=tuple(os.environ.get("RUSB_BACKENDS", "libusb").split()),
     )
 
@@ -111,10 +128,23 @@ def _security(options: RdesktopOptions) -> tuple[str, ...]:
     return SECURITY[word] if options.encryption else ("tls", "none")
 
 
+def _legacy_tls() -> bool:
+    """Does ``RUSB_LEGACY_TLS`` allow TLS 1.0, as ``rusb connect --legacy-tls`` does?
+
+    Raises:
+        UsageError: it is neither 1 nor 0.
+    """
+    word = os.environ.get("RUSB_LEGACY_TLS", "0")
+    if word not in ("0", "1"):
+        raise UsageError(f"RUSB_LEGACY_TLS is {word!r}, not 0 or 1")
+    return word == "1"
+
+
 async def _run(config: ClientConfig) -> int:
     async with connect(config, report=say) as session:
         what = "offering USB devices" if config.usb else "no device (-r usb)"
-        say(f"connected to {config.server}; no window, {what}")
+        where = f"{config.server} ({session.security})"
+        say(f"connected to {where}; no window, {what}")
         if await until_signal(session.wait_closed()) is not None:
             return EXIT_BY_USER
         if session.reason is None:

@@ -54,6 +54,7 @@ class Capabilities:
         has_fast_output: it takes fast-path output.
         has_suppress_output: it obeys Suppress Output.
         width, height, depth: of the Bitmap set; 0 if there is none.
+        can_resize: its desktopResizeFlag: the size may change in a session.
         chunk_size: bytes of payload per channel chunk it takes; MIN_CHUNK if it does
             not say, or says what is not allowed.
     """
@@ -63,6 +64,7 @@ class Capabilities:
     width: int
     height: int
     depth: int
+    can_resize: bool
     chunk_size: int
 
     @classmethod
@@ -73,9 +75,9 @@ class Capabilities:
         if len(general) >= _GENERAL.size:
             extra, suppress = (_GENERAL.unpack_from(general)[i] for i in (5, 10))
         bitmap = sets.get(_Set.BITMAP, b"")
-        depth = width = height = 0
+        depth = width = height = resize = 0
         if len(bitmap) >= _BITMAP.size:
-            depth, _, _, _, width, height, *_ = _BITMAP.unpack_from(bitmap)
+            depth, _, _, _, width, height, _, resize, *_ = _BITMAP.unpack_from(bitmap)
         chunk = int.from_bytes(sets.get(_Set.VIRTUAL_CHANNEL, b"")[4:8], "little")
         return cls(
             has_fast_output=bool(extra & _FAST_OUTPUT),
@@ -83,6 +85,7 @@ class Capabilities:
             width=width,
             height=height,
             depth=depth,
+            can_resize=bool(resize),
             chunk_size=chunk if MIN_CHUNK <= chunk <= MAX_CHUNK else MIN_CHUNK,
         )
 

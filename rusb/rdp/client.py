@@ -25,6 +25,7 @@ from .share import Control, DataType, ShareData, ShareType
 from .standard import (
     METHODS,
     RANDOM_SIZE,
+    Encryption,
     derive_keys,
     encrypt_random,
     parse_certificate,
@@ -112,6 +113,7 @@ class ClientConnection(Connection):
     Attributes:
         width, height, depth: of the server's screen, once active.
         is_logged_on: the credentials were sent.
+        encryption: what standard security does, in words; nothing under TLS.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class ClientConnection(Connection):
         self.width, self.height = settings.width, settings.height
         self.depth = settings.depth
         self.is_logged_on = False
+        self.encryption = "no encryption"
         self._phase = _Phase.NEGOTIATION
         self._protocol = Protocol.RDP
         self._joins: list[int] = []
@@ -277,9 +280,10 @@ class ClientConnection(Connection):
         modulus, exponent = parse_certificate(reader.take(sizes[1]))
         client_random = self._random_bytes(RANDOM_SIZE)
         keys = derive_keys(client_random, server_random, method)
-        security = StandardSecurity(
-            keys, method, is_server=False, is_low=blocks.level == _LOW
-        )
+        is_low = blocks.level == _LOW
+        security = StandardSecurity(keys, method, is_server=False, is_low=is_low)
+        what = ", what the server sends in clear" if is_low else ""
+        self.encryption = Encryption(method).label + what
         sealed = encrypt_random(client_random, modulus, exponent)
         self._exchange = struct.pack("<I", len(sealed)) + sealed, security
 

@@ -50,7 +50,10 @@ class Connection(ABC):
         self._is_active = False
         self._has_session = False  # MCS is connected
         self._channels: dict[int, ChannelReceiver] = {}
-        self._security: PlainSecurity | StandardSecurity = PlainSecurity()
+        self._chunk_flags: dict[int, int] = {}
+        # 1.20: servers that write headers want them, too; clients misread them
+        self._security: PlainSecurity | StandardSecurity
+        self._security = PlainSecurity(echoes=not is_server)
         self._sender = ChannelSender(is_server=is_server, initiator=1)
         self._io_channel = IO_CHANNEL
         self._peer_data = DATA_HEADER + (b"\x64" if is_server else b"\x68")
@@ -116,10 +119,11 @@ class Connection(ABC):
             raise LocalProtocolError(f"channel {channel} is not open")
         if self._is_over:
             return
+        flags = self._chunk_flags.get(channel, 0)
         if not self._security.is_encrypted:
-            self._output += self._sender.cut(channel, message)
+            self._output += self._sender.cut(channel, message, flags)
             return
-        for chunk in self._sender.chunks(message):
+        for chunk in self._sender.chunks(message, flags):
             self._send(channel, self._security.wrap(0, chunk))
 
     # ----------------------------------------------------- for the two ends ----
@@ -229,7 +233,7 @@ class Connection(ABC):
             chunk = self._security.unwrap(data[body:end])[1]
             receiver.receive(chunk, 0, 0, len(chunk), len(chunk))
             return end
-        body += len(self._security.prefix)
+        body += self._security.skipped
         return receiver.receive(data, start, body, end, limit)
 
     def _segment(self, flags: int, payload: bytes) -> None:

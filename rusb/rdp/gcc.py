@@ -60,6 +60,11 @@ class ChannelRequest:
     name: str
     options: int
 
+    @property
+    def shows_protocol(self) -> bool:
+        """Are its chunks to carry the flag of that name? Big-endian bits do not ask."""
+        return bool(self.options & 0x0020_0000)
+
 
 @dataclass(slots=True)
 class ClientCore:

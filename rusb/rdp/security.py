@@ -19,6 +19,8 @@ __all__ = [
     "SecurityFlag",
     "StandardSecurity",
     "header",
+    "name_policy",
+    "name_wish",
     "parse_header",
     "select_protocol",
 ]
@@ -67,6 +69,24 @@ def select_protocol(
     return Failure.TLS_REQUIRED
 
 
+def name_policy(methods: frozenset[Method]) -> str:
+    """Say what a server allows, for its log (7.3)."""
+    if Method.RDP not in methods:
+        return "enhanced RDP security"
+    if Method.TLS not in methods:
+        return "standard RDP security"
+    return "negotiating RDP security"
+
+
+def name_wish(protocols: int) -> str:
+    """Say what a client asks for, bits of :class:`Protocol`, for the log (7.3)."""
+    if protocols & Protocol.TLS:
+        return "enhanced RDP security"
+    if protocols == 0:
+        return "standard RDP security"
+    return f"unsupported security 0x{protocols:08X}"
+
+
 def header(flags: int) -> bytes:
     """Serialize a security header without a checksum."""
     return _HEADER.pack(flags, 0)
@@ -86,13 +106,19 @@ def parse_header(payload: bytes) -> tuple[int, bytes]:
 class PlainSecurity:
     """No encryption; the transport, or nothing, protects the data.
 
+    Args:
+        echoes: write security headers once the peer does.
+
     Attributes:
         prefix: what stands in front of every payload we send: nothing, or four zero
-            bytes for peers that never stop writing security headers (1.20).
+            bytes for peers that want security headers for ever (1.20).
+        skipped: bytes of such a header in front of every payload of the peer's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, echoes: bool = False) -> None:
         self.prefix = b""
+        self.skipped = 0
+        self._echoes = echoes
 
     is_encrypted = False
 
@@ -149,7 +175,9 @@ class PlainSecurity:
             if front != size and later == size - HEADER_SIZE:
                 if front & SecurityFlag.ENCRYPT:
                     raise RemoteProtocolError(_NOT_ENCRYPTED)
-                self.prefix = bytes(HEADER_SIZE)
+                self.skipped = HEADER_SIZE
+                if self._echoes:
+                    self.prefix = bytes(HEADER_SIZE)
                 return payload[HEADER_SIZE:]
         return payload
 
@@ -166,6 +194,7 @@ class StandardSecurity:
 
     is_encrypted = True
     prefix = b""
+    skipped = 0
 
     def __init__(
         self, keys: Keys, method: int, *, is_server: bool, is_low: bool = False

@@ -25,7 +25,7 @@ from .events import (
     Noted,
     RefreshRequested,
 )
-from .gcc import ClientBlocks, ServerBlocks
+from .gcc import ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, split_screen
 from .input import parse_fast_input, parse_slow_input
 from .licensing import VALID_CLIENT
@@ -37,6 +37,8 @@ from .security import (
     SecurityFlag,
     StandardSecurity,
     header,
+    name_policy,
+    name_wish,
     parse_header,
     select_protocol,
 )
@@ -48,9 +50,8 @@ from .standard import (
     RsaKey,
     decrypt_random,
     derive_keys,
-    proprietary_certificate,
 )
-from .svc import ChannelReceiver
+from .svc import SHOW_PROTOCOL, ChannelReceiver
 from .x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
 
 __all__ = ["MAX_DOMAIN_REQUESTS", "ServerConnection", "ServerSettings"]
@@ -59,6 +60,8 @@ INITIATOR = SERVER_USER - mcs.USER_BASE
 """Of every client, and of the server itself (1.7)."""
 
 DEPTHS = (8, 15, 16, 24, 32)
+
+_RDP5 = 4  # low half of the core's version: RDP 4 knows no X.509
 
 _CLIENT_COMPATIBLE = 2  # encryption level: both directions, at the client's strength
 
@@ -82,6 +85,7 @@ class ServerSettings:
         methods: what ``Security/Method`` allows.
         has_certificate: can TLS be done at all?
         key: for standard security with encryption; None: there is none.
+        x509_key: what clients of RDP 5 and later are shown in place of it.
         encryption: methods of it that are allowed.
         allow_clear: may a client that wants standard security do without encryption?
         width, height: of the screen, for clients that do not say.
@@ -91,6 +95,7 @@ class ServerSettings:
     methods: frozenset[Method] = frozenset({Method.TLS})
     has_certificate: bool = True
     key: RsaKey | None = None
+    x509_key: RsaKey | None = None
     encryption: tuple[Encryption, ...] = METHODS
     allow_clear: bool = True
     width: int = 800
@@ -105,6 +110,7 @@ class _Phase(enum.Enum):
     LOGON = "Client Info"
     DECISION = "logon decision"
     ACTIVATION = "activation"
+    FINALISATION = "finalisation"
     ACTIVE = "session"
 
 
@@ -130,8 +136,10 @@ class ServerConnection(Connection):
         self._domain_requests = 0
         self._is_rdesktop = False
         self._encryption = Encryption.NONE
+        self._key: RsaKey | None = None
         self._random = b""
         self._capabilities = Capabilities.of({})
+        self._next_size: tuple[int, int] | None = None
 
     # -------------------------------------------------------- for the shell ----
 
@@ -153,10 +161,24 @@ class ServerConnection(Connection):
         self._demand_active()
 
     def resize(self, width: int, height: int) -> None:
-        """Change the size of an active client's screen; Activated follows (1.17)."""
-        self.width, self.height = width, height
-        if self._phase is not _Phase.ACTIVE or self._is_over:
+        """Change the size of the client's screen; Activated follows (1.17).
+
+        At once, or as soon as the session is active; never if the client says that
+        its screen keeps its size.
+        """
+        self._next_size = width, height
+        if self._phase is _Phase.ACTIVE and not self._is_over:
+            self._resize()
+
+    def _resize(self) -> None:
+        size, self._next_size = self._next_size, None
+        if size in (None, (self.width, self.height)):
             return
+        if not self._capabilities.can_resize:
+            self._ignore("the size of the screen: the client keeps its own")
+            return
+        assert size is not None
+        self.width, self.height = size
         if not self._is_rdesktop:
             self._deactivate()
         self._demand_active()
@@ -202,8 +224,8 @@ class ServerConnection(Connection):
             raise RemoteProtocolError(f"X.224 packet 0x{body[1]:02X} in the session")
         request = ConnectionRequest.parse(body)
         self._requested = request.protocols
-        self._note(f"Policy: {_name_policy(self.settings.methods)}")
-        wish = _name_wish(request.protocols or 0)
+        self._note(f"Policy: {name_policy(self.settings.methods)}")
+        wish = name_wish(request.protocols or 0)
         self._note(f"Client requested {wish}")
         choice = select_protocol(
             self.settings.methods,
@@ -282,16 +304,19 @@ class ServerConnection(Connection):
             if is_known:
                 receiver = ChannelReceiver(channel, name, self._events)
                 self._channels[channel] = receiver
+                if request.shows_protocol:
+                    self._chunk_flags[channel] = SHOW_PROTOCOL
         for kind in blocks.others[:32]:
             self._note(f"Unsupported GCC block 0x{kind:04X}")
         answer = ServerBlocks.granting(self._requested, len(blocks.channels))
         self._phase = _Phase.LOGON
         if self._protocol is Protocol.RDP:
             self._encryption = self._choose_encryption(blocks.methods)
+            self._note(f"Encryption: {self._encryption.label}")
         if self._encryption:
-            assert self.settings.key is not None
+            key = self._choose_key(core)
             self._random = self._random_bytes(RANDOM_SIZE)
-            certificate = proprietary_certificate(self.settings.key)
+            certificate = key.certificate
             answer.method, answer.level = self._encryption, _CLIENT_COMPATIBLE
             lengths = struct.pack("<II", len(self._random), len(certificate))
             answer.security = lengths + self._random + certificate
@@ -318,6 +343,17 @@ class ServerConnection(Connection):
             " allowed here"
         )
 
+    def _choose_key(self, core: ClientCore) -> RsaKey:
+        """Take the key with the certificate that the client knows (2.2)."""
+        settings = self.settings
+        key = settings.key
+        if settings.x509_key is not None and core.version & 0xFFFF >= _RDP5:
+            key = settings.x509_key
+            self._note("Certificate: X.509")
+        assert key is not None
+        self._key = key
+        return key
+
     def _exchange(self, payload: bytes) -> None:
         """Take the client random (1.8); everything is encrypted from now on."""
         flags, body = parse_header(payload)
@@ -329,8 +365,8 @@ class ServerConnection(Connection):
         size = reader.u32()
         if size != reader.left:
             raise RemoteProtocolError(f"client random of {size} bytes in {reader.left}")
-        assert self.settings.key is not None
-        client_random = decrypt_random(reader.rest(), self.settings.key)
+        assert self._key is not None
+        client_random = decrypt_random(reader.rest(), self._key, self._random_bytes)
         keys = derive_keys(client_random, self._random, self._encryption)
         self._security = StandardSecurity(keys, self._encryption, is_server=True)
         self._phase = _Phase.LOGON
@@ -346,8 +382,11 @@ class ServerConnection(Connection):
         if not info.is_extended:
             kind = "RDP4"
         if self._protocol is Protocol.RDP and core.size == 212 and not self._encryption:
-            # 1.20: rdesktop up to 1.7 writes and wants headers for ever
-            self._set_prefix(bytes(HEADER_SIZE))
+            # 1.20: rdesktop up to 1.7 writes and wants headers for ever; from later
+            # ones they are only taken
+            assert isinstance(self._security, PlainSecurity)
+            self._security.skipped = HEADER_SIZE
+            self._security.prefix = self._sender.prefix = bytes(HEADER_SIZE)
         self._note(f"Client type: {kind}")
         self._note(f"Client screen: {core.width}x{core.height}, {core.depth} bit")
         domain, screen = split_screen(info.domain)
@@ -382,9 +421,10 @@ class ServerConnection(Connection):
         self._send_io(share.share_control(kind, body, SERVER_USER))
 
     def _confirm_active(self, body: bytes) -> None:
-        if self._phase is not _Phase.ACTIVATION:
+        if self._phase not in (_Phase.ACTIVATION, _Phase.FINALISATION):
             self._ignore("Confirm Active that nobody asked for")
             return
+        self._phase = _Phase.FINALISATION
         share_id, sets = parse_confirm_active(body)
         if share_id != share.SHARE_ID:
             self._ignore(f"share id 0x{share_id:08X} in Confirm Active")
@@ -392,7 +432,8 @@ class ServerConnection(Connection):
         self._sender.chunk_size = self._capabilities.chunk_size
 
     def _font_list(self, body: bytes) -> None:
-        if self._phase is not _Phase.ACTIVATION:
+        if self._phase is not _Phase.FINALISATION:
+            self._ignore(f"Font List instead of {self._phase.value}")
             return
         if len(body) >= 6 and int.from_bytes(body[4:6], "little") < 2:
             return  # 1.13: the first of two
@@ -403,6 +444,7 @@ class ServerConnection(Connection):
             self._is_active = True
             for channel, receiver in self._channels.items():
                 self._events.append(ChannelOpened(channel, receiver.name))
+        self._resize()
 
     # -------------------------------------------------------------- session ----
 
@@ -417,7 +459,6 @@ class ServerConnection(Connection):
             self._ignore(f"{len(payload)} bytes before the logon decision")
             return
         share_pdus = self._security.unwrap_share(payload)
-        self._sender.prefix = self._security.prefix
         for kind, _, body in share.split_share(share_pdus):
             if self._is_over:
                 return
@@ -473,7 +514,7 @@ class ServerConnection(Connection):
             self._events.append(RefreshRequested())
 
     def _say_goodbye(self, reason: int) -> None:
-        if self._phase in (_Phase.ACTIVATION, _Phase.ACTIVE):
+        if self._phase in (_Phase.ACTIVATION, _Phase.FINALISATION, _Phase.ACTIVE):
             self._send_data(DataType.ERROR_INFO, reason.to_bytes(4, "little"))
             self._deactivate()
         if self._has_session:
@@ -485,25 +526,5 @@ class ServerConnection(Connection):
     def _send_data(self, kind: int, body: bytes) -> None:
         self._send_io(share.share_data(kind, body, SERVER_USER))
 
-    def _set_prefix(self, prefix: bytes) -> None:
-        assert isinstance(self._security, PlainSecurity)
-        self._security.prefix = self._sender.prefix = prefix
-
     def _note(self, text: str) -> None:
         self._events.append(Noted(text))
-
-
-def _name_policy(methods: frozenset[Method]) -> str:
-    if Method.RDP not in methods:
-        return "enhanced RDP security"
-    if Method.TLS not in methods:
-        return "standard RDP security"
-    return "negotiating RDP security"
-
-
-def _name_wish(protocols: int) -> str:
-    if protocols & Protocol.TLS:
-        return "enhanced RDP security"
-    if protocols == 0:
-        return "standard RDP security"
-    return f"unsupported security 0x{protocols:08X}"

@@ -16,13 +16,22 @@ from .capabilities import MIN_CHUNK
 from .events import ChannelData, Event, Ignored
 from .x224 import DATA_HEADER
 
-__all__ = ["HEADER", "MAX_CHANNEL_MESSAGE", "ChannelReceiver", "ChannelSender"]
+__all__ = [
+    "HEADER",
+    "MAX_CHANNEL_MESSAGE",
+    "SHOW_PROTOCOL",
+    "ChannelReceiver",
+    "ChannelSender",
+]
 
 MAX_CHANNEL_MESSAGE = 16 << 20
 """Bytes of one channel message. The protocol has no limit; one URB of vrdpusb stays
 below 9 MiB, whose largest message is 16 MiB."""
 
 HEADER = struct.Struct("<II")  # total length, flags
+
+SHOW_PROTOCOL = 0x10
+"""Flag of a chunk: MS-RDPBCGR 2.2.6.1.1."""
 
 _FIRST, _LAST = 0x01, 0x02
 _COMPRESSED = 0x00200000
@@ -67,28 +76,29 @@ class ChannelSender:
         head = (0x0300, 15 + size, self._start, self.initiator, channel, 0x70)
         return _SEND_DATA.pack(*head, 0x8000 | size)
 
-    def cut(self, channel: int, message: bytes) -> list[bytes]:
-        """Return the bytes that carry a message, in pieces."""
+    def cut(self, channel: int, message: bytes, flags: int = 0) -> list[bytes]:
+        """Return the bytes that carry a message, in pieces; *flags* are in each."""
         total, chunk = len(message), self.chunk_size
         if total <= chunk:
-            return [self._header(channel, total, total, _FIRST | _LAST), message]
+            flags |= _FIRST | _LAST
+            return [self._header(channel, total, total, flags), message]
         starts = range(0, total, chunk)
         count = len(starts)
-        pieces = [self._header(channel, chunk, total, 0)] * (2 * count)
-        pieces[0] = self._header(channel, chunk, total, _FIRST)
-        pieces[-2] = self._header(channel, total - starts[-1], total, _LAST)
+        pieces = [self._header(channel, chunk, total, flags)] * (2 * count)
+        pieces[0] = self._header(channel, chunk, total, flags | _FIRST)
+        pieces[-2] = self._header(channel, total - starts[-1], total, flags | _LAST)
         ends = range(chunk, total + chunk, chunk)
         pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
         return pieces
 
-    def chunks(self, message: bytes) -> Iterator[bytes]:
+    def chunks(self, message: bytes, flags: int = 0) -> Iterator[bytes]:
         """Yield the chunks of a message with their headers, to be encrypted singly."""
         total, chunk = len(message), self.chunk_size
         for start in range(0, total or 1, chunk):
-            flags = 0 if start else _FIRST
+            mine = flags if start else flags | _FIRST
             if start + chunk >= total:
-                flags |= _LAST
-            yield HEADER.pack(total, flags) + message[start : start + chunk]
+                mine |= _LAST
+            yield HEADER.pack(total, mine) + message[start : start + chunk]
 
     def _header(self, channel: int, size: int, total: int, flags: int) -> bytes:
         head = self.send_data(channel, len(self.prefix) + HEADER.size + size)

@@ -46,7 +46,7 @@ def test_servers(text: str, host: str, port: int) -> None:
         (["-d", "x" * 300], "domain", "x" * 255),
         (["-p", "secret"], "password", "secret"),
         (["-p", "x" * 70], "password", "x" * 63),
-        (["-p", "-"], "asks_password", True),
+        (["-p", "-"], "password", "-"),
         (["-s", "cmd"], "shell", "cmd"),
         (["-c", "C:\\"], "directory", "C:\\"),
         (["-n", "a-very-long-host-name"], "client_name", "a-very-long-hos"),

@@ -115,8 +115,17 @@ class Display(Program):
             "-noreset",
         ]
         super().__init__(command, folder)
-        wait(lambda: re.match(r"\d+\n", self.said()) is not None, "Xvfb", self.said)
-        self.name = f":{int(self.said().split()[0])}"
+        try:
+            wait(lambda: self._number() is not None, "Xvfb", self.said)
+        except LabError:
+            self.__exit__(None, None, None)
+            raise
+        self.name = f":{self._number()}"
+
+    def _number(self) -> int | None:
+        """Of the display; complaints about numbers that others have come before it."""
+        found = re.search(r"^(\d+)\n", self.said(), re.MULTILINE)
+        return int(found[1]) if found else None
 
     def shows(self, picture: Picture) -> bool:
         """Is a picture at the top left, as exactly as its colour depth allows?"""

@@ -1,11 +1,12 @@
 """The acceptance checks of vrdp-server.md B.3 with real viewers, by their numbers.
 
 Numbers 2, 3 and 4 are cells of the matrix in ``test_real_peers.py``; number 9 is in
-``tests/server``, for it needs no viewer.
+``test_manual.py``, for it needs no viewer.
 """
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,8 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.rdp.bitmaps import Picture
+from rusb.rdp.server import ServerConnection
 from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
+from rusb.server.control import call, control_path
 from rusb.server.display.status import status_picture
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.listener import Server
@@ -22,6 +29,7 @@ from rusb.server.machine.settings import Machine, RemoteDisplay
 from tests.lab.peers import HEIGHT, WIDTH, Display, Program, wait
 from tests.lab.rusbserver import RusbServer
 from tests.lab.test_real_peers import _programs  # noqa: F401 - a fixture
+from tests.lab.vboxshell import Shell
 from tests.test_whole_path import ALL
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
@@ -93,8 +101,8 @@ def xfreerdp(port: int, folder: Path, display: Display, *options: str) -> Progra
     return Program([*command, *options], folder, display.name)
 
 
-def shows(display: Display, program: Program) -> None:
-    wait(lambda: display.shows(SCREEN), "the status screen", program.said)
+def shows(display: Display, program: Program, picture: Picture = SCREEN) -> None:
+    wait(lambda: display.shows(picture), "the status screen", program.said)
 
 
 def test_1_freerdp_with_standard_security(
@@ -166,14 +174,41 @@ def test_7_the_second_screen(serve: Serve, display: Display, tmp_path: Path) -> 
     assert "Screen: 1" in server.log()
 
 
-def test_8_input_switched_off(serve: Serve, display: Display, tmp_path: Path) -> None:
+def test_8_input_switched_off_and_on_again(
+    lab: None, display: Display, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine runs all the time: the next connection counts."""
     key = "VRDP/Feature/Client/DisableInput"
-    server = serve(extra=f'<ExtraDataItem name="{key}" value="1"/>')
-    with rdesktop(server.port, tmp_path, display) as program:
-        shows(display, program)
-        move_mouse(display, 20)
-        assert program.process.poll() is None
-    assert "VRDP: feature: Client/DisableInput" in server.log()
+    with Shell.open(tmp_path) as shell:
+        monkeypatch.setenv("RUSB_RUNTIME", shell.env["RUSB_RUNTIME"])
+        shell(f"VBoxManage createvm --name {NAME} --register")
+        shell(f"VBoxManage modifyvm {NAME} --memory 32 --vrde on --vrdeport 5010-5019")
+        shell(f"VBoxManage modifyvm {NAME} --vrdeaddress 127.0.0.1")
+        shell(f"VBoxManage setextradata {NAME} {key} 1")
+        shell(f"VBoxManage startvm {NAME} --type headless")
+        info = shell(f"VBoxManage showvminfo {NAME} --machinereadable")
+        (port,) = re.findall(r"vrdeport=(\d+)", info)
+        (uuid,) = re.findall(r'UUID="([^"]+)"', info)
+
+        def inputs() -> int:
+            """Events of the client that is connected now."""
+            found = asyncio.run(call(control_path(uuid), "info"))
+            (client,) = found["clients"]
+            return int(client["inputs"])
+
+        with rdesktop(int(port), tmp_path / "a", display) as program:
+            shows(display, program)
+            move_mouse(display, 20)
+            time.sleep(1)
+            assert program.process.poll() is None
+            assert inputs() == 0
+        shell(f"VBoxManage setextradata {NAME} {key}")
+        with rdesktop(int(port), tmp_path / "b", display) as program:
+            shows(display, program)
+            move_mouse(display, 20)
+            wait(lambda: inputs() >= 20, "the mouse's movements", program.said)
+        log = tmp_path / f"data/rusb/VirtualBox VMs/{NAME}/Logs/VBox.log"
+        assert log.read_text().count("VRDP: feature: Client/DisableInput") == 1
 
 
 def move_mouse(display: Display, times: int) -> None:
@@ -251,11 +286,80 @@ async def test_11_another_size(
             assert program.process.poll() is None
 
 
+# ----------------------------------------------------- beyond the list: 1.1, 1.14 ----
+
+
+@pytest.mark.parametrize(
+    ("viewer", "options"),
+    [
+        (rdesktop, ()),
+        (rdesktop, ("-4",)),
+        (xfreerdp, ("/sec:tls",)),
+        (xfreerdp, ("/sec:rdp",)),
+    ],
+)
+async def test_the_keepalive_disturbs_nobody(
+    viewer: Callable[..., Program],
+    options: tuple[str, ...],
+    display: Display,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rusb.server.session.IDLE_TIMEOUT", 0.3)
+    sent = 0
+    send = ServerConnection.keepalive
+
+    def count(core: ServerConnection) -> None:
+        nonlocal sent
+        sent += 1
+        send(core)
+
+    monkeypatch.setattr(ServerConnection, "keepalive", count)
+    async with server_here(tmp_path) as server:
+        with viewer(server.port, tmp_path, display, *options) as program:
+            await asyncio.to_thread(shows, display, program)
+            sent = 0
+            while sent < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
+            assert program.process.poll() is None, program.said()
+            assert display.shows(SCREEN)
+            (session,) = server._sessions
+            assert session.is_active
+
+
+@pytest.mark.parametrize("viewer", [rdesktop, xfreerdp])
+async def test_viewers_see_devices_come_and_go(
+    viewer: Callable[..., Program], display: Display, tmp_path: Path
+) -> None:
+    line = "1209:0004 rusb Loopback"
+    with_device = status_picture(WIDTH, HEIGHT, 16, NAME, [line])
+    backend, device = EmulatedBackend(devices=[]), Loopback()
+    async with server_here(tmp_path) as server:
+        config = ClientConfig(
+            "127.0.0.1", server.port, known_servers=tmp_path / "known"
+        )
+        with viewer(server.port, tmp_path, display) as program:
+            await asyncio.to_thread(shows, display, program)
+            async with connect(config, backends=[backend]):
+                for _ in range(2):
+                    backend.plug(device)
+                    await asyncio.to_thread(shows, display, program, with_device)
+                    backend.unplug(device)
+                    await asyncio.to_thread(shows, display, program)
+                backend.plug(device)
+                await asyncio.to_thread(shows, display, program, with_device)
+            await asyncio.to_thread(shows, display, program)  # the client has left
+            assert program.process.poll() is None
+
+
 def test_12_the_server_stops(serve: Serve, display: Display, tmp_path: Path) -> None:
     server = serve()
     with rdesktop(server.port, tmp_path, display) as program:
         shows(display, program)
         server.stop()
         assert program.wait_end() == 1
-        assert "disconnect" in program.said()
+        assert program.said().endswith(
+            "disconnect: Administrator initiated disconnect.\n"
+        )
     assert "VRDP: TCP server closed." in server.log()

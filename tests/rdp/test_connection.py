@@ -138,3 +138,34 @@ def test_a_resize_activates_again_and_keeps_the_channels(is_rdesktop: bool) -> N
     joined.client.send_channel(USB, b"still here")
     joined.run()
     assert joined.of_server(rdp.ChannelData) == [rdp.ChannelData(USB, b"still here")]
+
+
+SIZES_SEEN = [rdp.Activated(800, 600, 16), rdp.Activated(1024, 768, 16)]
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_resize_is_not_lost_whenever_it_comes(step: int) -> None:
+    joined = Joined()
+    for _ in range(step):
+        joined.step()
+    joined.server.resize(1024, 768)
+    joined.run()
+    assert joined.of_client(rdp.Activated) == SIZES_SEEN
+    assert joined.of_server(rdp.Activated) == SIZES_SEEN
+
+
+def test_a_resize_while_another_one_is_under_way() -> None:
+    joined = Joined().run()
+    joined.server.resize(640, 480)
+    joined.server.resize(700, 500)
+    joined.server.resize(1024, 768)
+    joined.run()
+    sizes = [(e.width, e.height) for e in joined.of_client(rdp.Activated)]
+    assert sizes == [(800, 600), (640, 480), (1024, 768)]
+    assert joined.of_server(rdp.Activated) == joined.of_client(rdp.Activated)
+
+
+def test_a_resize_to_the_same_size_does_nothing() -> None:
+    joined = Joined().run()
+    joined.server.resize(800, 600)
+    assert joined.server.data_to_send() == []

@@ -33,12 +33,18 @@ def in_clear(blocks: bytes) -> bytes:
     return changed
 
 
-def rdesktop(*, core_size: int = 216, headers: bytes = b"") -> RawClient:
+OPTIONS = bytes.fromhex("c0000000")  # 0xC0000000 as rdesktop writes it
+
+
+def rdesktop(
+    *, core_size: int = 216, headers: bytes = b"", options: bytes = OPTIONS
+) -> RawClient:
     """rdesktop-vrdp -e -r usb as far as Client Info, from the vectors."""
     raw = RawClient(headers=headers)
     assert raw.negotiate(vector("x224", "rdesktop-cr-v4", "bytes"))[5] == 0xD0
     blocks = vector("client_rdesktop_vrdp", "gcc-request-r-usb-standard", "user_data")
-    blocks = in_clear(blocks)
+    assert b"vrdpusb\0" + OPTIONS in blocks
+    blocks = in_clear(blocks).replace(b"vrdpusb\0" + OPTIONS, b"vrdpusb\0" + options)
     if core_size == 212:  # before 1.8: no serverSelectedProtocol
         core = blocks[23 : 23 + 212]
         rest = b"\x01\xc0\xd4\x00" + core[4:] + blocks[23 + 216 :]
@@ -78,6 +84,35 @@ def test_rdesktop_connects_with_big_endian_options_and_loose_pdus() -> None:
     assert (head + payload).endswith(b"\x03\xef\x70\x0d" + CHUNK)
 
 
+@pytest.mark.parametrize(
+    ("options", "is_shown"),
+    [
+        ("000020c0", True),  # 0xC0200000, as Microsoft's clients write it
+        ("c0200000", False),  # the same from rdesktop: big-endian, so not seen
+        ("c0a00000", False),  # rdesktop's options of cliprdr
+        ("80800000", False),  # and of rdpdr
+        ("000000c0", False),
+    ],
+)
+@pytest.mark.parametrize("size", [5, 5000])
+def test_show_protocol_is_echoed_to_who_asked_for_it(
+    options: str, is_shown: bool, size: int
+) -> None:
+    """1.18: flag 0x10 in every chunk."""
+    raw = rdesktop(options=bytes.fromhex(options))
+    rdesktop_confirm(raw)
+    raw.finish()
+    raw.server.send_channel(USB, bytes(size))
+    wire = b"".join(raw.server.data_to_send())
+    flags = []
+    while wire:
+        start = 15 if wire[13] & 0x80 else 14
+        flags.append(int.from_bytes(wire[start + 4 : start + 8], "little"))
+        wire = wire[int.from_bytes(wire[2:4]) :]
+    assert [f & 0x10 for f in flags] == [0x10 * is_shown] * len(flags)
+    assert (flags[0] & 1, flags[-1] & 2, len(flags)) == (1, 2, 1 if size == 5 else 4)
+
+
 def test_rdesktop_gets_nothing_between_demand_active_and_font_map_but_answers() -> None:
     raw = rdesktop()
     rdesktop_confirm(raw)
@@ -95,10 +130,13 @@ def test_rdesktop_18_with_headers_it_never_stopped_to_write() -> None:
     raw = rdesktop(headers=struct.pack("<HH", 0x0030, 0))
     rdesktop_confirm(raw)
     raw.headers = bytes(4)
-    assert raw.finish()
+    answers = raw.finish()
+    assert answers[14:16] == b"\x16\0"  # it misreads packets that carry one
     assert rdp.Activated(800, 600, 16) in raw.seen
     raw.feed(raw.sender.send_data(USB, 4 + len(CHUNK)) + bytes(4) + CHUNK)
     assert raw.seen[-1:] == [rdp.ChannelData(USB, b"hello")]
+    raw.server.send_channel(USB, b"hello")
+    assert b"".join(raw.server.data_to_send()).endswith(b"\x70\x0d" + CHUNK)
 
 
 def test_rdesktop_17_gets_the_headers_it_wants() -> None:
@@ -113,6 +151,37 @@ def test_rdesktop_17_gets_the_headers_it_wants() -> None:
     raw.sender.prefix = bytes(4)
     raw.feed(b"".join(raw.sender.cut(USB, big)))
     assert raw.seen[-1:] == [rdp.ChannelData(USB, big)]
+
+
+@pytest.mark.parametrize("can_resize", [True, False])
+def test_a_client_keeps_its_size_if_it_says_that_it_must(can_resize: bool) -> None:
+    """1.17: desktopResizeFlag of the Bitmap set."""
+    raw = RawClient()
+    raw.negotiate()
+    raw.connect()
+    raw.join()
+    raw.log_on()
+    sets = client_sets(800, 600, 16, keyboard_layout=0, is_rdp4=False)
+    if not can_resize:
+        sets[1] = sets[1][:18] + bytes(2) + sets[1][20:]
+    raw.confirm(sets)
+    raw.finish()
+    raw.server.resize(1024, 768)
+    assert bool(raw.server.data_to_send()) is can_resize
+    assert raw.server.width == (1024 if can_resize else 800)
+
+
+def test_a_font_list_without_confirm_active_does_not_activate() -> None:
+    raw = RawClient()
+    raw.negotiate()
+    raw.connect()
+    raw.join()
+    raw.log_on()
+    raw.feed(raw.data(DataType.FONT_LIST, share.font_list(3)))
+    assert isinstance(raw.seen[-1], rdp.Ignored)
+    raw.confirm()
+    raw.finish()
+    assert rdp.Activated(800, 600, 16) in raw.seen
 
 
 def test_rdesktop_leaves_with_an_x224_disconnect() -> None:

@@ -1,5 +1,6 @@
 """Keys, streams and certificates of standard RDP security: every vector."""
 
+import secrets
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def test_a_packet_shorter_than_a_checksum(size: int) -> None:
 def test_proprietary_certificates(v: dict[str, Any]) -> None:
     modulus = little(v["modulus"])
     certificate = bytes.fromhex(v["certificate_184"])
-    assert proprietary_certificate(RsaKey(modulus, 65537, 0)) == certificate
+    assert proprietary_certificate(modulus, 65537) == certificate
     assert parse_certificate(certificate) == (modulus, 65537)
 
 
@@ -132,12 +133,48 @@ def test_the_security_exchange() -> None:
     v = group("security_exchange")
     numbers = v["rsa_key"]
     modulus = little(numbers["modulus"])
-    key = RsaKey(modulus, 65537, little(numbers["private_exponent"]))
+    key = RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
+    assert key.modulus == modulus
     random = bytes.fromhex(v["client_random"])
     sealed = bytes.fromhex(v["encrypted_client_random_64"]) + bytes(8)
     assert encrypt_random(random, modulus, 65537) == sealed
-    assert decrypt_random(sealed, key) == random
+    for source in (bytes, secrets.token_bytes):
+        assert decrypt_random(sealed, key, source) == random
     for wrong in (b"", sealed[:-1], sealed + b"\0", bytes(1 << 16)):
         with pytest.raises(ParseError):
-            decrypt_random(wrong, key)
-    assert len(decrypt_random(b"\xff" * 72, key)) == 32  # larger than the modulus
+            decrypt_random(wrong, key, bytes)
+    larger = b"\xff" * 72  # than the modulus
+    assert len(decrypt_random(larger, key, bytes)) == 32
+
+
+def test_what_a_peer_sends_never_meets_the_secret_exponents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the time that it takes would tell of them."""
+    numbers = group("security_exchange")["rsa_key"]
+    key = RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
+    seen: list[set[int]] = []
+
+    def spy(base: int, exponent: int, modulus: int) -> int:
+        if exponent.bit_length() > 200:
+            seen[-1].add(base % modulus)
+        return pow(base, exponent, modulus)
+
+    monkeypatch.setattr("rusb.rdp.standard.pow", spy, raising=False)
+    sealed = bytes(range(1, 64)) + bytes(9)
+    number = little(sealed.hex())
+    for _ in range(2):
+        seen.append(set())
+        decrypt_random(sealed, key, secrets.token_bytes)
+    assert [len(bases) for bases in seen] == [2, 2]
+    assert not seen[0] & seen[1]
+    assert not {number % key.p, number % key.q} & (seen[0] | seen[1])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 1 << 500])
+def test_the_private_operation_undoes_the_public_one(number: int) -> None:
+    numbers = group("security_exchange")["rsa_key"]
+    key = RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
+    private = little(numbers["private_exponent"])
+    for blind in (1, 7, secrets.randbelow(key.modulus) | 1):
+        assert key.decrypt(number, blind) == pow(number, private, key.modulus)

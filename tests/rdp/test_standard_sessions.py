@@ -1,13 +1,9 @@
 """Whole connections under standard RDP security (1.6 to 1.9, 2.3)."""
 
-import datetime
 import struct
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from rusb.errors import NegotiationError, RemoteProtocolError
 from rusb.rdp import events as rdp
@@ -19,11 +15,12 @@ from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import Method, SecurityFlag, StandardSecurity
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.standard import (
+    Direction,
     Encryption,
     RsaKey,
     derive_keys,
-    parse_certificate,
     proprietary_certificate,
+    salted_checksum,
 )
 from rusb.rdp.svc import ChannelSender
 from rusb.rdp.tpkt import packet_size
@@ -36,11 +33,7 @@ STRENGTHS = [Encryption.BITS_40, Encryption.BITS_56, Encryption.BITS_128]
 
 def make_key() -> RsaKey:
     numbers = group("security_exchange")["rsa_key"]
-    modulus, private = (
-        int.from_bytes(bytes.fromhex(numbers[n]), "little")
-        for n in ("modulus", "private_exponent")
-    )
-    return RsaKey(modulus, 65537, private)
+    return RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
 
 
 KEY = make_key()
@@ -107,8 +100,22 @@ def test_channel_messages_both_ways(size: int) -> None:
         assert message[:100] not in b"".join(joined.sent_by_client)
 
 
-def test_ten_thousand_packets_each_way_across_two_key_changes() -> None:
-    joined = Joined(*encrypted()).run()
+def test_show_protocol_is_echoed_in_what_is_encrypted_too() -> None:
+    client, server = encrypted()
+    client.channels = server.channels = ("cliprdr",)  # which asks for it
+    joined = Joined(client, server).run()
+    channel = channel_of(joined.of_server(rdp.ChannelOpened))
+    joined.server.send_channel(channel, b"hello")
+    (packet,) = (p for p in joined.server.data_to_send() if b"hello" not in p)
+    _, chunk = joined.client._security.unwrap(packet[14:])
+    assert chunk == struct.pack("<II", 5, 0x13) + b"hello"
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_ten_thousand_packets_each_way_across_two_key_changes(
+    strength: Encryption,
+) -> None:
+    joined = Joined(*encrypted(strength)).run()
     channel = channel_of(joined.of_client(rdp.ChannelOpened))
     for number in range(10_000):
         message = number.to_bytes(4)
@@ -197,7 +204,7 @@ def secured(
 ) -> ServerBlocks:
     blocks = ServerBlocks.granting(0, 1)
     blocks.method, blocks.level = method, level
-    certificate = certificate or proprietary_certificate(KEY)
+    certificate = certificate or proprietary_certificate(KEY.modulus, 65537)
     lengths = struct.pack("<II", random, len(certificate))
     blocks.security = lengths + bytes(32) + certificate
     return blocks
@@ -236,37 +243,22 @@ def test_the_security_exchange_comes_before_client_info() -> None:
     assert flags == SecurityFlag.INFO | SecurityFlag.ENCRYPT
 
 
-def self_signed(key: rsa.RSAPrivateKey) -> bytes:
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
-    now = datetime.datetime(2026, 1, 1)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.DER)
-    )
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_the_log_has_the_strength_that_was_chosen(strength: Encryption) -> None:
+    joined = Joined(*encrypted(strength)).run()
+    bits = {1: 40, 8: 56, 2: 128}[strength]
+    notes = [e.text for e in joined.of_server(rdp.Noted)]
+    assert f"Encryption: RC4, {bits} bit" in notes
 
 
-def test_an_x509_chain_is_as_good() -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
-    der = self_signed(key)
-    chain = struct.pack("<III", 0x80000002, 1, len(der)) + der + bytes(16)
-    numbers = key.public_key().public_numbers()
-    assert parse_certificate(chain) == (numbers.n, numbers.e)
-    exchange, _ = Peer().answer(secured(certificate=chain))
-    assert struct.unpack_from("<I", exchange, 19) == (128 + 8,)
-
-
-def x509_of_version(version: int) -> bytes:
-    """A chain of one certificate whose version no X.509 has."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
-    der = self_signed(key).replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1" + bytes([version]))
-    return struct.pack("<III", 2, 1, len(der)) + der
+def test_the_log_says_that_nothing_is_encrypted() -> None:
+    client, server = encrypted()
+    client.encryption = False
+    joined = Joined(client, server).run()
+    assert rdp.Noted("Encryption: none") in joined.server_events
+    joined = Joined().run()  # TLS
+    texts = [e.text for e in joined.of_server(rdp.Noted)]
+    assert not any(text.startswith("Encryption") for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +270,6 @@ def x509_of_version(version: int) -> bytes:
         secured(random=0xFFFFFFFF),
         secured(certificate=b"junk"),
         secured(certificate=b"\x01" + bytes(200)),
-        secured(certificate=x509_of_version(7)),
     ],
 )
 def test_t05_broken_server_security(blocks: ServerBlocks) -> None:
@@ -302,6 +293,7 @@ def test_a_low_server_sends_in_clear_and_no_other_may() -> None:
     pdu = vector("encrypted_pdus_128bit", "slow-path-synchronize", "plaintext")
     peer = Peer()
     peer.answer(secured(level=1))
+    assert "in clear" in peer.client.encryption
     peer.send(bytes(4) + pdu)
     peer = Peer()
     peer.answer(secured(level=2))
@@ -325,6 +317,56 @@ def test_the_encrypted_pdus_of_the_original_server() -> None:
     # two bytes of length, so that every packet has the same form
     assert ours.wrap_fast(plain[1]) == fast
     assert theirs.unwrap_fast(fast) == (0, plain[1])
+
+
+def test_our_licence_is_in_clear_where_all_else_is_encrypted() -> None:
+    sent = b"".join(Joined(*encrypted()).run().sent_by_server)
+    assert vector("licence", "recommended-licence-valid-client", "pdu") in sent
+
+
+def test_the_licence_of_a_windows_server_is_decrypted() -> None:
+    """Its keys are not published: with ours it is a packet that somebody changed."""
+    wire = vector("licence", "ms-4.1.11-licence-valid-client-encrypted", "pdu")
+    peer = Peer()
+    peer.answer(secured())
+    with pytest.raises(RemoteProtocolError, match="packet 1 is wrong"):
+        peer.client.receive_data(wire)
+    peer = Peer()
+    peer.answer(secured())
+    licence = vector("licence", "vrdp-licence-valid-client", "message")
+    sealed = peer.security.wrap(0, licence)[4:]
+    assert len(wire) == 18 + len(sealed)
+    peer.client.receive_data(wire[:18] + sealed)
+    assert peer.client.events() == []  # it waits for Demand Active
+
+
+@pytest.mark.parametrize("size", [0, 1, 1600])
+def test_salted_checksums_on_both_paths(size: int) -> None:
+    """MS-RDPBCGR 2.2.8.1.1.2.1 and 2.2.9.1.2: flags 0x0800 and 0x40."""
+    keys = derive_keys(bytes(32), bytes(32), 2)
+    theirs = Direction(keys.server_to_client, keys.mac, 2)
+    ours = StandardSecurity(keys, 2, is_server=False)
+    text = bytes(size)
+    for number in range(0, 6, 2):
+        sealed = salted_checksum(keys.mac, text, number) + theirs.encrypt(text)[8:]
+        assert ours.unwrap(bytes.fromhex("08080000") + sealed) == (0x0808, text)
+        sealed = salted_checksum(keys.mac, text, number + 1) + theirs.encrypt(text)[8:]
+        head = b"\xc0" + (0x8000 | len(sealed) + 3).to_bytes(2)
+        assert ours.unwrap_fast(head + sealed) == (0, text)
+
+
+@pytest.mark.parametrize("is_salted", [True, False])
+def test_a_checksum_of_the_other_kind_is_wrong(is_salted: bool) -> None:
+    keys = derive_keys(bytes(32), bytes(32), 2)
+    sealed = Direction(keys.server_to_client, keys.mac, 2).encrypt(b"text")
+    if is_salted:
+        sealed = salted_checksum(keys.mac, b"text", 0) + sealed[8:]
+    slow, fast = (StandardSecurity(keys, 2, is_server=False) for _ in range(2))
+    flags, head = (0x0008, 0x80) if is_salted else (0x0808, 0xC0)
+    with pytest.raises(RemoteProtocolError, match="checksum"):
+        slow.unwrap(struct.pack("<HH", flags, 0) + sealed)
+    with pytest.raises(RemoteProtocolError, match="checksum"):
+        fast.unwrap_fast(bytes([head, 2 + len(sealed)]) + sealed)
 
 
 # ---------------------------------------------- clients made of bytes ----

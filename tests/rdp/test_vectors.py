@@ -1,5 +1,6 @@
 """The vectors of docs/spec/vrdp-server.md, section 9, in both directions."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from rusb.rdp.security import Method, select_protocol
 from rusb.rdp.share import ShareData, ShareType, split_share
 from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest, Failure
 from tests.rdp.joined import Joined
-from tests.rdp.raw import RawClient, group, vector
+from tests.rdp.raw import VECTORS, RawClient, group, vector
 
 # ------------------------------------------------------------------ X.224 ----
 
@@ -101,9 +102,9 @@ def test_server_core(name: str, requested: int | None) -> None:
     assert ServerBlocks.parse(blocks(wire)).requested == requested
 
 
-@pytest.mark.parametrize("count", [3, 4])
-def test_server_network(count: int) -> None:
-    wire = vector("gcc_and_connect_response", f"sc-net-{count}", "bytes")
+@pytest.mark.parametrize(("name", "count"), [("sc-net-3", 3), ("sc-net-4", 4)])
+def test_server_network(name: str, count: int) -> None:
+    wire = vector("gcc_and_connect_response", name, "bytes")
     granted = ServerBlocks.granting(None, count)
     assert granted.serialize_network() == wire
     assert list(ServerBlocks.parse(blocks(wire)).channels) == list(granted.channels)
@@ -289,6 +290,25 @@ def test_our_goodbye_differs_where_the_specification_wants_it() -> None:
     (full,), (short,) = split_share(deactivate[14:]), split_share(wanted[1][14:])
     assert full[0] == short[0] == ShareType.DEACTIVATE_ALL
     assert (len(full[2]), len(short[2])) == (7, 0)  # B.1: full length
+
+
+# ------------------------------------------------------- nothing forgotten ----
+
+TEXT = {"title", "companion", "conventions", "cross_check"}
+
+
+def test_every_vector_of_the_file_is_used() -> None:
+    """As a whole group, or by its id; somewhere in the tests."""
+    tests = Path(__file__).parent.parent
+    sources = "".join(p.read_text("utf-8") for p in tests.rglob("test_*.py"))
+    unused = []
+    for name in set(VECTORS) - TEXT:
+        whole = (f'group("{name}")', f'["{name}"]["vectors"]')
+        found = group(name)
+        ids = [v.get("id") for v in found] if isinstance(found, list) else [None]
+        if any(i is None or f'"{i}"' not in sources for i in ids):
+            unused += [] if any(w in sources for w in whole) else [(name, ids)]
+    assert unused == []
 
 
 # ------------------------------------------------------------ text rules ----

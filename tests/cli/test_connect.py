@@ -1,0 +1,191 @@
+"""What ``rusb connect`` and ``rdesktop-vrdp`` make of passwords and security."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rusb.cli import connect, main, rdesktop
+from rusb.client.config import ClientConfig
+
+Run = Callable[..., ClientConfig]
+
+VARIABLES = ("RUSB_PASSWORD", "RUSB_SECURITY", "RUSB_LEGACY_TLS")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line; return what the client is told instead of connecting."""
+    found: list[ClientConfig] = []
+
+    async def note(config: ClientConfig) -> int:
+        found.append(config)
+        return 0
+
+    monkeypatch.setattr(connect, "offer_devices", note)
+    monkeypatch.setattr(rdesktop, "_run", note)
+
+    def run(*words: str) -> ClientConfig:
+        assert main([*words, "host"]) == 0
+        return found.pop()
+
+    return run
+
+
+COMMANDS = ["connect", "rdesktop"]
+
+# ---------------------------------------------------------------- passwords ----
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_password_of_the_environment(
+    command: str,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(command).password == ""
+    monkeypatch.setenv("RUSB_PASSWORD", "s3cret")
+    assert run(command).password == "s3cret"
+    assert run(command, "-p", "").password == ""
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_password_on_the_command_line_is_taken_and_warned_of(
+    command: str,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RUSB_PASSWORD", "other")
+    assert run(command, "-p", "s3cret").password == "s3cret"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "other users of this machine can see a password" in line
+    assert "RUSB_PASSWORD" in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_password_is_asked_for(
+    command: str,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prompts = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        return "typed"
+
+    monkeypatch.setenv("RUSB_PASSWORD", "other")
+    monkeypatch.setattr("getpass.getpass", answer)
+    assert run(command, "-u", "vera", "-p", "-").password == "typed"
+    wanted = {"connect": "Password of vera: ", "rdesktop": "Password: "}
+    assert prompts == [wanted[command]]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nobody_answers(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("getpass.getpass", end)
+    assert main([command, "-p", "-", "127.0.0.1:1"]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        ": no password was given: -p - asks for it, and nobody answered."
+    )
+
+
+# ----------------------------------------------------------------- security ----
+
+
+@pytest.mark.parametrize(
+    ("words", "security"),
+    [
+        ([], ("tls",)),
+        (["--security", "tls"], ("tls",)),
+        (["--security", "negotiate"], ("tls", "rdp")),
+        (["--security", "rdp"], ("rdp",)),
+        (["--security", "none"], ("none",)),
+    ],
+)
+def test_what_connect_tries(
+    words: list[str], security: tuple[str, ...], run: Run
+) -> None:
+    assert run("connect", *words).security == security
+
+
+def test_the_options_of_tls(run: Run) -> None:
+    config = run("connect")
+    assert (config.legacy_tls, config.ca, config.known_servers) == (False, None, None)
+    words = ("--legacy-tls", "--ca", "ca.pem", "--known-servers", "known")
+    config = run("connect", *words)
+    assert config.legacy_tls
+    assert (config.ca, config.known_servers) == (Path("ca.pem"), Path("known"))
+
+
+@pytest.mark.parametrize("word", [None, "tls", "negotiate", "rdp", "none"])
+@pytest.mark.parametrize("options", ["", "-5", "-4", "-e", "-5 -e", "-4 -e"])
+def test_what_rdesktop_tries(
+    options: str, word: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2.5; where the original falls back by itself, the variable has to allow it."""
+    if word is not None:
+        monkeypatch.setenv("RUSB_SECURITY", word)
+    of_word = {
+        None: ("tls",),
+        "tls": ("tls",),
+        "negotiate": ("tls", "rdp"),
+        "rdp": ("rdp",),
+        "none": ("none",),
+    }
+    wanted = {
+        "": of_word[word],
+        "-5": of_word[word],
+        "-4": ("rdp",),
+        "-e": ("tls", "none"),
+        "-5 -e": ("tls", "none"),
+        "-4 -e": ("none",),
+    }
+    assert run("rdesktop", *options.split()).security == wanted[options]
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("RUSB_SECURITY", "RUSB_SECURITY is 'x', not one of tls, negotiate, rdp, none"),
+        ("RUSB_LEGACY_TLS", "RUSB_LEGACY_TLS is 'x', not 0 or 1"),
+    ],
+)
+def test_an_unknown_word_in_a_variable(
+    variable: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    assert main(["rdesktop", "127.0.0.1:1"]) == 64
+    assert capsys.readouterr().err == f"rdesktop-vrdp: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "is_legacy"), [(None, False), ("0", False), ("1", True)]
+)
+def test_rdesktop_and_tls_1_0(
+    word: str | None, is_legacy: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if word is not None:
+        monkeypatch.setenv("RUSB_LEGACY_TLS", word)
+    assert run("rdesktop").legacy_tls is is_legacy

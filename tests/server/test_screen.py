@@ -1,0 +1,100 @@
+"""When viewers get a picture, and of what (1.14, 1.15)."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.session import connect
+from rusb.rdp.bitmaps import Picture
+from rusb.rdp.share import DataType
+from rusb.server.display.status import status_picture
+from tests.server.test_switches import say
+from tests.test_whole_path import Lab, machine
+
+ALLOW, SUPPRESS = b"\1\0\0\0" + bytes(8), bytes(4)
+ONE_RECTANGLE = b"\1" + bytes(11)
+
+
+class Screen:
+    """Notes the lines of each picture."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.drawn: list[list[str]] = []
+        monkeypatch.setattr("rusb.server.listener.status_picture", self._draw)
+        monkeypatch.setattr("rusb.server.listener.SCREEN_PERIOD", 0.0)
+
+    def _draw(
+        self, width: int, height: int, depth: int, name: str, devices: list[str]
+    ) -> Picture:
+        self.drawn.append(devices)
+        return status_picture(width, height, depth, name, devices)
+
+    async def next(self, act: Callable[[], object]) -> list[str]:
+        """Do something; return the picture that follows."""
+        await self.settle()
+        before = len(self.drawn)
+        act()
+        while len(self.drawn) == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return self.drawn[-1]
+
+    async def settle(self) -> None:
+        """Wait until no more pictures come."""
+        count = -1
+        while count != len(self.drawn):
+            count = len(self.drawn)
+            await asyncio.sleep(0.2)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    return Screen(monkeypatch)
+
+
+async def test_a_viewer_sees_devices_come_and_go(
+    tmp_path: Path, screen: Screen
+) -> None:
+    """The viewer is a client that shows what it gets, and the others' devices."""
+    display = machine().remote_display
+    display.allow_multi_connection = True
+    lab = Lab(tmp_path, machine(remote_display=display))
+    backend, loopback = EmulatedBackend(devices=[]), Loopback()
+    line = "1209:0004 rusb Loopback"
+    async with (
+        asyncio.timeout(20),
+        lab.server,
+        lab.client(EmulatedBackend(devices=[])) as viewer,
+        lab.client(backend),
+    ):
+        say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)
+        for _ in range(2):
+            assert await screen.next(lambda: backend.plug(loopback)) == [line]
+            assert await screen.next(lambda: backend.unplug(loopback)) == []
+
+
+async def test_a_viewer_that_asks_gets_the_picture_again(
+    tmp_path: Path, screen: Screen
+) -> None:
+    lab = Lab(tmp_path, machine())
+    async with (
+        asyncio.timeout(20),
+        lab.server,
+        connect(lab.config(), backends=[]) as viewer,
+    ):
+        # it suppressed output by itself
+        await screen.next(lambda: say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW))
+        for _ in range(2):
+            await screen.next(lambda: say(viewer, DataType.REFRESH_RECT, ONE_RECTANGLE))
+        count = len(screen.drawn)
+        say(viewer, DataType.REFRESH_RECT, b"\2" + bytes(19))  # 1.15: exactly one
+        say(viewer, DataType.SUPPRESS_OUTPUT, SUPPRESS)
+        say(viewer, DataType.REFRESH_RECT, ONE_RECTANGLE)
+        await screen.settle()
+        assert len(screen.drawn) == count
+        (session,) = lab.server._sessions
+        sent = session.stream.bytes_sent
+        await screen.next(lambda: say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW))
+        assert session.stream.bytes_sent > sent + 10_000
