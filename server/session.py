@@ -37,6 +37,11 @@ without our data being taken, between one and two times that, after which a clie
 dropped. The original gives up after 2 s, which a short network outage exceeds."""
 
 
+FIRST_PICTURE = 0.2
+"""Seconds from the activation to the first picture, a megabyte or so: a client without
+a window says first that it wants none."""
+
+
 class SessionHost(DeviceHost, Protocol):
     """What a session asks of the server it belongs to."""
 
@@ -264,7 +269,7 @@ class ServerSession:
             case rdp.Activated():
                 self._logon_timer.cancel()
                 self.is_active = True
-                self._host.screen_wanted(self)
+                self._loop.call_later(FIRST_PICTURE, self._host.screen_wanted, self)
             case rdp.InputReceived():
                 self._inputs += "Input" not in self._disabled
             case rdp.RefreshRequested():

@@ -11,6 +11,7 @@ from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.filters.model import Filter
 from rusb.server import remote
 from rusb.server.remote import RemoteDevices
+from rusb.server.session import FIRST_PICTURE
 from tests.test_whole_path import Lab, machine
 
 
@@ -84,3 +85,11 @@ async def test_filters_that_change_apply_at_once(lab: Lab) -> None:
         await lab.guest.wait_for(2)
     assert lab.log().count("++++") == 2  # they were plugged in once
     assert lab.log().count("VUSB: Attached") == 4
+
+
+async def test_a_client_without_a_window_is_spared_the_pictures(lab: Lab) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        await asyncio.sleep(FIRST_PICTURE + 0.1)
+        (session,) = lab.server._sessions
+        assert session.stream.bytes_sent < 10_000
