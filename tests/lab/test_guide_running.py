@@ -1,7 +1,9 @@
 """What the tables of docs/guide/vboxmanage.md say of running machines, run."""
 
+import contextlib
 import re
 import shlex
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +23,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def lab_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """The machine that the guide's first commands make, with an xHCI besides."""
     with Shell.open(tmp_path_factory.mktemp("lab")) as shell:
         block = GUIDE.read_text().partition("```sh\n")[2].partition("```")[0]
@@ -31,19 +33,46 @@ def lab_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         yield shell
 
 
+@pytest.fixture
+def lab_machine(prepared: Shell) -> Iterator[Shell]:
+    """It is off before and after each test."""
+    yield prepared
+    prepared.power_off()
+
+
+@pytest.fixture(scope="module")
+def ports() -> dict[str, str]:
+    """Free ports in place of the guide's, which others may have."""
+    with contextlib.ExitStack() as stack:
+        found = [
+            stack.enter_context(socket.create_server(("", 0))).getsockname()[1]
+            for _ in range(3)
+        ]
+    return dict(zip(("5000", "5001", "3389"), map(str, found), strict=True))
+
+
+def replaced(text: str, words: dict[str, str]) -> str:
+    for old, new in words.items():
+        text = text.replace(old, new)
+    return text
+
+
 def state(shell: Shell) -> str:
     return shell("VBoxManage showvminfo Lab --machinereadable")
 
 
-def test_the_words_of_controlvm(lab_machine: Shell) -> None:
+def test_the_words_of_controlvm(lab_machine: Shell, ports: dict[str, str]) -> None:
     shell = lab_machine
+    shell(f"VBoxManage modifyvm Lab --vrdeport {ports['3389']}")
     shell("VBoxManage startvm Lab --type vrdp")
     rows = [row for row in EXAMPLES if row.cells[3].startswith(NEEDS_RUNNING)]
     assert len(rows) > 12
     (address,) = re.findall(r"Address: +(\S+)", shell("VBoxManage list usbhost"))
+    words = ports | {"001/002": address}
     for row in rows:
         _, example, status, then = row.cells
-        said = shell(code(example)[0].replace("001/002", address))
+        then = replaced(then, ports)
+        said = shell(replaced(code(example)[0], words))
         assert ("is deprecated" in said) == ("with a warning" in status)
         after = state(shell)
         gone = re.findall(r"~~`([^`]+)`~~", then)
@@ -52,10 +81,13 @@ def test_the_words_of_controlvm(lab_machine: Shell) -> None:
 
 
 @pytest.mark.parametrize("row", [r for r in EXAMPLES if r.cells[3] == STARTS], ids=str)
-def test_what_starts_a_machine(row: Row, lab_machine: Shell) -> None:
+def test_what_starts_a_machine(
+    row: Row, lab_machine: Shell, ports: dict[str, str]
+) -> None:
     _, example, status, _ = row.cells
     shell = lab_machine
-    (line,) = code(example)
+    shell(f"VBoxManage modifyvm Lab --vrdeport {ports['3389']}")
+    line = replaced(code(example)[0], ports)
     if shlex.split(line)[0] == "VBoxManage":
         said = shell(line)
     else:
@@ -66,8 +98,8 @@ def test_what_starts_a_machine(row: Row, lab_machine: Shell) -> None:
     after = state(shell)
     assert 'VMState="running"' in after
     assert ('vrde="off"' in after) == (" off" in line)
-    for port in re.findall(r"5000", line):
-        assert f"vrdeport={port}" in after
+    port = ports["5000"] if ports["5000"] in line else ports["3389"]
+    assert (f"vrdeport={port}\n" in after) == ('vrde="on"' in after)
     for address in re.findall(r"127\.0\.0\.1", line):
         assert f'vrdeaddress="{address}"' in after
     shell("VBoxManage controlvm Lab poweroff")

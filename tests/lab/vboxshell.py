@@ -72,5 +72,9 @@ class Shell:
         with tempfile.TemporaryDirectory(dir="/tmp") as runtime:  # its path is short
             shell = cls(folder, runtime)
             yield shell
-            for name in re.findall('"(.*)" {', shell("VBoxManage list runningvms")):
-                shell(f'VBoxManage controlvm "{name}" poweroff')
+            shell.power_off()
+
+    def power_off(self) -> None:
+        """Let no machine run."""
+        for name in re.findall('"(.*)" {', self("VBoxManage list runningvms")):
+            self(f'VBoxManage controlvm "{name}" poweroff')
