@@ -6,18 +6,18 @@ A line of JSON each way: ``{"command": NAME, "arguments": {…}}`` is answered b
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import stat
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from rusb.errors import ControlError, RusbError
 from rusb.usb.device import DeviceInfo
+
+from .machine.lock import MachineLock, holder_of, lock_path
 
 __all__ = [
     "Command",
@@ -25,8 +25,7 @@ __all__ = [
     "call",
     "control_path",
     "describe_device",
-    "holding",
-    "is_held",
+    "running_path",
     "runtime_folder",
 ]
 
@@ -45,11 +44,15 @@ most 107."""
 IDLE_TIMEOUT = 30.0
 """Seconds that a connection may stay silent."""
 
-ANSWER_TIMEOUT = 60.0
-"""Seconds that a caller waits; changing what clients see may drop and detach them."""
+ANSWER_TIMEOUT, LONG_TIMEOUT = 10.0, 60.0
+"""Seconds that a caller waits for an answer, and for one to LONG commands, which may
+drop clients and detach devices."""
 
-HOLD_TIMEOUT, HOLD_POLL = 0.3, 0.02
-"""Seconds to try for the lock; :func:`is_held` takes it for a moment."""
+LONG = frozenset(("vrde", "vrdeproperty", "usbattach", "usbdetach"))
+
+WATCH_PERIOD = 5.0
+"""Seconds after which a socket that somebody removed is there again: the folder of a
+user's sockets goes with the last login."""
 
 Command: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[object]]
 """Takes the arguments, returns what JSON can hold; a RusbError is told the caller."""
@@ -66,7 +69,7 @@ def runtime_folder() -> Path:
     named, runtime = os.environ.get("RUSB_RUNTIME"), os.environ.get("XDG_RUNTIME_DIR")
     if named:
         folder = Path(named)
-    elif runtime:
+    elif runtime and Path(runtime).is_dir():
         folder = Path(runtime) / "rusb"
     else:
         folder = Path(f"/tmp/rusb-{os.getuid()}")
@@ -110,78 +113,39 @@ def describe_device(info: DeviceInfo) -> dict[str, object]:
     }
 
 
-def is_held(path: Path) -> bool:
-    """Does a process hold the machine, running or about to?
+def running_path(uuid: str) -> Path:
+    """Return where the machine listens if it runs: its lock says so.
 
     Raises:
-        ControlError: the lock cannot be looked at.
+        ControlError: it does not run.
     """
-    try:
-        with path.with_suffix(".lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        raise ControlError(f"cannot open the lock of {path}: {error}") from error
-    return False
-
-
-def _take_lock(path: Path) -> IO[str]:
-    """Take the lock of a machine; see :meth:`ControlServer.hold`."""
-    lock = path.with_suffix(".lock").open("a+")
-    deadline = time.monotonic() + HOLD_TIMEOUT
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            if time.monotonic() < deadline:  # perhaps somebody only looks at it
-                time.sleep(HOLD_POLL)
-                continue
-        lock.seek(0)
-        owner = lock.read(20).strip() or "unknown"
-        lock.close()
-        raise ControlError(f"the machine is already running, in process {owner}")
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
-
-
-def _drop_lock(lock: IO[str]) -> None:
-    lock.truncate(0)
-    lock.close()
-
-
-@contextlib.contextmanager
-def holding(path: Path) -> Iterator[None]:
-    """Keep a machine from being started meanwhile.
-
-    Raises:
-        ControlError: it runs.
-    """
-    lock = _take_lock(path)
-    try:
-        yield
-    finally:
-        _drop_lock(lock)
+    holder = holder_of(lock_path(uuid))
+    if holder is None or holder.socket is None:
+        raise ControlError("the machine is not running")
+    return holder.socket
 
 
 class ControlServer:
     """Holds a machine: one process at a time, which others can talk to.
 
     Args:
-        path: the socket; a lock file stands beside it.
+        find_path: returns where to listen; asked again if the socket vanishes.
         commands: what can be asked, by name.
+        lock: the machine's.
     """
 
-    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
-        self.path = path
+    def __init__(
+        self,
+        find_path: Callable[[], Path],
+        commands: Mapping[str, Command],
+        lock: MachineLock,
+    ) -> None:
+        self.path = find_path()
+        self._find_path = find_path
         self._commands = commands
-        self._lock: IO[str] | None = None
+        self._lock = lock
         self._server: asyncio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
     def hold(self) -> None:
@@ -190,7 +154,7 @@ class ControlServer:
         Raises:
             ControlError: another process has it; the message says which.
         """
-        self._lock = _take_lock(self.path)
+        self._lock.take(self.path)
 
     async def start(self) -> None:
         """Listen; a socket that a killed process left is replaced.
@@ -198,8 +162,25 @@ class ControlServer:
         Raises:
             ControlError: another process holds the machine, or listening failed.
         """
-        if self._lock is None:
+        if not self._lock.is_held:
             self.hold()
+        await self._listen()
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def aclose(self) -> None:
+        """Hang up, remove the socket, let go of the machine. Idempotent."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            for writer in list(self._writers):
+                writer.close()
+            self.path.unlink(missing_ok=True)
+        self._lock.drop()
+
+    async def _listen(self) -> None:
         try:
             self.path.unlink(missing_ok=True)
             self._server = await asyncio.start_unix_server(
@@ -211,17 +192,21 @@ class ControlServer:
                 f"cannot listen at {self.path}: {error.strerror or error}"
             ) from error
 
-    async def aclose(self) -> None:
-        """Hang up, remove the socket, let go of the machine. Idempotent."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-            for writer in list(self._writers):
-                writer.close()
-            self.path.unlink(missing_ok=True)
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            _drop_lock(lock)
+    async def _watch(self) -> None:
+        """Listen again when the socket, perhaps with its folder, was removed."""
+        while True:
+            await asyncio.sleep(WATCH_PERIOD)
+            if self.path.exists():
+                continue
+            try:
+                if self._server is not None:
+                    self._server.close()
+                self.path = self._find_path()
+                await self._listen()
+                self._lock.say(self.path)
+                log.warning("the control socket was removed; it is %s now", self.path)
+            except ControlError as error:
+                log.warning("the control socket was removed: %s", error)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -272,8 +257,9 @@ async def call(path: Path, command: str, **arguments: object) -> Any:
         ControlError: no machine runs there, it does not answer, or it refused.
     """
     request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+    seconds = LONG_TIMEOUT if command in LONG else ANSWER_TIMEOUT
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
             try:
                 writer.write(request)
@@ -285,7 +271,7 @@ async def call(path: Path, command: str, **arguments: object) -> Any:
         raise ControlError("the machine is not running") from None
     except TimeoutError:
         raise ControlError(
-            f"the running machine did not answer {command} in {ANSWER_TIMEOUT:g} s"
+            f"the running machine did not answer {command} in {seconds:g} s"
         ) from None
     except (OSError, ValueError) as error:
         raise ControlError(f"no answer from the running machine: {error}") from error

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .guests.loopback import LoopbackGuest
 from .guests.qemu import QemuGuest
 from .hostusb import HostDevice, HostPlugs, HostUsb
 from .listener import Server
+from .machine.lock import MachineLock, lock_path
 from .machine.qemu_command import Hardware, qemu_command
 from .machine.release_log import ReleaseLog
 from .machine.settings import Machine, load_machine
@@ -35,6 +37,9 @@ START_POLL = 0.05
 
 STOP_TIMEOUT = 10.0
 """Seconds that QEMU gets to write its disks' last data when it is told to quit."""
+
+STATUS_TIMEOUT = 3.0
+"""Seconds until a QEMU that does not say how it is counts as stuck."""
 
 MAX_WORDS = 20
 """Lines of QEMU's that are kept for a message about its end."""
@@ -65,6 +70,9 @@ class Headless:
         report: gets a line for everything a user at the terminal wants to know.
         host_usb: finds the devices of this machine, for ``usbattach``.
         state: folder of the self-made certificate; None: the user's.
+
+    Attributes:
+        failure: why the machine ended, unless guest or user switched it off.
     """
 
     def __init__(
@@ -82,11 +90,13 @@ class Headless:
         self._report = report
         self._state = state
         path = control_path(machine.uuid)
+        lock = MachineLock(lock_path(machine.uuid))
         # QEMU serves one client per monitor: ourselves, the server, host devices
         self._monitors = [path.with_suffix(f".qmp{n}") for n in ("", "-usb", "-host")]
         self._host_usb = host_usb
         self._plugs: HostPlugs | None = None
-        self._control = ControlServer(path, self._commands())
+        find_path = partial(control_path, machine.uuid)
+        self._control = ControlServer(find_path, self._commands(), lock)
         self._control.hold()
         self._log = ReleaseLog(log)
         self._process: asyncio.subprocess.Process | None = None
@@ -97,6 +107,9 @@ class Headless:
         self._port = -1  # 0: the server did not start (vrdp-server.md 5.3)
         self._changing = asyncio.Lock()
         self._is_over = asyncio.Event()
+        self._is_shut_down = False  # the guest, or we, switched it off
+        self._watching: asyncio.Task[None] | None = None
+        self.failure = ""
         self._started = time.time()
 
     async def __aenter__(self) -> "Headless":
@@ -140,11 +153,9 @@ class Headless:
                     raise
                 self._log.write(f"QEMU: without {accelerator}, because: {error}")
         if self.machine.remote_display.enabled:
-            try:
+            with contextlib.suppress(RusbError):
+                # the machine runs anyhow (vrdp-server.md 5.2)
                 await self._start_server()
-            except RusbError as error:  # the machine runs anyhow (vrdp-server.md 5.2)
-                self._log.write(f"VRDE: Warning: failed to launch VRDE server: {error}")
-                self._report(f"VRDE server failed to start: {error}")
         await self._control.start()
 
     async def _start_qemu(self, accelerator: str) -> None:
@@ -180,7 +191,7 @@ class Headless:
     async def _connect(self, process: asyncio.subprocess.Process) -> Monitor:
         deadline = time.monotonic() + START_TIMEOUT
         while True:
-            monitor = Monitor(str(self._monitors[0]), _ignore_event, self._ended)
+            monitor = Monitor(str(self._monitors[0]), self._noted, self._ended)
             try:
                 await monitor.open()
                 return monitor
@@ -206,9 +217,36 @@ class Headless:
             self._words.append(text)
             self._log.write(f"QEMU: {text}")
 
+    def power_off(self, why: str) -> None:
+        """Let the machine end; *why* is for the log."""
+        self._log.write(f"Console: {why}: power off")
+        self._is_shut_down = True
+        self._is_over.set()
+
+    def _noted(self, name: str, data: Mapping[str, object]) -> None:
+        """QEMU told of an event."""
+        if name == "SHUTDOWN":
+            self._is_shut_down = True
+
     def _ended(self) -> None:
-        """QEMU's monitor is gone, so is QEMU."""
-        self._log.write("QEMU: the machine is off.")
+        """QEMU's monitor is gone, so is QEMU; see how it ended."""
+        if self._process is not None:
+            self._watching = asyncio.ensure_future(self._note_end(self._process))
+
+    async def _note_end(self, process: asyncio.subprocess.Process) -> None:
+        status: int | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT):
+                status = await process.wait()
+        if status == 0 and self._is_shut_down:
+            self._log.write("QEMU: the machine is off.")
+        else:
+            how = "hung up and did not end" if status is None else f"status {status}"
+            if status is not None and status < 0:
+                how = f"killed by signal {-status}"
+            words = f": {' '.join(self._words)}" if self._words else ""
+            self.failure = f"QEMU ended by itself, {how}{words}"
+            self._log.write(self.failure)
         self._is_over.set()
 
     async def _stop_qemu(self) -> None:
@@ -229,6 +267,8 @@ class Headless:
             await process.wait()
         if self._reading is not None:
             await self._reading
+        if self._watching is not None:
+            await self._watching
 
     # -------------------------------------------------------- VRDP server ----
 
@@ -239,7 +279,12 @@ class Headless:
             guest = QemuGuest(str(self._monitors[1]))
         server = Server(config, guest=guest, log=self._log, report=self._report)
         self._port = 0
-        await server.start()
+        try:
+            await server.start()
+        except RusbError as error:
+            self._log.write(f"VRDE: Warning: failed to launch VRDE server: {error}")
+            self._report(f"VRDE server failed to start: {error}")
+            raise
         self._server, self._port = server, server.port
         self._report(f"VRDE server is listening on port {server.port}.")
 
@@ -276,35 +321,46 @@ class Headless:
         return tell
 
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
-        self._log.write("Console: power off")
-        self._is_over.set()
+        self.power_off("command")
 
     async def _set_vrde(self, arguments: Mapping[str, Any]) -> None:
         """Switch the remote display on or off, for this run."""
-        async with self._changing:
-            is_on = bool(arguments["enabled"])
-            display = replace(self.machine.remote_display, enabled=is_on)
-            self.machine.remote_display = display
-            if is_on and self._server is None:
-                await self._start_server()
-            elif not is_on:
-                await self._stop_server()
+        await self._change_display(enabled=bool(arguments["enabled"]))
 
     async def _set_property(self, arguments: Mapping[str, Any]) -> None:
         """Set a VRDE property; the server restarts, as filters.md 3.2 says."""
         name, value = str(arguments["name"]), str(arguments["value"])
+        properties = dict(self.machine.remote_display.properties)
+        properties.pop(name, None)
+        if value:
+            properties[name] = value
+        await self._change_display(properties=properties)
+
+    async def _change_display(self, **changes: Any) -> None:
+        """Change settings of the remote display, for this run, and let them count.
+
+        Raises:
+            RusbError: the server does not start with them; they are as before then,
+                and so is the server if it can be.
+        """
         async with self._changing:
-            properties = dict(self.machine.remote_display.properties)
-            if properties.get(name, "") == value:
+            before = self.machine.remote_display
+            after = replace(before, **changes)
+            is_right = after.enabled == (self._server is not None)
+            if after == before and is_right:
                 return
-            properties.pop(name, None)
-            if value:
-                properties[name] = value
-            display = replace(self.machine.remote_display, properties=properties)
-            self.machine.remote_display = display
-            if self._server is not None:
-                await self._stop_server()
+            self.machine.remote_display = after
+            await self._stop_server()
+            if not after.enabled:
+                return
+            try:
                 await self._start_server()
+            except RusbError:
+                self.machine.remote_display = before
+                if before.enabled and before != after:
+                    with contextlib.suppress(RusbError):
+                        await self._start_server()
+                raise
 
     async def _usbattach(self, arguments: Mapping[str, Any]) -> str:
         """Plug in a device of this machine; return its name."""
@@ -339,8 +395,11 @@ class Headless:
         """The state of the machine, as ``showvminfo`` wants it."""
         if self._monitor is None:
             raise ControlError("the machine is going off")
-        status = await self._monitor.execute("query-status")
-        state = status.get("status") if isinstance(status, dict) else "unknown"
+        state: object = "stuck"
+        with contextlib.suppress(GuestError, TimeoutError):
+            async with asyncio.timeout(STATUS_TIMEOUT):
+                status = await self._monitor.execute("query-status")
+            state = status.get("status") if isinstance(status, dict) else "unknown"
         return {
             "state": state,
             "process": os.getpid(),
@@ -357,10 +416,6 @@ def _row(device: HostDevice) -> dict[str, object]:
         "uuid": device.uuid,
         "address": device.address,
     }
-
-
-def _ignore_event(name: str, data: Mapping[str, object]) -> None:
-    """Nothing that QEMU tells changes what we do."""
 
 
 def _accelerators() -> list[str]:

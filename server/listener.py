@@ -436,7 +436,8 @@ class Server:
                 text = ",".join(map(str, ports))
             raise ConnectionLost(
                 f"can't bind to the port(s) {text}: all are in use, or not for this"
-                " user; choose others with --port or the property TCP/Ports"
+                " user; choose others with the property TCP/Ports (--vrdeport, or"
+                " --port of rusb serve)"
             )
         loop = asyncio.get_running_loop()
         for sock in sockets:

@@ -62,6 +62,9 @@ def _overview() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; see ``_status.py``."""
+    for name in ("stdin", "stdout", "stderr"):  # closed: 'rusb … >&-'
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # as long as we run
     words = list(sys.argv[1:] if argv is None else argv)
     program = "rusb"
     if argv is None and (called := os.path.basename(sys.argv[0])) in PROGRAMS:

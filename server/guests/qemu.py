@@ -278,7 +278,7 @@ class QemuGuest(GuestBackend):
         plug.why = why
         plug.ended.set()
         if plug.is_in:
-            log.warning("%s: %s", plug.device.name, why)
+            log.info("%s: %s", plug.device.name, why)
             self._begin_removal(plug)
             self._lost(plug.device)
 

@@ -54,7 +54,7 @@ class Parts:
     description: str = ""
     memory: int = 128
     cpus: int = 1
-    acpi: bool = False
+    acpi: bool = True
     firmware: str = "BIOS"
     boot: list[str] = field(default_factory=lambda: ["floppy", "dvd", "disk", "none"])
     controllers: list[Controller] = field(default_factory=list)
@@ -83,8 +83,9 @@ def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> P
     found.description = described.text if described else ""
     found.memory = _number(hardware.find("Memory"), "RAMSize", 128, MAX_MEMORY)
     found.cpus = _number(hardware.find("CPU"), "count", 1, MAX_CPUS)
-    acpi = hardware.find("BIOS", "ACPI")
-    found.acpi = bool(acpi and read_boolean(acpi.attributes.get("enabled")))
+    acpi = hardware.find("BIOS", "ACPI")  # newer files leave out what is so anyhow
+    is_on = read_boolean(acpi.attributes.get("enabled")) if acpi else None
+    found.acpi = is_on is not False
     firmware = hardware.find("Firmware")
     found.firmware = firmware.attributes.get("type", "BIOS") if firmware else "BIOS"
     words = {element: word for word, element in BOOT_DEVICES.items()}

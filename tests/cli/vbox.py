@@ -6,13 +6,16 @@ import shlex
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rusb.cli import main
+from rusb.cli.vbox.info import STUCK
 from rusb.server.control import ControlServer, control_path
+from rusb.server.machine.lock import MachineLock, lock_path
 from rusb.server.machine.registry import Registry
 
 __all__ = ["Vbox", "fake_qemu_img", "vbox_home"]
@@ -78,7 +81,7 @@ class Vbox:
 
         async def answer(command: str) -> object:
             got.append(command)
-            return {"state": "running", "vrdeport": -1, "clients": []}
+            return STUCK | {"state": "running"}
 
         def command(word: str) -> Any:
             async def run(arguments: Mapping[str, Any]) -> object:
@@ -87,7 +90,9 @@ class Vbox:
             return run
 
         words = {word: command(word) for word in ("info", "reload")}
-        server = ControlServer(control_path(Registry().find(name).uuid), words)
+        uuid = Registry().find(name).uuid
+        lock = MachineLock(lock_path(uuid))
+        server = ControlServer(partial(control_path, uuid), words, lock)
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()

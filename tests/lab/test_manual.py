@@ -5,9 +5,13 @@ their old names, which ``rusb aliases`` makes.
 """
 
 import contextlib
+import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -286,3 +290,79 @@ def test_efi_firmware_and_every_bus_start(shell: Shell) -> None:
         60,
     )
     shell("VBoxManage controlvm Small poweroff")
+
+
+def test_what_runs_does_not_depend_on_the_login(shell: Shell) -> None:
+    del shell.env["RUSB_RUNTIME"]
+    shell.env["RUSB_STATE"] = str(shell.folder / "state")
+    shell("VBoxManage createvm --name Small --register")
+    shell("VBoxManage modifyvm Small --memory 32 --vrde off")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # as a login makes it
+        shell.env["XDG_RUNTIME_DIR"] = folder
+        shell("VBoxManage startvm Small --type headless")
+        del shell.env["XDG_RUNTIME_DIR"]  # cron, su
+        assert '"Small"' in shell("VBoxManage list runningvms")
+        assert "is running" in shell("VBoxManage modifyvm Small --memory 64", 1)
+        assert "already running" in shell("VBoxManage startvm Small --type headless", 1)
+        shell("VBoxManage controlvm Small pause")
+    # the last login is over, and its folder gone
+    assert '"Small"' in shell("VBoxManage list runningvms")
+
+    def is_there() -> bool:
+        found = shell("VBoxManage showvminfo Small --machinereadable")
+        return 'VMState="paused"' in found
+
+    wait(is_there, "its new control socket", seconds=15)
+    shell("VBoxManage controlvm Small poweroff")
+
+
+def test_commands_at_once_wait_for_each_other(shell: Shell) -> None:
+    shell("VBoxManage createvm --name Small --register")
+    lines = [f"VBoxManage modifyvm Small --memory 10{n} --vrde off" for n in range(6)]
+    lines.append("VBoxManage startvm Small --type headless")
+    processes = [
+        subprocess.Popen(
+            shlex.split(line),
+            env=shell.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in lines
+    ]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert processes[-1].returncode == 0, said
+    for process, words in zip(processes, said, strict=True):
+        assert (
+            process.returncode == 0 or "is running" in words or "running, in" in words
+        )
+    assert 'VMState="running"' in shell("VBoxManage showvminfo Small --machinereadable")
+
+
+def test_a_killed_qemu_is_a_failure(shell: Shell) -> None:
+    shell("VBoxManage createvm --name Small --register")
+    shell("VBoxManage modifyvm Small --memory 32")
+    headless = shell.start("VBoxHeadless --startvm Small --vrde off")
+    try:
+        wait(lambda: "Small" in shell("VBoxManage list runningvms"), "the machine")
+        wait(lambda: _qemu(shell) != 0, "QEMU")
+        os.kill(_qemu(shell), signal.SIGKILL)
+        assert headless.wait(20) == 1
+    finally:
+        headless.kill()
+        headless.wait()
+    why = "QEMU ended by itself, killed by signal 9"
+    assert why in shell.said("VBoxHeadless")
+    logs = shell.folder / "data/rusb/VirtualBox VMs/Small/Logs/VBox.log"
+    assert why in logs.read_text()
+
+
+def _qemu(shell: Shell) -> int:
+    """The process of the only QEMU of this shell's machines."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"qemu-system-x86_64.*{shell.env['RUSB_RUNTIME']}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return int(found.stdout.split()[0]) if found.stdout else 0

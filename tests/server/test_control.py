@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import shutil
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from rusb.errors import ControlError, GuestError
+from rusb.server import control as control_module
 from rusb.server.control import (
     MAX_CONNECTIONS,
     MAX_LINE,
@@ -21,6 +24,8 @@ from rusb.server.control import (
     control_path,
     runtime_folder,
 )
+from rusb.server.machine import lock as lock_module
+from rusb.server.machine.lock import Holder, MachineLock, changing, holder_of
 
 
 async def double(arguments: Mapping[str, Any]) -> object:
@@ -34,9 +39,14 @@ async def refuse(arguments: Mapping[str, Any]) -> object:
 COMMANDS = {"double": double, "refuse": refuse}
 
 
+def make(path: Path) -> ControlServer:
+    """A server at a path, with its lock beside it."""
+    return ControlServer(lambda: path, COMMANDS, MachineLock(path.with_suffix(".lock")))
+
+
 @pytest.fixture
 async def control(tmp_path: Path) -> AsyncIterator[ControlServer]:
-    found = ControlServer(tmp_path / "m.control", COMMANDS)
+    found = make(tmp_path / "m.control")
     async with asyncio.timeout(20):
         await found.start()
         yield found
@@ -119,16 +129,16 @@ async def test_a_machine_runs_once(control: ControlServer) -> None:
     with pytest.raises(
         ControlError, match=f"already running, in process {os.getpid()}"
     ):
-        ControlServer(control.path, {}).hold()
+        make(control.path).hold()
 
 
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from rusb.server.control import ControlServer
+from tests.server.test_control import make
 
 async def main():
-    await ControlServer(Path(sys.argv[1]), {}).start()
+    await make(Path(sys.argv[1])).start()
     print("up", flush=True)
     await asyncio.Event().wait()
 
@@ -140,18 +150,18 @@ async def test_what_a_killed_process_leaves_is_no_obstacle(tmp_path: Path) -> No
     path = tmp_path / "m.control"
     command = [sys.executable, "-c", HOLD, str(path)]
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE
+        *command, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     assert process.stdout is not None
     await process.stdout.readline()
     with pytest.raises(ControlError, match=f"in process {process.pid}"):
-        ControlServer(path, {}).hold()
+        make(path).hold()
     process.kill()
     await process.wait()
     assert path.exists()
     with pytest.raises(ControlError, match="not running"):
         await call(path, "double")
-    again = ControlServer(path, COMMANDS)
+    again = make(path)
     await again.start()
     assert await call(path, "double", number=2) == {"twice": 4}
     await again.aclose()
@@ -180,3 +190,82 @@ def check_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "link"))
     with pytest.raises(ControlError, match="RUSB_RUNTIME"):
         runtime_folder()
+
+
+async def test_a_socket_that_was_removed_comes_again(
+    control: ControlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "WATCH_PERIOD", 0.02)
+    moved = tmp_path / "elsewhere.control"
+    again = ControlServer(
+        lambda: tmp_path / "gone" / "n.control" if not moved.exists() else moved,
+        COMMANDS,
+        MachineLock(tmp_path / "n.lock"),
+    )
+    (tmp_path / "gone").mkdir()
+    await again.start()
+    shutil.rmtree(tmp_path / "gone")
+    moved.touch()  # from now on it is to be there
+    while holder_of(tmp_path / "n.lock") != Holder(os.getpid(), moved):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    assert await call(moved, "double", number=3) == {"twice": 6}
+    await again.aclose()
+    assert holder_of(tmp_path / "n.lock") is None
+
+
+# ------------------------------------------------------------------ locks ----
+
+
+def test_a_lock_says_who_has_it_and_for_what(tmp_path: Path) -> None:
+    path = tmp_path / "m.lock"
+    assert holder_of(path) is None
+    with changing(path):
+        holder = holder_of(path)
+        assert holder is not None
+        assert (holder.process, holder.is_running) == (os.getpid(), False)
+    assert holder_of(path) is None
+    lock = MachineLock(path)
+    lock.take(tmp_path / "socket")
+    holder = holder_of(path)
+    assert holder is not None
+    assert (holder.is_running, holder.socket) == (True, tmp_path / "socket")
+    with pytest.raises(ControlError, match="already running"), changing(path):
+        pass
+    lock.drop(forget=True)
+    lock.drop()
+    assert not path.exists()
+    assert holder_of(path) is None
+
+
+def test_whoever_changes_a_machine_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.lock"
+    first = MachineLock(path)
+    first.take()
+    timer = threading.Timer(0.2, lambda: first.drop(forget=True))
+    timer.start()
+    second = MachineLock(path)
+    second.take(tmp_path / "socket")  # of the new file, not of the removed one
+    timer.join()
+    assert holder_of(path) is not None
+    second.drop()
+    monkeypatch.setattr(lock_module, "PATIENCE", 0.1)
+    with changing(path), pytest.raises(ControlError, match="has been changing"):
+        second.take()
+
+
+def test_the_lock_does_not_depend_on_the_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUSB_RUNTIME", raising=False)
+    monkeypatch.setenv("RUSB_STATE", str(tmp_path))
+    found = set()
+    for folder in (tmp_path, tmp_path / "gone"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        found.add(lock_module.lock_path("{AB-CD}"))
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    found.add(lock_module.lock_path("ab-cd"))
+    assert found == {tmp_path / "run" / "ab-cd.lock"}
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
+    assert runtime_folder() == Path(f"/tmp/rusb-{os.getuid()}")

@@ -122,6 +122,23 @@ async def test_the_remote_display_is_switched_while_it_runs(
     assert said[-1] == f"VRDE server is listening on port {after}."
 
 
+async def test_ports_that_are_busy_leave_the_server_as_it_was(
+    running: Headless, tmp_path: Path, said: list[str]
+) -> None:
+    path = control_path(UUID)
+    before = (await info())["vrdeport"]
+    taken = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    port = str(taken.sockets[0].getsockname()[1])
+    with pytest.raises(ControlError, match=f"can't bind to the port.s. {port}"):
+        await call(path, "vrdeproperty", name="TCP/Ports", value=port)
+    assert (await info())["vrdeport"] == before
+    assert "failed to launch VRDE server" in (tmp_path / "VBox.log").read_text()
+    taken.close()
+    await taken.wait_closed()
+    await call(path, "vrdeproperty", name="TCP/Ports", value=port)
+    assert (await info())["vrdeport"] == int(port)
+
+
 async def test_a_machine_runs_even_without_a_free_port(
     tmp_path: Path, said: list[str]
 ) -> None:
@@ -132,8 +149,46 @@ async def test_a_machine_runs_even_without_a_free_port(
     async with asyncio.timeout(60), headless:
         assert (await info())["vrdeport"] == 0
         assert (await info())["state"] == "running"
-    taken.close()
+        taken.close()
+        await taken.wait_closed()
+        # the same value again: now it works
+        await call(
+            control_path(UUID), "vrdeproperty", name="TCP/Ports", value=f"{port}"
+        )
+        assert (await info())["vrdeport"] == port
     assert "failed to start" in said[0]
+
+
+async def test_a_qemu_that_dies_is_told_from_one_that_is_off(
+    running: Headless, tmp_path: Path
+) -> None:
+    assert running._process is not None
+    running._process.kill()
+    await running.wait_ended()
+    assert running.failure == "QEMU ended by itself, killed by signal 9"
+    assert running.failure in (tmp_path / "VBox.log").read_text()
+
+
+async def test_a_qemu_that_ends_in_order_is_no_failure(
+    running: Headless, tmp_path: Path
+) -> None:
+    assert running._process is not None
+    running._process.terminate()
+    await running.wait_ended()
+    assert running.failure == ""
+    assert "QEMU: the machine is off." in (tmp_path / "VBox.log").read_text()
+
+
+async def test_a_qemu_that_does_not_answer_is_stuck(
+    running: Headless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rusb.server.headless.STATUS_TIMEOUT", 0.2)
+    assert running._process is not None
+    running._process.send_signal(signal.SIGSTOP)
+    assert (await info())["state"] == "stuck"
+    running._process.send_signal(signal.SIGCONT)
+    while (await info())["state"] != "running":  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
 
 
 async def test_a_machine_runs_once(running: Headless, tmp_path: Path) -> None:

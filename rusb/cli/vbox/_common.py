@@ -8,8 +8,9 @@ from typing import Any
 
 from rusb.cli._vbox_options import Given, Option, UsageError, parse
 from rusb.errors import ControlError, SettingsError
-from rusb.server.control import call, control_path, holding, is_held
+from rusb.server.control import call, running_path
 from rusb.server.machine.editor import Editor
+from rusb.server.machine.lock import MachineLock, changing, holder_of, lock_path
 from rusb.server.machine.registry import Entry, Registry
 from rusb.server.machine.settings import Machine
 from rusb.usb.device import clean_text
@@ -78,25 +79,34 @@ def ask_running(uuid: str, command: str, **arguments: object) -> Any:
     Raises:
         ControlError: it does not run, or refused.
     """
-    return asyncio.run(call(control_path(uuid), command, **arguments))
+    return asyncio.run(call(running_path(uuid), command, **arguments))
 
 
 def live_state(uuid: str) -> dict[str, Any] | None:
-    """The state of a running machine; None: it does not run."""
+    """The state of a running machine; None: it does not run.
+
+    Raises:
+        ControlError: it runs and does not answer.
+    """
+    if not is_running(uuid):
+        return None
     try:
         state: dict[str, Any] = ask_running(uuid, "info")
     except ControlError:
+        if is_running(uuid):
+            raise
         return None
     return state
 
 
 def is_running(uuid: str) -> bool:
     """Does the machine run, or is it being started or stopped?"""
-    return is_held(control_path(uuid))
+    holder = holder_of(lock_path(uuid))
+    return holder is not None and holder.is_running
 
 
 @contextlib.contextmanager
-def stopped(entry: Entry) -> Iterator[None]:
+def stopped(entry: Entry) -> Iterator[MachineLock]:
     """Keep a machine that does not run from being started meanwhile.
 
     Raises:
@@ -107,8 +117,8 @@ def stopped(entry: Entry) -> Iterator[None]:
             f"the machine {entry.name!r} is running; power it off first, or use"
             " controlvm"
         )
-    with holding(control_path(entry.uuid)):
-        yield
+    with changing(lock_path(entry.uuid)) as lock:
+        yield lock
 
 
 def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
@@ -126,5 +136,8 @@ def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
 
 def say_changed(uuid: str) -> None:
     """Let a running machine read its filters and extra data again."""
-    if live_state(uuid) is not None:
-        ask_running(uuid, "reload")
+    if is_running(uuid):
+        try:
+            ask_running(uuid, "reload")
+        except ControlError as error:
+            warn(f"saved; the running machine goes by the old ones: {error}")

@@ -4,9 +4,11 @@ import datetime
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rusb.cli._vbox_options import Option
+from rusb.errors import ControlError
 from rusb.filters.store import read_number, to_attributes
 from rusb.server.machine.document import Document
 from rusb.server.machine.files import read_file
@@ -15,7 +17,7 @@ from rusb.server.machine.registry import Entry
 from rusb.server.machine.settings import Machine, RemoteDisplay
 from rusb.usb.device import clean_text
 
-from ._common import given, live_state, machine_of, registry
+from ._common import given, live_state, machine_of, registry, warn
 from ._lists import filter_lines, revision
 from ._refused import refused
 
@@ -31,6 +33,19 @@ PROPERTIES = (
     *("Security/CACertificate", "Audio/RateCorrectionMode", "Audio/LogPath"),
 )
 """VRDE properties that are shown, set or not (vrdp-server.md 4.5)."""
+
+STUCK: dict[str, Any] = {
+    "state": "stuck",
+    "vrdeport": -1,
+    "clients": [],
+    "clients_so_far": 0,
+    "last": None,
+    "sent_total": 0,
+    "received_total": 0,
+    "remote": [],
+    "host": [],
+}
+"""What is known of a machine that runs and does not answer."""
 
 _AVAILABLE = "Available remote USB devices:"
 _ATTACHED = "Currently Attached USB Devices:"
@@ -67,7 +82,11 @@ def showvminfo(words: Sequence[str]) -> int:
     machine = machine_of(entry)
     document = Document(read_file(entry.path), str(entry.path))
     parts = read_parts(document, entry.path.parent, machine.usb_controllers)
-    live = live_state(entry.uuid)
+    try:
+        live = live_state(entry.uuid)
+    except ControlError as error:
+        warn(f"{error}; what follows is from its settings")
+        live = STUCK | {"display": asdict(machine.remote_display)}
     if live is not None:  # its command line may have other settings
         machine.remote_display = RemoteDisplay(**live["display"])
     if found.has("json"):

@@ -86,8 +86,9 @@ def unregistervm(words: Sequence[str]) -> int:
     known = registry()
     entry = known.find(found.words[0])
     is_delete = found.has("delete")
-    with stopped(entry):
+    with stopped(entry) as lock:
         removal = known.unregister(entry.uuid, delete=is_delete, disks=is_delete)
+        lock.drop(forget=True)
     for path in removal.deleted:
         show(f"Deleted: {path}")
     for path in removal.kept:

@@ -1,6 +1,7 @@
 """Machines that run: ``headless``, ``startvm``, ``controlvm``."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 import rusb
 from rusb.cli._common import run_async, say, set_up_logging, until_signal
 from rusb.cli._vbox_options import Option, UsageError, on_off
-from rusb.errors import ControlError, SettingsError
+from rusb.errors import ControlError, GuestError, SettingsError
 from rusb.rdp.ports import check_ports
 from rusb.server.machine.document import Document
 from rusb.server.machine.files import make_folder, read_file
@@ -113,7 +114,11 @@ async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
     async with Headless(
         machine, hardware, log=str(log), report=report, host_usb=HostDevices
     ) as running:
-        await until_signal(running.wait_ended())
+        number = await until_signal(running.wait_ended())
+        if number is not None:
+            running.power_off(signal.Signals(number).name)
+    if running.failure:
+        raise GuestError(running.failure)
     return 0
 
 
@@ -154,7 +159,7 @@ def _start(uuid: str, name: str) -> dict[str, Any]:
             start_new_session=True,
         )
         deadline = time.monotonic() + START_TIMEOUT
-        while (state := live_state(uuid)) is None:
+        while (state := _state_of(uuid, process.pid)) is None:
             if process.poll() is not None:
                 output.seek(0)
                 words = output.read(MAX_WORDS).decode(errors="replace").strip()
@@ -168,6 +173,15 @@ def _start(uuid: str, name: str) -> dict[str, Any]:
             time.sleep(0.1)
     process.returncode = 0  # it goes on without us
     return state
+
+
+def _state_of(uuid: str, process: int) -> dict[str, Any] | None:
+    """The state of a machine, if this process has it running already."""
+    try:
+        state = live_state(uuid)
+    except ControlError:  # it has the lock, and does not listen yet
+        return None
+    return state if state and state["process"] == process else None
 
 
 _PLAIN = ("poweroff", "acpipowerbutton", "reset", "pause", "resume")
@@ -196,8 +210,10 @@ def controlvm(words: Sequence[str]) -> int:
         if verb == "poweroff":
             _wait_off(uuid)
         return 0
+    if verb in _PLAIN:
+        raise UsageError(f"{verb} takes no value; unexpected {values[0]!r}")
     if len(values) != 1:
-        raise UsageError(f"controlvm VM {verb}: what?")
+        raise UsageError(f"{verb} takes one value")
     (value,) = values
     match verb:
         case "vrde":
@@ -209,6 +225,8 @@ def controlvm(words: Sequence[str]) -> int:
             key, equals, text = value.partition("=")
             if not equals:
                 raise UsageError(f"{value!r} is not NAME=VALUE")
+            if key == "TCP/Ports":
+                text = check_ports(text or "0")
             ask_running(uuid, "vrdeproperty", name=key, value=text)
         case "vrdevideochannelquality":
             key = "VideoChannel/Quality"

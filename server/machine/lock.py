@@ -1,0 +1,183 @@
+"""Who holds a machine: the process that runs it, or one that changes its settings.
+
+The lock is a file that the kernel unlocks when its holder dies, in a folder that does
+not depend on how the user logged in; it says where a running machine listens.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from rusb.aio.tls import state_folder
+from rusb.errors import ControlError
+
+__all__ = ["Holder", "MachineLock", "changing", "holder_of", "lock_path"]
+
+PATIENCE, POLL = 10.0, 0.02
+"""Seconds to wait for a process that changes the machine's settings."""
+
+MAX_TEXT = 512
+"""Bytes of a lock file."""
+
+CHANGING = "changing"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds a machine.
+
+    Attributes:
+        process: its number; 0: it has not said so yet.
+        socket: where a running machine listens; None: its settings are being changed.
+    """
+
+    process: int
+    socket: Path | None
+
+    @property
+    def is_running(self) -> bool:
+        """Does it run the machine, or is it about to?"""
+        return self.socket is not None
+
+
+def lock_path(uuid: str) -> Path:
+    """Return the lock of a machine; ``RUSB_RUNTIME`` or the state folder has it.
+
+    Raises:
+        ControlError: the folder cannot be made.
+    """
+    named = os.environ.get("RUSB_RUNTIME")
+    folder = Path(named) if named else state_folder() / "run"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ControlError(
+            f"cannot make {folder}, which keeps machines from running twice:"
+            f" {error.strerror}; name another folder in RUSB_STATE"
+        ) from error
+    return folder / f"{uuid.strip('{}').lower()}.lock"
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Return who has the lock, None if nobody has.
+
+    Raises:
+        ControlError: it cannot be looked at.
+    """
+    try:
+        with path.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _read(path)
+    except OSError as error:
+        raise ControlError(f"cannot look at {path}: {error.strerror}") from error
+    return None
+
+
+def _read(path: Path) -> Holder:
+    try:
+        with path.open("r", errors="replace") as file:
+            process, _, where = file.read(MAX_TEXT).partition("\n")
+    except OSError:
+        process = where = ""
+    where = where.strip()
+    is_changing = where in ("", CHANGING)  # empty: about to say so, or to let go
+    return Holder(
+        int(process) if process.isdigit() else 0, None if is_changing else Path(where)
+    )
+
+
+class MachineLock:
+    """The lock of a machine, for one holder at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Do we have it?"""
+        return self._file is not None
+
+    def take(self, socket: Path | None = None) -> None:
+        """Take it; a process that only changes the settings is waited for.
+
+        Args:
+            socket: where the machine is going to listen; None: it is changed.
+
+        Raises:
+            ControlError: another process has it, or it cannot be made.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while (file := self._try()) is None:
+            holder = _read(self.path)
+            if holder.is_running:
+                raise ControlError(
+                    f"the machine is already running, in process {holder.process}"
+                )
+            if time.monotonic() > deadline:
+                raise ControlError(
+                    f"process {holder.process} has been changing the machine for"
+                    f" {PATIENCE:g} s; try again when it is done"
+                )
+            time.sleep(POLL)
+        self._file = file
+        self.say(socket)
+
+    def say(self, socket: Path | None) -> None:
+        """Say what it is held for, see :meth:`take`."""
+        assert self._file is not None
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(f"{os.getpid()}\n{socket or CHANGING}\n")
+        self._file.flush()
+
+    def drop(self, *, forget: bool = False) -> None:
+        """Let go of it, and with *forget* remove it. Idempotent."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        if forget:
+            self.path.unlink(missing_ok=True)
+        file.seek(0)
+        file.truncate()
+        file.close()
+
+    def _try(self) -> IO[str] | None:
+        try:
+            file = self.path.open("a+")
+        except OSError as error:
+            raise ControlError(
+                f"cannot make {self.path}, which keeps the machine from running"
+                f" twice: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(self.path).st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        except OSError:  # somebody has it, or has just removed it
+            pass
+        file.close()
+        return None
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[MachineLock]:
+    """Keep a machine from being started, and from being changed by others.
+
+    Raises:
+        ControlError: it runs.
+    """
+    lock = MachineLock(path)
+    lock.take()
+    try:
+        yield lock
+    finally:
+        lock.drop()
