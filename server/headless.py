@@ -16,7 +16,7 @@ from rusb.errors import ControlError, GuestError, RusbError
 from rusb.usb.device import clean_text
 
 from .config import ServerConfig
-from .control import ControlServer, control_path, describe_device
+from .control import NOBODY, ControlServer, control_path, describe_device
 from .guests._qmp import Monitor
 from .guests.base import GuestBackend
 from .guests.loopback import LoopbackGuest
@@ -48,16 +48,6 @@ MAX_WORDS = 20
 _NO_CONTROLLER = (
     "the machine has no USB controller; power it off and say: modifyvm … --usb-xhci on"
 )
-
-_NOBODY: dict[str, object] = {
-    "clients": [],
-    "clients_so_far": 0,
-    "last": None,
-    "sent_total": 0,
-    "received_total": 0,
-    "remote": [],
-}
-"""What :meth:`Server.describe` says without a server."""
 
 
 class Headless:
@@ -407,7 +397,7 @@ class Headless:
             "vrdeport": self._port,
             "display": asdict(self.machine.remote_display),
             "host": [_row(d) for d in self._plugs.devices()] if self._plugs else [],
-        } | (self._server.describe() if self._server else _NOBODY)
+        } | (self._server.describe() if self._server else NOBODY)
 
 
 def _row(device: HostDevice) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any
 from rusb.cli._vbox_options import Option
 from rusb.errors import ControlError
 from rusb.filters.store import read_number, to_attributes
+from rusb.server.control import NOBODY
 from rusb.server.machine.document import Document
 from rusb.server.machine.files import read_file
 from rusb.server.machine.hardware import Parts, read_parts
@@ -34,17 +35,7 @@ PROPERTIES = (
 )
 """VRDE properties that are shown, set or not (vrdp-server.md 4.5)."""
 
-STUCK: dict[str, Any] = {
-    "state": "stuck",
-    "vrdeport": -1,
-    "clients": [],
-    "clients_so_far": 0,
-    "last": None,
-    "sent_total": 0,
-    "received_total": 0,
-    "remote": [],
-    "host": [],
-}
+STUCK = NOBODY | {"state": "stuck", "vrdeport": -1, "host": []}
 """What is known of a machine that runs and does not answer."""
 
 _AVAILABLE = "Available remote USB devices:"
