@@ -143,13 +143,13 @@ class Registry:
         if named:
             raise SettingsError(f"several machines are named {text!r}; use a UUID")
         path = Path(text)
-        if path.suffix == ".vbox":
+        if path.suffix == ".vbox" or path.is_absolute():
             place = os.path.realpath(path)
             for entry in entries:
                 if os.path.realpath(entry.path) == place:
                     return entry
-            if path.exists():
-                return _load_entry(path)
+        if path.suffix == ".vbox" and path.exists():
+            return _load_entry(path)
         raise SettingsError(
             f"could not find a registered machine named {text!r}; 'list vms' shows"
             " those that there are"

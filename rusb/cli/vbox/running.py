@@ -138,7 +138,7 @@ def startvm(words: Sequence[str]) -> int:
         if is_running(entry.uuid):
             raise ControlError(f"the machine {entry.name!r} is already running")
         print(f'Waiting for VM "{entry.name}" to power on...')
-        state = _start(entry.uuid, entry.name)
+        state = _start(entry.uuid, entry.name, entry.path)
         print(f'VM "{entry.name}" has been successfully started.')
         if state["vrdeport"] == 0:
             log = entry.path.parent / "Logs" / "VBox.log"
@@ -146,9 +146,9 @@ def startvm(words: Sequence[str]) -> int:
     return 0
 
 
-def _start(uuid: str, name: str) -> dict[str, Any]:
+def _start(uuid: str, name: str, path: Path) -> dict[str, Any]:
     """Start ``rusb headless`` as a process of its own; return the machine's state."""
-    command = [sys.executable, "-m", "rusb", "headless", "--startvm", uuid]
+    command = [sys.executable, "-m", "rusb", "headless", "--startvm", str(path)]
     command += ["--vrde", "config"]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

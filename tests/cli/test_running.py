@@ -1,0 +1,39 @@
+"""``startvm``, with a stranger in the place of the process that it starts."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.vbox import Vbox
+
+STRANGER = """#!/bin/sh
+echo "$@" >>"${0%/*}/log"
+cat "${0%/*}/words" >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def stranger(
+    vbox: Vbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Vbox, Path]:
+    """Commands, and the folder with what the stranger says and was told."""
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    program = folder / "python"
+    program.write_text(STRANGER)
+    program.chmod(0o755)
+    (folder / "words").write_text("no luck\n")
+    monkeypatch.setattr(sys, "executable", str(program))
+    return vbox, folder
+
+
+def test_a_machine_that_is_not_registered_starts_by_its_path(
+    stranger: tuple[Vbox, Path],
+) -> None:
+    vbox, folder = stranger
+    vbox("createvm --name New --basefolder .")
+    vbox("startvm New/New.vbox --type headless", 1)
+    path = vbox.folder / "New" / "New.vbox"
+    assert f"headless --startvm {path} --vrde config" in (folder / "log").read_text()
