@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     set_up_logging(args.verbose)
     machine = load_machine(args.machine)
+    if machine.note:
+        say(f"Warning: {machine.note}")
     config = ServerConfig(
         machine=machine,
         guest=args.guest,

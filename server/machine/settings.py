@@ -1,10 +1,9 @@
 """Read the settings of a machine: ``.vbox`` files of version 1.3 and later.
 
 filters.md part 2. Unknown elements and attributes are ignored; a version that is newer
-than 1.19 is read like 1.19, with a warning.
+than 1.20 is read like 1.20, with a note for whoever names the machine.
 """
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,13 +31,11 @@ __all__ = [
     "usb_controllers",
 ]
 
-log = logging.getLogger(__name__)
-
 MAX_MONITORS = 64
 """Screens of a machine (VirtualBox's limit)."""
 
 NAMESPACE = "http://www.virtualbox.org/"
-OLDEST, NEWEST = (1, 3), (1, 19)
+OLDEST, NEWEST = (1, 3), (1, 20)
 USB_SINCE = (1, 14)
 """Version with ``USB/Controllers``, and the last that reads ``USBController``, too."""
 
@@ -87,6 +84,7 @@ class Machine:
     Attributes:
         usb_controllers: their types; without any, no device is attached.
         monitors: screens that ``@N`` can choose from, 1 to 64.
+        note: what a user who names the machine wants to know about its file.
     """
 
     name: str
@@ -99,6 +97,7 @@ class Machine:
     remote_display: RemoteDisplay = field(default_factory=RemoteDisplay)
     extra_data: dict[str, str] = field(default_factory=dict)
     monitors: int = 1
+    note: str = field(default="", compare=False)
 
     def feature_disabled(self, feature: str) -> bool:
         """Is a feature switched off for clients (vrdp-server.md 4.4)?
@@ -127,16 +126,7 @@ def load_machine(path: str | Path) -> Machine:
         data = read_file(path, "the machine's settings")
     except SettingsError as error:
         raise SettingsError(f"{error}; name a .vbox file") from error
-    machine = read_machine(Document(data, str(path)), path)
-    if machine.version > NEWEST:
-        log.warning(
-            "%s: settings version %d.%d is newer than %d.%d; what is new in it is"
-            " ignored and kept",
-            path,
-            *machine.version,
-            *NEWEST,
-        )
-    return machine
+    return read_machine(Document(data, str(path)), path)
 
 
 def read_machine(document: Document, path: Path) -> Machine:
@@ -192,6 +182,17 @@ def _read(document: Document, path: Path) -> Machine:
         remote_display=read_display(hardware, version),
         extra_data=read_pairs(node.find("ExtraData"), "ExtraDataItem"),
         monitors=_monitors(hardware.find("Display") if hardware else None),
+        note=_note(path, version),
+    )
+
+
+def _note(path: Path, version: tuple[int, int]) -> str:
+    if version <= NEWEST:
+        return ""
+    found, newest = (f"{major}.{minor}" for major, minor in (version, NEWEST))
+    return (
+        f"{path}: settings version {found} is newer than {newest}; what is new in it is"
+        " ignored and kept"
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from rusb.cli.vbox import _lists, _refused, machines
 from rusb.client.backends.base import LocalDevice
+from rusb.server.machine.registry import Registry
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
 from tests.cli.vbox import Vbox
@@ -81,6 +82,24 @@ def test_a_running_machine_stays(vbox: Vbox) -> None:
         vbox.fails("unregistervm Lab", "is running; power it off first", 1)
         assert vbox("list runningvms") == vbox("list vms")
     assert vbox("list runningvms") == ""
+
+
+def test_only_a_machine_that_is_named_is_warned_of(vbox: Vbox) -> None:
+    vbox("createvm --name New --register")
+    vbox.put("1.18-linux", "1.42-linux", "New")
+    path = Registry().find("New").path
+    for line in ("list vms", "showvminfo Lab", "modifyvm Lab --memory 64"):
+        vbox(line)
+        assert vbox.err == ""
+    for line in (
+        *("showvminfo New", "modifyvm New --memory 64", "getextradata New"),
+        *("setextradata New a 1", "usbfilter add 0 --target New --name A"),
+        *("unregistervm New", f"registervm '{path}'"),
+    ):
+        vbox(line)
+        assert ("settings version 1.42 is newer" in vbox.err) == (
+            line[0] != "u" or "add" in line
+        ), line
 
 
 # -------------------------------------------------------------------- list ----

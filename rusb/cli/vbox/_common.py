@@ -24,6 +24,7 @@ __all__ = [
     "machine_of",
     "registry",
     "say_changed",
+    "say_note",
     "show",
     "stopped",
     "warn",
@@ -63,14 +64,21 @@ def warn(text: str) -> None:
 
 
 def machine_of(entry: Entry) -> Machine:
-    """Return a machine's settings.
+    """Return the settings of a machine that the user named.
 
     Raises:
         SettingsError: they cannot be read.
     """
     if entry.machine is None:
         raise SettingsError(entry.problem)
+    say_note(entry)
     return entry.machine
+
+
+def say_note(entry: Entry) -> None:
+    """Warn of what there is to know about the file of a machine that was named."""
+    if entry.machine is not None and entry.machine.note:
+        warn(entry.machine.note)
 
 
 def ask_running(uuid: str, command: str, **arguments: object) -> Any:
@@ -130,6 +138,7 @@ def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
     """
     known = registry()
     entry = known.find(name)
+    say_note(entry)
     with stopped(entry):
         return known.edit(entry, change)
 

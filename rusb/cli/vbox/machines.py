@@ -9,7 +9,7 @@ from rusb.errors import SettingsError
 from rusb.server.machine.registry import Entry
 
 from . import _refused, info
-from ._common import given, is_running, registry, show, stopped
+from ._common import given, is_running, registry, say_note, show, stopped
 from ._lists import print_global_filters, print_host_devices
 
 __all__ = ["COMMANDS", "CREATE", "OS_TYPES"]
@@ -70,7 +70,7 @@ def registervm(words: Sequence[str]) -> int:
     """``registervm FILE``: put a machine on the list."""
     refused = _refused.refused("rusb does not decrypt settings", "password")
     found = given(words, refused, count=1)
-    registry().register(Path(found.words[0]))
+    say_note(registry().register(Path(found.words[0])))
     return 0
 
 

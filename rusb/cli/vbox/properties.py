@@ -9,7 +9,7 @@ from rusb.errors import SettingsError
 from rusb.server.auth.hashes import hash_legacy
 
 from . import _refused
-from ._common import given, machine_of, registry, say_changed, show, warn
+from ._common import given, machine_of, registry, say_changed, say_note, show, warn
 
 __all__ = ["COMMANDS"]
 
@@ -33,6 +33,7 @@ def setextradata(words: Sequence[str]) -> int:
         known.set_extra(key, value)
         return 0
     entry = known.find(target)
+    say_note(entry)
     known.edit(entry, lambda e: e.set_extra(key, value))
     say_changed(entry.uuid)
     return 0
