@@ -13,7 +13,14 @@ from rusb.errors import SettingsError
 
 from .document import MAX_SIZE
 
-__all__ = ["change_file", "locked_folder", "make_folder", "read_file", "write_file"]
+__all__ = [
+    "change_file",
+    "locked_folder",
+    "made_folder",
+    "make_folder",
+    "read_file",
+    "write_file",
+]
 
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process that changes something in the same folder."""
@@ -64,6 +71,25 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         raise SettingsError(
             f"cannot make the folder {path}: {error.strerror}"
         ) from error
+
+
+@contextlib.contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder; the folders that were made go again where the block fails.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    missing = [p for p in (path, *path.parents) if not os.path.lexists(p)]
+    try:
+        make_folder(path)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for place in missing:
+                if place.is_dir():
+                    place.rmdir()  # only an empty one goes
+        raise
 
 
 @contextlib.contextmanager

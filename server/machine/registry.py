@@ -7,6 +7,7 @@ global extra data and the properties of the installation.
 import os
 import re
 import shutil
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,14 @@ from rusb.filters.model import Filter
 from .document import Document, Node
 from .drives import media
 from .editor import PROPERTIES_SINCE, Editor, new_machine, set_extra
-from .files import change_file, locked_folder, make_folder, read_file, write_file
+from .files import (
+    change_file,
+    locked_folder,
+    made_folder,
+    make_folder,
+    read_file,
+    write_file,
+)
 from .filter_list import FilterList
 from .settings import (
     NAMESPACE,
@@ -30,7 +38,7 @@ from .settings import (
     read_pairs,
 )
 
-__all__ = ["Entry", "Registry", "Removal"]
+__all__ = ["Entry", "Registry", "Removal", "check_name"]
 
 FILE = "VirtualBox.xml"
 
@@ -84,6 +92,28 @@ class Removal:
     entry: Entry
     deleted: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a machine, and of its folder.
+
+    Raises:
+        SettingsError: it cannot; the message says why.
+    """
+    size = len(name.encode("utf-8", "replace"))
+    if size > MAX_NAME:
+        why = f"it has {size} bytes, at most {MAX_NAME} are possible"
+    elif name in _BAD_NAMES:
+        why = "it is empty" if not name else "it means another folder"
+    elif "/" in name:
+        why = "it has a slash"
+    elif any(unicodedata.category(character) == "Cc" for character in name):
+        why = "it has control characters"
+    elif name.startswith("-"):
+        why = "it begins with -, as options do"
+    else:
+        return
+    raise SettingsError(f"{name!r} cannot be the name of a machine: {why}")
 
 
 class Registry:
@@ -162,18 +192,38 @@ class Registry:
             SettingsError: the name cannot be a folder's, or is taken, or the folder
                 cannot be written.
         """
-        is_long = len(name.encode("utf-8", "replace")) > MAX_NAME
-        if name in _BAD_NAMES or "/" in name or "\0" in name or is_long:
-            raise SettingsError(f"{name!r} cannot be the name of a machine's folder")
-        home = (Path(folder) if folder else self.machine_folder) / name
-        path = home.absolute() / f"{name}.vbox"
-        make_folder(home)
+        check_name(name)
+        home = ((Path(folder) if folder else self.machine_folder) / name).absolute()
+        path = home / f"{name}.vbox"
         number, data = new_machine(name, os_type)
-        with locked_folder(home):
+        machine = read_machine(Document(data, str(path)), path)
+        with made_folder(home), locked_folder(home):
             if path.exists():
                 raise SettingsError(f"machine settings file {path} already exists")
-            write_file(path, data)
-        return Entry(number, path, load_machine(path))
+            try:
+                write_file(path, data)
+            except SettingsError:
+                path.unlink(missing_ok=True)
+                raise
+        return Entry(number, path, machine)
+
+    def create_registered(
+        self, name: str, os_type: str = "Other", folder: str = ""
+    ) -> Entry:
+        """Make a new machine and put it on the list, both or nothing.
+
+        Raises:
+            SettingsError: as :meth:`create` and :meth:`register`.
+        """
+        check_name(name)
+        home = ((Path(folder) if folder else self.machine_folder) / name).absolute()
+        with made_folder(home):
+            entry = self.create(name, os_type, folder)
+            try:
+                return self.register(entry.path)
+            except BaseException:
+                entry.path.unlink(missing_ok=True)
+                raise
 
     def register(self, path: Path) -> Entry:
         """Put a machine on the list.

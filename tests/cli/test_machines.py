@@ -37,8 +37,10 @@ def test_what_createvm_says(empty: Vbox) -> None:
 def test_what_is_not_created_leaves_nothing(vbox: Vbox) -> None:
     vbox("createvm", 2)
     vbox.fails("createvm --register", "missing --name")
-    vbox.fails("createvm --name ../x", "cannot be the name", 1)
+    vbox.fails("createvm --name ../x", "cannot be the name of a machine: it has a", 1)
     vbox.fails("createvm --name Lab", "already exists", 1)
+    vbox.fails("createvm --name Lab --register --basefolder x", "registered already", 1)
+    assert not Path("x").exists()
     vbox.fails("createvm Lab", "unexpected 'Lab'")
     for option in machines.CREATE:
         if option.refused:

@@ -83,6 +83,7 @@ def test_a_running_machine_is_refused(vbox: Vbox) -> None:
         ("Lab --usbrename None New", "no USB controller named 'None'", 1),
         ("Lab --name ''", "cannot be the name", 2),
         ("Lab --name a/b", "cannot be the name", 2),
+        ("Lab --name=-x", "it begins with -", 2),
         ("Lab --name Other", "named 'Other' is registered already", 1),
     ],
 )

@@ -1,6 +1,7 @@
 """The list of machines, and what else the installation remembers."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import shutil
@@ -40,11 +41,63 @@ def test_create_register_find_unregister(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "../x", "x" * 300, "\u00e4" * 120, "a\0b"]
+    ("name", "why"),
+    [
+        ("", "it is empty"),
+        (".", "another folder"),
+        ("..", "another folder"),
+        ("a/b", "a slash"),
+        ("../x", "a slash"),
+        ("x" * 300, "it has 300 bytes, at most 200"),
+        ("\u00e4" * 120, "it has 240 bytes"),
+        ("a\0b", "control characters"),
+        ("a\nb", "control characters"),
+        ("a\x7f", "control characters"),
+        ("a\x9b31m", "control characters"),
+        ("-x", "begins with -"),
+        ("--name", "begins with -"),
+        ("a\ufffe", "characters that XML cannot hold"),
+        ("a\udcc3", "characters that XML cannot hold"),
+    ],
 )
-def test_names_that_are_no_folders(registry: Registry, name: str) -> None:
-    with pytest.raises(SettingsError, match="cannot be the name"):
+def test_names_that_are_no_names_of_machines(
+    registry: Registry, tmp_path: Path, name: str, why: str
+) -> None:
+    with pytest.raises(SettingsError, match=why):
         registry.create(name)
+    assert not list(tmp_path.iterdir())
+
+
+def _full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "mkdir"])
+def test_a_full_disk_leaves_nothing(
+    registry: Registry, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, call, _full_disk)
+    with pytest.raises(SettingsError, match="No space left"):
+        registry.create("A")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_registered_is_not_created(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.create_registered("A")
+    elsewhere = tmp_path / "elsewhere" / "deep"
+    with pytest.raises(SettingsError, match="named 'A' is registered"):
+        registry.create_registered("A", folder=str(elsewhere))
+    assert not elsewhere.parent.exists()
+    elsewhere.mkdir(parents=True)
+    with pytest.raises(SettingsError, match="named 'A' is registered"):
+        registry.create_registered("A", folder=str(elsewhere))
+    assert list(elsewhere.iterdir()) == []
+    registry.path.write_text("broken")
+    with pytest.raises(SettingsError, match="is not XML"):
+        registry.create_registered("B", folder=str(elsewhere))
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_the_same_name_twice(registry: Registry, tmp_path: Path) -> None:

@@ -56,9 +56,8 @@ def createvm(words: Sequence[str]) -> int:
     name = found.need("name", "what the machine is called")
     known = registry()
     folder = found.last("basefolder") or ""
-    entry = known.create(name, found.last("os-type") or "Other", folder)
-    if found.has("register"):
-        known.register(entry.path)
+    make = known.create_registered if found.has("register") else known.create
+    entry = make(name, found.last("os-type") or "Other", folder)
     registered = " and registered" if found.has("register") else ""
     show(f"Virtual machine '{name}' is created{registered}.")
     print(f"UUID: {entry.uuid}")

@@ -10,6 +10,7 @@ from rusb.rdp.ports import check_ports
 from rusb.server.machine.editor import BOOT_DEVICES, NIC_MODES, Editor
 from rusb.server.machine.hardware import MAX_CPUS, MAX_MEMORY
 from rusb.server.machine.qemu_command import NETWORK_CARDS
+from rusb.server.machine.registry import check_name
 from rusb.server.machine.settings import AUTH_TYPES, MAX_MONITORS
 
 from . import _refused
@@ -90,8 +91,10 @@ def _mac(value: str) -> str:
 
 
 def _name(editor: Editor, value: str) -> None:
-    if not value or "/" in value:
-        raise UsageError(f"{value!r} cannot be the name of a machine")
+    try:
+        check_name(value)
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
     machine = editor.document.find("Machine")
     own = machine.attributes.get("uuid", "").strip("{}").lower() if machine else ""
     if any(e.name == value and e.uuid != own for e in registry().machines()):
