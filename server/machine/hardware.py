@@ -49,6 +49,8 @@ class Parts:
     Attributes:
         boot: four words of BOOT_DEVICES.
         adapters: by slot; those that are switched off are not there.
+        uuid: what the guest sees; empty: that of the machine.
+        changed: when the state changed last, as the file has it; mostly empty.
     """
 
     description: str = ""
@@ -61,6 +63,9 @@ class Parts:
     adapters: dict[int, Adapter] = field(default_factory=dict)
     usb: tuple[str, ...] = ()
     serial: Path | None = None
+    groups: tuple[str, ...] = ("/",)
+    uuid: str = ""
+    changed: str = ""
 
 
 def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> Parts:
@@ -107,6 +112,12 @@ def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> P
         for node in _children(parent.find("StorageControllers"), "StorageController"):
             found.controllers.append(_controller(node, places))
     found.serial = _serial(hardware, folder)
+    groups = (
+        g.attributes.get("name") for g in _children(machine.find("Groups"), "Group")
+    )
+    found.groups = tuple(name for name in groups if name) or ("/",)
+    found.uuid = hardware.attributes.get("uuid", "").strip("{}").lower()
+    found.changed = machine.attributes.get("lastStateChange", "")
     return found
 
 

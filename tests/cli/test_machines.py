@@ -214,3 +214,43 @@ def test_every_filter_is_numbered_from_one(vbox: Vbox) -> None:
     assert 'USBFilterRemote2="yes"' in info
     shown = json.loads(vbox("showvminfo Lab --json"))
     assert [row["name"] for row in shown["filters"]] == ["A", "B"]
+
+
+def test_keys_that_scripts_read(vbox: Vbox) -> None:
+    Path("a.vdi").touch()
+    vbox("storagectl Lab --name IDE --add ide")
+    vbox("storageattach Lab --storagectl IDE --medium a.vdi")
+    vbox("storageattach Lab --storagectl IDE --port 1 --medium emptydrive")
+    entry = Registry().find("Lab")
+    info = vbox.info()
+    number = re.findall(r'<Image uuid="{(.+)}"', vbox.file())[0]
+    for line in (
+        'groups="/"',
+        f'LogFldr="{entry.path.parent}/Logs"',
+        f'hardwareuuid="{entry.uuid}"',
+        'storagecontrollerportcount0="2"',
+        f'"IDE-ImageUUID-0-0"="{number}"',
+        'cableconnected1="on"',
+    ):
+        assert line in info
+    assert [x for x in info if re.fullmatch(r'macaddress1="080027[0-9A-F]{6}"', x)]
+    keys = [line.partition("=")[0] for line in info]
+    for key in ("macaddress2", "cableconnected2", "description", "VMStateChangeTime"):
+        assert key not in keys
+    assert '"IDE-ImageUUID-1-0"' not in keys
+    vbox('modifyvm Lab --groups /a,/b --description \'say "x"\nname="evil"\'')
+    vbox.put("<Hardware>", '<Hardware uuid="{0000000A-0000-0000-0000-000000000001}">')
+    vbox.put("<Machine ", '<Machine lastStateChange="2024-05-06T07:08:09Z" ')
+    info = vbox.info()
+    for line in (
+        'groups="/a,/b"',
+        r'description="say \"x\"\nname=\"evil\""',
+        'hardwareuuid="0000000a-0000-0000-0000-000000000001"',
+        'VMStateChangeTime="2024-05-06T07:08:09.000000000"',
+    ):
+        assert line in info
+    shown = json.loads(vbox("showvminfo Lab --json"))
+    assert shown["description"] == 'say "x"\nname="evil"'
+    assert [a["mode"] for a in shown["adapters"]] == ["nat"]
+    drives = shown["storage"][0]["drives"]
+    assert [d["medium"] for d in drives] == [str(Path("a.vdi").absolute()), None]

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from rusb.filters.store import read_number, to_attributes
 from rusb.server.control import NOBODY
 from rusb.server.machine.document import Document
 from rusb.server.machine.files import read_file
-from rusb.server.machine.hardware import Parts, read_parts
+from rusb.server.machine.hardware import Controller, Parts, read_parts
 from rusb.server.machine.registry import Entry
 from rusb.server.machine.settings import Machine, RemoteDisplay
 from rusb.usb.device import clean_text
@@ -290,9 +291,12 @@ def _pairs(
 ) -> Iterator[tuple[str, str]]:
     """The form for programs."""
     yield "name", _quoted(machine.name)
+    yield "groups", _quoted(",".join(parts.groups))
     yield "ostype", _quoted(machine.os_type)
     yield "UUID", _quoted(entry.uuid)
     yield "CfgFile", _quoted(entry.path)
+    yield "LogFldr", _quoted(entry.path.parent / "Logs")
+    yield "hardwareuuid", _quoted(parts.uuid or entry.uuid)
     yield "memory", str(parts.memory)
     yield "cpus", str(parts.cpus)
     yield "firmware", _quoted(parts.firmware)
@@ -300,16 +304,20 @@ def _pairs(
         yield f"boot{position}", _quoted(device)
     yield "acpi", _quoted(_on_off(parts.acpi))
     yield "VMState", _quoted("poweroff" if live is None else live["state"])
+    if changed := _change_time(parts):
+        yield "VMStateChangeTime", _quoted(changed)
     for number, controller in enumerate(parts.controllers):
         yield f"storagecontrollername{number}", _quoted(controller.name)
         yield f"storagecontrollertype{number}", _quoted(controller.type)
+        yield f"storagecontrollerportcount{number}", _quoted(controller.ports)
         for drive in controller.drives:
-            key = f"{controller.name}-{drive.port}-{drive.device}"
+            place = f"{drive.port}-{drive.device}"
+            key = f"{controller.name}-{place}"
             yield _quoted(key), _quoted(drive.medium or "emptydrive")
-    for slot in range(8):
-        adapter = parts.adapters.get(slot)
-        mode = "none" if adapter is None else (adapter.mode or "null").lower()
-        yield f"nic{slot + 1}", _quoted(mode)
+            if drive.uuid:
+                key = f"{controller.name}-ImageUUID-{place}"
+                yield _quoted(key), _quoted(drive.uuid)
+    yield from _adapter_pairs(parts)
     display = machine.remote_display
     yield "vrde", _quoted(_on_off(display.enabled))
     if display.enabled:
@@ -332,8 +340,48 @@ def _pairs(
         yield f"USBFilterActive{number}", _quoted(_on_off(found.active))
         for key, attribute in _FILTER_KEYS.items():
             yield f"USBFilter{key}{number}", _quoted(getattr(found, attribute))
+    if parts.description:
+        lines = map(clean_text, parts.description.splitlines())
+        text = "\\n".join(_quoted(line)[1:-1] for line in lines)
+        yield "description", f'"{text}"'
     if live is not None:
         yield from _live_pairs(live)
+
+
+def _adapter_pairs(parts: Parts) -> Iterator[tuple[str, str]]:
+    for slot in range(8):
+        adapter = parts.adapters.get(slot)
+        mode = "none" if adapter is None else (adapter.mode or "null").lower()
+        number = slot + 1
+        if adapter is not None and adapter.mac:
+            yield f"macaddress{number}", _quoted(adapter.mac.upper())
+        if adapter is not None:
+            yield f"cableconnected{number}", _quoted("on")
+        yield f"nic{number}", _quoted(mode)
+
+
+def _change_time(parts: Parts) -> str:
+    """When the state changed last, as scripts read it; empty: the file does not say."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z?", parts.changed)
+    return f"{found[1]}.000000000" if found else ""
+
+
+def _controller_object(controller: Controller) -> dict[str, Any]:
+    return {
+        "name": controller.name,
+        "type": controller.type,
+        "ports": controller.ports,
+        "drives": [
+            {
+                "port": drive.port,
+                "device": drive.device,
+                "kind": drive.kind,
+                "medium": str(drive.medium) if drive.medium else None,
+                "uuid": drive.uuid,
+            }
+            for drive in controller.drives
+        ],
+    }
 
 
 def _object(
@@ -348,6 +396,15 @@ def _object(
         "state": _state(live),
         "memory": parts.memory,
         "cpus": parts.cpus,
+        "description": parts.description,
+        "groups": list(parts.groups),
+        "hardwareuuid": parts.uuid or entry.uuid,
+        "storage": [_controller_object(c) for c in parts.controllers],
+        "adapters": [
+            {"number": slot + 1, "mode": a.mode.lower() or "null", "type": a.card}
+            | {"mac": a.mac.upper()}
+            for slot, a in sorted(parts.adapters.items())
+        ],
         "usb": list(machine.usb_controllers),
         "filters": [to_attributes(f) for f in machine.filters],
         "vrde": {
