@@ -1,13 +1,15 @@
 """Change the storage controllers, drives and media of a machine (filters.md 2.8)."""
 
+import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.errors import SettingsError
 from rusb.filters.store import read_number
 
 from .document import Document, Node
-from .qemu_command import place_of
+from .qemu_command import disk_format, place_of
 from .settings import machine_node, parse_version
 
 __all__ = ["BUSES", "BUS_OF", "DrivesEditor", "media"]
@@ -140,11 +142,18 @@ class DrivesEditor:
             medium: an image; None: the drive is empty.
 
         Raises:
-            SettingsError: no such controller or place, or an empty hard disk.
+            SettingsError: no such controller or place, an empty hard disk, one that
+                the machine has elsewhere, or one in another kind of drive.
         """
         if medium is None and kind == "hdd":
             raise SettingsError("a hard disk cannot be empty; give it a medium")
+        if medium is not None and kind != "hdd" and disk_format(medium) != "raw":
+            raise SettingsError(
+                f"{medium} is a hard disk; it does not fit into a {kind} drive"
+            )
         before = self._attached(name, port, device)
+        if medium is not None and kind == "hdd":
+            self._check_free(medium, before)
         if bus := BUS_OF.get(self._controller(name).attributes.get("type", "")):
             place_of(bus, port, device)
         attributes = {"type": _MEDIA[kind][0], "hotpluggable": "false"}
@@ -192,6 +201,38 @@ class DrivesEditor:
             if tuple(map(read_number, place)) == (port, device):
                 return node
         return None
+
+    def _check_free(self, medium: Path, place: Node | None) -> None:
+        """Refuse a hard disk that is in another place of the machine.
+
+        Two drives that write to one image destroy it.
+        """
+        wanted = os.path.realpath(self._folder / medium)
+        images = {
+            node.attributes["uuid"].lower()
+            for node in media(self._machine)
+            if os.path.realpath(self._folder / node.attributes["location"]) == wanted
+        }
+        for controller, node in self._drives():
+            image = node.find("Image")
+            number = image.attributes.get("uuid", "").lower() if image else ""
+            if node is not place and number in images:
+                port, device = (
+                    node.attributes.get(word, "0") for word in ("port", "device")
+                )
+                raise SettingsError(
+                    f"{medium} is attached already, to port {port}, device {device} of"
+                    f" {controller.attributes.get('name', '')!r}; two drives would"
+                    " destroy what is on it"
+                )
+
+    def _drives(self) -> Iterator[tuple[Node, Node]]:
+        """Yield each controller and drive; snapshots have others."""
+        for path in (("Hardware", "StorageControllers"), ("StorageControllers",)):
+            parent = self._machine.find(*path)
+            for controller in parent.all("StorageController") if parent else ():
+                for node in controller.all("AttachedDevice"):
+                    yield controller, node
 
     def _register(self, kind: str, medium: Path) -> str:
         """Return the UUID of a medium in the machine's registry; make an entry."""

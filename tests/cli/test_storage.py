@@ -19,7 +19,7 @@ def qemu_img(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def disks(vbox: Vbox) -> Vbox:
     """A machine with an IDE controller; some files."""
     vbox("storagectl Lab --name IDE --add ide")
-    for name in ("a.vdi", "b.vdi", "cd.iso", "fd.img"):
+    for name in ("a.vdi", "a.VMDK", "b.vdi", "cd.iso", "fd.img"):
         Path(name).touch()
     return vbox
 
@@ -178,6 +178,9 @@ def test_media_come_and_go(disks: Vbox) -> None:
         ("--storagectl IDE --medium a.vdi --type tape", "hdd, dvddrive, fdd", 2),
         ("--storagectl IDE --medium a.vdi --port x", "a number is wanted", 2),
         ("--storagectl IDE --medium a.vdi --device 2", "at most 1", 2),
+        ("--storagectl IDE --medium a.vdi --type dvddrive", "is a hard disk", 1),
+        ("--storagectl IDE --medium a.VMDK --type dvddrive", "is a hard disk", 1),
+        ("--storagectl IDE --medium a.vdi --type fdd", "is a hard disk", 1),
         ("--storagectl IDE --medium host:/dev/sr0", "drives of the host", 1),
         ("--storagectl IDE --medium additions", "there are only files", 1),
         ("--storagectl IDE --medium iscsi", "there are only files", 1),
@@ -187,6 +190,23 @@ def test_media_that_cannot_be(
     disks: Vbox, words: str, sentence: str, status: int
 ) -> None:
     disks.fails(f"storageattach Lab {words}", sentence, status)
+
+
+def test_a_disk_is_in_one_place_only(disks: Vbox) -> None:
+    line = "storageattach Lab --storagectl IDE --port"
+    disks("storagectl Lab --name SATA --add sata")
+    Path("link.vdi").symlink_to("a.vdi")
+    disks(f"{line} 0 --medium a.vdi")
+    disks(f"{line} 0 --medium link.vdi")
+    disks(f"{line} 0 --medium a.vdi")
+    for name in ("a.vdi", "link.vdi"):
+        sentence = "is attached already, to port 0, device 0 of 'IDE'"
+        disks.fails(f"{line} 1 --medium {name}", sentence, 1)
+        disks.fails(f"storageattach Lab --storagectl SATA --medium {name}", sentence, 1)
+    disks(f"{line} 0 --medium b.vdi")
+    disks(f"{line} 1 --medium a.vdi")
+    for port in (0, 1):
+        disks(f"{line} {port} --device 1 --medium cd.iso")
 
 
 @pytest.mark.parametrize(
