@@ -1,5 +1,7 @@
 """``createmedium``, ``storagectl``, ``storageattach``."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,26 @@ def test_without_qemu_img_the_package_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     empty.fails("createhd --filename a --size 1", "apt-get install qemu-utils", 1)
+
+
+def test_a_fixed_disk_has_all_its_blocks(
+    empty: Vbox, qemu_img: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = qemu_img.with_name("qemu-img")
+    text = program.read_text().replace(': >"$file"', 'truncate -s 1M "$file"')
+    program.write_text(text)
+    empty("createmedium --filename a --size 1 --variant Fixed")
+    assert Path("a.vdi").stat().st_blocks * 512 >= 1 << 20
+    empty("createmedium --filename b --size 1")
+    assert Path("b.vdi").stat().st_blocks == 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    sentence = "no room for all of a fixed disk: No space left on device"
+    empty.fails("createmedium --filename c --size 1 --static", sentence, 1)
+    assert not Path("c.vdi").exists()
 
 
 # -------------------------------------------------------------- storagectl ----

@@ -1,5 +1,6 @@
 """Disks and drives: ``createmedium``, ``storagectl``, ``storageattach``."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -158,6 +159,26 @@ def _make(path: Path, size: int, *, is_fixed: bool) -> None:
     if done.returncode:
         path.unlink(missing_ok=True)
         raise SettingsError(f"cannot make {path}: {done.stderr.strip()}")
+    if is_fixed:
+        _allocate(path)
+
+
+def _allocate(path: Path) -> None:
+    """Get the blocks of a fixed disk; qemu-img leaves holes in some formats.
+
+    Raises:
+        SettingsError: there is no room; the disk is gone again.
+    """
+    try:
+        with path.open("r+b") as file:
+            if size := os.fstat(file.fileno()).st_size:
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise SettingsError(
+            f"cannot make {path}: no room for all of a fixed disk: {error.strerror};"
+            " the file was removed"
+        ) from error
 
 
 def storagectl(words: Sequence[str]) -> int:
