@@ -1,7 +1,8 @@
 """Command lines in VirtualBox's grammar (filters.md 3): options in order, both dashes.
 
 ``--name value``, ``--name=value`` and the historical ``-name value`` are the same, and
-hyphens inside a name do not count (``--vrdeport``, ``--vrde-port``).
+hyphens inside a name do not count (``--vrdeport``, ``--vrde-port``). After ``--`` there
+are only words.
 """
 
 import difflib
@@ -117,6 +118,9 @@ def parse(words: Sequence[str], options: Iterable[Option]) -> Given:
     given, rest = Given(), list(words)
     while rest:
         word = rest.pop(0)
+        if word == "--":  # what follows are words, whatever they begin with
+            given.words += rest
+            break
         name, equals, value = word.partition("=")
         if option := known.get(_key(word)):
             name = word
@@ -221,8 +225,10 @@ def unsigned(name: str, text: str, limit: int = MAX_UNSIGNED) -> int:
         UsageError: it is not one.
     """
     digits = text.removeprefix("+")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(limit))):
+    if not (digits.isascii() and digits.isdigit()):
         raise UsageError(f"invalid value {text!r} of {name}: a number is wanted")
-    if int(digits) > limit:
+    digits = digits.lstrip("0") or "0"
+    # int() refuses thousands of digits
+    if len(digits) > len(str(limit)) or int(digits) > limit:
         raise UsageError(f"invalid value {text!r} of {name}: at most {limit}")
     return int(digits)

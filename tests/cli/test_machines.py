@@ -86,6 +86,14 @@ def test_a_running_machine_stays(vbox: Vbox) -> None:
     assert vbox("list runningvms") == ""
 
 
+def test_a_machine_whose_name_looks_like_an_option(vbox: Vbox) -> None:
+    vbox.put('name="Lab"', 'name="-dash"')
+    assert 'name="-dash"' in vbox("showvminfo --machinereadable -- -dash")
+    vbox.fails("showvminfo -dash", "unknown option")
+    vbox("unregistervm -- -dash")
+    assert vbox("list vms") == ""
+
+
 def test_only_a_machine_that_is_named_is_warned_of(vbox: Vbox) -> None:
     vbox("createvm --name New --register")
     vbox.put("1.18-linux", "1.42-linux", "New")

@@ -148,12 +148,24 @@ def test_words_for_yes_and_no() -> None:
         one_of("format", "qed", ("vdi", "raw"))
 
 
-@pytest.mark.parametrize("text", ["0", "+12", "4294967295"])
+@pytest.mark.parametrize("text", ["0", "+12", "4294967295", "0" * 20 + "7"])
 def test_numbers(text: str) -> None:
     assert unsigned("INDEX", text) == int(text)
 
 
-@pytest.mark.parametrize("text", ["0x1", "-1", "1a", "", "٣", "4294967296", "9" * 99])
+@pytest.mark.parametrize("text", ["0x1", "-1", "1a", "", "٣", "+", "1.5"])
 def test_what_is_no_number(text: str) -> None:
-    with pytest.raises(UsageError, match="INDEX"):
+    with pytest.raises(UsageError, match="of INDEX: a number is wanted"):
         unsigned("INDEX", text)
+
+
+@pytest.mark.parametrize("text", ["4294967296", "9" * 99, "+1" + "0" * 5000])
+def test_a_number_that_is_too_big_hears_the_limit(text: str) -> None:
+    with pytest.raises(UsageError, match="of INDEX: at most 4294967295"):
+        unsigned("INDEX", text)
+
+
+def test_after_two_dashes_there_are_only_words() -> None:
+    found = parse(["a", "--name", "--", "--", "-dash", "--name", "--"], OPTIONS)
+    assert found.words == ["a", "-dash", "--name", "--"]
+    assert found.options == [("name", ("--",))]
