@@ -345,9 +345,9 @@ class Server:
                 certificate, key = make_self_signed(folder)
             except OSError as error:
                 raise SettingsError(
-                    f"TLS: cannot keep a certificate in {folder}: {error.strerror};"
-                    " name another folder in RUSB_STATE, or a certificate in"
-                    " Security/ServerCertificate"
+                    f"TLS: cannot keep the server's certificate in {folder}:"
+                    f" {error.strerror}; name another folder in RUSB_STATE, or a"
+                    " certificate in Security/ServerCertificate"
                 ) from error
         if certificate is None or key is None:
             raise SettingsError(

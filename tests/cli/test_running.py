@@ -37,3 +37,25 @@ def test_a_machine_that_is_not_registered_starts_by_its_path(
     vbox("startvm New/New.vbox --type headless", 1)
     path = vbox.folder / "New" / "New.vbox"
     assert f"headless --startvm {path} --vrde config" in (folder / "log").read_text()
+
+
+def test_one_that_does_not_start_does_not_keep_the_others(
+    stranger: tuple[Vbox, Path],
+) -> None:
+    vbox, folder = stranger
+    vbox("createvm --name Second --register")
+    vbox("startvm Lab Nowhere Second --type headless", 1)
+    for sentence in (
+        "rusb: error: 'Lab' did not start: no luck\n",
+        "rusb: error: could not find a registered machine named 'Nowhere'",
+        "rusb: error: 'Second' did not start: no luck\n",
+    ):
+        assert sentence in vbox.err
+    assert len((folder / "log").read_text().splitlines()) == 2
+
+
+def test_the_reason_stands_alone(stranger: tuple[Vbox, Path]) -> None:
+    vbox, folder = stranger
+    (folder / "words").write_text("Warning: new\nrusb: error: no QEMU\n")
+    vbox("startvm Lab --type headless", 1)
+    assert vbox.err == "rusb: error: 'Lab' did not start: no QEMU\n"

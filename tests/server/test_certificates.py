@@ -155,7 +155,9 @@ async def test_a_certificate_that_cannot_be_kept(place: Place) -> None:
     async with found as running:
         with pytest.raises(NegotiationError, match="failure 3"):
             await place.visit(running, "tls")
-    assert f"cannot keep a certificate in {found.config.state}" in place.log()
+    assert (
+        f"cannot keep the server's certificate in {found.config.state}" in place.log()
+    )
 
 
 async def test_the_authorities_between_go_to_the_client(place: Place) -> None:

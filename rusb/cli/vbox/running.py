@@ -14,13 +14,14 @@ from typing import Any
 import rusb
 from rusb.cli._common import run_async, say, set_up_logging, until_signal
 from rusb.cli._vbox_options import Option, UsageError, on_off
-from rusb.errors import ControlError, GuestError, SettingsError
+from rusb.errors import ControlError, GuestError, RusbError, SettingsError
 from rusb.rdp.ports import check_ports
 from rusb.server.machine.document import Document
 from rusb.server.machine.files import make_folder, read_file
 from rusb.server.machine.hardware import read_parts, to_hardware
 from rusb.server.machine.qemu_command import Hardware
 from rusb.server.machine.settings import Machine
+from rusb.usb.device import clean_text
 
 from . import _refused
 from ._common import (
@@ -46,6 +47,9 @@ MAX_WORDS = 4096
 
 MAX_PROPERTIES = 16
 """Times that ``-e`` may be given."""
+
+_PREFIX = "rusb: error: "
+"""What the process says before the reason why it ends."""
 
 _STATES = {"on": True, "enable": True, "off": False, "disable": False}
 
@@ -123,7 +127,7 @@ async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
 
 
 def startvm(words: Sequence[str]) -> int:
-    """``startvm VM… --type headless``."""
+    """``startvm VM… --type headless``: one that fails does not keep the others."""
     found = given(words, (Option("type"),))
     kind = found.last("type") or "gui"
     if kind == "vrdp":
@@ -132,18 +136,30 @@ def startvm(words: Sequence[str]) -> int:
         raise SettingsError(f"--type {kind}: rusb has no window; --type headless")
     if not found.words:
         raise UsageError("which machine?")
+    status = 0
     for name in found.words:
-        entry = registry().find(name)
-        machine_of(entry)
-        if is_running(entry.uuid):
-            raise ControlError(f"the machine {entry.name!r} is already running")
-        print(f'Waiting for VM "{entry.name}" to power on...')
-        state = _start(entry.uuid, entry.name, entry.path)
-        print(f'VM "{entry.name}" has been successfully started.')
-        if state["vrdeport"] == 0:
-            log = entry.path.parent / "Logs" / "VBox.log"
-            say(f"Warning: its VRDE server did not start; {log} says why")
-    return 0
+        try:
+            _start_named(name)
+        except RusbError as error:
+            if len(found.words) == 1:
+                raise
+            say(f"{_PREFIX}{clean_text(str(error))}")
+            status = 1
+    return status
+
+
+def _start_named(name: str) -> None:
+    """Start a machine, and say so."""
+    entry = registry().find(name)
+    machine_of(entry)
+    if is_running(entry.uuid):
+        raise ControlError(f"the machine {entry.name!r} is already running")
+    print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
+    state = _start(entry.uuid, entry.name, entry.path)
+    print(f'VM "{entry.name}" has been successfully started.', flush=True)
+    if state["vrdeport"] == 0:
+        log = entry.path.parent / "Logs" / "VBox.log"
+        say(f"Warning: its VRDE server did not start; {log} says why")
 
 
 def _start(uuid: str, name: str, path: Path) -> dict[str, Any]:
@@ -163,6 +179,7 @@ def _start(uuid: str, name: str, path: Path) -> dict[str, Any]:
             if process.poll() is not None:
                 output.seek(0)
                 words = output.read(MAX_WORDS).decode(errors="replace").strip()
+                words = words[max(words.find(_PREFIX), 0) :].removeprefix(_PREFIX)
                 raise ControlError(f"{name!r} did not start: {words}")
             if time.monotonic() > deadline:
                 process.terminate()
