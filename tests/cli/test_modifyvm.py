@@ -80,6 +80,7 @@ def test_a_running_machine_is_refused(vbox: Vbox) -> None:
         ("Lab --rtcuseutc off", "runs on UTC", 1),
         ("Lab --uart1 0x2F8 3", "COM1 is at 0x3F8 4", 1),
         ("Lab --uartmode1 server /tmp/x", "can only write to a file", 1),
+        ("Lab --uartmode1 file nowhere/x", "there is no folder /", 1),
         ("Lab --usbrename None New", "no USB controller named 'None'", 1),
         ("Lab --name ''", "cannot be the name", 2),
         ("Lab --name a/b", "cannot be the name", 2),

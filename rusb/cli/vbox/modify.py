@@ -194,7 +194,12 @@ def _uart_mode(editor: Editor, mode: str, path: str = "") -> None:
     """``--uartmode1 file PATH``."""
     if mode.lower() not in ("file", "disconnected"):
         raise SettingsError(f"--uartmode1 {mode}: COM1 can only write to a file")
-    editor.set_serial_file(str(Path(path).absolute()) if path else "")
+    place = Path(path).absolute()
+    if path and not place.parent.is_dir():
+        raise SettingsError(
+            f"--uartmode1 file {path}: there is no folder {place.parent}"
+        )
+    editor.set_serial_file(str(place) if path else "")
 
 
 OPTIONS: dict[str, Change] = {
