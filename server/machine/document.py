@@ -411,8 +411,11 @@ def _escape(text: str, quote: bytes = b'"') -> bytes:
     """Return a value for an attribute or a text: ASCII, one line.
 
     Raises:
-        SettingsError: it has characters that XML cannot hold.
+        SettingsError: it has characters that XML cannot hold, or was not UTF-8.
     """
+    if any(0xDC80 <= ord(character) < 0xDD00 for character in text):  # surrogateescape
+        shown = text.encode("utf-8", "replace").decode()
+        raise SettingsError(f"{shown!r} is not UTF-8; check LANG")
     for character in text:
         code = ord(character)
         is_control = code < 32 and character not in "\t\n\r"

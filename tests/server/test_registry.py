@@ -57,7 +57,8 @@ def test_create_register_find_unregister(registry: Registry) -> None:
         ("-x", "begins with -"),
         ("--name", "begins with -"),
         ("a\ufffe", "characters that XML cannot hold"),
-        ("a\udcc3", "characters that XML cannot hold"),
+        ("a\udcc3", "'a.' is not UTF-8; check LANG"),
+        ("a\ud800", "characters that XML cannot hold"),
     ],
 )
 def test_names_that_are_no_names_of_machines(

@@ -1,6 +1,7 @@
 """Extra data, properties of the installation, password hashes."""
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def setextradata(words: Sequence[str]) -> int:
     target, key, value = (*literal(words, (2, 3)), "")[:3]
     known = registry()
     if target == "global":
-        if value and not key.isprintable():
+        if value and any(unicodedata.category(character) == "Cc" for character in key):
             raise SettingsError(f"invalid extra data key {key!r}")
         known.set_extra(key, value)
         return 0
