@@ -181,6 +181,10 @@ def test_host_devices(vbox: Vbox, monkeypatch: pytest.MonkeyPatch) -> None:  # 3
     rows = json.loads(vbox("list usbhost --json"))
     assert [row["Problem"] for row in rows] == ["", "in use by usbhid"]
     assert rows[0]["Revision"] == "3.64 (0364)"
+    live = {"host": [{"uuid": rows[1]["UUID"]}]}
+    monkeypatch.setattr(_lists, "live_state", lambda uuid: live)
+    states = [row["Current State"] for row in json.loads(vbox("list usbhost --json"))]
+    assert states == ["Available", "Captured"]
     found.clear()
     assert vbox("list usbhost") == "Host USB Devices:\n\n<none>\n\n"
     assert json.loads(vbox("list usbhost --json")) == []

@@ -1,14 +1,16 @@
 """What ``list`` prints: devices of this host, filters (filters.md 3.7, 3.8)."""
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rusb.client.backends.base import LocalDevice
+from rusb.errors import ControlError
 from rusb.filters.model import Filter
 from rusb.filters.store import to_attributes
 from rusb.usb.device import clean_text
 
-from ._common import show
+from ._common import live_state, registry, show
 from ._host import host_devices, identify
 
 __all__ = [
@@ -27,10 +29,11 @@ def revision(number: int) -> str:
 
 def print_host_devices(is_json: bool) -> None:
     """Print ``list usbhost``."""
-    devices = host_devices()
+    devices, captured = host_devices(), _captured()
     if is_json:
         rows = [
-            _host_row(device) | {"Problem": device.problem or ""} for device in devices
+            _host_row(device, captured) | {"Problem": device.problem or ""}
+            for device in devices
         ]
         print(json.dumps(rows, indent=2))
         return
@@ -38,12 +41,22 @@ def print_host_devices(is_json: bool) -> None:
     if not devices:
         print("<none>\n")
     for device in devices:
-        for label, value in _host_row(device).items():
+        for label, value in _host_row(device, captured).items():
             show(f"{label + ':':<20}{value}")
         print()
 
 
-def _host_row(device: LocalDevice) -> dict[str, str]:
+def _captured() -> set[str]:
+    """The UUIDs of the devices that running machines have."""
+    found: set[str] = set()
+    for entry in registry().machines():
+        with contextlib.suppress(ControlError):  # it is starting, or going off
+            if live := live_state(entry.uuid):
+                found.update(row["uuid"] for row in live["host"])
+    return found
+
+
+def _host_row(device: LocalDevice, captured: Collection[str]) -> dict[str, str]:
     info = device.info
     called = identify(device)
     row = {
@@ -60,7 +73,7 @@ def _host_row(device: LocalDevice) -> dict[str, str]:
         "Port path": "/".join(map(str, (info.bus, *info.port_path)))
         if info.port_path
         else "",
-        "Current State": _state(device),
+        "Current State": "Captured" if called.uuid in captured else _state(device),
     }
     return {label: text for label, text in row.items() if text}
 
