@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tls import KnownServers, client_context, fingerprint
 from rusb.errors import ConnectionLost, RusbError
+from rusb.oserrors import reason
 from rusb.rdp.client import ClientConnection, ClientSettings
 from rusb.rdp.events import Event
 
@@ -84,11 +85,11 @@ async def dial(
         )
     except socket.gaierror as error:
         raise ConnectionLost(
-            f"there is no host {config.host!r}: {error.strerror}; check the name"
+            f"there is no host {config.host!r}: {reason(error)}; check the name"
         ) from error
     except OSError as error:
         raise ConnectionLost(
-            f"nobody answers at {config.server}: {error.strerror or error}; is the"
+            f"nobody answers at {config.server}: {reason(error)}; is the"
             " machine running with its remote display on, and is this its port?"
         ) from error
     if stream.transport is not None:  # what the server logs as our address

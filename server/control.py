@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rusb.errors import ControlError, RusbError
+from rusb.oserrors import reason
 from rusb.usb.device import DeviceInfo
 
 from .machine.lock import MachineLock, holder_of, lock_path
@@ -94,7 +95,7 @@ def runtime_folder() -> Path:
         found = folder.lstat()
     except OSError as error:
         raise ControlError(
-            f"cannot make {folder} for sockets: {error.strerror}; name another folder"
+            f"cannot make {folder} for sockets: {reason(error)}; name another folder"
             " with RUSB_RUNTIME"
         ) from error
     is_ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
@@ -200,7 +201,7 @@ class ControlServer:
             self.path.chmod(0o600)
         except OSError as error:
             raise ControlError(
-                f"cannot listen at {self.path}: {error.strerror or error}"
+                f"cannot listen at {self.path}: {reason(error)}"
             ) from error
 
     async def _watch(self) -> None:
@@ -285,7 +286,8 @@ async def call(path: Path, command: str, **arguments: object) -> Any:
             f"the running machine did not answer {command} in {seconds:g} s"
         ) from None
     except (OSError, ValueError) as error:
-        raise ControlError(f"no answer from the running machine: {error}") from error
+        why = reason(error) if isinstance(error, OSError) else error
+        raise ControlError(f"no answer from the running machine: {why}") from error
     if "error" in answer:
         raise ControlError(answer["error"])
     return answer["value"]

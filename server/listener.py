@@ -24,6 +24,7 @@ from rusb.aio.tls import (
 )
 from rusb.errors import ConnectionLost, PluginError, RusbError, SettingsError
 from rusb.filters.model import Filter
+from rusb.oserrors import reason
 from rusb.rdp.ports import parse_ports
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
@@ -346,7 +347,7 @@ class Server:
             except OSError as error:
                 raise SettingsError(
                     f"TLS: cannot keep the server's certificate in {folder}:"
-                    f" {error.strerror}; name another folder in RUSB_STATE, or a"
+                    f" {reason(error)}; name another folder in RUSB_STATE, or a"
                     " certificate in Security/ServerCertificate"
                 ) from error
         if certificate is None or key is None:
@@ -475,7 +476,7 @@ def _bind(address: str | None, port: int) -> list[socket.socket]:
         )
     except socket.gaierror as error:
         raise SettingsError(
-            f"cannot listen on {address!r}: {error.strerror}; check --address or the"
+            f"cannot listen on {address!r}: {reason(error)}; check --address or the"
             " property TCP/Address"
         ) from error
     bound: list[socket.socket] = []
@@ -499,7 +500,7 @@ def _bind(address: str | None, port: int) -> list[socket.socket]:
                 for other in bound:
                     other.close()
                 return []
-            problem = f"{where[0]} port {port}: {error.strerror}"
+            problem = f"{where[0]} port {port}: {reason(error)}"
             continue
         bound.append(sock)
     if not bound:

@@ -17,7 +17,10 @@ NO_IO = {
     *("asyncio", "os", "pathlib", "select", "socket", "ssl"),
     *("subprocess", "threading", "time", "usb"),
 }
-ENDS = ["rusb.aio", "rusb.rdp", "rusb.wire", "rusb.filters", "rusb.usb", "rusb.plugins"]
+ENDS = [
+    *("rusb.aio", "rusb.rdp", "rusb.wire", "rusb.filters", "rusb.usb"),
+    *("rusb.plugins", "rusb.oserrors"),
+]
 MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.errors": [],
     "rusb.usb": [],
@@ -25,7 +28,8 @@ MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.wire": ["rusb.usb"],
     "rusb.rdp": [],
     "rusb.plugins": [],
-    "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb", "rusb.plugins"],
+    "rusb.oserrors": [],
+    "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb", "rusb.plugins", "rusb.oserrors"],
     "rusb.client": ENDS,
     "rusb.server": ENDS,
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from rusb.errors import CertificateError, ConnectionLost, NegotiationError, RusbError
+from rusb.oserrors import reason
 from rusb.rdp.events import Event, TlsRequested
 
 __all__ = ["RdpCore", "RdpStream", "TlsUpgrade", "keep_alive"]
@@ -297,9 +298,10 @@ class RdpStream(asyncio.Protocol):
                 " certificate",
                 "tls",
             ) from error
-        except (ssl.SSLError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise NegotiationError(f"TLS handshake failed: {reason}", "tls") from error
+        except OSError as error:
+            raise NegotiationError(
+                f"TLS handshake failed: {reason(error)}", "tls"
+            ) from error
         if transport is None or self._is_over or plain.is_closing():
             raise ConnectionLost("the connection ended during the TLS handshake")
         self.transport = transport

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.errors import CertificateError, SettingsError
+from rusb.oserrors import reason
 from rusb.rdp.standard import (
     MAX_CERTIFICATES,
     MAX_CHAIN,
@@ -88,10 +89,10 @@ def server_context(
         _allow_legacy(context)
     try:
         context.load_cert_chain(certificate, key, ask)
-    except (ssl.SSLError, OSError) as error:
+    except OSError as error:
         raise SettingsError(
             f"TLS: {certificate} and {key} are not a PEM certificate and its private"
-            f" key: {error}"
+            f" key: {reason(error)}"
         ) from error
     if ca is not None:
         _load_authorities(context, ca, "TLS: Security/CACertificate")
@@ -121,9 +122,9 @@ def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
 def _load_authorities(context: ssl.SSLContext, path: Path, name: str) -> None:
     try:
         context.load_verify_locations(path)
-    except (ssl.SSLError, OSError) as error:
+    except OSError as error:
         raise SettingsError(
-            f"{name} {path}: no PEM certificates there: {error}"
+            f"{name} {path}: no PEM certificates there: {reason(error)}"
         ) from error
 
 

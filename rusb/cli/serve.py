@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from rusb.errors import SettingsError
+from rusb.oserrors import reason
 from rusb.rdp.ports import check_ports, parse_ports
 from rusb.server.config import ServerConfig
 from rusb.server.listener import Server
@@ -50,7 +51,7 @@ def log_path(machine: Path, asked: str | None) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(
-            f"cannot make {path.parent} for the log: {error.strerror}; name another"
+            f"cannot make {path.parent} for the log: {reason(error)}; name another"
             " file with --log"
         ) from error
     return str(path)

@@ -21,6 +21,7 @@ from qemu.qmp import (
 
 from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError
+from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
 __all__ = ["Monitor", "Refused", "entries_of", "find_buses"]
@@ -185,7 +186,7 @@ def _explain(path: str, error: OSError) -> str:
             return (
                 f"nobody listens at {path}: QEMU has ended, or this is not its socket"
             )
-    return f"cannot connect to {path}: {error.strerror or error}"
+    return f"cannot connect to {path}: {reason(error)}"
 
 
 async def find_buses(monitor: Monitor) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rusb.errors import GuestError
+from rusb.oserrors import reason
 
 from ._pyusb_backend import Backend, default_folder
 from ._stream import DeviceStream
@@ -78,7 +79,7 @@ class PyusbGuest(GuestBackend):
         except OSError as error:
             raise GuestError(
                 f"cannot make the folder {self.folder} for pyusb guests:"
-                f" {error.strerror}; name another one with --guest pyusb:FOLDER"
+                f" {reason(error)}; name another one with --guest pyusb:FOLDER"
             ) from error
         if found.st_uid != os.getuid() or found.st_mode & 0o022:
             raise GuestError(
@@ -104,7 +105,7 @@ class PyusbGuest(GuestBackend):
             )
             path.chmod(0o600)
         except OSError as error:
-            raise GuestError(f"cannot listen at {path}: {error.strerror}") from error
+            raise GuestError(f"cannot listen at {path}: {reason(error)}") from error
         self._sockets[device.name] = ours
         return f"{path}"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rusb.errors import SettingsError
+from rusb.oserrors import reason
 
 from .document import MAX_SIZE
 
@@ -45,7 +46,7 @@ def read_file(path: Path, what: str = "") -> bytes:
                 raise SettingsError(f"cannot read {name}: it is not a regular file")
             data = file.read(MAX_SIZE + 1)
     except OSError as error:
-        raise SettingsError(f"cannot read {name}: {error.strerror}") from error
+        raise SettingsError(f"cannot read {name}: {reason(error)}") from error
     except ValueError as error:  # a NUL in the name
         raise SettingsError(f"cannot read {name!r}: {error}") from error
     if len(data) > MAX_SIZE:
@@ -69,7 +70,7 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as error:
         raise SettingsError(
-            f"cannot make the folder {path}: {error.strerror}"
+            f"cannot make the folder {path}: {reason(error)}"
         ) from error
 
 
@@ -104,7 +105,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise SettingsError(f"cannot open {folder}: {error.strerror}") from error
+        raise SettingsError(f"cannot open {folder}: {reason(error)}") from error
     try:
         deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
@@ -154,7 +155,7 @@ def write_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise SettingsError(
-            f"cannot write {path}: {error.strerror}; nothing was changed"
+            f"cannot write {path}: {reason(error)}; nothing was changed"
         ) from error
 
 

@@ -15,6 +15,7 @@ from typing import IO
 
 from rusb.aio.tls import state_folder
 from rusb.errors import ControlError
+from rusb.oserrors import reason
 
 __all__ = ["Holder", "MachineLock", "changing", "holder_of", "lock_path"]
 
@@ -58,7 +59,7 @@ def lock_path(uuid: str) -> Path:
     except OSError as error:
         raise ControlError(
             f"cannot make {folder}, which keeps machines from running twice:"
-            f" {error.strerror}; name another folder in RUSB_STATE"
+            f" {reason(error)}; name another folder in RUSB_STATE"
         ) from error
     return folder / f"{uuid.strip('{}').lower()}.lock"
 
@@ -77,7 +78,7 @@ def holder_of(path: Path) -> Holder | None:
     except BlockingIOError:
         return _read(path)
     except OSError as error:
-        raise ControlError(f"cannot look at {path}: {error.strerror}") from error
+        raise ControlError(f"cannot look at {path}: {reason(error)}") from error
     return None
 
 
@@ -156,7 +157,7 @@ class MachineLock:
         except OSError as error:
             raise ControlError(
                 f"cannot make {self.path}, which keeps the machine from running"
-                f" twice: {error.strerror}"
+                f" twice: {reason(error)}"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

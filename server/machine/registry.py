@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
+from rusb.oserrors import reason
 
 from .document import Document, Node
 from .drives import media
@@ -476,7 +477,7 @@ def _delete(entry: Entry, others: Sequence[Entry], *, disks: bool) -> Removal:
     except OSError as error:
         raise SettingsError(
             f"the machine is no longer registered, but {error.filename} cannot be"
-            f" deleted: {error.strerror}"
+            f" deleted: {reason(error)}"
         ) from error
     kept = [image for image in images if image not in ours and image.exists()]
     return Removal(entry, tuple(files), tuple(kept))

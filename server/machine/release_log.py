@@ -16,6 +16,7 @@ from typing import TextIO
 
 from rusb import __version__
 from rusb.errors import SettingsError
+from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
 __all__ = ["ReleaseLog"]
@@ -54,7 +55,7 @@ class ReleaseLog:
                 self._file = self._path.open("w", encoding="utf-8", buffering=1)
             except OSError as error:
                 raise SettingsError(
-                    f"cannot write the log {self._path}: {error.strerror};"
+                    f"cannot write the log {self._path}: {reason(error)};"
                     " name another file with --log"
                 ) from error
         for line in _header():
@@ -76,7 +77,7 @@ class ReleaseLog:
                 with contextlib.suppress(OSError):
                     self._file.close()
                 self._file = None
-                log.warning("the log %s ends here: %s", self._path, error.strerror)
+                log.warning("the log %s ends here: %s", self._path, reason(error))
 
     def close(self) -> None:
         """Close the file. Idempotent."""

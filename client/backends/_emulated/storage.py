@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rusb.errors import BackendError
+from rusb.oserrors import reason
 
 __all__ = ["BLOCK", "FileStorage", "MemoryStorage", "Storage"]
 
@@ -86,7 +87,7 @@ class FileStorage:
             mode = "rb" if self.is_read_only else "r+b"
             self._file = open(path, mode, buffering=0)  # noqa: SIM115 - see close
         except OSError as error:
-            raise BackendError(f"image {path}: {error.strerror}") from error
+            raise BackendError(f"image {path}: {reason(error)}") from error
         self.size = self._file.seek(0, os.SEEK_END)
         if not self.size or self.size % BLOCK:
             self._file.close()

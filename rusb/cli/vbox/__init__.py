@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rusb.cli._vbox_options import HelpWanted, Option, UsageError
 from rusb.errors import RusbError
+from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
 from ._refused import COMMANDS as REFUSED
@@ -58,7 +59,7 @@ def run(program: str, word: str, words: Sequence[str]) -> int:
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(program, f"{where}{error.strerror or error}", 1)
+        return _complain(program, f"{where}{reason(error)}", 1)
 
 
 def overview(program: str) -> str:

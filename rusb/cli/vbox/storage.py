@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rusb.cli._vbox_options import Given, Option, UsageError, one_of, unsigned
 from rusb.errors import SettingsError
+from rusb.oserrors import reason
 from rusb.server.machine.editor import BUSES, Editor
 from rusb.server.machine.qemu_command import disk_format
 
@@ -176,7 +177,7 @@ def _allocate(path: Path) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)
         raise SettingsError(
-            f"cannot make {path}: no room for all of a fixed disk: {error.strerror};"
+            f"cannot make {path}: no room for all of a fixed disk: {reason(error)};"
             " the file was removed"
         ) from error
 

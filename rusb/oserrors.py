@@ -1,0 +1,27 @@
+"""What the system says of an error, in its own words: ``Connection refused``."""
+
+import errno
+import os
+import re
+
+__all__ = ["reason"]
+
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
+"""How asyncio lists the failures of several addresses, in an error without a number."""
+
+
+def reason(error: OSError) -> str:
+    """Return why *error* came, for a message that says what was tried.
+
+    asyncio puts an address or a sentence of its own into ``strerror``, another one in
+    each version of Python; the number is what the system said.
+    """
+    if type(error).__module__ != "builtins":  # of ssl, getaddrinfo: other numbers
+        return error.strerror or str(error) or type(error).__name__
+    if error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    if numbers := dict.fromkeys(map(int, _NUMBER.findall(str(error)))):
+        return " and ".join(map(os.strerror, numbers))
+    if isinstance(error, TimeoutError):
+        return os.strerror(errno.ETIMEDOUT)
+    return str(error) or type(error).__name__
