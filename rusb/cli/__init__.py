@@ -12,15 +12,16 @@ import pkgutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import rusb
 from rusb.errors import RusbError
 
 from . import vbox
+from ._hints import did_you_mean
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser", "own_commands"]
 
 
 PROGRAMS = {
@@ -35,25 +36,54 @@ QUIET = ("-q", "-nologo", "--nologo")
 """Options of VBoxManage before its command: no banner, which rusb has not anyhow."""
 
 
-def _names() -> list[str]:
+def own_commands() -> list[str]:
+    """Return the words of our own commands; those of VBoxManage are in ``vbox``."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(n for n in found if not n.startswith("_") and n != "vbox")
+    names = sorted(n for n in found if not n.startswith("_") and n != "vbox")
+    return [name.replace("_", "-") for name in names]
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse with the exit status of ``sysexits.h`` and a hint where to look."""
 
+    def check_names(self, words: Sequence[str]) -> None:
+        """Complain of an unknown option by its name, before anything is read.
+
+        argparse would read the word after it as if there were no option, and complain
+        of that one.
+        """
+        known = [name for name in self._option_string_actions if name[:2] == "--"]
+        for word in words:
+            if word == "--":
+                return
+            name = word.partition("=")[0]
+            if name[:2] == "--" and not any(k.startswith(name) for k in known):
+                self.error(f"unknown option {name!r}{did_you_mean(name, known)}")
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
+        end = "" if message.endswith("?") else ";"
         hint = f"'{self.prog} --help' lists what it takes"
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; {hint}.\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}{end} {hint}.\n")
+
+
+def _module(word: str) -> Any:
+    """The module of one of our own commands."""
+    return importlib.import_module(f"{__name__}.{word.replace('-', '_')}")
+
+
+def make_parser(word: str) -> _Parser:
+    """Return the parser of one of our own commands that use argparse."""
+    module = _module(word)
+    parser = _Parser(prog=f"rusb {word}", description=module.HELP)
+    module.add_arguments(parser)
+    return parser
 
 
 def _overview() -> str:
     lines = ["usage: rusb COMMAND [OPTION ...]", "", "Commands:"]
-    for name in _names():
-        module = importlib.import_module(f"{__name__}.{name}")
-        lines.append(f"  {name.replace('_', '-'):<14}{module.HELP}")
+    for word in own_commands():
+        lines.append(f"  {word:<14}{_module(word).HELP}")
     lines += ["", "'rusb COMMAND --help' tells more.", "", "As of VBoxManage:"]
     words = " ".join(sorted(vbox.commands()))
     lines += textwrap.wrap(words, 76, initial_indent="  ", subsequent_indent="  ")
@@ -95,19 +125,20 @@ def _run(program: str, words: list[str]) -> int:
         return 0
     if words[0] in vbox.commands() or words[0] in vbox.REFUSED:
         return vbox.run(program, words[0], words[1:])
-    name = words[0].replace("-", "_")
-    if name not in _names():
+    if words[0] not in own_commands():
+        known = [*vbox.commands(), *(() if is_manager else own_commands())]
+        hint = did_you_mean(words[0], known)
         print(
-            f"{program}: error: there is no command {words[0]!r}; '{program} --help'"
-            " lists them.",
+            f"{program}: error: there is no command {words[0]!r}{hint or ';'}"
+            f" '{program} --help' lists them.",
             file=sys.stderr,
         )
         return 2 if is_manager else EXIT_USAGE
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = _module(words[0])
     if hasattr(module, "main"):  # a grammar of its own (rdesktop)
         return int(module.main(words[1:]))
-    parser = _Parser(prog=f"rusb {words[0]}", description=module.HELP)
-    module.add_arguments(parser)
+    parser = make_parser(words[0])
+    parser.check_names(words[1:])
     args = parser.parse_args(words[1:])
     try:
         return int(module.run(args))

@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .connect import parse_server
+from ._address import parse_address
+from ._hints import did_you_mean
 
 __all__ = ["USAGE", "RdesktopOptions", "UsageError", "parse"]
 
 USAGE = """\
-Usage: rdesktop-vrdp [options] server[:port]
+Usage: rdesktop-vrdp [options] [user@]server[:port]
    -u: user name                     -d: domain ('@N' at its end: screen N)
    -p: password (- to prompt)        -n: client hostname
    -r: redirect a device: usb        (usb is what this client is for)
@@ -124,9 +125,12 @@ def parse(argv: Sequence[str]) -> RdesktopOptions:
     if len(rest) != 1:
         raise UsageError("name one server")
     try:
-        options.host, options.port = parse_server(rest[0])
+        address = parse_address(rest[0])
     except argparse.ArgumentTypeError as error:
         raise UsageError(str(error)) from None
+    options.host, options.port = address.host, address.port
+    options.user = options.user or address.user
+    options.domain = options.domain or address.domain
     if options.usb and options.version == 4:
         options.usb = False
         options.warnings.append("RDP version 4 has no channels, hence no USB: omit -4")
@@ -214,4 +218,5 @@ def _redirect(options: RdesktopOptions, text: str) -> None:
                 options.leave_sound = True
             options.notes.append(f"-r {name} is accepted: {about}")
             return
-    options.warnings.append(f"unknown -r argument {text!r}, ignored; -r usb is known")
+    hint = did_you_mean(text, ("usb", *OTHER_DEVICES)) or "; -r usb is known"
+    options.warnings.append(f"unknown -r argument {text!r}, ignored{hint}")

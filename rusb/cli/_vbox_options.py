@@ -5,11 +5,12 @@ hyphens inside a name do not count (``--vrdeport``, ``--vrde-port``). After ``--
 are only words.
 """
 
-import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rusb.errors import RusbError, SettingsError
+
+from ._hints import did_you_mean
 
 __all__ = [
     "HELP",
@@ -28,9 +29,6 @@ __all__ = [
 MAX_UNSIGNED = 0xFFFF_FFFF
 
 HELP = ("--help", "-help", "-h", "-?")
-
-CLOSE = 0.7
-"""How like a known option an unknown one must be, to be asked about."""
 
 
 class UsageError(RusbError):
@@ -169,8 +167,7 @@ def _key(word: str) -> str:
 
 def _hint(name: str, options: Iterable[Option]) -> str:
     names = [n for n in _names(o for o in options if not o.refused) if n[:2] == "--"]
-    close = difflib.get_close_matches(_key(f"--{name.lstrip('-')}"), names, 1, CLOSE)
-    return f"; did you mean {close[0]}?" if close else ""
+    return did_you_mean(_key(f"--{name.lstrip('-')}"), names)
 
 
 def literal(words: Sequence[str], counts: Collection[int]) -> list[str]:

@@ -7,6 +7,7 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.filters.parser import parse_offer
 
+from ._address import parse_address
 from ._common import (
     NO_PASSWORD,
     add_verbose,
@@ -20,8 +21,6 @@ from ._status import EXIT_USAGE
 
 HELP = "offer USB devices of this machine to a virtual machine elsewhere"
 
-DEFAULT_PORT = 3389
-
 SECURITY = {
     "tls": ("tls",),
     "negotiate": ("tls", "rdp"),
@@ -31,29 +30,15 @@ SECURITY = {
 """What ``--security`` means: kinds to try, in this order."""
 
 
-def parse_server(text: str) -> tuple[str, int]:
-    """Split ``host[:port]``, ``[v6]:port`` or a bare IPv6 address.
-
-    Raises:
-        argparse.ArgumentTypeError: the port is not a port.
-    """
-    host, port = text, str(DEFAULT_PORT)
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or port
-    elif text.count(":") == 1:
-        host, port = text.split(":")
-    if not host or not port.isascii() or not port.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not host[:port]")
-    if not 0 < int(port) < 65536:
-        raise argparse.ArgumentTypeError(f"{port} is not a port, 1 to 65535 are")
-    return host, int(port)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     add = parser.add_argument
-    add("server", type=parse_server, metavar="HOST[:PORT]", help="default port 3389")
+    add(
+        "server",
+        type=parse_address,
+        metavar="[USER@]HOST[:PORT]",
+        help="default port 3389; rdp://… as other RDP clients write it",
+    )
     add("-u", "--user", default="", help="user name")
     add(
         "-p",
@@ -97,16 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Connect and stay until the server ends it or a signal comes."""
     set_up_logging(args.verbose)
-    password = find_password(args.password, f"Password of {args.user or 'the user'}: ")
+    user = args.user or args.server.user
+    password = find_password(args.password, f"Password of {user or 'the user'}: ")
     if password is None:
         say(f"rusb connect: {NO_PASSWORD}")
         return EXIT_USAGE
-    host, port = args.server
     config = ClientConfig(
-        host=host,
-        port=port,
-        user=args.user,
-        domain=args.domain,
+        host=args.server.host,
+        port=args.server.port,
+        user=user,
+        domain=args.domain or args.server.domain,
         password=password,
         backends=tuple(args.backend or ["libusb"]),
         filters=tuple(parse_offer(text) for text in args.filter),

@@ -20,7 +20,13 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(run_alone: Run) -> Run:
+    """Run a command line with a host at its end."""
+    return lambda *words: run_alone(*words, "host")
+
+
+@pytest.fixture
+def run_alone(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command line; return what the client is told instead of connecting."""
     found: list[ClientConfig] = []
 
@@ -32,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(rdesktop, "_run", note)
 
     def run(*words: str) -> ClientConfig:
-        assert main([*words, "host"]) == 0
+        assert main(list(words)) == 0
         return found.pop()
 
     return run
@@ -106,6 +112,21 @@ def test_nobody_answers(
     assert line.endswith(
         ": no password was given: -p - asks for it, and nobody answered."
     )
+
+
+# ------------------------------------------------------------------ address ----
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_address_may_name_who_logs_on(command: str, run_alone: Run) -> None:
+    config = run_alone(command, "anna@[::1]:5000")
+    assert (config.host, config.port, config.user) == ("::1", 5000, "anna")
+    text = "rdp://full%20address=s:host&username=s:anna&domain=s:CORP"
+    config = run_alone(command, text)
+    assert (config.host, config.user, config.domain) == ("host", "anna", "CORP")
+    config = run_alone(command, "-u", "bob", "-d", "@2", text)
+    assert (config.user, config.domain) == ("bob", "@2")
+    assert config.server == "host:3389"
 
 
 # ----------------------------------------------------------------- security ----

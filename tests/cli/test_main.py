@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb import errors
+from rusb import __version__, errors
 from rusb.cli import main, vbox
 from rusb.cli._status import STATUSES, exit_status
 
@@ -40,6 +40,45 @@ def test_an_unknown_option_says_what_to_do(capsys: pytest.CaptureFixture[str]) -
         main(["connect", "--frobnicate", "host"])
     assert caught.value.code == 64
     assert "'rusb connect --help'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("conect host", 64, "no command 'conect'; did you mean connect? 'rusb --help'"),
+        ("startmv Lab", 64, "did you mean startvm?"),
+        ("list runingvms", 2, "ostypes; did you mean runningvms?"),
+        # the word after an unknown option is not taken for the server
+        ("connect --fitler 1209: host", 64, "'--fitler'; did you mean --filter? 'rusb"),
+        ("serve --gest=loopback m.vbox", 64, "'--gest'; did you mean --guest?"),
+        ("devices --jsn", 64, "did you mean --json?"),
+        ("connect --force host extra", 64, "unrecognized arguments: extra; 'rusb"),
+    ],
+)
+def test_a_wrong_word_is_asked_about(
+    words: str, status: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        found: object = main(words.split())
+    except SystemExit as ended:
+        found = ended.code
+    assert found == status
+    assert sentence in capsys.readouterr().err
+
+
+def test_vboxmanage_does_not_propose_what_only_rusb_has(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert called("VBoxManage", "conect host", monkeypatch) == 2
+    assert "did you mean" not in capsys.readouterr().err
+    assert called("VBoxManage", "createmv", monkeypatch) == 2
+    assert "did you mean createvm?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["version", "--version", "-V"])
+def test_the_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 0
+    assert capsys.readouterr().out == f"rusb {__version__}\n"
 
 
 def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

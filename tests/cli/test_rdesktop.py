@@ -105,7 +105,13 @@ def test_other_devices_are_accepted_and_noted(text: str) -> None:
 
 
 def test_an_unknown_device_is_a_warning() -> None:
-    assert "ignored" in parse(["-r", "toaster", "host"]).warnings[0]
+    warning = "unknown -r argument 'toaster', ignored; -r usb is known"
+    assert parse(["-r", "toaster", "host"]).warnings == [warning]
+    asks = parse(["-r", "ubs", "-r", "clipbord", "host"]).warnings
+    assert [w.partition("; ")[2] for w in asks] == [
+        "-r usb is known",
+        "did you mean clipboard?",
+    ]
 
 
 def test_usb_needs_version_5() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError
 from rusb.errors import SettingsError
 from rusb.server.machine.registry import Entry
@@ -122,7 +123,8 @@ def list_(words: Sequence[str]) -> int:
             for word, text in OS_TYPES.items():
                 print(f"ID:          {word}\nDescription: {text}\n")
         case word:
-            sentence = f"list {word}: there are {', '.join(_LISTS)}"
+            hint = did_you_mean(word, _LISTS)
+            sentence = f"list {word}: there are {', '.join(_LISTS)}{hint}"
             is_known = word in _refused.LISTS
             raise SettingsError(sentence) if is_known else UsageError(sentence)
     return 0

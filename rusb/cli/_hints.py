@@ -1,0 +1,15 @@
+"""What somebody meant who typed a word that there is not."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["did_you_mean"]
+
+CLOSE = 0.7
+"""How like a known word an unknown one must be, to be asked about."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean WORD?`` for the end of a message, or nothing."""
+    close = difflib.get_close_matches(word, list(known), 1, CLOSE)
+    return f"; did you mean {close[0]}?" if close else ""
