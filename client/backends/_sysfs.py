@@ -16,7 +16,8 @@ def udev_rule(vendor_id: int, product_id: int) -> str:
     return (
         "put this line into /etc/udev/rules.d/70-rusb.rules:\n"
         f'    SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor_id:04x}",'
-        f' ATTR{{idProduct}}=="{product_id:04x}", MODE="0660", TAG+="uaccess"\n'
+        f' ATTR{{idProduct}}=="{product_id:04x}", MODE="0660", GROUP="plugdev",'
+        ' TAG+="uaccess"\n'
         "  then run udevadm control --reload && udevadm trigger, and plug the device in"
         " again"
     )

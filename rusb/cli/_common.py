@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
+from ._notify import notify
+
 __all__ = [
     "NO_PASSWORD",
     "PASSWORD_IS_SEEN",
@@ -85,8 +87,10 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-async def until_signal(work: Awaitable[None]) -> int | None:
+async def until_signal(work: Awaitable[None], status: str) -> int | None:
     """Wait for *work*, or for SIGINT, SIGTERM or SIGHUP.
+
+    A service manager learns that we are ready, and what *status* says.
 
     Returns:
         The number of the signal that came, None if *work* ended first; it is then
@@ -102,6 +106,7 @@ async def until_signal(work: Awaitable[None]) -> int | None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, stop, number)
+    notify("READY=1", status)  # now that it may stop us
     task = asyncio.ensure_future(work)
     try:
         waiting: set[asyncio.Future[Any]] = {task, came}
@@ -110,6 +115,7 @@ async def until_signal(work: Awaitable[None]) -> int | None:
             task.result()
             return None
         task.cancel()
+        notify("STOPPING=1")
         with contextlib.suppress(asyncio.CancelledError):
             await task
         return came.result()

@@ -109,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
 async def offer_devices(config: ClientConfig) -> int:
     """Run one client to its end and return the server's reason, 0 for a clean end."""
     async with connect(config, report=say) as session:
-        say(f"connected to {config.server} ({session.security})")
-        if await until_signal(session.wait_closed()) is None:
+        connected = f"connected to {config.server} ({session.security})"
+        say(connected)
+        if await until_signal(session.wait_closed(), connected) is None:
             say(f"{config.server} ended the connection")
         return session.reason or 0

@@ -144,8 +144,9 @@ async def _run(config: ClientConfig) -> int:
     async with connect(config, report=say) as session:
         what = "offering USB devices" if config.usb else "no device (-r usb)"
         where = f"{config.server} ({session.security})"
-        say(f"connected to {where}; no window, {what}")
-        if await until_signal(session.wait_closed()) is not None:
+        connected = f"connected to {where}; no window, {what}"
+        say(connected)
+        if await until_signal(session.wait_closed(), connected) is not None:
             return EXIT_BY_USER
         if session.reason is None:
             return EXIT_UNKNOWN

@@ -78,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(config: ServerConfig) -> int:
     async with Server(config, report=say) as server:
-        say(f"{config.machine.name}: listening on port {server.port}")
+        listening = f"{config.machine.name}: listening on port {server.port}"
+        say(listening)
         say(f"{config.machine.name}: log in {config.log}")
-        await until_signal(server.serve_forever())
+        await until_signal(server.serve_forever(), listening)
         say(f"{config.machine.name}: stopping")
     return 0

@@ -118,7 +118,8 @@ async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
     async with Headless(
         machine, hardware, log=str(log), report=report, host_usb=HostDevices
     ) as running:
-        number = await until_signal(running.wait_ended())
+        status = f"the machine {machine.name!r} is running"
+        number = await until_signal(running.wait_ended(), status)
         if number is not None:
             running.power_off(signal.Signals(number).name)
     if running.failure:
