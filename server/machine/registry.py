@@ -30,7 +30,7 @@ from .files import (
 )
 from .filter_list import FilterList
 from .settings import (
-    NAMESPACE,
+    NAMESPACES,
     Machine,
     load_machine,
     machine_node,
@@ -370,11 +370,11 @@ class Registry:
 
     def _checked(self, data: bytes) -> Document:
         document = Document(data, str(self.path))
-        is_ours = document.namespace == NAMESPACE and document.root.name == "VirtualBox"
+        is_ours = document.namespace in NAMESPACES and document.root.name == "VirtualBox"
         if not is_ours or document.find("Global") is None:
             raise SettingsError(
                 f"{self.path} is not the list of machines: it has no <Global> in a"
-                f" <VirtualBox> of {NAMESPACE}"
+                f" <VirtualBox> of {NAMESPACES[0]}"
             )
         return document
 

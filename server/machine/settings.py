@@ -34,7 +34,12 @@ __all__ = [
 MAX_MONITORS = 64
 """Screens of a machine (VirtualBox's limit)."""
 
-NAMESPACE = "http://www.virtualbox.org/"
+NAMESPACES = (
+    "http://www.virtualbox.org/",
+    "http://www.innotek.de/VirtualBox-settings",
+)
+"""Of the root element; the second one is that of VirtualBox 5.0 and before (2.1)."""
+
 OLDEST, NEWEST = (1, 3), (1, 20)
 USB_SINCE = (1, 14)
 """Version with ``USB/Controllers``, and the last that reads ``USBController``, too."""
@@ -147,11 +152,11 @@ def machine_node(document: Document) -> Node:
     Raises:
         SettingsError: there is none.
     """
-    if document.root.name != "VirtualBox" or document.namespace != NAMESPACE:
+    if document.root.name != "VirtualBox" or document.namespace not in NAMESPACES:
         raise SettingsError(
             f"the root element is <{document.root.name}> of"
-            f" {document.namespace or 'no namespace'}, not <VirtualBox> of {NAMESPACE}:"
-            " this is not a machine's .vbox file"
+            f" {document.namespace or 'no namespace'}, not <VirtualBox> of"
+            f" {NAMESPACES[0]}: this is not a machine's .vbox file"
         )
     found = document.find("Machine")
     if found is None:

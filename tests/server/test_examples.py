@@ -17,7 +17,7 @@ from rusb.server.machine.document import Document
 from rusb.server.machine.editor import Editor
 from rusb.server.machine.hardware import read_parts
 from rusb.server.machine.registry import Registry
-from rusb.server.machine.settings import load_machine, read_machine
+from rusb.server.machine.settings import NAMESPACES, load_machine, read_machine
 
 DATA = Path(__file__).with_name("data")
 SPEC = Path(__file__).parents[2] / "docs" / "spec" / "filters.md"
@@ -85,6 +85,27 @@ TABLE = {
         memory=2048,
         cpus=2,
         networks=("NAT",),
+    ),
+    "innotek-1.3": Want(
+        name="Old Lab",
+        usb="OHCI",
+        filters=("Dongle",),
+        display=(True, "External", "3390"),
+        properties=ADDRESS,
+        extra={"GUI/SaveMountedAtRuntime": "yes"},
+        memory=192,
+        networks=("NAT",),
+    ),
+    "innotek-1.14": Want(
+        name="Lab of 4.3",
+        usb="OHCI EHCI",
+        filters=("Sticks",),
+        display=(True, "Null", "5000,5010-5012"),
+        extra={"VRDP/Feature/Client/DisableUSB": "1"},
+        memory=512,
+        cpus=2,
+        networks=("NAT",),
+        drives=(("hdd", 0, "Lab.vdi"),),
     ),
     "windows-1.10": Want(
         name="Office XP",
@@ -241,6 +262,34 @@ def test_saving_without_a_change_keeps_every_byte(path: Path) -> None:
         assert Document(path.read_bytes()).data == path.read_bytes()
 
 
+@pytest.mark.parametrize("stem", TABLE)
+def test_both_names_of_the_namespace_mean_the_same(stem: str, tmp_path: Path) -> None:
+    """VirtualBox 5.0 and before wrote the older one."""
+    other, data = tmp_path / "other.vbox", (DATA / f"{stem}.vbox").read_bytes()
+    new, old = (name.encode() for name in NAMESPACES)
+    is_old = old in data
+    other.write_bytes(data.replace(*((old, new) if is_old else (new, old))))
+    assert replace(load_machine(other), path=None) == replace(
+        load_machine(DATA / f"{stem}.vbox"), path=None
+    )
+    registry = Registry(tmp_path / "vms", tmp_path / "home")
+    registry.edit(registry.register(other), lambda e: e.set_usb("XHCI", True))
+    assert (old in other.read_bytes()) is not is_old
+
+
+def test_the_list_of_machines_of_an_old_virtualbox(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "vms", tmp_path)
+    new, old = NAMESPACES
+    text = (DATA / "spec-global.xml").read_text().replace(new, old)
+    registry.path.write_text(text)
+    assert [f.name for f in registry.filters()] == [
+        "One model only",
+        "Nothing else by them",
+    ]
+    registry.set_property("VRDEAuthLibrary", "null")
+    assert f'xmlns="{old}"' in registry.path.read_text()
+
+
 # ---------------------------------------------------------------- changes ----
 
 Do = Callable[[Editor], object]
@@ -362,6 +411,7 @@ NOT_UNDONE = {  # what stood there was not written as rusb writes it
     ("spec-1.12", "memory"),  # the default was not written
     ("spec-1.10", "display"),  # the version was raised
     ("windows-1.10", "display"),
+    ("innotek-1.3", "display"),
     ("kiosk-1.11", "property"),  # attributes from before 1.11
     ("kiosk-1.11", "extra data"),  # <ExtraData/> and the like
     ("both-1.14", "medium"),
