@@ -32,6 +32,13 @@ PROGRAMS = {
 }
 """Other names for the program (see ``rusb aliases``): words to put in front."""
 
+VIRTUALBOX = "7.0.2"
+"""The VirtualBox whose commands and answers ours are like, for programs that ask.
+
+Vagrant, Packer and docker-machine choose by it; 7.0.0 is one whose defects Vagrant
+works around.
+"""
+
 QUIET = ("-q", "-nologo", "--nologo")
 """Options of VBoxManage before its command: no banner, which rusb has not anyhow."""
 
@@ -121,7 +128,8 @@ def _run(program: str, words: list[str]) -> int:
         print(vbox.overview(program) if is_manager else _overview())
         return 0 if words else 2 if is_manager else EXIT_USAGE
     if words[0] in ("-V", "-v", "--version"):
-        print(f"rusb {rusb.__version__}")
+        ours = rusb.__version__
+        print(f"{VIRTUALBOX}_rusb{ours}r0" if is_manager else f"rusb {ours}")
         return 0
     if words[0] in vbox.commands() or words[0] in vbox.REFUSED:
         return vbox.run(program, words[0], words[1:])

@@ -39,7 +39,7 @@ from .settings import (
     read_pairs,
 )
 
-__all__ = ["Entry", "Registry", "Removal", "check_name"]
+__all__ = ["CodedError", "Entry", "Registry", "Removal", "check_free", "check_name"]
 
 FILE = "VirtualBox.xml"
 
@@ -60,6 +60,22 @@ MAX_NAME = 200
 
 _OLD_PROPERTIES = {"VRDEAuthLibrary": "remoteDisplayAuthLibrary"}
 """Properties of the installation and their names before PROPERTIES_SINCE (2.8)."""
+
+
+NOT_FOUND = "VBOX_E_OBJECT_NOT_FOUND (0x80bb0001)"
+EXISTS = "VBOX_E_FILE_ERROR (0x80bb0004), VERR_ALREADY_EXISTS"
+
+
+class CodedError(SettingsError):
+    """One that programs know by VirtualBox's code.
+
+    Attributes:
+        code: its name; Vagrant looks for it in what VBoxManage says.
+    """
+
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,16 @@ def check_name(name: str) -> None:
     else:
         return
     raise SettingsError(f"{name!r} cannot be the name of a machine: {why}")
+
+
+def check_free(name: str, others: Sequence[Entry]) -> None:
+    """Refuse the name of another registered machine.
+
+    Raises:
+        CodedError: one of *others* has it.
+    """
+    if any(other.name == name for other in others):
+        raise CodedError(f"a machine named {name!r} is registered already", EXISTS)
 
 
 class Registry:
@@ -181,9 +207,10 @@ class Registry:
                     return entry
         if path.suffix == ".vbox" and path.exists():
             return _load_entry(path)
-        raise SettingsError(
+        raise CodedError(
             f"could not find a registered machine named {text!r}; 'list vms' shows"
-            " those that there are"
+            " those that there are",
+            NOT_FOUND,
         )
 
     def create(self, name: str, os_type: str = "Other", folder: str = "") -> Entry:
@@ -241,10 +268,7 @@ class Registry:
                 raise SettingsError(
                     f"a machine with UUID {{{entry.uuid}}} is registered already"
                 )
-            if any(e.name == entry.name for e in known):
-                raise SettingsError(
-                    f"a machine named {entry.name!r} is registered already"
-                )
+            check_free(entry.name, known)
             attributes = {"uuid": f"{{{entry.uuid}}}", "src": str(entry.path)}
             parent = document.ensure("Global", "MachineRegistry")
             document.add(parent, "MachineEntry", attributes)
@@ -370,7 +394,9 @@ class Registry:
 
     def _checked(self, data: bytes) -> Document:
         document = Document(data, str(self.path))
-        is_ours = document.namespace in NAMESPACES and document.root.name == "VirtualBox"
+        is_ours = (
+            document.namespace in NAMESPACES and document.root.name == "VirtualBox"
+        )
         if not is_ours or document.find("Global") is None:
             raise SettingsError(
                 f"{self.path} is not the list of machines: it has no <Global> in a"

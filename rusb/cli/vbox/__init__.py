@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from rusb.cli._vbox_options import HelpWanted, Option, UsageError
 from rusb.errors import RusbError
 from rusb.oserrors import reason
+from rusb.server.machine.registry import CodedError
 from rusb.usb.device import clean_text
 
 from ._refused import COMMANDS as REFUSED
@@ -54,7 +55,10 @@ def run(program: str, word: str, words: Sequence[str]) -> int:
         print("\n".join(_synopses(called, command)), file=sys.stderr)
         return status
     except RusbError as error:
-        return _complain(program, str(error), 1)
+        _complain(program, str(error), 1)
+        if program == "VBoxManage" and isinstance(error, CodedError):
+            _complain(program, f"Details: code {error.code}", 1)
+        return 1
     except BrokenPipeError:
         raise
     except OSError as error:

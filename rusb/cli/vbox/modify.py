@@ -10,7 +10,7 @@ from rusb.rdp.ports import check_ports
 from rusb.server.machine.editor import BOOT_DEVICES, NIC_MODES, Editor
 from rusb.server.machine.hardware import MAX_CPUS, MAX_MEMORY
 from rusb.server.machine.qemu_command import NETWORK_CARDS
-from rusb.server.machine.registry import check_name
+from rusb.server.machine.registry import check_free, check_name
 from rusb.server.machine.settings import AUTH_TYPES, MAX_MONITORS
 
 from . import _refused
@@ -97,8 +97,7 @@ def _name(editor: Editor, value: str) -> None:
         raise UsageError(str(error)) from error
     machine = editor.document.find("Machine")
     own = machine.attributes.get("uuid", "").strip("{}").lower() if machine else ""
-    if any(e.name == value and e.uuid != own for e in registry().machines()):
-        raise SettingsError(f"a machine named {value!r} is registered already")
+    check_free(value, [e for e in registry().machines() if e.uuid != own])
     editor.set_attribute("name", value)
 
 
