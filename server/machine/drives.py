@@ -1,6 +1,7 @@
 """Change the storage controllers, drives and media of a machine (filters.md 2.8)."""
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,11 @@ from rusb.errors import SettingsError
 from rusb.filters.store import read_number
 
 from .document import Document, Node
+from .files import open_at_once
 from .qemu_command import disk_format, place_of
 from .settings import machine_node, parse_version
 
-__all__ = ["BUSES", "BUS_OF", "DrivesEditor", "media"]
+__all__ = ["BUSES", "BUS_OF", "RAW", "DrivesEditor", "is_image", "media"]
 
 STORAGE_IN_HARDWARE_SINCE = (1, 17)
 
@@ -40,6 +42,9 @@ BUS_OF = {
     "VirtioSCSI": "virtio",
 }
 """Chip to bus."""
+
+RAW = (".img", ".raw")
+"""What raw images of disks are called."""
 
 _VDI_1_1 = bytes.fromhex("7f10dabe 01000100")
 
@@ -270,6 +275,30 @@ class DrivesEditor:
             is_plain = not entry.children and entry.parent and entry.parent.depth == 3
             if entry.attributes["uuid"].lower() == number and is_plain:
                 self.document.remove(entry)
+
+
+def is_image(path: Path) -> bool:
+    """Is a file what its name says, the image of a disk?
+
+    A raw image has nothing to know it by: one is named so, and made of whole sectors.
+    """
+    try:
+        with open(path, "rb", opener=open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return False
+            head = file.read(72)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 512))
+            foot = file.read(8)
+    except OSError:
+        return False
+    return {
+        "vdi": head[64:68] == _VDI_1_1[:4],
+        "vmdk": head.startswith((b"KDMV", b"COWD", b"# Disk DescriptorFile")),
+        "vpc": b"conectix" in (head[:8], foot),
+        "qcow2": head.startswith(b"QFI\xfb"),
+        "raw": path.suffix.lower() in RAW and size > 0 and size % 512 == 0,
+    }.get(disk_format(path), False)
 
 
 def _image_uuid(path: Path) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "locked_folder",
     "made_folder",
     "make_folder",
+    "open_at_once",
     "read_file",
     "write_file",
 ]
@@ -41,7 +42,7 @@ def read_file(path: Path, what: str = "") -> bytes:
     """
     name = f"{what} {path}".strip()
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise SettingsError(f"cannot read {name}: it is not a regular file")
             data = file.read(MAX_SIZE + 1)
@@ -56,7 +57,8 @@ def read_file(path: Path, what: str = "") -> bytes:
     return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_at_once(path: str, flags: int) -> int:
+    """Open for ``open``: a FIFO does not keep us waiting for its other end."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -4,9 +4,8 @@
 global extra data and the properties of the installation.
 """
 
+import contextlib
 import os
-import re
-import shutil
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +14,8 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.oserrors import reason
 
 from .document import Document, Node
-from .drives import media
 from .editor import PROPERTIES_SINCE, Editor, new_machine, set_extra
 from .files import (
     change_file,
@@ -29,17 +26,17 @@ from .files import (
     write_file,
 )
 from .filter_list import FilterList
+from .removal import Removal, delete_files, waiting_path
 from .settings import (
     NAMESPACES,
     Machine,
     load_machine,
-    machine_node,
     parse_version,
     read_machine,
     read_pairs,
 )
 
-__all__ = ["CodedError", "Entry", "Registry", "Removal", "check_free", "check_name"]
+__all__ = ["CodedError", "Entry", "Registry", "check_free", "check_name"]
 
 FILE = "VirtualBox.xml"
 
@@ -95,20 +92,6 @@ class Entry:
     def name(self) -> str:
         """Its name, or what stands for one."""
         return self.machine.name if self.machine else "<inaccessible>"
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """What became of a machine that is no longer registered.
-
-    Attributes:
-        deleted: files of the machine that were deleted.
-        kept: images of its hard disks that were not.
-    """
-
-    entry: Entry
-    deleted: tuple[Path, ...] = ()
-    kept: tuple[Path, ...] = ()
 
 
 def check_name(name: str) -> None:
@@ -220,38 +203,55 @@ class Registry:
             SettingsError: the name cannot be a folder's, or is taken, or the folder
                 cannot be written.
         """
-        check_name(name)
-        home = ((Path(folder) if folder else self.machine_folder) / name).absolute()
-        path = home / f"{name}.vbox"
-        number, data = new_machine(name, os_type)
-        machine = read_machine(Document(data, str(path)), path)
-        with made_folder(home), locked_folder(home):
-            if path.exists():
-                raise SettingsError(f"machine settings file {path} already exists")
+        with self._new(name, os_type, folder) as (entry, data):
             try:
-                write_file(path, data)
+                write_file(entry.path, data)
             except SettingsError:
-                path.unlink(missing_ok=True)
+                entry.path.unlink(missing_ok=True)
                 raise
-        return Entry(number, path, machine)
+        return entry
 
     def create_registered(
         self, name: str, os_type: str = "Other", folder: str = ""
     ) -> Entry:
         """Make a new machine and put it on the list, both or nothing.
 
+        The list decides: its settings wait under another name until the machine is
+        on it. If we die in between, whoever reads the list next finishes this.
+
         Raises:
             SettingsError: as :meth:`create` and :meth:`register`.
         """
+        with self._new(name, os_type, folder) as (entry, data):
+            waiting = waiting_path(entry.path)
+            waiting.unlink(missing_ok=True)
+            try:
+                write_file(waiting, data)
+                self._add(entry)
+            except BaseException:
+                waiting.unlink(missing_ok=True)
+                raise
+            _finish(entry.uuid, entry.path)
+        return entry
+
+    @contextlib.contextmanager
+    def _new(
+        self, name: str, os_type: str, folder: str
+    ) -> Iterator[tuple[Entry, bytes]]:
+        """Make the place for a new machine, and its settings, which are to be written.
+
+        The folders that were made go again where the block fails.
+        """
         check_name(name)
         home = ((Path(folder) if folder else self.machine_folder) / name).absolute()
-        with made_folder(home):
-            entry = self.create(name, os_type, folder)
-            try:
-                return self.register(entry.path)
-            except BaseException:
-                entry.path.unlink(missing_ok=True)
-                raise
+        path = home / f"{name}.vbox"
+        number, data = new_machine(name, os_type)
+        machine = read_machine(Document(data, str(path)), path)
+        with made_folder(home), locked_folder(home):
+            self.machines()  # one that is on the list gets its file
+            if path.exists():
+                raise SettingsError(f"machine settings file {path} already exists")
+            yield Entry(number, path, machine), data
 
     def register(self, path: Path) -> Entry:
         """Put a machine on the list.
@@ -261,7 +261,10 @@ class Registry:
                 on the list.
         """
         entry = _load_entry(path)
+        self._add(entry)
+        return entry
 
+    def _add(self, entry: Entry) -> None:
         def change(document: Document) -> None:
             known = [self._entry(node) for node in _machines(document)]
             if any(e.uuid == entry.uuid for e in known):
@@ -274,7 +277,6 @@ class Registry:
             document.add(parent, "MachineEntry", attributes)
 
         self._change(change)
-        return entry
 
     def unregister(
         self, text: str, *, delete: bool = False, disks: bool = False
@@ -285,7 +287,8 @@ class Registry:
             text: what :meth:`find` takes.
             delete: remove its settings and logs, and its folder if nothing is left.
             disks: with *delete*, remove the images of its hard disks, too, that lie
-                in its folder and that no other registered machine has.
+                in its folder, that no other registered machine has, and that are
+                images indeed: settings may come from anybody.
 
         Raises:
             SettingsError: there is no such machine, or a file cannot be deleted.
@@ -301,8 +304,9 @@ class Registry:
 
         self._change(change)
         if not delete:
-            return Removal(entry)
-        return _delete(entry, self.machines(), disks=disks)
+            return Removal()
+        others = [other.path for other in self.machines()]
+        return delete_files(entry.path, others, disks=disks)
 
     def edit(self, entry: Entry, change: Callable[[Editor], None]) -> Machine:
         """Change a machine's settings, all or nothing; return them as they are now.
@@ -406,6 +410,8 @@ class Registry:
 
     def _entry(self, node: Node) -> Entry:
         path = self.home / node.attributes["src"]
+        if not path.exists():
+            _finish(_uuid(node), path)
         try:
             return Entry(_uuid(node), path, load_machine(path))
         except SettingsError as error:
@@ -456,65 +462,15 @@ def _load_entry(path: Path) -> Entry:
         ) from None
 
 
+def _finish(number: str, path: Path) -> None:
+    """Give the settings of a machine on the list their name; two may do it at once."""
+    waiting = waiting_path(path)
+    with contextlib.suppress(SettingsError, OSError):
+        if load_machine(waiting).uuid == number:
+            os.replace(waiting, path)
+
+
 def _machines(document: Document) -> list[Node]:
     parent = document.find("Global", "MachineRegistry")
     found = parent.all("MachineEntry") if parent else ()
     return [n for n in found if n.attributes.get("uuid") and n.attributes.get("src")]
-
-
-def _hard_disks(path: Path) -> list[Path]:
-    """Return where the images of a machine's hard disks are."""
-    document = Document(read_file(path), str(path))
-    nodes = media(machine_node(document), "HardDisks")
-    places = [path.parent / node.attributes["location"] for node in nodes]
-    return [Path(os.path.realpath(place)) for place in places]
-
-
-def _in_use(others: Sequence[Entry]) -> set[Path] | None:
-    """Return the images of other machines; None: that cannot be known."""
-    found: set[Path] = set()
-    for other in others:
-        try:
-            found.update(_hard_disks(other.path))
-        except SettingsError:
-            if other.path.exists():
-                return None
-    return found
-
-
-def _delete(entry: Entry, others: Sequence[Entry], *, disks: bool) -> Removal:
-    """Delete the files of a machine that is no longer registered."""
-    folder = Path(os.path.realpath(entry.path.parent))
-    images = sorted(set(_hard_disks(entry.path))) if entry.machine else []
-    used = _in_use(others) if disks else None
-    ours = []
-    if used is not None:
-        ours = [i for i in images if folder in i.parents and i not in used]
-    is_shared = any(folder == Path(os.path.realpath(o.path.parent)) for o in others)
-    files = [path for path in (*_settings_files(entry.path), *ours) if path.is_file()]
-    try:
-        for path in files:
-            path.unlink()
-        if not is_shared:
-            shutil.rmtree(folder / "Logs", ignore_errors=True)
-        for place in (*{d.parent for d in ours}, folder):
-            if place.is_dir() and not any(place.iterdir()):
-                place.rmdir()
-    except OSError as error:
-        raise SettingsError(
-            f"the machine is no longer registered, but {error.filename} cannot be"
-            f" deleted: {reason(error)}"
-        ) from error
-    kept = [image for image in images if image not in ours and image.exists()]
-    return Removal(entry, tuple(files), tuple(kept))
-
-
-def _settings_files(path: Path) -> Iterator[Path]:
-    """Yield a machine's file, those beside it, and the copies of older versions."""
-    for end in ("", "-prev", "-tmp"):
-        yield path.with_name(path.name + end)
-    copy = re.compile(re.escape(path.stem) + r"-[0-9]+\.[0-9]+-[a-z0-9]+\.vbox")
-    if path.parent.is_dir():
-        for other in sorted(path.parent.iterdir()):
-            if copy.fullmatch(other.name):
-                yield other

@@ -13,6 +13,7 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
 from tests.cli.vbox import Vbox
 
+VDI = b"<<< any program >>>\n".ljust(64) + bytes.fromhex("7f10dabe01000100")
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
@@ -66,16 +67,19 @@ def test_disks_elsewhere_are_never_deleted(vbox: Vbox) -> None:
     folder = vbox.folder / "data/rusb/VirtualBox VMs/Lab"
     own, stranger, other = folder / "a.vdi", folder / "b.vdi", vbox.folder / "c.vdi"
     for path in (own, stranger, other):
-        path.touch()
+        path.write_bytes(VDI)
     vbox("storagectl Lab --name SATA --add sata")
-    for port, path in enumerate((own, other)):
+    text = folder / "letter.vdi"
+    text.write_text("Dear Anna")
+    for port, path in enumerate((own, other, text)):
         place = f"--storagectl SATA --port {port} --medium '{path}'"
         vbox(f"storageattach Lab {place}")
     vbox.fails("unregistervm Lab --delete-all", "are never deleted: --delete", 1)
     said = vbox("unregistervm Lab --delete")
     assert f"Deleted: {own}\n" in said
     assert f"Kept, it is elsewhere or another machine has it: {other}\n" in said
-    assert list(folder.iterdir()) == [stranger]  # not one of the machine's
+    assert f"Kept, it is not an image of a disk: {text}\n" in said
+    assert {*folder.iterdir()} == {stranger, text}  # not one of the machine's
     assert other.exists()
 
 

@@ -102,12 +102,11 @@ def test_a_fixed_disk_has_all_its_blocks(
     empty: Vbox, qemu_img: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = qemu_img.with_name("qemu-img")
-    text = program.read_text().replace(': >"$file"', 'truncate -s 1M "$file"')
-    program.write_text(text)
+    program.write_text(program.read_text() + 'truncate -s 1M "$file"\n')
     empty("createmedium --filename a --size 1 --variant Fixed")
     assert Path("a.vdi").stat().st_blocks * 512 >= 1 << 20
     empty("createmedium --filename b --size 1")
-    assert Path("b.vdi").stat().st_blocks == 0
+    assert Path("b.vdi").stat().st_blocks * 512 < 1 << 20
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

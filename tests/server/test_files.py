@@ -1,7 +1,9 @@
 """Files that are changed whole, whenever the writer dies."""
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +159,56 @@ def test_a_machine_is_registered_or_not_whenever_the_writer_dies(
     assert step > 8
     assert seen == {(False, False), (False, True), (True, True)}
     assert second.path.exists()
+
+
+CREATE = """
+from rusb.server.machine.registry import Registry
+Registry(path / "vms", path / "home").create_registered("A", "Debian_64")
+"""
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_machine_is_created_or_not_whenever_the_writer_dies(
+    tmp_path: Path, is_first: bool
+) -> None:
+    """Its settings and the list are two files; the next command sees both or none."""
+    seen = set()
+    for step in range(1, 60):
+        folder = tmp_path / str(step)
+        registry = Registry(folder / "vms", folder / "home")
+        if not is_first:
+            registry.create_registered("Z")
+        is_done = die(step, CREATE, folder)
+        is_there = True
+        with contextlib.suppress(SettingsError):  # it exists already
+            registry.create_registered("A", "Debian_64")
+            is_there = False  # no left-over was in the way
+        seen.add((is_done, is_there))
+        found = registry.machines()
+        assert [e.name for e in found] == (["A"] if is_first else ["Z", "A"])
+        assert found[-1].machine is not None
+        assert found[-1].machine.os_type == "Debian_64"
+        assert os.listdir(folder / "vms" / "A") == ["A.vbox"]
+        registry.unregister("A", delete=True)
+        assert not (folder / "vms" / "A").exists()
+        if is_done:
+            break
+    assert step > 16
+    assert seen == {(False, False), (False, True), (True, True)}
+
+
+def test_a_machine_that_is_being_created_is_read_by_others(tmp_path: Path) -> None:
+    """A reader may finish it first; what waits for another machine stays."""
+    registry = Registry(tmp_path / "vms", tmp_path / "home")
+    path = registry.create_registered("A").path
+    waiting = path.with_name("A.vbox-new")
+    path.rename(waiting)
+    assert [entry.name for entry in registry.machines()] == ["A"]
+    assert (path.exists(), waiting.exists()) == (True, False)
+    path.unlink()
+    shutil.copy(registry.create("B").path, waiting)
+    assert [entry.name for entry in registry.machines()] == ["<inaccessible>"]
+    assert (path.exists(), waiting.exists()) == (False, True)
 
 
 def test_mode_and_the_previous_version_are_kept(tmp_path: Path) -> None:

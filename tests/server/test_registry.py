@@ -245,13 +245,18 @@ def test_the_list_is_not_any_file(registry: Registry) -> None:
         assert registry.path.read_bytes() == data
 
 
+VDI = b"<<< any program >>>\n".ljust(64) + bytes.fromhex("7f10dabe01000100")
+
+
 def disks(*paths: Path) -> Callable[[Editor], None]:
     def change(editor: Editor) -> None:
-        editor.add_controller("SATA", "sata")
-        for port, path in enumerate(paths):
+        for number, path in enumerate(paths):
+            controller, port = divmod(number, 6)
+            if not port:
+                editor.add_controller(f"SATA {controller}", "sata")
             path.parent.mkdir(exist_ok=True, parents=True)
-            path.touch()
-            editor.attach("SATA", port, 0, "hdd", path)
+            path.write_bytes(VDI)
+            editor.attach(f"SATA {controller}", port, 0, "hdd", path)
 
     return change
 
@@ -274,7 +279,6 @@ def test_deleting_takes_disks_that_are_only_the_machines_own(
     (home / "A-1.12-linux.vbox").touch()
     (home / "notes.txt").touch()
     done = registry.unregister("A", delete=True, disks=True)
-    assert done.entry.uuid == first.uuid
     copies = (home / "A.vbox", home / "A.vbox-prev", home / "A-1.12-linux.vbox")
     assert set(done.deleted) == {own, snapshot, *copies}
     assert set(done.kept) == {shared, far, target, second.path.parent / "f.vdi"}
@@ -285,6 +289,53 @@ def test_deleting_takes_disks_that_are_only_the_machines_own(
     kept = registry.unregister("B", delete=True).kept
     assert kept == (shared,)  # wherever it is
     assert (tmp_path / "vms" / "B" / "f.vdi").exists()
+
+
+def test_deleting_takes_no_file_that_settings_only_call_a_disk(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """A .vbox file from anywhere, unpacked beside what is dear to somebody."""
+    entry = registry.register(registry.create("A").path)
+    home = entry.path.parent
+    texts = [home / name for name in ("id_rsa", "b.vdi", "c.vmdk", "d.vhd")]
+    odd, fifo = home / "f.img", home / "h.vdi"
+    images = {
+        home / "i.vdi": VDI,
+        home / "j.vmdk": b"# Disk DescriptorFile\nversion=1\n",
+        home / "k.vmdk": b"KDMV\1\0\0\0",
+        home / "m.vhd": bytes(1024) + b"conectix".ljust(512),  # fixed
+        home / "n.qcow2": b"QFI\xfb\0\0\0\3",
+        home / "o.img": bytes(1024),
+        home / "p.raw": bytes(512),
+    }
+    registry.edit(entry, disks(*texts, odd, fifo, *images))
+    for path in texts:
+        path.write_bytes(b"dear".ljust(512))
+    odd.write_bytes(bytes(513))
+    fifo.unlink()
+    os.mkfifo(fifo)
+    for path, data in images.items():
+        path.write_bytes(data)
+    logs = home / "Logs"
+    logs.mkdir()
+    for name in ("VBox.log", "VBox.log.2", "VBoxHardening.log", "mine.txt"):
+        (logs / name).touch()
+    done = registry.unregister("A", delete=True, disks=True)
+    assert {p for p in done.deleted if ".vbox" not in p.name} == images.keys()
+    assert set(done.strange) == {*texts, odd, fifo}
+    assert done.kept == ()
+    assert {p.name for p in home.iterdir()} == {p.name for p in done.strange} | {"Logs"}
+    assert os.listdir(logs) == ["mine.txt"]
+
+
+def test_deleting_follows_no_link_to_logs(registry: Registry, tmp_path: Path) -> None:
+    entry = registry.register(registry.create("A").path)
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "VBox.log").touch()
+    (entry.path.parent / "Logs").symlink_to(other)
+    registry.unregister("A", delete=True)
+    assert (other / "VBox.log").exists()
 
 
 def test_disks_stay_unless_they_are_to_go(registry: Registry) -> None:

@@ -93,6 +93,8 @@ def unregistervm(words: Sequence[str]) -> int:
         show(f"Deleted: {path}")
     for path in removal.kept:
         show(f"Kept, it is elsewhere or another machine has it: {path}")
+    for path in removal.strange:
+        show(f"Kept, it is not an image of a disk: {path}")
     return 0
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from rusb.cli._vbox_options import Given, Option, UsageError, one_of, unsigned
 from rusb.errors import SettingsError
 from rusb.oserrors import reason
-from rusb.server.machine.editor import BUSES, Editor
+from rusb.server.machine.drives import BUSES, RAW
+from rusb.server.machine.editor import Editor
 from rusb.server.machine.qemu_command import disk_format
 
 from ._common import change_stopped, given, show
@@ -21,7 +22,6 @@ MAX_SIZE = 64 << 20
 """MiB of a disk: 64 TiB."""
 
 _EXTENSIONS = {"vdi": ".vdi", "vmdk": ".vmdk", "vhd": ".vhd", "raw": ".img"}
-_RAW = (".img", ".raw")
 _FIXED = {"vdi": "static=on", "vpc": "subformat=fixed", "raw": "preallocation=falloc"}
 """What makes qemu-img use the whole of the disk's size at once."""
 
@@ -119,7 +119,7 @@ def _disk_path(found: Given) -> Path:
     path = Path(found.need("filename", "where the disk is to be"))
     word = one_of("format", found.last("format", "vdi") or "", _EXTENSIONS)
     suffix = path.suffix.lower()
-    is_disk = disk_format(path) != "raw" or suffix in _RAW
+    is_disk = disk_format(path) != "raw" or suffix in RAW
     if not suffix or not (is_disk or found.has("format")):
         return path.with_name(path.name + _EXTENSIONS[word])
     wanted = disk_format(Path(f"x{_EXTENSIONS[word]}"))
