@@ -141,6 +141,8 @@ class Attachment:
     def watch_pressure(self, changed: Callable[[bool], None]) -> None:
         """Call ``changed(True)`` when the guest should stop submitting."""
         self._on_pressure = changed
+        if self._is_pressed:
+            changed(True)
 
     # ------------------------------------------------------ for the session ----
 

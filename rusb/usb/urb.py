@@ -8,7 +8,7 @@ from typing import TypeAlias
 from .setup import SetupPacket
 from .types import TransferType
 
-__all__ = ["Completion", "IsoPacket", "Urb", "UrbResult", "UrbStatus"]
+__all__ = ["Completion", "IsoPacket", "Urb", "UrbResult", "UrbStatus", "cut_payload"]
 
 
 class UrbStatus(enum.IntEnum):
@@ -108,6 +108,16 @@ class UrbResult:
     data: bytes | memoryview = b""
     length: int = 0
     packets: tuple[IsoPacket, ...] = ()
+
+
+def cut_payload(message: memoryview, start: int, stop: int) -> bytes | memoryview:
+    """Cut the data of a URB out of the message that brought it.
+
+    A slice keeps the whole message alive for as long as the URB waits, and only the
+    slice is counted: one that is less than half of its message becomes a copy.
+    """
+    piece = message[start:stop]
+    return piece if 2 * len(piece) >= len(message) else bytes(piece)
 
 
 Completion: TypeAlias = Callable[[UrbResult], None]

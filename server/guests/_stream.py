@@ -20,7 +20,8 @@ __all__ = ["DeviceStream"]
 log = logging.getLogger(__name__)
 
 WRITE_HIGH = 8 << 20
-"""Bytes waiting for the guest above which isochronous input is dropped."""
+"""Bytes waiting for the guest above which nothing is taken from it, interrupt
+endpoints are not polled and isochronous input is dropped."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that the guest gets to read the last words."""
@@ -55,6 +56,7 @@ class DeviceStream(asyncio.Protocol):
         self._in_flight: set[int] = set()
         self._out: list[bytes] = []
         self._is_write_due = False
+        self._is_paused = False
         self._is_over = False
         self._is_closing = False
         self._closed = asyncio.Event()
@@ -90,7 +92,7 @@ class DeviceStream(asyncio.Protocol):
         self._link.move()
 
     def data_received(self, data: bytes) -> None:
-        """Take what the guest says."""
+        """Take what the guest says, as far as there is room."""
         try:
             self._link.received(0, data)
         except RusbError as error:
@@ -99,6 +101,7 @@ class DeviceStream(asyncio.Protocol):
         except Exception:
             log.exception("%s: bug while serving the guest", self._device.name)
             self.abort()
+        self._pause_or_go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what the guest left behind."""
@@ -114,11 +117,11 @@ class DeviceStream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The guest reads too slowly."""
-        self._set_drops(True)
+        self._congest(True)
 
     def resume_writing(self) -> None:
         """It caught up."""
-        self._set_drops(False)
+        self._congest(False)
 
     # ------------------------------------------------- called by the owner ----
 
@@ -170,6 +173,8 @@ class DeviceStream(asyncio.Protocol):
         if not self._is_over:
             self._core.complete_urb(self._device.info.id, urb_id, result)
             self._link.move()
+            if self._is_paused:
+                self._pause_or_go_on()
 
     def _collect(self, channel: int, data: bytes) -> None:
         self._out.append(data)
@@ -188,9 +193,22 @@ class DeviceStream(asyncio.Protocol):
 
     def _pressed(self, is_high: bool) -> None:
         """The network is slow: let the guest wait, as a device that NAKs."""
-        transport = self.transport
-        if transport is not None and not transport.is_closing():
-            (transport.pause_reading if is_high else transport.resume_reading)()
+        self._core.hold(is_high)
+        self._pause_or_go_on()
 
-    def _set_drops(self, drops: bool) -> None:
-        self._core.drops_iso = drops
+    def _congest(self, is_congested: bool) -> None:
+        self._core.congest(is_congested)
+        self._link.move()
+        self._pause_or_go_on()
+
+    def _pause_or_go_on(self) -> None:
+        """Read from the guest only while there is room for what it asks."""
+        want, transport = self._core.is_full(), self.transport
+        if want == self._is_paused or transport is None or transport.is_closing():
+            return
+        self._is_paused = want
+        if want:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
+            self.data_received(b"")

@@ -284,36 +284,35 @@ class Splitter:
         self._buffer = bytearray()
         self._need = 0  # bytes until the next packet is whole
 
-    def feed(self, data: bytes) -> list[Packet | str]:
-        """Take bytes and return whole packets, or why one was dropped.
+    def feed(self, data: bytes) -> None:
+        """Take bytes; :meth:`next` cuts them."""
+        self._buffer += data
+
+    def next(self) -> Packet | str | None:
+        """Return the next whole packet, or why it was dropped; None: there is none.
+
+        A packet keeps a copy of its own bytes, so that a small one that waits for its
+        answer keeps nothing else alive.
 
         Raises:
             RemoteProtocolError: a length that is absurd.
         """
-        self._buffer += data
-        found: list[Packet | str] = []
+        header = _HEADERS[self.has_hello and bool(self.caps & Cap.IDS_64)]
+        if len(self._buffer) < max(self._need, header.size):
+            return None
+        kind, length, id = header.unpack_from(self._buffer)
+        if length > MAX_LENGTH:
+            raise RemoteProtocolError(
+                f"usbredir packet of {length} bytes, {MAX_LENGTH} are allowed"
+            )
+        self._need = header.size + length
         if len(self._buffer) < self._need:
-            return found
-        offset = 0
-        view = memoryview(bytes(self._buffer))  # results keep slices of it
-        while True:
-            is_long = self.has_hello and bool(self.caps & Cap.IDS_64)
-            header = _HEADERS[is_long]
-            self._need = header.size
-            if len(view) - offset < header.size:
-                break
-            kind, length, id = header.unpack_from(view, offset)
-            if length > MAX_LENGTH:
-                raise RemoteProtocolError(f"usbredir packet of {length} bytes")
-            end = offset + header.size + length
-            self._need = end - offset
-            if end > len(view):
-                break
-            body = view[offset + header.size : end]
-            offset = end
-            found.append(self._take(kind, id, body))
-        del self._buffer[:offset]
-        return found
+            return None
+        with memoryview(self._buffer) as view:
+            body = memoryview(bytes(view[header.size : self._need]))
+        del self._buffer[: self._need]
+        self._need = 0
+        return self._take(kind, id, body)
 
     def _take(self, kind: int, id: int, body: memoryview) -> Packet | str:
         if not self.has_hello and kind != Type.HELLO:

@@ -45,18 +45,24 @@ MAX_PACKETS_PER_URB, MAX_ISO_URBS = 32, 16
 """Bounds of start_iso_stream (10)."""
 
 MAX_PENDING = 1024
-"""Requests of the guest in flight; QEMU queues some dozens (18)."""
+"""Requests of the guest in flight; QEMU queues some dozens (18). Further ones wait."""
 
+MAX_BYTES_PENDING = 32 << 20
+"""What they carry and ask for: thirty-two of the largest that QEMU sends (1 MiB). With
+what is queued for a guest that does not read it is what a guest can make us keep."""
+
+_POLLED = (TransferType.INTERRUPT, TransferType.ISOCHRONOUS)
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 
 
 class _Request:
     """A request of the guest that waits for its answer."""
 
-    __slots__ = ("packet", "result")
+    __slots__ = ("length", "packet", "result")
 
-    def __init__(self, packet: Packet) -> None:
+    def __init__(self, packet: Packet, length: int) -> None:
         self.packet = packet
+        self.length = length
         self.result: UrbResult | None = None
 
 
@@ -79,13 +85,15 @@ class UsbredirDeviceSide(DeviceSide):
     Standard requests arrive as control URBs; ``DeviceClosed`` means that the guest
     refused the device. URB ids are our own.
 
-    Attributes:
-        drops_iso: set while the stream is congested: isochronous input is live and
-            is dropped then (10).
+    What the guest asks is taken up only while there is room: the rest of what was
+    received waits while :meth:`is_full`; ``receive_data`` of nothing goes on with it.
     """
 
     def __init__(self) -> None:
-        self.drops_iso = False
+        self._is_held = False
+        self._is_congested = False
+        self._was_full = False
+        self._bytes = 0  # of requests in flight
         self._splitter = Splitter(from_host=False, caps=codec.HOST_CAPS)
         self._events: list[Event] = []
         self._outputs: list[Output] = []
@@ -121,7 +129,8 @@ class UsbredirDeviceSide(DeviceSide):
         """Take a piece of the stream; a bad packet is skipped (1.2)."""
         if not self._is_open:
             raise RemoteProtocolError("the usbredir stream is closed")
-        for packet in self._splitter.feed(data):
+        self._splitter.feed(data)
+        while not self.is_full() and (packet := self._splitter.next()) is not None:
             if isinstance(packet, str):
                 self._events.append(Ignored(packet))
             else:
@@ -143,6 +152,32 @@ class UsbredirDeviceSide(DeviceSide):
         """Take the outputs."""
         taken, self._outputs = self._outputs, []
         return taken
+
+    # ------------------------------------------------------------ pressure ----
+
+    def is_full(self) -> bool:
+        """Must the guest wait now? Once too much is in flight, until half is done."""
+        share = 2 if self._was_full else 1
+        self._was_full = (
+            len(self._requests) * share >= MAX_PENDING
+            or self._bytes * share >= MAX_BYTES_PENDING
+        )
+        return self._was_full or self._is_held or self._is_congested
+
+    def hold(self, is_held: bool) -> None:
+        """The way to the device is too slow, or free again."""
+        self._is_held = is_held
+
+    def congest(self, is_congested: bool) -> None:
+        """The guest does not take what it is sent, or does again.
+
+        Isochronous input is live and is dropped meanwhile (10); interrupt endpoints
+        are not polled.
+        """
+        self._is_congested = is_congested
+        for stream in () if is_congested else list(self._streams.values()):
+            if stream.endpoint.address & 0x80:
+                self._fill(stream)
 
     # ---------------------------------------------------------- DeviceSide ----
 
@@ -235,6 +270,7 @@ class UsbredirDeviceSide(DeviceSide):
         self._info = self._state = None
         self._is_connected = False
         self._requests.clear()
+        self._bytes = 0
         self._by_guest.clear()
         self._order.clear()
         self._streams.clear()
@@ -262,7 +298,9 @@ class UsbredirDeviceSide(DeviceSide):
             for endpoint in interface.endpoints:
                 index = endpoint_index(endpoint.address)
                 types[index] = codec.TRANSFER_CODES[endpoint.transfer_type]
-                intervals[index] = endpoint.interval
+                # 6.2: QEMU refuses a device with a polled endpoint whose interval is 0
+                is_polled = endpoint.transfer_type in _POLLED
+                intervals[index] = endpoint.interval or int(is_polled)
                 interfaces[index] = interface.number
                 sizes[index] = self._packet_size(endpoint)
         fields = [bytes(types), bytes(intervals), bytes(interfaces)]
@@ -348,7 +386,8 @@ class UsbredirDeviceSide(DeviceSide):
         self._events.append(DeviceClosed(device))
 
     def _submit(self, packet: Packet, urb: Urb) -> None:
-        self._requests[urb.id] = _Request(packet)
+        self._requests[urb.id] = _Request(packet, urb.length)
+        self._bytes += urb.length
         self._by_guest[packet.id] = urb.id
         if packet.type == Type.BULK:
             self._order.setdefault(urb.endpoint, deque()).append(urb.id)
@@ -357,8 +396,8 @@ class UsbredirDeviceSide(DeviceSide):
     def _data_request(self, packet: Packet) -> None:
         """control_packet, bulk_packet, interrupt_packet (8, 9)."""
         assert self._state is not None
-        if len(self._requests) >= MAX_PENDING or packet.id in self._by_guest:
-            self._events.append(Ignored(f"request {packet.id:#x}: too many, or twice"))
+        if packet.id in self._by_guest:
+            self._events.append(Ignored(f"request {packet.id:#x} is in flight already"))
             self._refuse(packet)
             return
         fields, urb_id = packet.fields, next(self._ids)
@@ -399,7 +438,7 @@ class UsbredirDeviceSide(DeviceSide):
                 self._reply(packet, status, result.length, result.data)
 
     def _drop_request(self, urb_id: int, packet: Packet) -> None:
-        del self._requests[urb_id]
+        self._bytes -= self._requests.pop(urb_id).length
         self._by_guest.pop(packet.id, None)
         if packet.type == Type.BULK:
             self._order[packet.fields[0]].remove(urb_id)
@@ -450,6 +489,7 @@ class UsbredirDeviceSide(DeviceSide):
                 self._answer(urb_id, request)
             self._events.append(UrbCancelled(self._device_id, urb_id))
         self._requests.clear()
+        self._bytes = 0
         for address in list(self._streams):
             self._stop_stream(address)
 
@@ -590,6 +630,8 @@ class UsbredirDeviceSide(DeviceSide):
         """Keep the stream's IN transfers in flight."""
         endpoint = stream.endpoint
         kind = endpoint.transfer_type
+        if self._is_congested and kind is TransferType.INTERRUPT:
+            return
         size = self._packet_size(endpoint)
         packets = (size,) * stream.packets
         while len(stream.in_flight) < stream.urbs:
@@ -638,7 +680,7 @@ class UsbredirDeviceSide(DeviceSide):
         for part in result.packets:
             data = result.data[offset : offset + part.length]
             offset += part.length
-            if not self.drops_iso:
+            if not self._is_congested:
                 status = codec.STATUS_CODES.get(part.status, codec.IOERROR)
                 body = data if status == codec.SUCCESS else b""
                 head = (stream.endpoint.address, status, len(body))
@@ -654,8 +696,8 @@ class UsbredirDeviceSide(DeviceSide):
             return
         stream.queue.append(bytes(packet.data))
         capacity = stream.packets * stream.urbs
-        if len(stream.queue) >= capacity:
-            for _ in range(capacity // 2):
+        if len(stream.queue) > capacity:
+            for _ in range(max(1, capacity // 2)):
                 stream.queue.popleft()
         if not stream.is_running and len(stream.queue) >= max(1, capacity // 2):
             stream.is_running = True

@@ -83,7 +83,8 @@ class UsbredirGuestSide(GuestSide):
         """Take a piece of the stream; a bad packet is skipped (1.2)."""
         if not self._is_open:
             raise RemoteProtocolError("the usbredir stream is closed")
-        for packet in self._splitter.feed(data):
+        self._splitter.feed(data)
+        while (packet := self._splitter.next()) is not None:
             if isinstance(packet, str):
                 self._events.append(Ignored(packet))
             else:

@@ -6,7 +6,7 @@ from rusb.errors import LocalProtocolError
 from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
-from rusb.usb.urb import Urb, UrbResult
+from rusb.usb.urb import Urb, UrbResult, cut_payload
 from rusb.wire.base import (
     ConfigurationSet,
     DeviceClosed,
@@ -304,7 +304,8 @@ class VrdpUsbDeviceSide(DeviceSide):
             self._ignore(f"SUBMIT_URB with handle {handle}, 0 or in flight")
             return
         is_in = direction == codec.DIRECTION_IN
-        payload = memoryview(data)[codec.SUBMIT.size : codec.SUBMIT.size + size]
+        view, start = memoryview(data), codec.SUBMIT.size
+        payload = cut_payload(view, start, start + size)
         setup = bytes(payload[:8]) if kind == codec.URB_CONTROL else b""
         if (
             device is None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rusb.errors import LocalProtocolError, ParseError
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
-from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.usb.urb import Urb, UrbResult, UrbStatus, cut_payload
 from rusb.wire.base import (
     DeviceFailed,
     DevicesListed,
@@ -408,7 +408,7 @@ class VrdpUsbGuestSide(GuestSide):
                 log.debug("< result for finished handle %d", handle)
             else:
                 taken = length if pending.is_in else 0
-                body = view[offset : offset + taken]
+                body = cut_payload(view, offset, offset + taken)
                 offset += taken
                 self._result(number, handle, pending, (flags, error, length), body)
             if flags & codec.FLAG_LAST:
@@ -421,7 +421,7 @@ class VrdpUsbGuestSide(GuestSide):
         handle: int,
         pending: _Pending,
         record: tuple[int, int, int],
-        body: memoryview,
+        body: bytes | memoryview,
     ) -> None:
         """Complete a URB, or keep a fragment of it.
 

@@ -1,0 +1,172 @@
+"""The usbredir connection of a guest under pressure from guest and network."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from rusb.server.guests import _stream
+from rusb.server.guests._stream import DeviceStream
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+from rusb.wire.usbredir import _device as device_side
+from tests.wire.test_usbredir_host import (
+    BULK,
+    BULK_IN,
+    CONFIGURATION_STATUS,
+    DESCRIPTORS,
+    HELLO,
+    INFO,
+    INTERRUPT,
+    POLLED,
+    SET_CONFIGURATION,
+    START_INTERRUPT,
+    bulk,
+    packet,
+)
+
+
+class Eager:
+    """A device that has data whenever it is asked.
+
+    Attributes:
+        given: bytes so far.
+        polls: of its interrupt endpoint.
+        press: what pressure is told to.
+    """
+
+    def __init__(self) -> None:
+        self.info, self.descriptors, self.name = INFO, DESCRIPTORS, "usb-1"
+        self.given = self.polls = self.asked = 0
+        self.press: Callable[[bool], None] = lambda is_high: None
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        self.asked += 1
+        data = bytes(urb.length) if urb.is_in else b""
+        self.given += len(data)
+        self.polls += urb.type is TransferType.INTERRUPT
+        result = UrbResult(UrbStatus.OK, data, urb.length)
+        asyncio.get_running_loop().call_soon(complete, result)
+
+    def cancel(self, urb_id: int) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
+        self.press = changed
+
+
+class Guest:
+    """The other end: what it sends is sent, what it reads is up to it."""
+
+    def __init__(self, device: Eager) -> None:
+        self.device = device
+        self.socket, self._theirs = socket.socketpair()
+        self.socket.setblocking(False)
+        self.loop = asyncio.get_running_loop()
+        self.raw = bytearray()
+        self.skip = 12 + 68  # their hello
+
+    async def start(self) -> None:
+        self.stream = await DeviceStream.over(self._theirs, self.device)
+        hello = struct.pack("<III64sI", HELLO, 68, 0, b"a guest", 0x7E)
+        await self.send(hello + packet(SET_CONFIGURATION, 1, b"\1"))
+        await self.read_answers(CONFIGURATION_STATUS, 1)
+
+    async def send(self, data: bytes) -> None:
+        await self.loop.sock_sendall(self.socket, data)
+
+    def waiting(self) -> int:
+        """Bytes that wait for the guest in this process."""
+        assert self.stream.transport is not None
+        return self.stream.transport.get_write_buffer_size()
+
+    async def settle(self) -> None:
+        """Wait until the device is asked nothing more."""
+        before = -1
+        while before != self.device.asked:
+            before = self.device.asked
+            await asyncio.sleep(0.1)
+
+    async def read_answers(self, kind: int, count: int) -> list[int]:
+        """Read until *count* packets of a kind came; return their ids."""
+        ids = list[int]()
+        while len(ids) < count:
+            self.raw += await self.loop.sock_recv(self.socket, 1 << 20)
+            if self.skip and len(self.raw) >= self.skip:
+                del self.raw[: self.skip]
+                self.skip = 0
+            while not self.skip and len(self.raw) >= 16:
+                found, length, id = struct.unpack_from("<IIQ", self.raw)
+                if len(self.raw) < 16 + length:
+                    break
+                del self.raw[: 16 + length]
+                if found == kind:
+                    ids.append(id)
+        return ids
+
+
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[Guest]:
+    guest = Guest(Eager())
+    async with asyncio.timeout(20):
+        await guest.start()
+        yield guest
+        guest.stream.abort()
+        await guest.stream.aclose()
+    guest.socket.close()
+
+
+async def test_a_guest_that_asks_and_does_not_read_is_bounded() -> None:
+    """It asks for 200 MiB; what is kept is a write buffer and what was under way.
+
+    While half of that is answered and not yet written, as much may begin again.
+    """
+    count, size = 200, 1 << 20
+    async with connected() as guest:
+        asking = asyncio.create_task(
+            guest.send(b"".join(bulk(i, BULK_IN, size) for i in range(2, count + 2)))
+        )
+        await guest.settle()
+        limit = _stream.WRITE_HIGH + 2 * device_side.MAX_BYTES_PENDING
+        assert _stream.WRITE_HIGH <= guest.waiting() <= limit
+        assert guest.device.given <= limit
+        ids = await guest.read_answers(BULK, count)  # nothing was lost, or refused
+        assert ids == list(range(2, count + 2))
+        await asking
+
+
+async def test_a_device_that_always_has_data_waits_for_a_paused_guest() -> None:
+    async with connected() as guest:
+        await guest.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+        await guest.settle()
+        assert guest.waiting() <= _stream.WRITE_HIGH + (64 << 10)
+        polls = guest.device.polls
+        await asyncio.sleep(0.2)
+        assert guest.device.polls == polls
+        assert len(await guest.read_answers(INTERRUPT, polls + 100)) >= polls + 100
+
+
+async def test_under_pressure_of_the_network_the_rest_of_a_read_waits() -> None:
+    async with connected() as guest:
+        await guest.settle()
+        before = guest.device.asked
+        guest.device.press(True)
+        await guest.send(bulk(2, BULK_IN, 8) + bulk(3, BULK_IN, 8))
+        await guest.settle()
+        assert guest.device.asked == before
+        guest.device.press(False)
+        assert await guest.read_answers(BULK, 2) == [2, 3]
+
+
+@pytest.mark.parametrize("is_pressed", [True, False])
+async def test_the_end_comes_whatever_the_pressure(is_pressed: bool) -> None:
+    async with connected() as guest:
+        guest.device.press(is_pressed)
+        await guest.stream.aclose()
+        await guest.stream.aclose()
