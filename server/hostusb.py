@@ -31,10 +31,15 @@ ATTACH_TIMEOUT = 60.0
 CLOSE_TIMEOUT = 10.0
 """Seconds for giving a device back to its drivers."""
 
+MAX_WAITING = 1024
+"""Requests to a device that wait; a guest that is told to wait sends no more. What one
+sends beyond it is dropped: such a guest is not serious."""
+
 MAX_ATTACHED = 64
 
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
+_FAILED = UrbResult(UrbStatus.IO_ERROR)
 
 
 class OpenedDevice(Protocol):
@@ -101,6 +106,8 @@ class _Core:
         self._tasks = TaskSet()
         self._queue: deque[Urb | Callable[[], Awaitable[None]]] = deque()
         self._is_busy = False
+        self._is_pressed = False
+        self._drops = False
 
     async def wait_closed(self) -> None:
         """Wait until a closed device is given back."""
@@ -115,6 +122,7 @@ class _Core:
         for entry in waiting:
             if isinstance(entry, Urb):
                 self._completed(entry.id, _GONE)
+        self._press()
         self._call(self._device.aclose)
 
     def reset_device(self, device: int) -> None:
@@ -138,6 +146,7 @@ class _Core:
     def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
         if self._is_busy:
             self._queue.append(urb)  # as many as the attachment lets through
+            self._press()
         else:
             self._submit(urb)
 
@@ -146,18 +155,41 @@ class _Core:
             if isinstance(waiting, Urb) and waiting.id == urb_id:
                 self._queue.remove(waiting)
                 self._completed(urb_id, _CANCELLED)
+                self._press()
                 return
         self._device.cancel(urb_id)
 
     def _submit(self, urb: Urb) -> None:
-        self._device.submit(urb, partial(self._completed, urb.id))
+        try:
+            self._device.submit(urb, partial(self._completed, urb.id))
+        except Exception:
+            log.exception("bug of a backend in submit")
+            self._completed(urb.id, _FAILED)
 
     def _completed(self, urb_id: int, result: UrbResult) -> None:
         assert self.attachment is not None
         self.attachment.completed(urb_id, result)
 
+    def _press(self) -> None:
+        """Let the guest wait while much waits here: until half is done."""
+        limit = MAX_WAITING // 4 if self._is_pressed else MAX_WAITING // 2
+        want = len(self._queue) >= limit
+        if want != self._is_pressed and self.attachment is not None:
+            self._is_pressed = want
+            self._drops = self._drops and want
+            self.attachment.hold(want)
+
     def _call(self, call: Callable[[], Awaitable[None]]) -> None:
+        if len(self._queue) >= MAX_WAITING:
+            if not self._drops:
+                self._drops = True
+                log.warning(
+                    "the guest does not wait: requests beyond %d to %s are dropped",
+                    *(MAX_WAITING, self.attachment),
+                )
+            return
         self._queue.append(call)
+        self._press()
         if not self._is_busy:
             self._is_busy = True
             self._tasks.start(self._work(), "requests to a device of this machine")
@@ -165,6 +197,7 @@ class _Core:
     async def _work(self) -> None:
         while self._queue:
             waiting = self._queue.popleft()
+            self._press()
             if isinstance(waiting, Urb):
                 self._submit(waiting)
                 continue
@@ -172,6 +205,8 @@ class _Core:
                 await waiting()
             except BackendError as error:  # URBs will tell the guest
                 log.warning("%s", error)
+            except Exception:  # what waits behind it must not wait for ever
+                log.exception("request to a device of this machine")
         self._is_busy = False
 
 

@@ -9,12 +9,14 @@ import pytest
 from rusb.cli.vbox._host import HostDevices, identify
 from rusb.client.backends.emulated import EmulatedBackend, Loopback, SerialLoopback
 from rusb.errors import BackendError, GuestError
+from rusb.server.attachments import Attachment
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.hostusb import HostPlugs
+from rusb.server.hostusb import MAX_WAITING, HostPlugs, _Core
 from rusb.server.machine.release_log import ReleaseLog
+from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
-from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 
 class Host:
@@ -122,3 +124,100 @@ async def test_the_end_gives_everything_back(host: Host) -> None:
     assert host.plugs.devices() == []
     for device, backend in await host.devices.list():
         await (await backend.open(device)).aclose()
+
+
+class Slow:
+    """A device whose requests take as long as a test wants; those fail with *error*."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.cleared = 0
+        self.go = asyncio.Event()
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        if self.error is not None:
+            raise self.error
+        complete(UrbResult(UrbStatus.OK))
+
+    def cancel(self, urb_id: int) -> None:
+        pass
+
+    async def _run(self) -> None:
+        await self.go.wait()
+        self.cleared += 1
+        if self.error is not None:
+            raise self.error
+
+    async def aclose(self) -> None:
+        pass
+
+    async def set_configuration(self, value: int) -> None:
+        await self._run()
+
+    async def claim_interface(self, interface: int) -> None:
+        await self._run()
+
+    async def release_interface(self, interface: int) -> None:
+        await self._run()
+
+    async def set_interface(self, interface: int, alternate: int) -> None:
+        await self._run()
+
+    async def clear_halt(self, endpoint: int) -> None:
+        await self._run()
+
+    async def reset(self) -> None:
+        await self._run()
+
+
+def attach(device: Slow) -> tuple[Attachment, _Core]:
+    core = _Core(device)
+    core.attachment = Attachment(
+        DeviceInfo(1, 2, 3),
+        name="host-1",
+        number=1,
+        core=core,
+        move=lambda: None,
+        now=lambda: 0.0,
+    )
+    return core.attachment, core
+
+
+async def test_requests_that_are_answered_at_once_are_bounded() -> None:
+    """200,000 CLEAR_FEATURE(ENDPOINT_HALT), each answered before it is done."""
+    device = Slow()
+    attachment, core = attach(device)
+    pressed: list[bool] = []
+    attachment.watch_pressure(pressed.append)
+    done: list[UrbResult] = []
+    for number in range(200_000):
+        if number == MAX_WAITING // 2:
+            await asyncio.sleep(0)
+            assert pressed == [True]  # a guest that waits when told gets no further
+        clear = SetupPacket.clear_halt(0x81)
+        attachment.submit(Urb.control(number + 1, clear), done.append)
+    assert len(done) == 200_000
+    assert len(core._queue) <= MAX_WAITING
+    device.go.set()
+    while core._is_busy:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert device.cleared <= MAX_WAITING + 1
+    assert pressed == [True, False]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("bug")])
+async def test_no_failure_of_a_request_holds_up_what_waits_behind_it(
+    error: Exception,
+) -> None:
+    device = Slow(error)
+    attachment, _ = attach(device)
+    done: list[UrbResult] = []
+    attachment.submit(Urb.control(1, SetupPacket.clear_halt(0x81)), done.append)
+    attachment.submit(Urb(2, TransferType.BULK, 0x81, 16), done.append)
+    device.go.set()
+    async with asyncio.timeout(5):
+        while len(done) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert [r.status for r in done] == [UrbStatus.OK, UrbStatus.IO_ERROR]
+    attachment.submit(Urb(3, TransferType.BULK, 0x81, 16), done.append)
+    assert done[2].status is UrbStatus.IO_ERROR

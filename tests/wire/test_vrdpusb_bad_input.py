@@ -465,6 +465,42 @@ def test_t23_data_after_an_out_result_is_surplus() -> None:
     assert done == wire.UrbCompleted(ID, 1, UrbResult(UrbStatus.OK, b"", 5))
 
 
+def kept_alive(data: bytes | memoryview) -> int:
+    """Bytes that stay in memory for as long as *data* does."""
+    whole = data.obj if isinstance(data, memoryview) else data
+    assert isinstance(whole, bytes | bytearray)
+    return len(whole)
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 4096])
+def test_t25_a_urb_does_not_keep_the_surplus_of_its_message_alive(size: int) -> None:
+    device = make_device(ID)
+    data = submit(1, bytes(size), endpoint=2, direction=2, urb_len=size)
+    (event,) = receive(device, data + bytes(1 << 20))
+    assert isinstance(event, wire.UrbSubmitted)
+    assert len(event.urb.data) == size
+    assert kept_alive(event.urb.data) <= 2 * size
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 4096])
+def test_t25_a_result_does_not_keep_the_surplus_of_its_message_alive(size: int) -> None:
+    guest = make_guest(ID)
+    guest.submit_urb(ID, bulk(1, 4096), now=0)
+    (done,) = receive(guest, results(record(1, bytes(size))) + bytes(1 << 20))
+    assert isinstance(done, wire.UrbCompleted)
+    assert len(done.result.data) == size
+    assert kept_alive(done.result.data) <= 2 * size
+
+
+def test_a_large_payload_is_not_copied_once_more() -> None:
+    device = make_device(ID)
+    (event,) = receive(
+        device, submit(1, bytes(4096), endpoint=2, direction=2, urb_len=4096)
+    )
+    assert isinstance(event, wire.UrbSubmitted)
+    assert isinstance(event.urb.data, memoryview)
+
+
 def test_t23_handles_skip_zero_and_what_is_in_flight() -> None:
     guest = make_guest(ID)
     guest.submit_urb(ID, bulk(1), now=0)
