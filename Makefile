@@ -9,15 +9,17 @@ BIN := $(VENV)/bin
 # What the tests run besides Python: virtual machines, a C compiler for the simulated USB,
 # RDP clients and servers of others.
 PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslinux-common xorriso \
-	xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp xdotool systemd
+	xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp xdotool systemd \
+	groff-base zsh fish
 
-.PHONY: help demo test check bench clean wheel-test system
+.PHONY: help demo test check bench manual clean wheel-test system
 
 help:
 	@echo "make demo        see a USB drive travel to a guest and back"
 	@echo "make test        all tests, virtual machines included"
 	@echo "make check       ruff, formatting, strict typing"
 	@echo "make bench       measure the URB path beside a raw TLS stream"
+	@echo "make manual      write the man pages and the shells' completion again"
 	@echo "make wheel-test  test the built wheel instead of the checkout"
 	@echo "make clean       remove what the other targets made"
 
@@ -34,6 +36,9 @@ check: .make/dev
 
 bench: .make/venv
 	@$(BIN)/python -m rusb bench
+
+manual: .make/dev
+	$(BIN)/python tools/manual.py
 
 wheel-test: .make/dev
 	rm -rf build dist .make/wheel

@@ -21,7 +21,7 @@ from . import vbox
 from ._hints import did_you_mean
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
 
-__all__ = ["main", "make_parser", "own_commands"]
+__all__ = ["main", "module_of", "own_commands"]
 
 
 PROGRAMS = {
@@ -74,14 +74,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message}{end} {hint}.\n")
 
 
-def _module(word: str) -> Any:
-    """The module of one of our own commands."""
+def module_of(word: str) -> Any:
+    """Return the module of one of our own commands."""
     return importlib.import_module(f"{__name__}.{word.replace('-', '_')}")
 
 
-def make_parser(word: str) -> _Parser:
-    """Return the parser of one of our own commands that use argparse."""
-    module = _module(word)
+def _make_parser(word: str) -> _Parser:
+    module = module_of(word)
     parser = _Parser(prog=f"rusb {word}", description=module.HELP)
     module.add_arguments(parser)
     return parser
@@ -90,7 +89,7 @@ def make_parser(word: str) -> _Parser:
 def _overview() -> str:
     lines = ["usage: rusb COMMAND [OPTION ...]", "", "Commands:"]
     for word in own_commands():
-        lines.append(f"  {word:<14}{_module(word).HELP}")
+        lines.append(f"  {word:<14}{module_of(word).HELP}")
     lines += ["", "'rusb COMMAND --help' tells more.", "", "As of VBoxManage:"]
     words = " ".join(sorted(vbox.commands()))
     lines += textwrap.wrap(words, 76, initial_indent="  ", subsequent_indent="  ")
@@ -142,10 +141,10 @@ def _run(program: str, words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2 if is_manager else EXIT_USAGE
-    module = _module(words[0])
+    module = module_of(words[0])
     if hasattr(module, "main"):  # a grammar of its own (rdesktop)
         return int(module.main(words[1:]))
-    parser = make_parser(words[0])
+    parser = _make_parser(words[0])
     parser.check_names(words[1:])
     args = parser.parse_args(words[1:])
     try:

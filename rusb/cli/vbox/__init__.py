@@ -21,7 +21,7 @@ from rusb.usb.device import clean_text
 
 from ._refused import COMMANDS as REFUSED
 
-__all__ = ["REFUSED", "Command", "commands", "overview", "run"]
+__all__ = ["REFUSED", "Command", "commands", "overview", "run", "synopses"]
 
 Command = Callable[[Sequence[str]], int]
 
@@ -47,12 +47,12 @@ def run(program: str, word: str, words: Sequence[str]) -> int:
     try:
         return command(words or ["--help"])
     except HelpWanted as wanted:
-        lines = [*_synopses(called, command), *_option_lines(wanted.options)]
+        lines = [*synopses(called, command), *_option_lines(wanted.options)]
         print("\n".join(lines), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     except UsageError as error:
         status = _complain(program, str(error), 2)
-        print("\n".join(_synopses(called, command)), file=sys.stderr)
+        print("\n".join(synopses(called, command)), file=sys.stderr)
         return status
     except RusbError as error:
         _complain(program, str(error), 1)
@@ -70,7 +70,7 @@ def overview(program: str) -> str:
     """Return the usage of every command."""
     lines = []
     for word, command in sorted(commands().items()):
-        lines += _synopses(f"{program} {word}", command)
+        lines += synopses(f"{program} {word}", command)
     return "\n".join(lines)
 
 
@@ -79,8 +79,8 @@ def _complain(program: str, text: str, status: int) -> int:
     return status
 
 
-def _synopses(called: str, command: Command) -> list[str]:
-    """How to call a command, from its docstring."""
+def synopses(called: str, command: Command) -> list[str]:
+    """Return how to call a command, from its docstring."""
     word = command.__name__.strip("_")
     texts = re.findall(rf"``{word}\b(.*?)``", inspect.getdoc(command) or "", re.DOTALL)
     return [" ".join(f"usage: {called}{text}".split()) for text in texts]
