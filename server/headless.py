@@ -266,7 +266,7 @@ class Headless:
         config = ServerConfig(self.machine, state=self._state)
         guest: GuestBackend = LoopbackGuest()  # for a machine that gets no devices
         if self.machine.usb_controllers:
-            guest = QemuGuest(str(self._monitors[1]))
+            guest = QemuGuest(str(self._monitors[1]), machine=self.machine.name)
         server = Server(config, guest=guest, log=self._log, report=self._report)
         self._port = 0
         try:
@@ -359,7 +359,7 @@ class Headless:
                 raise ControlError("devices of this machine cannot be reached")
             if not self.machine.usb_controllers:
                 raise ControlError(_NO_CONTROLLER)
-            guest = QemuGuest(str(self._monitors[2]))
+            guest = QemuGuest(str(self._monitors[2]), machine=self.machine.name)
             self._plugs = HostPlugs(self._host_usb(), guest, self._log)
         return str((await self._plugs.attach(str(arguments["device"]))).info)
 

@@ -24,7 +24,7 @@ from rusb.errors import GuestError
 from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
-__all__ = ["Monitor", "Refused", "entries_of", "find_buses"]
+__all__ = ["Monitor", "Refused", "entries_of"]
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,6 @@ COMMAND_TIMEOUT = 10.0
 
 MAX_TEXT = 300
 """Characters of QEMU's own words in a message of ours."""
-
-_CONTROLLERS = ("xhci", "ehci", "uhci", "ohci")
-"""Kinds of USB controllers by preference: every speed fits on xHCI."""
 
 _CLIENT_NAME = "rusb"
 # The library logs as errors what we raise, or what is no error: a QEMU that ended.
@@ -187,35 +184,6 @@ def _explain(path: str, error: OSError) -> str:
                 f"nobody listens at {path}: QEMU has ended, or this is not its socket"
             )
     return f"cannot connect to {path}: {reason(error)}"
-
-
-async def find_buses(monitor: Monitor) -> list[str]:
-    """Return the names of the machine's USB buses, the best first.
-
-    Raises:
-        GuestError: QEMU is gone.
-    """
-    found = []
-    for folder in ("peripheral", "peripheral-anon", "unattached"):
-        for name, kind in await _children(monitor, f"/machine/{folder}"):
-            ranks = [i for i, c in enumerate(_CONTROLLERS) if c in kind]
-            if ranks:
-                path = f"/machine/{folder}/{name}"
-                for bus, bus_kind in await _children(monitor, path):
-                    if bus_kind == "usb-bus":
-                        found.append((ranks[0], bus))
-    return [bus for _, bus in sorted(found, key=lambda entry: entry[0])]
-
-
-async def _children(monitor: Monitor, path: str) -> list[tuple[str, str]]:
-    """Name and type of the QOM children at *path*."""
-    listed = await monitor.execute("qom-list", {"path": path})
-    children = []
-    for entry in entries_of(listed):
-        name, kind = entry.get("name"), entry.get("type")
-        if isinstance(name, str) and isinstance(kind, str) and kind[:6] == "child<":
-            children.append((name, kind[6:-1]))
-    return children
 
 
 def entries_of(answer: object) -> list[dict[str, object]]:

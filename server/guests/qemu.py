@@ -17,8 +17,10 @@ from collections.abc import Mapping
 
 from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError
+from rusb.usb.types import Speed
 
-from ._qmp import Monitor, Refused, entries_of, find_buses
+from ._buses import XHCI, Bus, choose_bus, find_buses
+from ._qmp import Monitor, Refused, entries_of
 from ._stream import DeviceStream
 from .base import AttachedDevice, GuestBackend
 
@@ -43,6 +45,7 @@ class _Plug:
 
     Attributes:
         id: of the device and of its chardev in QEMU.
+        bus: where it is plugged in.
         is_in: QEMU plugged it in; its end from now on is told with ``lost``.
         why: why it ended without our doing, if it did.
         ended: set together with *why*.
@@ -50,9 +53,10 @@ class _Plug:
         removal: the task that takes it out, once begun.
     """
 
-    def __init__(self, id: str, device: AttachedDevice) -> None:
+    def __init__(self, id: str, device: AttachedDevice, bus: Bus) -> None:
         self.id = id
         self.device = device
+        self.bus = bus
         self.stream: DeviceStream | None = None
         self.is_in = False
         self.why: str | None = None
@@ -65,12 +69,15 @@ class QemuGuest(GuestBackend):
     """The machine of the QEMU whose QMP socket is the address.
 
     Args:
-        address: ``PATH`` or ``PATH,bus=NAME``; without a bus the first xHCI, else
-            EHCI, else any other controller's is used.
+        address: ``PATH`` or ``PATH,bus=NAME``; without a bus each device goes to the
+            first that takes its speed, xHCI before EHCI before the others.
+        machine: the name of the machine, if it is one of ours: advice then names
+            VBoxManage's options, not QEMU's.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, *, machine: str = "") -> None:
         super().__init__(address)
+        self._machine = machine
         path, _, option = (address or "").partition(",")
         self._path = path.removeprefix("unix:")
         if not self._path:
@@ -78,7 +85,7 @@ class QemuGuest(GuestBackend):
         key, _, self._wanted_bus = option.partition("=")
         if option and (key != "bus" or not self._wanted_bus):
             raise GuestError(f"{option!r} after the QMP socket should be bus=NAME")
-        self._bus = ""
+        self._buses: list[Bus] = []
         self._names = (
             f"{PREFIX}{secrets.token_hex(3)}-{n}" for n in itertools.count(1)
         )
@@ -111,12 +118,16 @@ class QemuGuest(GuestBackend):
             monitor = await self._connect()
         except GuestError as error:
             raise GuestError(f"QEMU is gone: {error}") from error
-        plug = _Plug(next(self._names), device)
+        bus = choose_bus(
+            *(self._buses, device.info), wanted=self._wanted_bus, machine=self._machine
+        )
+        plug = _Plug(next(self._names), device, bus)
         self._plugs[plug.id] = plug
         try:
             await self._plug_in(monitor, plug)
             is_paused = await self._wait_until_in(monitor, plug)
-            where = await self._find_port(monitor, plug)
+            port = await self._find_port(monitor, plug)
+            self._check_port(plug, port)
         except BaseException:
             await self._take_out(plug)
             raise
@@ -124,6 +135,7 @@ class QemuGuest(GuestBackend):
             await self._take_out(plug)
             raise GuestError(plug.why)
         plug.is_in = True
+        where = f"port {port} on {bus.name}" if port else bus.name
         return f"{where} (paused)" if is_paused else where
 
     async def detach(self, device: AttachedDevice) -> None:
@@ -168,20 +180,19 @@ class QemuGuest(GuestBackend):
             raise GuestError(
                 f"the QEMU at {self._path} was built without usb-redir"
             ) from error
-        buses = await find_buses(monitor)
+        buses = self._buses = await find_buses(monitor)
+        names = ", ".join(map(str, buses))
         if not buses:
             raise GuestError(
                 f"the machine at {self._path} has no USB controller:"
-                " add -device qemu-xhci to QEMU"
+                f" start QEMU with -device {XHCI}"
             )
-        if self._wanted_bus and self._wanted_bus not in buses:
+        if self._wanted_bus and self._wanted_bus not in [bus.name for bus in buses]:
             raise GuestError(
-                f"no USB bus {self._wanted_bus!r} in this machine, it has"
-                f" {', '.join(buses)}"
+                f"no USB bus {self._wanted_bus!r} in this machine, it has {names}"
             )
-        self._bus = self._wanted_bus or buses[0]
         await self._sweep(monitor)
-        log.info("guest is the QEMU at %s, bus %s", self._path, self._bus)
+        log.info("guest is the QEMU at %s with %s", self._path, names)
 
     async def _sweep(self, monitor: Monitor) -> None:
         """Delete devices whose server was killed: nobody holds their other end."""
@@ -234,7 +245,7 @@ class QemuGuest(GuestBackend):
                 "driver": "usb-redir",
                 "id": plug.id,
                 "chardev": plug.id,
-                "bus": self._bus,
+                "bus": plug.bus.name,
             },
         )
 
@@ -254,15 +265,34 @@ class QemuGuest(GuestBackend):
         return False
 
     async def _find_port(self, monitor: Monitor, plug: _Plug) -> str:
-        """``port 3 on xhci.0``; QEMU tells the port to humans only."""
+        """The port, ``3``, or ``4.1`` behind a hub; QEMU tells it to humans only."""
         with contextlib.suppress(Refused):
             text = await monitor.execute(
                 "human-monitor-command", {"command-line": "info usb"}
             )
             line = rf"Port ([0-9.]{{1,20}}),.*ID: {plug.id}\s*$"
             if port := re.search(line, str(text), re.MULTILINE):
-                return f"port {port[1]} on {self._bus}"
-        return self._bus
+                return port[1]
+        return ""
+
+    def _check_port(self, plug: _Plug, port: str) -> None:
+        """When ports run out QEMU adds a hub, which is of full speed (qemu-lab.md).
+
+        Raises:
+            GuestError: the device does not work behind it.
+        """
+        if "." not in port or plug.device.info.speed is not Speed.SUPER:
+            return
+        advice = (
+            f"unplug another device of {self._machine!r} first"
+            if self._machine
+            else f"start QEMU with -device {XHCI}"
+        )
+        raise GuestError(
+            f"the ports of {plug.bus} are all in use, and QEMU put the device behind a"
+            f" hub of full speed (port {port}), where a SuperSpeed device does not"
+            f" work: {advice}"
+        )
 
     @staticmethod
     async def _status(monitor: Monitor) -> object:

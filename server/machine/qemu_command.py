@@ -51,7 +51,13 @@ NETWORK_CARDS = {
 }
 """QEMU's network card for one of VirtualBox's; another becomes an e1000."""
 
-USB_CONTROLLERS = {"OHCI": "pci-ohci", "EHCI": "usb-ehci", "XHCI": "qemu-xhci"}
+USB_CONTROLLERS = {
+    "OHCI": "pci-ohci,num-ports=15",
+    "EHCI": "usb-ehci",
+    "XHCI": "qemu-xhci,p2=15,p3=15,streams=off",
+}
+"""With as many ports as there may be: when they run out QEMU inserts a hub of full
+speed. Streams cannot be carried to a usb-redir."""
 
 _PORTS = {"ide": 4, "sata": 6, "scsi": 7, "floppy": 2, "usb": 8, "virtio": 8}
 """Disks that a controller of a kind takes."""

@@ -22,7 +22,7 @@ __all__ = ["CLIENT", "GUEST", "LabError", "assets", "initramfs", "module_order"]
 _CACHE = Path(os.environ.get("RUSB_LAB_CACHE", "~/.cache/rusb-lab")).expanduser()
 
 _BASE = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio")
-_CONTROLLERS = ("xhci_pci", "ehci_pci", "uhci_hcd")
+_CONTROLLERS = ("xhci_pci", "ehci_pci", "uhci_hcd", "ohci_pci")
 _CLASSES = ("usb_storage", "sd_mod", "usbhid", "hid_generic", "evdev")
 GUEST = (*_BASE, *_CONTROLLERS, *_CLASSES, "cdc_acm", "vfat", "nls_cp437", "nls_ascii")
 """Modules of a machine that remote devices are plugged into, in load order."""
@@ -57,7 +57,9 @@ def _is_filled(wanted: list[str]) -> bool:
     index = _CACHE / "index.json"
     if not (_CACHE / "vmlinuz").exists():
         return False
-    return index.exists() and json.loads(index.read_text())["wanted"] == wanted
+    if not index.exists():
+        return False
+    return set(wanted) <= set(json.loads(index.read_text())["wanted"])
 
 
 def _fill(work: Path, wanted: list[str]) -> None:

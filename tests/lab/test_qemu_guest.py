@@ -155,21 +155,46 @@ async def test_a_qemu_that_is_killed_is_a_loss_of_all(machine: Machine) -> None:
 async def test_a_machine_without_usb(lab: None) -> None:
     with Guest(controller=None, wait=0) as vm:
         with pytest.raises(
-            GuestError, match="no USB controller: add -device qemu-xhci"
+            GuestError, match="no USB controller: start QEMU with -device qemu-xhci"
         ):
             await QemuGuest(vm.monitor).start()
 
 
-async def test_ehci_takes_a_fast_device_and_rejects_a_slow_one(lab: None) -> None:
-    slow = disk()
+async def test_each_speed_has_its_controller(lab: None) -> None:
+    """OHCI and EHCI, as most machines of VirtualBox's users have them."""
+    slow, fast, super_fast = disk(), disk(name="usb-2"), disk(SUPER, "usb-3")
+    slow.disk.packet_size = 64
     slow.info = dataclasses.replace(slow.info, speed=Speed.FULL)
-    with Guest(controller="ich9-usb-ehci1,id=ehci") as vm:
+    with Guest("-device", "pci-ohci,id=ohci", controller="usb-ehci,id=ehci") as vm:
         machine = Machine(vm)
         await machine.backend.start()
-        assert (await machine.backend.attach(disk())).endswith(" on ehci.0")
+        assert (await machine.backend.attach(fast)).endswith(" on ehci.0")
         await machine.wait("test -b /dev/sda")
-        await machine.sh("dd if=/dev/sda of=/dev/null bs=64k count=16")
-        with pytest.raises(GuestError, match="refused 0951:1666 Lab RAM disk"):
-            await machine.backend.attach(slow)
+        assert (await machine.backend.attach(slow)).endswith(" on ohci.0")
+        await machine.wait("test -b /dev/sdb")
+        for name in ("sda", "sdb"):
+            await machine.sh(f"dd if=/dev/{name} of=/dev/null bs=64k count=16")
+        log = await machine.sh("dmesg | grep 'usb [0-9]'")
+        assert "new high-speed USB device" in log
+        assert "new full-speed USB device" in log
+        with pytest.raises(GuestError, match="takes a SuperSpeed device.*qemu-xhci"):
+            await machine.backend.attach(super_fast)
+        await machine.backend.aclose()
+        assert await machine.names_of_ours() == []
+
+
+async def test_the_port_behind_the_hub_that_qemu_adds(lab: None) -> None:
+    """An xHCI that was not told has four ports, the last of which becomes a hub."""
+    with Guest(controller="qemu-xhci,id=xhci", wait=0) as vm:
+        machine = Machine(vm)
+        await machine.backend.start()
+        for number in range(3):
+            device = disk(SUPER, f"usb-{number}")
+            assert (await machine.backend.attach(device)).endswith(" on xhci.0")
+        with pytest.raises(GuestError, match="ports of xhci.0 .xHCI. are all in use"):
+            await machine.backend.attach(disk(SUPER, "usb-4"))
+        assert len(await machine.names_of_ours()) == 6
+        assert "port 4." in await machine.backend.attach(disk(HIGH, "usb-5"))
+        await machine.backend.aclose()
         await machine.backend.aclose()
         assert await machine.names_of_ours() == []

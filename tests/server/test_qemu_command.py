@@ -112,6 +112,19 @@ async def test_controllers_and_network(tmp_path: Path) -> None:
         assert kinds["usb0"] == "child<pci-ohci>"
         assert kinds["usb1"] == "child<usb-ehci>"
         assert kinds["usb2"] == "child<qemu-xhci>"
+        ports = {"usb0": ("num-ports",), "usb2": ("p2", "p3", "streams")}
+        assert {
+            (name, key): await qmp(
+                "qom-get", {"path": f"/machine/peripheral/{name}", "property": key}
+            )
+            for name, keys in ports.items()
+            for key in keys
+        } == {
+            ("usb0", "num-ports"): 15,
+            ("usb2", "p2"): 15,
+            ("usb2", "p3"): 15,
+            ("usb2", "streams"): False,
+        }
         found = [entry["type"] for entry in cards]
         assert "child<e1000>" in found
         assert "child<pcnet>" in found

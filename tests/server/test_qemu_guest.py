@@ -16,6 +16,7 @@ from rusb.errors import GuestError
 from rusb.server.guests import _qmp, qemu
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
+from rusb.usb.types import Speed
 from tests.lab.ramdisk import AttachedRamDisk
 from tests.lab.redirpeer import RamDisk
 from tests.server.fake_qemu import DONE, FakeQemu, Refused
@@ -166,6 +167,133 @@ async def test_the_bus_is_chosen(
     await guest.start()
     assert await guest.attach(device) == f"port 1 on {bus}"
     assert arguments_of(fake, "device_add")[0]["bus"] == bus
+    await guest.aclose()
+
+
+OHCI, EHCI, XHCI = ("pci-ohci", "usb-ehci", "qemu-xhci")
+UHCI_OF_EHCI = "ich9-usb-uhci1"  # a companion: no bus of its own
+
+
+def controllers(fake: FakeQemu, *kinds: str) -> None:
+    """Give the machine USB controllers, each with the bus that QEMU would give it."""
+    fake.tree = {"/machine/peripheral": []}
+    for number, kind in enumerate(kinds):
+        name = f"usb{number}"
+        fake.tree["/machine/peripheral"].append(
+            {"name": name, "type": f"child<{kind}>"}
+        )
+        if kind != UHCI_OF_EHCI:
+            bus = {"name": f"{name}.0", "type": "child<usb-bus>"}
+            fake.tree[f"/machine/peripheral/{name}"] = [bus]
+    ours = fake._do_qom_get
+    fake.answers["qom-get"] = lambda arguments: (
+        "usb0.0" if arguments["property"] == "masterbus" else ours(arguments)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "speed", "bus"),
+    [
+        ((OHCI, EHCI), Speed.LOW, "usb0.0"),
+        ((OHCI, EHCI), Speed.FULL, "usb0.0"),
+        ((OHCI, EHCI), Speed.HIGH, "usb1.0"),
+        ((OHCI, EHCI), Speed.SUPER, None),
+        ((OHCI, EHCI, XHCI), Speed.LOW, "usb2.0"),
+        ((OHCI, EHCI, XHCI), Speed.SUPER, "usb2.0"),
+        ((EHCI,), Speed.HIGH, "usb0.0"),
+        ((EHCI,), Speed.FULL, None),
+        ((OHCI,), Speed.HIGH, None),
+        ((EHCI, UHCI_OF_EHCI), Speed.FULL, "usb0.0"),
+        ((EHCI, UHCI_OF_EHCI), Speed.SUPER, None),
+        ((EHCI,), Speed.UNKNOWN, "usb0.0"),
+    ],
+)
+async def test_each_speed_has_its_bus(
+    fake: FakeQemu,
+    device: AttachedRamDisk,
+    kinds: tuple[str, ...],
+    speed: Speed,
+    bus: str | None,
+) -> None:
+    controllers(fake, *kinds)
+    device.info = dataclasses.replace(device.info, speed=speed)
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    if bus is not None:
+        assert await guest.attach(device) == f"port 1 on {bus}"
+        assert arguments_of(fake, "device_add")[0]["bus"] == bus
+    else:
+        advice = "start QEMU with -device qemu-xhci,p2=15,p3=15,streams=off"
+        with pytest.raises(GuestError, match=f"{speed.label}Speed device.*{advice}"):
+            await guest.attach(device)
+        assert arguments_of(fake, "device_add") == []
+    await guest.aclose()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "speed", "option"),
+    [
+        ((EHCI,), Speed.FULL, "--usbohci"),
+        ((OHCI,), Speed.HIGH, "--usbehci"),
+        ((OHCI, EHCI), Speed.SUPER, "--usbxhci"),
+    ],
+)
+async def test_for_our_own_machine_the_option_of_modifyvm_is_named(
+    fake: FakeQemu,
+    device: AttachedRamDisk,
+    kinds: tuple[str, ...],
+    speed: Speed,
+    option: str,
+) -> None:
+    controllers(fake, *kinds)
+    device.info = dataclasses.replace(device.info, speed=speed)
+    guest = QemuGuest(str(fake.path), machine="My Lab")
+    await guest.start()
+    with pytest.raises(GuestError, match=f'modifyvm "My Lab" {option} on'):
+        await guest.attach(device)
+    await guest.aclose()
+
+
+async def test_the_bus_of_usb_disks_is_not_for_remote_devices(
+    fake: FakeQemu, device: AttachedRamDisk
+) -> None:
+    controllers(fake, EHCI)
+    fake.tree["/machine/peripheral"] += [
+        {"name": "usbdisks", "type": "child<qemu-xhci>"}
+    ]
+    bus = {"name": "usbdisks.0", "type": "child<usb-bus>"}
+    fake.tree["/machine/peripheral/usbdisks"] = [bus]
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    assert await guest.attach(device) == "port 1 on usb0.0"
+    await guest.aclose()
+
+
+@pytest.mark.parametrize(
+    ("speed", "port", "is_refused"),
+    [
+        (Speed.SUPER, "4.1", True),
+        (Speed.SUPER, "4", False),
+        (Speed.HIGH, "4.1", False),
+    ],
+)
+async def test_a_superspeed_device_behind_the_hub_of_qemu_is_refused(
+    fake: FakeQemu, device: AttachedRamDisk, speed: Speed, port: str, is_refused: bool
+) -> None:
+    device.info = dataclasses.replace(device.info, speed=speed)
+    fake.answers["human-monitor-command"] = lambda arguments: "".join(
+        f"  Device 0.5, Port {port}, Speed 12 Mb/s, Product X, ID: {id}\r\n"
+        for id in fake.devices
+    )
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    if is_refused:
+        with pytest.raises(GuestError, match="in use.*hub of full speed.*p2=15,p3=15"):
+            await guest.attach(device)
+        assert fake.devices == {}
+        assert fake.chardevs == {}
+    else:
+        assert await guest.attach(device) == f"port {port} on xhci.0"
     await guest.aclose()
 
 
