@@ -34,7 +34,7 @@ from .auth import choose
 from .config import ServerConfig
 from .display.status import Picture, status_picture
 from .guests.base import AttachedDevice, GuestBackend
-from .machine.release_log import ReleaseLog
+from .machine.release_log import LineQuota, ReleaseLog
 from .session import ServerSession
 
 __all__ = ["Server", "load_guest"]
@@ -58,6 +58,13 @@ MAX_CLIENTS_PER_NETWORK = 16
 
 MAX_COMPLAINTS = 8
 """Lines in the log about connections that were closed at once."""
+
+MAX_LINES, LINES_PER_SECOND = 2000, 5.0
+"""Lines in the log that a network may cause at once, and those that it may cause in the
+long run: 50 MB a day, of which the log keeps the latest 64."""
+
+MAX_NETWORKS = 1024
+"""Networks whose lines are counted at once."""
 
 END_TIMEOUT = 30.0
 """Seconds that sessions get to detach their devices when the server stops."""
@@ -130,6 +137,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._client_numbers = itertools.count(1)
         self._complaints = 0
+        self._lines: dict[str, LineQuota] = {}
         self._logons = 0
         self._last: dict[str, object] | None = None
         self._totals = {"sent": 0, "received": 0}
@@ -224,6 +232,19 @@ class Server:
         """Return a number for a device, never used before."""
         return next(self._numbers)
 
+    def lines_of(self, network: str) -> LineQuota:
+        """Return how many lines in the log a network may still cause."""
+        found = self._lines.pop(network, None)
+        if found is None and len(self._lines) >= MAX_NETWORKS:
+            now = self.log.now()
+            used = {n: q for n, q in self._lines.items() if not q.is_full(now)}
+            if len(used) >= MAX_NETWORKS:  # forget the one that was here longest ago
+                del used[next(iter(used))]
+            self._lines = used
+        quota = found or LineQuota(MAX_LINES, LINES_PER_SECOND)
+        self._lines[network] = quota
+        return quota
+
     def welcome(self, session: ServerSession) -> bool:
         """Take a new connection, unless there are too many."""
         waiting = [s for s in self._sessions if s.is_waiting]
@@ -246,9 +267,6 @@ class Server:
                 f" logon, {crowds[most]} of them from {most}"
             )
         self._sessions.add(session)
-        self.log.write("VRDP: New connection:")
-        family = "IPv6" if ":" in session.network else "IPv4"
-        self.log.write(f"VRDP: Connection opened ({family}): {session.number}")
         return True
 
     def admit(self, session: ServerSession) -> bool:

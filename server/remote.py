@@ -16,7 +16,7 @@ from rusb.wire import base as wire
 from .attachments import Attachment
 from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
-from .machine.release_log import ReleaseLog
+from .machine.release_log import RemoteLog
 from .machine.settings import Machine
 
 __all__ = ["DeviceHost", "RemoteDevices"]
@@ -39,7 +39,6 @@ class DeviceHost(Protocol):
 
     machine: Machine
     guest: GuestBackend
-    log: ReleaseLog
 
     def next_number(self) -> int:
         """Return a number for a device, never used before."""
@@ -90,6 +89,7 @@ class RemoteDevices:
     Args:
         host: the server.
         number: of the client.
+        log: for what the client causes.
         core: the wire towards the client.
         send, flush: see :class:`~rusb.aio.link.WireLink`.
         fail: ends the connection.
@@ -103,13 +103,14 @@ class RemoteDevices:
         host: DeviceHost,
         number: int,
         *,
+        log: RemoteLog,
         core: wire.GuestSide,
         send: Callable[[int, bytes], None],
         flush: Callable[[], None],
         fail: Callable[[RusbError], None],
     ) -> None:
         self._host = host
-        self._log = host.log
+        self._log = log
         self._number = number
         self._core = core
         self._fail = fail

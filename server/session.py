@@ -17,6 +17,7 @@ from rusb.rdp.server import ServerConnection, ServerSettings
 
 from .attachments import Attachment
 from .auth import Authenticator, Request, asked_lines, decision_line
+from .machine.release_log import LineQuota, ReleaseLog, RemoteLog
 from .machine.settings import FEATURES
 from .network import network_of
 from .remote import DeviceHost, RemoteDevices
@@ -37,6 +38,10 @@ without our data being taken, between one and two times that, after which a clie
 dropped. The original gives up after 2 s, which a short network outage exceeds."""
 
 
+MAX_LINES, LINES_PER_SECOND = 500, 2.0
+"""Lines in the log that a connection may cause at once, more than 64 devices that come
+and go, and those that it may cause in the long run."""
+
 FIRST_PICTURE = 0.2
 """Seconds from the activation to the first picture, a megabyte or so: a client without
 a window says first that it wants none."""
@@ -46,6 +51,10 @@ class SessionHost(DeviceHost, Protocol):
     """What a session asks of the server it belongs to."""
 
     authenticator: Authenticator
+    log: ReleaseLog
+
+    def lines_of(self, network: str) -> LineQuota:
+        """Return how many lines in the log a network may still cause."""
 
     def welcome(self, session: "ServerSession") -> bool:
         """May this new connection stay? (limits)"""
@@ -85,7 +94,7 @@ class ServerSession:
         self.name = f"client {number}"
         self.network = ""
         self._host = host
-        self._log = host.log
+        self._log = RemoteLog(host.log, self.name)
         self._rdp = ServerConnection(settings, random_bytes=secrets.token_bytes)
         self.stream = RdpStream(
             self._rdp,
@@ -146,7 +155,7 @@ class ServerSession:
     def _end(self, reason: int | None) -> None:
         """Close; None: the client just leaves, which is no logoff (7.4)."""
         if self._client is not None and reason is not None:
-            self._log.write(f"VRDP: Logoff: {self.name} Reason 0x{reason:04X}.")
+            self._host.log.write(f"VRDP: Logoff: {self.name} Reason 0x{reason:04X}.")
         self._is_ending = True
         self.stream.close()
 
@@ -209,6 +218,7 @@ class ServerSession:
             self.devices.close()
         if self._is_welcome:
             self._log.write(f"VRDP: Connection closed: {self.number}")
+            self._log.tell_left_out()
         self._tasks.start(self._finish(), f"end of {self.name}")
 
     async def _finish(self) -> None:
@@ -220,9 +230,16 @@ class ServerSession:
 
     def _connected(self) -> None:
         self.network = network_of(self.stream.peer)
+        own = LineQuota(MAX_LINES, LINES_PER_SECOND)
+        shared = self._host.lines_of(self.network)
+        self._log = RemoteLog(self._host.log, f"client {self.number}", own, shared)
         self._is_welcome = self._host.welcome(self)
         if not self._is_welcome:
             self.stream.close()
+            return
+        family = "IPv6" if ":" in self.network else "IPv4"
+        self._log.write("VRDP: New connection:")
+        self._log.write(f"VRDP: Connection opened ({family}): {self.number}")
 
     def _secured(self, version: str) -> None:
         assert self.stream.tls is not None
@@ -283,16 +300,19 @@ class ServerSession:
                 log.debug("= %s", event)
 
     def _logon(self, event: rdp.LogonRequested) -> None:
-        """Decide on a logon, in the order of vrdp-server.md 3.6."""
+        """Decide on a logon, in the order of vrdp-server.md 3.6.
+
+        What is logged of it counts in no quota: nobody hides a logon behind noise.
+        """
         self._logon_timer.cancel()
         who, client = event.credentials, event.client
         self.name = f"{client.name} ({client.address}) build {client.build}."
-        self._log.write(
+        self._host.log.write(
             f"VRDP: Logon: {self.name} User: [{who.user}] Domain: [{who.domain}]"
             f" Screen: {who.screen}"
         )
         if who.screen >= self._host.machine.monitors:
-            self._log.write(f"VRDP: There is no screen {who.screen}.")
+            self._host.log.write(f"VRDP: There is no screen {who.screen}.")
             self._refuse()
         else:
             self._tasks.start(self._authenticate(event), f"logon of {self.name}")
@@ -309,11 +329,11 @@ class ServerSession:
             client_id=self.number,
         )
         for line in asked_lines(method, request):
-            self._log.write(line)
+            self._host.log.write(line)
         decision = await method.check(request)
         if decision.reason:
-            self._log.write(decision.reason)
-        self._log.write(decision_line(decision))
+            self._host.log.write(decision.reason)
+        self._host.log.write(decision_line(decision))
         self._is_granted = decision.granted
         if self._is_ending:  # nobody hides the answer by hanging up
             method.disconnected(self.number)
@@ -349,6 +369,7 @@ class ServerSession:
             self.devices = RemoteDevices(
                 self._host,
                 self.number,
+                log=self._log,
                 core=load_protocol(CHANNEL).guest_side(),
                 send=self._rdp.send_channel,
                 flush=self.stream.flush,

@@ -51,8 +51,9 @@ def set_up_logging(verbose: int) -> None:
 
 
 def say(text: str) -> None:
-    """A line for the user, at once."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the user, at once; a terminal that is gone is no reason to end."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def find_password(word: str | None, prompt: str) -> str | None:

@@ -22,7 +22,7 @@ from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import SecurityFlag, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
-from rusb.server import session
+from rusb.server import listener, session
 from rusb.server.display.status import Picture, status_picture
 from rusb.server.machine.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
@@ -234,6 +234,34 @@ async def test_t08_a_client_that_asks_and_reads_nothing_is_dropped(
             transport.resume_reading()
             with contextlib.suppress(ConnectionLost):  # or a plain end of TCP
                 await deaf.wait_closed()
+
+
+async def test_t08_a_client_fills_no_disk_with_what_is_logged_of_it(lab: Lab) -> None:
+    """Answers to a question that nobody asks again are logged, each of them."""
+    lines = session.MAX_LINES
+    async with asyncio.timeout(15), others_go_on(lab):
+        async with connect(lab.config(), backends=[]) as noisy:
+            while not noisy._link or noisy._link._channel is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            channel = noisy._link._channel
+            assert noisy._stream is not None
+            for version in (2, 3) * (2 * lines):
+                body = struct.pack("<IBBI", 6, 12, 2, version)
+                noisy._rdp.send_channel(channel, body)
+            noisy._stream.flush()
+        await lab.wait_log("lines were left out here")
+    assert lab.log().count("remote USB protocol version") <= lines + 20
+
+
+def test_lines_are_counted_for_a_bounded_number_of_networks(tmp_path: Path) -> None:
+    server = Lab(tmp_path, machine()).server
+    first = server.lines_of("first")
+    assert all(first.take(server.log.now()) for _ in range(1000))
+    for number in range(2 * listener.MAX_NETWORKS):  # each of them has used one
+        assert server.lines_of(f"net {number}").take(server.log.now())
+        assert server.lines_of("first") is first
+    assert len(server._lines) <= listener.MAX_NETWORKS
+    server.log.close()
 
 
 async def test_t08_pictures_are_made_for_those_who_take_them(

@@ -1,12 +1,19 @@
 """VBox.log: its format, its rotation, what it does with hostile text."""
 
+import contextlib
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.release_log import MAX_LINE, ReleaseLog
+from rusb.server.machine.release_log import (
+    MAX_LINE,
+    LineQuota,
+    ReleaseLog,
+    RemoteLog,
+)
 
 
 class Clock:
@@ -71,13 +78,106 @@ def test_a_folder_that_is_not_there_is_an_error_with_a_cure(tmp_path: Path) -> N
 def test_a_full_disk_ends_the_log_and_not_the_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log = ReleaseLog("-")
-    log._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - the log closes it
-    log._path = Path("/dev/full")
+    log = ReleaseLog("/dev/full")
     log.write("one")
     log.write("two")
     log.close()
     assert caplog.text.count("ends here: No space left on device") == 1
+
+
+def test_standard_error_without_a_reader_ends_the_log_and_not_the_server(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = os.pipe()
+    with contextlib.suppress(OSError), open(writer, "w", buffering=1) as errors:
+        monkeypatch.setattr("sys.stderr", errors)
+        log = ReleaseLog("-")
+        os.close(reader)
+        log.write("one")
+        log.write("two")
+        log.close()
+        monkeypatch.undo()
+    assert caplog.text.count("the log on standard error ends here: Broken pipe") == 1
+
+
+def test_a_log_has_a_largest_size_while_it_is_open(tmp_path: Path) -> None:
+    log = ReleaseLog(str(tmp_path / "VBox.log"), max_size=20_000)
+    for number in range(5000):
+        log.write(f"line {number} {'x' * 80}")
+    log.close()
+    sizes = {p.name: p.stat().st_size for p in tmp_path.iterdir()}
+    assert sorted(sizes) == ["VBox.log", "VBox.log.1", "VBox.log.2", "VBox.log.3"]
+    assert max(sizes.values()) < 20_000 + 200
+    text = (tmp_path / "VBox.log").read_text()
+    assert "Log continued after 20000 bytes" in text
+    assert "Log opened" in text
+    assert "line 4999 " in text
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "null"])
+def test_only_a_regular_file_is_rotated(tmp_path: Path, kind: str) -> None:
+    """As root, --log /dev/null renamed the device and left a file in its place."""
+    path, target = tmp_path / "VBox.log", tmp_path / "target"
+    reader = -1
+    if kind == "symlink":
+        target.write_text("before\n")
+        path.symlink_to(target)
+    elif kind == "fifo":
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    else:
+        path = Path("/dev/null")
+    before = path.lstat()
+    log = ReleaseLog(str(path), max_size=1000)
+    for number in range(2000):  # far more than a pipe takes
+        log.write(f"line {number}")
+    log.close()
+    after = path.lstat()
+    assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+    assert {p.name for p in tmp_path.iterdir()} <= {"VBox.log", "target"}
+    if kind == "symlink":
+        lines = target.read_text().splitlines()
+        assert lines[0] == "before"
+        assert lines[-1].endswith("line 1999")
+    if reader >= 0:
+        assert b"release log" in os.read(reader, 100)
+        os.close(reader)
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "VBox.log")
+    with pytest.raises(SettingsError, match="nobody reads from it"):
+        ReleaseLog(str(tmp_path / "VBox.log"))
+
+
+def test_a_peer_causes_as_many_lines_as_it_may(tmp_path: Path) -> None:
+    clock = Clock()
+    log = ReleaseLog(str(tmp_path / "VBox.log"), clock=clock)
+    shared = LineQuota(25, 1.0)
+    one = RemoteLog(log, "client 1", LineQuota(20, 1.0), shared)
+    other = RemoteLog(log, "client 2", LineQuota(20, 1.0), shared)
+    for number in range(100):
+        one.write(f"one {number}")
+    for number in range(100):
+        other.write(f"other {number}")
+    clock.now += 2.0
+    one.write("one again")
+    other.tell_left_out()
+    log.close()
+    lines = (tmp_path / "VBox.log").read_text().splitlines()
+    said = [line.partition(" ")[2] for line in lines]
+    assert (
+        said[-27:]
+        == [
+            *(f"one {n}" for n in range(20)),
+            *(f"other {n}" for n in range(5)),
+            "VRDP: client 1: 80 lines were left out here.",
+            "one again",
+            "VRDP: client 2: 95 lines were left out here.",
+        ][-27:]
+    )
+    assert not shared.is_full(clock.now)
+    assert shared.is_full(clock.now + 25)
 
 
 def test_standard_error_is_a_log_too(capsys: pytest.CaptureFixture[str]) -> None:
