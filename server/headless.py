@@ -16,6 +16,7 @@ from rusb.errors import ControlError, GuestError, RusbError
 from rusb.usb.device import clean_text
 
 from .config import ServerConfig
+from .console import Console
 from .control import NOBODY, ControlServer, control_path, describe_device
 from .guests._qmp import Monitor
 from .guests.base import GuestBackend
@@ -86,6 +87,7 @@ class Headless:
         self._host_usb = host_usb
         self._plugs: HostPlugs | None = None
         find_path = partial(control_path, machine.uuid)
+        self._console = Console(hardware, self._ask, lambda text: self._log.write(text))
         self._control = ControlServer(find_path, self._commands(), lock)
         self._control.hold()
         self._log = ReleaseLog(log)
@@ -142,6 +144,7 @@ class Headless:
                 if accelerator == accelerators[-1]:
                     raise
                 self._log.write(f"QEMU: without {accelerator}, because: {error}")
+        await self._console.start()
         if self.machine.remote_display.enabled:
             with contextlib.suppress(RusbError):
                 # the machine runs anyhow (vrdp-server.md 5.2)
@@ -299,16 +302,22 @@ class Headless:
             "reload": self._reload,
             "usbattach": self._usbattach,
             "usbdetach": self._usbdetach,
-        }
+        } | self._console.commands()
 
     def _tell(self, command: str) -> Callable[[Mapping[str, Any]], Any]:
         async def tell(arguments: Mapping[str, Any]) -> None:
-            if self._monitor is None:
-                raise ControlError("the machine is going off")
             self._log.write(f"Console: {command}")
-            await self._monitor.execute(command)
+            await self._ask(command)
 
         return tell
+
+    async def _ask(
+        self, command: str, arguments: Mapping[str, object] | None = None
+    ) -> object:
+        """Run a command of QEMU's monitor."""
+        if self._monitor is None:
+            raise ControlError("the machine is going off")
+        return await self._monitor.execute(command, arguments)
 
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
         self.power_off("command")
@@ -396,6 +405,7 @@ class Headless:
             "started": self._started,
             "vrdeport": self._port,
             "display": asdict(self.machine.remote_display),
+            "forwards": self._console.rules(),
             "host": [_row(d) for d in self._plugs.devices()] if self._plugs else [],
         } | (self._server.describe() if self._server else NOBODY)
 

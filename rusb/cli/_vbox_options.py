@@ -52,7 +52,8 @@ class Option:
         values: how many words follow.
         short: one letter, after a single dash.
         instead: the present name of one that is deprecated.
-        alone: first values that no further one follows.
+        alone: first values, in lower case, that no further one follows.
+        two: first values, in lower case, that a second one follows.
         refused: why rusb cannot carry it out; empty: it can.
         unless: values, in lower case, of a refused one that ask for what is so anyhow.
     """
@@ -62,8 +63,15 @@ class Option:
     short: str = ""
     instead: str = ""
     alone: tuple[str, ...] = ()
+    two: tuple[str, ...] = ()
     refused: str = ""
     unless: tuple[str, ...] = ()
+
+    def count(self, first: str) -> int:
+        """How many words follow, of which the first one is *first*."""
+        if first.lower() in self.alone:
+            return 1
+        return 2 if first.lower() in self.two else self.values
 
 
 @dataclass(slots=True)
@@ -122,12 +130,12 @@ def parse(words: Sequence[str], options: Iterable[Option]) -> Given:
         name, equals, value = word.partition("=")
         if option := known.get(_key(word)):
             name = word
-            count = 1 if rest and rest[0].lower() in option.alone else option.values
+            count = option.count(rest[0] if rest else "")
             values = rest[:count]
             del rest[:count]
         elif equals and (option := known.get(_key(name))) and option.values:
             values = [value]
-            count = 1 if value.lower() in option.alone else option.values
+            count = option.count(value)
         elif word in HELP:
             raise HelpWanted(options)
         elif word[:1] == "-" and len(word) > 1 and not word[1:].isdigit():

@@ -16,6 +16,8 @@ from rusb.rdp.ports import check_ports
 from .document import Document, Node
 from .drives import BUSES, DrivesEditor
 from .filter_list import FilterList
+from .forwards import Forward, add_forward, remove_forward
+from .serialport import SerialPort
 from .settings import (
     AUTH_TYPES,
     DISABLED_SINCE,
@@ -29,9 +31,9 @@ from .settings import (
 
 __all__ = ["BOOT_DEVICES", "BUSES", "NIC_MODES", "Editor", "new_machine", "set_extra"]
 
-VIDEO_SINCE = (1, 10)
+VIDEO_SINCE = FORWARDS_SINCE = (1, 10)
 PROPERTIES_SINCE = (1, 11)
-XHCI_SINCE = (1, 15)
+XHCI_SINCE = TCP_SERIAL_SINCE = (1, 15)
 
 NEW_VERSION = "1.18-linux"
 
@@ -197,15 +199,46 @@ class Editor(DrivesEditor):
         adapters = network.all("Adapter") if network else ()
         return next((a for a in adapters if a.attributes.get("slot") == slot), None)
 
-    def set_serial_file(self, path: str) -> None:
-        """Let the first serial port write to a file; empty: there is none."""
+    def add_forward(self, number: int, rule: Forward) -> None:
+        """Let the host forward a port to network adapter *number*, from 1.
+
+        Raises:
+            SettingsError: the adapter is not on NAT, or the rule's name or port of the
+                host is taken.
+        """
+        nat = self._nat(number)
+        self._raise_to(FORWARDS_SINCE)
+        add_forward(self.document, nat, rule)
+
+    def remove_forward(self, number: int, name: str) -> None:
+        """Remove a rule of network adapter *number*, from 1.
+
+        Raises:
+            SettingsError: the adapter is not on NAT, or there is none of that name.
+        """
+        remove_forward(self.document, self._nat(number), name)
+
+    def _nat(self, number: int) -> Node:
+        adapter = self._adapter(str(number - 1))
+        nat = adapter.find("NAT") if adapter else None
+        if nat is None:
+            raise SettingsError(
+                f"network adapter {number} is not attached to NAT; --nic{number} nat"
+                " does that"
+            )
+        return nat
+
+    def set_serial(self, serial: SerialPort | None) -> None:
+        """Connect the first serial port; None: there is none."""
+        if serial is not None and serial.mode == "TCP":
+            self._raise_to(TCP_SERIAL_SINCE)
         uart = self.document.find("Machine", "Hardware", "UART")
         for port in list(uart.all("Port")) if uart else ():
             if port.attributes.get("slot") == "0":
                 self.document.remove(port)
-        if path:
-            attributes = {"slot": "0", "enabled": "true", "IOBase": "0x3f8"}
-            attributes |= {"IRQ": "4", "hostMode": "RawFile", "path": path}
+        if serial is not None:
+            attributes = {"slot": "0", "enabled": "true", "IOBase": "0x3f8", "IRQ": "4"}
+            attributes |= serial.attributes()
             self.document.add(self._hardware("UART"), "Port", attributes)
 
     # ------------------------------------------------------- remote display ----

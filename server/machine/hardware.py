@@ -9,7 +9,9 @@ from rusb.filters.store import read_boolean, read_number
 from .document import Document, Node
 from .drives import BUS_OF, BUSES, media
 from .editor import BOOT_DEVICES, nic_modes
+from .forwards import forwards_of
 from .qemu_command import Adapter, Disk, Hardware
+from .serialport import SerialPort, serial_port_of
 
 __all__ = ["Controller", "Drive", "Parts", "read_parts", "to_hardware"]
 
@@ -62,7 +64,7 @@ class Parts:
     controllers: list[Controller] = field(default_factory=list)
     adapters: dict[int, Adapter] = field(default_factory=dict)
     usb: tuple[str, ...] = ()
-    serial: Path | None = None
+    serial: SerialPort | None = None
     groups: tuple[str, ...] = ("/",)
     uuid: str = ""
     changed: str = ""
@@ -111,7 +113,9 @@ def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> P
     for parent in (hardware, machine):
         for node in _children(parent.find("StorageControllers"), "StorageController"):
             found.controllers.append(_controller(node, places))
-    found.serial = _serial(hardware, folder)
+    for port in _children(hardware.find("UART"), "Port"):
+        if port.attributes.get("slot") == "0":
+            found.serial = serial_port_of(port, folder)
     groups = (
         g.attributes.get("name") for g in _children(machine.find("Groups"), "Group")
     )
@@ -147,7 +151,7 @@ def to_hardware(parts: Parts) -> Hardware:
         serial=parts.serial,
         usb=parts.usb,
         disks=disks,
-        adapters=[parts.adapters[slot] for slot in sorted(parts.adapters)],
+        adapters=parts.adapters,
     )
 
 
@@ -165,13 +169,16 @@ def _number(node: Node | None, name: str, default: int, limit: int) -> int:
 
 
 def _adapter(node: Node) -> Adapter:
-    modes = [child.name for child in nic_modes(node)]
+    modes = nic_modes(node)
+    nat = node.find("NAT")
     mac = node.attributes.get("MACAddress", "")
     is_mac = len(mac) == 12 and all(c in "0123456789abcdefABCDEF" for c in mac)
     return Adapter(
-        mode=modes[0] if modes else "",
+        mode=modes[0].name if modes else "",
         card=node.attributes.get("type", "82540EM"),
         mac=mac if is_mac else "",
+        is_linked=read_boolean(node.attributes.get("cable")) is not False,
+        forwards=forwards_of(nat) if nat else (),
     )
 
 
@@ -194,13 +201,3 @@ def _controller(node: Node, places: dict[str, Path]) -> Controller:
             )
         )
     return found
-
-
-def _serial(hardware: Node, folder: Path) -> Path | None:
-    """The file that the first serial port writes to."""
-    for port in _children(hardware.find("UART"), "Port"):
-        is_file = port.attributes.get("hostMode") == "RawFile"
-        if port.attributes.get("slot") == "0" and is_file:
-            path = port.attributes.get("path")
-            return folder / path if path else None
-    return None

@@ -5,11 +5,14 @@ controller of a kind is ``ide``, ``sata0``, ``scsi0`` and so on.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rusb.errors import SettingsError
+
+from .forwards import Forward
+from .serialport import SerialPort
 
 __all__ = [
     "Adapter",
@@ -89,11 +92,15 @@ class Adapter:
         mode: ``NAT``; empty: no cable.
         card: VirtualBox's name of the card.
         mac: twelve hexadecimal digits.
+        is_linked: the cable is in.
+        forwards: what the host forwards to the guest, for NAT.
     """
 
     mode: str = "NAT"
     card: str = "82540EM"
     mac: str = ""
+    is_linked: bool = True
+    forwards: tuple[Forward, ...] = ()
 
 
 @dataclass(slots=True)
@@ -104,8 +111,9 @@ class Hardware:
         memory: MiB.
         boot: ``floppy``, ``dvd``, ``disk``, ``net`` in the order they are tried.
         firmware: ``BIOS`` or ``EFI`` (any variant of it).
-        serial: a file that gets what the first serial port sends.
+        serial: what the first serial port is connected with; None: there is none.
         usb: types of USB controllers.
+        adapters: by slot, from 0.
     """
 
     memory: int = 128
@@ -113,10 +121,10 @@ class Hardware:
     acpi: bool = True
     boot: Sequence[str] = ("floppy", "dvd", "disk")
     firmware: str = "BIOS"
-    serial: Path | None = None
+    serial: SerialPort | None = None
     usb: Sequence[str] = ()
     disks: Sequence[Disk] = ()
-    adapters: Sequence[Adapter] = field(default=())
+    adapters: Mapping[int, Adapter] = field(default_factory=dict)
 
 
 def disk_format(path: Path) -> str:
@@ -179,7 +187,7 @@ def qemu_command(
     for path in monitors:
         command += ["-qmp", f"unix:{_escaped(str(path))},server=on,wait=off"]
     if hardware.serial is not None:
-        command += ["-serial", f"file:{hardware.serial}"]
+        command += ["-chardev", _chardev(hardware.serial), "-serial", "chardev:com1"]
     for number, kind in enumerate(dict.fromkeys(hardware.usb)):
         command += ["-device", f"{USB_CONTROLLERS[kind]},id=usb{number}"]
     command += _storage(hardware.disks)
@@ -190,6 +198,21 @@ def qemu_command(
 def _escaped(text: str) -> str:
     """Double the commas, which separate QEMU's options."""
     return text.replace(",", ",,")
+
+
+def _chardev(serial: SerialPort) -> str:
+    try:
+        serial.check()
+        host, port = serial.address() if serial.mode == "TCP" else ("", 0)
+    except SettingsError as error:
+        raise SettingsError(
+            f"the first serial port: {error}; modifyvm VM --uartmode1 sets another one"
+        ) from None
+    if serial.mode == "RawFile":
+        return f"file,id=com1,path={_escaped(serial.path)}"
+    place = f"host={host},port={port}" if port else f"path={_escaped(serial.path)}"
+    wait = ",server=on,wait=off" if serial.is_server else ""
+    return f"socket,id=com1,{place}{wait}"
 
 
 def _firmware() -> str:
@@ -246,18 +269,19 @@ def _device(disk: Disk, place: int) -> str:
     return "virtio-blk-pci"
 
 
-def _network(adapters: Sequence[Adapter]) -> Iterator[str]:
-    for number, adapter in enumerate(adapters):
-        card = NETWORK_CARDS.get(adapter.card, "e1000")
+def _network(adapters: Mapping[int, Adapter]) -> Iterator[str]:
+    """Yield ``net0`` and ``nic0``, as others name them, for the adapter in slot 0."""
+    for slot, adapter in sorted(adapters.items()):
+        card = f"{NETWORK_CARDS.get(adapter.card, 'e1000')},id=nic{slot}"
         if adapter.mac:
             pairs = [adapter.mac[i : i + 2] for i in range(0, 12, 2)]
             card += f",mac={':'.join(pairs)}"
         if adapter.mode == "NAT":
-            yield from ("-netdev", f"user,id=net{number}")
-            card += f",netdev=net{number}"
+            yield from ("-netdev", f"user,id=net{slot}")
+            card += f",netdev=net{slot}"
         elif adapter.mode:
             raise SettingsError(
-                f"network adapter {number + 1} is attached to {adapter.mode}; rusb"
-                f" knows NAT: modifyvm … --nic{number + 1} nat"
+                f"network adapter {slot + 1} is attached to {adapter.mode}; rusb"
+                f" knows NAT: modifyvm … --nic{slot + 1} nat"
             )
         yield from ("-device", card)

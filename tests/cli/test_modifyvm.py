@@ -79,8 +79,14 @@ def test_a_running_machine_is_refused(vbox: Vbox) -> None:
         ("Lab --ioapic off", "have an I/O APIC", 1),
         ("Lab --rtcuseutc off", "runs on UTC", 1),
         ("Lab --uart1 0x2F8 3", "COM1 is at 0x3F8 4", 1),
-        ("Lab --uartmode1 server /tmp/x", "can only write to a file", 1),
-        ("Lab --uartmode1 file nowhere/x", "there is no folder /", 1),
+        ("Lab --uartmode1 /dev/ttyS0", "choose one of disconnected, server, cl", 1),
+        ("Lab --uartmode1 file nowhere/x", "there is no directory /", 1),
+        ("Lab --uartmode1 tcpserver x", "--uartmode1 tcpserver x: 'x' is not PORT", 1),
+        ("Lab --uartmode1 server", "--uartmode1 needs two values", 2),
+        ("Lab --natpf1 ssh", "--natpf1: 'ssh' is not NAME,tcp|udp,HOSTIP", 1),
+        ("Lab --natpf1 delete", "--natpf1 needs two values", 2),
+        ("Lab --natpf1 delete ssh", "no forwarding rule named 'ssh'; the adapter", 1),
+        ("Lab --natpf2 ssh,tcp,,1,,1", "adapter 2 is not attached to NAT; --nic2 n", 1),
         ("Lab --usbrename None New", "no USB controller named 'None'", 1),
         ("Lab --name ''", "cannot be the name", 2),
         ("Lab --name a/b", "cannot be the name", 2),
@@ -255,6 +261,18 @@ def test_the_rest_of_the_machine(vbox: Vbox) -> None:
     vbox("modifyvm Lab --nic1 null --nic8 nat --nic7 none --description ''")
     assert 'nic1="null"' in vbox.info()
     assert 'nic8="nat"' in vbox.info()
+
+
+def test_ports_are_forwarded_and_shown_where_vagrant_looks(vbox: Vbox) -> None:
+    rule = "ssh,tcp,127.0.0.1,2222,,22"
+    vbox(f"modifyvm Lab --nic2 nat --natpf1 {rule} --nat-pf2 web,tcp,,8080,,80")
+    info = vbox.info()
+    at = info.index(f'Forwarding(0)="{rule}"')
+    assert info.index('nic1="nat"') < at < info.index('nic2="nat"')
+    assert 'Forwarding(0)="web,tcp,,8080,,80"' in info[at + 1 :]
+    assert 'hostip="127.0.0.1" hostport="2222" guestport="22"/>' in vbox.file()
+    vbox("modifyvm Lab --natpf1 delete ssh --natpf2 DELETE web")
+    assert "Forwarding" not in vbox.file()
 
 
 def test_an_old_file_stays_old(vbox: Vbox) -> None:  # 2.8

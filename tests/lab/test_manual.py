@@ -207,7 +207,7 @@ def test_what_keeps_a_machine_from_starting_is_said(shell: Shell) -> None:
     assert "invalid value 'maybe' of --vrde" in said
     said = shell("VBoxManage startvm Large --type headless", status=1)
     assert "could not find a registered machine named 'Large'" in said
-    assert "has no window" in shell("VBoxManage startvm Small", status=1)
+    assert "invalid value" in shell("VBoxManage startvm Small --type x", status=2)
     assert "is not running" in shell("VBoxManage controlvm Small reset", status=1)
 
     # a port that others have: it starts, and says so

@@ -32,7 +32,12 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def make(folder: Path, said: list[str], **display: object) -> Headless:
+def make(
+    folder: Path,
+    said: list[str],
+    hardware: Hardware | None = None,
+    **display: object,
+) -> Headless:
     settings: dict[str, object] = {"enabled": True, "properties": {"TCP/Ports": "0"}}
     machine = Machine(
         name="Small",
@@ -45,7 +50,7 @@ def make(folder: Path, said: list[str], **display: object) -> Headless:
     machine.remote_display.properties["TCP/Address"] = "127.0.0.1"
     return Headless(
         machine,
-        Hardware(memory=64, usb=("XHCI",)),
+        hardware or Hardware(memory=64, usb=("XHCI",)),
         log=str(folder / "VBox.log"),
         report=said.append,
         state=folder,

@@ -51,7 +51,7 @@ function _shtab_VBoxManage_using
 end
 
 set -g _shtab_VBoxManage_commands controlvm createhd createmedium createvm getextradata headless internalcommands list modifyvm registervm setextradata setproperty showvminfo startvm storageattach storagectl unregistervm usbfilter
-set -g _shtab_VBoxManage_opts_with_value --acpi --action --active --add --basefolder --boot1 --boot2 --boot3 --boot4 --controller --cpus --description --device --filename --firmware --format --groups --ioapic --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --monitor-count --name --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --os-type --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --serialnumber --size --sizebyte --startvm --storagectl --target --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-xhci --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -M -P -R -a -e -m -n -o -p -r -s -t -v
+set -g _shtab_VBoxManage_opts_with_value --acpi --action --active --add --basefolder --boot1 --boot2 --boot3 --boot4 --controller --cpus --description --device --filename --firmware --format --groups --ioapic --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --os-type --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --serialnumber --size --sizebyte --startvm --storagectl --target --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-xhci --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -M -P -R -a -e -m -n -o -p -r -s -t -v
 
 complete -c VBoxManage -e
 complete -c VBoxManage -f
@@ -59,7 +59,6 @@ complete -c VBoxManage -f
 complete -c VBoxManage -n _shtab_VBoxManage_using -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a controlvm -d 'change a running machine: power, remote display, USB devices'
 complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm' -s h -l help -d 'show this help message and exit'
-complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm; and test $_shtab_VBoxManage_npos -eq 1' -ka "poweroff acpipowerbutton reset pause resume vrde" -d 'poweroff|acpipowerbutton|reset|pause|resume|vrde'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a createhd -d 'make a disk image (the older name of createmedium)'
 complete -c VBoxManage -n '_shtab_VBoxManage_using createhd' -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using createhd' -l filename -x -d 'example: VBoxManage createhd --filename a.vdi --size 64'
@@ -161,6 +160,14 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l usb -x -d 'examp
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l usb-rename -x -d 'example: VBoxManage modifyvm Lab --usbrename OHCI Mine'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l uart1 -x -d 'example: VBoxManage modifyvm Lab --uart1 0x3F8 4'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l uart-mode1 -x -d 'example: VBoxManage modifyvm Lab --uartmode1 file com1.log'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf1 -x -d 'example: VBoxManage modifyvm Lab --natpf1 ssh,tcp,127.0.0.1,2222,,22'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf2 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf3 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf4 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf5 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf6 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf7 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nat-pf8 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a registervm -d 'put a machine'"'"'s settings file on the list of machines'
 complete -c VBoxManage -n '_shtab_VBoxManage_using registervm' -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a setextradata -d 'set or remove extra data of a machine or of all'

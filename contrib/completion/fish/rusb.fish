@@ -51,7 +51,7 @@ function _shtab_rusb_using
 end
 
 set -g _shtab_rusb_commands aliases bench connect demo devices passwordhash plugins rdesktop serve version controlvm createhd createmedium createvm getextradata headless internalcommands list modifyvm registervm setextradata setproperty showvminfo startvm storageattach storagectl unregistervm usbfilter
-set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --controller --cpus --description --device --domain --filename --filter --firmware --format --groups --guest --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --monitor-count --name --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --os-type --pam-service --password --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --seconds --security --serialnumber --size --sizebyte --startvm --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
+set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --controller --cpus --description --device --domain --filename --filter --firmware --format --groups --guest --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --os-type --pam-service --password --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --seconds --security --serialnumber --size --sizebyte --startvm --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
 
 complete -c rusb -e
 complete -c rusb -f
@@ -102,31 +102,31 @@ complete -c rusb -n '_shtab_rusb_using rdesktop' -s a -x -d 'colour depth (8, 15
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s A -x -d 'accepted, without a window: SeamlessRDP'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s b -d 'accepted, without a window: bitmap updates only'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s B -d 'accepted, without a window: the X server'"'"'s backing store'
-complete -c rusb -n '_shtab_rusb_using rdesktop' -s C -d 'accepted, without a window: a private colour map'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s c -x -d 'working directory'
+complete -c rusb -n '_shtab_rusb_using rdesktop' -s C -d 'accepted, without a window: a private colour map'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s D -d 'accepted, without a window: window decorations'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s d -x -d 'domain ('"'"'@N'"'"' at its end: screen N)'
-complete -c rusb -n '_shtab_rusb_using rdesktop' -s E -d 'encrypt the logon only'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s e -d 'no encryption'
+complete -c rusb -n '_shtab_rusb_using rdesktop' -s E -d 'encrypt the logon only'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s f -d 'accepted, without a window: full screen'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s g -x -d 'desktop geometry (WxH[+X+Y], N%, workarea)'
-complete -c rusb -n '_shtab_rusb_using rdesktop' -s K -d 'accepted, without a window: window-manager key bindings'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s k -x -d 'accepted, without a window: the keyboard map'
+complete -c rusb -n '_shtab_rusb_using rdesktop' -s K -d 'accepted, without a window: window-manager key bindings'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s L -x -d 'accepted, without a window: the local character set'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s m -d 'accepted, without a window: mouse motion events'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s N -d 'accepted, without a window: numlock synchronisation'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s n -x -d 'client hostname'
-complete -c rusb -n '_shtab_rusb_using rdesktop' -s P -d 'accepted, without a window: the persistent bitmap cache'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s p -x -d 'password (- to prompt)'
+complete -c rusb -n '_shtab_rusb_using rdesktop' -s P -d 'accepted, without a window: the persistent bitmap cache'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s r -x -d 'redirect a device: usb'
-complete -c rusb -n '_shtab_rusb_using rdesktop' -s s -x -d shell
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s S -x -d 'accepted, without a window: single-application mode'
+complete -c rusb -n '_shtab_rusb_using rdesktop' -s s -x -d shell
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s t -d 'accepted, without a window: the remote-control socket'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s T -x -d 'accepted, without a window: the window title'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s u -x -d 'user name'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s v -d 'say what is accepted but has no meaning without a window'
-complete -c rusb -n '_shtab_rusb_using rdesktop' -s X -x -d 'accepted as rdesktop does'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s x -x -d 'experience: m[odem], b[roadband], l[an] or hex'
+complete -c rusb -n '_shtab_rusb_using rdesktop' -s X -x -d 'accepted as rdesktop does'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s z -d 'ask for compression'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a serve -d 'serve remote USB to a virtual machine'
 complete -c rusb -n '_shtab_rusb_using serve' -s h -l help -d 'show this help message and exit'
@@ -142,7 +142,6 @@ complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a ver
 complete -c rusb -n '_shtab_rusb_using version' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a controlvm -d 'change a running machine: power, remote display, USB devices'
 complete -c rusb -n '_shtab_rusb_using controlvm' -s h -l help -d 'show this help message and exit'
-complete -c rusb -n '_shtab_rusb_using controlvm; and test $_shtab_rusb_npos -eq 1' -ka "poweroff acpipowerbutton reset pause resume vrde" -d 'poweroff|acpipowerbutton|reset|pause|resume|vrde'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a createhd -d 'make a disk image (the older name of createmedium)'
 complete -c rusb -n '_shtab_rusb_using createhd' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using createhd' -l filename -x -d 'example: VBoxManage createhd --filename a.vdi --size 64'
@@ -244,6 +243,14 @@ complete -c rusb -n '_shtab_rusb_using modifyvm' -l usb -x -d 'example: VBoxMana
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l usb-rename -x -d 'example: VBoxManage modifyvm Lab --usbrename OHCI Mine'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l uart1 -x -d 'example: VBoxManage modifyvm Lab --uart1 0x3F8 4'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l uart-mode1 -x -d 'example: VBoxManage modifyvm Lab --uartmode1 file com1.log'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf1 -x -d 'example: VBoxManage modifyvm Lab --natpf1 ssh,tcp,127.0.0.1,2222,,22'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf2 -x -d VALUE
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf3 -x -d VALUE
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf4 -x -d VALUE
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf5 -x -d VALUE
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf6 -x -d VALUE
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf7 -x -d VALUE
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nat-pf8 -x -d VALUE
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a registervm -d 'put a machine'"'"'s settings file on the list of machines'
 complete -c rusb -n '_shtab_rusb_using registervm' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a setextradata -d 'set or remove extra data of a machine or of all'

@@ -317,7 +317,7 @@ def _pairs(
             if drive.uuid:
                 key = f"{controller.name}-ImageUUID-{place}"
                 yield _quoted(key), _quoted(drive.uuid)
-    yield from _adapter_pairs(parts)
+    yield from _adapter_pairs(parts, live)
     display = machine.remote_display
     yield "vrde", _quoted(_on_off(display.enabled))
     if display.enabled:
@@ -348,7 +348,9 @@ def _pairs(
         yield from _live_pairs(live)
 
 
-def _adapter_pairs(parts: Parts) -> Iterator[tuple[str, str]]:
+def _adapter_pairs(
+    parts: Parts, live: dict[str, Any] | None
+) -> Iterator[tuple[str, str]]:
     for slot in range(8):
         adapter = parts.adapters.get(slot)
         mode = "none" if adapter is None else (adapter.mode or "null").lower()
@@ -358,6 +360,11 @@ def _adapter_pairs(parts: Parts) -> Iterator[tuple[str, str]]:
         if adapter is not None:
             yield f"cableconnected{number}", _quoted("on")
         yield f"nic{number}", _quoted(mode)
+        rules = adapter.forwards if adapter else ()
+        if live is not None and "forwards" in live:
+            rules = live["forwards"].get(str(slot), ())
+        for index, rule in enumerate(rules):  # Vagrant reads it after the adapter
+            yield f"Forwarding({index})", _quoted(rule)
 
 
 def _change_time(parts: Parts) -> str:

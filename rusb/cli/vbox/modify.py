@@ -2,15 +2,16 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of, unsigned
 from rusb.errors import SettingsError
 from rusb.rdp.ports import check_ports
 from rusb.server.machine.editor import BOOT_DEVICES, NIC_MODES, Editor
+from rusb.server.machine.forwards import Forward
 from rusb.server.machine.hardware import MAX_CPUS, MAX_MEMORY
 from rusb.server.machine.qemu_command import NETWORK_CARDS
 from rusb.server.machine.registry import check_free, check_name
+from rusb.server.machine.serialport import SERIAL_MODES, SerialPort
 from rusb.server.machine.settings import AUTH_TYPES, MAX_MONITORS
 
 from . import _refused
@@ -184,21 +185,41 @@ def _usb(name: str, kind: str) -> Change:
 def _uart(editor: Editor, base: str, irq: str = "") -> None:
     """``--uart1 0x3F8 4``: where COM1 is anyway."""
     if base.lower() == "off":
-        editor.set_serial_file("")
+        editor.set_serial(None)
     elif (base.lower(), irq) != ("0x3f8", "4"):
         raise SettingsError(f"--uart1 {base} {irq}: COM1 is at 0x3F8 4")
 
 
-def _uart_mode(editor: Editor, mode: str, path: str = "") -> None:
-    """``--uartmode1 file PATH``."""
-    if mode.lower() not in ("file", "disconnected"):
-        raise SettingsError(f"--uartmode1 {mode}: COM1 can only write to a file")
-    place = Path(path).absolute()
-    if path and not place.parent.is_dir():
+def _uart_mode(editor: Editor, mode: str, value: str = "") -> None:
+    """``--uartmode1 server PATH``, or another of SERIAL_MODES."""
+    word = mode.lower()
+    if word == "disconnected":
+        editor.set_serial(None)
+        return
+    if word not in SERIAL_MODES:
         raise SettingsError(
-            f"--uartmode1 file {path}: there is no folder {place.parent}"
+            f"--uartmode1 {mode}: COM1 is not connected with a device of the host;"
+            f" choose one of disconnected, {', '.join(SERIAL_MODES)}"
         )
-    editor.set_serial_file(str(place) if path else "")
+    try:
+        editor.set_serial(SerialPort.parse(word, value))
+    except SettingsError as error:
+        raise SettingsError(f"--uartmode1 {mode} {value}: {error}") from None
+
+
+def _forward(number: int) -> Callable[..., None]:
+    """``--natpf1 RULE``, ``--natpf1 delete NAME``."""
+
+    def apply(editor: Editor, rule: str, name: str | None = None) -> None:
+        try:
+            if name is None:
+                editor.add_forward(number, Forward.parse(rule))
+            else:
+                editor.remove_forward(number, name)
+        except SettingsError as error:
+            raise SettingsError(f"--natpf{number}: {error}") from None
+
+    return apply
 
 
 OPTIONS: dict[str, Change] = {
@@ -257,6 +278,7 @@ _SEVERAL: dict[str, Callable[..., None]] = {
     "usb-rename": Editor.rename_usb,
     "uart1": _uart,
     "uart-mode1": _uart_mode,
+    **{f"nat-pf{n}": _forward(n) for n in _refused.ADAPTERS},
 }
 """Options with more than one value."""
 
@@ -264,7 +286,8 @@ _ALL = (
     *(Option(name) for name in OPTIONS),
     Option("usb-rename", values=2),
     Option("uart1", values=2, alone=("off",)),
-    Option("uart-mode1", values=2, alone=("disconnected",)),
+    Option("uart-mode1", two=tuple(SERIAL_MODES)),
+    *(Option(f"nat-pf{n}", two=("delete",)) for n in _refused.ADAPTERS),
     *(Option(old, instead=new) for old, new in DEPRECATED.items()),
     *_refused.MODIFY,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import rusb
 from rusb.cli._common import run_async, say, set_up_logging, until_signal
-from rusb.cli._vbox_options import Option, UsageError, on_off
+from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
 from rusb.rdp.ports import check_ports
 from rusb.server.machine.document import Document
@@ -23,7 +23,7 @@ from rusb.server.machine.qemu_command import Hardware
 from rusb.server.machine.settings import Machine
 from rusb.usb.device import clean_text
 
-from . import _refused
+from . import _console, _refused
 from ._common import (
     ask_running,
     given,
@@ -50,6 +50,9 @@ MAX_PROPERTIES = 16
 
 _PREFIX = "rusb: error: "
 """What the process says before the reason why it ends."""
+
+_TYPES = ("headless", "vrdp", "gui", "sdl", "separate")
+"""Words of ``--type``; every machine starts headless."""
 
 _STATES = {"on": True, "enable": True, "off": False, "disable": False}
 
@@ -128,15 +131,15 @@ async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
 
 
 def startvm(words: Sequence[str]) -> int:
-    """``startvm VM… --type headless``: one that fails does not keep the others."""
+    """``startvm VM… [--type headless]``: one that fails does not keep the others."""
     found = given(words, (Option("type"),))
-    kind = found.last("type") or "gui"
+    kind = one_of("type", found.last("type") or "gui", _TYPES)
+    if not found.words:
+        raise UsageError("which machine?")
     if kind == "vrdp":
         say("Warning: --type vrdp is deprecated; headless is its name now")
     elif kind != "headless":
-        raise SettingsError(f"--type {kind}: rusb has no window; --type headless")
-    if not found.words:
-        raise UsageError("which machine?")
+        say("rusb has no window: the machine starts headless; an RDP client shows it")
     status = 0
     for name in found.words:
         try:
@@ -212,7 +215,11 @@ _RENAMED = {
 
 
 def controlvm(words: Sequence[str]) -> int:
-    """``controlvm VM poweroff|acpipowerbutton|reset|pause|resume|vrde…``."""
+    """``controlvm VM COMMAND [VALUE…]``."""
+    if words[1:2] and words[1] in _console.VERBS:
+        name, verb, *values = words  # a text may begin with a dash
+        _console.VERBS[verb](registry().find(name).uuid, values)
+        return 0
     found = given(words, ())
     if len(found.words) < 2:
         raise UsageError("controlvm VM COMMAND")
