@@ -59,6 +59,7 @@ complete -c VBoxManage -f
 complete -c VBoxManage -n _shtab_VBoxManage_using -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a controlvm -d 'change a running machine: power, remote display, USB devices'
 complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm' -s h -l help -d 'show this help message and exit'
+complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm; and test $_shtab_VBoxManage_npos -eq 1' -ka "poweroff acpipowerbutton acpisleepbutton reset pause resume vrde vrdeport vrdeproperty vrdevideochannelquality usbattach usbdetach natpf1 setlinkstate1 screenshotpng keyboardputscancode keyboardputstring keyboardputfile" -d 'poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume|vrde|vrdeport|vrdeproperty|vrdevideochannelquality|usbattach|usbdetach|natpf1|setlinkstate1|screenshotpng|keyboardputscancode|keyboardputstring|keyboardputfile'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a createhd -d 'make a disk image (the older name of createmedium)'
 complete -c VBoxManage -n '_shtab_VBoxManage_using createhd' -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using createhd' -l filename -x -d 'example: VBoxManage createhd --filename a.vdi --size 64'

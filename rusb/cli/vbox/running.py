@@ -215,7 +215,14 @@ _RENAMED = {
 
 
 def controlvm(words: Sequence[str]) -> int:
-    """``controlvm VM COMMAND [VALUE…]``."""
+    """Tell a running machine to do something.
+
+    ``controlvm VM poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume``
+    ``controlvm VM vrde|vrdeport|vrdeproperty|vrdevideochannelquality VALUE``
+    ``controlvm VM usbattach|usbdetach UUID|ADDRESS``
+    ``controlvm VM natpf1|setlinkstate1|screenshotpng VALUE…``
+    ``controlvm VM keyboardputscancode|keyboardputstring|keyboardputfile VALUE…``
+    """
     if words[1:2] and words[1] in _console.VERBS:
         name, verb, *values = words  # a text may begin with a dash
         _console.VERBS[verb](registry().find(name).uuid, values)
