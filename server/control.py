@@ -9,15 +9,17 @@ import contextlib
 import json
 import logging
 import os
-import stat
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from rusb.errors import ControlError, RusbError
 from rusb.oserrors import reason
-from rusb.usb.device import DeviceInfo
+from rusb.usb.device import DeviceInfo, clean_text
 
+from .machine.files import belongs_to_others
 from .machine.lock import MachineLock, holder_of, lock_path
 
 __all__ = [
@@ -92,14 +94,13 @@ def runtime_folder() -> Path:
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise ControlError(
             f"cannot make {folder} for sockets: {reason(error)}; name another folder"
             " with RUSB_RUNTIME"
         ) from error
-    is_ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
-    if not (stat.S_ISDIR(found.st_mode) and is_ours):
+    if is_foreign:
         raise ControlError(
             f"{folder} belongs to or can be written by others; remove it, or name"
             " another folder with RUSB_RUNTIME"
@@ -226,6 +227,10 @@ class ControlServer:
         if len(self._writers) >= MAX_CONNECTIONS:
             writer.close()
             return
+        if (user := _user_of(writer)) not in (0, os.getuid()):
+            log.warning("the control socket: user %d was hung up on", user)
+            writer.close()
+            return
         self._writers.add(writer)
         try:
             # ValueError: the line is too long
@@ -278,6 +283,8 @@ async def call(path: Path, command: str, **arguments: object) -> Any:
                 line = await reader.readline()
             finally:
                 writer.close()
+        if not line:
+            raise ControlError(f"the running machine hung up on {command}")
         answer = json.loads(line)
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError("the machine is not running") from None
@@ -285,9 +292,23 @@ async def call(path: Path, command: str, **arguments: object) -> Any:
         raise ControlError(
             f"the running machine did not answer {command} in {seconds:g} s"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = reason(error) if isinstance(error, OSError) else error
         raise ControlError(f"no answer from the running machine: {why}") from error
-    if "error" in answer:
-        raise ControlError(answer["error"])
-    return answer["value"]
+    match answer:
+        case {"error": str(sentence)}:
+            raise ControlError(clean_text(sentence))
+        case {"value": value}:
+            return value
+    raise ControlError(
+        f"what listens at {path} is no running machine: its answer to {command} has"
+        " neither a value nor an error"
+    )
+
+
+def _user_of(writer: asyncio.StreamWriter) -> int:
+    """The user whose process is at the other end, as the kernel says."""
+    layout = struct.Struct("iII")  # process, user, group
+    sock: socket.socket = writer.get_extra_info("socket")
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
+    return int(layout.unpack(credentials)[1])

@@ -19,6 +19,7 @@ import usb.backend
 import usb.core
 
 from rusb.errors import ParseError, RemoteProtocolError
+from rusb.server.machine.files import belongs_to_others
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,
@@ -252,7 +253,7 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
     def enumerate_devices(self) -> Iterator[_Remote]:
         """Yield every device that no other program has."""
         found = {}
-        for path in sorted(self._folder.glob("*.usb")):
+        for path in self._paths():
             remote = self._remotes.get(path)
             if remote is None or remote.is_gone:
                 try:
@@ -265,6 +266,25 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
                 remote.close()
         self._remotes = found
         yield from found.values()
+
+    def _paths(self) -> list[Path]:
+        """The sockets in the folder.
+
+        Raises:
+            USBError: somebody else could have put them there.
+        """
+        try:
+            is_foreign = belongs_to_others(self._folder)
+        except OSError:  # no server has been here yet
+            return []
+        if is_foreign:
+            raise usb.core.USBError(
+                f"{self._folder} belongs to or can be written by others, or is a"
+                " symbolic link: what is in it is no device of rusb serve",
+                None,
+                errno.EACCES,
+            )
+        return sorted(self._folder.glob("*.usb"))
 
     def get_parent(self, dev: _Remote) -> None:
         """Every device hangs on a port of a root hub that is not shown."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rusb.errors import GuestError
 from rusb.oserrors import reason
+from rusb.server.machine.files import belongs_to_others
 
 from ._pyusb_backend import Backend, default_folder
 from ._stream import DeviceStream
@@ -75,16 +76,16 @@ class PyusbGuest(GuestBackend):
         """Make the folder, which must be ours alone; remove stale sockets."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.folder.stat()
+            is_foreign = belongs_to_others(self.folder)
         except OSError as error:
             raise GuestError(
                 f"cannot make the folder {self.folder} for pyusb guests:"
                 f" {reason(error)}; name another one with --guest pyusb:FOLDER"
             ) from error
-        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        if is_foreign:
             raise GuestError(
-                f"{self.folder} belongs to or can be written by others; name another"
-                " folder with --guest pyusb:FOLDER"
+                f"{self.folder} belongs to or can be written by others, or is a"
+                " symbolic link; name another folder with --guest pyusb:FOLDER"
             )
         for path in self.folder.glob("*.usb"):
             if stat.S_ISSOCK(path.lstat().st_mode) and await _is_stale(path):

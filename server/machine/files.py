@@ -15,6 +15,7 @@ from rusb.oserrors import reason
 from .document import MAX_SIZE
 
 __all__ = [
+    "belongs_to_others",
     "change_file",
     "locked_folder",
     "made_folder",
@@ -55,6 +56,17 @@ def read_file(path: Path, what: str = "") -> bytes:
             f"{path} is larger than {MAX_SIZE >> 20} MiB: not a settings file"
         )
     return data
+
+
+def belongs_to_others(folder: Path) -> bool:
+    """Could somebody else put something into a folder, or another one in its place?
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    found = folder.lstat()  # a symbolic link may lead elsewhere the next time
+    is_ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return not (stat.S_ISDIR(found.st_mode) and is_ours)
 
 
 def open_at_once(path: str, flags: int) -> int:

@@ -17,6 +17,8 @@ from rusb.aio.tls import state_folder
 from rusb.errors import ControlError
 from rusb.oserrors import reason
 
+from .files import belongs_to_others
+
 __all__ = ["Holder", "MachineLock", "changing", "holder_of", "lock_path"]
 
 PATIENCE, POLL = 10.0, 0.02
@@ -56,11 +58,17 @@ def lock_path(uuid: str) -> Path:
     folder = Path(named) if named else state_folder() / "run"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise ControlError(
             f"cannot make {folder}, which keeps machines from running twice:"
             f" {reason(error)}; name another folder in RUSB_STATE"
         ) from error
+    if is_foreign:
+        raise ControlError(
+            f"{folder}, which keeps machines from running twice, belongs to or can be"
+            " written by others; remove it, or name another folder in RUSB_STATE"
+        )
     return folder / f"{uuid.strip('{}').lower()}.lock"
 
 
@@ -153,7 +161,7 @@ class MachineLock:
 
     def _try(self) -> IO[str] | None:
         try:
-            file = self.path.open("a+")
+            file = open(self.path, "a+", opener=_open_itself)  # noqa: SIM115
         except OSError as error:
             raise ControlError(
                 f"cannot make {self.path}, which keeps the machine from running"
@@ -167,6 +175,11 @@ class MachineLock:
             pass
         file.close()
         return None
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file, never what a symbolic link in its place leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,16 @@
 """The control socket, over real sockets and between real processes."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import socket
 import stat
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,13 @@ from rusb.server.control import (
     runtime_folder,
 )
 from rusb.server.machine import lock as lock_module
-from rusb.server.machine.lock import Holder, MachineLock, changing, holder_of
+from rusb.server.machine.lock import (
+    Holder,
+    MachineLock,
+    changing,
+    holder_of,
+    lock_path,
+)
 
 
 async def double(arguments: Mapping[str, Any]) -> object:
@@ -91,6 +99,75 @@ async def test_what_is_no_request_is_told_so(
     assert "error" in json.loads(await reader.readline())
     writer.close()
     assert await call(control.path, "double", number=1) == {"twice": 2}
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (b"5\n", "no running machine"),
+        (b"[]\n", "no running machine"),
+        (b"null\n", "no running machine"),
+        (b"{}\n", "no running machine"),
+        (b'"error"\n', "no running machine"),
+        (b'{"error": 5}\n', "no running machine"),
+        (b'{"error": "\\u001b[31mred"}\n', r"^\[31mred$"),
+        (b"[" * 100_000 + b"\n", "no answer"),
+        (b"x" * (MAX_LINE + 2) + b"\n", "no answer"),
+        (b"\xff\n", "no answer"),
+        (b"", "hung up"),
+    ],
+)
+async def test_an_answer_that_is_none_is_told_so(
+    tmp_path: Path, answer: bytes, sentence: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(answer)
+        writer.close()
+
+    path = tmp_path / "m.control"
+    async with asyncio.timeout(10), await asyncio.start_unix_server(serve, path):
+        with pytest.raises(ControlError, match=sentence):
+            await call(path, "info")
+
+
+async def test_t44_another_user_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where somebody opened the socket and its folder to all."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path = Path(folder, "m.control")
+        control = make(path)
+        await control.start()
+        os.chmod(folder, 0o755)
+        os.chmod(path, 0o666)
+        with connected_as_another_user(path, monkeypatch) as sock:
+            sock.sendall(b'{"command": "double", "arguments": {"number": 1}}\n')
+            reader, writer = await asyncio.open_unix_connection(sock=sock)
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+        assert await call(path, "double", number=1) == {"twice": 2}
+        await control.aclose()
+
+
+@contextlib.contextmanager
+def connected_as_another_user(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """Root becomes nobody for a moment; for others the server is another's."""
+    sock = socket.socket(socket.AF_UNIX)
+    if os.getuid() == 0:
+        os.seteuid(65534)
+        try:
+            sock.connect(str(path))
+        finally:
+            os.seteuid(0)
+        yield sock
+        return
+    sock.connect(str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getuid", lambda: 1)
+        yield sock
 
 
 async def test_an_endless_line_is_hung_up_on(control: ControlServer) -> None:
@@ -253,6 +330,31 @@ def test_whoever_changes_a_machine_is_waited_for(
     monkeypatch.setattr(lock_module, "PATIENCE", 0.1)
     with changing(path), pytest.raises(ControlError, match="has been changing"):
         second.take()
+
+
+def test_t44_a_lock_is_no_way_to_another_file(tmp_path: Path) -> None:
+    """A symbolic link in the place of a lock would have its target emptied."""
+    target = tmp_path / "precious"
+    target.write_text("data")
+    (tmp_path / "m.lock").symlink_to(target)
+    with pytest.raises(ControlError, match="keeps the machine from running"):
+        MachineLock(tmp_path / "m.lock").take()
+    assert target.read_text() == "data"
+
+
+def test_t44_the_folder_of_locks_must_be_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "link"))
+    with pytest.raises(ControlError, match="written by others"):
+        lock_path("{AB-CD}")
+    monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "real"))
+    assert lock_path("{AB-CD}") == tmp_path / "real" / "ab-cd.lock"
+    (tmp_path / "real").chmod(0o770)
+    with pytest.raises(ControlError, match="written by others"):
+        lock_path("{AB-CD}")
 
 
 def test_the_lock_does_not_depend_on_the_login(

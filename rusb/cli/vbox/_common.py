@@ -99,11 +99,13 @@ def live_state(uuid: str) -> dict[str, Any] | None:
     if not is_running(uuid):
         return None
     try:
-        state: dict[str, Any] = ask_running(uuid, "info")
+        state = ask_running(uuid, "info")
     except ControlError:
         if is_running(uuid):
             raise
         return None
+    if not isinstance(state, dict):
+        raise ControlError("the running machine does not say how it is")
     return state
 
 
