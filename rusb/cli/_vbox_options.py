@@ -56,6 +56,7 @@ class Option:
         two: first values, in lower case, that a second one follows.
         refused: why rusb cannot carry it out; empty: it can.
         unless: values, in lower case, of a refused one that ask for what is so anyhow.
+        idle: why it changes nothing, whatever its value; empty: it does.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Option:
     two: tuple[str, ...] = ()
     refused: str = ""
     unless: tuple[str, ...] = ()
+    idle: str = ""
 
     def count(self, first: str) -> int:
         """How many words follow, of which the first one is *first*."""
@@ -82,11 +84,22 @@ class Given:
         words: those that are no options, in order.
         options: names and values, in order; an option given twice is there twice.
         warnings: about deprecated names.
+        refused: names and why, in order.
     """
 
     words: list[str] = field(default_factory=list)
     options: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def refusals(self) -> list[str]:
+        """Return a sentence for each reason why options are refused."""
+        reasons = dict.fromkeys(self.refused.values())
+        return [
+            f"{', '.join(n for n, why in self.refused.items() if why == reason)}:"
+            f" {reason}"
+            for reason in reasons
+        ]
 
     def last(self, name: str, default: str | None = None) -> str | None:
         """Return the value of an option; the last one counts."""
@@ -111,12 +124,19 @@ class Given:
         return value
 
 
-def parse(words: Sequence[str], options: Iterable[Option]) -> Given:
+def parse(
+    words: Sequence[str], options: Iterable[Option], *, is_patient: bool = False
+) -> Given:
     """Read a command line.
+
+    Args:
+        words: of it.
+        options: that it may hold.
+        is_patient: who calls says what is refused, with what else it finds wrong.
 
     Raises:
         UsageError: an unknown option, or one without its value.
-        SettingsError: an option that rusb cannot carry out.
+        SettingsError: options that rusb cannot carry out; all of them are named.
         HelpWanted: one of HELP is there.
     """
     options = tuple(options)
@@ -144,7 +164,8 @@ def parse(words: Sequence[str], options: Iterable[Option]) -> Given:
             given.words.append(word)
             continue
         if option.refused and "".join(values[:1]).lower() not in option.unless:
-            raise SettingsError(f"{name}: {option.refused}")
+            given.refused[name] = option.refused
+            continue
         if len(values) < count:
             raise UsageError(f"option {name} needs {_COUNTS[count]}")
         if option.instead:
@@ -152,6 +173,8 @@ def parse(words: Sequence[str], options: Iterable[Option]) -> Given:
                 f"{name} is deprecated; --{option.instead} is its name now"
             )
         given.options.append((option.instead or option.name, tuple(values)))
+    if given.refused and not is_patient:
+        raise SettingsError("; ".join(given.refusals()))
     return given
 
 
@@ -174,7 +197,8 @@ def _key(word: str) -> str:
 
 
 def _hint(name: str, options: Iterable[Option]) -> str:
-    names = [n for n in _names(o for o in options if not o.refused) if n[:2] == "--"]
+    useful = (o for o in options if not (o.refused or o.idle))
+    names = [name for name in _names(useful) if name[:2] == "--"]
     return did_you_mean(_key(f"--{name.lstrip('-')}"), names)
 
 

@@ -238,7 +238,10 @@ class Document:
 
     def ensure(self, *names: str) -> Node:
         """Return an element by its path below the root; make what is missing."""
-        node = self.root
+        return self.ensure_in(self.root, *names)
+
+    def ensure_in(self, node: Node, *names: str) -> Node:
+        """Return an element by its path below another; make what is missing."""
         for name in names:
             node = node.find(name) or self.add(node, name)
         return node

@@ -174,16 +174,9 @@ class Editor(DrivesEditor):
 
     def set_nic(self, number: int, mode: str) -> None:
         """Set what network adapter *number*, from 1, is attached to: NIC_MODES."""
-        slot = str(number - 1)
-        adapter = self._adapter(slot)
-        if adapter is None:
-            if mode == "none":
-                return
-            mac = f"080027{uuid.uuid4().bytes[:3].hex().upper()}"
-            attributes = {"slot": slot, "enabled": "true"}
-            attributes |= {"MACAddress": mac, "type": "82540EM"}
-            network = self._hardware("Network")
-            adapter = self.document.add(network, "Adapter", attributes)
+        if mode == "none" and self._adapter(str(number - 1)) is None:
+            return
+        adapter = self.adapter(number)
         self.document.set(adapter, "enabled", _boolean(mode != "none"))
         element = NIC_MODES[mode]
         modes = nic_modes(adapter)
@@ -193,6 +186,17 @@ class Editor(DrivesEditor):
             self.document.remove(node)
         if element:
             self.document.add(adapter, element)
+
+    def adapter(self, number: int) -> Node:
+        """Return a network adapter, from 1; one that was not there is switched off."""
+        slot = str(number - 1)
+        found = self._adapter(slot)
+        if found is None:
+            mac = f"080027{uuid.uuid4().bytes[:3].hex().upper()}"
+            attributes = {"slot": slot, "enabled": "false"}
+            attributes |= {"MACAddress": mac, "type": "82540EM"}
+            found = self.document.add(self._hardware("Network"), "Adapter", attributes)
+        return found
 
     def _adapter(self, slot: str) -> Node | None:
         network = self.document.find("Machine", "Hardware", "Network")

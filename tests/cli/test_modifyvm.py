@@ -19,7 +19,8 @@ def test_all_of_it_or_nothing(vbox: Vbox) -> None:
     line = "modifyvm Lab --memory 512 --cpus 2 --vrdeport 70000"
     vbox.fails(line, "'70000' is no port", 1)
     vbox.fails("modifyvm Lab --memory 512 --acpi maybe", "--acpi: on, off")
-    vbox.fails("modifyvm Lab --memory 512 --vram 16", "--vram: QEMU chooses", 1)
+    line = "modifyvm Lab --memory 512 --audio pulse"
+    vbox.fails(line, "--audio: machines have no sound card", 1)
     vbox.fails("modifyvm Lab --memory 512 --memroy 1", "did you mean --memory?")
 
 
@@ -28,7 +29,67 @@ def test_options_apply_in_order(vbox: Vbox) -> None:
     assert "memory=512" in vbox.info()
     assert 'ehci="off"' in vbox.info()
     vbox("modifyvm Lab --nic2 nat --macaddress2 0800270000aa")
-    vbox.fails("modifyvm Lab --macaddress3 auto --nic3 nat", "no network adapter 3", 1)
+    vbox("modifyvm Lab --macaddress3 0800270000bb --nictype3 virtio")
+    assert 'nic3="none"' in vbox.info()
+    vbox("modifyvm Lab --nic3 nat")
+    assert 'macaddress3="0800270000BB"' in vbox.info()
+
+
+def test_all_that_is_refused_is_named_at_once(vbox: Vbox) -> None:
+    line = "modifyvm Lab --draganddrop on --audio pulse --nic1 bridged --memory 512"
+    vbox.fails(f"{line} --audioout on --cpuhotplug off --chipset ich9", "", 1)
+    assert vbox.err == (
+        "rusb: error: --draganddrop: nothing can be dragged into a guest;"
+        " --audio, --audioout: machines have no sound card; devices with sound come in"
+        " over USB; --chipset: machines have the board i440FX with a PIIX3;"
+        " --nic1 bridged: rusb has no such network; there are none, null, nat\n"
+    )
+    vbox.fails("createvm --name X --default y --cipher z", "--default: storage", 1)
+    assert "; --cipher: rusb does not encrypt settings" in vbox.err
+    vbox.fails("modifyvm Lab --audio pulse --memory x", "a number is wanted", 2)
+
+
+def test_what_changes_nothing_is_kept(vbox: Vbox) -> None:
+    """Lines of Vagrantfiles, of docker-machine and of how-tos."""
+    vbox(
+        "modifyvm Lab --firmware bios --bioslogofadein off --bioslogofadeout off"
+        " --bioslogodisplaytime 0 --biosbootmenu disabled --ostype Linux26_64 --cpus 1"
+        " --memory 1024 --acpi on --ioapic on --rtcuseutc on --natdnshostresolver1 off"
+        " --natdnsproxy1 on --cpuhotplug off --pae on --hpet on --hwvirtex on"
+        " --nestedpaging on --largepages on --vtxvpid on --accelerate3d off"
+        " --boot1 dvd"
+    )
+    vbox("modifyvm Lab --vram 16 --graphicscontroller VMSVGA --nested-hw-virt on")
+    vbox("modifyvm Lab --mouse usbtablet --keyboard usb --paravirtprovider kvm")
+    vbox("modifyvm Lab --hostonlyadapter1 vboxnet0 --nicpromisc1 deny")
+    file = vbox.file()
+    for line in (
+        '<Display VRAMSize="16" controller="VMSVGA"/>',
+        '<HID Pointing="USBTablet" Keyboard="USBKeyboard"/>',
+        '<Paravirt provider="KVM"/>',
+        '<Logo fadeIn="false" fadeOut="false"/>',
+        '<BootMenu mode="Disabled"/>',
+        '<HardwareVirtExLargePages enabled="true"/>',
+        '<NestedHWVirt enabled="true"/>',
+        '<HPET enabled="true"/>',
+        '<DNS use-proxy="true"/>',
+        '<HostOnlyInterface name="vboxnet0"/>',
+    ):
+        assert line in file
+    vbox("modifyvm Lab --natdnshostresolver1 off --pae on --hostonlyadapter1 vboxnet0")
+    assert vbox.file() == file  # so it is already
+    for option, word in (
+        *(("vram", "257"), ("vram", "-1"), ("mouse", "trackball"), ("pae", "yes")),
+        ("graphicscontroller", "s3"),
+    ):
+        vbox.fails(f"modifyvm Lab --{option} {word}", f"invalid value '{word}' of --")
+
+
+def test_the_name_of_a_network_that_is_used(vbox: Vbox) -> None:
+    vbox.put("<NAT/>", '<BridgedInterface name="eth0"/>')
+    vbox("modifyvm Lab --bridgeadapter1 eth1")
+    assert '<BridgedInterface name="eth1"/>' in vbox.file()
+    assert "DisabledModes" not in vbox.file()
 
 
 @pytest.mark.parametrize("option", sorted(ON_OFF))

@@ -1,6 +1,7 @@
 """The tables of docs/guide/vboxmanage.md are run, row by row, and are complete."""
 
 import getopt
+import itertools
 import re
 import shlex
 import shutil
@@ -12,11 +13,12 @@ import pytest
 
 from rusb.cli import PROGRAMS, _rdesktop_options, main, rdesktop, vbox
 from rusb.cli._vbox_options import HelpWanted
-from rusb.cli.vbox import _refused, running
+from rusb.cli.vbox import _kept, _refused, running
 from rusb.server.machine.registry import Registry
 from tests.cli.vbox import Vbox, fake_qemu_img, vbox_home
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "vboxmanage.md"
+_DONE = ("works", "rusb's own", "another word", "accepted")
 STARTS, NEEDS_RUNNING = "*starts it*", "*needs a running machine*"
 
 
@@ -139,7 +141,7 @@ def test_the_example_does_what_the_table_says(
         assert status.removeprefix("refused: ") in home.err
         assert home.files() == files
     else:
-        assert status.startswith(("works", "rusb's own", "another word")), status
+        assert status.startswith(_DONE), status
         assert ended == 0, said
         is_named = any(text in home.err for text in code(then))
         assert ("Warning" in home.err) == is_named, said
@@ -160,7 +162,29 @@ def check(then: str, before: str, after: str, said: str) -> None:
         assert text in said or (text in after and text not in before), text
 
 
-@pytest.mark.parametrize("row", [r for r in LISTS if len(r.cells) == 3], ids=str)
+OPTIONS = [row for row in LISTS if len(row.cells) == 3]
+
+
+@pytest.mark.parametrize("row", [r for r in OPTIONS if " VALUE" in r.before], ids=str)
+def test_options_that_change_nothing_are_kept(row: Row, home: Vbox) -> None:
+    options, values, why = row.cells
+    (line,) = (text for text in code(row.before) if "OPTION" in text)
+    reasons = {option.name.replace("-", ""): option.idle for option in _kept.OPTIONS}
+    for option in (name for text in code(options) for name in numbered(text)):
+        assert reasons[option.strip("-")] == why
+        files = [home.file()] if len(code(values)) == 1 else []
+        for value in code(values):
+            example = line.replace("OPTION", option).replace("VALUE", value)
+            assert main(words(example)) == 0
+            assert home.capsys.readouterr().err == ""
+            files.append(home.file())
+        is_kept = "synthcpu" not in options
+        assert all((a != b) is is_kept for a, b in itertools.pairwise(files))
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in OPTIONS if " VALUE" not in r.before], ids=str
+)
 def test_refused_options_say_so(row: Row, home: Vbox) -> None:
     options, accepted, sentence = row.cells
     (line,) = (text for text in code(row.before) if "OPTION" in text)

@@ -89,7 +89,7 @@ def synopses(called: str, command: Command) -> list[str]:
 def _option_lines(options: Iterable[Option]) -> list[str]:
     names = []
     for option in options:
-        if not (option.refused or option.instead):
+        if not (option.refused or option.instead or option.idle):
             short = f" (-{option.short})" if option.short else ""
             names.append(f"--{option.name}{short}")
     text = f"options: {', '.join(names)}"

@@ -37,14 +37,18 @@ def registry() -> Registry:
 
 
 def given(
-    words: Sequence[str], options: Sequence[Option], *, count: int | None = None
+    words: Sequence[str],
+    options: Sequence[Option],
+    *,
+    count: int | None = None,
+    is_patient: bool = False,
 ) -> Given:
-    """Read a command line; deprecated names are warned of.
+    """Read a command line, see :func:`parse`; deprecated names are warned of.
 
     Raises:
         UsageError: it is wrong, or has not *count* words.
     """
-    found = parse(words, options)
+    found = parse(words, options, is_patient=is_patient)
     for warning in found.warnings:
         warn(warning)
     if count is not None and len(found.words) != count:

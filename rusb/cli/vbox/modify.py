@@ -14,7 +14,7 @@ from rusb.server.machine.registry import check_free, check_name
 from rusb.server.machine.serialport import SERIAL_MODES, SerialPort
 from rusb.server.machine.settings import AUTH_TYPES, MAX_MONITORS
 
-from . import _refused
+from . import _kept, _refused
 from ._common import change_stopped, given, registry, warn
 
 __all__ = ["COMMANDS", "DEPRECATED", "OPTIONS"]
@@ -56,20 +56,7 @@ def _nic(number: int) -> Change:
 
 
 def _adapter(number: int, attribute: str, read: Callable[[str], str]) -> Change:
-    """Change a network adapter that is there."""
-
-    def apply(editor: Editor, value: str) -> None:
-        text = read(value)
-        network = editor.document.find("Machine", "Hardware", "Network")
-        for node in network.all("Adapter") if network else ():
-            if node.attributes.get("slot") == str(number - 1):
-                editor.document.set(node, attribute, text)
-                return
-        raise SettingsError(
-            f"there is no network adapter {number}; --nic{number} nat makes it"
-        )
-
-    return apply
+    return lambda e, value: e.document.set(e.adapter(number), attribute, read(value))
 
 
 def _card(value: str) -> str:
@@ -282,6 +269,8 @@ _SEVERAL: dict[str, Callable[..., None]] = {
 }
 """Options with more than one value."""
 
+_CHANGES: dict[str, Callable[..., None]] = {**OPTIONS, **_SEVERAL, **_kept.CHANGES}
+
 _ALL = (
     *(Option(name) for name in OPTIONS),
     Option("usb-rename", values=2),
@@ -289,21 +278,30 @@ _ALL = (
     Option("uart-mode1", two=tuple(SERIAL_MODES)),
     *(Option(f"nat-pf{n}", two=("delete",)) for n in _refused.ADAPTERS),
     *(Option(old, instead=new) for old, new in DEPRECATED.items()),
+    *_kept.OPTIONS,
     *_refused.MODIFY,
 )
 
 
 def modifyvm(words: Sequence[str]) -> int:
     """``modifyvm VM OPTION VALUE ...``: all of it or nothing."""
-    found = given(words, _ALL, count=1)
-    if not found.options:
+    found = given(words, _ALL, count=1, is_patient=True)
+    if not (found.options or found.refused):
         raise UsageError("nothing to change: give at least one option")
 
     def change(editor: Editor) -> None:
+        problems = [SettingsError(sentence) for sentence in found.refusals()]
         for name, values in found.options:
-            apply = _SEVERAL.get(name) or OPTIONS.get(name)
-            if apply is not None:  # what is refused asks for what is so anyhow
-                apply(editor, *values)
+            apply = _CHANGES.get(name)
+            try:
+                if apply is not None:  # what is refused asks for what is so anyhow
+                    apply(editor, *values)
+            except SettingsError as error:
+                problems.append(error)
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            raise SettingsError("; ".join(map(str, problems)))
 
     change_stopped(found.words[0], change)
     return 0

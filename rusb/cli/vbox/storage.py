@@ -50,7 +50,8 @@ CREATE = (
     Option("static", values=0),
     *refused("qemu-img create -b makes disks on top of others", "diffparent"),
     *refused("all disks are normal ones", "type", "normal"),
-    *refused("rusb keeps no list of media", "comment remember"),
+    Option("comment", idle="rusb keeps no list of media"),
+    Option("remember", values=0, idle="rusb keeps no list of media"),
     *refused("rusb keeps no properties of media", "property property-file"),
 )
 CONTROL = (
@@ -61,7 +62,7 @@ CONTROL = (
     Option("sata-port-count", instead="port-count"),
     Option("rename"),
     Option("remove", values=0),
-    *refused("QEMU always uses the host's cache", "host-io-cache", "on"),
+    Option("host-io-cache", idle="QEMU always uses the host's cache"),
     *refused("every controller can be booted from", "bootable", "on"),
     *refused(
         "SATA ports are SATA ports",
@@ -76,13 +77,14 @@ ATTACH = (
     Option("type"),
     Option("medium"),
     *refused("all disks are normal ones", "mtype", "normal"),
-    *refused("rusb keeps no list of media", "comment"),
+    Option("comment", idle="rusb keeps no list of media"),
     *refused("disks have no UUID of their own here", "set-uuid set-parent-uuid"),
-    *refused("rusb tells the guest nothing of that kind", "nonrotational", "off"),
+    Option("nonrotational", idle="rusb tells the guest nothing of that kind"),
     *refused("drives stay while the machine runs", "hot-pluggable", "off"),
-    *refused("drives stay while the machine runs", "force-unmount temp-eject"),
+    Option("force-unmount", values=0, idle="a machine that is off uses no drive"),
+    *refused("drives stay while the machine runs", "temp-eject", "off"),
     *refused("drives of the host cannot be attached", "passthrough", "off"),
-    *refused("freed blocks are not given back", "discard", "off"),
+    Option("discard", idle="freed blocks stay in the image"),
     *refused("QEMU does not limit bandwidth", "bandwidth-group", "none"),
     *refused(
         "there is no iSCSI",
