@@ -119,7 +119,9 @@ def options_of(word: str) -> tuple[Option, ...]:
     try:
         vbox.commands()[word](["--help"])
     except HelpWanted as wanted:
-        return tuple(o for o in wanted.options if not (o.refused or o.instead))
+        return tuple(
+            o for o in wanted.options if not (o.refused or o.instead or o.idle)
+        )
     raise AssertionError(f"{word} --help ran the command")
 
 
@@ -175,7 +177,7 @@ def _describe_rdesktop(parser: argparse.ArgumentParser) -> None:
     names = {a or b for a, b in letters}
     names |= set(re.findall(r"-\w(?= |:)", usage.splitlines()[-1]))
     texts = dict(re.findall(r"(-\w): (.*?)(?=  |$)", usage, re.M))
-    for name in sorted(names, key=str.lower):
+    for name in sorted(names, key=lambda name: (name.lower(), name)):
         takes_value = f"{name[1]}:" in _rdesktop_options._LETTERS
         meaning = _rdesktop_options.WITHOUT_MEANING.get(name)
         text = texts.get(name) or f"accepted, without a window: {meaning}"

@@ -108,7 +108,7 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l name -x -d 'exam
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l groups -x -d 'example: VBoxManage modifyvm Lab --groups /a,/b'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l os-type -x -d 'example: VBoxManage modifyvm Lab --ostype Debian_64'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l description -x -d 'example: VBoxManage modifyvm Lab --description '"'"'Test bed'"'"''
-complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l memory -x -d 'example: VBoxManage modifyvm Lab --memory'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l memory -x -d 'example: VBoxManage modifyvm Lab --audio pulse --memory 64 --clipboard bidirectional --nic1 bridged'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cpus -x -d 'example: VBoxManage modifyvm Lab --cpus 2'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l monitor-count -x -d 'example: VBoxManage modifyvm Lab --monitorcount 2'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l ioapic -x -d 'example: VBoxManage modifyvm Lab --ioapic on'
@@ -119,7 +119,7 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot1 -x -d 'exa
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot2 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot3 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot4 -x -d VALUE
-complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic1 -x -d 'example: VBoxManage modifyvm Lab --nic1 bridged'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic1 -x -d 'example: VBoxManage modifyvm Lab --audio pulse --memory 64 --clipboard bidirectional --nic1 bridged'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic2 -x -d 'example: VBoxManage modifyvm Lab --nic2 nat'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic3 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic4 -x -d VALUE
