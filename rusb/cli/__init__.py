@@ -39,6 +39,11 @@ Vagrant, Packer and docker-machine choose by it; 7.0.0 is one whose defects Vagr
 works around.
 """
 
+NO_WINDOWS = (
+    "rusb: rusb does not run on Windows, which lacks file locks and signals of Unix;"
+    " run it in WSL 2, and attach the device there with usbipd-win."
+)
+
 QUIET = ("-q", "-nologo", "--nologo")
 """Options of VBoxManage before its command: no banner, which rusb has not anyhow."""
 
@@ -101,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdin", "stdout", "stderr"):  # closed: 'rusb … >&-'
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # as long as we run
+    if sys.platform == "win32":
+        print(NO_WINDOWS, file=sys.stderr)
+        return 70
     words = list(sys.argv[1:] if argv is None else argv)
     program = "rusb"
     if argv is None and (called := os.path.basename(sys.argv[0])) in PROGRAMS:

@@ -1,5 +1,7 @@
 """What ``rusb connect`` and ``rdesktop-vrdp`` make of passwords and security."""
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,3 +212,30 @@ def test_rdesktop_and_tls_1_0(
     if word is not None:
         monkeypatch.setenv("RUSB_LEGACY_TLS", word)
     assert run("rdesktop").legacy_tls is is_legacy
+
+
+# ------------------------------------------------------------------- guides ----
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+SHOWN = sorted(
+    {
+        line
+        for guide in GUIDES
+        for block in re.findall(
+            r"^```sh[^\n]*\n(.*?)^```$", guide.read_text(), re.M | re.S
+        )
+        for line in block.splitlines()
+        if line.startswith(("rusb connect ", "rdesktop-vrdp "))
+    }
+)
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_the_lines_of_the_guides_are_understood(
+    line: str, run_alone: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getpass", lambda prompt: "typed")
+    words = shlex.split(line, comments=True)
+    words = words[1:] if words[0] == "rusb" else ["rdesktop", *words[1:]]
+    assert run_alone(*words).host

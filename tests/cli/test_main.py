@@ -77,6 +77,14 @@ def test_vboxmanage_does_not_propose_what_only_rusb_has(
     assert "did you mean createvm?" in capsys.readouterr().err
 
 
+def test_windows_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["connect", "host"]) == 70
+    assert "WSL 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["version", "--version", "-V"])
 def test_the_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 0

@@ -117,7 +117,7 @@ def test_the_guide_leads_from_nothing_to_a_device_in_a_guest(
     finally:
         second.close()
         first.close()
-        off = [str(tmp_path / "rusb/bin/rusb"), "controlvm", "Lab", "poweroff"]
+        off = [str(tmp_path / "rusb-venv/bin/rusb"), "controlvm", "Lab", "poweroff"]
         subprocess.run(off, env=env, capture_output=True, timeout=60, check=False)
     assert (tmp_path / "lab.vdi").exists()
     assert not (tmp_path / ".local/share/rusb/VirtualBox VMs/Lab").exists()
