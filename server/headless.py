@@ -6,13 +6,14 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rusb.errors import ControlError, GuestError, RusbError
+from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
 from .config import ServerConfig
@@ -35,6 +36,8 @@ START_TIMEOUT = 30.0
 """Seconds until QEMU must answer; it takes a quarter."""
 
 START_POLL = 0.05
+
+KVM = "/dev/kvm"
 
 STOP_TIMEOUT = 10.0
 """Seconds that QEMU gets to write its disks' last data when it is told to quit."""
@@ -59,6 +62,7 @@ class Headless:
         hardware: what it is made of.
         log: path of ``VBox.log``.
         report: gets a line for everything a user at the terminal wants to know.
+        notes: what its user is told at the start.
         host_usb: finds the devices of this machine, for ``usbattach``.
         state: folder of the self-made certificate; None: the user's.
 
@@ -73,12 +77,14 @@ class Headless:
         *,
         log: str,
         report: Callable[[str], None],
+        notes: Iterable[str] = (),
         host_usb: Callable[[], HostUsb] | None = None,
         state: Path | None = None,
     ) -> None:
         self.machine = machine
         self._hardware = hardware
         self._report = report
+        self._notes = list(notes)
         self._state = state
         path = control_path(machine.uuid)
         lock = MachineLock(lock_path(machine.uuid))
@@ -135,6 +141,7 @@ class Headless:
 
     async def _start(self) -> None:
         accelerators = _accelerators()
+        problem = _kvm_problem()
         for accelerator in accelerators:
             try:
                 await self._start_qemu(accelerator)
@@ -144,6 +151,12 @@ class Headless:
                 if accelerator == accelerators[-1]:
                     raise
                 self._log.write(f"QEMU: without {accelerator}, because: {error}")
+                problem = f"it does not start: {error}"
+        if accelerator == "tcg" and "RUSB_ACCEL" not in os.environ:
+            self._notes.append(f"no KVM, so the guest is many times slower: {problem}")
+        for note in self._notes:
+            self._log.write(f"Console: {note}")
+            self._report(f"Warning: {note}")
         await self._console.start()
         if self.machine.remote_display.enabled:
             with contextlib.suppress(RusbError):
@@ -406,6 +419,7 @@ class Headless:
             "vrdeport": self._port,
             "display": asdict(self.machine.remote_display),
             "forwards": self._console.rules(),
+            "notes": self._notes,
             "host": [_row(d) for d in self._plugs.devices()] if self._plugs else [],
         } | (self._server.describe() if self._server else NOBODY)
 
@@ -422,4 +436,20 @@ def _accelerators() -> list[str]:
     """What to try, in this order; ``RUSB_ACCEL`` names one."""
     if named := os.environ.get("RUSB_ACCEL"):
         return [named]
-    return ["kvm", "tcg"] if os.access("/dev/kvm", os.R_OK | os.W_OK) else ["tcg"]
+    return ["tcg"] if _kvm_problem() else ["kvm", "tcg"]
+
+
+def _kvm_problem() -> str:
+    """Why there is no KVM, and what to do about it; empty: it is there."""
+    try:
+        os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        return (
+            f"no permission for {KVM}: add the user to the group kvm and log in again"
+        )
+    except OSError as error:
+        return (
+            f"{KVM}: {reason(error)}: switch virtualization on in the host's firmware,"
+            " or nested virtualization where the host is a virtual machine"
+        )
+    return ""

@@ -25,13 +25,19 @@ _KIND_OF = {"HardDisk": "hdd", "DVD": "dvd", "Floppy": "floppy"}
 
 @dataclass(slots=True)
 class Drive:
-    """A drive in its place; *medium* is None if it is empty."""
+    """A drive in its place.
+
+    Attributes:
+        medium: the image; None: it is empty.
+        problem: why QEMU cannot use the image; empty: it can.
+    """
 
     port: int
     device: int
     kind: str
     medium: Path | None = None
     uuid: str = ""
+    problem: str = ""
 
 
 @dataclass(slots=True)
@@ -106,13 +112,10 @@ def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> P
         is_on = read_boolean(adapter.attributes.get("enabled"))
         if is_on and slot is not None and slot < 36:
             found.adapters[slot] = _adapter(adapter)
-    places = {
-        node.attributes["uuid"].lower(): folder / node.attributes["location"]
-        for node in media(machine)
-    }
+    images = {node.attributes["uuid"].lower(): node for node in media(machine)}
     for parent in (hardware, machine):
         for node in _children(parent.find("StorageControllers"), "StorageController"):
-            found.controllers.append(_controller(node, places))
+            found.controllers.append(_controller(node, images, folder))
     for port in _children(hardware.find("UART"), "Port"):
         if port.attributes.get("slot") == "0":
             found.serial = serial_port_of(port, folder)
@@ -129,7 +132,8 @@ def to_hardware(parts: Parts) -> Hardware:
     """Translate for QEMU.
 
     Raises:
-        SettingsError: a storage controller that rusb does not know.
+        SettingsError: a storage controller that rusb does not know, or an image that
+            QEMU cannot use.
     """
     disks = []
     for controller in parts.controllers:
@@ -141,6 +145,8 @@ def to_hardware(parts: Parts) -> Hardware:
             )
         for drive in controller.drives:
             place = drive.port, drive.device
+            if drive.problem:
+                raise SettingsError(f"{drive.medium} cannot be used: {drive.problem}")
             disks.append(Disk(bus, *place, drive.kind, drive.medium))
     return Hardware(
         memory=parts.memory,
@@ -182,7 +188,7 @@ def _adapter(node: Node) -> Adapter:
     )
 
 
-def _controller(node: Node, places: dict[str, Path]) -> Controller:
+def _controller(node: Node, images: dict[str, Node], folder: Path) -> Controller:
     found = Controller(
         node.attributes.get("name", ""),
         node.attributes.get("type", ""),
@@ -191,13 +197,27 @@ def _controller(node: Node, places: dict[str, Path]) -> Controller:
     for attached in node.all("AttachedDevice"):
         image = attached.find("Image")
         number = image.attributes.get("uuid", "") if image else ""
+        entry = images.get(number.lower())
         found.drives.append(
             Drive(
                 read_number(attached.attributes.get("port")) or 0,
                 read_number(attached.attributes.get("device")) or 0,
                 _KIND_OF.get(attached.attributes.get("type", ""), "hdd"),
-                places.get(number.lower()),
+                folder / entry.attributes["location"] if entry else None,
                 number.strip("{}"),
+                _problem(entry) if entry else "",
             )
         )
     return found
+
+
+def _problem(image: Node) -> str:
+    """Why QEMU cannot use an image: it would show the guest what is not its disk."""
+    if image.parent is not None and image.parent.name == image.name:
+        return (
+            "it belongs to a snapshot and holds what changed since then only; delete"
+            " the machine's snapshots in VirtualBox, or clone the machine there"
+        )
+    if any(p.attributes.get("name", "")[:6] == "CRYPT/" for p in image.all("Property")):
+        return "it is encrypted; take the encryption off in VirtualBox"
+    return ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rusb.cli.vbox import running
 from tests.cli.vbox import Vbox
 
 STRANGER = """#!/bin/sh
@@ -59,3 +60,21 @@ def test_the_reason_stands_alone(stranger: tuple[Vbox, Path]) -> None:
     (folder / "words").write_text("Warning: new\nrusb: error: no QEMU\n")
     vbox("startvm Lab --type headless", 1)
     assert vbox.err == "rusb: error: 'Lab' did not start: no QEMU\n"
+
+
+@pytest.mark.parametrize("option", ["", "--type gui", "--type sdl", "--type Separate"])
+def test_a_window_is_not_there_and_that_is_said(
+    vbox: Vbox, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"vrdeport": -1, "notes": ["not run: sound"]}
+    monkeypatch.setattr(running, "_start", lambda *_: state)
+    vbox(f"startvm Lab {option}")
+    assert "rusb has no window: the machine starts headless" in vbox.err
+    assert "Warning: not run: sound\n" in vbox.err
+    vbox("startvm Lab --type headless")
+    assert "window" not in vbox.err
+
+
+def test_a_type_that_nobody_knows_starts_nothing(vbox: Vbox) -> None:
+    sentence = "invalid value 'window' of --type: headless, vrdp, gui, sdl, separate"
+    vbox.fails("startvm Lab --type window", sentence)

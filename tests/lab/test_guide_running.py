@@ -5,6 +5,7 @@ import re
 import shlex
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,9 @@ from tests.lab.vboxshell import Shell
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
+SOUND = '<AudioAdapter controller="AC97" driver="Pulse" enabled="true"/>'
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """The machine that the guide's first commands make, with an xHCI besides."""
@@ -30,6 +34,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         for line in block.splitlines():
             shell(line)
         shell("VBoxManage modifyvm Lab --memory 32 --usbxhci on")
+        (path,) = re.findall('CfgFile="(.*)"', state(shell))
+        text = Path(path).read_text().replace("<BIOS>", f"{SOUND}<BIOS>")
+        Path(path).write_text(text)
         yield shell
 
 
@@ -98,6 +105,7 @@ def test_what_starts_a_machine(
     assert ("starts headless" in said) == (
         "headless, and a line" in status or "gui" in line
     )
+    assert "Warning: not run: sound: machines have no sound card" in said
     after = state(shell)
     assert 'VMState="running"' in after
     assert ('vrde="off"' in after) == (" off" in line)

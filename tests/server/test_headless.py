@@ -16,8 +16,8 @@ from rusb.client.session import connect
 from rusb.errors import ControlError, GuestError
 from rusb.filters.model import Filter
 from rusb.server.control import call, control_path
-from rusb.server.headless import Headless
-from rusb.server.machine.qemu_command import Hardware
+from rusb.server.headless import Headless, _accelerators, _kvm_problem
+from rusb.server.machine.qemu_command import Hardware, qemu_command
 from rusb.server.machine.settings import Machine, RemoteDisplay
 
 UUID = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a705"
@@ -220,6 +220,56 @@ async def test_a_broken_kvm_is_done_without(
     assert (
         "QEMU: without hvf, because: QEMU ended" in (tmp_path / "VBox.log").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "why"),
+    [
+        (["tcg"], "/nowhere/kvm: No such file or directory: switch virtualization on"),
+        (["hvf", "tcg"], "it does not start: QEMU ended with status 1"),
+        (["kvm"], ""),
+    ],
+)
+async def test_a_machine_without_kvm_says_why_it_is_slow(
+    accelerators: list[str],
+    why: str,
+    tmp_path: Path,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if accelerators == ["kvm"]:  # it is not there everywhere; the machine is the same
+        monkeypatch.setattr(
+            "rusb.server.headless.qemu_command",
+            lambda *a, accelerator: qemu_command(*a, accelerator="tcg"),
+        )
+    monkeypatch.delenv("RUSB_ACCEL")
+    monkeypatch.setattr("rusb.server.headless.KVM", "/nowhere/kvm")
+    monkeypatch.setattr("rusb.server.headless._accelerators", lambda: accelerators)
+    async with asyncio.timeout(60), make(tmp_path, said, enabled=False):
+        notes = (await info())["notes"]
+    if not why:
+        assert notes == said == []
+        return
+    assert isinstance(notes, list)
+    assert notes[0].startswith(f"no KVM, so the guest is many times slower: {why}")
+    assert said == [f"Warning: {notes[0]}"]
+    assert f"Console: {notes[0]}" in (tmp_path / "VBox.log").read_text()
+
+
+def test_kvm_without_permission_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "no")
+
+    monkeypatch.delenv("RUSB_ACCEL")
+    monkeypatch.setattr("rusb.server.headless.os.open", refuse)
+    problem, found = _kvm_problem(), _accelerators()
+    monkeypatch.undo()
+    assert problem.startswith(
+        "no permission for /dev/kvm: add the user to the group kvm"
+    )
+    assert found == ["tcg"]
 
 
 RUN = """

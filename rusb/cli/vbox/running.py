@@ -19,6 +19,7 @@ from rusb.rdp.ports import check_ports
 from rusb.server.machine.document import Document
 from rusb.server.machine.files import make_folder, read_file
 from rusb.server.machine.hardware import read_parts, to_hardware
+from rusb.server.machine.notrun import parts_not_run
 from rusb.server.machine.qemu_command import Hardware
 from rusb.server.machine.settings import Machine
 from rusb.usb.device import clean_text
@@ -31,6 +32,7 @@ from ._common import (
     live_state,
     machine_of,
     registry,
+    warn,
 )
 from ._host import HostDevices
 
@@ -109,17 +111,25 @@ def headless(words: Sequence[str]) -> int:
     parts = read_parts(document, entry.path.parent, machine.usb_controllers)
     log = entry.path.parent / "Logs" / "VBox.log"
     make_folder(log.parent)
-    return run_async(_run(machine, to_hardware(parts), log))
+    notes = [f"not run: {part}" for part in parts_not_run(document)]
+    return run_async(_run(machine, to_hardware(parts), log, notes))
 
 
-async def _run(machine: Machine, hardware: Hardware, log: Path) -> int:
+async def _run(
+    machine: Machine, hardware: Hardware, log: Path, notes: Sequence[str]
+) -> int:
     from rusb.server.headless import Headless  # no other command needs so much
 
     def report(text: str) -> None:
         print(text, flush=True)
 
     async with Headless(
-        machine, hardware, log=str(log), report=report, host_usb=HostDevices
+        machine,
+        hardware,
+        log=str(log),
+        report=report,
+        notes=notes,
+        host_usb=HostDevices,
     ) as running:
         status = f"the machine {machine.name!r} is running"
         number = await until_signal(running.wait_ended(), status)
@@ -161,6 +171,8 @@ def _start_named(name: str) -> None:
     print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
     state = _start(entry.uuid, entry.name, entry.path)
     print(f'VM "{entry.name}" has been successfully started.', flush=True)
+    for note in state.get("notes", ()):
+        warn(note)
     if state["vrdeport"] == 0:
         log = entry.path.parent / "Logs" / "VBox.log"
         say(f"Warning: its VRDE server did not start; {log} says why")
