@@ -5,12 +5,14 @@ It stands between a guest backend, which talks to it like a host controller
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from rusb.errors import GuestError, ParseError
+from rusb.errors import GuestError, ParseError, RusbError
+from rusb.oserrors import reason
 from rusb.usb.descriptors import (
     MAX_CONFIGURATION_SIZE,
     ConfigurationDescriptor,
@@ -23,7 +25,7 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, Feature, Request
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
-__all__ = ["Attachment", "DeviceCalls"]
+__all__ = ["Attachment", "DeviceCalls", "why_failed"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,26 @@ MAX_CONFIGURATIONS = 32
 _DONE = UrbResult(UrbStatus.OK)
 _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
+
+
+def why_failed(error: Exception, seconds: float) -> str:
+    """Say in one sentence why something of a device failed; log what is a bug.
+
+    Args:
+        error: what it ended with.
+        seconds: the time it had.
+    """
+    match error:
+        case RusbError():
+            return str(error)
+        case TimeoutError():
+            return f"not done within {seconds:g} s"
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            return "too many open files; raise the limit (ulimit -n, LimitNOFILE=)"
+        case OSError():
+            return reason(error)
+    log.error("a bug while attaching a device", exc_info=error)
+    return f"internal error: {error!r}"
 
 
 class DeviceCalls(Protocol):

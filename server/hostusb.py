@@ -13,11 +13,11 @@ from functools import partial
 from typing import Protocol
 
 from rusb.aio.tasks import TaskSet
-from rusb.errors import BackendError, GuestError, RusbError
+from rusb.errors import BackendError, GuestError
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
-from .attachments import Attachment
+from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
 
@@ -269,11 +269,11 @@ class HostPlugs:
             async with asyncio.timeout(ATTACH_TIMEOUT):
                 await attachment.open()
                 where = await self._guest.attach(attachment)
-        except (RusbError, TimeoutError) as error:
-            attachment.close()
-            await self._guest.detach(attachment)
-            await core.wait_closed()
-            why = str(error) or f"not done within {ATTACH_TIMEOUT:g} s"
+        except BaseException as error:
+            await self._give_back(attachment, core)
+            if not isinstance(error, Exception):
+                raise
+            why = why_failed(error, ATTACH_TIMEOUT)
             self._log.write(f"VUSB: Failed to attach '{attachment}': {why}")
             raise GuestError(f"{device.info}: {why}") from error
         self._plugged[device.uuid] = device, attachment, core
@@ -289,38 +289,46 @@ class HostPlugs:
         async with self._changing:
             for uuid, (device, _, _) in self._plugged.items():
                 if text in (device.address, uuid):
-                    await self._detach(uuid)
+                    await self._detach(uuid, "removed by hand")
                     return
             raise GuestError(f"no device {text} of this machine is attached")
 
-    async def _detach(self, uuid: str) -> None:
-        _, attachment, core = self._plugged.pop(uuid)
-        attachment.close()
-        await self._guest.detach(attachment)
-        await core.wait_closed()
+    async def _detach(self, uuid: str, why: str) -> None:
+        device, attachment, core = self._plugged.pop(uuid)
+        await self._give_back(attachment, core)
         self._log.write(f"VUSB: Detached '{attachment}'")
+        self._log.write(f"Host USB: {device.info} was detached: {why}")
+
+    async def _give_back(self, attachment: Attachment, core: _Core) -> None:
+        """Unplug a device and give it back, whatever fails meanwhile."""
+        try:
+            attachment.close()
+            await self._guest.detach(attachment)
+        except Exception:
+            log.exception("%s: the guest failed to detach it", attachment)
+        await core.wait_closed()
 
     async def aclose(self) -> None:
         """Unplug everything and let go of guest and devices. Idempotent."""
         async with self._changing:
             for uuid in list(self._plugged):
-                await self._detach(uuid)
+                await self._detach(uuid, "the machine goes off")
         await self._guest.aclose()
         await self._usb.aclose()
         await self._ends.aclose()
 
-    def _lost(self, device: AttachedDevice) -> None:
+    def _lost(self, device: AttachedDevice, why: str) -> None:
         """The guest dropped a device by itself."""
         for uuid, (_, attachment, _) in self._plugged.items():
             if attachment is device:
-                self._unplugged(uuid)
+                self._unplugged(uuid, why)
 
-    def _unplugged(self, uuid: str) -> None:
+    def _unplugged(self, uuid: str, why: str = "unplugged from this machine") -> None:
         """A device went."""
 
         async def end() -> None:
             async with self._changing:
                 if uuid in self._plugged:
-                    await self._detach(uuid)
+                    await self._detach(uuid, why)
 
         self._ends.start(end(), f"end of {uuid}")

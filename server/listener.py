@@ -343,9 +343,9 @@ class Server:
         devices = [str(a.info) for s in self._sessions for a in s.attached]
         return status_picture(width, height, depth, self.machine.name, devices)
 
-    def _guest_lost(self, device: AttachedDevice) -> None:
+    def _guest_lost(self, device: AttachedDevice, why: str) -> None:
         for session in self._sessions:
-            if session.devices and session.devices.lost_by_guest(device):
+            if session.devices and session.devices.lost_by_guest(device, why):
                 return
 
     def _certificate_files(self) -> tuple[Path, Path, Path | None]:

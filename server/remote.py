@@ -13,7 +13,7 @@ from rusb.filters.engine import decide
 from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 
-from .attachments import Attachment
+from .attachments import Attachment, why_failed
 from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import RemoteLog
@@ -59,17 +59,26 @@ class _Device:
         self.wake = asyncio.Event()  # one of these, or the filters changed
         self.done = asyncio.Event()  # detached; its id may be used again
         self.verdict = ""
+        self.why = ""  # it is over
+        self.is_retried = False  # the filters changed: it may be tried again
         self.is_logged_gone = False
 
-    def end(self) -> None:
-        """It is not to be in the guest any more, whatever filters say."""
+    def end(self, why: str) -> None:
+        """It is not to be in the guest any more, until filters change."""
+        if not self.over.is_set():
+            self.why = why
         self.over.set()
         self.wake.set()
 
-    def unlist(self) -> None:
+    def unlist(self, why: str) -> None:
         """The client has it no more."""
         self.unlisted.set()
-        self.end()
+        self.end(why)
+
+    def retry(self) -> None:
+        """Look at it again, also if it had failed."""
+        self.is_retried = True
+        self.wake.set()
 
 
 def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
@@ -144,7 +153,7 @@ class RemoteDevices:
     def reconsider(self) -> None:
         """The machine's filters have changed: look at every device again."""
         for device in self._listed.values():
-            device.wake.set()
+            device.retry()
 
     def hold(self, is_high: bool) -> None:
         """The client reads too slowly: stop the guest, or let it go on."""
@@ -152,18 +161,18 @@ class RemoteDevices:
         for attachment in self._attached.values():
             attachment.hold(is_high)
 
-    def lost_by_guest(self, device: AttachedDevice) -> bool:
+    def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of ours? Then it is detached."""
         for known in self._listed.values():
             if known.plugged is device:
-                known.end()
+                known.end(why)
                 return True
         return False
 
     def close(self) -> None:
         """The connection is over: everything begins to be detached."""
         self.link.closed(0)
-        self._update(())
+        self._update((), "the client's connection ended")
 
     async def wait_detached(self) -> None:
         """Wait for what :meth:`close` began."""
@@ -184,7 +193,7 @@ class RemoteDevices:
                 if device is not None:
                     why = "is gone" if event.removed else f"refused: {event.request}"
                     self._log.write(f"Remote USB: {device.info} {why}")
-                    device.end()
+                    device.end(f"the client says that it {why}")
             case wire.Negotiated():
                 self._negotiated(event)
             case wire.Ignored():
@@ -201,7 +210,11 @@ class RemoteDevices:
         else:
             self._log.write(f"VRDP: remote USB protocol version {event.version}.")
 
-    def _update(self, devices: tuple[DeviceInfo, ...]) -> None:
+    def _update(
+        self,
+        devices: tuple[DeviceInfo, ...],
+        why: str = "the client no longer offers it",
+    ) -> None:
         """Start what is new on its way into the guest, end what is gone.
 
         Only this client's devices are looked at (vrdpusb.md S5).
@@ -212,7 +225,7 @@ class RemoteDevices:
             # S7: an id may be used again for what is in the same port now
             if info is None or not _is_same(info, device.info):
                 self._leaving[number] = self._listed.pop(number)
-                device.unlist()
+                device.unlist(why)
         for number in listed.keys() - self._listed.keys():
             if not self._may_plug():
                 return
@@ -245,21 +258,24 @@ class RemoteDevices:
             before: a device of the same id that is still being detached.
         """
         info = device.info
-        if before is not None:
-            await before.done.wait()
-        self._log_plug("++++", info)
-        while True:
-            device.wake.clear()
-            if self._admits(device) and not device.over.is_set():
-                await self._attach_until_over(device)
-            if device.unlisted.is_set():
-                break
-            if device.over.is_set() or not self._admits(device):
-                await device.wake.wait()
-        self._log_gone(device)
-        if self._leaving.get(info.id) is device:
-            del self._leaving[info.id]
-        device.done.set()
+        try:
+            if before is not None:
+                await before.done.wait()
+            self._log_plug("++++", info)
+            while not device.unlisted.is_set():
+                device.wake.clear()
+                if device.is_retried:
+                    device.is_retried = False
+                    device.over.clear()
+                if self._admits(device) and not device.over.is_set():
+                    await self._attach_until_over(device)
+                elif not device.unlisted.is_set():
+                    await device.wake.wait()
+            self._log_gone(device)
+        finally:
+            if self._leaving.get(info.id) is device:
+                del self._leaving[info.id]
+            device.done.set()
 
     def _admits(self, device: _Device) -> bool:
         """Do the machine's filters want the device now? The log has every change."""
@@ -277,7 +293,7 @@ class RemoteDevices:
         info = device.info
         if len(self._attached) >= MAX_ATTACHED:
             self._log.write(f"Remote USB: {info}: {MAX_ATTACHED} devices are in use")
-            device.end()
+            device.end("")
             return
         number = self._host.next_number()
         attachment = Attachment(
@@ -294,31 +310,37 @@ class RemoteDevices:
             async with asyncio.timeout(ATTACH_TIMEOUT):
                 await attachment.open()
                 where = await self._host.guest.attach(attachment)
-        except (RusbError, TimeoutError) as error:
-            why = str(error) or f"not done within {ATTACH_TIMEOUT:g} s"
-            self._log.write(f"VUSB: Failed to attach '{attachment}': {why}")
-            device.end()
-        else:
             device.plugged = attachment
             self._log.write(
                 f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
             )
             self._host.devices_changed()
             while self._admits(device) and not device.over.is_set():
+                device.is_retried = False
                 device.wake.clear()
                 await device.wake.wait()
+        except Exception as error:  # noqa: BLE001 - said, and tried again later
+            device.end(why_failed(error, ATTACH_TIMEOUT))
+            if device.plugged is None:
+                self._log.write(f"VUSB: Failed to attach '{attachment}': {device.why}")
         finally:
             await self._detach(device, attachment)
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
             self._log_gone(device)
-        attachment.close()
-        await self._host.guest.detach(attachment)
+        try:
+            attachment.close()
+            await self._host.guest.detach(attachment)
+        except Exception:
+            log.exception("%s: the guest failed to detach it", attachment)
         self._attached.pop(device.info.id, None)
         if device.plugged is not None:
             device.plugged = None
+            stopped = "the server stops"
+            why = device.why if device.over.is_set() else device.verdict or stopped
             self._log.write(f"VUSB: Detached '{attachment}'")
+            self._log.write(f"Remote USB: {device.info} was detached: {why}")
             self._host.devices_changed()
 
     def _log_gone(self, device: _Device) -> None:

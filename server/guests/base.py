@@ -92,8 +92,8 @@ class GuestBackend(ABC):
     async def aclose(self) -> None:
         """Unplug everything and let go of the guest. Idempotent."""
 
-    def watch_lost(self, lost: Callable[[AttachedDevice], None]) -> None:
-        """Call *lost* when the guest dropped a device by itself.
+    def watch_lost(self, lost: Callable[[AttachedDevice, str], None]) -> None:
+        """Call *lost* when the guest dropped a device by itself, with the reason.
 
         For instance because QEMU ended or somebody used ``device_del``; the device
         counts as detached then.

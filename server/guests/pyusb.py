@@ -106,6 +106,8 @@ class PyusbGuest(GuestBackend):
             )
             path.chmod(0o600)
         except OSError as error:
+            if ours.listener is not None:
+                ours.listener.close()
             raise GuestError(f"cannot listen at {path}: {reason(error)}") from error
         self._sockets[device.name] = ours
         return f"{path}"

@@ -36,6 +36,10 @@ ATTACH_POLL = 0.05
 DELETE_TIMEOUT = 5.0
 """Seconds until QEMU must have deleted a usb-redir; it takes 0.02."""
 
+END_GRACE = 0.3
+"""Seconds from the end of a usbredir stream to the event of the monitor that tells its
+reason: device_del, or the end of QEMU."""
+
 PREFIX = "rusb-"
 """How the names of all our objects in QEMU begin."""
 
@@ -93,7 +97,7 @@ class QemuGuest(GuestBackend):
         self._connecting = asyncio.Lock()
         self._plugs: dict[str, _Plug] = {}
         self._tasks = TaskSet()
-        self._lost = lambda device: None
+        self._lost = lambda device, why: None
 
     # ---------------------------------------------------------- contract ----
 
@@ -234,7 +238,7 @@ class QemuGuest(GuestBackend):
                 ours,
                 plug.device,
                 on_refused=lambda: self._drop(plug, _refusal(plug.device)),
-                on_ended=lambda: self._drop(plug, "QEMU closed its end"),
+                on_ended=lambda: self._stream_ended(plug),
             )
         except BaseException:
             ours.close()
@@ -301,6 +305,11 @@ class QemuGuest(GuestBackend):
 
     # ---------------------------------------------------------- take out ----
 
+    def _stream_ended(self, plug: _Plug) -> None:
+        """QEMU closed its end; the monitor says why, a little later."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(END_GRACE, self._drop, plug, "QEMU closed its end")
+
     def _drop(self, plug: _Plug, why: str) -> None:
         """It ended without our doing: tell it once, then clean up."""
         if plug.why is not None or plug.removal is not None:
@@ -310,7 +319,7 @@ class QemuGuest(GuestBackend):
         if plug.is_in:
             log.info("%s: %s", plug.device.name, why)
             self._begin_removal(plug)
-            self._lost(plug.device)
+            self._lost(plug.device, why)
 
     async def _take_out(self, plug: _Plug) -> None:
         """Remove it, or wait for the removal that has begun."""

@@ -39,7 +39,7 @@ class Machine:
         self.vm = vm
         self.backend = QemuGuest(vm.monitor)
         self.lost: asyncio.Queue[AttachedDevice] = asyncio.Queue()
-        self.backend.watch_lost(self.lost.put_nowait)
+        self.backend.watch_lost(lambda device, why: self.lost.put_nowait(device))
 
     async def sh(self, command: str) -> str:
         """Run a command."""

@@ -65,6 +65,7 @@ async def test_a_device_comes_by_uuid_or_address_and_is_given_back(host: Host) -
     log = host.path.read_text()
     assert "VUSB: Attached 'host-1 [proxy 1209:0003]'" in log
     assert "VUSB: Detached 'host-1 [proxy 1209:0003]'" in log
+    assert "Host USB: 1209:0003 rusb Serial Loopback was detached: removed by" in log
 
 
 async def test_what_is_not_there_is_said(host: Host) -> None:
@@ -115,6 +116,7 @@ async def test_an_unplugged_device_leaves_the_guest(host: Host) -> None:
     await host.wait_empty()
     assert [r.status for r in done] == [UrbStatus.NO_DEVICE]
     assert host.guest.devices == {}
+    assert "was detached: unplugged from this machine" in host.path.read_text()
 
 
 async def test_the_end_gives_everything_back(host: Host) -> None:

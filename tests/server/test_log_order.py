@@ -58,6 +58,7 @@ CLOSED = ["VRDP: Connection closed: 1"]
 GONE = [
     r"Remote USB: ---- Vendor 1209\. Product 0004\. Name = \[Loopback\]\.",
     "VUSB: Detached '.*'",
+    "Remote USB: 1209:0004 .* was detached: the client's connection ended",
 ]
 
 END = [r"VRDP: TCP server closed\."]

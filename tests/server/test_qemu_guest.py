@@ -470,11 +470,13 @@ class Lost:
 
     def __init__(self, guest: QemuGuest) -> None:
         self.devices: list[AttachedDevice] = []
+        self.reasons: list[str] = []
         self._count = asyncio.Semaphore(0)
         guest.watch_lost(self._lost)
 
-    def _lost(self, device: AttachedDevice) -> None:
+    def _lost(self, device: AttachedDevice, why: str) -> None:
         self.devices.append(device)
+        self.reasons.append(why)
         self._count.release()
 
     async def wait(self, count: int) -> None:
@@ -495,6 +497,7 @@ async def test_device_del_by_somebody_else_is_told_once(
     await guest.detach(device)
     await guest.aclose()
     assert lost.devices == [device]
+    assert lost.reasons == ["removed from QEMU by device_del"]
 
 
 async def test_a_qemu_that_ends_loses_every_device_once_and_may_come_back(
@@ -516,6 +519,7 @@ async def test_a_qemu_that_ends_loses_every_device_once_and_may_come_back(
         assert await guest.attach(device) == "port 1 on xhci.0"
         await guest.aclose()
     assert sorted(d.name for d in lost.devices) == ["usb-1", "usb-2"]
+    assert lost.reasons == [f"QEMU at {path} is gone"] * 2
 
 
 async def test_a_monitor_that_hangs_up_loses_every_device_once(
