@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import rusb
 from rusb.errors import RusbError
+from rusb.usb.device import clean_lines
 
 from . import vbox
 from ._hints import did_you_mean
@@ -158,5 +159,5 @@ def _run(program: str, words: list[str]) -> int:
     try:
         return int(module.run(args))
     except RusbError as error:
-        print(f"rusb {words[0]}: {error}", file=sys.stderr)
+        print(clean_lines(f"rusb {words[0]}: {error}"), file=sys.stderr)
         return exit_status(error)

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
+from rusb.usb.device import clean_lines
+
 from ._notify import notify
 
 __all__ = [
@@ -45,15 +47,25 @@ def add_verbose(parser: Any) -> None:
 def set_up_logging(verbose: int) -> None:
     """Log to stderr: warnings, with ``-v`` information, with ``-vv`` everything."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(levelname).1s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """What peers and devices say may be part of a message (bad-inputs T42)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean_lines(super().format(record))
 
 
 def say(text: str) -> None:
-    """A line for the user, at once; a terminal that is gone is no reason to end."""
+    """Tell the user, at once; a terminal that is gone is no reason to end.
+
+    What peers and devices say may be part of it (bad-inputs T42).
+    """
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(clean_lines(text), file=sys.stderr, flush=True)
 
 
 def find_password(word: str | None, prompt: str) -> str | None:

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from .types import Speed
 
-__all__ = ["DeviceInfo", "clean_text"]
+__all__ = ["MAX_NAME", "DeviceInfo", "clean_lines", "clean_text"]
+
+MAX_NAME = 256
+"""Characters of a string of a device; USB has 126 at most, VRDP 255 bytes."""
 
 
 def clean_text(data: bytes | str) -> str:
@@ -22,6 +25,11 @@ def clean_text(data: bytes | str) -> str:
     return "".join(c for c in text if c.isprintable() or c == " ")
 
 
+def clean_lines(text: str) -> str:
+    """Make a text of several lines fit for terminals; its line ends stay."""
+    return "\n".join(map(clean_text, text.split("\n")))
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """Identity of a device, as ``lsusb`` shows it and filters see it.
@@ -34,8 +42,8 @@ class DeviceInfo:
         bcd_device: bcdDevice, the device's own release number.
         bcd_usb: bcdUSB.
         device_class, device_subclass, device_protocol: of the device descriptor.
-        manufacturer, product, serial: strings, cleaned; None when the device has
-            none or it could not be read.
+        manufacturer, product, serial: strings, cleaned and cut to MAX_NAME here,
+            whoever gives them; None when the device has none or it could not be read.
         speed: bus speed.
         port: port number on its hub; 0 if unknown.
         bus: bus number, 0 if unknown.
@@ -61,6 +69,11 @@ class DeviceInfo:
     address: int = 0
     port_path: tuple[int, ...] = ()
     remote: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("manufacturer", "product", "serial"):
+            if text := getattr(self, name):
+                object.__setattr__(self, name, clean_text(text)[:MAX_NAME])
 
     def __str__(self) -> str:
         """``1209:2303 Acme Widgets Blinker 3000``, as logs and messages name it."""

@@ -76,13 +76,18 @@ class Vbox:
         path.write_text(text.replace(old, new))
 
     @contextlib.contextmanager
-    def running(self, name: str = "Lab") -> Iterator[list[str]]:
-        """A process that seems to run the machine; yields the commands it gets."""
+    def running(self, name: str = "Lab", **state: object) -> Iterator[list[str]]:
+        """A process that seems to run the machine; yields the commands it gets.
+
+        Args:
+            name: of the machine.
+            state: what it says of itself.
+        """
         got: list[str] = []
 
         async def answer(command: str) -> object:
             got.append(command)
-            return STUCK | {"state": "running"}
+            return STUCK | {"state": "running"} | state
 
         def command(word: str) -> Any:
             async def run(arguments: Mapping[str, Any]) -> object:

@@ -13,6 +13,7 @@ from typing import Any
 
 import rusb
 from rusb.cli._common import run_async, say, set_up_logging, until_signal
+from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
 from rusb.rdp.ports import check_ports
@@ -218,6 +219,10 @@ def _state_of(uuid: str, process: int) -> dict[str, Any] | None:
 
 
 _PLAIN = ("poweroff", "acpipowerbutton", "reset", "pause", "resume")
+_VALUED = (
+    *("vrde", "vrdeport", "vrdeproperty", "vrdevideochannelquality"),
+    *("usbattach", "usbdetach"),
+)
 _RENAMED = {
     "vrdp": "vrde",
     "vrdpport": "vrdeport",
@@ -256,9 +261,9 @@ def controlvm(words: Sequence[str]) -> int:
         return 0
     if verb in _PLAIN:
         raise UsageError(f"{verb} takes no value; unexpected {values[0]!r}")
-    if len(values) != 1:
+    if len(values) != 1 and verb in _VALUED:
         raise UsageError(f"{verb} takes one value")
-    (value,) = values
+    value = "".join(values[:1])
     match verb:
         case "vrde":
             ask_running(uuid, "vrde", enabled=on_off("vrde", value))
@@ -283,7 +288,8 @@ def controlvm(words: Sequence[str]) -> int:
                 )
             ask_running(uuid, verb, device=value)
         case _:
-            raise UsageError(f"unknown command {verb!r}")
+            known = (*_PLAIN, *_VALUED, *_console.VERBS)
+            raise UsageError(f"unknown command {verb!r}{did_you_mean(verb, known)}")
     return 0
 
 
