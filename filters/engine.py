@@ -1,15 +1,26 @@
 """Decide: filters and a device in, a decision with its reason out (filters.md 1.8)."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from rusb.usb.device import DeviceInfo, clean_text
 
 from .criteria import Criterion, Value
 from .model import ATTRIBUTES, BUDGET, Decision, Filter
 
-__all__ = ["Outcome", "Routing", "decide", "first_difference", "route"]
+__all__ = [
+    "Interfaces",
+    "Outcome",
+    "Routing",
+    "decide",
+    "first_difference",
+    "route",
+]
+
+Interfaces: TypeAlias = Mapping[int, Collection[int]]
+"""bInterfaceNumber to the classes of its alternate settings, of all configurations."""
 
 MAX_SHOWN = 64
 """Characters of a device's text in a sentence (T42)."""
@@ -50,7 +61,11 @@ def first_difference(
 
 
 def _why_not(
-    candidate: Filter, device: DeviceInfo, attributes: Mapping[str, Value], busy: bool
+    candidate: Filter,
+    device: DeviceInfo,
+    attributes: Mapping[str, Value],
+    interfaces: Interfaces,
+    busy: bool,
 ) -> str | None:
     """Say why *candidate* does not admit the device; None if it does."""
     if not candidate.active:
@@ -66,10 +81,26 @@ def _why_not(
         return "a vendor id of 0 never matches"
     name = first_difference(candidate.criteria, attributes)
     if name is None:
-        return None
+        return _why_not_interfaces(candidate, interfaces)
     documented = ATTRIBUTES.get(name, name)
     criterion = candidate.criteria[name]
     return f"{documented} wanted {criterion}, found {_show(attributes.get(name))}"
+
+
+def _why_not_interfaces(candidate: Filter, interfaces: Interfaces) -> str | None:
+    criterion = candidate.interface_criterion
+    if criterion is None:
+        return None
+    for number, classes in sorted(interfaces.items()):
+        if candidate.masked_interfaces >> number & 1:
+            continue
+        for found in sorted(classes):
+            if not criterion.matches(found):
+                return (
+                    f"interfaceClass wanted {criterion}, interface {number} has"
+                    f" {found:04X}"
+                )
+    return None
 
 
 def _show(value: Value) -> str:
@@ -79,7 +110,11 @@ def _show(value: Value) -> str:
 
 
 def decide(
-    filters: Sequence[Filter], device: DeviceInfo, *, busy: bool = False
+    filters: Sequence[Filter],
+    device: DeviceInfo,
+    *,
+    busy: bool = False,
+    interfaces: Interfaces | None = None,
 ) -> Decision:
     """Walk the list: the first filter that admits the device wins.
 
@@ -87,11 +122,14 @@ def decide(
         filters: in their order.
         device: ``remote`` says where it comes from.
         busy: the host uses the device (local devices only).
+        interfaces: what its descriptors say; None while nobody has read them, and
+            then filters that ask for interface classes do not get in the way: ask
+            again.
     """
     attributes = attributes_of(device)
     reasons: list[str] = []
     for index, candidate in enumerate(filters):
-        why_not = _why_not(candidate, device, attributes, busy)
+        why_not = _why_not(candidate, device, attributes, interfaces or {}, busy)
         if why_not is None:
             return Decision(candidate, index, tuple(reasons))
         reasons.append(f'filter {index} "{candidate.name}": {why_not}')
@@ -131,7 +169,7 @@ def route(
     """
     is_held = False
     if not device.remote:
-        first = decide(global_filters, device).filter
+        first = decide(global_filters, device, busy=busy).filter  # 1.7, in-use rule
         if first is not None and first.action == "Ignore":
             return Routing(Outcome.RELEASED)
         is_held = first is not None

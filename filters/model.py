@@ -7,7 +7,7 @@ from rusb.errors import FilterError
 
 from .criteria import Criterion, NumberIs, parse_number, parse_text
 
-__all__ = ["ATTRIBUTES", "Decision", "Filter"]
+__all__ = ["ATTRIBUTES", "Decision", "Filter", "describe_mask"]
 
 BUDGET = 255
 """Bytes of all stored texts of one filter, each with one more (1.6)."""
@@ -47,7 +47,12 @@ class Filter:
     text stays as it was entered (D1).
 
     Attributes:
-        criteria: what follows from the texts, by field name.
+        interface_class: numeric text (1.2): the class that every interface must have
+            which the filter does not mask. Ours, not VirtualBox's: what a device says
+            of itself is one number, what its interfaces are decides what it can do.
+        criteria: what follows from the texts, by field name; without
+            ``interface_class``.
+        interface_criterion: what follows from ``interface_class``, if anything.
 
     Raises:
         FilterError: a text is wrong; the message names the attribute.
@@ -65,7 +70,9 @@ class Filter:
     remote: str = ""
     masked_interfaces: int = 0
     action: str = "Ignore"
+    interface_class: str = ""
     criteria: Mapping[str, Criterion] = field(init=False, repr=False, compare=False)
+    interface_criterion: Criterion | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -99,6 +106,15 @@ class Filter:
             if isinstance(criterion, NumberIs):
                 object.__setattr__(self, attribute, str(criterion))
         object.__setattr__(self, "criteria", criteria)
+        object.__setattr__(self, "interface_criterion", self._of_interfaces())
+
+    def _of_interfaces(self) -> Criterion | None:
+        if not self.interface_class:
+            return None
+        try:
+            return parse_number(self.interface_class)
+        except FilterError as error:
+            raise FilterError(f"interfaceClass {error}", error.column) from None
 
     @property
     def wants_remote(self) -> bool | None:
@@ -113,9 +129,21 @@ class Filter:
     def __str__(self) -> str:
         """The name, and what the filter wants."""
         wants = [f"{ATTRIBUTES[a]} {c}" for a, c in self.criteria.items()]
+        if self.interface_criterion:
+            wants.append(f"interfaceClass {self.interface_criterion}")
         if self.remote:
             wants.append(f"remote {self.remote}")
         return f'"{self.name}" ({", ".join(wants) or "any device"})'
+
+
+def describe_mask(mask: int) -> str:
+    """Say which interfaces a mask hides, if they are there (1.1)."""
+    numbers = ", ".join(str(n) for n in range(32) if mask >> n & 1)
+    plural = "s" if mask & mask - 1 else ""
+    return (
+        f"interface{plural} {numbers} hidden from the guest"
+        f" (maskedInterfaces 0x{mask:x})"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,5 +172,7 @@ class Decision:
 
     def __str__(self) -> str:
         if self.filter is not None:
-            return f"admitted by filter {self.index} {self.filter}"
+            mask = self.masked_interfaces
+            hidden = f"; {describe_mask(mask)}" if mask else ""
+            return f"admitted by filter {self.index} {self.filter}{hidden}"
         return "refused: " + ("; ".join(self.reasons) or "there are no filters")

@@ -13,6 +13,7 @@ _SHORT = re.compile(r"([0-9a-fA-F]{1,4}):([0-9a-fA-F]{1,4})?")
 _PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*(?:"([^"]*)"|([^",]*))\s*(,|$)')
 _NAMES = {documented.lower(): field for field, documented in ATTRIBUTES.items()}
 _NAMES |= {"vid": "vendor_id", "pid": "product_id", "serial": "serial_number"}
+_NAMES |= {"interfaceclass": "interface_class"}
 
 
 def parse_offer(text: str) -> Filter:
@@ -20,7 +21,8 @@ def parse_offer(text: str) -> Filter:
 
     ``VVVV:PPPP`` or ``VVVV:`` names vendor and product; otherwise ``name=value``
     pairs, separated by commas, where a value with a comma stands in double quotes.
-    The names are those of a settings file (in any case), or vid, pid, serial.
+    The names are those of a settings file (in any case), or vid, pid, serial,
+    interfaceClass.
 
     Raises:
         FilterError: with the column of the trouble.
@@ -40,7 +42,9 @@ def parse_offer(text: str) -> Filter:
             )
         field = _NAMES.get(pair[1].lower())
         if field is None:
-            known = ", ".join([*ATTRIBUTES.values(), "vid", "pid", "serial"])
+            known = ", ".join(
+                [*ATTRIBUTES.values(), "vid", "pid", "serial", "interfaceClass"]
+            )
             raise FilterError(
                 f"filter {text!r}: no attribute {pair[1]!r}; there are {known}",
                 position,

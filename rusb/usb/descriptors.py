@@ -4,6 +4,10 @@ USB 2.0 chapter 9.6 and USB 3.2 chapter 9.6, all little-endian. Parsing is stric
 lengths (a device is as hostile as any peer) and keeps what it does not know in
 ``extra``, in place, so that ``serialize(parse(data)) == data`` unless a count is wrong
 or a descriptor is longer than its specification says.
+
+Real devices get counts and lengths wrong and work with every host. With a list of
+*notes* the parsers of device and configuration note what is odd there, skip what cannot
+be read and go on; :meth:`~ConfigurationDescriptor.serialize` then has the right counts.
 """
 
 import struct
@@ -35,6 +39,9 @@ __all__ = [
 MAX_CONFIGURATION_SIZE = 8184
 """Bytes of the largest configuration read at attach (vrdpusb.md 1.11)."""
 
+MAX_NOTES = 8
+"""Oddities of one device that are told; a hostile one has thousands."""
+
 _DEVICE = struct.Struct("<BBHBBBBHHHBBBB")
 _CONFIGURATION = struct.Struct("<BBHBBBBB")
 _INTERFACE = struct.Struct("<9B")
@@ -44,15 +51,23 @@ _ASSOCIATION = struct.Struct("<8B")
 _BOS = struct.Struct("<BBHB")
 
 
-def _split(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _odd(text: str, notes: list[str] | None, offset: int | None = None) -> None:
+    """Note what is wrong; without *notes* it is refused."""
+    if notes is None:
+        raise ParseError(text, offset)
+    if len(notes) < MAX_NOTES:
+        notes.append(text)
+
+
+def _split(data: bytes, notes: list[str] | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield (bDescriptorType, whole descriptor) of each descriptor in *data*."""
     offset = 0
     while offset < len(data):
         size = data[offset]
         if size < 2 or offset + size > len(data):
-            raise ParseError(
-                f"descriptor with bLength {size}, have {len(data) - offset}", offset
-            )
+            left = len(data) - offset
+            _odd(f"descriptor with bLength {size}, have {left}", notes, offset)
+            return
         yield data[offset + 1], data[offset : offset + size]
         offset += size
 
@@ -75,8 +90,12 @@ class DeviceDescriptor:
     num_configurations: int = 1
 
     @classmethod
-    def parse(cls, data: bytes) -> Self:
+    def parse(cls, data: bytes, notes: list[str] | None = None) -> Self:
         """Read the descriptor; bytes after its bLength are ignored.
+
+        Args:
+            data: what GET_DESCRIPTOR(device) returned.
+            notes: gets what is odd; without it what is odd is refused.
 
         Raises:
             ParseError: fewer than 18 bytes, or not a device descriptor.
@@ -84,8 +103,10 @@ class DeviceDescriptor:
         if len(data) < _DEVICE.size:
             raise ParseError(f"device descriptor of {len(data)} bytes, not 18")
         size, kind, *fields = _DEVICE.unpack_from(data)
-        if size < _DEVICE.size or kind != DescriptorType.DEVICE:
+        if kind != DescriptorType.DEVICE:
             raise ParseError(f"not a device descriptor: type {kind}, bLength {size}")
+        if size < _DEVICE.size:
+            _odd(f"not a device descriptor: bLength {size}", notes)
         return cls(*fields)
 
     def serialize(self) -> bytes:
@@ -289,30 +310,40 @@ class ConfigurationDescriptor:
         return None
 
     @classmethod
-    def parse(cls, data: bytes) -> Self:
+    def parse(cls, data: bytes, notes: list[str] | None = None) -> Self:
         """Read a whole configuration.
 
         Args:
             data: what GET_DESCRIPTOR(configuration) returned; bytes after
                 wTotalLength are ignored.
+            notes: gets what is odd and was corrected or skipped; without it what is
+                odd is refused.
 
         Raises:
-            ParseError: lengths do not fit, or an endpoint count is not kept.
+            ParseError: it is no configuration; without *notes* also if lengths do not
+                fit or an endpoint count is not kept.
         """
         if len(data) < 9:
             raise ParseError(f"configuration descriptor of {len(data)} bytes")
-        size, kind, total, _, value, string, attributes, power = (
+        size, kind, total, count, value, string, attributes, power = (
             _CONFIGURATION.unpack_from(data)
         )
-        if kind != DescriptorType.CONFIGURATION or size < 9:
+        if kind != DescriptorType.CONFIGURATION:
             raise ParseError(f"not a configuration: type {kind}, bLength {size}")
+        if size < 9:
+            _odd(f"configuration with bLength {size}", notes)
+            size = 9
         if not size <= total <= len(data):
-            raise ParseError(f"wTotalLength {total}, have {len(data)}")
-        reader = _ConfigurationReader()
-        for kind, descriptor in _split(data[size:total]):
+            _odd(f"wTotalLength {total}, have {len(data)}", notes)
+        reader = _ConfigurationReader(notes)
+        for kind, descriptor in _split(data[size:total], notes):
             reader.feed(kind, descriptor)
         members = reader.finish()
-        return cls(value, attributes, power, members, string, reader.extra)
+        found = cls(value, attributes, power, members, string, reader.extra)
+        if notes is not None and count != len(found.interface_numbers):
+            has = len(found.interface_numbers)
+            _odd(f"configuration {value} claims {count} interfaces, has {has}", notes)
+        return found
 
     def serialize(self) -> bytes:
         """Return the whole configuration; wTotalLength is computed."""
@@ -333,39 +364,70 @@ class ConfigurationDescriptor:
 class _ConfigurationReader:
     """Put the flat run of descriptors back into a tree."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: list[str] | None = None) -> None:
         self.extra = b""
+        self._notes = notes
         self._members: list[InterfaceDescriptor | InterfaceAssociation] = []
         self._interface: bytes | None = None
         self._interface_extra = b""
         self._endpoints: list[EndpointDescriptor] = []
+        self._is_skipping = False  # what belongs to an interface that is unreadable
+        self._settings: set[tuple[int, int]] = set()
 
     def feed(self, kind: int, data: bytes) -> None:
         if kind == DescriptorType.INTERFACE:
-            self._need(data, _INTERFACE.size, "interface")
             self._close()
-            self._interface = data
+            self._is_skipping = not self._is_new_setting(data)
+            self._interface = None if self._is_skipping else data
         elif kind == DescriptorType.INTERFACE_ASSOCIATION:
-            self._need(data, _ASSOCIATION.size, "interface association")
             self._close()
-            fields = _ASSOCIATION.unpack_from(data)[2:]
-            self._members.append(InterfaceAssociation(*fields))
+            self._is_skipping = False
+            if self._has(data, _ASSOCIATION.size, "interface association"):
+                fields = _ASSOCIATION.unpack_from(data)[2:]
+                self._members.append(InterfaceAssociation(*fields))
+        elif self._is_skipping:
+            return
         elif kind == DescriptorType.ENDPOINT and self._interface is not None:
-            self._need(data, _ENDPOINT.size, "endpoint")
-            _, _, address, attributes, size, interval = _ENDPOINT.unpack_from(data)
-            self._endpoints.append(
-                EndpointDescriptor(address, attributes, size, interval, tail=data[7:])
-            )
+            if self._is_endpoint(data):
+                _, _, address, attributes, size, interval = _ENDPOINT.unpack_from(data)
+                tail = data[7:]
+                self._endpoints.append(
+                    EndpointDescriptor(address, attributes, size, interval, tail=tail)
+                )
+            else:
+                self._keep(data)
         elif kind == DescriptorType.SS_ENDPOINT_COMPANION and self._is_companion(data):
             fields = _COMPANION.unpack_from(data)[2:]
             self._replace(companion=SsCompanion(*fields))
         else:
             self._keep(data)
 
-    @staticmethod
-    def _need(data: bytes, size: int, name: str) -> None:
+    def _has(self, data: bytes, size: int, name: str) -> bool:
+        """Is a descriptor as long as it must be?"""
         if len(data) < size:
-            raise ParseError(f"{name} descriptor of {len(data)} bytes, not {size}")
+            text = f"{name} descriptor of {len(data)} bytes, not {size}"
+            _odd(text, self._notes)
+        return len(data) >= size
+
+    def _is_new_setting(self, data: bytes) -> bool:
+        """Is it an alternate setting of an interface, and the first of its number?"""
+        if not self._has(data, _INTERFACE.size, "interface"):
+            return False
+        setting = data[2], data[3]
+        if setting in self._settings:
+            text = f"interface {data[2]} alternate {data[3]} is there twice"
+            _odd(text, self._notes)
+            return False
+        self._settings.add(setting)
+        return True
+
+    def _is_endpoint(self, data: bytes) -> bool:
+        """Can it be an endpoint? Number 0 belongs to the device."""
+        if not self._has(data, _ENDPOINT.size, "endpoint"):
+            return False
+        if not data[2] & 0x0F:
+            _odd(f"interface with an endpoint {data[2]:#04x}", self._notes)
+        return data[2] & 0x0F != 0
 
     def _is_companion(self, data: bytes) -> bool:
         """Does it follow an endpoint directly, with the size it must have?"""
@@ -404,10 +466,11 @@ class _ConfigurationReader:
         fields = _INTERFACE.unpack_from(self._interface)
         number, alternate, count, code, subclass, protocol, string = fields[2:9]
         if count != len(self._endpoints):
-            raise ParseError(
+            text = (
                 f"interface {number} alternate {alternate} claims {count} endpoints,"
                 f" has {len(self._endpoints)}"
             )
+            _odd(text, self._notes)
         self._members.append(
             InterfaceDescriptor(
                 number,
@@ -550,19 +613,29 @@ class DeviceState:
         return tuple(i for i in chosen if i is not None)
 
     def select_configuration(self, value: int) -> bool:
-        """Select a configuration, 0 for none; every alternate setting becomes 0.
+        """Select a configuration; every alternate setting becomes 0.
+
+        0 selects none, unless the device has a configuration of that value, against
+        the specification (some smart card readers and modems).
 
         Returns:
             False, with nothing changed, where the device has no such configuration.
         """
-        chosen = self.descriptors.configuration(value) if value else None
+        chosen = self.descriptors.configuration(value)
         if value and chosen is None:
             return False
+        self._use(chosen)
+        return True
+
+    def unconfigure(self) -> None:
+        """Select no configuration, as after a reset."""
+        self._use(None)
+
+    def _use(self, chosen: ConfigurationDescriptor | None) -> None:
         self.configuration = chosen
         numbers = chosen.interface_numbers if chosen else ()
         self.alternates = dict.fromkeys(numbers, 0)
         self._find_endpoints()
-        return True
 
     def select_interface(self, number: int, alternate: int) -> bool:
         """Select an alternate setting; False where there is none such."""

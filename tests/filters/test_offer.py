@@ -1,9 +1,13 @@
 """Rules as people type them, and sentences that people read."""
 
+import time
+from dataclasses import replace
+
 import pytest
 
 from rusb.errors import FilterError
 from rusb.filters import Filter, decide, parse_offer
+from rusb.filters.engine import Outcome, route
 from rusb.usb.device import DeviceInfo
 
 STICK = DeviceInfo(
@@ -109,3 +113,90 @@ def test_t42_what_a_device_says_is_made_harmless_in_sentences() -> None:
 def test_a_wrong_filter_names_the_attribute(fields: dict[str, str], part: str) -> None:
     with pytest.raises(FilterError, match=part):
         Filter(**fields)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------- interface classes, in-use rule ----
+
+DISK = Filter("disks", interface_class="08")
+MASKED = Filter("masked", interface_class="08", masked_interfaces=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "interfaces", "admits"),
+    [
+        (DISK, None, True),  # nobody has looked yet
+        (DISK, {0: {8}}, True),
+        (DISK, {0: {8}, 1: {3}}, False),  # T40: a keyboard in a disk
+        (MASKED, {0: {8}, 1: {3}}, True),
+        (MASKED, {0: {8}, 2: {3}}, False),
+        (DISK, {0: {8, 0xFF}}, False),
+        (Filter("two", interface_class="0x08|0x03"), {0: {8}, 1: {3}}, True),
+        (parse_offer("interfaceClass=08,vid=0951"), {0: {3}}, False),
+    ],
+)
+def test_t40_a_filter_can_ask_what_the_interfaces_are(
+    given: Filter, interfaces: dict[int, set[int]] | None, admits: bool
+) -> None:
+    decision = decide([given], STICK, interfaces=interfaces)
+    assert decision.matched == admits
+    if not admits:
+        assert "interfaceClass wanted" in str(decision)
+
+
+def test_t40_the_next_filter_may_take_what_one_refuses() -> None:
+    filters = [DISK, Filter("any", masked_interfaces=0b110)]
+    decision = decide(filters, STICK, interfaces={0: {8}, 1: {3}})
+    assert decision.index == 1
+    assert "interfaces 1, 2 hidden from the guest (maskedInterfaces 0x6)" in str(
+        decision
+    )
+
+
+def test_a_wrong_interface_class_names_itself() -> None:
+    with pytest.raises(FilterError, match="interfaceClass"):
+        Filter("disks", interface_class="08,03")
+
+
+def test_a_wildcard_ignore_leaves_a_device_in_use_alone() -> None:
+    here = replace(STICK, remote=False)
+    machines = {"Lab": [Filter("Kingston", vendor_id="0951")]}
+    every = [Filter("all", action="Ignore")]
+    assert route(here, machines, every).outcome is Outcome.RELEASED
+    assert route(here, machines, every, busy=True).outcome is Outcome.ATTACHED
+    named = [Filter("Kingston", vendor_id="0951", action="Ignore")]
+    assert route(here, machines, named, busy=True).outcome is Outcome.RELEASED
+
+
+# T41: what a filter's texts may be
+
+T41 = [
+    ("10000", "too big|larger|hex"),
+    ("-1", None),  # 0 to 1 (1.2)
+    ("\u0661", "number"),  # a digit, but no ASCII one
+    ("\uff11", "number"),
+    ("1209 ", None),
+]
+
+
+@pytest.mark.parametrize(("text", "trouble"), T41)
+def test_t41_numbers_are_ascii_and_bounded(text: str, trouble: str | None) -> None:
+    if trouble is None:
+        assert Filter("f", vendor_id=text).criteria
+        return
+    with pytest.raises(FilterError, match="vendorId"):
+        Filter("f", vendor_id=text)
+
+
+def test_t41_case_and_look_alikes_differ() -> None:
+    kingston = replace(STICK, manufacturer="Kingston")
+    for text in ("kingston", "KINGSTON", "K\u0456ngston", "Kingston\u200b"):
+        assert not decide([Filter("f", manufacturer=text)], kingston).matched
+
+
+def test_t41_a_pattern_takes_no_time_whatever_it_is() -> None:
+    slow = replace(STICK, manufacturer="a" * 200)
+    bomb = Filter("f", manufacturer="*a" * 100 + "b")
+    start = time.perf_counter()
+    for _ in range(100):
+        assert not decide([bomb], slow).matched
+    assert time.perf_counter() - start < 1

@@ -1,11 +1,13 @@
 """Descriptors against the examples of the specifications, and broken ones (T33)."""
 
 import random
+import re
 
 import pytest
 
 from rusb.errors import ParseError
 from rusb.usb.descriptors import (
+    MAX_NOTES,
     BosDescriptor,
     ConfigurationDescriptor,
     DeviceDescriptor,
@@ -329,3 +331,147 @@ def test_t33_random_damage_is_refused_or_parsed_for_good(data: bytes) -> None:
         else:
             assert ConfigurationDescriptor.parse(found.serialize()) == found
     assert 0 < refused < 3000
+
+
+# ----------------------------------------------- T33: as real devices have them ----
+
+INTERFACE, ENDPOINTS = "0904000002ff000000", ("07058102400000", "07050202400000")
+
+
+def configuration(
+    body: str, *, total: int | None = None, size: int = 9, count: int = 1
+) -> bytes:
+    data = bytes.fromhex(body.replace(" ", ""))
+    total = 9 + len(data) if total is None else total
+    return bytes((size, 2, *total.to_bytes(2, "little"), count, 1, 0, 0x80, 50)) + data
+
+
+GOOD = configuration(INTERFACE + "".join(ENDPOINTS))
+ODD = [
+    ("fewer endpoints", configuration(INTERFACE + ENDPOINTS[0]), "claims 2 .* has 1"),
+    (
+        "more endpoints",
+        configuration("0904000000ff000000" + "".join(ENDPOINTS)),
+        "claims 0 endpoints, has 2",
+    ),
+    ("zeros at the end", configuration(INTERFACE + "".join(ENDPOINTS) + "0000"), "0, "),
+    ("bLength 1", configuration(INTERFACE + "".join(ENDPOINTS) + "0124"), "bLength 1"),
+    (
+        "cut",
+        configuration(INTERFACE + "".join(ENDPOINTS) + "07058302"),
+        "bLength 7, have 4",
+    ),
+    (
+        "6-byte endpoint",
+        configuration(INTERFACE + "".join(ENDPOINTS) + "060583034000"),
+        "endpoint descriptor of 6",
+    ),
+    (
+        "endpoint 0",
+        configuration(INTERFACE + "".join(ENDPOINTS) + "07058002400000"),
+        "endpoint 0x80",
+    ),
+    (
+        "too long",
+        configuration(INTERFACE + "".join(ENDPOINTS), total=255),
+        "wTotalLength 255, have 32",
+    ),
+    (
+        "setting twice",
+        configuration(INTERFACE + "".join(ENDPOINTS) + INTERFACE + ENDPOINTS[0]),
+        "there twice",
+    ),
+    (
+        "short interface",
+        configuration(
+            INTERFACE + "".join(ENDPOINTS) + "0804010001ff0000" + ENDPOINTS[0]
+        ),
+        "interface descriptor of 8",
+    ),
+    (
+        "short association",
+        configuration("070b0001030000" + INTERFACE + "".join(ENDPOINTS)),
+        "association descriptor of 7",
+    ),
+    (
+        "bLength of the head",
+        configuration(INTERFACE + "".join(ENDPOINTS), size=8),
+        "bLength 8",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "note"), ODD, ids=[o[0] for o in ODD])
+def test_what_is_odd_is_noted_and_the_rest_is_read(
+    name: str, data: bytes, note: str
+) -> None:
+    with pytest.raises(ParseError, match=note):
+        ConfigurationDescriptor.parse(data)
+    notes: list[str] = []
+    found = ConfigurationDescriptor.parse(data, notes)
+    assert len(notes) >= 1
+    assert re.search(note, notes[0])
+    (interface,) = found.interfaces
+    wanted = [0x81] if name == "fewer endpoints" else [0x81, 0x02]
+    assert [e.address for e in interface.endpoints] == wanted
+    corrected = found.serialize()
+    assert int.from_bytes(corrected[2:4], "little") == len(corrected)
+    assert corrected[9 + 4] == len(wanted)
+    if name == "6-byte endpoint":  # skipped, and kept
+        assert bytes.fromhex("060583034000") in corrected
+
+
+def test_a_wrong_number_of_interfaces_is_noted_and_corrected() -> None:
+    notes: list[str] = []
+    data = configuration(INTERFACE + "".join(ENDPOINTS), count=7)
+    found = ConfigurationDescriptor.parse(data, notes)
+    assert notes == ["configuration 1 claims 7 interfaces, has 1"]
+    assert found.serialize() == GOOD
+
+
+def test_what_is_right_has_no_notes() -> None:
+    for data in (GOOD, *CONFIGURATIONS):
+        notes: list[str] = []
+        found = ConfigurationDescriptor.parse(data, notes)
+        assert (notes, found.serialize()) == ([], data)
+
+
+@pytest.mark.parametrize("data", [b"", GOOD[:8], b"\x09\x04" + GOOD[2:]])
+def test_what_is_no_configuration_is_refused_always(data: bytes) -> None:
+    with pytest.raises(ParseError):
+        ConfigurationDescriptor.parse(data, [])
+
+
+def test_notes_of_a_hostile_device_are_bounded() -> None:
+    notes: list[str] = []
+    found = ConfigurationDescriptor.parse(configuration("0205" * 1000), notes)
+    assert (found.interfaces, notes) == (
+        (),
+        ["configuration 1 claims 1 interfaces, has 0"],
+    )
+    data = configuration(INTERFACE + "020 5".replace(" ", "") * 1000)
+    ConfigurationDescriptor.parse(data, notes)
+    assert len(notes) == MAX_NOTES
+
+
+def test_noise_with_notes_gives_a_tree_or_the_documented_error() -> None:
+    source = random.Random(33)
+    for _ in range(2000):
+        data = bytearray(source.choice([GOOD, *CONFIGURATIONS]))
+        for _ in range(source.randrange(1, 6)):
+            data[source.randrange(len(data))] = source.randrange(256)
+        notes: list[str] = []
+        try:
+            found = ConfigurationDescriptor.parse(bytes(data), notes)
+        except ParseError:
+            continue
+        again = ConfigurationDescriptor.parse(found.serialize(), [])
+        assert again.interfaces == found.interfaces
+
+
+def test_a_device_descriptor_with_a_wrong_length_is_noted() -> None:
+    data = bytes.fromhex(HID_DEVICE)
+    notes: list[str] = []
+    found = DeviceDescriptor.parse(b"\0" + data[1:], notes)
+    assert found == DeviceDescriptor.parse(data)
+    assert notes == ["not a device descriptor: bLength 0"]

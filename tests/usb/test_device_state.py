@@ -58,6 +58,17 @@ def test_an_alternate_setting_brings_its_endpoints() -> None:
     assert set(state.endpoints) == {0x81}
 
 
+def test_configuration_0_is_one_where_the_device_has_it() -> None:
+    odd = DeviceDescriptors(
+        TWO.device, (ConfigurationDescriptor(0, 0x80, 50, (interface(0, 0, 0x81),)),)
+    )
+    state = DeviceState(odd)
+    assert state.select_configuration(0)
+    assert set(state.endpoints) == {0x81}
+    state.unconfigure()
+    assert (state.configuration, state.endpoints) == (None, {})
+
+
 def test_what_is_not_there_changes_nothing() -> None:
     state = DeviceState(TWO)
     state.select_configuration(1)

@@ -176,17 +176,17 @@ class EmulatedDevice:
         """Reset; the configuration is restored, waiting URBs are cancelled."""
         self.features = Features()
         active = self.state.configuration
-        self._select(active.value if active else 0)
+        self._select(active.value if active else None)
 
     def power_on(self) -> None:
         """Start in the first configuration, as an operating system leaves it."""
         self.features = Features()
         configurations = self.descriptors.configurations
-        self._select(configurations[0].value if configurations else 0)
+        self._select(configurations[0].value if configurations else None)
 
     def power_off(self) -> None:
         """Unplugged: waiting URBs complete with NO_DEVICE."""
-        self._select(0, UrbStatus.NO_DEVICE)
+        self._select(None, UrbStatus.NO_DEVICE)
 
     def set_configuration(self, value: int) -> bool:
         """Select a configuration, 0 for none; False if there is none such."""
@@ -214,8 +214,13 @@ class EmulatedDevice:
         self._endpoints.set_halt(endpoint, is_halted=False)
         return True
 
-    def _select(self, value: int, status: UrbStatus = UrbStatus.CANCELLED) -> None:
+    def _select(
+        self, value: int | None, status: UrbStatus = UrbStatus.CANCELLED
+    ) -> None:
         before = list(self.state.endpoints)
-        self.state.select_configuration(value)
+        if value is None:
+            self.state.unconfigure()
+        else:
+            self.state.select_configuration(value)
         self.was_reset()
         self._endpoints.replace(before, list(self.state.endpoints.values()), status)

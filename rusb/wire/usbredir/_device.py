@@ -497,9 +497,9 @@ class UsbredirDeviceSide(DeviceSide):
 
     def _set_configuration(self, packet: Packet) -> None:
         assert self._state is not None
-        active = self._state.configuration
         value = packet.fields[0]
-        if (active.value if active else 0) == value:
+        chosen = self._state.descriptors.configuration(value)
+        if chosen is self._state.configuration and (chosen or not value):
             self._status(packet.id, codec.SUCCESS)
             return
         self._cancel_everything()
