@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 from rusb.errors import SettingsError
 
-__all__ = ["MAX_SIZE", "Document", "Node"]
+__all__ = ["MAX_SIZE", "Document", "Node", "escape"]
 
 MAX_SIZE = 4 << 20
 """Bytes of a settings file; a large one with snapshots has some hundred KiB."""
@@ -150,10 +150,10 @@ class Document:
             return
         if found is not None:
             start, end = found.start(2) + 1, found.end(2) - 1
-            new = _escape(value, quote=head[start - 1 : start])
+            new = escape(value, quote=head[start - 1 : start])
         else:
             start = end = len(head[: -1 if node.tail else -2].rstrip())
-            new = b' %s="%s"' % (name.encode(), _escape(value))
+            new = b' %s="%s"' % (name.encode(), escape(value))
         node.head = head[:start] + new + head[end:]
         node.attributes[name] = value
 
@@ -169,7 +169,7 @@ class Document:
         """Add an element as the last child, or before another one; return it."""
         given = dict(attributes or {})
         words = b"".join(
-            b' %s="%s"' % (k.encode(), _escape(v)) for k, v in given.items()
+            b' %s="%s"' % (k.encode(), escape(v)) for k, v in given.items()
         )
         prefix, colon, _ = _tag_name(parent).rpartition(b":")
         tag = prefix + colon + name.encode()
@@ -215,7 +215,7 @@ class Document:
         """Replace what is inside an element by text."""
         if text == node.text and not node.children:
             return
-        new = _escape(text)
+        new = escape(text)
         self._open(node)
         node.content, node.texts = [new], [text]
         if not text:
@@ -410,7 +410,7 @@ class _Parser:
             self._stack[-1].texts.append(data)
 
 
-def _escape(text: str, quote: bytes = b'"') -> bytes:
+def escape(text: str, quote: bytes = b'"') -> bytes:
     """Return a value for an attribute or a text: ASCII, one line.
 
     Raises:

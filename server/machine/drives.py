@@ -14,7 +14,7 @@ from .files import open_at_once
 from .qemu_command import disk_format, place_of
 from .settings import machine_node, parse_version
 
-__all__ = ["BUSES", "BUS_OF", "RAW", "DrivesEditor", "is_image", "media"]
+__all__ = ["BUSES", "BUS_OF", "RAW", "DrivesEditor", "image_uuid", "is_image", "media"]
 
 STORAGE_IN_HARDWARE_SINCE = (1, 17)
 
@@ -245,7 +245,7 @@ class DrivesEditor:
         for node in media(self._machine, group):
             if self._folder / node.attributes["location"] == self._folder / medium:
                 return node.attributes["uuid"].strip("{}")
-        number = _image_uuid(self._folder / medium) or str(uuid.uuid4())
+        number = image_uuid(self._folder / medium) or str(uuid.uuid4())
         attributes = {"uuid": f"{{{number}}}", "location": str(medium)}
         if kind == "hdd":
             formats = {".vdi": "VDI", ".vmdk": "VMDK", ".vhd": "VHD"}
@@ -301,7 +301,7 @@ def is_image(path: Path) -> bool:
     }.get(disk_format(path), False)
 
 
-def _image_uuid(path: Path) -> str:
+def image_uuid(path: Path) -> str:
     """Return the UUID that a VDI image has in itself, else an empty text.
 
     VirtualBox wants to find it in the settings, too. Layout: the signature at 64, the

@@ -192,7 +192,7 @@ class Editor(DrivesEditor):
         slot = str(number - 1)
         found = self._adapter(slot)
         if found is None:
-            mac = f"080027{uuid.uuid4().bytes[:3].hex().upper()}"
+            mac = new_mac()
             attributes = {"slot": slot, "enabled": "false"}
             attributes |= {"MACAddress": mac, "type": "82540EM"}
             found = self.document.add(self._hardware("Network"), "Adapter", attributes)
@@ -502,6 +502,11 @@ def nic_modes(adapter: Node) -> list[Node]:
     """Return the elements that say what an adapter is attached to."""
     other = ("DisabledModes",)
     return [n for n in adapter.children if n.name not in other and n.name[0] != "{"]
+
+
+def new_mac() -> str:
+    """Return the address of a new network adapter; the first half is VirtualBox's."""
+    return f"080027{uuid.uuid4().bytes[:3].hex().upper()}"
 
 
 def _boolean(value: bool) -> str:

@@ -9,13 +9,14 @@ import os
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 
-from .document import Document, Node
+from .document import Document, Node, escape
 from .editor import PROPERTIES_SINCE, Editor, new_machine, set_extra
 from .files import (
     change_file,
@@ -112,6 +113,7 @@ def check_name(name: str) -> None:
     elif name.startswith("-"):
         why = "it begins with -, as options do"
     else:
+        escape(name)  # XML has to hold it
         return
     raise SettingsError(f"{name!r} cannot be the name of a machine: {why}")
 
@@ -203,26 +205,50 @@ class Registry:
             SettingsError: the name cannot be a folder's, or is taken, or the folder
                 cannot be written.
         """
-        with self._new(name, os_type, folder) as (entry, data):
-            try:
-                write_file(entry.path, data)
-            except SettingsError:
-                entry.path.unlink(missing_ok=True)
-                raise
-        return entry
+        return self.make(
+            name, folder, lambda _: nullcontext(new_machine(name, os_type))
+        )
 
     def create_registered(
         self, name: str, os_type: str = "Other", folder: str = ""
     ) -> Entry:
         """Make a new machine and put it on the list, both or nothing.
 
-        The list decides: its settings wait under another name until the machine is
-        on it. If we die in between, whoever reads the list next finishes this.
-
         Raises:
             SettingsError: as :meth:`create` and :meth:`register`.
         """
-        with self._new(name, os_type, folder) as (entry, data):
+        new = nullcontext(new_machine(name, os_type))
+        return self.make(name, folder, lambda _: new, is_registered=True)
+
+    def make(
+        self,
+        name: str,
+        folder: str,
+        settings: Callable[[Path], AbstractContextManager[tuple[str, bytes]]],
+        *,
+        is_registered: bool = False,
+    ) -> Entry:
+        """Make a machine and, if it is to be, put it on the list: both or nothing.
+
+        The list decides: its settings wait under another name until the machine is
+        on it. If we die in between, whoever reads the list next finishes this.
+
+        Args:
+            folder: where its own folder is to be; empty: that of new machines.
+            settings: gets its own folder; enters with its UUID and its settings, and
+                leaves with the exception that undoes what was made.
+
+        Raises:
+            SettingsError: as :meth:`create` and :meth:`register`, and as *settings*.
+        """
+        with self._new(name, folder, settings) as (entry, data):
+            if not is_registered:
+                try:
+                    write_file(entry.path, data)
+                except SettingsError:
+                    entry.path.unlink(missing_ok=True)
+                    raise
+                return entry
             waiting = waiting_path(entry.path)
             waiting.unlink(missing_ok=True)
             try:
@@ -236,7 +262,10 @@ class Registry:
 
     @contextlib.contextmanager
     def _new(
-        self, name: str, os_type: str, folder: str
+        self,
+        name: str,
+        folder: str,
+        settings: Callable[[Path], AbstractContextManager[tuple[str, bytes]]],
     ) -> Iterator[tuple[Entry, bytes]]:
         """Make the place for a new machine, and its settings, which are to be written.
 
@@ -245,13 +274,13 @@ class Registry:
         check_name(name)
         home = ((Path(folder) if folder else self.machine_folder) / name).absolute()
         path = home / f"{name}.vbox"
-        number, data = new_machine(name, os_type)
-        machine = read_machine(Document(data, str(path)), path)
         with made_folder(home), locked_folder(home):
             self.machines()  # one that is on the list gets its file
             if path.exists():
                 raise SettingsError(f"machine settings file {path} already exists")
-            yield Entry(number, path, machine), data
+            with settings(home) as (number, data):
+                machine = read_machine(Document(data, str(path)), path)
+                yield Entry(number, path, machine), data
 
     def register(self, path: Path) -> Entry:
         """Put a machine on the list.

@@ -23,6 +23,7 @@ __all__ = ["Vbox", "fake_qemu_img", "vbox_home"]
 QEMU_IMG = """#!/bin/sh
 echo "$@" >>"${0%/*}/log"
 eval file=\\${$(($# - 1))}
+[ "$1" != convert ] || eval file=\\${$#}
 printf '%64s\\177\\020\\332\\276\\001\\000\\001\\000' x >"$file"
 """
 """It makes what is a VDI at first sight."""

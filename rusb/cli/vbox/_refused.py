@@ -216,7 +216,6 @@ COMMANDS = {
     "bandwidthctl": "QEMU does not limit bandwidth",
     "clonehd": _NO_IMAGES,
     "clonemedium": _NO_IMAGES,
-    "clonevm": "copy the machine's folder, change the name in it, and registervm it",
     "closemedium": "there is no list of media; storageattach --medium none detaches",
     "cloud": "rusb knows no clouds",
     "cloudprofile": "rusb knows no clouds",

@@ -1,12 +1,11 @@
 """``modifyvm``: change a machine that does not run (filters.md 3.2)."""
 
-import uuid
 from collections.abc import Callable, Sequence
 
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of, unsigned
 from rusb.errors import SettingsError
 from rusb.rdp.ports import check_ports
-from rusb.server.machine.editor import BOOT_DEVICES, NIC_MODES, Editor
+from rusb.server.machine.editor import BOOT_DEVICES, NIC_MODES, Editor, new_mac
 from rusb.server.machine.forwards import Forward
 from rusb.server.machine.hardware import MAX_CPUS, MAX_MEMORY
 from rusb.server.machine.qemu_command import NETWORK_CARDS
@@ -68,7 +67,7 @@ def _card(value: str) -> str:
 
 def _mac(value: str) -> str:
     if value.lower() == "auto":
-        return f"080027{uuid.uuid4().bytes[:3].hex().upper()}"
+        return new_mac()
     is_hex = all(c in "0123456789abcdefABCDEF" for c in value)
     if len(value) != 12 or not is_hex or int(value[1], 16) & 1:
         raise UsageError(

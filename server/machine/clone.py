@@ -1,0 +1,220 @@
+"""Copies of machines: their disks, and settings with UUIDs and MAC addresses anew."""
+
+import contextlib
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rusb.errors import SettingsError
+
+from .document import Document, Node
+from .drives import image_uuid, media
+from .editor import Editor, new_mac
+from .files import read_file
+from .hardware import Drive, read_parts
+from .qemu_command import disk_format
+from .registry import Entry
+from .settings import machine_node
+
+__all__ = ["Wish", "cloned"]
+
+_OF_A_RUN = ("stateFile", "aborted", "currentSnapshot", "currentStateModified")
+"""Attributes of a machine that a new one does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a copy is to be like.
+
+    Attributes:
+        name: of the machine, and of its disks.
+        uuid: of the machine; empty: a new one.
+        keeps_macs: its adapters have the addresses of the original's.
+        keeps_nat_macs: those that are attached to NAT have.
+        keeps_disk_names: its disks are called like the original's.
+        change: changes further settings.
+    """
+
+    name: str
+    uuid: str = ""
+    keeps_macs: bool = False
+    keeps_nat_macs: bool = False
+    keeps_disk_names: bool = False
+    change: Callable[[Editor], None] | None = None
+
+
+@contextlib.contextmanager
+def cloned(source: Entry, wish: Wish, home: Path) -> Iterator[tuple[str, bytes]]:
+    """Copy a machine's disks into a folder; yield the UUID and settings of its copy.
+
+    The copies of the disks go again where the block fails.
+
+    Args:
+        source: a machine that nobody starts meanwhile.
+        home: where the copy's settings are going to be.
+
+    Raises:
+        SettingsError: a disk cannot be copied, or the machine has snapshots.
+    """
+    number = wish.uuid or str(uuid.uuid4())
+    folder = source.path.parent
+    document = Document(read_file(source.path), str(source.path))
+    machine = machine_node(document)
+    disks = _disks(source, document)
+    made: list[Path] = []
+    try:
+        copies: dict[str, Path] = {}
+        for drive in disks:
+            assert drive.medium is not None
+            if drive.uuid not in copies:
+                target = _place(home, wish, len(copies) + 1, drive.medium)
+                _copy(drive.medium, target, made)
+                copies[drive.uuid] = target
+        _rename(document, machine, wish, number)
+        _set_media(document, machine, folder, copies)
+        editor = Editor(document, home)
+        if wish.change is not None:
+            wish.change(editor)
+        yield number, document.data
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _disks(source: Entry, document: Document) -> list[Drive]:
+    """The hard disks that are to be copied.
+
+    Raises:
+        SettingsError: there are others than plain images, or snapshots.
+    """
+    machine = machine_node(document)
+    given = machine.attributes
+    if machine.find("Snapshot") or given.get("stateFile"):
+        what = "a saved state" if given.get("stateFile") else "snapshots"
+        raise SettingsError(
+            f"{source.name!r} has {what} of VirtualBox, which rusb cannot copy; clone"
+            " it there, or delete them there"
+        )
+    found = []
+    for controller in read_parts(document, source.path.parent).controllers:
+        for drive in controller.drives:
+            if drive.kind != "hdd":
+                continue
+            if drive.medium is None:
+                raise SettingsError(
+                    f"the hard disk in port {drive.port} of {controller.name!r} has no"
+                    " image in the settings; attach one with storageattach"
+                )
+            if drive.problem:
+                raise SettingsError(f"{drive.medium} cannot be copied: {drive.problem}")
+            found.append(drive)
+    return found
+
+
+def _place(home: Path, wish: Wish, number: int, source: Path) -> Path:
+    name = source.name
+    if not wish.keeps_disk_names:
+        name = f"{wish.name}-disk{number}{source.suffix}"
+    path = home / name
+    if path.exists():
+        raise SettingsError(f"{path} exists already; it was not touched")
+    return path
+
+
+def _copy(source: Path, target: Path, made: list[Path]) -> None:
+    """Copy an image; the format and whether it has all of its blocks stay.
+
+    Args:
+        made: gets *target* as soon as there is something of it.
+
+    Raises:
+        SettingsError: qemu-img is not there, or cannot do it.
+    """
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise SettingsError(
+            "qemu-img is not installed; on Debian: apt-get install qemu-utils"
+        )
+    kind = disk_format(source)
+    command = [program, "convert", "-f", kind, "-O", kind, *_options(source, kind)]
+    made.append(target)
+    done = subprocess.run(
+        [*command, str(source), str(target)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise SettingsError(
+            f"cannot copy {source} to {target}: {done.stderr.strip()}; nothing of the"
+            " copy is left"
+        )
+
+
+def _options(source: Path, kind: str) -> list[str]:
+    """What makes qemu-img keep the size and the kind of an image."""
+    try:
+        with source.open("rb") as file:
+            head = file.read(80)
+    except OSError:
+        return []  # qemu-img says why it cannot be read
+    if kind == "vdi" and head[76:80] == b"\2\0\0\0":  # as at 64, see image_uuid
+        return ["-o", "static=on"]
+    if kind == "vpc":
+        is_fixed = head[:8] != b"conectix"  # such images have that at the end only
+        return ["-o", f"force_size=on,subformat={'fixed' if is_fixed else 'dynamic'}"]
+    return []
+
+
+def _rename(document: Document, machine: Node, wish: Wish, number: str) -> None:
+    """Let the settings be those of another machine."""
+    document.set(machine, "uuid", f"{{{number}}}")
+    document.set(machine, "name", wish.name)
+    for attribute in _OF_A_RUN:
+        document.set(machine, attribute, None)
+    hardware = machine.find("Hardware")
+    if hardware is None:
+        return
+    document.set(hardware, "uuid", None)
+    network = hardware.find("Network")
+    for adapter in network.all("Adapter") if network else ():
+        is_nat = adapter.find("NAT") is not None
+        keeps = wish.keeps_macs or (wish.keeps_nat_macs and is_nat)
+        if "MACAddress" in adapter.attributes and not keeps:
+            document.set(adapter, "MACAddress", new_mac())
+
+
+def _set_media(
+    document: Document, machine: Node, folder: Path, copies: dict[str, Path]
+) -> None:
+    """Let the drives have the copies; those of other kinds keep their media.
+
+    Args:
+        folder: what places of media are relative to.
+        copies: by the UUID of the original, without braces.
+    """
+    numbers = {}
+    for node in media(machine):
+        text = node.attributes["uuid"]
+        target = copies.get(text.strip("{}"))
+        if target is not None:
+            numbers[text.lower()] = f"{{{image_uuid(target) or uuid.uuid4()}}}"
+            document.set(node, "uuid", numbers[text.lower()])
+            document.set(node, "location", target.name)
+        elif node.parent is not None and node.parent.name == "HardDisks":
+            document.remove(node)  # no drive has it
+        else:
+            place = folder / node.attributes["location"]
+            document.set(node, "location", str(place))
+    stack = [machine]
+    while stack:
+        node = stack.pop()
+        stack += node.children
+        if node.name == "Image" and node.attributes.get("uuid", "").lower() in numbers:
+            document.set(node, "uuid", numbers[node.attributes["uuid"].lower()])
