@@ -1,6 +1,8 @@
 """Links between the project's own papers lead somewhere."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,43 @@ def test_links_lead_somewhere(paper: Path) -> None:
         if "://" not in link and not (paper.parent / link).exists()
     ]
     assert gone == []
+
+
+# ---------------------------------------------------------------- messages ----
+
+TROUBLES = ROOT / "docs" / "guide" / "troubleshooting.md"
+FOLDERS = [ROOT / name for name in ("rusb", "client", "server", "filters")]
+STANDS_FOR = re.compile(r"…|HOST:PORT|HighSpeed")
+"""What the guide puts where a message has a value."""
+
+
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    """Each text of a module, with … for what is put in when it runs."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = (
+                p.value if isinstance(p, ast.Constant) else "…" for p in node.values
+            )
+            yield "".join(map(str, parts))
+
+
+def messages() -> list[str]:
+    """What the guide says that users see: the code in the first column."""
+    rows = re.findall(r"^\| (.*?) \|", TROUBLES.read_text("utf-8"), re.M)
+    return [code for row in rows for code in re.findall("`(.*?)`", row) if " " in code]
+
+
+SAID = [
+    text
+    for folder in FOLDERS
+    for path in folder.rglob("*.py")
+    for text in texts_of(ast.parse(path.read_text("utf-8")))
+]
+
+
+@pytest.mark.parametrize("message", messages())
+def test_what_the_guide_explains_is_really_said(message: str) -> None:
+    for part in filter(None, map(str.strip, STANDS_FOR.split(message))):
+        assert any(part in text for text in SAID), f"nothing says {part!r}"
