@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rusb.filters.engine import decide
+from rusb.server.machine.settings import load_machine
+from rusb.usb.device import DeviceInfo
+
 ROOT = Path(__file__).parent.parent
 PAPERS = [
     *ROOT.glob("*.md"),
@@ -25,6 +29,17 @@ def test_links_lead_somewhere(paper: Path) -> None:
         if "://" not in link and not (paper.parent / link).exists()
     ]
     assert gone == []
+
+
+def test_the_smallest_machine_of_the_readme_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    path = tmp_path / "Lab.vbox"
+    path.write_text(text.partition("```xml\n")[2].partition("```")[0], "utf-8")
+    machine = load_machine(path)
+    assert (machine.name, machine.usb_controllers) == ("Lab", ("XHCI",))
+    stick = DeviceInfo(1, 0x0951, 0x1666, remote=True)
+    assert decide(machine.filters, stick).matched
+    assert not decide(machine.filters, DeviceInfo(1, 0x1209, 2, remote=True)).matched
 
 
 # ---------------------------------------------------------------- messages ----
