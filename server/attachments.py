@@ -36,7 +36,7 @@ MAX_BYTES_IN_FLIGHT = 32 << 20
 """Per device: thirty-two URBs of the largest size that guests use (1 MiB)."""
 
 DESCRIPTOR_ATTEMPTS = 6
-DESCRIPTOR_PAUSE = 0.1
+DESCRIPTOR_TIMEOUT, DESCRIPTOR_PAUSE = 5.0, 0.1
 """As VirtualBox reads descriptors at attach (vrdpusb.md 2.1); seconds."""
 
 MAX_CONFIGURATIONS = 32
@@ -148,7 +148,7 @@ class Attachment:
             self._press()
 
     def cancel(self, urb_id: int) -> None:
-        """Abort a transfer; its completion comes at once. Unknown ids: nothing."""
+        """Abort a transfer; its completion comes soon. Unknown ids: nothing."""
         if urb_id in self._open:
             self._core.cancel_urb(self.wire_id, urb_id)
             self._move()
@@ -305,7 +305,7 @@ class Attachment:
         )
 
     async def _control_in(self, setup: SetupPacket) -> UrbResult:
-        """Submit a control transfer of our own and wait for it."""
+        """Submit a control transfer of our own and wait for it, not for long."""
         done: asyncio.Future[UrbResult] = asyncio.get_running_loop().create_future()
 
         def complete(result: UrbResult) -> None:
@@ -315,7 +315,12 @@ class Attachment:
         urb = Urb.control(0, setup)  # nobody else submits before the guest has it
         self.submit(urb, complete)
         try:
-            return await done
+            async with asyncio.timeout(DESCRIPTOR_TIMEOUT):
+                return await asyncio.shield(done)
+        except TimeoutError:
+            self.cancel(urb.id)
+            await done  # its id is free then
+            return UrbResult(UrbStatus.TIMEOUT)
         except asyncio.CancelledError:
             self.cancel(urb.id)
             raise

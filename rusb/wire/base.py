@@ -13,8 +13,8 @@ What a core promises (docs/architecture.md, invariants):
 * On the guest side, every ``submit_urb`` is followed by exactly one
   :class:`UrbCompleted`, whatever the peer does; after ``channel_closed`` all that are
   open complete with NO_DEVICE.
-* On the device side, every :class:`UrbSubmitted` wants exactly one ``complete_urb``;
-  for a URB that is cancelled, or whose device is closed, the answer may be dropped.
+* On the device side, every :class:`UrbSubmitted` wants exactly one ``complete_urb``,
+  also after :class:`UrbCancelled`; when its device is closed, it may be dropped.
 """
 
 import enum
@@ -238,7 +238,7 @@ class UrbSubmitted:
 
 @dataclass(slots=True)
 class UrbCancelled:
-    """Device side: abort a transfer; completing it is harmless, not required."""
+    """Device side: abort a transfer; its completion has what it had moved."""
 
     device: int
     urb_id: int
@@ -357,7 +357,8 @@ class GuestSide(Side):
 
     @abstractmethod
     def cancel_urb(self, device: int, urb_id: int) -> None:
-        """Abort a transfer; it completes, with CANCELLED unless it was finished."""
+        """Abort a transfer; it completes with what it had moved, and with CANCELLED
+        unless it was finished. That may have to be waited for, but not long."""
 
 
 class DeviceSide(Side):

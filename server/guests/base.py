@@ -36,7 +36,10 @@ class AttachedDevice(Protocol):
         """
 
     def cancel(self, urb_id: int) -> None:
-        """Abort a transfer; its completion comes at once. Unknown ids: nothing."""
+        """Abort a transfer; its completion has what it had moved. Unknown ids: nothing.
+
+        The completion comes soon: within the time that the device needs to stop.
+        """
 
     def reset(self) -> None:
         """Reset the port; URBs in flight complete with CANCELLED."""

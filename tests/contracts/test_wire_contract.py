@@ -217,12 +217,28 @@ def test_a_cancelled_urb_completes_once(name: str) -> None:
     (cancelled,) = session.device_saw(UrbCancelled)
     first, second = session.device_saw(UrbSubmitted)
     assert cancelled.urb_id == first.urb.id
-    for urb in (first.urb, second.urb):  # answering the cancelled one is harmless
-        session.device.complete_urb(INFO.id, urb.id, echo(urb))
+    part = UrbResult(UrbStatus.CANCELLED, b"what came", 9)
+    session.device.complete_urb(INFO.id, first.urb.id, part)
+    session.device.complete_urb(INFO.id, first.urb.id, part)
+    session.device.complete_urb(INFO.id, second.urb.id, echo(second.urb))
     session.move()
     assert sorted(session.completions()) == [
         *((1, UrbStatus.CANCELLED), (2, UrbStatus.OK)),
     ]
+    done = {e.urb_id: e.result for e in session.guest_saw(UrbCompleted)}
+    assert bytes(done[1].data) == b"what came"
+
+
+def test_a_cancelled_urb_that_was_finished_keeps_its_result(name: str) -> None:
+    session = Session(name, silent)
+    session.submit(bulk(1, length=64))
+    session.guest.cancel_urb(session.id, 1)
+    session.move()
+    (submitted,) = session.device_saw(UrbSubmitted)
+    session.device.complete_urb(INFO.id, submitted.urb.id, echo(submitted.urb))
+    session.move()
+    (done,) = session.guest_saw(UrbCompleted)
+    assert done.result.length == 64
 
 
 def test_a_cancel_that_comes_too_late_changes_nothing(name: str) -> None:

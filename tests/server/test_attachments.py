@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from rusb.errors import GuestError
+from rusb.server import attachments
 from rusb.server.attachments import (
     MAX_BYTES_IN_FLIGHT,
     MAX_URBS_IN_FLIGHT,
@@ -20,7 +21,7 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
-from rusb.wire.base import DevicesListed, Send, UrbCompleted
+from rusb.wire.base import DevicesListed, Send, UrbCancelled, UrbCompleted
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 
 DEVICE = DeviceDescriptor(0x0200, 0xFF, 0, 0, 64, 0x1209, 1, 0x0100)
@@ -79,6 +80,9 @@ class Wire:
                 self.sent.append(output.data)
                 self.device.receive_data(1, output.data, now=0)
             for event in self.device.events():
+                if isinstance(event, UrbCancelled):
+                    cancelled = UrbResult(UrbStatus.CANCELLED)
+                    self.device.complete_urb(7, event.urb_id, cancelled)
                 urb = getattr(event, "urb", None)
                 if urb is not None and (result := self.answer(urb)) is not None:
                     self.device.complete_urb(7, urb.id, result)
@@ -232,6 +236,27 @@ async def test_t33_a_configuration_that_lies_about_its_length_is_refused() -> No
 
     with pytest.raises(GuestError, match="65535"):
         await Wire(lie).attachment.open()
+
+
+async def test_a_descriptor_that_does_not_come_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attachments, "DESCRIPTOR_TIMEOUT", 0.01)
+    monkeypatch.setattr(attachments, "DESCRIPTOR_PAUSE", 0.0)
+    asked: list[Urb] = []
+
+    def answer(urb: Urb) -> UrbResult | None:
+        asked.append(urb)
+        return answer_descriptors(urb) if len(asked) > 2 else None
+
+    made = Wire(answer)
+    await made.attachment.open()
+    assert made.codes() == [0, 7, 10, 7, 10, 7, 7, 7]
+
+    made = Wire(lambda urb: None)
+    with pytest.raises(GuestError, match="cannot be read: TIMEOUT"):
+        await made.attachment.open()
+    assert made.codes() == [0, *[7, 10] * attachments.DESCRIPTOR_ATTEMPTS]
 
 
 async def test_an_attach_that_is_given_up_leaves_nothing_in_flight() -> None:

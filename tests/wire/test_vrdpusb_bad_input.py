@@ -14,7 +14,7 @@ from rusb.wire import base as wire
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 from rusb.wire.vrdpusb._codec import MAX_DEVICES, MAX_STRING, MAX_URB_LENGTH
 from rusb.wire.vrdpusb._device import MAX_BYTES_IN_FLIGHT, MAX_URBS_IN_FLIGHT
-from rusb.wire.vrdpusb._guest import MAX_RECORDS
+from rusb.wire.vrdpusb._guest import CANCEL_TIMEOUT, CONTROL_TIMEOUT, MAX_RECORDS
 from tests.wire.joined import clear, messages
 from tests.wire.vrdp import (
     CHANNEL,
@@ -598,10 +598,27 @@ def test_t25_many_urbs_end_in_linear_time() -> None:
     for id in range(20_000):
         guest.submit_urb(ID, Urb.control(id, GET_DESCRIPTOR), now=0)
     guest.outputs()
-    guest.handle_deadline(100)
+    guest.handle_deadline(CONTROL_TIMEOUT)
     done = guest.events()
     assert len({e.urb_id for e in done if isinstance(e, wire.UrbCompleted)}) == 20_000
     assert len([m for m in messages(guest) if m[4] == 10]) == 20_000
+    assert time.perf_counter() - began < 2
+
+
+def test_t25_many_cancels_end_in_linear_time() -> None:
+    """Also with a client that never has a result for them."""
+    guest = make_guest(ID)
+    began = time.perf_counter()
+    for id in range(20_000):
+        guest.submit_urb(ID, bulk(id), now=0)
+    for id in range(20_000):
+        guest.cancel_urb(ID, id)
+    for now in (0.0, CANCEL_TIMEOUT - 0.1):
+        guest.handle_deadline(now)
+        assert guest.next_deadline() == CANCEL_TIMEOUT
+    assert guest.events() == []
+    guest.handle_deadline(CANCEL_TIMEOUT)
+    assert len(guest.events()) == 20_000
     assert time.perf_counter() - began < 2
 
 

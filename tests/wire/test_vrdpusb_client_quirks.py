@@ -12,6 +12,7 @@ from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
+from rusb.wire.vrdpusb._guest import CANCEL_TIMEOUT, CONTROL_TIMEOUT
 from tests.wire.joined import clear, messages
 from tests.wire.vrdp import (
     CHANNEL,
@@ -145,15 +146,15 @@ def test_c9_a_single_zero_byte_means_version_1() -> None:
 
 
 OK, STALL, CRC, GONE = UrbStatus.OK, UrbStatus.STALL, UrbStatus.CRC, UrbStatus.NO_DEVICE
-OVER, UNDER = UrbStatus.OVERFLOW, UrbStatus.UNDERRUN
+OVER, UNDER, LATE = UrbStatus.OVERFLOW, UrbStatus.UNDERRUN, UrbStatus.TIMEOUT
 
 
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
         (1, [OK, STALL, GONE, CRC, UNDER, OVER, *[GONE] * 7]),
-        (2, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, *[GONE] * 3]),
-        (3, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, *[GONE] * 3]),
+        (2, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, GONE, GONE, LATE]),
+        (3, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, GONE, GONE, LATE]),
     ],
 )
 def test_c10_s14_errors_are_read_by_the_version(
@@ -175,7 +176,9 @@ def test_c10_our_client_sends_wire_numbers(version: int, result: UrbStatus) -> N
     receive(device, submit(7))
     device.complete_urb(ID, 7, UrbResult(result))
     (sent,) = messages(device)
-    known = {OK: 0, STALL: 1, CRC: 3} | ({OVER: 8, UNDER: 9} if version > 1 else {})
+    known = {OK: 0, STALL: 1, CRC: 3} | (
+        {OVER: 8, UNDER: 9, LATE: 12} if version > 1 else {}
+    )
     assert sent[10] == known.get(result, 2)
 
 
@@ -184,11 +187,13 @@ def test_c11_a_control_transfer_that_is_never_answered_ends() -> None:
     guest.submit_urb(ID, Urb.control(1, GET_DESCRIPTOR), now=10)
     guest.submit_urb(ID, Urb.control(2, GET_DESCRIPTOR), now=11)
     messages(guest)
-    guest.receive_data(CHANNEL, device_list(entry()), now=14.9)
-    assert guest.next_deadline() == 15.5
-    guest.handle_deadline(15.4)
+    end = 10 + CONTROL_TIMEOUT
+    assert CONTROL_TIMEOUT > 60  # the guest's own limit may be a minute
+    guest.receive_data(CHANNEL, device_list(entry()), now=end - 1)
+    assert guest.next_deadline() == end
+    guest.handle_deadline(end - 0.1)
     assert guest.events() == []
-    guest.handle_deadline(15.5)
+    guest.handle_deadline(end)
     done = wire.UrbCompleted(ID, 1, UrbResult(UrbStatus.TIMEOUT))
     assert guest.events() == [done]
     assert messages(guest) == [message(10, ID_BYTES + struct.pack("<I", 1))]
@@ -257,10 +262,41 @@ def test_c13_the_lengths_of_a_submit_are_exact() -> None:
     assert [int.from_bytes(m[:4], "little") + 4 for m in sent] == [len(m) for m in sent]
 
 
+@pytest.mark.parametrize(
+    ("error", "status"), [(1, UrbStatus.CANCELLED), (2, UrbStatus.CANCELLED), (0, OK)]
+)
+def test_c14_what_a_cancelled_urb_had_moved_is_not_lost(
+    error: int, status: UrbStatus
+) -> None:
+    guest = make_guest(ID)
+    guest.submit_urb(ID, bulk(1), now=0)
+    guest.submit_urb(ID, bulk(2, endpoint=2, data=b"hello"), now=0)
+    for _ in range(2):
+        guest.cancel_urb(ID, 1)
+        guest.cancel_urb(ID, 2)
+    assert guest.events() == []
+    assert [m[4] for m in messages(guest)] == [7, 7, 10, 10]
+    done = receive(
+        guest,
+        results(record(1, b"moved", error=error)),
+        results(record(2, length=3, error=error)),
+    )
+    assert done == [
+        wire.UrbCompleted(ID, 1, UrbResult(status, b"moved", 5)),
+        wire.UrbCompleted(ID, 2, UrbResult(status, b"", 3)),
+    ]
+    assert guest.next_deadline() != 0.0
+    guest.handle_deadline(100)
+    assert guest.events() == []
+
+
 def test_c14_the_late_result_of_a_cancelled_urb_is_ignored() -> None:
     guest = make_guest(ID)
     guest.submit_urb(ID, bulk(1), now=0)
     guest.cancel_urb(ID, 1)
+    assert guest.next_deadline() == 0.0  # it wants to know the time
+    guest.handle_deadline(50)
+    guest.handle_deadline(50 + CANCEL_TIMEOUT)
     cancelled = wire.UrbCompleted(ID, 1, UrbResult(UrbStatus.CANCELLED))
     assert guest.events() == [cancelled]
     guest.submit_urb(ID, bulk(1), now=0)  # another one with the same id
@@ -270,13 +306,36 @@ def test_c14_the_late_result_of_a_cancelled_urb_is_ignored() -> None:
     assert bytes(done.result.data) == b"mine"
 
 
-def test_c14_our_client_sends_no_result_after_a_cancel() -> None:
+@pytest.mark.parametrize(
+    ("result", "sent"),
+    [
+        (UrbResult(UrbStatus.CANCELLED, b"moved", 5), record(7, b"moved", error=1)),
+        (UrbResult(UrbStatus.CANCELLED), record(7, error=1)),
+        (UrbResult(UrbStatus.NO_DEVICE), record(7, error=1)),
+        (UrbResult(UrbStatus.OK, b"all", 3), record(7, b"all")),
+    ],
+)
+def test_c14_our_client_sends_what_a_cancelled_urb_had_moved(
+    result: UrbResult, sent: bytes
+) -> None:
     device = make_device(ID)
     receive(device, submit(7))
     cancel = message(10, ID_BYTES + struct.pack("<I", 7))
     assert receive(device, cancel, cancel) == [wire.UrbCancelled(ID, 7)]
-    device.complete_urb(ID, 7, UrbResult(UrbStatus.CANCELLED))
+    device.complete_urb(ID, 7, result)
+    assert messages(device) == [results(sent)]
+    device.complete_urb(ID, 7, result)
     assert messages(device) == []
+
+
+def test_c14_the_handle_of_a_cancelled_urb_may_be_used_again() -> None:
+    device = make_device(ID)
+    receive(device, submit(7))
+    receive(device, message(10, ID_BYTES + struct.pack("<I", 7)))
+    (event,) = receive(device, submit(7, urb_len=3))
+    assert isinstance(event, wire.UrbSubmitted)
+    device.complete_urb(ID, 7, UrbResult(UrbStatus.OK, b"new", 3))
+    assert messages(device) == [results(record(7, b"new"))]
 
 
 def test_c14_a_result_in_flight_during_close_meets_no_urb_of_the_next_open() -> None:

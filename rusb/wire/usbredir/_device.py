@@ -105,6 +105,7 @@ class UsbredirDeviceSide(DeviceSide):
         self._ids = itertools.count(1)
         self._requests: dict[int, _Request] = {}  # by urb id
         self._by_guest: dict[int, int] = {}  # the guest's id to urb id
+        self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
         self._order: dict[int, deque[int]] = {}  # bulk: endpoint to urb ids
         self._streams: dict[int, _Stream] = {}  # by endpoint address
         self._stream_urbs: dict[int, _Stream] = {}  # by urb id
@@ -223,6 +224,9 @@ class UsbredirDeviceSide(DeviceSide):
             return  # cancelled
         request.result = result
         packet = request.packet
+        if self._cancelled.get(packet.id) == urb_id:
+            self._answer(urb_id, request)
+            return
         order = self._order.get(packet.fields[0]) if packet.type == Type.BULK else None
         if order is None:
             self._answer(urb_id, request)
@@ -272,6 +276,7 @@ class UsbredirDeviceSide(DeviceSide):
         self._requests.clear()
         self._bytes = 0
         self._by_guest.clear()
+        self._cancelled.clear()
         self._order.clear()
         self._streams.clear()
         self._stream_urbs.clear()
@@ -386,6 +391,8 @@ class UsbredirDeviceSide(DeviceSide):
         self._events.append(DeviceClosed(device))
 
     def _submit(self, packet: Packet, urb: Urb) -> None:
+        if (before := self._cancelled.get(packet.id)) is not None:
+            self._abort(before)  # the guest takes the first answer for the old one
         self._requests[urb.id] = _Request(packet, urb.length)
         self._bytes += urb.length
         self._by_guest[packet.id] = urb.id
@@ -439,6 +446,9 @@ class UsbredirDeviceSide(DeviceSide):
 
     def _drop_request(self, urb_id: int, packet: Packet) -> None:
         self._bytes -= self._requests.pop(urb_id).length
+        if self._cancelled.get(packet.id) == urb_id:
+            del self._cancelled[packet.id]
+            return
         self._by_guest.pop(packet.id, None)
         if packet.type == Type.BULK:
             self._order[packet.fields[0]].remove(urb_id)
@@ -464,16 +474,30 @@ class UsbredirDeviceSide(DeviceSide):
             self._send_packet(Type.INTERRUPT, packet.id, fields[0], status, length)
 
     def _cancel(self, guest_id: int) -> None:
-        """Answer at once, exactly once (12)."""
+        """Answer exactly once (12): with what the device has moved until it stops.
+
+        From now on the id may be used again, and later requests do not wait.
+        """
         urb_id = self._by_guest.get(guest_id)
         if urb_id is None:
             return
-        request = self._requests[urb_id]
-        if request.packet.type not in (Type.CONTROL, Type.BULK, Type.INTERRUPT):
+        packet = self._requests[urb_id].packet
+        if packet.type not in (Type.CONTROL, Type.BULK, Type.INTERRUPT):
             return
-        self._drop_request(urb_id, request.packet)
-        self._reply(request.packet, codec.CANCELLED, 0, b"")
+        del self._by_guest[guest_id]
+        self._cancelled[guest_id] = urb_id
         self._events.append(UrbCancelled(self._device_id, urb_id))
+        if packet.type == Type.BULK:
+            self._order[packet.fields[0]].remove(urb_id)
+            self._flush_order(packet)
+
+    def _abort(self, urb_id: int) -> None:
+        """Answer a request with cancelled, at once."""
+        request = self._requests[urb_id]
+        if self._cancelled.get(request.packet.id) != urb_id:
+            self._events.append(UrbCancelled(self._device_id, urb_id))
+        request.result = _CANCELLED
+        self._answer(urb_id, request)
         self._flush_order(request.packet)
 
     def _flush_order(self, packet: Packet) -> None:
@@ -489,6 +513,7 @@ class UsbredirDeviceSide(DeviceSide):
                 self._answer(urb_id, request)
             self._events.append(UrbCancelled(self._device_id, urb_id))
         self._requests.clear()
+        self._cancelled.clear()
         self._bytes = 0
         for address in list(self._streams):
             self._stop_stream(address)
@@ -537,11 +562,11 @@ class UsbredirDeviceSide(DeviceSide):
     def _stop_endpoints(self, addresses: list[int]) -> None:
         for address in addresses:
             self._stop_stream(address)
-        for request in list(self._requests.values()):
+        for urb_id, request in list(self._requests.items()):
             if request.packet.type in (Type.BULK, Type.INTERRUPT) and (
                 request.packet.fields[0] in addresses
             ):
-                self._cancel(request.packet.id)
+                self._abort(urb_id)
 
     def _alt_set(self, packet: Packet, result: UrbResult) -> None:
         assert self._state is not None

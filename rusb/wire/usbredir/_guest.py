@@ -64,6 +64,7 @@ class UsbredirGuestSide(GuestSide):
         self._ids = itertools.count(1)
         self._wire_ids: dict[int, int] = {}  # wire id to urb id
         self._sent: dict[int, int] = {}  # urb id to wire id
+        self._cancelled: set[int] = set()  # urb ids whose answer is waited for
         self._streams: dict[int, _Stream] = {}
 
     # ---------------------------------------------------------------- Side ----
@@ -116,14 +117,12 @@ class UsbredirGuestSide(GuestSide):
 
     def close_device(self, device: int) -> None:
         """URBs complete with CANCELLED; the device stays connected."""
-        for urb_id in list(self._urbs):
-            self.cancel_urb(device, urb_id)
+        self._cancel_all(device)
         self._stop_streams()
 
     def reset_device(self, device: int) -> None:
         """Send reset; the host stops every stream."""
-        for urb_id in list(self._urbs):
-            self.cancel_urb(device, urb_id)
+        self._cancel_all(device)
         self._streams.clear()
         self._packet(Type.RESET)
 
@@ -177,13 +176,18 @@ class UsbredirGuestSide(GuestSide):
             self._iso_out(urb)
 
     def cancel_urb(self, device: int, urb_id: int) -> None:
-        """The URB completes at once; the answer of the host is swallowed."""
+        """The URB completes with the host's answer, which has what was moved (12).
+
+        What only waits for a polled endpoint completes at once.
+        """
         urb = self._urbs.get(urb_id)
-        if urb is None:
+        if urb is None or urb_id in self._cancelled:
             return
         wire_id = self._sent.get(urb_id)
         if wire_id is not None:
+            self._cancelled.add(urb_id)
             self._packet(Type.CANCEL, wire_id)
+            return
         stream = self._streams.get(urb.endpoint)
         if stream is not None and urb in stream.waiting:
             stream.waiting.remove(urb)
@@ -403,8 +407,16 @@ class UsbredirGuestSide(GuestSide):
 
     # ---------------------------------------------------------------- small ----
 
+    def _cancel_all(self, device: int) -> None:
+        """Cancel everything and wait for no answer."""
+        for urb_id in list(self._urbs):
+            self.cancel_urb(device, urb_id)
+            if urb_id in self._urbs:
+                self._finish(urb_id, UrbResult(UrbStatus.CANCELLED))
+
     def _finish(self, urb_id: int, result: UrbResult) -> None:
         del self._urbs[urb_id]
+        self._cancelled.discard(urb_id)
         wire_id = self._sent.pop(urb_id, None)
         if wire_id is not None:
             del self._wire_ids[wire_id]

@@ -86,11 +86,17 @@ ERRORS = {
     UrbStatus.CRC: 3,
     UrbStatus.OVERFLOW: 8,
     UrbStatus.UNDERRUN: 9,
+    # "protocol error": VirtualBox takes it for 2, we need not think the device is gone
+    UrbStatus.TIMEOUT: 12,
 }
-NOT_RESPONDING = 2
+STALLED, NOT_RESPONDING = 1, 2
 
 _STATUSES = {0: UrbStatus.OK, 1: UrbStatus.STALL, 3: UrbStatus.CRC}
-_STATUSES_2 = _STATUSES | {8: UrbStatus.OVERFLOW, 9: UrbStatus.UNDERRUN}
+_STATUSES_2 = _STATUSES | {
+    8: UrbStatus.OVERFLOW,
+    9: UrbStatus.UNDERRUN,
+    12: UrbStatus.TIMEOUT,
+}
 # C10: version 1 clients put VirtualBox's internal numbers on the wire
 _STATUSES_1 = _STATUSES | {4: UrbStatus.UNDERRUN, 5: UrbStatus.OVERFLOW}
 

@@ -48,9 +48,10 @@ LIST_TIMEOUT = 10.0
 class _Pending:
     """A URB in flight: what its answer needs."""
 
-    __slots__ = ("is_in", "length", "setup")
+    __slots__ = ("is_cancelled", "is_in", "length", "setup")
 
     def __init__(self, length: int, is_in: bool, setup: bytes) -> None:
+        self.is_cancelled = False
         self.length = length
         self.is_in = is_in
         self.setup = setup
@@ -206,10 +207,12 @@ class VrdpUsbDeviceSide(DeviceSide):
         target = self._devices.get(device)
         pending = target.take(urb_id) if target is not None else None
         if pending is None:
-            return  # cancelled (C14), or the device was closed
+            return  # the device was closed
         error = codec.serialize_error(result.status, self.version)
         setup = pending.setup
-        if error:
+        if pending.is_cancelled and error:
+            error = codec.STALLED  # C14, with what was moved until then
+        elif error:
             self._send_result(device, urb_id, error, pending.is_in, setup)
             return
         if pending.is_in:
@@ -219,7 +222,8 @@ class VrdpUsbDeviceSide(DeviceSide):
             setup, data, size = b"", b"", 0
             length = len(pending.setup) + min(result.length, pending.length)
         head = codec.RESULT.pack(
-            *(15 + size, Code.URB_RESULT, device, codec.FLAG_LAST, 0, urb_id, length)
+            *(15 + size, Code.URB_RESULT, device, codec.FLAG_LAST),
+            *(error, urb_id, length),
         )
         self._send(b"".join((head, setup, data)))
 
@@ -299,7 +303,10 @@ class VrdpUsbDeviceSide(DeviceSide):
             codec.SUBMIT.unpack_from(data)
         )
         device = self._devices.get(number)
-        if not handle or (device is not None and handle in device.pending):
+        before = device.pending.get(handle) if device is not None else None
+        if device is not None and before is not None and before.is_cancelled:
+            device.take(handle)  # the server waits for it no more
+        elif not handle or before is not None:
             # An answer would end the other URB of that handle.
             self._ignore(f"SUBMIT_URB with handle {handle}, 0 or in flight")
             return
@@ -332,13 +339,15 @@ class VrdpUsbDeviceSide(DeviceSide):
         self._events.append(UrbSubmitted(number, urb))
 
     def _cancel(self, data: bytes, now: float) -> None:
-        """Abort; the result is suppressed (C14), unknown ids are ignored (C18)."""
+        """Abort; the result still goes out (C14), unknown ids are ignored (C18)."""
         if len(data) < codec.CANCEL.size:
             self._ignore(f"CANCEL_URB of {len(data)} bytes")
             return
         _, _, number, handle = codec.CANCEL.unpack_from(data)
         device = self._devices.get(number)
-        if device is not None and device.take(handle) is not None:
+        pending = device.pending.get(handle) if device is not None else None
+        if pending is not None and not pending.is_cancelled:
+            pending.is_cancelled = True
             self._events.append(UrbCancelled(number, handle))
 
     # ---------------------------------------------------------------- small ----

@@ -1,6 +1,7 @@
 """The guest side of ``vrdpusb``: what VirtualBox's server does (vrdpusb.md, 2)."""
 
 import enum
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -37,8 +38,13 @@ NEGOTIATE_ATTEMPTS = 6
 LIST_RETRY = 10.0
 """Seconds after which an unanswered DEVICE_LIST is repeated (S2)."""
 
-CONTROL_TIMEOUT = 5.5
-"""Seconds for a control transfer: what hosts allow, and half a second of network."""
+CONTROL_TIMEOUT = 300.0
+"""Seconds for a control transfer. The guest sets the limit, which may be a minute (chip
+erase); this one is for what was lost (C11) in a guest that sets none."""
+
+CANCEL_TIMEOUT = 2.0
+"""Seconds for the result of a cancelled URB, which has what was moved until then (C14).
+Clients that have none, or that suppress it, are not waited for."""
 
 POLL_URBS_INTERVAL = 0.01
 """Seconds between POLL_URBS to a client that wants them (2.1)."""
@@ -59,13 +65,16 @@ class _State(enum.Enum):
 class _Pending:
     """A URB in flight."""
 
-    __slots__ = ("buffer", "is_control", "is_in", "length", "urb_id")
+    __slots__ = (
+        *("buffer", "is_cancelled", "is_control", "is_in", "length", "urb_id"),
+    )
 
     def __init__(self, urb: Urb) -> None:
         self.urb_id = urb.id
         self.is_in = urb.endpoint & 0x80 != 0
         self.is_control = urb.type is TransferType.CONTROL
         self.length = urb.length
+        self.is_cancelled = False
         self.buffer: bytearray | None = None  # fragments so far
 
 
@@ -126,7 +135,10 @@ class VrdpUsbGuestSide(GuestSide):
         self._was_empty = False  # the last list was, and is not believed yet
         self._list_due: float | None = None  # next request, or its repetition
         self._poll_due: float | None = None
-        self._control: dict[tuple[int, int], float] = {}  # (device, handle) to deadline
+        # (device, handle) to deadline, in the order of submission, of cancelling
+        self._control: dict[tuple[int, int], float] = {}
+        self._cancelled: dict[tuple[int, int], float] = {}
+        self._just_cancelled: dict[tuple[int, int], None] = {}  # without one so far
 
     # ---------------------------------------------------------------- Side ----
 
@@ -159,11 +171,13 @@ class VrdpUsbGuestSide(GuestSide):
 
     def next_deadline(self) -> float | None:
         """The next thing to do; constant work per call."""
-        # Control deadlines are in the order of submission: the first is the soonest.
+        if self._just_cancelled:
+            return 0.0  # tell the time
         due = self._list_due
-        if self._control:
-            first = next(iter(self._control.values()))
-            due = first if due is None or first < due else due
+        for limits in (self._control, self._cancelled):
+            if limits:  # the first is the soonest
+                first = next(iter(limits.values()))
+                due = first if due is None or first < due else due
         if self._poll_due is not None and (due is None or self._poll_due < due):
             due = self._poll_due
         return due
@@ -175,14 +189,14 @@ class VrdpUsbGuestSide(GuestSide):
                 self._negotiate(now)
             else:
                 self._request_list(now)
-        late = []
-        for key, deadline in self._control.items():
-            if now < deadline:
-                break
-            late.append(key)
-        for number, handle in late:
+        for number, handle in _late(self._control, now):
             self._send(codec.cancel(number, handle))
             self._finish(number, handle, UrbResult(UrbStatus.TIMEOUT))
+        for number, handle in _late(self._cancelled, now):
+            self._finish(number, handle, UrbResult(UrbStatus.CANCELLED))
+        for key in self._just_cancelled:
+            self._cancelled[key] = now + CANCEL_TIMEOUT
+        self._just_cancelled.clear()
         if self._poll_due is not None and now >= self._poll_due:
             self._poll_due = None
             if any(d.pending for d in self._devices.values()):  # S17
@@ -283,12 +297,14 @@ class VrdpUsbGuestSide(GuestSide):
             self._poll_due = now + POLL_URBS_INTERVAL
 
     def cancel_urb(self, device: int, urb_id: int) -> None:
-        """Send CANCEL_URB; the URB completes at once (2.6)."""
+        """Send CANCEL_URB; the URB completes with its result, or soon without."""
         target = self._devices.get(device)
         handle = target.handles.get(urb_id) if target else None
-        if handle is not None:
-            self._send(codec.cancel(device, handle))
-            self._finish(device, handle, UrbResult(UrbStatus.CANCELLED))
+        if target is None or handle is None or target.pending[handle].is_cancelled:
+            return
+        target.pending[handle].is_cancelled = True
+        self._just_cancelled[device, handle] = None
+        self._send(codec.cancel(device, handle))
 
     # ------------------------------------------------- negotiation and list ----
 
@@ -434,6 +450,8 @@ class VrdpUsbGuestSide(GuestSide):
         """
         flags, error, length = record
         status = codec.parse_error(error, self.version)
+        if pending.is_cancelled and status is not UrbStatus.OK:
+            status = UrbStatus.CANCELLED
         head = 8 if pending.is_control else 0  # the SETUP packet, echoed (S27)
         if not pending.is_in:
             moved = max(length - head, 0)
@@ -465,6 +483,9 @@ class VrdpUsbGuestSide(GuestSide):
         del device.handles[pending.urb_id]
         if pending.is_control:
             del self._control[number, handle]
+        if pending.is_cancelled:
+            self._cancelled.pop((number, handle), None)
+            self._just_cancelled.pop((number, handle), None)
         self._events.append(UrbCompleted(number, pending.urb_id, result))
 
     def _complete_all(self, number: int, status: UrbStatus) -> None:
@@ -474,8 +495,9 @@ class VrdpUsbGuestSide(GuestSide):
     def _cancel_all(self, number: int) -> None:
         device = self._devices.get(number)
         if device is not None:
-            for handle in device.pending:
-                self._send(codec.cancel(number, handle))
+            for handle, pending in device.pending.items():
+                if not pending.is_cancelled:
+                    self._send(codec.cancel(number, handle))
             self._complete_all(number, UrbStatus.CANCELLED)
 
     def _new_handle(self, device: _Device) -> int:
@@ -498,6 +520,13 @@ class VrdpUsbGuestSide(GuestSide):
 
     def _ignore(self, reason: str) -> None:
         self._events.append(Ignored(reason))
+
+
+def _late(limits: dict[tuple[int, int], float], now: float) -> list[tuple[int, int]]:
+    """What is due of *limits*, which are in order."""
+    return [
+        key for key, _ in itertools.takewhile(lambda e: e[1] <= now, limits.items())
+    ]
 
 
 def _is_impossible(urb: Urb) -> bool:
