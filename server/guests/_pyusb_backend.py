@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,23 @@ CONNECT_SECONDS = 3.0
 DESCRIPTOR_MS = 5000
 READ_SIZE = 1 << 18
 
+CANCEL_SECONDS = 5.0
+"""Until a cancelled transfer must have come back with what it had moved."""
+
+GONE_SECONDS = 0.5
+"""From a failed transfer to the end of the device that may be its cause."""
+
 _ERRORS = {
-    UrbStatus.STALL: (errno.EPIPE, "Pipe error"),
+    UrbStatus.STALL: (-9, errno.EPIPE, "Pipe error"),
     UrbStatus.NO_DEVICE: (
-        errno.ENODEV,
+        *(-4, errno.ENODEV),
         "No such device (it may have been disconnected)",
     ),
-    UrbStatus.OVERFLOW: (errno.EOVERFLOW, "Overflow"),
-    UrbStatus.INVALID: (errno.EINVAL, "Invalid parameter"),
-    UrbStatus.DENIED: (errno.EACCES, "Access denied"),
+    UrbStatus.OVERFLOW: (-8, errno.EOVERFLOW, "Overflow"),
+    UrbStatus.INVALID: (-2, errno.EINVAL, "Invalid parameter"),
+    UrbStatus.DENIED: (-3, errno.EACCES, "Access denied (insufficient permissions)"),
 }
+"""libusb's number (``backend_error_code``), that of the system, and libusb's text."""
 
 
 def default_folder() -> Path:
@@ -76,11 +84,13 @@ class _Remote:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_gone = False
+        self._gone = threading.Event()
         self.speed = Speed.UNKNOWN
         digits = "".join(c for c in path.stem if c.isdigit())
         self.address = int(digits or 1) % 128
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._out: deque[bytes] = deque()
         self._core = UsbredirGuestSide()
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
@@ -95,6 +105,7 @@ class _Remote:
         self._socket.settimeout(None)
         self._core.channel_opened(0, "", now=0)
         self._move()
+        self._send()
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
         if not self._connected.wait(CONNECT_SECONDS) or self.is_gone:
@@ -105,9 +116,14 @@ class _Remote:
             self._configuration(n) for n in range(self.device.num_configurations)
         ]
 
+    @property
+    def is_gone(self) -> bool:
+        """Is it unplugged, or the connection over?"""
+        return self._gone.is_set()
+
     def close(self) -> None:
         """Hang up; whoever waits gets NO_DEVICE."""
-        self.is_gone = True
+        self._gone.set()
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -117,7 +133,10 @@ class _Remote:
     # ------------------------------------------------------------- threads ----
 
     def _read(self) -> None:
-        """The reading thread: feed the core until the stream ends."""
+        """The reading thread: feed the core until the stream ends.
+
+        It sends nothing: the server may read only when we have read.
+        """
         while True:
             try:
                 data = self._socket.recv(READ_SIZE)
@@ -134,12 +153,12 @@ class _Remote:
                     self._core.channel_closed(0)
                 self._move()
                 if not data:
-                    self.is_gone = True
+                    self._gone.set()
                     self._connected.set()
                     return
 
     def _move(self) -> None:
-        """Hand out events and send outputs; the lock is held, or not needed yet."""
+        """Hand out events, take outputs; the lock is held, or not needed yet."""
         for event in self._core.events():
             if isinstance(event, UrbCompleted):
                 waiting = self._waiting.pop(event.urb_id, None)
@@ -150,18 +169,24 @@ class _Remote:
                 self.speed = event.devices[0].speed
                 self._connected.set()
             elif isinstance(event, DeviceFailed):
-                self.is_gone = True
-        pieces = [o.data for o in self._core.outputs() if isinstance(o, Send)]
-        if pieces and not self.is_gone:
-            try:
-                self._socket.sendall(b"".join(pieces))
-            except OSError:
-                self.is_gone = True
+                self._gone.set()
+        self._out += [o.data for o in self._core.outputs() if isinstance(o, Send)]
+
+    def _send(self) -> None:
+        """Send what the core has to send, in order; without its lock."""
+        with self._sending:
+            while self._out and not self.is_gone:
+                try:
+                    self._socket.sendall(self._out.popleft())
+                except OSError:
+                    self._gone.set()
 
     # ------------------------------------------------------------ transfers ----
 
     def run(self, urb: Urb, timeout_ms: int) -> UrbResult:
         """Run a transfer to its end; 0 ms means no limit.
+
+        What was moved before the limit is a result, as libusb has it, not a failure.
 
         Raises:
             usb.core.USBError: any outcome but OK.
@@ -173,15 +198,26 @@ class _Remote:
             self._waiting[urb.id] = waiting
             self._core.submit_urb(1, urb, now=time.monotonic())
             self._move()
-        if not waiting.done.wait(timeout_ms / 1000 if timeout_ms else None):
+        self._send()
+        is_late = not waiting.done.wait(timeout_ms / 1000 if timeout_ms else None)
+        if is_late:
             with self._lock:
                 self._core.cancel_urb(1, urb.id)
                 self._move()
-            waiting.done.wait()
+            self._send()
+            if not waiting.done.wait(CANCEL_SECONDS):
+                raise _error(UrbStatus.TIMEOUT)
         result = waiting.result
-        if result.status is not UrbStatus.OK:
-            raise _error(result.status)
-        return result
+        if result.status is UrbStatus.OK or (
+            is_late and result.length and not urb.setup
+        ):
+            return result
+        if is_late and not self.is_gone:
+            raise _error(UrbStatus.TIMEOUT)
+        if result.status in (UrbStatus.CANCELLED, UrbStatus.IO_ERROR):
+            # What is in flight during an unplug ends a moment before the device does.
+            self._gone.wait(GONE_SECONDS)
+        raise _error(UrbStatus.NO_DEVICE if self.is_gone else result.status)
 
     def control(
         self, setup: SetupPacket, data: bytes = b"", timeout_ms: int = DESCRIPTOR_MS
@@ -207,6 +243,7 @@ class _Remote:
         with self._lock:
             self._core.reset_device(1)
             self._move()
+        self._send()
 
     def _packet_size(self, endpoint: int) -> int:
         for configuration in self.configurations:
@@ -227,10 +264,10 @@ class _Remote:
 
 
 def _error(status: UrbStatus) -> usb.core.USBError:
-    if status in (UrbStatus.CANCELLED, UrbStatus.TIMEOUT):
+    if status is UrbStatus.TIMEOUT:
         return usb.core.USBTimeoutError("Operation timed out", -7, errno.ETIMEDOUT)
-    number, text = _ERRORS.get(status, (errno.EIO, "Input/Output Error"))
-    return usb.core.USBError(text, None, number)
+    code, number, text = _ERRORS.get(status, (-1, errno.EIO, "Input/Output Error"))
+    return usb.core.USBError(text, code, number)
 
 
 class _Fields:

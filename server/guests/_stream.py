@@ -35,6 +35,7 @@ class DeviceStream(asyncio.Protocol):
 
     Args:
         device: what is attached.
+        configuration: value of the one that is selected already; 0 for none.
         on_refused: the guest refused the device; the connection stays open.
         on_ended: the guest ended the connection; called once, and not after
             :meth:`aclose`.
@@ -44,12 +45,13 @@ class DeviceStream(asyncio.Protocol):
         self,
         device: AttachedDevice,
         *,
+        configuration: int = 0,
         on_refused: Callable[[], None] = lambda: None,
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.transport: asyncio.Transport | None = None
         self.was_used = False
-        self._core = core = UsbredirDeviceSide()
+        self._core = core = UsbredirDeviceSide(configuration)
         self._device = device
         self._on_refused = on_refused
         self._on_ended = on_ended

@@ -17,6 +17,8 @@ from pathlib import Path
 from rusb.errors import GuestError
 from rusb.oserrors import reason
 from rusb.server.machine.files import belongs_to_others
+from rusb.usb.setup import SetupPacket
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
 from ._pyusb_backend import Backend, default_folder
 from ._stream import DeviceStream
@@ -36,6 +38,7 @@ class _Socket:
     def __init__(self, device: AttachedDevice, path: Path) -> None:
         self.device = device
         self.path = path
+        self.configuration = 0
         self.listener: asyncio.Server | None = None
         self.stream: DeviceStream | None = None
 
@@ -43,14 +46,32 @@ class _Socket:
         """One program at a time; a further one is hung up on."""
         if self.stream is not None:
             return _Busy()
-        self.stream = DeviceStream(self.device, on_ended=self._ended)
+        self.stream = DeviceStream(
+            self.device, configuration=self.configuration, on_ended=self._ended
+        )
         return self.stream
+
+    def configure(self) -> None:
+        """Select the first configuration, as a Linux host does by itself."""
+        found = self.device.descriptors.configurations
+        self.configuration = found[0].value if found else 0
+        if found:
+            setup = SetupPacket.set_configuration(self.configuration)
+            self.device.submit(Urb.control(0, setup), self._configured)
+
+    def _configured(self, result: UrbResult) -> None:
+        if result.status is not UrbStatus.OK:
+            self.configuration = 0
+            log.warning(
+                "%s: SET_CONFIGURATION failed: %s", self.device.name, result.status.name
+            )
 
     def _ended(self) -> None:
         """The program went: leave the device as the next one expects it."""
         stream, self.stream = self.stream, None
         if stream is not None and stream.was_used:
             self.device.reset()
+            self.configure()
 
 
 class _Busy(asyncio.Protocol):
@@ -100,6 +121,7 @@ class PyusbGuest(GuestBackend):
                 " name a shorter folder with --guest pyusb:FOLDER"
             )
         ours = _Socket(device, path)
+        ours.configure()
         try:
             ours.listener = await asyncio.get_running_loop().create_unix_server(
                 ours.accept, str(path)

@@ -87,9 +87,14 @@ class UsbredirDeviceSide(DeviceSide):
 
     What the guest asks is taken up only while there is room: the rest of what was
     received waits while :meth:`is_full`; ``receive_data`` of nothing goes on with it.
+
+    Args:
+        configuration: value of the one that is selected already when the device is
+            announced.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, configuration: int = 0) -> None:
+        self._configuration = configuration
         self._is_held = False
         self._is_congested = False
         self._was_full = False
@@ -202,6 +207,8 @@ class UsbredirDeviceSide(DeviceSide):
             if found is None:
                 raise LocalProtocolError("usbredir needs the device's descriptors")
             self._info, self._state = info, DeviceState(found)
+            if self._configuration:
+                self._state.select_configuration(self._configuration)
             self._connect()
 
     def open_failed(self, device: int) -> None:
