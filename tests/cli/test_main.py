@@ -77,12 +77,17 @@ def test_vboxmanage_does_not_propose_what_only_rusb_has(
     assert "did you mean createvm?" in capsys.readouterr().err
 
 
-def test_windows_is_told(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert main(["connect", "host"]) == 70
-    assert "WSL 2" in capsys.readouterr().err
+def test_windows_is_told() -> None:
+    """Before anything is imported that is not there."""
+    missing = "{name: None for name in ('fcntl', 'grp', 'pwd', 'resource', 'termios')}"
+    code = (
+        f"import sys; sys.modules |= {missing}; sys.platform = 'win32'\n"
+        "from rusb.cli import main; sys.exit(main(['connect', 'host']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (70, "")
+    assert done.stderr.startswith("rusb: rusb does not run on Windows")
+    assert "WSL 2" in done.stderr
 
 
 @pytest.mark.parametrize("word", ["version", "--version", "-V"])

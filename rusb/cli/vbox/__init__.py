@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from rusb.cli._vbox_options import HelpWanted, Option, UsageError
 from rusb.errors import RusbError
 from rusb.oserrors import reason
-from rusb.server.machine.registry import CodedError
 from rusb.usb.device import clean_text
 
 from ._refused import COMMANDS as REFUSED
@@ -56,8 +55,9 @@ def run(program: str, word: str, words: Sequence[str]) -> int:
         return status
     except RusbError as error:
         _complain(program, str(error), 1)
-        if program == "VBoxManage" and isinstance(error, CodedError):
-            _complain(program, f"Details: code {error.code}", 1)
+        code = getattr(error, "code", "")  # registry.CodedError, which costs an import
+        if program == "VBoxManage" and code:
+            _complain(program, f"Details: code {code}", 1)
         return 1
     except BrokenPipeError:
         raise
