@@ -61,13 +61,17 @@ MAX_COMPLAINTS = 8
 
 MAX_LINES, LINES_PER_SECOND = 2000, 5.0
 """Lines in the log that a network may cause at once, and those that it may cause in the
-long run: 50 MB a day, of which the log keeps the latest 64."""
+long run: 50 MB a day, of which the log keeps the latest 64. Before the logon and after
+it they are counted apart."""
 
 MAX_NETWORKS = 1024
 """Networks whose lines are counted at once."""
 
 END_TIMEOUT = 30.0
 """Seconds that sessions get to detach their devices when the server stops."""
+
+MAX_PICTURES = 16 << 20
+"""Bytes of pictures on their way to clients, above which no further one is made."""
 
 SCREEN_PERIOD = 0.25
 """Seconds from one round of pictures to the next, and at least four times what the last
@@ -137,7 +141,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._client_numbers = itertools.count(1)
         self._complaints = 0
-        self._lines: dict[str, LineQuota] = {}
+        self._lines: dict[tuple[str, bool], LineQuota] = {}
         self._logons = 0
         self._last: dict[str, object] | None = None
         self._totals = {"sent": 0, "received": 0}
@@ -232,9 +236,10 @@ class Server:
         """Return a number for a device, never used before."""
         return next(self._numbers)
 
-    def lines_of(self, network: str) -> LineQuota:
+    def lines_of(self, network: str, *, is_logged_on: bool) -> LineQuota:
         """Return how many lines in the log a network may still cause."""
-        found = self._lines.pop(network, None)
+        key = network, is_logged_on
+        found = self._lines.pop(key, None)
         if found is None and len(self._lines) >= MAX_NETWORKS:
             now = self.log.now()
             used = {n: q for n, q in self._lines.items() if not q.is_full(now)}
@@ -242,7 +247,7 @@ class Server:
                 del used[next(iter(used))]
             self._lines = used
         quota = found or LineQuota(MAX_LINES, LINES_PER_SECOND)
-        self._lines[network] = quota
+        self._lines[key] = quota
         return quota
 
     def welcome(self, session: ServerSession) -> bool:
@@ -331,6 +336,9 @@ class Server:
         if self._is_closed or not self._stale:
             return
         begin = loop.time()
+        if sum(one.picture_size for one in self._sessions) > MAX_PICTURES:
+            self._draw_due = loop.call_at(begin + SCREEN_PERIOD, self._draw_next)
+            return
         self._stale.pop().show_screen(self._status_picture)
         end = loop.time()
         self._draw_time += end - begin

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from rusb.aio.protocols import load_protocol
@@ -42,6 +42,20 @@ MAX_LINES, LINES_PER_SECOND = 500, 2.0
 """Lines in the log that a connection may cause at once, more than 64 devices that come
 and go, and those that it may cause in the long run."""
 
+MAX_WAITING = 32 << 20
+"""Bytes waiting to be sent above which a client is dropped: it makes us answer and
+reads nothing. Guests and pictures stop long before."""
+
+PICTURE_STEP = 256 << 10
+"""Bytes of a picture that are sent at once, and that may wait when more is sent."""
+
+PICTURE_PATIENCE = 2.0
+"""Seconds after which the picture of a client that reads nothing is dropped."""
+
+DRAW_FIRST, DRAW_LAST = 0.005, 0.25
+"""Seconds between looks at whether a client has read what it has: a picture is of no
+hurry, USB is."""
+
 FIRST_PICTURE = 0.2
 """Seconds from the activation to the first picture, a megabyte or so: a client without
 a window says first that it wants none."""
@@ -53,8 +67,12 @@ class SessionHost(DeviceHost, Protocol):
     authenticator: Authenticator
     log: ReleaseLog
 
-    def lines_of(self, network: str) -> LineQuota:
-        """Return how many lines in the log a network may still cause."""
+    def lines_of(self, network: str, *, is_logged_on: bool) -> LineQuota:
+        """Return how many lines in the log a network may still cause.
+
+        Those of clients that are logged on are counted apart: nobody hides them by
+        connecting and connecting.
+        """
 
     def welcome(self, session: "ServerSession") -> bool:
         """May this new connection stay? (limits)"""
@@ -80,6 +98,7 @@ class ServerSession:
 
     Attributes:
         network: of the peer, once it is connected.
+        picture_size: bytes of the picture that is on its way to the client.
     """
 
     def __init__(
@@ -104,6 +123,7 @@ class ServerSession:
             on_secured=self._secured,
             on_pressure=self._pressed,
             tls=tls,
+            max_waiting=MAX_WAITING,
         )
         self._tasks = TaskSet()
         self.devices: RemoteDevices | None = None
@@ -115,8 +135,9 @@ class ServerSession:
         self._inputs = 0  # keys and mouse events; the status screen has no use for them
         self._disabled: set[str] = set()
         self._is_ending = False
-        self._is_pressed = False  # the client reads too slowly
-        self._is_screen_due = False  # and has an old picture
+        self._strips: Iterator[int] | None = None  # of the picture on its way
+        self.picture_size = 0
+        self._drawing: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         loop = self._loop = asyncio.get_running_loop()
         self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._is_late)
@@ -172,17 +193,58 @@ class ServerSession:
     def show_screen(self, make: Callable[[int, int, int], Picture]) -> None:
         """Send the picture that *make* returns for (width, height, depth).
 
-        A client that still has a lot to read gets it when it has done so.
+        A client that still has something to read gets it when it has done so.
         """
         core = self._rdp
-        if "Display" in self._disabled:
+        if "Display" in self._disabled or not self.is_active or core.output_suppressed:
             return
-        self._is_screen_due = self._is_pressed
-        if self._is_pressed:
+        self._stop_drawing()
+        if self.stream.bytes_waiting > PICTURE_STEP:
+            self._wait_to_draw()
             return
-        if self.is_active and not core.output_suppressed:
-            core.show_screen(make(core.width, core.height, core.depth))
+        picture = make(core.width, core.height, core.depth)
+        self.picture_size = len(picture.pixels)
+        self._strips = core.draw(picture)
+        self._draw_on(self._loop.time())
+
+    def _draw_on(self, since: float) -> None:
+        """Send as much of the picture as the client takes; it came so far at *since*.
+
+        A picture that gets no further is dropped, and made again when the client has
+        read what it has.
+        """
+        assert self._strips is not None
+        now = self._loop.time()
+        if self.stream.bytes_waiting <= PICTURE_STEP:
+            since, sent = now, 0
+            for size in self._strips:
+                sent += size
+                if sent >= PICTURE_STEP:
+                    break
+            else:
+                self._stop_drawing()
             self.stream.flush()
+        elif now - since > PICTURE_PATIENCE:
+            self._stop_drawing()
+            self._wait_to_draw()
+        if self._strips is not None:
+            pause = min(max(now - since, DRAW_FIRST), DRAW_LAST)
+            self._drawing = self._loop.call_later(pause, self._draw_on, since)
+
+    def _stop_drawing(self) -> None:
+        self._strips, self.picture_size = None, 0
+        if self._drawing is not None:
+            self._drawing.cancel()
+            self._drawing = None
+
+    def _wait_to_draw(self) -> None:
+        """Ask for a picture once the client has read what it has."""
+        if self._is_ending:
+            return
+        if self.stream.bytes_waiting <= PICTURE_STEP:
+            self._host.screen_wanted(self)
+        else:
+            self._drawing = self._loop.call_later(DRAW_LAST, self._wait_to_draw)
 
     def describe(self) -> dict[str, object]:
         """Who it is: what ``showvminfo`` shows of a client (filters.md 3.7)."""
@@ -212,6 +274,7 @@ class ServerSession:
             self._host.authenticator.disconnected(self.number)
         self._logon_timer.cancel()
         self._idle_timer.cancel()
+        self._stop_drawing()
         if error is not None:
             self._log.write(f"VRDP: {self.name}: {error}")
         if self.devices is not None:
@@ -230,9 +293,7 @@ class ServerSession:
 
     def _connected(self) -> None:
         self.network = network_of(self.stream.peer)
-        own = LineQuota(MAX_LINES, LINES_PER_SECOND)
-        shared = self._host.lines_of(self.network)
-        self._log = RemoteLog(self._host.log, f"client {self.number}", own, shared)
+        self._log = self._new_log(is_logged_on=False)
         self._is_welcome = self._host.welcome(self)
         if not self._is_welcome:
             self.stream.close()
@@ -240,6 +301,11 @@ class ServerSession:
         family = "IPv6" if ":" in self.network else "IPv4"
         self._log.write("VRDP: New connection:")
         self._log.write(f"VRDP: Connection opened ({family}): {self.number}")
+
+    def _new_log(self, *, is_logged_on: bool) -> RemoteLog:
+        own = LineQuota(MAX_LINES, LINES_PER_SECOND)
+        shared = self._host.lines_of(self.network, is_logged_on=is_logged_on)
+        return RemoteLog(self._host.log, f"client {self.number}", own, shared)
 
     def _secured(self, version: str) -> None:
         assert self.stream.tls is not None
@@ -266,11 +332,8 @@ class ServerSession:
 
     def _pressed(self, is_high: bool) -> None:
         """The client reads too slowly: hold the guest until it has caught up."""
-        self._is_pressed = is_high
         if self.devices is not None:
             self.devices.hold(is_high)
-        if self._is_screen_due and not is_high:
-            self._host.screen_wanted(self)
 
     # ------------------------------------------------- from the connection ----
 
@@ -344,6 +407,8 @@ class ServerSession:
         self._client, self._user = event.client, event.credentials
         self._since = time.time()
         self._address, self._is_tls = self.stream.peer, self.stream.is_tls
+        self._log.tell_left_out()
+        self._log = self._new_log(is_logged_on=True)
         self._log_switches()
         self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._is_late)
         self._rdp.accept_logon()

@@ -66,6 +66,8 @@ class WireLink:
         self._is_closed = True
         self.core.channel_closed(channel)
         self.move()
+        # the connection below is not to live as long as this
+        self._send, self._flush = lambda channel, data: None, lambda: None
         if self._timer is not None:
             self._timer.cancel()
 

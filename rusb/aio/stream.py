@@ -21,9 +21,13 @@ HANDSHAKE_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 2.0
 """Seconds that a peer gets to read what is left when we close."""
 
-WRITE_HIGH = 4 << 20
-"""Bytes waiting to be sent above which whoever feeds us is told to stop: many 64 KiB
-URBs, yet little beside what a device may have in flight."""
+WRITE_HIGH, WRITE_LOW = 4 << 20, 1 << 20
+"""Bytes waiting to be sent above which whoever feeds us is told to stop, many 64 KiB
+URBs, yet little beside what a device may have in flight; and below which to go on."""
+
+LOOK_FIRST, LOOK_LAST = 0.001, 0.1
+"""Seconds between looks at what still waits: soon while some of it goes out, later and
+later while nothing does. The transport of TLS tells of its own part only."""
 
 _KEEP_ALIVE = (
     ("TCP_KEEPIDLE", 30),
@@ -47,6 +51,10 @@ class RdpCore(Protocol):
     def events(self) -> list[Event]: ...
     def data_to_send(self) -> list[bytes]: ...
     def tls_started(self) -> None: ...
+
+
+def _ignore(_: object) -> None:
+    """Take what nobody wants any more."""
 
 
 class TlsUpgrade:
@@ -97,6 +105,7 @@ class RdpStream(asyncio.Protocol):
         on_secured: called with the version of TLS once TLS is up.
         on_pressure: called with True when the peer reads too slowly, then False.
         tls: what to do when the core asks for TLS; None: it will not.
+        max_waiting: bytes waiting to be sent above which the peer is dropped.
     """
 
     def __init__(
@@ -109,8 +118,10 @@ class RdpStream(asyncio.Protocol):
         on_secured: Callable[[str], None] = lambda version: None,
         on_pressure: Callable[[bool], None] = lambda is_high: None,
         tls: TlsUpgrade | None,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self.core = core
+        self._max_waiting = max_waiting
         self.tls = tls
         self.transport: asyncio.Transport | None = None
         self.bytes_received = 0
@@ -126,14 +137,23 @@ class RdpStream(asyncio.Protocol):
         self._is_flush_due = False
         self._upgrade: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
+        self._plain: asyncio.Transport | None = None  # below the one of TLS
+        self._is_pressed = False
+        self._looking: asyncio.TimerHandle | None = None
         self._closing: asyncio.TimerHandle | None = None
 
     @property
     def bytes_waiting(self) -> int:
-        """What of ``bytes_sent`` the peer's window has not let out yet."""
+        """What of ``bytes_sent`` the peer's window has not let out yet.
+
+        What TLS has encrypted waits in the transport below it, and counts too.
+        """
         if self.transport is None or self._is_over:
             return 0
-        return self.transport.get_write_buffer_size()
+        waiting = self.transport.get_write_buffer_size()
+        if self._plain is not None:
+            waiting += self._plain.get_write_buffer_size()
+        return waiting
 
     @property
     def is_tls(self) -> bool:
@@ -152,7 +172,7 @@ class RdpStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; the client's core speaks first."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         keep_alive(transport)
         self._on_connected()
         self.core.start()
@@ -196,11 +216,11 @@ class RdpStream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
-        self._on_pressure(True)
+        self._look()
 
     def resume_writing(self) -> None:
-        """It caught up."""
-        self._on_pressure(False)
+        """It caught up, as far as this transport knows."""
+        self._look()
 
     # ------------------------------------------------- called by the owner ----
 
@@ -249,9 +269,33 @@ class RdpStream(asyncio.Protocol):
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self.bytes_sent += len(data)
         self.transport.write(data)
-        if self.bytes_waiting > MAX_WAITING:
-            self.fail(ConnectionLost(f"{self.bytes_waiting} bytes wait to be read"))
+        waiting = self.bytes_waiting
+        if waiting > self._max_waiting:
+            self.fail(ConnectionLost(f"{waiting} bytes wait to be read"))
             self.abort()
+        elif waiting > WRITE_HIGH and not self._is_pressed:
+            self._look()
+
+    def _look(self, pause: float = LOOK_FIRST, before: int = 0) -> None:
+        """Compare what waits with the marks; look again while it is too much.
+
+        Args:
+            pause: seconds until then, if less waits than *before*.
+        """
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self._is_over:
+            return
+        waiting = self.bytes_waiting
+        is_high = waiting > (WRITE_LOW if self._is_pressed else WRITE_HIGH)
+        if is_high:
+            pause = LOOK_FIRST if waiting < before else min(2 * pause, LOOK_LAST)
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(pause, self._look, pause, waiting)
+        if is_high != self._is_pressed:
+            self._is_pressed = is_high
+            self._on_pressure(is_high)
 
     def _start_tls(self) -> None:
         assert self.transport is not None
@@ -304,8 +348,8 @@ class RdpStream(asyncio.Protocol):
             ) from error
         if transport is None or self._is_over or plain.is_closing():
             raise ConnectionLost("the connection ended during the TLS handshake")
-        self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self.transport, self._plain = transport, plain
+        transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         connection = transport.get_extra_info("ssl_object")
         self._on_secured(connection.version())
         if self.tls.check is not None:
@@ -314,6 +358,13 @@ class RdpStream(asyncio.Protocol):
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            if self._closing is not None:
-                self._closing.cancel()
-            self._on_lost(self._error)
+            for timer in (self._closing, self._looking):
+                if timer is not None:
+                    timer.cancel()
+            on_lost = self._on_lost
+            # what was never sent, and half a message, would wait in circles for the
+            # garbage collector
+            self.transport = self._plain = None
+            self._on_event = self._on_lost = self._on_secured = _ignore
+            self._on_pressure, self._on_connected = _ignore, lambda: None
+            on_lost(self._error)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["Picture", "fast_updates", "palette_update", "slow_updates"]
+__all__ = ["Picture", "fast_update", "palette_update", "slow_updates"]
 
 MAX_BITMAP = 15 << 10
 """Bytes of pixels per update; with all headers it stays below a packet's limit."""
@@ -62,10 +62,9 @@ def slow_updates(picture: Picture) -> Iterator[bytes]:
             yield _RECTANGLE.pack(_BITMAP, 1, *area, *shape, 0, len(data)) + data
 
 
-def fast_updates(picture: Picture) -> Iterator[bytes]:
-    """Yield fast-path updates that draw a picture, like :func:`slow_updates`."""
-    for update in slow_updates(picture):
-        yield struct.pack("<BH", update[0], len(update)) + update
+def fast_update(update: bytes) -> bytes:
+    """Return one of :func:`slow_updates` as the fast path has it."""
+    return struct.pack("<BH", update[0], len(update)) + update
 
 
 def palette_update() -> bytes:

@@ -2,7 +2,7 @@
 
 import enum
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
@@ -183,24 +183,36 @@ class ServerConnection(Connection):
             self._deactivate()
         self._demand_active()
 
-    def show_screen(self, picture: Picture) -> None:
-        """Send a picture of the whole screen; nothing while output is suppressed.
+    def draw(self, picture: Picture) -> Iterator[int]:
+        """Send a picture of the whole screen, strip by strip, as the caller goes on.
+
+        It ends early when output is suppressed or the screen has changed its size.
+
+        Yields:
+            The bytes of each strip, once it has been sent.
 
         Raises:
             LocalProtocolError: it has another depth than the session.
         """
-        if self._phase is not _Phase.ACTIVE or self.output_suppressed or self._is_over:
-            return
         if picture.depth != self.depth:
             raise LocalProtocolError(
                 f"picture of {picture.depth} bit, not {self.depth}"
             )
-        if self._capabilities.has_fast_output:
-            wrap = self._security.wrap_fast
-            self._output += map(wrap, bitmaps.fast_updates(picture))
-            return
         for update in bitmaps.slow_updates(picture):
-            self._send_data(DataType.UPDATE, update)
+            if (
+                self._phase is not _Phase.ACTIVE
+                or self.output_suppressed
+                or self._is_over
+                or (picture.width, picture.height) != (self.width, self.height)
+            ):
+                return
+            if self._capabilities.has_fast_output:
+                self._output.append(
+                    self._security.wrap_fast(bitmaps.fast_update(update))
+                )
+            else:
+                self._send_data(DataType.UPDATE, update)
+            yield len(update)
 
     def keepalive(self) -> None:
         """Send the Synchronize that an idle connection gets every 30 s (1.1)."""

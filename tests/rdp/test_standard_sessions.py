@@ -131,7 +131,7 @@ def test_ten_thousand_packets_each_way_across_two_key_changes(
 def test_pictures_and_input_on_the_fast_path_are_encrypted_too() -> None:
     joined = Joined(*encrypted(display=True)).run()
     picture = Picture(800, 600, joined.server.depth, bytes(800 * 600 * 2))
-    joined.server.show_screen(picture)
+    list(joined.server.draw(picture))
     wire = b"".join(joined.server.data_to_send())
     assert wire[0] == 0x80
     assert packet_size(wire, 0) < len(wire)
