@@ -54,6 +54,9 @@ async def test_a_peer_that_vanished_is_noticed_within_a_minute(host: str) -> Non
     assert found == [value for _, _, value in MINUTE]
 
 
+SIZE = 2 * WRITE_HIGH
+
+
 class Feeder:
     """A core that wants TLS at the first byte, and sends what a test gives it."""
 
@@ -67,6 +70,7 @@ class Feeder:
     def receive_data(self, data: bytes) -> None:
         if not self.is_secured:
             self._events.append(TlsRequested())
+            self.outputs.append(b"y")
 
     def events(self) -> list[Event]:
         events, self._events = self._events, []
@@ -80,7 +84,7 @@ class Feeder:
         self.is_secured = True
 
 
-def read_when_told(port: int, told: threading.Event, total: int) -> None:
+def read_when_told(port: int, told: threading.Event, over: threading.Event) -> None:
     """Be a peer that does TLS, and reads nothing before it is told to."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -88,10 +92,13 @@ def read_when_told(port: int, told: threading.Event, total: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         sock.connect(("127.0.0.1", port))
         sock.sendall(b"x")
+        sock.recv(1)
         with context.wrap_socket(sock) as secured:
             told.wait(20)
-            while total > 0:
-                total -= len(secured.recv(1 << 16))
+            left = SIZE
+            while left > 0:
+                left -= len(secured.recv(1 << 16))
+            over.wait(20)
 
 
 @pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -99,10 +106,9 @@ def test_what_tls_has_taken_waits_all_the_same(
     tmp_path: Path, loops: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     """Its transport counts as sent what it gave to the one below."""
-    size = 2 * WRITE_HIGH
 
     async def work() -> None:
-        core, told = Feeder(), threading.Event()
+        core, told, over = Feeder(), threading.Event(), threading.Event()
         pressed: list[bool] = []
         stream = RdpStream(
             core,
@@ -116,23 +122,24 @@ def test_what_tls_has_taken_waits_all_the_same(
         async with asyncio.timeout(20), server:
             port = server.sockets[0].getsockname()[1]
             peer = asyncio.ensure_future(
-                asyncio.to_thread(read_when_told, port, told, size)
+                asyncio.to_thread(read_when_told, port, told, over)
             )
             while not core.is_secured:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             assert stream.transport is not None
             sock = stream.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
-            core.outputs.append(bytes(size))
+            core.outputs.append(bytes(SIZE))
             stream.flush()
             await asyncio.sleep(0.2)
-            assert WRITE_HIGH < stream.bytes_waiting < size * 1.01
+            assert WRITE_HIGH < stream.bytes_waiting < SIZE * 1.01
             assert pressed == [True]
             told.set()
-            await peer
             while pressed != [True, False]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             assert stream.bytes_waiting <= WRITE_LOW
+            over.set()
+            await peer
             stream.abort()
 
     with asyncio.Runner(loop_factory=loops) as runner:
