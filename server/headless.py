@@ -50,7 +50,8 @@ MAX_WORDS = 20
 
 
 _NO_CONTROLLER = (
-    "the machine has no USB controller; power it off and say: modifyvm … --usb-xhci on"
+    "the machine has no USB controller; modifyvm VM --usb-xhci on adds one, while the"
+    " machine is off"
 )
 
 

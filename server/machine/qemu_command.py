@@ -282,6 +282,6 @@ def _network(adapters: Mapping[int, Adapter]) -> Iterator[str]:
         elif adapter.mode:
             raise SettingsError(
                 f"network adapter {slot + 1} is attached to {adapter.mode}; rusb"
-                f" knows NAT: modifyvm … --nic{slot + 1} nat"
+                f" knows NAT: modifyvm VM --nic{slot + 1} nat"
             )
         yield from ("-device", card)

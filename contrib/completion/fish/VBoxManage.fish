@@ -51,7 +51,7 @@ function _shtab_VBoxManage_using
 end
 
 set -g _shtab_VBoxManage_commands clonevm controlvm createhd createmedium createvm getextradata headless internalcommands list modifyvm registervm setextradata setproperty showvminfo startvm storageattach storagectl unregistervm usbfilter
-set -g _shtab_VBoxManage_opts_with_value --acpi --action --active --add --basefolder --boot1 --boot2 --boot3 --boot4 --controller --cpus --description --device --filename --firmware --format --groups --ioapic --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --serialnumber --size --sizebyte --startvm --storagectl --target --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-xhci --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -M -P -R -a -e -m -n -o -p -r -s -t -v
+set -g _shtab_VBoxManage_opts_with_value --acpi --action --active --add --basefolder --boot1 --boot2 --boot3 --boot4 --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --controller --cpus --description --device --filename --firmware --format --groups --ioapic --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --serialnumber --size --sizebyte --startvm --storagectl --target --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-xhci --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -M -P -R -a -e -m -n -o -p -r -s -t -v
 
 complete -c VBoxManage -e
 complete -c VBoxManage -f
@@ -144,6 +144,14 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic-type5 -x -d 
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic-type6 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic-type7 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic-type8 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected1 -x -d 'example: VBoxManage modifyvm Lab --cableconnected1 off'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected2 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected3 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected4 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected5 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected6 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected7 -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cable-connected8 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l mac-address1 -x -d 'example: VBoxManage modifyvm Lab --macaddress1 080027ABCDEF'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l mac-address2 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l mac-address3 -x -d VALUE

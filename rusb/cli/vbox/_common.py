@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -128,8 +129,8 @@ def stopped(entry: Entry) -> Iterator[MachineLock]:
     """
     if is_running(entry.uuid):
         raise ControlError(
-            f"the machine {entry.name!r} is running; power it off first, or use"
-            " controlvm"
+            f"the machine {entry.name!r} is running; power it off first: controlvm"
+            f" {shlex.quote(entry.name)} poweroff"
         )
     with changing(lock_path(entry.uuid)) as lock:
         yield lock

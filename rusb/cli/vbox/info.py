@@ -358,7 +358,7 @@ def _adapter_pairs(
         if adapter is not None and adapter.mac:
             yield f"macaddress{number}", _quoted(adapter.mac.upper())
         if adapter is not None:
-            yield f"cableconnected{number}", _quoted("on")
+            yield f"cableconnected{number}", _quoted(_on_off(adapter.is_linked))
         yield f"nic{number}", _quoted(mode)
         rules = adapter.forwards if adapter else ()
         if live is not None and "forwards" in live:

@@ -65,6 +65,10 @@ def _card(value: str) -> str:
     raise SettingsError(f"network card {value!r}: there are {', '.join(NETWORK_CARDS)}")
 
 
+def _cable(value: str) -> str:
+    return "true" if on_off("cableconnected", value) else "false"
+
+
 def _mac(value: str) -> str:
     if value.lower() == "auto":
         return new_mac()
@@ -228,6 +232,7 @@ OPTIONS: dict[str, Change] = {
     **{f"boot{n}": _boot(n) for n in range(1, 5)},
     **{f"nic{n}": _nic(n) for n in _refused.ADAPTERS},
     **{f"nic-type{n}": _adapter(n, "type", _card) for n in _refused.ADAPTERS},
+    **{f"cable-connected{n}": _adapter(n, "cable", _cable) for n in _refused.ADAPTERS},
     **{f"mac-address{n}": _adapter(n, "MACAddress", _mac) for n in _refused.ADAPTERS},
     "vrde": _flag("vrde", Editor.set_vrde),
     "vrde-ext-pack": _ext_pack,
