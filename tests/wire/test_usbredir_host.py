@@ -220,6 +220,64 @@ def test_many_resets_in_a_row_are_one(host: Host) -> None:
     assert len([e for e in host.events if isinstance(e, DeviceReset)]) == 1
 
 
+# ---------------------------------------------------------------- cancel ----
+
+
+def statuses(host: Host) -> list[tuple[int, int, int]]:
+    """Id, status and length of each answer to a bulk request."""
+    return [
+        (id, body[1], int.from_bytes(body[2:4], "little"))
+        for kind, id, body in host.answers()
+        if kind == BULK
+    ]
+
+
+def test_a_cancelled_request_is_answered_once_with_what_was_moved(host: Host) -> None:
+    host.send(bulk(9, BULK_IN, 64), packet(CANCEL, 9), packet(CANCEL, 9))
+    (urb,) = host.urbs()
+    assert [e for e in host.events if isinstance(e, UrbCancelled)] == [
+        UrbCancelled(INFO.id, urb.id)
+    ]
+    assert statuses(host) == []
+    for _ in range(2):
+        host.complete(urb, b"moved", UrbStatus.CANCELLED)
+    assert statuses(host) == [(9, CANCELLED, 5)]
+
+
+def test_the_id_of_a_cancelled_request_may_be_used_again_at_once(host: Host) -> None:
+    """QEMU drops the first answer for it: the old one must go first (12)."""
+    host.send(bulk(9, BULK_IN, 64), packet(CANCEL, 9), bulk(9, BULK_IN, 32))
+    old, new = host.urbs()
+    assert statuses(host) == [(9, CANCELLED, 0)]
+    host.complete(new, b"new")
+    host.complete(old, b"late", UrbStatus.CANCELLED)
+    assert statuses(host) == [(9, SUCCESS, 3)]
+
+
+def test_a_cancelled_request_does_not_hold_up_those_after_it(host: Host) -> None:
+    host.send(*(bulk(i, BULK_IN, 64) for i in (1, 2, 3)))
+    first, second, third = host.urbs()
+    host.complete(third, b"333")
+    host.complete(second, b"22")
+    assert statuses(host) == []
+    host.send(packet(CANCEL, 1))
+    assert statuses(host) == [(2, SUCCESS, 2), (3, SUCCESS, 3)]
+    host.complete(first, b"", UrbStatus.CANCELLED)
+    assert statuses(host) == [(1, CANCELLED, 0)]
+
+
+def test_a_reset_answers_what_was_cancelled_too(host: Host) -> None:
+    host.send(bulk(1, BULK_IN, 64), bulk(2, BULK_IN, 64), packet(CANCEL, 1))
+    urbs = host.urbs()
+    host.send(packet(RESET))
+    assert sorted(statuses(host)) == [(1, CANCELLED, 0), (2, CANCELLED, 0)]
+    for urb in urbs:
+        host.complete(urb, b"late")
+    assert statuses(host) == []
+    assert not host.core.is_full()
+    assert host.core._bytes == 0
+
+
 # -------------------------------------------------------------- pressure ----
 
 
