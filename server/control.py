@@ -90,20 +90,20 @@ def runtime_folder() -> Path:
     if len(os.fsencode(folder)) > MAX_FOLDER:
         raise ControlError(
             f"{folder} is longer than the {MAX_FOLDER} bytes that the address of a"
-            " socket leaves; name a shorter folder with RUSB_RUNTIME"
+            " socket leaves; name a shorter directory with RUSB_RUNTIME"
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise ControlError(
-            f"cannot make {folder} for sockets: {reason(error)}; name another folder"
+            f"cannot make {folder} for sockets: {reason(error)}; name another directory"
             " with RUSB_RUNTIME"
         ) from error
     if is_foreign:
         raise ControlError(
             f"{folder} belongs to or can be written by others; remove it, or name"
-            " another folder with RUSB_RUNTIME"
+            " another directory with RUSB_RUNTIME"
         )
     return folder
 

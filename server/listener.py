@@ -373,7 +373,7 @@ class Server:
             except OSError as error:
                 raise SettingsError(
                     f"TLS: cannot keep the server's certificate in {folder}:"
-                    f" {reason(error)}; name another folder in RUSB_STATE, or a"
+                    f" {reason(error)}; name another directory in RUSB_STATE, or a"
                     " certificate in Security/ServerCertificate"
                 ) from error
         if certificate is None or key is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 
-HELP = "make links named VBoxManage, VBoxHeadless, rdesktop-vrdp in a folder"
+HELP = "make links named VBoxManage, VBoxHeadless, rdesktop-vrdp in a directory"
 
 NAMES = ("VBoxManage", "VBoxHeadless", "VBoxVRDP", "rdesktop-vrdp")
 

@@ -47,7 +47,7 @@ MACHINE = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     parser.add_argument(
-        "--keep", action="store_true", help="keep the folder with log and disk image"
+        "--keep", action="store_true", help="keep the directory with log and disk image"
     )
 
 

@@ -100,13 +100,13 @@ class PyusbGuest(GuestBackend):
             is_foreign = belongs_to_others(self.folder)
         except OSError as error:
             raise GuestError(
-                f"cannot make the folder {self.folder} for pyusb guests:"
+                f"cannot make the directory {self.folder} for pyusb guests:"
                 f" {reason(error)}; name another one with --guest pyusb:FOLDER"
             ) from error
         if is_foreign:
             raise GuestError(
                 f"{self.folder} belongs to or can be written by others, or is a"
-                " symbolic link; name another folder with --guest pyusb:FOLDER"
+                " symbolic link; name another directory with --guest pyusb:FOLDER"
             )
         for path in self.folder.glob("*.usb"):
             if stat.S_ISSOCK(path.lstat().st_mode) and await _is_stale(path):
@@ -118,7 +118,7 @@ class PyusbGuest(GuestBackend):
         if len(os.fsencode(path)) > MAX_PATH:
             raise GuestError(
                 f"{path} is longer than the {MAX_PATH} bytes of a socket's address;"
-                " name a shorter folder with --guest pyusb:FOLDER"
+                " name a shorter directory with --guest pyusb:FOLDER"
             )
         ours = _Socket(device, path)
         ours.configure()
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="run an unmodified pyusb program that sees the remote devices",
     )
     parser.add_argument(
-        "--dir", type=Path, help="folder of rusb serve --guest pyusb:DIR"
+        "--dir", type=Path, help="directory of rusb serve --guest pyusb:DIR"
     )
     parser.add_argument(
         "-m", dest="module", action="store_true", help="PROGRAM is a module"

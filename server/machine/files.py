@@ -84,7 +84,7 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as error:
         raise SettingsError(
-            f"cannot make the folder {path}: {reason(error)}"
+            f"cannot make the directory {path}: {reason(error)}"
         ) from error
 
 

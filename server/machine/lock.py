@@ -62,12 +62,12 @@ def lock_path(uuid: str) -> Path:
     except OSError as error:
         raise ControlError(
             f"cannot make {folder}, which keeps machines from running twice:"
-            f" {reason(error)}; name another folder in RUSB_STATE"
+            f" {reason(error)}; name another directory in RUSB_STATE"
         ) from error
     if is_foreign:
         raise ControlError(
             f"{folder}, which keeps machines from running twice, belongs to or can be"
-            " written by others; remove it, or name another folder in RUSB_STATE"
+            " written by others; remove it, or name another directory in RUSB_STATE"
         )
     return folder / f"{uuid.strip('{}').lower()}.lock"
 

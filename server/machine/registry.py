@@ -105,7 +105,7 @@ def check_name(name: str) -> None:
     if size > MAX_NAME:
         why = f"it has {size} bytes, at most {MAX_NAME} are possible"
     elif name in _BAD_NAMES:
-        why = "it is empty" if not name else "it means another folder"
+        why = "it is empty" if not name else "it means another directory"
     elif "/" in name:
         why = "it has a slash"
     elif any(unicodedata.category(character) == "Cc" for character in name):

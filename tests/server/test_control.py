@@ -252,7 +252,7 @@ def test_the_folder_must_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_folder_must_leave_room_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUSB_RUNTIME", "/tmp/" + 56 * "x")
-    with pytest.raises(ControlError, match="name a shorter folder"):
+    with pytest.raises(ControlError, match="name a shorter directory"):
         runtime_folder()
 
 

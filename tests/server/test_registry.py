@@ -44,8 +44,8 @@ def test_create_register_find_unregister(registry: Registry) -> None:
     ("name", "why"),
     [
         ("", "it is empty"),
-        (".", "another folder"),
-        ("..", "another folder"),
+        (".", "another directory"),
+        ("..", "another directory"),
         ("a/b", "a slash"),
         ("../x", "a slash"),
         ("x" * 300, "it has 300 bytes, at most 200"),
@@ -200,7 +200,7 @@ def test_left_overs_of_a_writer_that_died(registry: Registry) -> None:
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="cannot make the folder"):
+    with pytest.raises(SettingsError, match="cannot make the directory"):
         Registry(tmp_path / "file", tmp_path / "home").create("A")
     registry = Registry(tmp_path / "vms", tmp_path / "file")
     with pytest.raises(SettingsError, match=r"file: File exists|Not a directory"):

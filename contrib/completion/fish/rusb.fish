@@ -57,7 +57,7 @@ complete -c rusb -e
 complete -c rusb -f
 
 complete -c rusb -n _shtab_rusb_using -s h -l help -d 'show this help message and exit'
-complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a aliases -d 'make links named VBoxManage, VBoxHeadless, rdesktop-vrdp in a folder'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a aliases -d 'make links named VBoxManage, VBoxHeadless, rdesktop-vrdp in a directory'
 complete -c rusb -n '_shtab_rusb_using aliases' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a bench -d 'measure the URB path beside a raw TLS stream'
 complete -c rusb -n '_shtab_rusb_using bench' -s h -l help -d 'show this help message and exit'
@@ -81,7 +81,7 @@ complete -c rusb -n '_shtab_rusb_using connect' -l usb-timeout -x -d 'seconds un
 complete -c rusb -n '_shtab_rusb_using connect' -s v -l verbose -d 'say more; twice: every message'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a demo -d 'watch a USB drive travel to a guest and back, on this machine alone'
 complete -c rusb -n '_shtab_rusb_using demo' -s h -l help -d 'show this help message and exit'
-complete -c rusb -n '_shtab_rusb_using demo' -l keep -d 'keep the folder with log and disk image'
+complete -c rusb -n '_shtab_rusb_using demo' -l keep -d 'keep the directory with log and disk image'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a devices -d 'list this machine'"'"'s USB devices, and why some cannot be used'
 complete -c rusb -n '_shtab_rusb_using devices' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using devices' -l json -d 'a JSON array of objects'

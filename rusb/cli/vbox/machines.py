@@ -80,7 +80,7 @@ def unregistervm(words: Sequence[str]) -> int:
     ``--delete`` removes its settings, its logs and the disks in its own folder that no
     other machine has; what goes and which disks stay is printed.
     """
-    sentence = "disks outside of the machine's folder are never deleted: --delete"
+    sentence = "disks outside of the machine's directory are never deleted: --delete"
     refused = _refused.refused(sentence, "delete-all")
     found = given(words, (Option("delete", values=0), *refused), count=1)
     known = registry()
