@@ -204,7 +204,7 @@ def _set_media(
         text = node.attributes["uuid"]
         target = copies.get(text.strip("{}"))
         if target is not None:
-            numbers[text.lower()] = f"{{{image_uuid(target) or uuid.uuid4()}}}"
+            numbers[text.lower()] = f"{{{image_uuid(target)}}}"
             document.set(node, "uuid", numbers[text.lower()])
             document.set(node, "location", target.name)
         elif node.parent is not None and node.parent.name == "HardDisks":

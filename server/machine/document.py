@@ -30,8 +30,15 @@ ENCODINGS = ("utf-8", "us-ascii", "iso-8859-1")
 
 _NEVER_EMPTY = frozenset(
     ("Controllers", "DeviceFilters", "DVDImages", "ExtraData", "FloppyImages")
-    + ("HardDisks", "MediaRegistry", "RemoteDisplay", "StorageControllers", "UART")
-    + ("USB", "USBDeviceFilters", "VideoChannel", "VRDEProperties")
+    + ("GuestProperties", "HardDisks", "MediaRegistry", "RemoteDisplay")
+    + (
+        "StorageControllers",
+        "UART",
+        "USB",
+        "USBDeviceFilters",
+        "VideoChannel",
+        "VRDEProperties",
+    )
 )
 """Elements that are not written when they say nothing (filters.md 2.3, 2.5, 2.7)."""
 

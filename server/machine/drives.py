@@ -1,6 +1,8 @@
 """Change the storage controllers, drives and media of a machine (filters.md 2.8)."""
 
+import contextlib
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
@@ -14,7 +16,16 @@ from .files import open_at_once
 from .qemu_command import disk_format, place_of
 from .settings import machine_node, parse_version
 
-__all__ = ["BUSES", "BUS_OF", "RAW", "DrivesEditor", "image_uuid", "is_image", "media"]
+__all__ = [
+    "BUSES",
+    "BUS_OF",
+    "MAX_HEAD",
+    "RAW",
+    "DrivesEditor",
+    "image_uuid",
+    "is_image",
+    "media",
+]
 
 STORAGE_IN_HARDWARE_SINCE = (1, 17)
 
@@ -47,6 +58,14 @@ RAW = (".img", ".raw")
 """What raw images of disks are called."""
 
 _VDI_1_1 = bytes.fromhex("7f10dabe 01000100")
+
+_VMDK_UUID = re.compile(
+    rb'^ddb\.uuid\.image\s*=\s*"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"',
+    re.M,
+)
+
+MAX_HEAD = 20 << 10
+"""Bytes at the beginning of an image in which it says what it is."""
 
 _MEDIA = {
     "hdd": ("HardDisk", "HardDisks", "HardDisk"),
@@ -242,10 +261,13 @@ class DrivesEditor:
     def _register(self, kind: str, medium: Path) -> str:
         """Return the UUID of a medium in the machine's registry; make an entry."""
         _, group, element = _MEDIA[kind]
+        known = media(self._machine)
         for node in media(self._machine, group):
             if self._folder / node.attributes["location"] == self._folder / medium:
                 return node.attributes["uuid"].strip("{}")
-        number = image_uuid(self._folder / medium) or str(uuid.uuid4())
+        number = image_uuid(self._folder / medium)
+        if any(n.attributes["uuid"].strip("{}").lower() == number for n in known):
+            number = str(uuid.uuid4())  # another image had that path
         attributes = {"uuid": f"{{{number}}}", "location": str(medium)}
         if kind == "hdd":
             formats = {".vdi": "VDI", ".vmdk": "VMDK", ".vhd": "VHD"}
@@ -302,18 +324,18 @@ def is_image(path: Path) -> bool:
 
 
 def image_uuid(path: Path) -> str:
-    """Return the UUID that a VDI image has in itself, else an empty text.
+    """Return the UUID of an image: its own, or one that is made of its path.
 
-    VirtualBox wants to find it in the settings, too. Layout: the signature at 64, the
-    version at 68 (1.1), the image's UUID at 392, little-endian.
+    VirtualBox wants to find the own one in the settings, too. Layouts: a VDI's
+    signature is at 64, its version at 68 (1.1), its UUID at 392, little-endian; a VMDK
+    has it in its descriptor.
     """
-    if path.suffix.lower() != ".vdi":
-        return ""
-    try:
-        with path.open("rb") as file:
-            header = file.read(408)
-    except OSError:
-        return ""
-    if len(header) < 408 or header[64:72] != _VDI_1_1:
-        return ""
-    return str(uuid.UUID(bytes_le=header[392:408]))
+    head = b""
+    with contextlib.suppress(OSError), open(path, "rb", opener=open_at_once) as file:
+        head = file.read(MAX_HEAD)
+    kind = disk_format(path)
+    if kind == "vdi" and head[64:72] == _VDI_1_1 and any(head[392:408]):
+        return str(uuid.UUID(bytes_le=head[392:408].ljust(16, b"\0")))
+    if kind == "vmdk" and (found := _VMDK_UUID.search(head)):
+        return found[1].decode().lower()
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"file://{os.path.realpath(path)}"))

@@ -20,6 +20,7 @@ __all__ = [
     "Hardware",
     "disk_format",
     "place_of",
+    "ports_of",
     "qemu_command",
 ]
 
@@ -132,20 +133,25 @@ def disk_format(path: Path) -> str:
     return FORMATS.get(path.suffix.lower(), "raw")
 
 
+def ports_of(bus: str) -> tuple[int, int]:
+    """Return how many ports a controller of a kind has, and devices at each."""
+    devices = 2 if bus == "ide" else 1
+    return _PORTS[bus] // devices, devices
+
+
 def place_of(bus: str, port: int, device: int) -> int:
     """Return the number of a drive on a controller.
 
     Raises:
         SettingsError: the controller has no such place.
     """
-    place = 2 * port + device if bus == "ide" else port
-    devices = 2 if bus == "ide" else 1
-    if not (0 <= place < _PORTS[bus] and 0 <= device < devices):
+    ports, devices = ports_of(bus)
+    if not (0 <= port < ports and 0 <= device < devices):
         raise SettingsError(
             f"there is no port {port}, device {device} on a controller of kind {bus}:"
-            f" {_PORTS[bus] // devices} ports with {devices} device(s) each"
+            f" {ports} ports with {devices} device(s) each"
         )
-    return place
+    return port * devices + device
 
 
 def qemu_command(

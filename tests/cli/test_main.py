@@ -49,7 +49,7 @@ def test_an_unknown_option_says_what_to_do(capsys: pytest.CaptureFixture[str]) -
     [
         ("conect host", 64, "no command 'conect'; did you mean connect? 'rusb --help'"),
         ("startmv Lab", 64, "did you mean startvm?"),
-        ("list runingvms", 2, "ostypes; did you mean runningvms?"),
+        ("list runingvms", 2, "; did you mean runningvms?"),
         # the word after an unknown option is not taken for the server
         ("connect --fitler 1209: host", 64, "'--fitler'; did you mean --filter? 'rusb"),
         ("serve --gest=loopback m.vbox", 64, "'--gest'; did you mean --guest?"),

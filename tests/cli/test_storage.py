@@ -8,6 +8,7 @@ import pytest
 
 from rusb.cli._vbox_options import Option
 from rusb.cli.vbox import storage
+from rusb.server.machine.drives import image_uuid
 from tests.cli.vbox import Vbox, fake_qemu_img
 
 
@@ -54,7 +55,8 @@ def test_disks_are_made_by_qemu(
     said = qemu_img.read_text()
     assert said.startswith("create -q ")
     assert arguments.format(empty.folder) in said
-    assert empty.out == f"Medium created: {said.split()[-2]}\n"
+    number = image_uuid(Path(said.split()[-2]))
+    assert empty.out == f"Medium created. UUID: {number}\n"
 
 
 @pytest.mark.parametrize(
@@ -125,13 +127,13 @@ def test_a_fixed_disk_has_all_its_blocks(
     [
         ("--add ide", "PIIX4"),
         ("--add IDE --controller ICH6", "ICH6"),
-        ("--add sata --controller IntelAHCI", "AHCI"),
+        ("--add sata --controller IntelAHCI", "IntelAhci"),
         ("--add scsi --controller BusLogic", "BusLogic"),
         ("--add sas", "LsiLogicSas"),
         ("--add floppy --controller I82078", "I82078"),
         ("--add usb", "USB"),
-        ("--add virtio --controller VirtIO", "VirtioSCSI"),
-        ("--add sata --portcount 5 --hostiocache on --bootable on", "AHCI"),
+        ("--add virtio --controller VirtIO", "VirtIO"),
+        ("--add sata --portcount 5 --hostiocache on --bootable on", "IntelAhci"),
     ],
 )
 def test_controllers(vbox: Vbox, words: str, kind: str) -> None:

@@ -50,8 +50,8 @@ function _shtab_rusb_using
   test "$_shtab_rusb_cmdpath" = "$argv"
 end
 
-set -g _shtab_rusb_commands aliases bench connect demo devices passwordhash plugins rdesktop serve version clonevm controlvm createhd createmedium createvm getextradata headless internalcommands list modifyvm registervm setextradata setproperty showvminfo startvm storageattach storagectl unregistervm usbfilter
-set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --controller --cpus --description --device --domain --filename --filter --firmware --format --groups --guest --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --pam-service --password --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --seconds --security --serialnumber --size --sizebyte --startvm --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
+set -g _shtab_rusb_commands aliases bench connect demo devices passwordhash plugins rdesktop serve version clonevm closemedium controlvm createhd createmedium createvm getextradata guestproperty headless internalcommands list metrics modifyvm registervm setextradata setproperty showhdinfo showmediuminfo showvminfo snapshot startvm storageattach storagectl unregistervm usbfilter
+set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --controller --cpus --description --device --domain --filename --filter --firmware --flags --format --groups --guest --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --pam-service --password --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --seconds --security --serialnumber --size --sizebyte --startvm --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
 
 complete -c rusb -e
 complete -c rusb -f
@@ -149,6 +149,9 @@ complete -c rusb -n '_shtab_rusb_using clonevm' -l basefolder -x -d 'example: VB
 complete -c rusb -n '_shtab_rusb_using clonevm' -l groups -x -d 'example: VBoxManage clonevm Lab --groups /a'
 complete -c rusb -n '_shtab_rusb_using clonevm' -l uuid -x -d 'example: VBoxManage clonevm Lab --uuid 0c0a1b9e-51f1-4a3c-8d36-0123456789ab'
 complete -c rusb -n '_shtab_rusb_using clonevm' -l register -d 'example: VBoxManage clonevm Lab --name Twin --register'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a closemedium -d 'forget a disk image, or delete it'
+complete -c rusb -n '_shtab_rusb_using closemedium' -s h -l help -d 'show this help message and exit'
+complete -c rusb -n '_shtab_rusb_using closemedium' -l delete -d 'example: VBoxManage closemedium disk cd.iso --delete'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a controlvm -d 'change a running machine: power, remote display, USB devices'
 complete -c rusb -n '_shtab_rusb_using controlvm' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using controlvm; and test $_shtab_rusb_npos -eq 1' -ka "poweroff acpipowerbutton acpisleepbutton reset pause resume vrde vrdeport vrdeproperty vrdevideochannelquality usbattach usbdetach natpf1 setlinkstate1 screenshotpng keyboardputscancode keyboardputstring keyboardputfile" -d 'poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume|vrde|vrdeport|vrdeproperty|vrdevideochannelquality|usbattach|usbdetach|natpf1|setlinkstate1|screenshotpng|keyboardputscancode|keyboardputstring|keyboardputfile'
@@ -178,6 +181,11 @@ complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a get
 complete -c rusb -n '_shtab_rusb_using getextradata' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using getextradata' -l json -d 'example: VBoxManage getextradata Lab --json'
 complete -c rusb -n '_shtab_rusb_using getextradata; and test $_shtab_rusb_npos -eq 0' -ka "global" -d 'VM|global'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a guestproperty -d 'guest properties, without Guest Additions'
+complete -c rusb -n '_shtab_rusb_using guestproperty' -s h -l help -d 'show this help message and exit'
+complete -c rusb -n '_shtab_rusb_using guestproperty' -l patterns -x -d 'example: VBoxManage guestproperty enumerate Lab --patterns '"'"'/a*\|/b'"'"''
+complete -c rusb -n '_shtab_rusb_using guestproperty' -l flags -x -d 'example: VBoxManage guestproperty set Lab /a b --flags TRANSIENT'
+complete -c rusb -n '_shtab_rusb_using guestproperty; and test $_shtab_rusb_npos -eq 0' -ka "get enumerate set unset" -d 'get|enumerate|set|unset'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a headless -d 'run a machine until it is powered off'
 complete -c rusb -n '_shtab_rusb_using headless' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using headless' -l startvm -s s -x -d VALUE
@@ -193,7 +201,10 @@ complete -c rusb -n '_shtab_rusb_using list' -s h -l help -d 'show this help mes
 complete -c rusb -n '_shtab_rusb_using list' -l json -d 'example: VBoxManage list vms --json'
 complete -c rusb -n '_shtab_rusb_using list' -l long -s l -d 'example: VBoxManage list --long vms'
 complete -c rusb -n '_shtab_rusb_using list' -l sorted -s s -d 'example: VBoxManage list --sorted vms'
-complete -c rusb -n '_shtab_rusb_using list; and test $_shtab_rusb_npos -eq 0' -ka "vms runningvms usbhost usbfilters ostypes" -d 'vms|runningvms|usbhost|usbfilters|ostypes'
+complete -c rusb -n '_shtab_rusb_using list; and test $_shtab_rusb_npos -eq 0' -ka "vms runningvms usbhost usbfilters ostypes" -d 'vms|runningvms|usbhost|usbfilters|ostypes|WORD'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a metrics -d 'list the metrics that there are'
+complete -c rusb -n '_shtab_rusb_using metrics' -s h -l help -d 'show this help message and exit'
+complete -c rusb -n '_shtab_rusb_using metrics; and test $_shtab_rusb_npos -eq 0' -ka "list" -d list
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a modifyvm -d 'change the settings of a machine that is powered off'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l name -x -d 'example: VBoxManage modifyvm Lab --name Labor'
@@ -278,11 +289,20 @@ complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a set
 complete -c rusb -n '_shtab_rusb_using setproperty' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using setproperty; and test $_shtab_rusb_npos -eq 0' -ka "vrdeauthlibrary machinefolder vrdeextpack" -d 'vrdeauthlibrary|machinefolder|vrdeextpack'
 complete -c rusb -n '_shtab_rusb_using setproperty; and test $_shtab_rusb_npos -eq 1' -ka "default" -d 'default|VALUE'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a showhdinfo -d 'show what is known of a disk image'
+complete -c rusb -n '_shtab_rusb_using showhdinfo' -s h -l help -d 'show this help message and exit'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a showmediuminfo -d 'show what is known of a disk image'
+complete -c rusb -n '_shtab_rusb_using showmediuminfo' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a showvminfo -d 'show a machine'"'"'s settings, and what is connected to it'
 complete -c rusb -n '_shtab_rusb_using showvminfo' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using showvminfo' -l details -d 'example: VBoxManage showvminfo Lab --details'
 complete -c rusb -n '_shtab_rusb_using showvminfo' -l machinereadable -d 'example: VBoxManage showvminfo --machinereadable -- Lab'
 complete -c rusb -n '_shtab_rusb_using showvminfo' -l json -d 'example: VBoxManage showvminfo Lab --json'
+complete -c rusb -n '_shtab_rusb_using showvminfo' -l log -x -d 'example: VBoxManage showvminfo Lab --log 0'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a snapshot -d 'list the snapshots of a machine'
+complete -c rusb -n '_shtab_rusb_using snapshot' -s h -l help -d 'show this help message and exit'
+complete -c rusb -n '_shtab_rusb_using snapshot' -l machinereadable -d 'example: VBoxManage snapshot Lab list --machinereadable'
+complete -c rusb -n '_shtab_rusb_using snapshot; and test $_shtab_rusb_npos -eq 1' -ka "list" -d list
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a startvm -d 'start machines in the background'
 complete -c rusb -n '_shtab_rusb_using startvm' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using startvm' -l type -x -d 'example: VBoxManage startvm Lab --type headless'

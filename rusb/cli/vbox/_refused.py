@@ -201,11 +201,8 @@ PROPERTIES = {
 """Properties of ``setproperty``."""
 
 LISTS = (
-    *("bridgedifs", "cloudnets", "cloudprofiles", "cloudproviders", "cpu-profiles"),
-    *("dhcpservers", "dvds", "extpacks", "floppies", "groups", "hddbackends", "hdds"),
-    *("hostcpuids", "hostdrives", "hostdvds", "hostfloppies", "hostinfo"),
-    *("hostonlyifs", "hostonlynets", "intnets", "natnets", "natnetworks"),
-    *("screenshotformats", "systemproperties", "webcams"),
+    *("cloudnets", "cloudprofiles", "cloudproviders", "cpu-profiles", "hddbackends"),
+    *("hostcpuids", "hostdrives", "screenshotformats"),
 )
 """Words of ``list``."""
 
@@ -218,7 +215,6 @@ COMMANDS = {
     "bandwidthctl": "QEMU does not limit bandwidth",
     "clonehd": _NO_IMAGES,
     "clonemedium": _NO_IMAGES,
-    "closemedium": "there is no list of media; storageattach --medium none detaches",
     "cloud": "rusb knows no clouds",
     "cloudprofile": "rusb knows no clouds",
     "convertfromraw": _NO_IMAGES,
@@ -230,13 +226,11 @@ COMMANDS = {
     "export": "machines are not exported; their folder is all there is of them",
     "extpack": "there are no extension packs; remote display and USB are in rusb",
     "guestcontrol": "there are no Guest Additions",
-    "guestproperty": "there are no Guest Additions",
     "hostonlyif": _NO_NETWORKS,
     "hostonlynet": _NO_NETWORKS,
     "import": "appliances are not imported; registervm FILE takes a .vbox file",
     "mediumio": _NO_IMAGES,
     "mediumproperty": _NO_IMAGES,
-    "metrics": "ps and top show what a machine uses",
     "modifyhd": _NO_IMAGES,
     "modifymedium": _NO_IMAGES,
     "modifynvram": "the firmware is QEMU's",
@@ -244,10 +238,7 @@ COMMANDS = {
     "natnetwork": _NO_NETWORKS,
     "openmedium": "there is no list of media; storageattach takes a file",
     "sharedfolder": "there are no Guest Additions",
-    "showhdinfo": _NO_IMAGES,
-    "showmediuminfo": _NO_IMAGES,
     "signova": "machines are not exported",
-    "snapshot": _NO_SNAPSHOTS,
     "unattended": "a CD installs it: storageattach VM --storagectl IDE --port 1"
     " --type dvddrive --medium FILE",
     "updatecheck": "pip or your distribution updates rusb",

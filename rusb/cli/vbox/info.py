@@ -2,13 +2,12 @@
 
 import datetime
 import json
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rusb.cli._vbox_options import Option
+from rusb.cli._vbox_options import Option, unsigned
 from rusb.errors import ControlError
 from rusb.filters.store import read_number, to_attributes
 from rusb.server.control import NOBODY
@@ -19,9 +18,17 @@ from rusb.server.machine.registry import Entry
 from rusb.server.machine.settings import Machine, RemoteDisplay
 from rusb.usb.device import clean_text
 
-from ._common import given, live_state, machine_of, registry, warn
+from ._common import given, live_state, machine_of, registry, show, warn
 from ._lists import filter_lines, revision
-from ._refused import refused
+from ._settings import (
+    MODES,
+    Row,
+    adapter_rows,
+    device_rows,
+    drive_rows,
+    machine_rows,
+    quoted,
+)
 
 __all__ = ["COMMANDS"]
 
@@ -38,6 +45,9 @@ PROPERTIES = (
 
 STUCK = NOBODY | {"state": "stuck", "vrdeport": -1, "host": []}
 """What is known of a machine that runs and does not answer."""
+
+MAX_LINE = 64 << 10
+"""Characters of a log that are printed at once."""
 
 _AVAILABLE = "Available remote USB devices:"
 _ATTACHED = "Currently Attached USB Devices:"
@@ -62,15 +72,20 @@ _FILTER_KEYS = {
 
 
 def showvminfo(words: Sequence[str]) -> int:
-    """``showvminfo VM [--details] [--machinereadable] [--json]``."""
+    """``showvminfo VM [--details] [--machinereadable] [--json] [--log NUMBER]``.
+
+    ``--log 0`` prints the log instead, ``--log 1`` the one before it.
+    """
     options = (
         Option("details", values=0),
         Option("machinereadable", values=0),
         Option("json", values=0),
-        *refused("the log is Logs/VBox.log beside the settings", "log"),
+        Option("log"),
     )
     found = given(words, options, count=1)
     entry = registry().find(found.words[0])
+    if number := found.last("log"):
+        return _print_log(entry, unsigned("--log", number))
     machine = machine_of(entry)
     document = Document(read_file(entry.path), str(entry.path))
     parts = read_parts(document, entry.path.parent, machine.usb_controllers)
@@ -92,6 +107,19 @@ def showvminfo(words: Sequence[str]) -> int:
     return 0
 
 
+def _print_log(entry: Entry, number: int) -> int:
+    """Print a log of the machine; what it says of devices is cleaned (T42)."""
+    name = f"VBox.log.{number}" if number else "VBox.log"
+    path = entry.path.parent / "Logs" / name
+    try:
+        with path.open(errors="replace", newline="\n") as file:
+            while line := file.readline(MAX_LINE):
+                show(line.removesuffix("\n"))
+    except FileNotFoundError:
+        warn(f"there is no log {path}: the machine has not run so often")
+    return 0
+
+
 def _row(label: str, value: object) -> str:
     return f"{label + ':':<28} {value}".rstrip()
 
@@ -104,40 +132,25 @@ def _enabled(value: bool) -> str:
     return "enabled" if value else "disabled"
 
 
-def _state(live: dict[str, Any] | None) -> str:
-    return "powered off" if live is None else str(live["state"])
+def _rows(
+    entry: Entry, machine: Machine, parts: Parts, live: dict[str, Any] | None
+) -> Iterator[Row]:
+    """The settings that both forms show in the same order."""
+    document = Document(read_file(entry.path), str(entry.path))
+    yield from machine_rows(entry, machine, parts, document, live)
+    yield from drive_rows(parts)
+    yield from adapter_rows(parts, document, live)
+    yield from device_rows(parts, document)
 
 
 def _lines(
     entry: Entry, machine: Machine, parts: Parts, live: dict[str, Any] | None
 ) -> Iterator[str]:
     """The form for people."""
-    yield _row("Name", machine.name)
-    yield _row("Guest OS", machine.os_type)
-    yield _row("UUID", entry.uuid)
-    yield _row("Config file", entry.path)
-    yield _row("Memory size", f"{parts.memory}MB")
-    yield _row("Number of CPUs", parts.cpus)
-    yield _row("Firmware", parts.firmware)
-    for position, device in enumerate(parts.boot, 1):
-        yield _row(f"Boot Device {position}", device)
-    yield _row("ACPI", _on_off(parts.acpi))
-    yield _row("State", _state(live))
-    for number, controller in enumerate(parts.controllers):
-        yield _row(f"Storage Controller Name ({number})", controller.name)
-        yield _row(f"Storage Controller Type ({number})", controller.type)
-        for drive in controller.drives:
-            place = f"{controller.name} ({drive.port}, {drive.device})"
-            medium = drive.medium or "Empty"
-            uuid = f" (UUID: {drive.uuid})" if drive.uuid else ""
-            yield f"{place}: {medium}{uuid}"
-    for slot in range(8):
-        adapter = parts.adapters.get(slot)
-        text = "disabled"
-        if adapter is not None:
-            mode = adapter.mode or "none"
-            text = f"MAC: {adapter.mac}, Attachment: {mode}, Type: {adapter.card}"
-        yield _row(f"NIC {slot + 1}", text)
+    for row in _rows(entry, machine, parts, live):
+        if row.label:
+            line = f"{row.label}: {row.text}" if row.is_drive else None
+            yield clean_text(line or _row(row.label, row.text))
     yield from _display_lines(machine, live)
     for kind, label in (("OHCI", "OHCI"), ("EHCI", "EHCI"), ("XHCI", "xHCI")):
         yield _row(f"{label} USB", _enabled(kind in machine.usb_controllers))
@@ -266,111 +279,59 @@ def _live_pairs(live: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for _, prefix, device in _live_devices(live):
         numbers[prefix] += 1
         number = numbers[prefix]
-        yield f"{prefix}Active{number}", _quoted(device["uuid"])
+        yield f"{prefix}Active{number}", quoted(device["uuid"])
         yield f"{prefix}VendorId{number}", f"0x{device['vendor_id']:04x}"
         yield f"{prefix}ProductId{number}", f"0x{device['product_id']:04x}"
-        yield f"{prefix}Revision{number}", _quoted(f"0x{device['revision']:04x}")
+        yield f"{prefix}Revision{number}", quoted(f"0x{device['revision']:04x}")
         for label, key in _DEVICE_TEXTS.items():
-            yield f"{prefix}{label}{number}", _quoted(clean_text(device[key]))
-    yield "VRDEActiveConnection", _quoted(_on_off(bool(live["clients"])))
+            yield f"{prefix}{label}{number}", quoted(clean_text(device[key]))
+    yield "VRDEActiveConnection", quoted(_on_off(bool(live["clients"])))
     yield "VRDEClients", str(live["clients_so_far"])
     client = live["clients"][-1] if live["clients"] else live["last"]
     if client is not None:
         for _, key, value in _client_rows(client, live):
             is_number = key == "VRDEClientVersion"
-            yield key, value if is_number else _quoted(value)
-
-
-def _quoted(value: object) -> str:
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+            yield key, value if is_number else quoted(value)
 
 
 def _pairs(
     entry: Entry, machine: Machine, parts: Parts, live: dict[str, Any] | None
 ) -> Iterator[tuple[str, str]]:
     """The form for programs."""
-    yield "name", _quoted(machine.name)
-    yield "groups", _quoted(",".join(parts.groups))
-    yield "ostype", _quoted(machine.os_type)
-    yield "UUID", _quoted(entry.uuid)
-    yield "CfgFile", _quoted(entry.path)
-    yield "LogFldr", _quoted(entry.path.parent / "Logs")
-    yield "hardwareuuid", _quoted(parts.uuid or entry.uuid)
-    yield "memory", str(parts.memory)
-    yield "cpus", str(parts.cpus)
-    yield "firmware", _quoted(parts.firmware)
-    for position, device in enumerate(parts.boot, 1):
-        yield f"boot{position}", _quoted(device)
-    yield "acpi", _quoted(_on_off(parts.acpi))
-    yield "VMState", _quoted("poweroff" if live is None else live["state"])
-    if changed := _change_time(parts):
-        yield "VMStateChangeTime", _quoted(changed)
-    for number, controller in enumerate(parts.controllers):
-        yield f"storagecontrollername{number}", _quoted(controller.name)
-        yield f"storagecontrollertype{number}", _quoted(controller.type)
-        yield f"storagecontrollerportcount{number}", _quoted(controller.ports)
-        for drive in controller.drives:
-            place = f"{drive.port}-{drive.device}"
-            key = f"{controller.name}-{place}"
-            yield _quoted(key), _quoted(drive.medium or "emptydrive")
-            if drive.uuid:
-                key = f"{controller.name}-ImageUUID-{place}"
-                yield _quoted(key), _quoted(drive.uuid)
-    yield from _adapter_pairs(parts, live)
+    for row in _rows(entry, machine, parts, live):
+        if row.key:
+            shown = row.value
+            if isinstance(shown, str):
+                shown = quoted(clean_text(shown))
+            yield row.key, str(shown)
     display = machine.remote_display
-    yield "vrde", _quoted(_on_off(display.enabled))
+    yield "vrde", quoted(_on_off(display.enabled))
     if display.enabled:
         yield "vrdeport", str(live["vrdeport"] if live else -1)
-        yield "vrdeports", _quoted(display.property("TCP/Ports"))
-        yield "vrdeaddress", _quoted(display.property("TCP/Address"))
-        yield "vrdeauthtype", _quoted(display.auth_type.lower())
-        yield "vrdemulticon", _quoted(_on_off(display.allow_multi_connection))
-        yield "vrdereusecon", _quoted(_on_off(display.reuse_single_connection))
+        yield "vrdeports", quoted(display.property("TCP/Ports"))
+        yield "vrdeaddress", quoted(display.property("TCP/Address"))
+        yield "vrdeauthtype", quoted(display.auth_type.lower())
+        yield "vrdemulticon", quoted(_on_off(display.allow_multi_connection))
+        yield "vrdereusecon", quoted(_on_off(display.reuse_single_connection))
         video = _video_quality(machine)
-        yield "vrdevideochannel", _quoted(_on_off(video is not None))
+        yield "vrdevideochannel", quoted(_on_off(video is not None))
         if video is not None:
-            yield "vrdevideochannelquality", _quoted(video)
+            yield "vrdevideochannelquality", quoted(video)
         for name in PROPERTIES:
             value = display.properties.get(name)
-            yield f"vrdeproperty[{name}]", _quoted(value) if value else "<not set>"
+            yield f"vrdeproperty[{name}]", quoted(value) if value else "<not set>"
     for key, kind in (("usb", "OHCI"), ("ehci", "EHCI"), ("xhci", "XHCI")):
-        yield key, _quoted(_on_off(kind in machine.usb_controllers))
+        yield key, quoted(_on_off(kind in machine.usb_controllers))
     for number, found in enumerate(machine.filters, 1):
-        yield f"USBFilterActive{number}", _quoted(_on_off(found.active))
+        yield f"USBFilterActive{number}", quoted(_on_off(found.active))
         for key, attribute in _FILTER_KEYS.items():
-            yield f"USBFilter{key}{number}", _quoted(getattr(found, attribute))
+            yield f"USBFilter{key}{number}", quoted(getattr(found, attribute))
     if parts.description:
         lines = map(clean_text, parts.description.splitlines())
-        text = "\\n".join(_quoted(line)[1:-1] for line in lines)
+        text = "\\n".join(quoted(line)[1:-1] for line in lines)
         yield "description", f'"{text}"'
     if live is not None:
         yield from _live_pairs(live)
-
-
-def _adapter_pairs(
-    parts: Parts, live: dict[str, Any] | None
-) -> Iterator[tuple[str, str]]:
-    for slot in range(8):
-        adapter = parts.adapters.get(slot)
-        mode = "none" if adapter is None else (adapter.mode or "null").lower()
-        number = slot + 1
-        if adapter is not None and adapter.mac:
-            yield f"macaddress{number}", _quoted(adapter.mac.upper())
-        if adapter is not None:
-            yield f"cableconnected{number}", _quoted(_on_off(adapter.is_linked))
-        yield f"nic{number}", _quoted(mode)
-        rules = adapter.forwards if adapter else ()
-        if live is not None and "forwards" in live:
-            rules = live["forwards"].get(str(slot), ())
-        for index, rule in enumerate(rules):  # Vagrant reads it after the adapter
-            yield f"Forwarding({index})", _quoted(rule)
-
-
-def _change_time(parts: Parts) -> str:
-    """When the state changed last, as scripts read it; empty: the file does not say."""
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z?", parts.changed)
-    return f"{found[1]}.000000000" if found else ""
 
 
 def _controller_object(controller: Controller) -> dict[str, Any]:
@@ -400,7 +361,7 @@ def _object(
         "uuid": entry.uuid,
         "file": str(entry.path),
         "ostype": machine.os_type,
-        "state": _state(live),
+        "state": "powered off" if live is None else str(live["state"]),
         "memory": parts.memory,
         "cpus": parts.cpus,
         "description": parts.description,
@@ -408,7 +369,11 @@ def _object(
         "hardwareuuid": parts.uuid or entry.uuid,
         "storage": [_controller_object(c) for c in parts.controllers],
         "adapters": [
-            {"number": slot + 1, "mode": a.mode.lower() or "null", "type": a.card}
+            {
+                "number": slot + 1,
+                "mode": MODES.get(a.mode, a.mode.lower()),
+                "type": a.card,
+            }
             | {"mac": a.mac.upper()}
             for slot, a in sorted(parts.adapters.items())
         ],

@@ -15,6 +15,7 @@ from rusb.server.machine.settings import AUTH_TYPES, MAX_MONITORS
 
 from . import _kept, _refused
 from ._common import change_stopped, given, registry, warn
+from ._ostypes import identify
 
 __all__ = ["COMMANDS", "DEPRECATED", "OPTIONS"]
 
@@ -215,7 +216,7 @@ def _forward(number: int) -> Callable[..., None]:
 OPTIONS: dict[str, Change] = {
     "name": _name,
     "groups": _groups,
-    "os-type": lambda e, v: e.set_attribute("OSType", v),
+    "os-type": lambda e, v: e.set_attribute("OSType", identify(v)),
     "description": lambda e, v: e.set_description(v),
     "memory": _number("memory", MAX_MEMORY, Editor.set_memory),
     "cpus": _number("cpus", MAX_CPUS, Editor.set_cpus),

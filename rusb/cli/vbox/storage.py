@@ -9,11 +9,11 @@ from pathlib import Path
 from rusb.cli._vbox_options import Given, Option, UsageError, one_of, unsigned
 from rusb.errors import SettingsError
 from rusb.oserrors import reason
-from rusb.server.machine.drives import BUSES, RAW
+from rusb.server.machine.drives import BUSES, RAW, image_uuid
 from rusb.server.machine.editor import Editor
 from rusb.server.machine.qemu_command import disk_format
 
-from ._common import change_stopped, given, show
+from ._common import change_stopped, given
 from ._refused import refused
 
 __all__ = ["ATTACH", "COMMANDS", "CONTROL", "CREATE"]
@@ -112,7 +112,7 @@ def createmedium(words: Sequence[str]) -> int:
         raise UsageError("a disk needs a size")
     is_fixed = _is_fixed(found.last("variant", "") or "") or found.has("static")
     _make(path.absolute(), size, is_fixed=is_fixed)
-    show(f"Medium created: {path.absolute()}")
+    print(f"Medium created. UUID: {image_uuid(path.absolute())}")
     return 0
 
 

@@ -1,0 +1,139 @@
+"""``list``: machines, devices, filters, media, and what this host has."""
+
+import json
+from collections.abc import Callable, Sequence
+
+from rusb.cli._hints import did_you_mean
+from rusb.cli._vbox_options import Option, UsageError
+from rusb.errors import SettingsError
+from rusb.server.machine.document import Document
+from rusb.server.machine.files import read_file
+from rusb.server.machine.hardware import read_parts
+from rusb.server.machine.registry import Entry
+
+from . import _refused, info
+from ._common import given, is_running, registry, show
+from ._installation import host_lines, property_lines
+from ._lists import print_global_filters, print_host_devices
+from ._ostypes import OS_TYPES, family, is_64_bit
+from .media import print_media
+
+__all__ = ["COMMANDS"]
+
+EMPTY = {
+    "bridgedifs": "",
+    "dhcpservers": "",
+    "extpacks": "Extension Packs: 0",
+    "hostdvds": "",
+    "hostfloppies": "",
+    "hostonlyifs": "",
+    "hostonlynets": "",
+    "intnets": "",
+    "natnets": "NAT Networks:\n\n0 networks found",
+    "natnetworks": "NAT Networks:\n\n0 networks found",
+    "webcams": "Video Input Devices: 0",
+}
+"""Lists of what machines cannot have here, and what is printed of them.
+
+The only network is QEMU's NAT; cameras come in over USB.
+"""
+
+MEDIA = {"hdds": "disk", "dvds": "dvd", "floppies": "floppy"}
+
+
+def _print_host(_: bool) -> None:
+    for line in host_lines():
+        show(line)
+
+
+def _print_properties(_: bool) -> None:
+    for line in property_lines(registry()):
+        show(line)
+
+
+def _print_groups(is_json: bool) -> None:
+    found = {"/"}
+    for entry in registry().machines():
+        if entry.machine:
+            document = Document(read_file(entry.path), str(entry.path))
+            found.update(read_parts(document, entry.path.parent).groups)
+    names = sorted(found)
+    if is_json:
+        print(json.dumps(names, indent=2))
+        return
+    for name in names:
+        show(f'"{name}"')
+
+
+def _print_types(is_json: bool) -> None:
+    if is_json:
+        print(json.dumps(OS_TYPES, indent=2))
+        return
+    for word, text in OS_TYPES.items():
+        name, described = family(word)
+        print(f"ID:          {word}\nDescription: {text}\nFamily ID:   {name}")
+        bits = "true" if is_64_bit(word) else "false"
+        print(f"Family Desc: {described}\n64 bit:      {bits}\n")
+
+
+OTHERS: dict[str, Callable[[bool], None]] = {
+    "groups": _print_groups,
+    "hostinfo": _print_host,
+    "ostypes": _print_types,
+    "systemproperties": _print_properties,
+    "usbfilters": lambda is_json: print_global_filters(registry().filters(), is_json),
+    "usbhost": print_host_devices,
+}
+
+MACHINES = ("vms", "runningvms")
+LISTS = (*MACHINES, *OTHERS, *MEDIA, *EMPTY)
+
+
+def list_(words: Sequence[str]) -> int:
+    """``list vms|runningvms|usbhost|usbfilters|ostypes|WORD [OPTION ...]``."""
+    options = (
+        Option("json", values=0),
+        Option("long", values=0, short="l"),
+        Option("sorted", values=0, short="s"),
+    )
+    found = given(words, options, count=1)
+    word, is_json = found.words[0], found.has("json")
+    if word in MACHINES:
+        entries = registry().machines()
+        if word == "runningvms":
+            entries = [e for e in entries if is_running(e.uuid)]
+        if found.has("sorted"):
+            entries.sort(key=lambda entry: entry.name.casefold())
+        _print_machines(entries, is_json, found.has("long"))
+    elif word in OTHERS:
+        OTHERS[word](is_json)
+    elif word in MEDIA:
+        print_media(registry().machines(), MEDIA[word], is_json)
+    elif word in EMPTY:
+        text = "[]" if is_json else EMPTY[word]
+        print(text, end="\n" if text else "")
+    else:
+        hint = did_you_mean(word, LISTS)
+        sentence = f"list {word}: there are {', '.join(LISTS)}{hint}"
+        is_known = word in _refused.LISTS
+        raise SettingsError(sentence) if is_known else UsageError(sentence)
+    return 0
+
+
+def _print_machines(entries: Sequence[Entry], is_json: bool, is_long: bool) -> None:
+    if is_json:
+        rows = [
+            {"name": e.name, "uuid": e.uuid, "file": str(e.path), "problem": e.problem}
+            for e in entries
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    for entry in entries:
+        if is_long and entry.machine:
+            info.COMMANDS["showvminfo"]([entry.uuid])
+            print()
+        else:
+            show(f'"{entry.name}" {{{entry.uuid}}}')
+
+
+COMMANDS = {"list": list_}
