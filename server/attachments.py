@@ -6,6 +6,7 @@ It stands between a guest backend, which talks to it like a host controller
 
 import asyncio
 import errno
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,17 +14,15 @@ from typing import Protocol
 
 from rusb.errors import GuestError, ParseError, RusbError
 from rusb.oserrors import reason
-from rusb.usb.descriptors import (
-    MAX_CONFIGURATION_SIZE,
-    ConfigurationDescriptor,
-    DeviceDescriptor,
-    DeviceDescriptors,
-    DeviceState,
-)
+from rusb.usb.descriptors import DeviceDescriptor, DeviceDescriptors, DeviceState
 from rusb.usb.device import DeviceInfo
+from rusb.usb.hiding import is_masked
 from rusb.usb.setup import SetupPacket
-from rusb.usb.types import DescriptorType, Feature, Request
+from rusb.usb.types import ClassCode, DescriptorType, Feature, Recipient, Request
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+
+from .policy import Policy, Reading, View, describe_identity
+from .reading import DEVICE_SIZE, DescriptorReader
 
 __all__ = ["Attachment", "DeviceCalls", "why_failed"]
 
@@ -35,16 +34,16 @@ MAX_URBS_IN_FLIGHT = 512
 MAX_BYTES_IN_FLIGHT = 32 << 20
 """Per device: thirty-two URBs of the largest size that guests use (1 MiB)."""
 
-DESCRIPTOR_ATTEMPTS = 6
-DESCRIPTOR_TIMEOUT, DESCRIPTOR_PAUSE = 5.0, 0.1
-"""As VirtualBox reads descriptors at attach (vrdpusb.md 2.1); seconds."""
-
-MAX_CONFIGURATIONS = 32
-"""More than any device has; each costs two round trips at attach."""
+DESCRIPTOR_TIMEOUT = 5.0
+"""Seconds for one attempt, as VirtualBox reads descriptors (vrdpusb.md 2.4)."""
 
 _DONE = UrbResult(UrbStatus.OK)
 _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
+_INVALID = UrbResult(UrbStatus.INVALID)
+
+_GET_DEVICE_ID = 0xA1, 0
+"""Request type and request of a printer's GET_DEVICE_ID."""
 
 
 def why_failed(error: Exception, seconds: float) -> str:
@@ -112,6 +111,9 @@ class Attachment:
         )
         self.urbs_done = 0
         self.bytes_done = 0
+        self._reader = DescriptorReader(self.info, self._control_in)
+        self.reading: Reading | None = None
+        self.view = View(self.descriptors)
         self._state = DeviceState(self.descriptors)
         self._core = core
         self._move = move
@@ -121,6 +123,8 @@ class Attachment:
         self._is_held = False
         self._is_pressed = False
         self._on_pressure: Callable[[bool], None] = lambda is_high: None
+        self._on_changed: Callable[[str], None] = lambda why: None
+        self._own_ids = itertools.count(-1, -1)  # guests count upwards
         self._is_closed = False
 
     # -------------------------------------------------- for guest backends ----
@@ -131,15 +135,18 @@ class Attachment:
             complete(_GONE)
             return
         if urb.id in self._open:
-            complete(UrbResult(UrbStatus.INVALID))
+            complete(_INVALID)
             return
-        setup = urb.setup
-        if setup is not None and setup.is_standard:
-            local = self._answer_locally(setup)
-            if local is not None:
-                self._move()
-                complete(local)
-                return
+        local = self._refuse_hidden(urb) if self.view.mask else None
+        if local is None and urb.setup is not None and urb.setup.is_standard:
+            local = self._answer_locally(urb.setup)
+        if local is not None:
+            self._move()
+            complete(local)
+            return
+        self._start(urb, complete)
+
+    def _start(self, urb: Urb, complete: Completion) -> None:
         self._open[urb.id] = complete, urb.length
         self._bytes += urb.length
         self._core.submit_urb(self.wire_id, urb, now=self._now())
@@ -154,11 +161,28 @@ class Attachment:
             self._move()
 
     def reset(self) -> None:
-        """Reset the port; URBs in flight complete with CANCELLED."""
-        if not self._is_closed:
+        """Reset the port; URBs in flight complete with CANCELLED.
+
+        Afterwards the device must be what it was. One of which interfaces are hidden
+        is not reset: those are not the guest's (filters.md 1.1, vrdpusb.md S31).
+        """
+        if self._is_closed:
+            return
+        if self.view.mask:
+            for urb_id in list(self._open):
+                self._core.cancel_urb(self.wire_id, urb_id)
+            for number, alternate in list(self._state.alternates.items()):
+                if alternate:
+                    self._set_interface(number, 0)
+        else:
             self._core.reset_device(self.wire_id)
-            self._state.select_configuration(0)
-            self._move()
+            self._state.unconfigure()
+            if self.reading is not None:
+                setup = SetupPacket.get_descriptor(
+                    DescriptorType.DEVICE, 0, DEVICE_SIZE
+                )
+                self._start(Urb.control(next(self._own_ids), setup), self._compare)
+        self._move()
 
     def watch_pressure(self, changed: Callable[[bool], None]) -> None:
         """Call ``changed(True)`` when the guest should stop submitting."""
@@ -187,26 +211,35 @@ class Attachment:
         self._is_held = is_high
         self._press()
 
-    async def open(self) -> None:
-        """Open the device and read its descriptors (vrdpusb.md 2.4).
+    def watch_changed(self, changed: Callable[[str], None]) -> None:
+        """Call *changed*, with the reason, if the device turns into another one."""
+        self._on_changed = changed
+
+    async def open(self, policy: Policy) -> None:
+        """Open the device, read it, and let *policy* say what the guest sees of it.
 
         Raises:
-            GuestError: the client refused it, or it does not answer.
+            GuestError: the client refused it, it does not answer, it is not what it
+                was listed as, or nothing of it is for the guest.
         """
         self._core.open_device(self.wire_id)
         self._move()
-        device = DeviceDescriptor.parse(
-            await self._read_descriptor(DescriptorType.DEVICE, 0, 18)
-        )
-        if device.num_configurations > MAX_CONFIGURATIONS:
-            raise GuestError(
-                f"{self.info} claims {device.num_configurations} configurations"
-            )
-        configurations = []
-        for index in range(device.num_configurations):
-            configurations.append(await self._read_configuration(index))
-        self.descriptors = DeviceDescriptors(device, tuple(configurations))
+        self.reading = await self._reader.read()
+        self.reading = await self._reader.add_strings(self.reading, policy.strings)
+        self.view = policy.judge(self.reading)
+        self.descriptors = self.view.descriptors
         self._state = DeviceState(self.descriptors)
+
+    async def fits(self, policy: Policy) -> bool:
+        """Would the guest see the same of it under another policy?"""
+        if self.reading is None:
+            return False
+        self.reading = await self._reader.add_strings(self.reading, policy.strings)
+        try:
+            view = policy.judge(self.reading)
+        except GuestError:
+            return False
+        return (view.mask, view.descriptors) == (self.view.mask, self.descriptors)
 
     def close(self) -> None:
         """Give the device back; open URBs complete. Idempotent."""
@@ -237,6 +270,8 @@ class Attachment:
                 return _DONE
             case 0x00, Request.SET_CONFIGURATION:
                 return self._set_configuration(setup.value & 0xFF)
+            case 0x80, Request.GET_DESCRIPTOR if self.reading is not None:
+                return self._descriptor(setup)
             case 0x80, Request.GET_CONFIGURATION:
                 active = self._state.configuration
                 return self._bytes_in(active.value if active else 0, setup)
@@ -249,6 +284,67 @@ class Attachment:
                 self._core.clear_halt(self.wire_id, setup.index & 0xFF)
                 return _DONE
         return None
+
+    def _descriptor(self, setup: SetupPacket) -> UrbResult | None:
+        """Answer with what was judged: the device may say something else by now."""
+        kind, index = setup.value >> 8, setup.value & 0xFF
+        if kind == DescriptorType.DEVICE:
+            data = self.descriptors.device.serialize()
+        elif kind == DescriptorType.CONFIGURATION:
+            if index >= len(self.descriptors.configurations):
+                return _STALL
+            data = self.descriptors.configurations[index].serialize()
+        elif kind == DescriptorType.OTHER_SPEED_CONFIGURATION and self.view.mask:
+            return _STALL
+        else:
+            return None
+        data = data[: setup.length]
+        return UrbResult(UrbStatus.OK, data, len(data))
+
+    def _refuse_hidden(self, urb: Urb) -> UrbResult | None:
+        """Refuse what is meant for a hidden interface, and what is not known."""
+        setup = urb.setup
+        if setup is None:
+            return None if urb.endpoint in self._state.endpoints else _INVALID
+        target = setup.index & 0xFF
+        match setup.request_type & 0x1F:
+            case Recipient.DEVICE:
+                is_seen = setup.request_type or setup.request != Request.SET_DESCRIPTOR
+            case Recipient.INTERFACE:
+                is_seen = not is_masked(self.view.mask, self._interface_of(setup))
+            case Recipient.ENDPOINT:
+                is_seen = not target & 0x0F or target in self._state.endpoints
+            case _:
+                is_seen = False
+        return None if is_seen else _STALL
+
+    def _interface_of(self, setup: SetupPacket) -> int:
+        """The low byte of wIndex; printers have the number in the high one."""
+        number = setup.index >> 8
+        if (setup.request_type, setup.request) == _GET_DEVICE_ID and any(
+            (i.number, i.interface_class) == (number, ClassCode.PRINTER)
+            for i in self._state.interfaces
+        ):
+            return number
+        return setup.index & 0xFF
+
+    def _compare(self, result: UrbResult) -> None:
+        """Is the device after a reset what it was before? (T33)"""
+        if result.status is not UrbStatus.OK or self.reading is None:
+            return  # whatever this is, the guest meets it too
+        before = self.reading.descriptors.device
+        try:
+            after = DeviceDescriptor.parse(bytes(result.data), [])
+        except ParseError as error:
+            self._on_changed(f"after a reset its device descriptor is broken: {error}")
+            return
+        if after != before:
+            was, now = (d.serialize().hex() for d in (before, after))
+            self._on_changed(
+                "after a reset it is another device: it was"
+                f" {describe_identity(before)} ({was}), now it is"
+                f" {describe_identity(after)} ({now})"
+            )
 
     @staticmethod
     def _bytes_in(value: int, setup: SetupPacket) -> UrbResult:
@@ -272,38 +368,6 @@ class Attachment:
         self._core.set_interface(self.wire_id, number, alternate)
         return _DONE
 
-    async def _read_configuration(self, index: int) -> ConfigurationDescriptor:
-        kind = DescriptorType.CONFIGURATION
-        head = await self._read_descriptor(kind, index, 9)
-        total = int.from_bytes(head[2:4], "little")
-        if not 9 <= total <= MAX_CONFIGURATION_SIZE:
-            raise GuestError(
-                f"{self.info}: configuration {index} claims {total} bytes,"
-                f" 9 to {MAX_CONFIGURATION_SIZE} are allowed"
-            )
-        data = await self._read_descriptor(kind, index, total) if total > 9 else head
-        try:
-            return ConfigurationDescriptor.parse(data)
-        except ParseError as error:
-            raise GuestError(f"{self.info}: configuration {index}: {error}") from error
-
-    async def _read_descriptor(self, kind: int, index: int, length: int) -> bytes:
-        """Read one descriptor, in several attempts; at least *length* bytes."""
-        setup = SetupPacket.get_descriptor(kind, index, length)
-        trouble = ""
-        for attempt in range(DESCRIPTOR_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(DESCRIPTOR_PAUSE)
-            result = await self._control_in(setup)
-            if result.status is UrbStatus.OK and len(result.data) >= length:
-                return bytes(result.data)
-            trouble = f"{result.status.name}, {len(result.data)} of {length} bytes"
-            if result.status is UrbStatus.NO_DEVICE:
-                break
-        raise GuestError(
-            f"{self.info}: descriptor {kind}/{index} cannot be read: {trouble}"
-        )
-
     async def _control_in(self, setup: SetupPacket) -> UrbResult:
         """Submit a control transfer of our own and wait for it, not for long."""
         done: asyncio.Future[UrbResult] = asyncio.get_running_loop().create_future()
@@ -312,8 +376,10 @@ class Attachment:
             if not done.done():
                 done.set_result(result)
 
-        urb = Urb.control(0, setup)  # nobody else submits before the guest has it
-        self.submit(urb, complete)
+        urb = Urb.control(next(self._own_ids), setup)
+        if self._is_closed:
+            return _GONE
+        self._start(urb, complete)
         try:
             async with asyncio.timeout(DESCRIPTOR_TIMEOUT):
                 return await asyncio.shield(done)

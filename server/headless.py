@@ -383,7 +383,9 @@ class Headless:
             if not self.machine.usb_controllers:
                 raise ControlError(_NO_CONTROLLER)
             guest = QemuGuest(str(self._monitors[2]), machine=self.machine.name)
-            self._plugs = HostPlugs(self._host_usb(), guest, self._log)
+            self._plugs = HostPlugs(
+                self._host_usb(), guest, self._log, lambda: self.machine.filters
+            )
         return str((await self._plugs.attach(str(arguments["device"]))).info)
 
     async def _usbdetach(self, arguments: Mapping[str, Any]) -> None:

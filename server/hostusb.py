@@ -7,19 +7,21 @@ Where such devices come from is not the server's business, see :class:`HostUsb`.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from rusb.aio.tasks import TaskSet
 from rusb.errors import BackendError, GuestError
+from rusb.filters.model import Filter
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
+from .policy import Policy
 
 __all__ = ["HostDevice", "HostPlugs", "HostUsb", "OpenedDevice"]
 
@@ -217,12 +219,21 @@ class HostPlugs:
         usb: where devices come from; closed by :meth:`aclose`.
         guest: where they go; started at the first attach, closed by :meth:`aclose`.
         log: the machine's.
+        filters: returns the machine's as they are now; the mask of one that would
+            admit the device applies.
     """
 
-    def __init__(self, usb: HostUsb, guest: GuestBackend, log: ReleaseLog) -> None:
+    def __init__(
+        self,
+        usb: HostUsb,
+        guest: GuestBackend,
+        log: ReleaseLog,
+        filters: Callable[[], Iterable[Filter]] = lambda: (),
+    ) -> None:
         self._usb = usb
         self._guest = guest
         self._log = log
+        self._filters = filters
         self._ends = TaskSet()
         self._plugged: dict[str, tuple[HostDevice, Attachment, _Core]] = {}
         self._number = 0
@@ -265,9 +276,17 @@ class HostPlugs:
             move=lambda: None,
             now=asyncio.get_running_loop().time,
         )
+        attachment.watch_changed(partial(self._unplugged, device.uuid))
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT):
-                await attachment.open()
+                policy = Policy(
+                    tuple(self._filters()),
+                    is_by_hand=True,
+                    carries_streams=self._guest.carries_streams,
+                )
+                await attachment.open(policy)
+                for note in attachment.view.notes:
+                    self._log.write(f"Host USB: {device.info}: {note}")
                 where = await self._guest.attach(attachment)
         except BaseException as error:
             await self._give_back(attachment, core)

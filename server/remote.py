@@ -9,7 +9,7 @@ from typing import Protocol
 from rusb.aio.link import WireLink
 from rusb.aio.tasks import TaskSet
 from rusb.errors import RemoteProtocolError, RusbError
-from rusb.filters.engine import decide
+from rusb.filters.engine import Interfaces, decide
 from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 
@@ -18,6 +18,7 @@ from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import RemoteLog
 from .machine.settings import Machine
+from .policy import Policy
 
 __all__ = ["DeviceHost", "RemoteDevices"]
 
@@ -32,6 +33,9 @@ lines in the log. A client that does more is not serious."""
 
 MAX_ATTACHED = 64
 """Devices of one client that may be plugged in at once; the original allows 16."""
+
+
+_SHOWS_ELSE = "the filters show the guest something else of it now"
 
 
 class DeviceHost(Protocol):
@@ -62,6 +66,7 @@ class _Device:
         self.why = ""  # it is over
         self.is_retried = False  # the filters changed: it may be tried again
         self.is_logged_gone = False
+        self.interfaces: Interfaces | None = None  # as it was read last
 
     def end(self, why: str) -> None:
         """It is not to be in the guest any more, until filters change."""
@@ -146,6 +151,8 @@ class RemoteDevices:
                 "address": f"REMOTEUSB0x{d.info.id:08X}&0x{self._number:08X}",
                 "attached": d.plugged is not None,
                 "verdict": d.verdict,
+                "interfaces": d.interfaces
+                and [[number, sorted(codes)] for number, codes in d.interfaces.items()],
             }
             for d in self._listed.values()
         ]
@@ -281,7 +288,7 @@ class RemoteDevices:
     def _admits(self, device: _Device) -> bool:
         """Do the machine's filters want the device now? The log has every change."""
         machine = self._host.machine
-        decision = decide(machine.filters, device.info)
+        decision = decide(machine.filters, device.info, interfaces=device.interfaces)
         verdict = str(decision)
         if not machine.usb_controllers:
             verdict = "the machine has no USB controller"
@@ -290,8 +297,13 @@ class RemoteDevices:
             self._log.write(f"Remote USB: {device.info}: {verdict}")
         return decision.matched and bool(machine.usb_controllers)
 
+    def _policy(self) -> Policy:
+        guest = self._host.guest
+        filters = tuple(self._host.machine.filters)
+        return Policy(filters, carries_streams=guest.carries_streams)
+
     async def _attach_until_over(self, device: _Device) -> None:
-        info = device.info
+        info, device.why = device.info, ""
         if len(self._attached) >= MAX_ATTACHED:
             self._log.write(f"Remote USB: {info}: {MAX_ATTACHED} devices are in use")
             device.end("")
@@ -306,19 +318,18 @@ class RemoteDevices:
             now=self._loop.time,
         )
         attachment.hold(self._is_held)
+        attachment.watch_changed(device.end)
         self._attached[info.id] = attachment
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT):
-                await attachment.open()
-                where = await self._host.guest.attach(attachment)
-            device.plugged = attachment
-            self._log.write(
-                f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
-            )
+                await self._enter(device, attachment)
             self._host.devices_changed()
             while self._admits(device) and not device.over.is_set():
                 device.is_retried = False
                 device.wake.clear()
+                if not await attachment.fits(self._policy()):
+                    device.why = device.why or _SHOWS_ELSE
+                    break
                 await device.wake.wait()
         except Exception as error:  # noqa: BLE001 - said, and tried again later
             device.end(why_failed(error, ATTACH_TIMEOUT))
@@ -326,6 +337,22 @@ class RemoteDevices:
                 self._log.write(f"VUSB: Failed to attach '{attachment}': {device.why}")
         finally:
             await self._detach(device, attachment)
+
+    async def _enter(self, device: _Device, attachment: Attachment) -> None:
+        """Read the device, show the guest what it may see of it."""
+        info = device.info
+        try:
+            await attachment.open(self._policy())
+        finally:
+            if attachment.reading is not None:
+                device.interfaces = attachment.reading.interfaces
+        for note in attachment.view.notes:
+            self._log.write(f"Remote USB: {info}: {note}")
+        where = await self._host.guest.attach(attachment)
+        device.plugged = attachment
+        self._log.write(
+            f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
+        )
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
@@ -339,7 +366,7 @@ class RemoteDevices:
         if device.plugged is not None:
             device.plugged = None
             stopped = "the server stops"
-            why = device.why if device.over.is_set() else device.verdict or stopped
+            why = device.why or device.verdict or stopped
             self._log.write(f"VUSB: Detached '{attachment}'")
             self._log.write(f"Remote USB: {device.info} was detached: {why}")
             self._host.devices_changed()

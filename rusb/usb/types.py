@@ -116,6 +116,7 @@ class ClassCode(enum.IntEnum):
     AUDIO = 0x01
     COMMUNICATIONS = 0x02
     HID = 0x03
+    PRINTER = 0x07
     MASS_STORAGE = 0x08
     HUB = 0x09
     CDC_DATA = 0x0A

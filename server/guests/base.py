@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
@@ -59,7 +59,13 @@ class GuestBackend(ABC):
     A plugin's class takes one argument, the text after the colon of ``--guest
     KIND:ADDRESS`` (None without one); it raises :class:`~rusb.errors.GuestError` if
     it cannot make sense of it.
+
+    Attributes:
+        carries_streams: do bulk streams reach the guest? Without them disks are shown
+            to it without UAS.
     """
+
+    carries_streams: ClassVar[bool] = False
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address

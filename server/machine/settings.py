@@ -5,11 +5,11 @@ than 1.20 is read like 1.20, with a note for whoever names the machine.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rusb.errors import SettingsError
+from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.store import read_boolean, read_number
 
@@ -176,19 +176,35 @@ def _read(document: Document, path: Path) -> Machine:
     version = parse_version(document.root.attributes.get("version", ""))
     hardware = node.find("Hardware")
     usb = hardware.find("USB", "DeviceFilters") if hardware else None
+    filters = FilterList(document, (usb, old_usb(hardware, version))).filters
+    extra_data = read_pairs(node.find("ExtraData"), "ExtraDataItem")
     return Machine(
         name=given.get("name") or path.stem,
         uuid=given.get("uuid", "").strip("{}").lower(),
         os_type=given.get("OSType", ""),
         version=version,
         path=path,
-        filters=tuple(FilterList(document, (usb, old_usb(hardware, version))).filters),
+        filters=_with_classes(filters, extra_data),
         usb_controllers=usb_controllers(hardware, version),
         remote_display=read_display(hardware, version),
-        extra_data=read_pairs(node.find("ExtraData"), "ExtraDataItem"),
+        extra_data=extra_data,
         monitors=_monitors(hardware.find("Display") if hardware else None),
         note=_note(path, version),
     )
+
+
+def _with_classes(
+    filters: Sequence[Filter], extra_data: Mapping[str, str]
+) -> tuple[Filter, ...]:
+    """Add what filters ask of interfaces; VirtualBox has no attribute for it."""
+    found = []
+    for given in filters:
+        key = f"rusb/Filter/{given.name}/InterfaceClass"
+        try:
+            found.append(replace(given, interface_class=extra_data.get(key, "")))
+        except FilterError as error:
+            raise SettingsError(f"extra data {key}: {error}") from None
+    return tuple(found)
 
 
 def _note(path: Path, version: tuple[int, int]) -> str:

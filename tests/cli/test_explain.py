@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rusb.cli.vbox._common import machine_of
 from rusb.cli.vbox._explain import Candidate, candidates, explain
 from rusb.errors import RusbError
 from rusb.filters.engine import decide
@@ -161,3 +162,21 @@ def test_a_device_in_use_is_told_apart(home: Vbox) -> None:
     said = home.capsys.readouterr().out
     assert "the host uses the device, and the filter does not name it" in said
     assert shlex.split("usbattach 001/002")[1] in said
+
+
+def test_masks_and_classes_of_interfaces_are_told(home: Vbox) -> None:
+    home("usbfilter add 0 --target 'My Lab' --name disks --vendorid 0951 -M 2")
+    key = "rusb/Filter/disks/InterfaceClass"
+    home.fails(f"setextradata 'My Lab' {key} 8,3", "interfaceClass '8,3'", status=1)
+    home(f"setextradata 'My Lab' {key} 08")
+    output = home("usbfilter explain 'My Lab' 0951:1666")
+    assert 'filter 0 "disks" (vendorId 0951, interfaceClass 0008) admits it' in output
+    assert "interface 1 hidden from the guest (maskedInterfaces 0x2)" in output
+    assert "its interfaces are not known yet" in output
+    machine = machine_of(Registry().find("My Lab"))
+    remote = dict(LIVE["remote"][0]) | {"interfaces": [[0, [8]], [2, [3]]]}
+    (device,) = candidates({"host": [], "remote": [remote]}, "0951:1666")
+    explain(machine, [device], is_json=True)
+    (row,) = json.loads(home.capsys.readouterr().out)
+    assert not row["admitted"]
+    assert "interfaceClass wanted 0008, interface 2 has 0003" in row["reasons"][0]

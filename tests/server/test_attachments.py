@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from rusb.errors import GuestError
-from rusb.server import attachments
+from rusb.server import attachments, reading
 from rusb.server.attachments import (
     MAX_BYTES_IN_FLIGHT,
     MAX_URBS_IN_FLIGHT,
     Attachment,
 )
+from rusb.server.policy import Policy
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,
@@ -35,6 +37,7 @@ CONFIGURATION = ConfigurationDescriptor(
         InterfaceDescriptor(1, 0, 0xFF, 0, 0),
     ),
 )
+BY_HAND = Policy(is_by_hand=True)
 Answer = Callable[[Urb], UrbResult | None]
 
 
@@ -55,7 +58,7 @@ class Wire:
         self.guest = VrdpUsbGuestSide()
         self.device = VrdpUsbDeviceSide()
         self.sent: list[bytes] = []
-        self.info = DeviceInfo(7, 0x1209, 1)
+        self.info = DeviceInfo(7, 0x1209, 1, bcd_device=0x0100, device_class=0xFF)
         self.device.channel_opened(1, "vrdpusb", now=0)
         self.guest.channel_opened(1, "vrdpusb", now=0)
         self.device.announce([self.info])
@@ -113,14 +116,14 @@ class Wire:
 @pytest.fixture
 async def wire() -> Wire:
     made = Wire()
-    await made.attachment.open()
+    await made.attachment.open(BY_HAND)
     made.codes()
     return made
 
 
 async def test_opening_reads_the_device_and_every_configuration() -> None:
     made = Wire()
-    await made.attachment.open()
+    await made.attachment.open(BY_HAND)
     assert made.attachment.descriptors.device == DEVICE
     assert made.attachment.descriptors.configurations == (CONFIGURATION,)
     assert made.codes() == [0, 7, 7, 7]
@@ -161,7 +164,7 @@ async def test_a_reset_forgets_the_configuration(wire: Wire) -> None:
     wire.control(SetupPacket.set_configuration(1))
     wire.attachment.reset()
     assert bytes(wire.control(SetupPacket.get_configuration()).data) == b"\0"
-    assert wire.codes()[-1] == 2
+    assert wire.codes()[-2:] == [2, 7]
 
 
 async def test_pressure_comes_and_goes_with_the_urbs_in_flight(wire: Wire) -> None:
@@ -223,26 +226,41 @@ async def test_closing_completes_what_is_open_once_and_refuses_more(
     assert wire.codes()[-4:] == [10, 10, 10, 1]
 
 
-async def test_t33_a_configuration_that_lies_about_its_length_is_refused() -> None:
-    def lie(urb: Urb) -> UrbResult | None:
-        result = answer_descriptors(urb)
-        assert result is not None
-        assert urb.setup is not None
-        if urb.setup.value >> 8 == 2:
-            data = bytearray(result.data)
-            data[2:4] = b"\xff\xff"
-            result.data = bytes(data)
-        return result
+async def test_a_reset_looks_whether_it_is_still_the_same_device(wire: Wire) -> None:
+    seen: list[str] = []
+    wire.attachment.watch_changed(seen.append)
+    wire.attachment.reset()
+    assert (wire.codes(), seen) == ([2, 7], [])
+    other = replace(DEVICE, product_id=2)
+    wire.answer = lambda urb: UrbResult(UrbStatus.OK, other.serialize(), 18)
+    wire.attachment.reset()
+    (why,) = seen
+    assert "1209:0001 revision 0100 class ff" in why
+    assert "1209:0002" in why
+    wire.answer = lambda urb: UrbResult(UrbStatus.STALL)
+    wire.attachment.reset()  # it did not say that it is another
+    assert len(seen) == 1
 
-    with pytest.raises(GuestError, match="65535"):
-        await Wire(lie).attachment.open()
+
+async def test_t33_descriptors_are_what_was_judged_whatever_the_device_says_later(
+    wire: Wire,
+) -> None:
+    wire.answer = lambda urb: UrbResult(UrbStatus.OK, b"\xff" * 8, 8)
+    for kind, whole in ((1, DEVICE.serialize()), (2, CONFIGURATION.serialize())):
+        result = wire.control(SetupPacket.get_descriptor(kind, 0, 9))
+        assert (bytes(result.data), result.length) == (whole[:9], 9)
+        result = wire.control(SetupPacket.get_descriptor(kind, 0, 4096))
+        assert bytes(result.data) == whole
+    assert wire.codes() == []
+    result = wire.control(SetupPacket.get_descriptor(2, 1, 9))
+    assert result.status is UrbStatus.STALL
 
 
 async def test_a_descriptor_that_does_not_come_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attachments, "DESCRIPTOR_TIMEOUT", 0.01)
-    monkeypatch.setattr(attachments, "DESCRIPTOR_PAUSE", 0.0)
+    monkeypatch.setattr(reading, "DESCRIPTOR_PAUSE", 0.0)
     asked: list[Urb] = []
 
     def answer(urb: Urb) -> UrbResult | None:
@@ -250,19 +268,19 @@ async def test_a_descriptor_that_does_not_come_is_asked_for_again(
         return answer_descriptors(urb) if len(asked) > 2 else None
 
     made = Wire(answer)
-    await made.attachment.open()
+    await made.attachment.open(BY_HAND)
     assert made.codes() == [0, 7, 10, 7, 10, 7, 7, 7]
 
     made = Wire(lambda urb: None)
     with pytest.raises(GuestError, match="cannot be read: TIMEOUT"):
-        await made.attachment.open()
-    assert made.codes() == [0, *[7, 10] * attachments.DESCRIPTOR_ATTEMPTS]
+        await made.attachment.open(BY_HAND)
+    assert made.codes() == [0, *[7, 10] * reading.DESCRIPTOR_ATTEMPTS]
 
 
 async def test_an_attach_that_is_given_up_leaves_nothing_in_flight() -> None:
     made = Wire(lambda urb: None)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await made.attachment.open()
+            await made.attachment.open(BY_HAND)
     made.attachment.close()
     assert made.codes() == [0, 7, 10, 1]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from rusb.cli.vbox._host import HostDevices, identify
 from rusb.client.backends.emulated import EmulatedBackend, Loopback, SerialLoopback
 from rusb.errors import BackendError, GuestError
+from rusb.filters.model import Filter
 from rusb.server.attachments import Attachment
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.hostusb import MAX_WAITING, HostPlugs, _Core
+from rusb.server.hostusb import MAX_ATTACHED, MAX_WAITING, HostPlugs, _Core
 from rusb.server.machine.release_log import ReleaseLog
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
@@ -29,7 +31,8 @@ class Host:
         self.guest = LoopbackGuest()
         self.log = ReleaseLog(str(folder / "VBox.log"))
         self.path = folder / "VBox.log"
-        self.plugs = HostPlugs(self.devices, self.guest, self.log)
+        self.filters: list[Filter] = []
+        self.plugs = HostPlugs(self.devices, self.guest, self.log, lambda: self.filters)
 
     async def uuids(self) -> list[str]:
         return [identify(device).uuid for device, _ in await self.devices.list()]
@@ -223,3 +226,39 @@ async def test_no_failure_of_a_request_holds_up_what_waits_behind_it(
     assert [r.status for r in done] == [UrbStatus.OK, UrbStatus.IO_ERROR]
     attachment.submit(Urb(3, TransferType.BULK, 0x81, 16), done.append)
     assert done[2].status is UrbStatus.IO_ERROR
+
+
+async def test_a_mask_of_the_machines_filters_applies_by_hand_too(host: Host) -> None:
+    host.filters = [Filter("ours", product_id="0003", masked_interfaces=0b10)]
+    serial, loopback = await host.uuids()
+    await host.plugs.attach(serial)
+    await host.plugs.attach(loopback)  # no filter admits it: it comes by hand
+    first, second = host.guest.devices.values()
+    (shown,) = first.attached.descriptors.configurations
+    assert shown.interface_numbers == (0,)
+    assert len(second.attached.descriptors.configurations[0].interface_numbers) > 1
+    assert "Host USB: 1209:0003" in (log := host.path.read_text())
+    assert "hidden from the guest: interface 1" in log
+
+
+async def test_a_device_that_a_reset_makes_another_leaves_the_guest(host: Host) -> None:
+    _, loopback = await host.uuids()
+    await host.plugs.attach(loopback)
+    (device,) = host.guest.devices.values()
+    own = host.loopback.descriptors
+    host.loopback.descriptors = replace(own, device=replace(own.device, vendor_id=1))
+    device.attached.reset()
+    await host.wait_empty()
+    assert "after a reset it is another device" in host.path.read_text()
+
+
+async def test_the_number_of_devices_is_bounded(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_ATTACHED == 64
+    monkeypatch.setattr("rusb.server.hostusb.MAX_ATTACHED", 1)
+    first, second = await host.uuids()
+    await host.plugs.attach(first)
+    with pytest.raises(GuestError, match="1 devices are attached"):
+        await host.plugs.attach(second)
+    assert [d.uuid for d in host.plugs.devices()] == [first]

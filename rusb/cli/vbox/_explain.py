@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rusb.cli._vbox_options import UsageError
-from rusb.filters.engine import attributes_of, decide
-from rusb.filters.model import ATTRIBUTES, Decision, Filter
+from rusb.filters.engine import Interfaces, attributes_of, decide
+from rusb.filters.model import ATTRIBUTES, Decision, Filter, describe_mask
 from rusb.server.machine.settings import Machine
 from rusb.usb.device import DeviceInfo
 
@@ -28,6 +28,7 @@ class Candidate:
         is_busy: this machine uses it (filters.md 1.7).
         is_attached: the guest has it.
         names: what it can be called on the command line, besides its ids.
+        interfaces: what they are, if the server has read them.
     """
 
     info: DeviceInfo
@@ -35,6 +36,7 @@ class Candidate:
     is_busy: bool = False
     is_attached: bool = False
     names: tuple[str, ...] = ()
+    interfaces: Interfaces | None = None
 
 
 def candidates(live: dict[str, Any] | None, wanted: str | None) -> list[Candidate]:
@@ -104,8 +106,14 @@ def _remote(live: dict[str, Any] | None) -> Iterator[Candidate]:
             remote=True,
         )
         names = device["uuid"], device["address"].lower()
-        is_attached = device["attached"]
-        yield Candidate(info, "remote", is_attached=is_attached, names=names)
+        known = device.get("interfaces")  # none from an older server
+        yield Candidate(
+            info,
+            "remote",
+            is_attached=device["attached"],
+            names=names,
+            interfaces=None if known is None else dict(known),
+        )
 
 
 def explain(
@@ -162,14 +170,26 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         yield row["note"]
 
 
+def _decide(filters: Sequence[Filter], device: Candidate) -> Decision:
+    return decide(
+        *(filters, device.info), busy=device.is_busy, interfaces=device.interfaces
+    )
+
+
 def _row(
     machine: Machine, device: Candidate, filters: Sequence[Filter]
 ) -> dict[str, Any]:
-    decision = decide(filters, device.info, busy=device.is_busy)
+    decision = _decide(filters, device)
     admitted = decision.matched and bool(machine.usb_controllers)
     reasons = list(decision.reasons)
     if decision.filter is not None:
         reasons.append(f"filter {decision.index} {decision.filter} admits it")
+        if mask := decision.masked_interfaces:
+            reasons.append(describe_mask(mask))
+        if decision.filter.interface_criterion and device.interfaces is None:
+            reasons.append(
+                "its interfaces are not known yet; they decide when it is plugged in"
+            )
     elif not filters:
         reasons.append("there are no filters")
     if not machine.usb_controllers:
@@ -180,6 +200,7 @@ def _row(
         "admitted": admitted,
         "attached": device.is_attached,
         "filter": decision.index,
+        "maskedInterfaces": decision.masked_interfaces,
         "reasons": reasons,
         "change": _change(machine, device, filters, decision),
         "note": _note(device, admitted=admitted),
@@ -212,7 +233,7 @@ def _change(
             return []  # no filter can
         return list(_admitting(target, device.info, filters))
     left, commands = list(filters), []
-    while (now := decide(left, device.info, busy=device.is_busy)).matched:
+    while (now := _decide(left, device)).matched:
         assert now.index is not None
         commands.append(f"usbfilter modify {now.index} --target {target} --active no")
         left[now.index] = replace(left[now.index], active=False)
