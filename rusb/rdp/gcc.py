@@ -308,10 +308,11 @@ def _expect(reader: Reader, wanted: bytes) -> None:
 
 def _open_request(user_data: bytes) -> bytes:
     """Return the blocks inside a ConferenceCreateRequest."""
-    outer = Reader(user_data, "GCC create request")
-    _expect(outer, _KEY)
-    reader = Reader(outer.take(read_per_length(outer)), "GCC create request")
-    outer.end()
+    reader = Reader(user_data, "GCC create request")
+    _expect(reader, _KEY)
+    # A proxy that rewrites the blocks leaves the outer length as it was (PyRDP does);
+    # MCS says where the request ends, and the blocks have a length of their own.
+    read_per_length(reader)
     reader.take(2)  # choice, which options are present
     reader.take((reader.u8() + 2) // 2 + 1)  # conference name, flags
     _expect(reader, b"\x01\xc0\x00Duca")

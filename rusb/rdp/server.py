@@ -436,12 +436,17 @@ class ServerConnection(Connection):
         if self._phase not in (_Phase.ACTIVATION, _Phase.FINALISATION):
             self._ignore("Confirm Active that nobody asked for")
             return
+        is_first = self._phase is _Phase.ACTIVATION
         self._phase = _Phase.FINALISATION
         share_id, sets = parse_confirm_active(body)
         if share_id != share.SHARE_ID:
             self._ignore(f"share id 0x{share_id:08X} in Confirm Active")
         self._capabilities = Capabilities.of(sets)
         self._sender.chunk_size = self._capabilities.chunk_size
+        if is_first:
+            # MS-RDPBCGR 3.3.5.3.13.2: unasked. aardwolf waits for it before it goes on;
+            # rdesktop counts three PDUs, so its own Synchronize gets no second one.
+            self._send_data(DataType.SYNCHRONIZE, share.synchronize(SERVER_USER))
 
     def _font_list(self, body: bytes) -> None:
         if self._phase is not _Phase.FINALISATION:
@@ -486,7 +491,8 @@ class ServerConnection(Connection):
             raise RemoteProtocolError("compressed PDU, compression was not agreed on")
         match pdu.type:
             case DataType.SYNCHRONIZE:
-                self._send_data(DataType.SYNCHRONIZE, pdu.body[:4].ljust(4, b"\0"))
+                if self._phase is _Phase.ACTIVE:  # before, it was answered unasked
+                    self._send_data(DataType.SYNCHRONIZE, pdu.body[:4].ljust(4, b"\0"))
             case DataType.CONTROL:
                 self._control(pdu.body)
             case DataType.FONT_LIST:

@@ -116,8 +116,11 @@ def share_data(kind: int, body: bytes, source: int, share_id: int = SHARE_ID) ->
 def split_share(payload: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield (type, source, body) of each share control PDU in a payload.
 
+    A length beyond the end means the rest: aardwolf's counts its header twice, and 1.2
+    has TPKT know best.
+
     Raises:
-        ParseError: a length below four, or beyond the end.
+        ParseError: a length below four.
     """
     pos, end = 0, len(payload)
     while pos < end:
@@ -127,8 +130,9 @@ def split_share(payload: bytes) -> Iterator[tuple[int, int, bytes]]:
         if size == _FLOW:
             pos += 8
             continue
-        if not 4 <= size <= end - pos:
+        if size < 4:
             raise ParseError(f"share control length {size}, have {end - pos}", pos)
+        size = min(size, end - pos)
         # 1.19: Deactivate All may stop before its source
         source = int.from_bytes(payload[pos + 4 : pos + min(size, 6)], "little")
         yield kind & 0x0F, source, payload[pos + min(size, 6) : pos + size]

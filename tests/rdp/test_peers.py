@@ -12,7 +12,7 @@ from rusb.rdp.capabilities import (
     serialize_confirm_active,
 )
 from rusb.rdp.client import ClientSettings
-from rusb.rdp.gcc import ServerBlocks
+from rusb.rdp.gcc import ClientBlocks, ClientCore, ServerBlocks
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.licensing import VALID_CLIENT
 from rusb.rdp.security import Method
@@ -59,12 +59,12 @@ def rdesktop(
     return raw
 
 
-def rdesktop_confirm(raw: RawClient) -> None:
+def rdesktop_confirm(raw: RawClient) -> bytes:
     """Confirm Active as rdesktop sends it: 14 sets, none for channels."""
     sets = client_sets(800, 600, 16, keyboard_layout=0x409, is_rdp4=False)[:-1]
     body = serialize_confirm_active(share.SHARE_ID, sets)
     pdu = share.share_control(ShareType.CONFIRM_ACTIVE, body, 1002)
-    raw.feed(raw.io(raw.headers[:0] + raw.headers + pdu))
+    return raw.feed(raw.io(raw.headers + pdu))
 
 
 def test_rdesktop_connects_with_big_endian_options_and_loose_pdus() -> None:
@@ -114,24 +114,87 @@ def test_show_protocol_is_echoed_to_who_asked_for_it(
 
 
 def test_rdesktop_gets_nothing_between_demand_active_and_font_map_but_answers() -> None:
+    """1.13: it counts three, whatever they are; Synchronize comes unasked."""
     raw = rdesktop()
-    rdesktop_confirm(raw)
-    answers = raw.finish()
+    assert kinds_of(rdesktop_confirm(raw)) == [31]
+    assert kinds_of(raw.finish()) == [20, 20, 40]
+
+
+def kinds_of(answers: bytes) -> list[int]:
+    """Return the types of the share data PDUs in packets."""
     kinds = []
     while answers:
         size = int.from_bytes(answers[2:4])
         kinds.append(answers[14 + 14])
         answers = answers[size:]
-    assert kinds == [31, 20, 20, 40]  # 1.13
+    return kinds
+
+
+def test_a_client_that_waits_for_synchronize_gets_it_once_per_activation() -> None:
+    """MS-RDPBCGR 3.3.5.3.13.2; aardwolf sends its own only then."""
+    raw = RawClient()
+    raw.negotiate()
+    raw.connect()
+    raw.join()
+    raw.log_on()
+    answer = raw.confirm()
+    assert kinds_of(answer) == [31]
+    assert answer[-4:] == struct.pack("<HH", 1, share.SERVER_USER)
+    assert raw.confirm() == b""  # a second Confirm Active of the same activation
+    assert kinds_of(raw.finish()) == [20, 20, 40]
+    sync = raw.data(DataType.SYNCHRONIZE, share.synchronize(1002))
+    assert kinds_of(raw.feed(sync)) == [31]  # in the session each is answered
+    raw.server.resize(1024, 768)
+    raw.server.data_to_send()
+    assert kinds_of(raw.confirm()) == [31]
+
+
+class Miscounting(RawClient):
+    """aardwolf 0.2 counts six bytes too many in what it sends after its logon."""
+
+    surplus = 0
+
+    def io(self, payload: bytes) -> bytes:
+        size = int.from_bytes(payload[:2], "little") + self.surplus
+        return super().io(size.to_bytes(2, "little") + payload[2:])
+
+
+@pytest.mark.parametrize("surplus", [1, 6, 0x7000])
+def test_share_control_lengths_that_are_too_long(surplus: int) -> None:
+    raw = Miscounting()
+    raw.negotiate()
+    raw.connect()
+    raw.join()
+    raw.log_on()
+    raw.surplus = surplus
+    raw.confirm()
+    raw.finish()
+    assert rdp.Activated(800, 600, 16) in raw.seen
+
+
+@pytest.mark.parametrize("outer", [0, 1, 268, 0x3FFF])
+def test_a_proxy_that_rewrites_the_blocks_leaves_the_outer_length(outer: int) -> None:
+    """A man in the middle such as PyRDP: the request was 268 bytes longer than that."""
+    user_data = ClientBlocks(ClientCore("raw", 800, 600, 16)).serialize()
+    key, rest = user_data[:7], user_data[9:]
+    assert user_data[7] & 0x80
+    raw = RawClient()
+    raw.negotiate()
+    assert raw.connect(key + (0x8000 | outer).to_bytes(2) + rest)
+    raw.join()
+    raw.log_on()
+    raw.confirm()
+    raw.finish()
+    assert rdp.Activated(800, 600, 16) in raw.seen
 
 
 def test_rdesktop_18_with_headers_it_never_stopped_to_write() -> None:
     """1.20: flags 0x0030 on Confirm Active, zero after it."""
     raw = rdesktop(headers=struct.pack("<HH", 0x0030, 0))
-    rdesktop_confirm(raw)
-    raw.headers = bytes(4)
-    answers = raw.finish()
+    answers = rdesktop_confirm(raw)
     assert answers[14:16] == b"\x16\0"  # it misreads packets that carry one
+    raw.headers = bytes(4)
+    assert raw.finish()[14:16] == b"\x1a\0"
     assert rdp.Activated(800, 600, 16) in raw.seen
     raw.feed(raw.sender.send_data(USB, 4 + len(CHUNK)) + bytes(4) + CHUNK)
     assert raw.seen[-1:] == [rdp.ChannelData(USB, b"hello")]
@@ -141,9 +204,9 @@ def test_rdesktop_18_with_headers_it_never_stopped_to_write() -> None:
 
 def test_rdesktop_17_gets_the_headers_it_wants() -> None:
     raw = rdesktop(core_size=212, headers=bytes(4))
-    rdesktop_confirm(raw)
-    answers = raw.finish()
+    answers = rdesktop_confirm(raw)
     assert answers[13:18] == b"\x1a\0\0\0\0"
+    assert raw.finish()[13:18] == b"\x1e\0\0\0\0"
     big = bytes(range(256)) * 20
     raw.server.send_channel(USB, big)
     wire = b"".join(raw.server.data_to_send())
