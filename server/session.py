@@ -374,6 +374,10 @@ class ServerSession:
             f"VRDP: Logon: {self.name} User: [{who.user}] Domain: [{who.domain}]"
             f" Screen: {who.screen}"
         )
+        self._log.write(
+            f"VRDP: Client {self.number} connects from [{self.stream.peer}]"
+            f" (it claims [{client.address}])."
+        )
         if who.screen >= self._host.machine.monitors:
             self._host.log.write(f"VRDP: There is no screen {who.screen}.")
             self._refuse()

@@ -1,6 +1,7 @@
 """What every method of authentication gets and answers (vrdp-server.md part 3)."""
 
 import enum
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +16,7 @@ __all__ = [
     "Result",
     "asked_lines",
     "decision_line",
+    "plain_name",
 ]
 
 ACCESS_GRANTED = "AUTH: Access granted."
@@ -86,17 +88,28 @@ class Authenticator(Protocol):
 
 
 class Library(Protocol):
-    """An external library; both methods are called in a thread and may block."""
+    """An external library; but for *who* it is called in a thread and may block."""
 
     @property
     def title(self) -> str:
         """Its name, and what it is called by."""
+
+    def who(self, request: Request) -> str:
+        """Return the user whose password is tried: the same for all names that
+        :meth:`logon` takes for one, for guesses are counted by it. Does not block."""
 
     def logon(self, request: Request, judgement: Judgement) -> int:
         """Return a :class:`Result`; anything else, and any exception, denies."""
 
     def logoff(self, client_id: int) -> None:
         """A client that had been granted access is gone."""
+
+
+def plain_name(user: str) -> str:
+    """Return what any spelling of a user comes to: no domain before or after it, no
+    blanks, no capitals. For libraries of which nobody knows what they compare."""
+    name = unicodedata.normalize("NFKC", user).rpartition("\\")[2]
+    return name.partition("@")[0].strip().casefold()
 
 
 def asked_lines(method: Authenticator, request: Request) -> list[str]:

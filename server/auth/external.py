@@ -10,23 +10,24 @@ from rusb.errors import SettingsError
 
 from .base import Decision, Judgement, Library, Request, Result
 from .limits import Limits
+from .places import Place, Places
 
-__all__ = ["MAX_CHECKS", "MAX_TEXT", "External"]
+__all__ = ["MAX_TEXT", "PATIENCE", "External"]
 
 log = logging.getLogger(__name__)
 
-MAX_CHECKS = 4
-"""Checks at a time; one that hangs keeps its place until it ends."""
-
 MAX_TEXT = 1024
 """Characters of a user, domain or password."""
+
+PATIENCE = 60.0
+"""Seconds that a logon waits for a place, besides the library's own time."""
 
 
 class External:
     """Asks *library*, after the limits of the client's address and user.
 
     Args:
-        timeout: seconds for a place and the library's answer; then it is a refusal.
+        timeout: seconds for the library's answer; then it is a refusal.
         limits: may be shared by several machines.
         clock: monotonic seconds.
     """
@@ -46,7 +47,7 @@ class External:
         self._timeout = timeout
         self._limits = Limits() if limits is None else limits
         self._clock = clock
-        self._places = asyncio.Semaphore(MAX_CHECKS)
+        self._places = Places()
         self._granted: set[int] = set()
 
     async def check(self, request: Request) -> Decision:
@@ -54,8 +55,15 @@ class External:
         texts = (request.user, request.domain, request.password)
         if max(map(len, texts)) > MAX_TEXT:
             return Decision(False, "AUTH: a name or password is too long")
-        async with self._limits.turn(request.address, request.user):
-            return await self._try(request)
+        address = request.address
+        if not self._places.enter(address):
+            return Decision(False, f"AUTH: too many logons from {address} wait")
+        try:
+            user = self._library.who(request)
+            async with self._limits.turn(address, user):
+                return await self._try(request, user)
+        finally:
+            self._places.leave(address)
 
     def disconnected(self, client_id: int) -> None:
         """Tell the library, if it had granted that client access."""
@@ -71,34 +79,37 @@ class External:
         except Exception as error:  # noqa: BLE001 - not our code; may quote secrets
             log.error("authentication library: %s at logoff", type(error).__name__)
 
-    async def _try(self, request: Request) -> Decision:
-        who = request.address, request.user
-        delay = self._limits.begin(*who, self._clock())
-        if delay is None:
-            return Decision(
-                False, f"AUTH: too many failed attempts from {request.address}"
-            )
+    async def _try(self, request: Request, user: str) -> Decision:
+        delay = self._limits.begin(request.address, user, self._clock())
+        if isinstance(delay, str):
+            return Decision(False, f"AUTH: {delay}")
         await asyncio.sleep(delay)
         try:
+            async with asyncio.timeout(PATIENCE):
+                place = await self._places.take(request.address)
+        except TimeoutError:
+            reason = f"AUTH: not asked: earlier checks took more than {PATIENCE:g} s"
+            return Decision(False, reason)
+        try:
             async with asyncio.timeout(self._timeout):
-                result = await self._ask(request)
+                result = await self._ask(request, place)
         except TimeoutError:
             return Decision(False, f"AUTH: no answer within {self._timeout:g} s")
         if isinstance(result, str):
             return Decision(False, f"AUTH: {result}")
         if result != Result.GRANTED:
             return Decision(False, "AUTH: external authentication: denied")
-        self._limits.succeeded(*who)
+        self._limits.succeeded(request.address, user)
         self._granted.add(request.client_id)
         return Decision(True, "AUTH: external authentication: granted")
 
-    async def _ask(self, request: Request) -> Result | str:
-        await self._places.acquire()
+    async def _ask(self, request: Request, place: Place) -> Result | str:
+        """Ask in a thread, which gives the place back when it ends, however late."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result | str] = loop.create_future()
 
         def finish(result: Result | str) -> None:
-            self._places.release()
+            place.free()
             if not answer.done():
                 answer.set_result(result)
 
@@ -113,7 +124,7 @@ class External:
             # A daemon: a library that hangs must not keep the server from ending.
             threading.Thread(target=work, daemon=True).start()
         except RuntimeError:
-            self._places.release()
+            place.free()
             return "no thread for the check"
         return await answer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 
-from .base import Judgement, Request
+from .base import Judgement, Request, plain_name
 
 __all__ = ["CALLER", "ENTRY", "Module"]
 
@@ -37,6 +37,10 @@ class Module:
         self._uuid = machine_uuid
         self._entry: Entry | None = None
         self._loading = threading.Lock()
+
+    def who(self, request: Request) -> str:
+        """Return the plain name: the module may compare whatever it likes."""
+        return plain_name(request.user)
 
     def logon(self, request: Request, judgement: Judgement) -> int:
         """Call it.

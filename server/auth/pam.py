@@ -5,7 +5,7 @@ import os
 
 from rusb.errors import SettingsError
 
-from .base import Judgement, Request, Result
+from .base import Judgement, Request, Result, plain_name
 
 __all__ = ["DEFAULT_SERVICE", "Pam"]
 
@@ -32,6 +32,11 @@ class Pam:
         self.service = next(name for name in choices if name)
         self.title = f"VBoxAuth, PAM service {self.service}"
 
+    def who(self, request: Request) -> str:
+        """Return the plain name: PAM's modules differ. pam_unix compares the name as
+        given, those of domains also take DOMAIN\\name, name@domain, and capitals."""
+        return plain_name(request.user)
+
     def logon(self, request: Request, judgement: Judgement) -> int:
         """Ask; the domain is ignored."""
         try:
@@ -44,6 +49,8 @@ class Pam:
             return Result.DENIED  # C would see what precedes it only
         if not request.user:
             return Result.DENIED  # PAM would ask for a name
+        if not request.password:
+            return Result.DENIED  # pam_unix with nullok lets in who has no password
         is_checked = True
         for _ in range(2):
             try:

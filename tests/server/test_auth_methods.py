@@ -1,10 +1,12 @@
 """Methods of authentication, and how type external guards its library."""
 
 import asyncio
+import hmac
 import importlib
 import json
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,16 @@ from rusb.server.auth import (
     asked_lines,
     choose,
     decision_line,
+    hashes,
 )
+from rusb.server.auth import external as external_module
 from rusb.server.auth.base import Judgement, Library, Result
-from rusb.server.auth.external import MAX_CHECKS, MAX_TEXT, External
+from rusb.server.auth.external import MAX_TEXT, External
 from rusb.server.auth.hashes import hash_legacy, hash_password, verify
 from rusb.server.auth.limits import MAX_FAILURES, Limits
+from rusb.server.auth.pam import Pam
+from rusb.server.auth.places import MAX_PLACES, MAX_WAITING_FOR_PLACE
+from rusb.server.auth.simple import Simple
 from rusb.server.machine.settings import Machine, RemoteDisplay
 
 VECTORS = json.loads(
@@ -45,6 +52,9 @@ class Answers:
 
     title = "answers"
 
+    def who(self, request: Request) -> str:
+        return request.user
+
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
         self.judgements: list[int] = []
@@ -66,7 +76,12 @@ class Answers:
 class Hangs(Answers):
     """A library that answers when it is let go."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
     def logon(self, request: Request, judgement: Judgement) -> int:
+        self.asked.append(request.user)
         self.heard.wait(5)
         return Result.GRANTED
 
@@ -198,19 +213,192 @@ async def test_a_library_hears_of_the_end_of_those_it_granted_only() -> None:
     assert library.left == [1]
 
 
-async def test_a_library_that_hangs_denies_in_time_and_keeps_its_place() -> None:
+def from_address(address: str, user: str = "john") -> Request:
+    return Request(user, "", "secret", address=address)
+
+
+async def test_a_library_that_hangs_denies_in_time_and_keeps_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     library = Hangs()
-    it = External(library, timeout=0.5)
-    first = [
-        it.check(Request("john", "", "secret", address=f"address {n}"))
-        for n in range(MAX_CHECKS)
-    ]
-    assert not any(decision.granted for decision in await asyncio.gather(*first))
+    it = External(library, timeout=0.3)
+    first = [it.check(from_address(f"address {n}")) for n in range(MAX_PLACES)]
+    for decision in await asyncio.gather(*first):
+        assert not decision.granted
+        assert "no answer within 0.3 s" in decision.reason
+    monkeypatch.setattr(external_module, "PATIENCE", 0.1)
     late = await it.check(request())
     assert not late.granted
-    assert "0.5 s" in late.reason
+    assert "not asked: earlier checks took more than 0.1 s" in late.reason
     library.heard.set()
+    monkeypatch.undo()
     assert (await it.check(request())).granted
+
+
+async def test_waiting_for_a_place_is_no_time_of_the_library() -> None:
+    library = Hangs()
+    it = External(library, timeout=0.3)
+    async with asyncio.TaskGroup() as group:
+        for n in range(MAX_PLACES):
+            group.create_task(it.check(from_address(f"address {n}")))
+        await asyncio.sleep(0)
+        late = group.create_task(it.check(request()))
+        await asyncio.sleep(0.5)
+        assert not late.done()
+        library.heard.set()
+    assert late.result().granted
+
+
+@pytest.mark.parametrize(
+    "crowd", [["192.0.2.9"] * 12, [f"2001:db8:0:{n:x}::1" for n in range(12)]]
+)
+async def test_a_network_has_one_place_and_the_others_go_on(crowd: list[str]) -> None:
+    """A dozen logons of one network, each of which takes the library's whole time."""
+    library = Hangs()
+    it = External(library, timeout=5)
+    logons = [from_address(a, f"user {n}") for n, a in enumerate(crowd)]
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(it.check(logon)) for logon in logons]
+        await asyncio.sleep(0.05)
+        assert library.asked == ["user 0"]
+        group.create_task(it.check(from_address("192.0.2.1", "other")))
+        await asyncio.sleep(0.05)
+        assert library.asked == ["user 0", "other"]
+        library.heard.set()
+    assert all(task.result().granted for task in waiting)
+
+
+async def test_logons_of_a_network_that_wait_are_limited() -> None:
+    library = Hangs()
+    it = External(library, timeout=5)
+    async with asyncio.TaskGroup() as group:
+        for n in range(MAX_WAITING_FOR_PLACE):
+            group.create_task(it.check(from_address("192.0.2.9", f"user {n}")))
+        await asyncio.sleep(0.05)
+        late = await it.check(from_address("192.0.2.9"))
+        assert "too many logons from 192.0.2.9 wait" in late.reason
+        library.heard.set()
+        assert (await it.check(from_address("192.0.2.1"))).granted
+    assert (await it.check(from_address("192.0.2.9"))).granted
+
+
+@pytest.mark.parametrize(
+    ("library", "spellings"),
+    [
+        ("VBoxAuthSimple", ["bob", "X0\\bob", "X1\\bob", "\\bob"]),
+        ("VBoxAuth", ["bob", "BOB", "DOM\\bob", "bob@a", " Bob@b ", "\uff42ob"]),
+        ("my.module", ["bob", "Bob", "DOM\\bob", "bob@a"]),
+    ],
+)
+def test_a_library_says_who_is_the_same_user(
+    library: str, spellings: list[str]
+) -> None:
+    it = choose(machine("External", library))
+    assert isinstance(it, External)
+    assert {it._library.who(request(user)) for user in spellings} == {"bob"}
+    assert it._library.who(request("bobby")) == "bobby"
+
+
+def test_simple_keeps_apart_what_it_compares() -> None:
+    it = Simple({})
+    names = ["bob", "Bob", "bob@a", "bob ", "X\\Y\\bob"]
+    assert len({it.who(request(user)) for user in names}) == len(names)
+
+
+@pytest.mark.parametrize(
+    "prefixes", [["X{}\\"], ["", "X{}\\"]], ids=["domains", "with and without"]
+)
+async def test_guesses_with_other_spellings_count_as_one_users(
+    prefixes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep(seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr("rusb.server.auth.external.asyncio.sleep", sleep)
+    it = choose(machine("External", "VBoxAuthSimple", bob=hash_legacy("right")))
+    reasons = []
+    for n in range(MAX_FAILURES + 5):
+        user = prefixes[n % len(prefixes)].format(n) + "bob"
+        reasons.append((await it.check(request(user, "wrong"))).reason)
+    refused = [r for r in reasons if "too many failed attempts" in r]
+    assert len(refused) == 5
+
+
+def test_an_unknown_user_costs_what_a_known_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same work, so the same time: T46."""
+    costs: list[tuple[int, int, int]] = []
+
+    def count(password: str, salt: bytes, log_n: int, block: int, par: int) -> bytes:
+        costs.append((log_n, block, par))
+        return b"\xff" * hashes.HASH_SIZE
+
+    prefix = "VBoxAuthSimple/users/"
+    users = {"new": hash_password("secret"), "old": hash_legacy("secret"), "none": ""}
+    monkeypatch.setattr(hashes, "_scrypt", count)
+    it = Simple({prefix + name: stored for name, stored in users.items()})
+    for user in ("new", "old", "none", "unknown", "", "X\\unknown"):
+        for password in ("secret", "wrong", ""):
+            costs.clear()
+            it.logon(request(user, password), Judgement.NOT_ASKED)
+            assert costs == [(hashes.LOG_N, hashes.BLOCK, hashes.PARALLEL)], user
+
+
+@pytest.mark.parametrize("make", [hash_password, hash_legacy])
+def test_hashes_are_compared_in_constant_time(
+    make: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but compare_digest decides, and it sees both kinds whole: T46."""
+    compared: list[tuple[int, int]] = []
+    answer = False
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return answer
+
+    stored = make("secret")
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert not verify(stored, "secret")
+    assert compared == [(32, 32), (64, len(stored))]
+    answer = True
+    assert verify(stored, "wrong")
+
+
+async def test_an_empty_password_is_right_only_where_its_hash_is_stored() -> None:
+    stored = {
+        "empty": hash_password(""),
+        "old": hash_legacy(""),
+        "john": "",
+        "ann": "x",
+    }
+    it = choose(machine("External", "VBoxAuthSimple", **stored))
+    granted = [
+        u for u in [*stored, "unknown"] if (await it.check(request(u, ""))).granted
+    ]
+    assert granted == ["empty", "old"]
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "is_asked"),
+    [
+        ("ann", "secret", True),
+        ("", "secret", False),
+        ("ann", "", False),
+        ("", "", False),
+        ("ann\0x", "secret", False),
+        ("ann", "secret\0x", False),
+    ],
+)
+def test_pam_is_not_asked_about_nobody_or_without_a_password(
+    user: str, password: str, is_asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PAM that lets in everybody is not even asked."""
+    asked = []
+    pamela = pytest.importorskip("pamela")
+    monkeypatch.setattr(pamela, "authenticate", lambda *a, **_: asked.append(a))
+    result = Pam("any").logon(request(user, password), Judgement.NOT_ASKED)
+    assert (result == Result.GRANTED) is is_asked is bool(asked)
 
 
 async def test_too_many_failures_refuse_without_asking() -> None:

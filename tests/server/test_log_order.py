@@ -38,6 +38,7 @@ LOGON = [
     "VRDP: Client screen: 800x600, 16 bit",
     r"VRDP: Logon: \S+ \((127\.0\.0\.1|::1)\) build 2600\."
     r" User: \[vera\] Domain: \[WORK\] Screen: 0",
+    r"VRDP: Client 1 connects from \[(?:127\.0\.0\.1|::1)\] \(it claims \[.+\]\)\.",
     r"AUTH: User: \[vera\]\. Domain: \[WORK\]\. Authentication type: \[External\]",
     r"AUTH: Library: \[VBoxAuthSimple\]\.",
 ]
