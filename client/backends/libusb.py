@@ -71,7 +71,20 @@ _SPEEDS = {
 
 
 def _load() -> None:
-    usb1.loadLibrary(ctypes.CDLL(str(libusb_package.get_library_path())))
+    """Load libusb once.
+
+    usb1 does not list a device if libusb cannot parse one of its configurations; here
+    such a configuration counts as one that is not there. Nobody here asks for it.
+    """
+    if not usb1.loadLibrary(ctypes.CDLL(str(libusb_package.get_library_path()))):
+        return
+    get = usb1.libusb1.libusb_get_config_descriptor
+
+    def get_parsable(device: object, index: int, found: object) -> int:
+        result: int = get(device, index, found)
+        return min(result, 0) and usb1.ERROR_NOT_FOUND
+
+    usb1.libusb1.libusb_get_config_descriptor = get_parsable
 
 
 class _Open(OpenDevice):

@@ -66,6 +66,15 @@ def test_everything_but_hubs_is_listed_with_its_identity(
     assert (two["path"], two["port"]) == ([1, 4], 4)
 
 
+@pytest.mark.parametrize("how", ["short-ep", "zeros"])
+def test_t33_what_libusb_cannot_parse_is_listed_all_the_same(
+    fakeusb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("FAKEUSB_BREAK", how)
+    found = play(fakeusb, tmp_path, "listing")
+    assert [d["text"][:9] for d in found] == ["1209:0001", "1209:0002", "1209:0003"]
+
+
 def test_all_four_transfer_types_move_data(fakeusb: Path, tmp_path: Path) -> None:
     found = {s.pop("what"): s for s in play(fakeusb, tmp_path, "transfers")}
     assert found["control"]["data"].startswith("1201000200000040091201002301")
