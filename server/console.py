@@ -44,6 +44,7 @@ class Console:
         self._ask = ask
         self._log = log
         self._rules: dict[int, tuple[Forward, ...]] = {}
+        self._links = dict.fromkeys(hardware.adapters, True)
         self._typing = asyncio.Lock()
 
     async def start(self) -> None:
@@ -79,6 +80,10 @@ class Console:
         return {
             str(slot): [str(r) for r in rules] for slot, rules in self._rules.items()
         }
+
+    def links(self) -> dict[str, bool]:
+        """Which adapters have their cable in, by slot."""
+        return {str(slot): is_on for slot, is_on in self._links.items()}
 
     # ------------------------------------------------------------- network ----
 
@@ -129,6 +134,7 @@ class Console:
 
     async def _set_link(self, slot: int, *, is_on: bool) -> None:
         await self._ask("set_link", {"name": f"nic{slot}", "up": is_on})
+        self._links[slot] = is_on
         self._log(
             f"Console: network adapter {slot + 1}: link {'up' if is_on else 'down'}"
         )

@@ -49,6 +49,11 @@ MAX_WORDS = 20
 """Lines of QEMU's that are kept for a message about its end."""
 
 
+_SERIAL_ADVICE = (
+    " (the first serial port: start the program that it connects to, free the port that"
+    " it listens on, or take it away: modifyvm VM --uartmode1 disconnected)"
+)
+
 _NO_CONTROLLER = (
     "the machine has no USB controller; modifyvm VM --usb-xhci on adds one, while the"
     " machine is off"
@@ -208,9 +213,11 @@ class Headless:
                 if process.returncode is not None:
                     assert self._reading is not None
                     await self._reading
+                    words = " ".join(self._words) or "it did not say why"
+                    if "id=com1" in words:
+                        words += _SERIAL_ADVICE
                     raise GuestError(
-                        f"QEMU ended with status {process.returncode}:"
-                        f" {' '.join(self._words) or 'it did not say why'}"
+                        f"QEMU ended with status {process.returncode}: {words}"
                     ) from None
                 if time.monotonic() > deadline:
                     raise GuestError(
@@ -422,6 +429,7 @@ class Headless:
             "vrdeport": self._port,
             "display": asdict(self.machine.remote_display),
             "forwards": self._console.rules(),
+            "links": self._console.links(),
             "notes": self._notes,
             "host": [_row(d) for d in self._plugs.devices()] if self._plugs else [],
         } | (self._server.describe() if self._server else NOBODY)

@@ -158,6 +158,11 @@ class Editor(DrivesEditor):
         """Switch ACPI on or off."""
         self.document.set(self._hardware("BIOS", "ACPI"), "enabled", _boolean(is_on))
 
+    def set_utc(self, is_on: bool) -> None:
+        """Let the guest's clock run on UTC, or on the host's local time."""
+        value = "UTC" if is_on else "local"
+        self.document.set(self._hardware("RTC"), "localOrUTC", value)
+
     def set_firmware(self, kind: str) -> None:
         """Set ``BIOS`` or ``EFI``."""
         self.document.set(self._hardware("Firmware"), "type", kind)

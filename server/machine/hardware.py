@@ -55,6 +55,7 @@ class Parts:
     """A machine's hardware as the settings have it.
 
     Attributes:
+        is_local_time: the clock has the host's time zone; else UTC.
         boot: four words of BOOT_DEVICES.
         adapters: by slot; those that are switched off are not there.
         uuid: what the guest sees; empty: that of the machine.
@@ -66,6 +67,7 @@ class Parts:
     cpus: int = 1
     acpi: bool = True
     firmware: str = "BIOS"
+    is_local_time: bool = False
     boot: list[str] = field(default_factory=lambda: ["floppy", "dvd", "disk", "none"])
     controllers: list[Controller] = field(default_factory=list)
     adapters: dict[int, Adapter] = field(default_factory=dict)
@@ -100,6 +102,10 @@ def read_parts(document: Document, folder: Path, usb: tuple[str, ...] = ()) -> P
     is_on = read_boolean(acpi.attributes.get("enabled")) if acpi else None
     found.acpi = is_on is not False
     firmware = hardware.find("Firmware")
+    clock = hardware.find("RTC")
+    found.is_local_time = clock is not None and (
+        clock.attributes.get("localOrUTC", "").lower() == "local"
+    )
     found.firmware = firmware.attributes.get("type", "BIOS") if firmware else "BIOS"
     words = {element: word for word, element in BOOT_DEVICES.items()}
     for order in _children(hardware.find("Boot"), "Order"):
@@ -154,6 +160,7 @@ def to_hardware(parts: Parts) -> Hardware:
         acpi=parts.acpi,
         boot=parts.boot,
         firmware=parts.firmware,
+        is_local_time=parts.is_local_time,
         serial=parts.serial,
         usb=parts.usb,
         disks=disks,

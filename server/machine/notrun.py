@@ -53,7 +53,6 @@ _PARTS = (
     _Part("CPU", "hotplug", _OFF, "processors that come and go while it runs"),
     _Part("CPU", "executionCap", "100", "limit of {} % of a processor"),
     _Part("Guest", "memoryBalloonSize", "0", "memory balloon of {} MiB"),
-    _Part("RTC", "localOrUTC", "utc", "clock in local time: the guest's runs on UTC"),
     _Part("EmulatedUSB/CardReader", "enabled", _OFF, "emulated card reader"),
     _Part("BIOS/NVRAM/SecureBoot", "enabled", _OFF, "secure boot"),
     _Part(

@@ -112,6 +112,7 @@ class Hardware:
         memory: MiB.
         boot: ``floppy``, ``dvd``, ``disk``, ``net`` in the order they are tried.
         firmware: ``BIOS`` or ``EFI`` (any variant of it).
+        is_local_time: the clock has the host's time zone; else UTC.
         serial: what the first serial port is connected with; None: there is none.
         usb: types of USB controllers.
         adapters: by slot, from 0.
@@ -122,6 +123,7 @@ class Hardware:
     acpi: bool = True
     boot: Sequence[str] = ("floppy", "dvd", "disk")
     firmware: str = "BIOS"
+    is_local_time: bool = False
     serial: SerialPort | None = None
     usb: Sequence[str] = ()
     disks: Sequence[Disk] = ()
@@ -188,6 +190,8 @@ def qemu_command(
     letters = "".join(BOOT_LETTERS[b] for b in tried)
     if letters:
         command += ["-boot", f"order={letters}"]
+    if hardware.is_local_time:
+        command += ["-rtc", "base=localtime"]
     if hardware.firmware.upper().startswith("EFI"):
         command += ["-drive", f"if=pflash,format=raw,readonly=on,file={_firmware()}"]
     for path in monitors:

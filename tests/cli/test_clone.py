@@ -1,7 +1,9 @@
 """``clonevm``: copies with disks, UUIDs and MAC addresses of their own, or nothing."""
 
 import hashlib
+import os
 import re
+import signal
 import subprocess
 import uuid
 from pathlib import Path
@@ -185,6 +187,22 @@ def test_a_copy_whose_settings_cannot_be_written_leaves_nothing(
     assert ("disk full" in disks.err) == (status == 1)
     assert not (Registry().machine_folder / "Twin").exists()
     assert [e.name for e in Registry().machines()] == ["Lab"]
+
+
+def test_a_copy_that_is_terminated_leaves_nothing(
+    disks: Vbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(registry_module, "write_file", end)
+    try:
+        with pytest.raises(SystemExit):
+            disks("clonevm Lab --name Twin")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (Registry().machine_folder / "Twin").exists()
 
 
 def test_what_is_there_is_not_touched(disks: Vbox) -> None:

@@ -138,7 +138,7 @@ def test_a_running_machine_is_refused(vbox: Vbox) -> None:
         ("Lab --cableconnected1 out", "invalid value 'out'", 2),
         ("Lab --groups lab", "each group begins with /", 2),
         ("Lab --ioapic off", "have an I/O APIC", 1),
-        ("Lab --rtcuseutc off", "runs on UTC", 1),
+        ("Lab --rtcuseutc no", "invalid value 'no'", 2),
         ("Lab --uart1 0x2F8 3", "COM1 is at 0x3F8 4", 1),
         ("Lab --uartmode1 /dev/ttyS0", "choose one of disconnected, server, cl", 1),
         ("Lab --uartmode1 file nowhere/x", "there is no directory /", 1),

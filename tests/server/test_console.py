@@ -1,13 +1,14 @@
 """Network, keyboard and screen of a real QEMU; its guest answers on its serial port."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from rusb.errors import ControlError
+from rusb.errors import ControlError, GuestError
 from rusb.server.control import call, control_path
 from rusb.server.headless import Headless
 from rusb.server.machine.forwards import Forward
@@ -17,9 +18,10 @@ from tests.server.test_headless import UUID, make, runtime, wait_log
 
 __all__ = ["runtime"]
 
-ECHO = bytes.fromhex("b400cd16 baf803 ee ebf6").ljust(510, b"\0") + b"\x55\xaa"
-"""A boot sector that sends each key to COM1: mov ah,0; int 16h; mov dx,3f8h;
-out dx,al; jmp."""
+ECHO = bytes.fromhex("baf803 b021 ee b400 cd16 baf803 ee ebf6")
+ECHO = ECHO.ljust(510, b"\0") + b"\x55\xaa"
+"""A boot sector that sends an exclamation mark to COM1, then each key: mov dx,3f8h;
+mov al,21h; out dx,al; again: mov ah,0; int 16h; mov dx,3f8h; out dx,al; jmp again."""
 
 
 def free_port() -> int:
@@ -28,13 +30,13 @@ def free_port() -> int:
     return port
 
 
-def machine(folder: Path, *rules: str) -> Headless:
+def machine(folder: Path, *rules: str, serial: SerialPort | None = None) -> Headless:
     """A machine whose guest types what it reads, with two network adapters."""
     (folder / "floppy.img").write_bytes(ECHO.ljust(1440 << 10, b"\0"))
     hardware = Hardware(
         memory=64,
         disks=[Disk("floppy", 0, 0, "floppy", folder / "floppy.img")],
-        serial=SerialPort("RawFile", str(folder / "com1.log")),
+        serial=serial or SerialPort("RawFile", str(folder / "com1.log")),
         adapters={
             0: Adapter(forwards=tuple(map(Forward.parse, rules))),
             2: Adapter("", is_linked=False),
@@ -106,6 +108,9 @@ async def test_the_rules_of_the_settings_are_in_force_and_cables_out(
         assert is_open(port)
         await ask("setlinkstate", number=3, enabled=True)
         await ask("setlinkstate", number=1, enabled=False)
+        state = await ask("info")
+        assert isinstance(state, dict)
+        assert state["links"] == {"0": False, "2": True}
     log = (tmp_path / "VBox.log").read_text()
     assert f"NAT: adapter 1: added {rule}" in log
     states = ("3: link down", "3: link up", "1: link down")
@@ -118,12 +123,12 @@ async def test_the_guest_reads_what_is_typed_and_its_screen_is_seen(
 ) -> None:
     picture = tmp_path / "screen.ppm"
     serial = tmp_path / "com1.log"
-    while not serial.read_bytes():  # the guest has started when it answers
-        await ask("keys", codes="1e9e")  # a
-    await ask("keys", codes="2a1e9eaa 1c9c")
-    while not serial.read_bytes().endswith(b"A\r"):
+    while not serial.read_bytes():  # keys confuse a BIOS that looks for a keyboard
         await ask("info")
-    assert serial.read_bytes().strip(b"a") == b"A\r"
+    await ask("keys", codes="1e9e 2a1e9eaa 1c9c")
+    while len(serial.read_bytes()) < 4:
+        await ask("info")
+    assert serial.read_bytes() == b"!aA\r"
     await ask("screenshot", file=str(picture))
     assert picture.read_bytes().startswith(b"P6\n")
     for codes, sentence in (
@@ -140,3 +145,48 @@ async def test_the_guest_reads_what_is_typed_and_its_screen_is_seen(
     with pytest.raises(ControlError, match="QEMU refused screendump"):
         await ask("screenshot", file=str(tmp_path / "nowhere" / "x"))
     await wait_log(tmp_path, "QEMU: ")
+
+
+@pytest.mark.parametrize("word", ["server", "client", "tcpserver", "tcpclient"])
+async def test_the_serial_port_has_another_end(
+    word: str, tmp_path: Path, runtime: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    is_tcp, is_server = word.startswith("tcp"), word.endswith("server")
+    port, path = free_port(), str(runtime / "com1")
+    address = ("127.0.0.1", port) if is_tcp else path
+    value = path if not is_tcp else str(port) if is_server else f"127.0.0.1:{port}"
+    serial = SerialPort.parse(word, value)
+    with contextlib.ExitStack() as stack:
+        ours = socket.socket(socket.AF_INET if is_tcp else socket.AF_UNIX)
+        stack.enter_context(ours).setblocking(False)
+        if not is_server:
+            ours.bind(address)
+            ours.listen(1)
+        async with asyncio.timeout(60), machine(tmp_path, serial=serial):
+            if is_server:
+                await loop.sock_connect(ours, address)
+            else:
+                ours = stack.enter_context((await loop.sock_accept(ours))[0])
+            answer = asyncio.ensure_future(loop.sock_recv(ours, 1))
+            while not (await asyncio.wait([answer], timeout=5))[0]:
+                await ask("reset")  # it had spoken before we listened
+            assert answer.result() == b"!"
+
+
+@pytest.mark.parametrize("word", ["tcpserver", "tcpclient"])
+async def test_another_end_that_is_not_there_is_named(
+    word: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        if word == "tcpclient":
+            taken.close()
+        value = str(port) if word == "tcpserver" else f"127.0.0.1:{port}"
+        headless = machine(tmp_path, serial=SerialPort.parse(word, value))
+        with pytest.raises(GuestError) as caught:
+            async with asyncio.timeout(60), headless:
+                pass
+    why = "Address already in use" if word == "tcpserver" else "Connection refused"
+    assert why in str(caught.value)
+    assert "modifyvm VM --uartmode1 disconnected" in str(caught.value)

@@ -25,7 +25,6 @@ CASES = [
     ('<CPU count="1" hotplug="true"/>', "processors that come and go"),
     ('<CPU count="1" executionCap="50"/>', "limit of 50 % of a processor"),
     ('<Guest memoryBalloonSize="64"/>', "memory balloon of 64 MiB"),
-    ('<RTC localOrUTC="local"/>', "clock in local time"),
     ('<EmulatedUSB><CardReader enabled="true"/></EmulatedUSB>', "card reader"),
     ('<Autostart enabled="true"/>', "rusb-vm@.service"),
     (
@@ -97,7 +96,7 @@ def test_what_is_off_is_not_named() -> None:
     inside = """
       <AudioAdapter driver="Null" enabled="false"/><Chipset type="PIIX3"/>
       <Clipboard mode="Disabled"/><DragAndDrop/><Display accelerate3D="false"/>
-      <TrustedPlatformModule type="None"/><RTC localOrUTC="UTC"/>
+      <TrustedPlatformModule type="None"/><RTC localOrUTC="local"/>
       <Guest memoryBalloonSize="0"/><Recording enabled="false"/>
       <UART><Port slot="1" enabled="false" hostMode="RawFile"/>
       <Port slot="0" enabled="true" IOBase="0x3f8" hostMode="RawFile"/></UART>

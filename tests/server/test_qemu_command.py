@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -97,6 +98,21 @@ async def test_every_place_for_a_disk_and_every_format(images: Path) -> None:
         }
     drivers = ["vdi", "raw", None, "vmdk", "vpc", "qcow2", "raw", None]
     assert found == {f"disk{n}": driver for n, driver in enumerate(drivers)}
+
+
+@pytest.mark.parametrize(("is_local", "zone"), [(False, 0), (True, 3)])
+async def test_the_clock(
+    is_local: bool, zone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "XYZ-3")
+    before = datetime.datetime.now(datetime.UTC)
+    async with machine(Hardware(is_local_time=is_local), tmp_path) as qmp:
+        found = await qmp("qom-get", {"path": "/machine", "property": "rtc-time"})
+    day = (found["tm_year"] + 1900, found["tm_mon"] + 1, found["tm_mday"])
+    clock = (found["tm_hour"], found["tm_min"], found["tm_sec"])
+    date = datetime.datetime(*day, *clock, tzinfo=datetime.UTC)
+    ahead = (date - before).total_seconds()
+    assert abs(ahead - zone * 3600) < 60
 
 
 async def test_controllers_and_network(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l memory -x -d 'ex
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cpus -x -d 'example: VBoxManage modifyvm Lab --cpus 2'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l monitor-count -x -d 'example: VBoxManage modifyvm Lab --monitorcount 2'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l ioapic -x -d 'example: VBoxManage modifyvm Lab --ioapic on'
-complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l rtc-use-utc -x -d 'example: VBoxManage modifyvm Lab --rtcuseutc on'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l rtc-use-utc -x -d 'example: VBoxManage modifyvm Lab --rtcuseutc off'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l acpi -x -d 'example: VBoxManage modifyvm Lab --acpi off'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l firmware -x -d 'example: VBoxManage modifyvm Lab --firmware efi'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot1 -x -d 'example: VBoxManage modifyvm Lab --boot1 net'

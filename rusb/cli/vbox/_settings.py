@@ -187,7 +187,8 @@ def _firmware_rows(parts: Parts, document: Document) -> Iterator[Row]:
     yield _switch("IOAPIC", "ioapic", "on")
     yield Row("BIOS APIC mode", "APIC", "biosapic", "apic")
     yield Row("Time offset", "0ms", "biossystemtimeoffset", 0)
-    yield Row("RTC", "UTC", "rtcuseutc", "on")
+    clock = ("local time", "off") if parts.is_local_time else ("UTC", "on")
+    yield Row("RTC", clock[0], "rtcuseutc", clock[1])
 
 
 def _state_rows(
@@ -298,7 +299,8 @@ def adapter_rows(
         if adapter.mode == "NAT":
             net = (named.attributes.get("network") if named else "") or "nat"
             yield Row("", "", f"natnet{number}", net)
-        cable = "on" if adapter.is_linked else "off"
+        links = live["links"] if live is not None and "links" in live else {}
+        cable = "on" if links.get(str(slot), adapter.is_linked) else "off"
         yield Row("", "", f"macaddress{number}", adapter.mac.upper())
         yield Row("", "", f"cableconnected{number}", cable)
         mode = MODES.get(adapter.mode, adapter.mode.lower())

@@ -1,5 +1,7 @@
 """``clonevm``: a copy of a machine, with disks, a UUID and MAC addresses of its own."""
 
+import signal
+import sys
 import uuid
 from collections.abc import Sequence
 
@@ -64,6 +66,7 @@ def clonevm(words: Sequence[str]) -> int:
         **keeps,
         change=lambda editor: OPTIONS["groups"](editor, groups) if groups else None,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with stopped(source):
         entry = known.make(
             name,

@@ -225,9 +225,7 @@ OPTIONS: dict[str, Change] = {
         *("ioapic", "QEMU's machines have an I/O APIC", "BIOS", "IOAPIC"),
         enabled="true",
     ),
-    "rtc-use-utc": _only_on(
-        "rtcuseutc", "the guest's clock runs on UTC", "RTC", localOrUTC="UTC"
-    ),
+    "rtc-use-utc": _flag("rtcuseutc", Editor.set_utc),
     "acpi": _flag("acpi", Editor.set_acpi),
     "firmware": _firmware,
     **{f"boot{n}": _boot(n) for n in range(1, 5)},
