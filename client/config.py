@@ -45,7 +45,7 @@ class ClientConfig:
     port: int = 3389
     user: str = ""
     domain: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     client_name: str = ""
     shell: str = ""
     directory: str = ""

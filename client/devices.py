@@ -61,6 +61,7 @@ class DeviceCatalog:
         self._filters = tuple(filters)
         self._ids: dict[tuple[int, str], int] = {}
         self._last_id = 0
+        self._complaint = ""
 
     async def refresh(self) -> list[DeviceInfo]:
         """Look what is plugged in now and return what is offered, ids included.
@@ -72,10 +73,12 @@ class DeviceCatalog:
         for number, backend in enumerate(self._backends):
             try:
                 devices = await backend.list_devices()
-            except BackendError as error:
-                log.warning("%s; the devices known so far stand", error)
+            except Exception as error:  # noqa: BLE001 - hot-plug outlives any fault
+                self._complain(error)
                 kept = [o.device for o in self.offers.values() if o.backend is backend]
                 devices = kept
+            else:
+                self._complaint = ""
             for device in devices:
                 if self._filters and not decide(self._filters, device.info).matched:
                     continue
@@ -85,6 +88,18 @@ class DeviceCatalog:
                 offers[info.id] = Offer(info, device, backend)
         self._ids, self.offers = ids, offers
         return [offer.info for offer in offers.values()]
+
+    def _complain(self, error: Exception) -> None:
+        """Say once why a list could not be made; servers ask every two seconds."""
+        if str(error) == self._complaint:
+            return
+        self._complaint = str(error)
+        is_bug = not isinstance(error, (BackendError, OSError))
+        log.warning(
+            "USB devices cannot be listed: %s; those known so far stand",
+            error,
+            exc_info=error if is_bug else None,
+        )
 
     def _new_id(self) -> int:
         taken = set(self._ids.values())

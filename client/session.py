@@ -5,32 +5,32 @@ import contextlib
 import dataclasses
 import logging
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 
 from rusb.aio.link import WireLink
 from rusb.aio.protocols import load_protocol
 from rusb.aio.stream import RdpStream
 from rusb.aio.tasks import TaskSet
+from rusb.aio.tls import KnownServers
 from rusb.errors import (
     AuthenticationError,
-    BackendError,
     CertificateError,
     ConnectionLost,
-    DeviceGone,
     NegotiationError,
     RusbError,
+    ServerBusy,
 )
 from rusb.rdp import events as rdp
 from rusb.rdp.client import ClientConnection
-from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.rdp.error_info import SLOT_IS_TAKEN, explain
+from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 
-from .backends.base import DeviceBackend, OpenDevice
+from .backends.base import DeviceBackend
 from .config import ClientConfig
 from .devices import DeviceCatalog, Offer, load_backend
 from .dial import dial, rdp_settings
+from .slots import DeviceSlots
 
 __all__ = ["ClientSession", "connect"]
 
@@ -38,20 +38,13 @@ log = logging.getLogger(__name__)
 
 CHANNEL = "vrdpusb"
 
-MAX_BYTES_IN_FLIGHT = 64 << 20
-"""Buffers of all URBs in flight; above it we stop reading the server's requests."""
-
-MAX_REQUESTS_WAITING = 4096
-"""Requests waiting behind one that blocks (a reset takes a second on real devices);
-a server that sends more is not serious."""
+OPEN_SECONDS = 15.0
+"""After it was offered, a device that the server has not opened is named."""
 
 _WEAKER = {
     "rdp": "standard RDP security, which is weak",
     "none": "without any encryption: password and data travel in clear",
 }
-
-_GONE = UrbResult(UrbStatus.NO_DEVICE)
-_CANCELLED = UrbResult(UrbStatus.CANCELLED)
 
 
 @contextlib.asynccontextmanager
@@ -95,6 +88,8 @@ async def _start(
 ) -> "ClientSession":
     """Start a session with the first kind of security that the server takes."""
     while True:
+        if config.security[0] != "tls":
+            _refuse_less(config)
         session = ClientSession(config, catalog, report=report)
         try:
             await session.start()
@@ -107,6 +102,23 @@ async def _start(
             config = dataclasses.replace(config, security=config.security[1:])
 
 
+def _refuse_less(config: ClientConfig) -> None:
+    """Who is known by a certificate can do TLS; anybody may say it cannot.
+
+    Raises:
+        CertificateError: the server is known.
+    """
+    known = KnownServers(config.known_servers)
+    if config.ca is not None or known.knows(config.server):
+        line = f"the line of {config.server} in {known.path}"
+        raise CertificateError(
+            f"{config.server} is known by its certificate, so nothing weaker than TLS"
+            " is tried: somebody between you and the server could read the password."
+            " If the server's owner has really switched TLS off, remove"
+            f" {'--ca' if config.ca else line} and connect again"
+        )
+
+
 def _may_do_with_less(error: BaseException, config: ClientConfig) -> bool:
     """Is it TLS that failed, other than by a wrong certificate?"""
     return (
@@ -115,22 +127,6 @@ def _may_do_with_less(error: BaseException, config: ClientConfig) -> bool:
         and not isinstance(error, CertificateError)
         and len(config.security) > 1
     )
-
-
-class _Slot:
-    """One device the server has opened, or is opening.
-
-    Requests that block run one at a time; what arrives meanwhile waits in ``queue``.
-    """
-
-    __slots__ = ("device", "is_busy", "is_closed", "name", "queue")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.device: OpenDevice | None = None
-        self.queue: deque[wire.DeviceRequest | wire.UrbSubmitted] = deque()
-        self.is_busy = True
-        self.is_closed = False
 
 
 class ClientSession:
@@ -154,16 +150,18 @@ class ClientSession:
         self._catalog = catalog
         self._report = report
         self._tasks = TaskSet()
-        self._slots: dict[int, _Slot] = {}
+        self._slots: DeviceSlots | None = None
         self._listed: dict[int, Offer] = {}
-        self._bytes = 0
+        self._reminders: set[asyncio.TimerHandle] = set()
         self._is_paused = False
-        self._is_pressed = False
+        self._is_pressed = False  # the server reads too slowly
+        self._is_holding = False  # it asks too much
         self._refresh_due = asyncio.Event()
         self._list_task: asyncio.Task[None] | None = None
         self._link: WireLink | None = None
         self._core: wire.DeviceSide | None = None
         self._has_channel = False
+        self._has_goodbye = False
         loop = asyncio.get_running_loop()
         self._silence: asyncio.TimerHandle | None = None
         self._active: asyncio.Future[None] = loop.create_future()
@@ -240,18 +238,11 @@ class ClientSession:
                 stream.abort()
         if self._list_task is not None:
             self._list_task.cancel()
-        await self._close_devices()
-
-    async def _close_devices(self) -> None:
-        slots, self._slots = list(self._slots.values()), {}
-        for slot in slots:
-            slot.is_closed = True
-            slot.queue.clear()
-        await self._tasks.drain(10)
-        for slot in slots:
-            if slot.device is not None:
-                await slot.device.aclose()
-                slot.device = None
+        for reminder in self._reminders:
+            reminder.cancel()
+        if self._slots is not None:
+            await self._slots.aclose()
+        await self._tasks.aclose()
 
     # ------------------------------------------------- from the connection ----
 
@@ -268,6 +259,7 @@ class ClientSession:
                     self._wait_for_usb()
                     self._active.set_result(None)
             case rdp.Disconnected():
+                self._has_goodbye = True
                 self.reason = event.reason
                 if self._stream is not None:
                     self._stream.close()
@@ -308,44 +300,82 @@ class ClientSession:
             flush=stream.flush,
             on_event=self._dispatch,
         )
+        self._slots = DeviceSlots(
+            self._catalog,
+            core,
+            self._link.move,
+            self._tasks,
+            hold=self._hold,
+            report=self._report,
+            server=self.config.server,
+        )
         self._has_channel = True
         self._link.opened(event.channel, event.name)
 
     def _lost(self, error: RusbError | None) -> None:
         if self._silence is not None:
             self._silence.cancel()
-            if error is None and self.reason is None and not self._has_heard:
-                # FreeRDP's server does so when we answer what it never asked
-                error = self._no_usb("it hung up without a word about it")
         if not self._active.done():
             self._active.set_exception(self._why_refused(error))
+        elif error is None and self._stream is not None:  # not our own doing
+            error = self._why_ended()
         if self._link is not None:
             self._link.closed(0)
         if not self._over.done():
             self._over.set_result(error)
 
+    def _why_ended(self) -> RusbError | None:
+        """Explain the end of a session; None if the server said goodbye."""
+        if self.config.usb and self.reason is None and not self._has_heard:
+            # FreeRDP's server does so when we answer what it never asked
+            return self._no_usb("it hung up without a word about it")
+        if self._has_goodbye:
+            return None
+        return ConnectionLost(
+            f"the connection to {self.config.server} was cut without a goodbye: the"
+            " server was killed, or something between here and there closed it"
+        )
+
     def _why_refused(self, error: RusbError | None) -> RusbError:
         """Explain an end before the session began (vrdp-server.md 3.7)."""
         if error is not None and not isinstance(error, ConnectionLost):
             return error
+        server, reason = self.config.server, self._rdp.reason
         if not self._rdp.is_logged_on:
             return error or ConnectionLost(
-                f"{self.config.server} closed the connection before the logon; is it"
-                " an RDP server that allows TLS?"
+                f"{server} closed the connection before the logon; is it an RDP server"
+                " that allows TLS?"
+            )
+        if reason == SLOT_IS_TAKEN:
+            return ServerBusy(
+                f"{server} has as many clients as it takes, which is one unless"
+                " 'modifyvm NAME --vrdemulticon on' allows several: try again when"
+                " another has left"
+            )
+        if reason:
+            return ConnectionLost(f"{server} ended the connection: {explain(reason)}")
+        if self._rdp.is_admitted:
+            return error or ConnectionLost(
+                f"the connection to {server} was cut after the logon, before the"
+                " session began; the machine's VBox.log says more"
             )
         return AuthenticationError(
-            f"{self.config.server} closed the connection after the logon: user or"
-            " password are wrong, the screen does not exist, or it serves only one"
-            " client and has one. The machine's VBox.log says which"
+            f"{server} closed the connection right after the logon and gave no reason:"
+            " user or password are wrong, the screen does not exist, or it serves only"
+            " one client and has one. The machine's VBox.log says which"
         )
 
     def _pressed(self, is_high: bool) -> None:
         self._is_pressed = is_high
         self._pause_or_resume()
 
+    def _hold(self, is_high: bool) -> None:
+        self._is_holding = is_high
+        self._pause_or_resume()
+
     def _pause_or_resume(self) -> None:
         """Stop reading requests while the server reads slowly or asks too much."""
-        want = self._is_pressed or self._bytes >= MAX_BYTES_IN_FLIGHT
+        want = self._is_pressed or self._is_holding
         transport = self._stream.transport if self._stream else None
         if want == self._is_paused or transport is None or transport.is_closing():
             return
@@ -356,187 +386,61 @@ class ClientSession:
 
     async def _keep_list(self) -> None:
         """Announce the list when the server asks and when something changes."""
-        while True:
-            await self._refresh_due.wait()
-            self._refresh_due.clear()
-            before = self._listed
-            offered = await self._catalog.refresh()
-            after = self._listed = self._catalog.offers
-            for info in offered:
-                if info.id not in before:
-                    problem = after[info.id].device.problem
-                    note = f"; it cannot be used now: {problem}" if problem else ""
-                    self._report(f"offering {info}{note}")
-            for number, offer in before.items():
-                if number not in after:
-                    self._report(f"{offer.info} was unplugged")
-                    if self._core is not None:
-                        self._core.device_lost(number)
-            if self._core is not None and self._link is not None:
-                self._core.announce(offered)
-                self._link.move()
+        try:
+            while True:
+                await self._refresh_due.wait()
+                self._refresh_due.clear()
+                await self._announce()
+        except Exception as error:
+            log.exception("bug in the list of devices")
+            if self._stream is not None:  # no hot-plug without a word
+                self._stream.fail(ConnectionLost(f"internal error: {error!r}"))
+
+    async def _announce(self) -> None:
+        before = self._listed
+        offered = await self._catalog.refresh()
+        after = self._listed = self._catalog.offers
+        new = [info for info in offered if info.id not in before]
+        for info in new:
+            problem = after[info.id].device.problem
+            note = f"; it cannot be used now: {problem}" if problem else ""
+            self._report(f"offering {info}{note}")
+        for number, offer in before.items():
+            if number not in after:
+                self._report(f"{offer.info} was unplugged")
+                if self._core is not None:
+                    self._core.device_lost(number)
+        if self._core is not None and self._link is not None:
+            self._core.announce(offered)
+            self._link.move()
+        if new:
+            loop = asyncio.get_running_loop()
+            self._reminders = {r for r in self._reminders if r.when() > loop.time()}
+            later = loop.call_later(OPEN_SECONDS, self._remind, new)
+            self._reminders.add(later)
+
+    def _remind(self, offered: Sequence[DeviceInfo]) -> None:
+        """Name what the server did not open: it has no message that says why."""
+        for info in offered:
+            opened = self._slots is not None and self._slots.was_opened(info.id)
+            if not opened and info.id in self._listed and not self._over.done():
+                self._report(
+                    f"{self.config.server} has not opened {info} so far: no filter of"
+                    " the machine admits it, or its guest cannot take it. The"
+                    " machine's VBox.log says why, 'rusb usbfilter explain' what"
+                    " would change it"
+                )
 
     # ------------------------------------------------------- from the wire ----
 
     def _dispatch(self, event: wire.Event) -> None:
         match event:
-            case wire.UrbSubmitted():
-                slot = self._slots.get(event.device)
-                if slot is None:
-                    self._answer(event.device, event.urb.id, _GONE)
-                elif slot.is_busy:
-                    self._wait(slot, event)
-                else:
-                    self._submit(slot, event.device, event.urb)
-            case wire.UrbCancelled():
-                self._cancel(event)
-            case wire.DeviceOpened():
-                self._open(event.device)
-            case wire.DeviceClosed():
-                self._close(event.device)
             case wire.DevicesRequested():
                 self._refresh_due.set()
             case wire.Negotiated():
                 log.info("remote USB protocol version %d", event.version)
             case wire.Ignored():
                 log.debug("! %s", event.reason)
-            case wire.DevicesListed() | wire.DeviceFailed() | wire.UrbCompleted():
-                raise AssertionError(f"not an event of the device side: {event}")
             case _:
-                self._request(event)
-
-    def _request(self, event: wire.DeviceRequest) -> None:
-        """A request that may block: run it after those before it."""
-        slot = self._slots.get(event.device)
-        if slot is None:
-            return
-        if slot.is_busy:
-            self._wait(slot, event)
-            return
-        slot.is_busy = True
-        slot.queue.append(event)
-        self._tasks.start(self._work(event.device, slot), f"requests to {slot.name}")
-
-    def _wait(self, slot: _Slot, event: wire.DeviceRequest | wire.UrbSubmitted) -> None:
-        if len(slot.queue) < MAX_REQUESTS_WAITING:
-            slot.queue.append(event)
-        elif isinstance(event, wire.UrbSubmitted):
-            self._answer(event.device, event.urb.id, _GONE)
-
-    def _open(self, number: int) -> None:
-        offer = self._catalog.offers.get(number)
-        slot = _Slot(str(offer.info) if offer else f"device {number}")
-        self._slots[number] = slot
-        self._tasks.start(self._work_open(number, slot), f"open {slot.name}")
-
-    async def _work_open(self, number: int, slot: _Slot) -> None:
-        try:
-            slot.device = await self._catalog.open(number)
-        except BackendError as error:
-            self._report(f"cannot open {slot.name}: {error}")
-            if self._slots.get(number) is slot:
-                self._refuse(number, slot)
-            return
-        if not slot.is_closed:
-            self._report(f"{slot.name} is in use by {self.config.server}")
-        await self._work(number, slot)
-
-    def _refuse(self, number: int, slot: _Slot) -> None:
-        del self._slots[number]
-        assert self._core is not None
-        assert self._link is not None
-        self._core.open_failed(number)
-        for event in slot.queue:
-            if isinstance(event, wire.UrbSubmitted):
-                self._core.complete_urb(number, event.urb.id, _GONE)
-        self._link.move()
-
-    def _close(self, number: int) -> None:
-        slot = self._slots.pop(number, None)
-        if slot is None:
-            return
-        slot.is_closed = True
-        slot.queue.clear()
-        if not slot.is_busy:
-            slot.is_busy = True
-            self._tasks.start(self._work(number, slot), f"close {slot.name}")
-
-    async def _work(self, number: int, slot: _Slot) -> None:
-        """Run what waits, in order; a closed slot ends with the device given back."""
-        device = slot.device
-        assert device is not None
-        while slot.queue and not slot.is_closed:
-            event = slot.queue.popleft()
-            if isinstance(event, wire.UrbSubmitted):
-                self._submit(slot, number, event.urb)
-                continue
-            try:
-                await self._execute(device, event)
-            except DeviceGone as error:
-                self._report(f"{slot.name} is gone: {error}")
-                if self._core is not None and self._link is not None:
-                    self._core.device_lost(number)
-                    self._link.move()
-            except BackendError as error:
-                # vrdpusb.md C2: an answer would end the device for the session
-                log.warning("%s: %s: %s", slot.name, event, error)
-        if slot.is_closed:
-            slot.device = None
-            await device.aclose()
-            self._report(f"{slot.name} was given back")
-        else:
-            slot.is_busy = False
-
-    @staticmethod
-    async def _execute(device: OpenDevice, event: wire.DeviceRequest) -> None:
-        match event:
-            case wire.DeviceReset():
-                await device.reset()
-            case wire.ConfigurationSet():
-                await device.set_configuration(event.value)
-            case wire.InterfaceClaimed():
-                await device.claim_interface(event.interface)
-            case wire.InterfaceReleased():
-                await device.release_interface(event.interface)
-            case wire.InterfaceSet():
-                await device.set_interface(event.interface, event.alternate)
-            case wire.HaltCleared():
-                await device.clear_halt(event.endpoint)
-
-    # ------------------------------------------------------------ URB path ----
-
-    def _submit(self, slot: _Slot, number: int, urb: Urb) -> None:
-        device = slot.device
-        assert device is not None
-        self._bytes += urb.length
-        if self._bytes >= MAX_BYTES_IN_FLIGHT:
-            self._pause_or_resume()
-        device.submit(urb, partial(self._completed, number, urb.id, urb.length))
-
-    def _completed(
-        self, number: int, urb_id: int, length: int, result: UrbResult
-    ) -> None:
-        self._bytes -= length
-        if self._is_paused:
-            self._pause_or_resume()
-        self._answer(number, urb_id, result)
-
-    def _answer(self, number: int, urb_id: int, result: UrbResult) -> None:
-        assert self._core is not None
-        assert self._link is not None
-        self._core.complete_urb(number, urb_id, result)
-        self._link.move()
-
-    def _cancel(self, event: wire.UrbCancelled) -> None:
-        slot = self._slots.get(event.device)
-        if slot is None:
-            return
-        for waiting in slot.queue:
-            if isinstance(waiting, wire.UrbSubmitted) and (
-                waiting.urb.id == event.urb_id
-            ):
-                slot.queue.remove(waiting)
-                self._answer(event.device, event.urb_id, _CANCELLED)
-                return
-        if slot.device is not None:
-            slot.device.cancel(event.urb_id)
+                assert self._slots is not None
+                self._slots.handle(event)

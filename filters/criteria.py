@@ -130,7 +130,9 @@ class Text(Criterion):
             return False
         if not self.is_pattern:
             return value == self.text
-        return _match(self.text.encode(), value.encode("utf-8", "replace"))
+        return _match(
+            self.text.encode("utf-8", "surrogatepass"), value.encode("utf-8", "replace")
+        )
 
     @property
     def stored(self) -> str:

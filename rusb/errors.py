@@ -22,6 +22,7 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RusbError",
+    "ServerBusy",
     "SettingsError",
 ]
 
@@ -87,6 +88,10 @@ class ConnectionLost(RusbError, ConnectionError):  # noqa: N818 - the tree's own
     def __init__(self, message: str, *, clean: bool = False) -> None:
         super().__init__(message)
         self.clean = clean
+
+
+class ServerBusy(ConnectionLost):
+    """The server serves as many clients as it may; later it may take us."""
 
 
 class BackendError(RusbError):

@@ -13,6 +13,7 @@ from rusb.aio.tasks import TaskSet
 from rusb.errors import ConnectionLost, RusbError
 from rusb.rdp import events as rdp
 from rusb.rdp.bitmaps import Picture
+from rusb.rdp.error_info import SLOT_IS_TAKEN
 from rusb.rdp.server import ServerConnection, ServerSettings
 
 from .attachments import Attachment
@@ -405,7 +406,12 @@ class ServerSession:
         if self._is_ending:  # nobody hides the answer by hanging up
             method.disconnected(self.number)
             return
-        if not (decision.granted and self._host.admit(self)):
+        if not decision.granted:
+            self._refuse()
+            return
+        if not self._host.admit(self):
+            self._rdp.refuse_logon(SLOT_IS_TAKEN)
+            self.stream.send_now()
             self._refuse()
             return
         self._client, self._user = event.client, event.credentials

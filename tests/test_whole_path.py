@@ -13,7 +13,12 @@ from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.config import ClientConfig
 from rusb.client.session import ClientSession, connect
-from rusb.errors import AuthenticationError, CertificateError, ConnectionLost
+from rusb.errors import (
+    AuthenticationError,
+    CertificateError,
+    ConnectionLost,
+    ServerBusy,
+)
 from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
@@ -174,7 +179,7 @@ async def test_two_clients_with_two_devices_each_do_not_disturb_one_another(
 
 async def test_a_second_client_is_refused_where_one_is_allowed(lab: Lab) -> None:
     async with lab.client(EmulatedBackend(devices=[])):
-        with pytest.raises(AuthenticationError, match="only one"):
+        with pytest.raises(ServerBusy, match="as many clients as it takes"):
             async with lab.client(EmulatedBackend(devices=[])):
                 pass
     await lab.wait_log("Multiple connections are not enabled")

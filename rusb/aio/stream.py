@@ -230,6 +230,10 @@ class RdpStream(asyncio.Protocol):
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self._write)
 
+    def send_now(self) -> None:
+        """Send what the core has to send: the connection is about to end."""
+        self._write()
+
     def fail(self, error: RusbError) -> None:
         """End the connection because of *error*."""
         if self._error is None:
@@ -307,15 +311,22 @@ class RdpStream(asyncio.Protocol):
         try:
             await self._handshake()
         except RusbError as error:
-            self._upgrade = None
-            self.fail(error)
-            self.abort()
-            self._end()  # while TLS starts, nobody tells us of the transport's end
+            self._give_up(error)
+            return
+        except Exception as error:
+            log.exception("bug while starting TLS")
+            self._give_up(ConnectionLost(f"internal error: {error!r}"))
             return
         self._upgrade = None
         self.core.tls_started()
         early, self._early = self._early, []
         self.data_received(b"".join(early))
+
+    def _give_up(self, error: RusbError) -> None:
+        self._upgrade = None
+        self.fail(error)
+        self.abort()
+        self._end()  # while TLS starts, nobody tells us of the transport's end
 
     async def _handshake(self) -> None:
         plain = self.transport

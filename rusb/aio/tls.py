@@ -287,25 +287,46 @@ class KnownServers:
 
         Raises:
             CertificateError: the certificate is not the one that was pinned.
+            SettingsError: the file cannot be read, or not be written when it must.
         """
         shown = fingerprint(certificate)
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(self.path.with_name(self.path.name + ".lock")):
-            pins = self._read()
-            pinned = pins.get(server)
-            if pinned == shown:
-                return False
-            if pinned is not None:
-                raise CertificateError(
-                    f"the certificate of {server} has changed: it was {pinned}, now it"
-                    f" is {shown}. Somebody may be between you and the server. If the"
-                    " server's owner confirms the new one, remove the line of"
-                    f" {server} from {self.path} and connect again"
-                )
-            pins[server] = shown
-            lines = "".join(f"{name} {pin}\n" for name, pin in sorted(pins.items()))
-            _write_private(self.path, lines.encode())
+        try:
+            if server in self._read():  # nothing is written: any home will do
+                return self._compare(server, shown)
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _locked(self.path.with_name(self.path.name + ".lock")):
+                pins = self._read()
+                if server in pins:
+                    return self._compare(server, shown)
+                pins[server] = shown
+                lines = "".join(f"{name} {pin}\n" for name, pin in sorted(pins.items()))
+                _write_private(self.path, lines.encode())
+                return True
+        except OSError as error:
+            raise SettingsError(
+                f"the certificate of {server}, {shown}, cannot be compared with what is"
+                f" known: {self.path}: {reason(error)}. Make that file writable, or"
+                " name another one with --known-servers (RUSB_STATE names the"
+                " directory)"
+            ) from error
+
+    def knows(self, server: str) -> bool:
+        """Is there a pin for *server*? What cannot be read is taken for one."""
+        try:
+            return server in self._read()
+        except OSError:
             return True
+
+    def _compare(self, server: str, shown: str) -> bool:
+        pinned = self._read().get(server)
+        if pinned == shown:
+            return False
+        raise CertificateError(
+            f"the certificate of {server} has changed: it was {pinned}, now it"
+            f" is {shown}. Somebody may be between you and the server. If the"
+            " server's owner confirms the new one, remove the line of"
+            f" {server} from {self.path} and connect again"
+        )
 
     def _read(self) -> dict[str, str]:
         if not self.path.exists():

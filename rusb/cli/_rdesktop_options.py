@@ -84,7 +84,7 @@ class RdesktopOptions:
     port: int = 3389
     user: str = ""
     domain: str = ""
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     shell: str = ""
     directory: str = ""
     client_name: str = ""

@@ -1,6 +1,8 @@
 """``rusb connect``: offer this machine's USB devices to a remote machine."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from rusb.client.config import ClientConfig
@@ -43,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "-p",
         "--password",
-        help="'-' asks for it; better than an argument is the variable RUSB_PASSWORD",
+        help="better than an argument is the variable RUSB_PASSWORD; '-' asks for it,"
+        " as -u does on a terminal when there is neither",
     )
     add("-d", "--domain", default="", help="domain; '@N' at its end selects screen N")
     add(
@@ -83,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
     """Connect and stay until the server ends it or a signal comes."""
     set_up_logging(args.verbose)
     user = args.user or args.server.user
-    password = find_password(args.password, f"Password of {user or 'the user'}: ")
+    word = args.password
+    if args.user and word is None and "RUSB_PASSWORD" not in os.environ:
+        word = "-" if sys.stdin.isatty() else None  # a service has no terminal
+    password = find_password(word, f"Password of {user or 'the user'}: ")
     if password is None:
         say(f"rusb connect: {NO_PASSWORD}")
         return EXIT_USAGE
@@ -113,4 +119,4 @@ async def offer_devices(config: ClientConfig) -> int:
         say(connected)
         if await until_signal(session.wait_closed(), connected) is None:
             say(f"{config.server} ended the connection")
-        return session.reason or 0
+        return min(session.reason or 0, 255)  # a status has a byte

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import BackendError, RusbError
+from rusb.rdp.error_info import explain
 
 from ._common import (
     NO_PASSWORD,
@@ -30,19 +31,6 @@ HELP = "the options of rdesktop-vrdp: -r usb -a 16 -N host[:port]"
 
 EX_USAGE, EX_OS_ERROR, EX_PROTOCOL = 64, 71, 76
 EXIT_BY_USER, EXIT_UNKNOWN = 62, 63
-
-REASONS = {
-    1: "server initiated disconnect",
-    2: "server initiated logoff",
-    3: "server idle timeout reached",
-    4: "server logon timeout reached",
-    5: "another user connected to the session",
-    6: "the server is out of memory",
-    7: "the server denied the connection",
-    9: "the user cannot connect to the server due to insufficient access privileges",
-    12: "logoff requested by the user",
-}
-"""What rdesktop says for an error-info code (vrdp-server.md 8.5)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,6 +139,5 @@ async def _run(config: ClientConfig) -> int:
         if session.reason is None:
             return EXIT_UNKNOWN
         if session.reason:
-            reason = REASONS.get(session.reason, f"reason {session.reason}")
-            say(f"disconnect: {reason}")
+            say(f"disconnect: {explain(session.reason)}")
         return session.reason if session.reason <= 12 else EXIT_UNKNOWN

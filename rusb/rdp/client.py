@@ -3,7 +3,7 @@
 import enum
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rusb.errors import NegotiationError, RemoteProtocolError
 
@@ -77,7 +77,7 @@ class ClientSettings:
     server: str = ""
     user: str = ""
     domain: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     client_name: str = ""
     address: str = ""
     shell: str = ""
@@ -113,6 +113,7 @@ class ClientConnection(Connection):
     Attributes:
         width, height, depth: of the server's screen, once active.
         is_logged_on: the credentials were sent.
+        is_admitted: the server took them: it went on with the connection.
         encryption: what standard security does, in words; nothing under TLS.
     """
 
@@ -124,6 +125,7 @@ class ClientConnection(Connection):
         self.width, self.height = settings.width, settings.height
         self.depth = settings.depth
         self.is_logged_on = False
+        self.is_admitted = False
         self.encryption = "no encryption"
         self._phase = _Phase.NEGOTIATION
         self._protocol = Protocol.RDP
@@ -158,6 +160,11 @@ class ClientConnection(Connection):
         if not (self._is_over or self._waits_for_tls):
             self._output.append(disconnect_request())
         self._is_over = True
+
+    @property
+    def reason(self) -> int | None:
+        """The server's error-info code (8.5), if it gave one."""
+        return self._reason
 
     # ----------------------------------------------------------- connecting ----
 
@@ -351,6 +358,7 @@ class ClientConnection(Connection):
             raise NegotiationError("the server redirects to another, not supported")
         if not flags & SecurityFlag.LICENCE:
             return False
+        self.is_admitted = True
         if flags & SecurityFlag.ENCRYPT:  # 1.11: here alone it may be in clear
             _, body = self._security.unwrap(payload)
         answer = answer_licence(
@@ -365,6 +373,7 @@ class ClientConnection(Connection):
 
     def _demand_active(self, body: bytes) -> None:
         share_id, sets = parse_demand_active(body)
+        self.is_admitted = True
         found = Capabilities.of(sets)
         self.width = found.width or self.width
         self.height = found.height or self.height

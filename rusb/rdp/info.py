@@ -1,7 +1,7 @@
 """Client Info: credentials and what the client says of itself (1.9, 8.4, 8.6)."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from rusb.errors import ParseError
@@ -58,7 +58,7 @@ class ClientInfo:
     code_page: int = 0
     domain: str = ""
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     shell: str = ""
     directory: str = ""
     address: str = ""

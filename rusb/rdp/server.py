@@ -160,6 +160,20 @@ class ServerConnection(Connection):
         self._send(self._io_channel, header(SecurityFlag.LICENCE) + VALID_CLIENT)
         self._demand_active()
 
+    def refuse_logon(self, reason: int) -> None:
+        """Tell the client why it may not stay, if it can be told; then close.
+
+        Only clients that know the error-info PDU are sent one so early (3.7).
+        """
+        if self._phase is _Phase.DECISION and not self._is_over and self._knows_reasons:
+            self._send_data(DataType.ERROR_INFO, reason.to_bytes(4, "little"))
+        self._is_over = True
+
+    @property
+    def _knows_reasons(self) -> bool:
+        """RNS_UD_CS_SUPPORT_ERRINFO_PDU of the core data."""
+        return self._blocks is not None and bool(self._blocks.core.early_flags & 1)
+
     def resize(self, width: int, height: int) -> None:
         """Change the size of the client's screen; Activated follows (1.17).
 

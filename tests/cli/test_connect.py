@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from rusb.cli import connect, main, rdesktop
+from rusb.cli._rdesktop_options import RdesktopOptions
 from rusb.client.config import ClientConfig
+from rusb.filters.engine import decide
+from rusb.rdp.client import ClientSettings
+from rusb.rdp.events import Credentials
+from rusb.rdp.info import ClientInfo
+from rusb.server.auth.base import Request
+from rusb.usb.device import DeviceInfo
 
 Run = Callable[..., ClientConfig]
 
@@ -129,6 +136,52 @@ def test_the_address_may_name_who_logs_on(command: str, run_alone: Run) -> None:
     config = run_alone(command, "-u", "bob", "-d", "@2", text)
     assert (config.user, config.domain) == ("bob", "@2")
     assert config.server == "host:3389"
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "is_terminal", "asked"),
+    [
+        (["-u", "vera"], None, True, True),
+        ([], None, True, False),  # for null authentication nobody types
+        (["-u", "vera"], None, False, False),
+        (["-u", "vera"], "", True, False),
+        (["-u", "vera", "-p", ""], None, True, False),
+    ],
+)
+def test_a_user_name_on_a_terminal_asks_for_the_password(
+    words: list[str],
+    variable: str | None,
+    is_terminal: bool,
+    asked: bool,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("RUSB_PASSWORD", variable)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: is_terminal)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: "typed")
+    assert run("connect", *words).password == ("typed" if asked else "")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ClientConfig("host", password="s3cret"),
+        lambda: ClientSettings(password="s3cret"),
+        lambda: ClientInfo(password="s3cret"),
+        lambda: Credentials("user", "", "s3cret", 0),
+        lambda: RdesktopOptions(password="s3cret"),
+        lambda: Request("user", "", "s3cret"),
+    ],
+)
+def test_no_configuration_shows_its_password(make: Callable[[], object]) -> None:
+    assert "s3cret" not in repr(make())
+
+
+def test_a_filter_that_is_not_utf_8_matches_nothing(run: Run) -> None:
+    (rule,) = run("connect", "--filter", "product=\udcff*").filters
+    assert not decide([rule], DeviceInfo(0, 1, 2, product="\ufffdx")).matched
+    assert not decide([rule], DeviceInfo(0, 1, 2, product="?x")).matched
 
 
 # ----------------------------------------------------------------- security ----

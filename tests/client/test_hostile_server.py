@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rusb.aio.stream import WRITE_HIGH
-from rusb.client import session
+from rusb.client import slots
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
@@ -148,7 +148,7 @@ async def test_t08_a_server_that_reads_nothing_while_urbs_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CVE-2021-3700: what waits is bounded, and comes when the server reads again."""
-    monkeypatch.setattr(session, "MAX_BYTES_IN_FLIGHT", 8 << 20)
+    monkeypatch.setattr(slots, "MAX_BYTES_IN_FLIGHT", 8 << 20)
     lab = Lab(tmp_path, machine())
     async with asyncio.timeout(20), lab.server:
         async with lab.client(EmulatedBackend(devices=[Loopback()])) as client:

@@ -147,14 +147,15 @@ def test_c9_a_single_zero_byte_means_version_1() -> None:
 
 OK, STALL, CRC, GONE = UrbStatus.OK, UrbStatus.STALL, UrbStatus.CRC, UrbStatus.NO_DEVICE
 OVER, UNDER, LATE = UrbStatus.OVERFLOW, UrbStatus.UNDERRUN, UrbStatus.TIMEOUT
+WRONG, IO = UrbStatus.INVALID, UrbStatus.IO_ERROR
 
 
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
         (1, [OK, STALL, GONE, CRC, UNDER, OVER, *[GONE] * 7]),
-        (2, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, GONE, GONE, LATE]),
-        (3, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, GONE, GONE, LATE]),
+        (2, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, WRONG, IO, LATE]),
+        (3, [OK, STALL, GONE, CRC, *[GONE] * 4, OVER, UNDER, WRONG, IO, LATE]),
     ],
 )
 def test_c10_s14_errors_are_read_by_the_version(
@@ -177,7 +178,7 @@ def test_c10_our_client_sends_wire_numbers(version: int, result: UrbStatus) -> N
     device.complete_urb(ID, 7, UrbResult(result))
     (sent,) = messages(device)
     known = {OK: 0, STALL: 1, CRC: 3} | (
-        {OVER: 8, UNDER: 9, LATE: 12} if version > 1 else {}
+        {OVER: 8, UNDER: 9, WRONG: 10, IO: 11, LATE: 12} if version > 1 else {}
     )
     assert sent[10] == known.get(result, 2)
 

@@ -86,8 +86,10 @@ ERRORS = {
     UrbStatus.CRC: 3,
     UrbStatus.OVERFLOW: 8,
     UrbStatus.UNDERRUN: 9,
-    # "protocol error": VirtualBox takes it for 2, we need not think the device is gone
-    UrbStatus.TIMEOUT: 12,
+    # VirtualBox takes these for 2, we need not think the device is gone
+    UrbStatus.INVALID: 10,  # "buffer overrun"
+    UrbStatus.IO_ERROR: 11,  # "buffer underrun"
+    UrbStatus.TIMEOUT: 12,  # "protocol error"
 }
 STALLED, NOT_RESPONDING = 1, 2
 
@@ -95,6 +97,8 @@ _STATUSES = {0: UrbStatus.OK, 1: UrbStatus.STALL, 3: UrbStatus.CRC}
 _STATUSES_2 = _STATUSES | {
     8: UrbStatus.OVERFLOW,
     9: UrbStatus.UNDERRUN,
+    10: UrbStatus.INVALID,
+    11: UrbStatus.IO_ERROR,
     12: UrbStatus.TIMEOUT,
 }
 # C10: version 1 clients put VirtualBox's internal numbers on the wire

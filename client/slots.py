@@ -1,0 +1,323 @@
+"""The devices that a server has opened: its requests in order, one answer for each."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from rusb.aio.tasks import TaskSet
+from rusb.errors import BackendError, DeviceGone
+from rusb.oserrors import reason
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.wire import base as wire
+
+from .backends.base import OpenDevice
+from .devices import DeviceCatalog
+
+__all__ = ["DeviceSlots"]
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES_IN_FLIGHT = 64 << 20
+"""Buffers of all URBs that have no answer yet; above it we stop reading requests."""
+
+MAX_REQUESTS_WAITING = 4096
+"""Requests waiting behind one that blocks (a reset takes a second on real devices);
+a server that sends more is not serious."""
+
+OPENINGS_AT_ONCE, OPENING_SECONDS = 8, 1.0
+"""How often a device is opened: so many times at once, then once in so many seconds.
+What a server opens and closes more often than that is not worth a line each."""
+
+_GONE = UrbResult(UrbStatus.NO_DEVICE)
+_CANCELLED = UrbResult(UrbStatus.CANCELLED)
+_BUG = UrbResult(UrbStatus.IO_ERROR)
+
+
+class _Slot:
+    """One device that the server has opened at least once.
+
+    One task at a time works for it, while ``is_busy``: it gives back what is stale,
+    opens what is wanted, then runs what waits in ``queue``.
+    """
+
+    __slots__ = (
+        *("device", "is_busy", "is_stale", "is_wanted", "name", "next_opening"),
+        *("number", "pending", "queue"),
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.name = f"device {number}"
+        self.device: OpenDevice | None = None
+        self.is_busy = False
+        self.is_wanted = False  # the server has it open
+        self.is_stale = False  # the server closed what it had open before
+        self.queue: deque[wire.DeviceRequest | wire.UrbSubmitted] = deque()
+        self.pending: dict[int, Urb] = {}  # without an answer, those that wait too
+        self.next_opening = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        return self.is_stale or (
+            self.is_wanted and (self.device is None or bool(self.queue))
+        )
+
+
+class DeviceSlots:
+    """What a server asks of the devices of a catalog, until it closes them.
+
+    Args:
+        catalog: opens devices.
+        core: what the answers go to.
+        move: sends what the core has to send.
+        tasks: owner of our tasks.
+        hold: called with True to stop reading requests, then with False.
+        report: gets a line for everything a user wants to know.
+        server: its name, for messages.
+    """
+
+    def __init__(
+        self,
+        catalog: DeviceCatalog,
+        core: wire.DeviceSide,
+        move: Callable[[], None],
+        tasks: TaskSet,
+        *,
+        hold: Callable[[bool], None],
+        report: Callable[[str], None],
+        server: str,
+    ) -> None:
+        self._catalog = catalog
+        self._core = core
+        self._move = move
+        self._tasks = tasks
+        self._hold = hold
+        self._report = report
+        self._server = server
+        self._slots: dict[int, _Slot] = {}
+        self._bytes = 0
+        self._is_holding = False
+
+    def was_opened(self, number: int) -> bool:
+        """Did the server ever open this device?"""
+        return number in self._slots
+
+    # ------------------------------------------------------- from the wire ----
+
+    def handle(self, event: wire.Event) -> None:
+        """Take an event of the core that is about one device."""
+        match event:
+            case wire.UrbSubmitted():
+                self._urb(event)
+            case wire.UrbCancelled():
+                self._cancel(event)
+            case wire.DeviceOpened():
+                self._open(event.device)
+            case wire.DeviceClosed():
+                if event.device in self._slots:
+                    self._close(self._slots[event.device])
+            case (
+                wire.DevicesListed()
+                | wire.DeviceFailed()
+                | wire.UrbCompleted()
+                | wire.DevicesRequested()
+                | wire.Negotiated()
+                | wire.Ignored()
+            ):
+                raise AssertionError(f"not a request to a device: {event}")
+            case _:
+                self._request(event)
+
+    def _open(self, number: int) -> None:
+        slot = self._slots.setdefault(number, _Slot(number))
+        slot.is_wanted = True
+        self._wake(slot)
+
+    def _close(self, slot: _Slot) -> None:
+        slot.is_wanted, slot.is_stale = False, True
+        slot.queue.clear()
+        self._forget(slot, list(slot.pending))
+        slot.pending = {}  # what comes late is of no interest
+        self._wake(slot)
+
+    def _request(self, event: wire.DeviceRequest) -> None:
+        slot = self._slots.get(event.device)
+        if slot is not None and len(slot.queue) < MAX_REQUESTS_WAITING:
+            slot.queue.append(event)
+            self._wake(slot)
+
+    def _urb(self, event: wire.UrbSubmitted) -> None:
+        slot, urb = self._slots.get(event.device), event.urb
+        if slot is None or len(slot.queue) >= MAX_REQUESTS_WAITING:
+            self._answer(event.device, urb.id, _GONE)
+            return
+        slot.pending[urb.id] = urb
+        self._count(urb.length)
+        if slot.is_busy:
+            slot.queue.append(event)
+        else:
+            self._submit(slot, urb)
+
+    def _cancel(self, event: wire.UrbCancelled) -> None:
+        slot = self._slots.get(event.device)
+        urb = slot.pending.get(event.urb_id) if slot is not None else None
+        if slot is None or urb is None:
+            return
+        for waiting in slot.queue:
+            if isinstance(waiting, wire.UrbSubmitted) and waiting.urb is urb:
+                slot.queue.remove(waiting)
+                self._complete(slot, urb, _CANCELLED)
+                return
+        if slot.device is not None:
+            try:
+                slot.device.cancel(urb.id)
+            except Exception:
+                log.exception("%s: bug while cancelling a transfer", slot.name)
+
+    # ------------------------------------------------------------ URB path ----
+
+    def _submit(self, slot: _Slot, urb: Urb) -> None:
+        assert slot.device is not None
+        complete = partial(self._complete, slot, urb)
+        try:
+            slot.device.submit(urb, complete)
+        except Exception:
+            log.exception("%s: bug while starting a transfer", slot.name)
+            complete(_BUG)
+
+    def _complete(self, slot: _Slot, urb: Urb, result: UrbResult) -> None:
+        """Answer a URB, unless it has its answer or the device was closed."""
+        if slot.pending.get(urb.id) is urb:
+            self._forget(slot, [urb.id])
+            self._answer(slot.number, urb.id, result)
+
+    def _forget(self, slot: _Slot, ids: Iterable[int]) -> None:
+        self._count(-sum(slot.pending.pop(number).length for number in ids))
+
+    def _count(self, change: int) -> None:
+        """Stop reading requests while the server asks too much."""
+        self._bytes += change
+        if (self._bytes >= MAX_BYTES_IN_FLIGHT) != self._is_holding:
+            self._is_holding = not self._is_holding
+            self._hold(self._is_holding)
+
+    def _answer(self, number: int, urb_id: int, result: UrbResult) -> None:
+        self._core.complete_urb(number, urb_id, result)
+        self._move()
+
+    # ---------------------------------------------------- what may block ----
+
+    def _wake(self, slot: _Slot) -> None:
+        if not slot.is_busy and slot.has_work:
+            slot.is_busy = True
+            self._tasks.start(self._work(slot), f"requests to {slot.name}")
+
+    async def _work(self, slot: _Slot) -> None:
+        try:
+            while slot.has_work:
+                if slot.is_stale:
+                    slot.is_stale = False
+                    await self._give_back(slot)
+                elif slot.device is None:
+                    await self._take(slot)
+                else:
+                    await self._next(slot, slot.device)
+        finally:
+            slot.is_busy = False
+
+    async def _take(self, slot: _Slot) -> None:
+        """Open it; a refusal goes out at once: the guest waits for it (S20)."""
+        now = asyncio.get_running_loop().time()
+        early = slot.next_opening - OPENINGS_AT_ONCE * OPENING_SECONDS - now
+        if early > 0:
+            await asyncio.sleep(early)
+            return  # if it is still wanted
+        slot.next_opening = max(slot.next_opening, now) + OPENING_SECONDS
+        offer = self._catalog.offers.get(slot.number)
+        if offer is not None:
+            slot.name = str(offer.info)
+        try:
+            slot.device = await self._catalog.open(slot.number)
+        except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
+            self._report(f"cannot open {slot.name}: {_tell(error)}")
+            if slot.is_wanted and not slot.is_stale:
+                self._refuse(slot)
+        else:
+            if slot.is_wanted and not slot.is_stale:
+                self._report(f"{slot.name} is in use by {self._server}")
+
+    def _refuse(self, slot: _Slot) -> None:
+        slot.is_wanted = False
+        slot.queue.clear()
+        self._core.open_failed(slot.number)
+        for urb in list(slot.pending.values()):
+            self._complete(slot, urb, _GONE)
+        self._move()
+
+    async def _next(self, slot: _Slot, device: OpenDevice) -> None:
+        """Run the request that waits longest."""
+        event = slot.queue.popleft()
+        if isinstance(event, wire.UrbSubmitted):
+            if slot.pending.get(event.urb.id) is event.urb:
+                self._submit(slot, event.urb)
+            return
+        try:
+            await _execute(device, event)
+        except DeviceGone as error:
+            self._report(f"{slot.name} is gone: {error}")
+            self._core.device_lost(slot.number)
+            self._move()
+        except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
+            # vrdpusb.md C2: an answer would end the device for the session
+            log.warning("%s: %s: %s", slot.name, event, _tell(error))
+
+    async def _give_back(self, slot: _Slot) -> None:
+        device = slot.device
+        if device is None:
+            return
+        try:
+            await device.aclose()
+        except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
+            self._report(f"{slot.name} was not given back in order: {_tell(error)}")
+        else:
+            self._report(f"{slot.name} was given back")
+        finally:
+            slot.device = None
+
+    async def aclose(self) -> None:
+        """Close every device and give it back. Idempotent."""
+        for slot in self._slots.values():
+            if slot.is_wanted or slot.device is not None:
+                self._close(slot)
+        await self._tasks.drain(10)
+        for slot in self._slots.values():  # those that took too long
+            await self._give_back(slot)
+
+
+async def _execute(device: OpenDevice, event: wire.DeviceRequest) -> None:
+    match event:
+        case wire.DeviceReset():
+            await device.reset()
+        case wire.ConfigurationSet():
+            await device.set_configuration(event.value)
+        case wire.InterfaceClaimed():
+            await device.claim_interface(event.interface)
+        case wire.InterfaceReleased():
+            await device.release_interface(event.interface)
+        case wire.InterfaceSet():
+            await device.set_interface(event.interface, event.alternate)
+        case wire.HaltCleared():
+            await device.clear_halt(event.endpoint)
+
+
+def _tell(error: Exception) -> str:
+    """Say what happened; log what only a bug explains."""
+    if isinstance(error, BackendError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{reason(error)}{where}"
+    log.error("bug of a device backend", exc_info=error)
+    return f"internal error: {error!r}"

@@ -1,0 +1,226 @@
+"""How a client's connection ends, and what its user reads: no cut is a clean end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rusb.aio.tls import KnownServers
+from rusb.cli._status import exit_status
+from rusb.client import session as session_module
+from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.errors import (
+    CertificateError,
+    ConnectionLost,
+    NegotiationError,
+    RusbError,
+    ServerBusy,
+    SettingsError,
+)
+from rusb.filters.model import Filter
+from rusb.rdp.server import ServerConnection
+from rusb.rdp.x224 import ConnectionConfirm, Failure
+from tests.test_whole_path import Lab, machine
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    found = Lab(tmp_path, machine())
+    async with asyncio.timeout(20), found.server:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def proxy(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Stand between; when the event is set both ends see a FIN and nothing else."""
+    cut = asyncio.Event()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        pumps = [
+            asyncio.ensure_future(pump(reader, far_writer)),
+            asyncio.ensure_future(pump(far_reader, writer)),
+        ]
+        await cut.wait()
+        for task in pumps:
+            task.cancel()
+        writer.close()
+        far_writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], cut
+        cut.set()
+
+
+async def test_a_cut_of_the_session_is_status_76_and_says_so(lab: Lab) -> None:
+    """C2: a server killed with -9 looks like this, too; status 0 until now."""
+    backend = EmulatedBackend(devices=[Loopback()])
+    async with proxy(lab.server.port) as (port, cut):
+        config = ClientConfig("127.0.0.1", port, known_servers=lab.folder / "known")
+        async with connect(config, backends=[backend]) as session:
+            await lab.guest.wait_for(1)
+            cut.set()
+            with pytest.raises(ConnectionLost, match="was cut without a goodbye") as e:
+                await session.wait_closed()
+            assert exit_status(e.value) == 76
+            assert f"127.0.0.1:{port}" in str(e.value)
+
+
+async def test_a_goodbye_is_a_clean_end(lab: Lab) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as session:
+        await lab.guest.wait_for(1)
+        await lab.server.aclose()
+        await session.wait_closed()
+        assert session.reason == 1
+
+
+async def test_a_cut_between_logon_and_session_is_not_a_wrong_password(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C2: the server has taken the logon, and is killed before it goes on."""
+
+    def die(self: ServerConnection) -> None:
+        for one in list(lab.server._sessions):
+            one.stream.send_now()
+            one.drop("killed")
+
+    monkeypatch.setattr(ServerConnection, "_demand_active", die)
+    with pytest.raises(ConnectionLost, match="cut after the logon") as e:
+        async with lab.client(EmulatedBackend(devices=[])):
+            pass
+    assert exit_status(e.value) == 76
+    assert "password" not in str(e.value)
+
+
+async def test_who_finds_the_slot_taken_is_told_exactly_that(lab: Lab) -> None:
+    async with lab.client(EmulatedBackend(devices=[])):
+        with pytest.raises(ServerBusy, match="as many clients as it takes, .* one"):
+            async with lab.client(EmulatedBackend(devices=[])):
+                pass
+
+
+async def test_clients_without_error_info_are_hung_up_on_as_before(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vrdp-server.md 3.7: rdesktop gets no PDU after its Client Info."""
+    monkeypatch.setattr(ServerConnection, "_knows_reasons", False)
+    async with lab.client(EmulatedBackend(devices=[])):
+        with pytest.raises(RusbError, match="gave no reason.*only one client"):
+            async with lab.client(EmulatedBackend(devices=[])):
+                pass
+
+
+async def test_what_the_server_does_not_open_is_named_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "OPEN_SECONDS", 0.5)
+    reports: list[str] = []
+    lab = Lab(tmp_path, machine(filters=(Filter(name="l", product="Loopback"),)))
+    backend = EmulatedBackend(devices=[Keyboard(), Loopback()])
+    async with asyncio.timeout(20), lab.server:
+        async with connect(lab.config(), backends=[backend], report=reports.append):
+            await lab.guest.wait_for(1)
+            await asyncio.sleep(0.7)
+    (line,) = [r for r in reports if "has not opened" in r]
+    assert "Keyboard so far: no filter of the machine admits it" in line
+    assert "VBox.log" in line
+
+
+# ----------------------------------------------------------------------- pins ----
+
+
+async def test_pins_that_cannot_be_written_end_the_connection_at_once(
+    lab: Lab,
+) -> None:
+    """C1: it hung 31 s, and the cause was lost."""
+    config = lab.config()
+    config.known_servers = Path("/proc/1/nowhere/known")
+    async with asyncio.timeout(5):
+        with pytest.raises(SettingsError, match=r"/proc/1/nowhere/known: .*--known"):
+            async with connect(config, backends=[EmulatedBackend(devices=[])]):
+                pass
+
+
+def test_a_known_server_needs_no_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = KnownServers(tmp_path / "known")
+    assert known.check("a:1", b"certificate")
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("rusb.aio.tls._locked", refuse)
+    assert not known.check("a:1", b"certificate")
+    with pytest.raises(CertificateError):
+        known.check("a:1", b"another")
+    with pytest.raises(SettingsError, match="Permission denied"):
+        known.check("b:1", b"certificate")
+
+
+@contextlib.asynccontextmanager
+async def no_tls(pin: Path | None) -> AsyncIterator[tuple[ClientConfig, list[bytes]]]:
+    """A man in the middle who says that the server has no TLS."""
+    got: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.read(4096))
+        if len(got) == 1:
+            refusal = ConnectionConfirm(failure=Failure.TLS_NOT_ALLOWED)
+            writer.write(refusal.serialize())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        if pin is not None:
+            pin.write_text(f"127.0.0.1:{port} sha256:{'0' * 64}\n")  # noqa: ASYNC240
+        yield (
+            ClientConfig("127.0.0.1", port, user="anna", password="secret", usb=False),
+            got,
+        )
+
+
+@pytest.mark.parametrize("kinds", [("tls", "rdp"), ("tls", "none"), ("rdp",)])
+async def test_a_pinned_server_is_never_asked_with_less_than_tls(
+    kinds: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A4: the password went to a man in the middle, through RC4."""
+    async with no_tls(tmp_path / "known") as (config, got):
+        config.security, config.known_servers = kinds, tmp_path / "known"
+        with pytest.raises(CertificateError, match="nothing weaker than TLS") as e:
+            async with connect(config, backends=[]):
+                pass
+        assert len(got) == (kinds[0] == "tls")
+        assert str(tmp_path / "known") in str(e.value)
+        assert exit_status(e.value) == 78
+
+
+async def test_an_unknown_server_may_be_asked_with_less(tmp_path: Path) -> None:
+    async with no_tls(None) as (config, got):
+        config.security, config.known_servers = ("tls", "rdp"), tmp_path / "known"
+        with pytest.raises(RusbError):
+            async with connect(config, backends=[]):
+                pass
+        assert len(got) == 2
+
+
+async def test_with_an_authority_nothing_weaker_is_tried(
+    lab: Lab, tmp_path: Path
+) -> None:
+    async with no_tls(None) as (config, got):
+        config.security, config.ca = ("tls", "rdp"), tmp_path / "server-cert.pem"
+        with pytest.raises(NegotiationError, match="remove --ca"):
+            async with connect(config, backends=[]):
+                pass
+        assert len(got) == 1
