@@ -301,6 +301,8 @@ class Headless:
             raise
         self._server, self._port = server, server.port
         self._report(f"VRDE server is listening on port {server.port}.")
+        if server.fingerprint:
+            self._report(f"The server's certificate is {server.fingerprint}")
 
     async def _stop_server(self) -> None:
         server, self._server, self._port = self._server, None, -1

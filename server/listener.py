@@ -1,47 +1,34 @@
 """The server: ports, certificate, guest, sessions."""
 
 import asyncio
-import datetime
-import errno
+import ipaddress
 import itertools
 import logging
+import resource
+import shlex
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import rusb.server.guests
 from rusb import plugins
-from rusb.aio.stream import TlsUpgrade
-from rusb.aio.tls import (
-    make_rsa_key,
-    make_self_signed,
-    read_certificate,
-    read_x509_key,
-    server_context,
-    state_folder,
-)
-from rusb.errors import ConnectionLost, PluginError, RusbError, SettingsError
+from rusb.errors import ConnectionLost, PluginError, RusbError
 from rusb.filters.model import Filter
-from rusb.oserrors import reason
 from rusb.rdp.ports import parse_ports
-from rusb.rdp.security import Method
-from rusb.rdp.server import ServerSettings
-from rusb.rdp.standard import RsaKey
 
 from .auth import choose
 from .config import ServerConfig
 from .display.status import Picture, status_picture
 from .guests.base import AttachedDevice, GuestBackend
-from .machine.release_log import LineQuota, ReleaseLog
+from .machine.release_log import LineQuota, ReleaseLog, Terminal
+from .network import BACKLOG, bind
+from .security import Security
 from .session import ServerSession
 
 __all__ = ["Server", "load_guest"]
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 128
 
 MAX_WAITING = 320
 """Connections at once that have not logged on yet; one more, and the network that has
@@ -56,6 +43,17 @@ MAX_CLIENTS = 64
 MAX_CLIENTS_PER_NETWORK = 16
 """Those of one network, so that one user cannot keep all others out."""
 
+MAX_DEVICES_PER_CLIENT = 64
+"""Devices of one client in use at once; the original allows 16."""
+
+MAX_DEVICES_PER_NETWORK = 128
+"""Those of all clients of one network, so that one user does not take all the files
+that may be open."""
+
+KEPT_FILES = 512
+"""Open files that are not for devices, of which each may take three: connections that
+wait, clients, listeners, logs, libraries."""
+
 MAX_COMPLAINTS = 8
 """Lines in the log about connections that were closed at once."""
 
@@ -63,6 +61,9 @@ MAX_LINES, LINES_PER_SECOND = 2000, 5.0
 """Lines in the log that a network may cause at once, and those that it may cause in the
 long run: 50 MB a day, of which the log keeps the latest 64. Before the logon and after
 it they are counted apart."""
+
+MAX_TOLD, TOLD_PER_SECOND = 500, 2.0
+"""Lines at the terminal that all clients may cause at once, and in the long run."""
 
 MAX_NETWORKS = 1024
 """Networks whose lines are counted at once."""
@@ -76,13 +77,6 @@ MAX_PICTURES = 16 << 20
 SCREEN_PERIOD = 0.25
 """Seconds from one round of pictures to the next, and at least four times what the last
 one took: whatever clients ask for, drawing leaves the rest of the time to USB."""
-
-_METHODS = {
-    "negotiate": frozenset({Method.TLS, Method.RDP}),
-    "rdp": frozenset({Method.RDP}),
-    "tls": frozenset({Method.TLS}),
-}
-"""What ``Security/Method`` allows; unset: TLS."""
 
 _STOPPED = 1  # error-info code: server stop (vrdp-server.md 1.19)
 
@@ -128,14 +122,15 @@ class Server:
         self.log = log or ReleaseLog(config.log)
         self._owns_log = log is None
         self.report = report
+        self.terminal = Terminal(report, self.log.now)
+        self.told = LineQuota(MAX_TOLD, TOLD_PER_SECOND)
         self.port = 0
         self.authenticator = choose(
             self.machine,
             library=config.auth_library,
             pam_service=config.pam_service,
         )
-        self._tls: TlsUpgrade | None = None
-        self._settings = ServerSettings()
+        self._security: Security
         self._listeners: list[asyncio.Server] = []
         self._sessions: set[ServerSession] = set()
         self._numbers = itertools.count(1)
@@ -167,7 +162,7 @@ class Server:
             ConnectionLost: no port of the list is free.
         """
         try:
-            self._prepare_security()
+            self._security = Security(self.config, log=self.log.write, warn=self._warn)
             await self.guest.start()
             self.guest.watch_lost(self._guest_lost)
             await self._listen()
@@ -178,6 +173,11 @@ class Server:
         except BaseException:
             await self.aclose()
             raise
+
+    @property
+    def fingerprint(self) -> str:
+        """The certificate's, in the form in which a client shows it; may be empty."""
+        return self._security.fingerprint
 
     async def serve_forever(self) -> None:
         """Serve until cancelled."""
@@ -274,33 +274,50 @@ class Server:
         self._sessions.add(session)
         return True
 
-    def admit(self, session: ServerSession) -> bool:
+    def admit(self, session: ServerSession) -> str:
         """Apply the single-connection rule (vrdp-server.md 4.1), and limits."""
+        problem = self._crowding(session)
+        if problem:
+            self.log.write(f"AUTH: {problem} Access denied.")
+        else:
+            self._logons += 1
+        return problem
+
+    def _crowding(self, session: ServerSession) -> str:
         display = self.machine.remote_display
         others = [s for s in self._sessions if s is not session and s.is_logged_on]
         same = sum(1 for one in others if one.network == session.network)
         if len(others) >= MAX_CLIENTS:
-            self.log.write(f"AUTH: {MAX_CLIENTS} clients are connected. Access denied.")
-            return False
+            return f"{MAX_CLIENTS} clients are connected."
         if same >= MAX_CLIENTS_PER_NETWORK:
-            self.log.write(
-                f"AUTH: {same} clients from {session.network} are connected."
-                " Access denied."
-            )
-            return False
+            return f"{same} clients from {session.network} are connected."
         if display.allow_multi_connection or not others:
-            self._logons += 1
-            return True
+            return ""
         if not display.reuse_single_connection:
-            self.log.write("AUTH: Multiple connections are not enabled. Access denied.")
-            return False
+            return "Multiple connections are not enabled."
         self.log.write(
             "AUTH: Multiple connections are not enabled. Disconnecting the others."
         )
         for other in others:
             other.disconnect(_STOPPED)
-        self._logons += 1
-        return True
+        return ""
+
+    def lacks_room(self, number: int) -> str:
+        """Say why a client can have no further device; empty: it can."""
+        counts = {s: s.devices.in_use for s in self._sessions if s.devices is not None}
+        (asking,) = (s for s in counts if s.number == number)
+        near = sum(n for s, n in counts.items() if s.network == asking.network)
+        if counts[asking] >= MAX_DEVICES_PER_CLIENT:
+            return f"{MAX_DEVICES_PER_CLIENT} devices of the client are in use"
+        if near >= MAX_DEVICES_PER_NETWORK:
+            return f"{near} devices of clients at {asking.network} are in use"
+        most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - KEPT_FILES) // 3
+        if (total := sum(counts.values())) >= most:
+            return (
+                f"{total} devices are in use, all that the limit of open files allows;"
+                " raise it (ulimit -n, or LimitNOFILE of systemd)"
+            )
+        return ""
 
     def devices_changed(self) -> None:
         """Show every viewer the new state, once for all changes that come together."""
@@ -356,98 +373,24 @@ class Server:
             if session.devices and session.devices.lost_by_guest(device, why):
                 return
 
-    def _certificate_files(self) -> tuple[Path, Path, Path | None]:
-        """Return certificate, key and authority: the machine's, or our own.
-
-        Raises:
-            SettingsError: there are no such files.
-        """
-        display = self.machine.remote_display
-        names = ("ServerCertificate", "ServerPrivateKey", "CACertificate")
-        files = [display.property(f"Security/{name}") for name in names]
-        certificate, key, ca = (Path(f) if f else None for f in files)
-        if certificate is None and key is None:
-            folder = self.config.state or state_folder()
-            try:
-                certificate, key = make_self_signed(folder)
-            except OSError as error:
-                raise SettingsError(
-                    f"TLS: cannot keep the server's certificate in {folder}:"
-                    f" {reason(error)}; name another directory in RUSB_STATE, or a"
-                    " certificate in Security/ServerCertificate"
-                ) from error
-        if certificate is None or key is None:
-            raise SettingsError(
-                "Security/ServerCertificate and Security/ServerPrivateKey go together:"
-                " set both, or neither for a certificate that rusb makes"
-            )
-        return certificate, key, ca
-
-    def _make_tls(self) -> TlsUpgrade:
-        certificate, key, ca = self._certificate_files()
-        context = server_context(certificate, key, ca, legacy=self.config.legacy_tls)
-        issuer, end = read_certificate(certificate)
-        if end < datetime.datetime.now(datetime.UTC):
+    def _warn_of_open_door(self, addresses: Iterable[str]) -> None:
+        """Say it where everybody who reaches us is let in."""
+        method = self.authenticator
+        is_open = "null" in (method.name.lower(), method.library.lower())
+        outside = [a for a in addresses if not ipaddress.ip_address(a).is_loopback]
+        if is_open and outside:
             self._warn(
-                f"the certificate {certificate} has expired on {end:%F};"
-                " clients that check it will refuse it."
+                f"nobody is asked for a password, and port {self.port} is open to"
+                f" other machines ({', '.join(outside)}): who reaches it may use the"
+                " guest's USB. Set the authentication (modifyvm"
+                f" {shlex.quote(self.machine.name)} --vrdeauthtype external), or listen"
+                " on 127.0.0.1 only (--address, or the property TCP/Address)"
             )
-        return TlsUpgrade(context, issuer=issuer)
 
     def _warn(self, text: str) -> None:
         """Say in the log and at the terminal what its owner should mend."""
         self.log.write(f"VRDP: WARNING: {text}")
         self.report(f"WARNING: {text}")
-
-    def _prepare_security(self) -> None:
-        """Make ready what ``Security/Method`` allows (vrdp-server.md 2.1).
-
-        Standard security is weak: it is there only where the machine asks for it.
-        """
-        display = self.machine.remote_display
-        text = display.property("Security/Method")
-        methods = _METHODS.get(text.lower())
-        if methods is None:
-            methods = frozenset({Method.TLS})
-            if text:
-                self.log.write(f"VRDP: Security/Method {text!r} is not known: TLS.")
-        settings = self._settings
-        settings.methods = methods
-        if Method.TLS in methods:
-            try:
-                self._tls = self._make_tls()
-            except SettingsError as error:  # 2.1: the server starts without it
-                then = "no client can connect"
-                if Method.RDP in methods:
-                    then = "standard RDP security for all"
-                self._warn(f"{error}. Until then: {then}.")
-        settings.has_certificate = self._tls is not None
-        if Method.RDP in methods:
-            settings.key = make_rsa_key()
-            settings.x509_key = self._make_x509_key()
-            must = display.property("Security/RequireEncryption")
-            settings.allow_clear = must != "1"
-            self.log.write(
-                f"VRDP: WARNING: Security/Method {text} allows standard RDP security,"
-                " which is weak: RC4, and no protection from a man in the middle."
-            )
-
-    def _make_x509_key(self) -> RsaKey | None:
-        """Obey ``Security/RDPCertificate``: what standard security shows to clients.
-
-        It is ours; the original has X.509 there, too, but cannot switch it on (2.2).
-        """
-        word = self.machine.remote_display.property("Security/RDPCertificate")
-        kind = word.lower() or "proprietary"
-        if kind == "x509":
-            try:
-                certificate, key, _ = self._certificate_files()
-                return read_x509_key(certificate, key)
-            except SettingsError as error:
-                self._warn(f"{error}. Until then: a proprietary certificate.")
-        elif kind != "proprietary":
-            self._warn(f"Security/RDPCertificate {word!r} is not known: proprietary.")
-        return None
 
     async def _listen(self) -> None:
         display = self.machine.remote_display
@@ -455,7 +398,7 @@ class Server:
         text = display.property("TCP/Ports") or "3389"
         ports = self.config.ports or parse_ports(text)
         for port in ports:
-            sockets = _bind(address, port)
+            sockets = bind(address, port)
             if sockets:
                 break
         else:
@@ -472,6 +415,7 @@ class Server:
                 await loop.create_server(self._accept, sock=sock, backlog=BACKLOG)
             )
         self.port = sockets[0].getsockname()[1]
+        self._warn_of_open_door(str(s.getsockname()[0]) for s in sockets)
         families = {s.family for s in sockets}
         names = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
         kinds = [name for family, name in names.items() if family in families]
@@ -481,54 +425,8 @@ class Server:
 
     def _accept(self) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
+        security = self._security
         session = ServerSession(
-            self, next(self._client_numbers), self._settings, self._tls
+            self, next(self._client_numbers), security.settings, security.tls
         )
         return session.stream
-
-
-def _bind(address: str | None, port: int) -> list[socket.socket]:
-    """Bind one port on every address that is ours; none if one of them is in use.
-
-    The original is content with one socket (5.2); a port that half belongs to another
-    program would then look free.
-
-    Raises:
-        SettingsError: no address is ours.
-    """
-    try:
-        found = socket.getaddrinfo(
-            address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except socket.gaierror as error:
-        raise SettingsError(
-            f"cannot listen on {address!r}: {reason(error)}; check --address or the"
-            " property TCP/Address"
-        ) from error
-    bound: list[socket.socket] = []
-    problem = ""
-    for family, kind, protocol, _, where in found:
-        if port == 0 and bound:  # the same free port for both families
-            where = (where[0], bound[0].getsockname()[1], *where[2:])
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError:  # a machine without IPv6
-            continue
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(where)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                for other in bound:
-                    other.close()
-                return []
-            problem = f"{where[0]} port {port}: {reason(error)}"
-            continue
-        bound.append(sock)
-    if not bound:
-        raise SettingsError(f"cannot listen on {problem or address}")
-    return bound

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shlex
 import uuid
 from collections.abc import Callable
 from typing import Protocol
@@ -10,6 +11,7 @@ from rusb.aio.link import WireLink
 from rusb.aio.tasks import TaskSet
 from rusb.errors import RemoteProtocolError, RusbError
 from rusb.filters.engine import Interfaces, decide
+from rusb.filters.explain import admitting
 from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 
@@ -31,9 +33,6 @@ MAX_PLUGS, PLUG_PERIOD = 512, 10.0
 """Devices that one client may plug in within so many seconds: each costs a task and
 lines in the log. A client that does more is not serious."""
 
-MAX_ATTACHED = 64
-"""Devices of one client that may be plugged in at once; the original allows 16."""
-
 
 _SHOWS_ELSE = "the filters show the guest something else of it now"
 
@@ -49,6 +48,9 @@ class DeviceHost(Protocol):
 
     def devices_changed(self) -> None:
         """A device was attached or detached."""
+
+    def lacks_room(self, number: int) -> str:
+        """Say why a client can have no further device; empty: it can."""
 
 
 class _Device:
@@ -104,6 +106,7 @@ class RemoteDevices:
         host: the server.
         number: of the client.
         log: for what the client causes.
+        terminal: likewise, for what a user wants to know at once.
         core: the wire towards the client.
         send, flush: see :class:`~rusb.aio.link.WireLink`.
         fail: ends the connection.
@@ -118,6 +121,7 @@ class RemoteDevices:
         number: int,
         *,
         log: RemoteLog,
+        terminal: RemoteLog,
         core: wire.GuestSide,
         send: Callable[[int, bytes], None],
         flush: Callable[[], None],
@@ -125,6 +129,7 @@ class RemoteDevices:
     ) -> None:
         self._host = host
         self._log = log
+        self._terminal = terminal
         self._number = number
         self._core = core
         self._fail = fail
@@ -141,6 +146,11 @@ class RemoteDevices:
     def attached(self) -> list[Attachment]:
         """What of this client's is plugged into the guest now."""
         return [d.plugged for d in self._listed.values() if d.plugged]
+
+    @property
+    def in_use(self) -> int:
+        """Devices on their way into the guest, in it, or on their way out."""
+        return len(self._attached)
 
     def describe(self) -> list[dict[str, object]]:
         """The client's devices; ``attached`` says whether the guest has each."""
@@ -295,6 +305,8 @@ class RemoteDevices:
         if verdict != device.verdict:
             device.verdict = verdict
             self._log.write(f"Remote USB: {device.info}: {verdict}")
+            if not decision.matched or not machine.usb_controllers:
+                self._say_cure(device, verdict)
         return decision.matched and bool(machine.usb_controllers)
 
     def _policy(self) -> Policy:
@@ -302,10 +314,23 @@ class RemoteDevices:
         filters = tuple(self._host.machine.filters)
         return Policy(filters, carries_streams=guest.carries_streams)
 
+    def _say_cure(self, device: _Device, verdict: str) -> None:
+        """Tell a user what the filters refuse, and what to do if that is wrong."""
+        machine = self._host.machine
+        commands = [f"modifyvm {shlex.quote(machine.name)} --usb-xhci on"]
+        if machine.usb_controllers:
+            commands = list(admitting(machine.name, device.info, machine.filters))
+        self._terminal.write(f"{device.info}: {verdict}")
+        if commands:
+            cure = f"to admit {device.info}: rusb {commands[-1]}"
+            self._terminal.write(cure)
+            self._log.write(f"Remote USB: {cure}")
+
     async def _attach_until_over(self, device: _Device) -> None:
         info, device.why = device.info, ""
-        if len(self._attached) >= MAX_ATTACHED:
-            self._log.write(f"Remote USB: {info}: {MAX_ATTACHED} devices are in use")
+        if why := self._host.lacks_room(self._number):
+            self._log.write(f"Remote USB: {info}: refused: {why}")
+            self._terminal.write(f"{info}: refused: {why}")
             device.end("")
             return
         number = self._host.next_number()
@@ -335,6 +360,7 @@ class RemoteDevices:
             device.end(why_failed(error, ATTACH_TIMEOUT))
             if device.plugged is None:
                 self._log.write(f"VUSB: Failed to attach '{attachment}': {device.why}")
+                self._terminal.write(f"{info}: not attached: {device.why}")
         finally:
             await self._detach(device, attachment)
 
@@ -348,11 +374,13 @@ class RemoteDevices:
                 device.interfaces = attachment.reading.interfaces
         for note in attachment.view.notes:
             self._log.write(f"Remote USB: {info}: {note}")
+            self._terminal.write(f"{info}: {note}")
         where = await self._host.guest.attach(attachment)
         device.plugged = attachment
         self._log.write(
             f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
         )
+        self._terminal.write(f"{info}: in use by the guest, {device.verdict}")
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
@@ -369,6 +397,7 @@ class RemoteDevices:
             why = device.why or device.verdict or stopped
             self._log.write(f"VUSB: Detached '{attachment}'")
             self._log.write(f"Remote USB: {device.info} was detached: {why}")
+            self._terminal.write(f"{device.info}: detached: {why}")
             self._host.devices_changed()
 
     def _log_gone(self, device: _Device) -> None:

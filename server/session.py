@@ -18,7 +18,7 @@ from rusb.rdp.server import ServerConnection, ServerSettings
 
 from .attachments import Attachment
 from .auth import Authenticator, Request, asked_lines, decision_line
-from .machine.release_log import LineQuota, ReleaseLog, RemoteLog
+from .machine.release_log import LineQuota, ReleaseLog, RemoteLog, Terminal
 from .machine.settings import FEATURES
 from .network import network_of
 from .remote import DeviceHost, RemoteDevices
@@ -42,6 +42,9 @@ dropped. The original gives up after 2 s, which a short network outage exceeds."
 MAX_LINES, LINES_PER_SECOND = 500, 2.0
 """Lines in the log that a connection may cause at once, more than 64 devices that come
 and go, and those that it may cause in the long run."""
+
+MAX_TOLD, TOLD_PER_SECOND = 200, 1.0
+"""The same of lines at the terminal."""
 
 MAX_WAITING = 32 << 20
 """Bytes waiting to be sent above which a client is dropped: it makes us answer and
@@ -67,6 +70,8 @@ class SessionHost(DeviceHost, Protocol):
 
     authenticator: Authenticator
     log: ReleaseLog
+    terminal: Terminal
+    told: LineQuota
 
     def lines_of(self, network: str, *, is_logged_on: bool) -> LineQuota:
         """Return how many lines in the log a network may still cause.
@@ -78,8 +83,11 @@ class SessionHost(DeviceHost, Protocol):
     def welcome(self, session: "ServerSession") -> bool:
         """May this new connection stay? (limits)"""
 
-    def admit(self, session: "ServerSession") -> bool:
-        """May this logged-on client stay? (single-connection rule)"""
+    def admit(self, session: "ServerSession") -> str:
+        """Say why this logged-on client may not stay; empty: it may.
+
+        Limits, and the single-connection rule.
+        """
 
     def screen_wanted(self, session: "ServerSession") -> None:
         """A session wants :meth:`~ServerSession.show_screen` to be called."""
@@ -115,6 +123,7 @@ class ServerSession:
         self.network = ""
         self._host = host
         self._log = RemoteLog(host.log, self.name)
+        self._terminal = RemoteLog(host.terminal, self.name)
         self._rdp = ServerConnection(settings, random_bytes=secrets.token_bytes)
         self.stream = RdpStream(
             self._rdp,
@@ -131,7 +140,7 @@ class ServerSession:
         self._client: rdp.ClientDescription | None = None
         self._user = rdp.Credentials("", "", "", 0)
         self._since, self._address, self._is_tls = 0.0, "", False
-        self._is_welcome = False
+        self._is_welcome = self._is_refused = False
         self._is_granted = False
         self._inputs = 0  # keys and mouse events; the status screen has no use for them
         self._disabled: set[str] = set()
@@ -283,6 +292,7 @@ class ServerSession:
         if self._is_welcome:
             self._log.write(f"VRDP: Connection closed: {self.number}")
             self._log.tell_left_out()
+            self._tell_end(error)
         self._tasks.start(self._finish(), f"end of {self.name}")
 
     async def _finish(self) -> None:
@@ -293,8 +303,12 @@ class ServerSession:
         self._host.session_ended(self)
 
     def _connected(self) -> None:
-        self.network = network_of(self.stream.peer)
+        self._address = self.stream.peer
+        self.network = network_of(self._address)
         self._log = self._new_log(is_logged_on=False)
+        own = LineQuota(MAX_TOLD, TOLD_PER_SECOND)
+        name = f"client {self.number}"
+        self._terminal = RemoteLog(self._host.terminal, name, own, self._host.told)
         self._is_welcome = self._host.welcome(self)
         if not self._is_welcome:
             self.stream.close()
@@ -306,7 +320,7 @@ class ServerSession:
     def _new_log(self, *, is_logged_on: bool) -> RemoteLog:
         own = LineQuota(MAX_LINES, LINES_PER_SECOND)
         shared = self._host.lines_of(self.network, is_logged_on=is_logged_on)
-        return RemoteLog(self._host.log, f"client {self.number}", own, shared)
+        return RemoteLog(self._host.log, f"VRDP: client {self.number}", own, shared)
 
     def _secured(self, version: str) -> None:
         assert self.stream.tls is not None
@@ -381,7 +395,7 @@ class ServerSession:
         )
         if who.screen >= self._host.machine.monitors:
             self._host.log.write(f"VRDP: There is no screen {who.screen}.")
-            self._refuse()
+            self._refuse(event, f"there is no screen {who.screen}")
         else:
             self._tasks.start(self._authenticate(event), f"logon of {self.name}")
 
@@ -407,16 +421,17 @@ class ServerSession:
             method.disconnected(self.number)
             return
         if not decision.granted:
-            self._refuse()
+            self._refuse(event, decision.reason or "access denied")
             return
-        if not self._host.admit(self):
+        if problem := self._host.admit(self):
             self._rdp.refuse_logon(SLOT_IS_TAKEN)
             self.stream.send_now()
-            self._refuse()
+            self._refuse(event, problem)
             return
         self._client, self._user = event.client, event.credentials
         self._since = time.time()
-        self._address, self._is_tls = self.stream.peer, self.stream.is_tls
+        self._is_tls = self.stream.is_tls
+        self._terminal.write(f"{self._who(event)} connected")
         self._log.tell_left_out()
         self._log = self._new_log(is_logged_on=True)
         self._log_switches()
@@ -424,12 +439,28 @@ class ServerSession:
         self._rdp.accept_logon()
         self.stream.flush()
 
-    def _refuse(self) -> None:
+    def _refuse(self, event: rdp.LogonRequested, reason: str) -> None:
         """Hang up on a client after its logon.
 
         Without a goodbye of TLS, in which rdesktop 1.9 would wait for ever.
         """
+        self._is_refused = True
+        self._terminal.write(f"{self._who(event)} refused: {reason}")
         self.stream.abort()
+
+    def _who(self, event: rdp.LogonRequested) -> str:
+        """Name a client at the terminal: who, and from where."""
+        user = event.credentials.user or "nobody by name"
+        return f"client {self.number}: {user} at {self._address} ({event.client.name})"
+
+    def _tell_end(self, error: RusbError | None) -> None:
+        if self._client is not None:
+            why = f": {error}" if error else ""
+            self._terminal.write(f"client {self.number}: disconnected{why}")
+        elif not self._is_refused and (error or self.stream.bytes_received):
+            why = str(error or "it left before its logon")
+            self._terminal.write(f"client {self.number} at {self._address}: {why}")
+        self._terminal.tell_left_out()
 
     def _log_switches(self) -> None:
         """Note the features that are switched off for this client (4.4)."""
@@ -445,6 +476,7 @@ class ServerSession:
                 self._host,
                 self.number,
                 log=self._log,
+                terminal=self._terminal,
                 core=load_protocol(CHANNEL).guest_side(),
                 send=self._rdp.send_channel,
                 flush=self.stream.flush,

@@ -100,7 +100,7 @@ async def test_weaker_rc4_where_the_server_has_no_better(
     place: Place, strength: Encryption, label: str
 ) -> None:
     async with place.server(Method="RDP") as server:
-        server._settings.encryption = (strength,)
+        server._security.settings.encryption = (strength,)
         await place.visit(server, "rdp")
     assert place.security == label
     assert f"VRDP: Encryption: {label}" in place.log()
@@ -173,7 +173,7 @@ async def test_a_server_that_knows_only_tls_1_0(
         context.maximum_version = ssl.TLSVersion.TLSv1
         return context
 
-    monkeypatch.setattr("rusb.server.listener.server_context", old_server)
+    monkeypatch.setattr("rusb.server.security.server_context", old_server)
     async with place.server() as server:
         with pytest.raises((NegotiationError, ConnectionLost)):
             await place.visit(server, "tls")

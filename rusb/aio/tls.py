@@ -143,17 +143,19 @@ def make_self_signed(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def read_certificate(path: Path) -> tuple[str, datetime.datetime]:
-    """Return who issued a PEM certificate, and until when it is valid.
+def read_certificate(path: Path) -> tuple[str, datetime.datetime, str]:
+    """Return who issued a PEM certificate, until when it is valid, its fingerprint.
 
     Raises:
         SettingsError: it is malformed in a way that OpenSSL does not mind.
     """
     from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
 
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
-        return found.issuer.rfc4514_string(), found.not_valid_after_utc
+        shown = fingerprint(found.public_bytes(Encoding.DER))
+        return found.issuer.rfc4514_string(), found.not_valid_after_utc, shown
     except ValueError as error:
         raise SettingsError(f"TLS: the certificate {path}: {error}") from error
 

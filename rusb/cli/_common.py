@@ -5,6 +5,7 @@ import contextlib
 import getpass
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine
@@ -19,6 +20,7 @@ __all__ = [
     "PASSWORD_IS_SEEN",
     "add_verbose",
     "find_password",
+    "open_more_files",
     "run_async",
     "say",
     "set_up_logging",
@@ -66,6 +68,17 @@ def say(text: str) -> None:
     """
     with contextlib.suppress(OSError, ValueError):
         print(clean_lines(text), file=sys.stderr, flush=True)
+
+
+MAX_FILES = 8192
+
+
+def open_more_files() -> None:
+    """Use what the system allows of open files: each device takes some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MAX_FILES:
+        most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def find_password(word: str | None, prompt: str) -> str | None:

@@ -10,7 +10,14 @@ from rusb.server.config import ServerConfig
 from rusb.server.listener import Server
 from rusb.server.machine.settings import load_machine
 
-from ._common import add_verbose, run_async, say, set_up_logging, until_signal
+from ._common import (
+    add_verbose,
+    open_more_files,
+    run_async,
+    say,
+    set_up_logging,
+    until_signal,
+)
 
 HELP = "serve remote USB to a virtual machine"
 
@@ -73,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         legacy_tls=args.legacy_tls,
         log=log_path(Path(args.machine), args.log),
     )
+    open_more_files()
     return run_async(_serve(config))
 
 
@@ -80,6 +88,8 @@ async def _serve(config: ServerConfig) -> int:
     async with Server(config, report=say) as server:
         listening = f"{config.machine.name}: listening on port {server.port}"
         say(listening)
+        if server.fingerprint:
+            say(f"{config.machine.name}: the certificate is {server.fingerprint}")
         say(f"{config.machine.name}: log in {config.log}")
         await until_signal(server.serve_forever(), listening)
         say(f"{config.machine.name}: stopping")

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rusb import __version__
 from rusb.errors import SettingsError
 from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
-__all__ = ["LineQuota", "ReleaseLog", "RemoteLog"]
+__all__ = ["LineQuota", "Lines", "ReleaseLog", "RemoteLog", "Terminal"]
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,31 @@ class ReleaseLog:
         return f"{hours:02}:{minutes:02}:{seconds:02}.{micros:06}"
 
 
+class Lines(Protocol):
+    """Takes lines, and knows the time, in seconds."""
+
+    def now(self) -> float: ...
+    def write(self, text: str) -> None: ...
+
+
+class Terminal:
+    """What a user at the terminal is told, as lines.
+
+    Args:
+        say: says a line.
+        now: the time, in seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], now: Callable[[], float]) -> None:
+        self._say = say
+        self.now = now
+
+    def write(self, text: str) -> None:
+        """Say a line, in which peers may have a part (T42)."""
+        line = clean_text(text)
+        self._say(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…")
+
+
 class LineQuota:
     """How many lines a peer may cause: some at once, and then some a second.
 
@@ -187,7 +212,7 @@ class RemoteLog:
         quotas: its own, then what it shares with others.
     """
 
-    def __init__(self, log: ReleaseLog, name: str, *quotas: LineQuota) -> None:
+    def __init__(self, log: Lines, name: str, *quotas: LineQuota) -> None:
         self._log = log
         self._name = name
         self._quotas = quotas
@@ -206,7 +231,7 @@ class RemoteLog:
         """Say how many lines were left out since the last one."""
         count, self._left_out = self._left_out, 0
         if count:
-            self._log.write(f"VRDP: {self._name}: {count} lines were left out here.")
+            self._log.write(f"{self._name}: {count} lines were left out here.")
 
 
 def _rotate(path: Path) -> None:

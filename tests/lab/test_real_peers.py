@@ -434,7 +434,7 @@ async def test_our_client_and_our_server(
     )
     guest = LoopbackGuest()
     async with asyncio.timeout(60), Server(config, guest=guest) as server:
-        server._settings.encryption = tuple(strengths)
+        server._security.settings.encryption = tuple(strengths)
         words = command(server.port, "--security", security)
         words += ["--known-servers", str(tmp_path / "known")]
         client = await asyncio.create_subprocess_exec(

@@ -1,5 +1,6 @@
 """Whom a server lets wait for a logon, and whom it lets stay after it."""
 
+import resource
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ class Crowd:
     def log_on(self, address: str) -> bool:
         """Pass the logon; return whether the client may stay."""
         client = cast(ServerSession, Visitor(self, address, is_logged_on=True))
-        if not self.server.admit(client):
+        if self.server.admit(client):
             return False
         self.server._sessions.add(client)
         return True
@@ -103,3 +104,43 @@ def test_clients_in_all_are_limited(crowd: Crowd) -> None:
     for n in range(listener.MAX_CLIENTS):
         assert crowd.log_on(f"192.0.2.{n}")
     assert not crowd.log_on("198.51.100.1")
+
+
+class Busy:
+    """What a server looks at of a client with devices."""
+
+    def __init__(self, number: int, address: str, in_use: int) -> None:
+        self.number = number
+        self.network = network_of(address)
+        self.devices = self
+        self.in_use = in_use
+
+
+@pytest.mark.parametrize(
+    ("in_use", "files", "reason"),
+    [
+        ([63], 1024, ""),
+        ([64], 1024, "64 devices of the client are in use"),
+        ([0, 64, 64], 1 << 16, "128 devices of clients at 192.0.2.1 are in use"),
+        ([0, 64, 63], 1 << 16, ""),
+        ([0, 10], 512 + 31, "10 devices are in use, all that the limit of open files"),
+        ([0, 9], 512 + 31, ""),
+    ],
+)
+def test_devices_leave_files_for_others(
+    crowd: Crowd,
+    monkeypatch: pytest.MonkeyPatch,
+    in_use: list[int],
+    files: int,
+    reason: str,
+) -> None:
+    """One address took all 1024 files with sixteen clients of 64 devices."""
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
+    crowd.server._sessions |= {
+        cast(ServerSession, Busy(number, "192.0.2.1", count))
+        for number, count in enumerate(in_use)
+    }
+    why = crowd.server.lacks_room(0)
+    assert why.startswith(reason)
+    assert bool(why) == bool(reason)
+    crowd.server._sessions.clear()

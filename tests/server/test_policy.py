@@ -13,8 +13,8 @@ from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import Data, EmulatedBackend, EmulatedDevice
 from rusb.filters.model import Filter
 from rusb.server.guests.loopback import LoopbackDevice
+from rusb.server.listener import MAX_DEVICES_PER_CLIENT
 from rusb.server.reading import MAX_CONFIGURATIONS
-from rusb.server.remote import MAX_ATTACHED
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptors,
@@ -386,12 +386,12 @@ async def test_configuration_0_is_selected_where_the_device_has_it(
 async def test_one_client_has_at_most_so_many_devices_in_use(
     lab: Policed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rusb.server.remote.MAX_ATTACHED", 3)
-    assert MAX_ATTACHED == 64
+    monkeypatch.setattr("rusb.server.listener.MAX_DEVICES_PER_CLIENT", 3)
+    assert MAX_DEVICES_PER_CLIENT == 64
     devices: list[EmulatedDevice] = [Loopback() for _ in range(5)]
     async with lab.client(EmulatedBackend(devices=devices)):
         await lab.guest.wait_for(3)
-        while lab.log().count("3 devices are in use") < 2:  # noqa: ASYNC110
+        while lab.log().count("3 devices of the client are in use") < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert len(lab.guest.devices) == 3
 

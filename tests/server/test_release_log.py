@@ -154,8 +154,8 @@ def test_a_peer_causes_as_many_lines_as_it_may(tmp_path: Path) -> None:
     clock = Clock()
     log = ReleaseLog(str(tmp_path / "VBox.log"), clock=clock)
     shared = LineQuota(25, 1.0)
-    one = RemoteLog(log, "client 1", LineQuota(20, 1.0), shared)
-    other = RemoteLog(log, "client 2", LineQuota(20, 1.0), shared)
+    one = RemoteLog(log, "VRDP: client 1", LineQuota(20, 1.0), shared)
+    other = RemoteLog(log, "VRDP: client 2", LineQuota(20, 1.0), shared)
     for number in range(100):
         one.write(f"one {number}")
     for number in range(100):

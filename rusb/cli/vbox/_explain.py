@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rusb.cli._vbox_options import UsageError
-from rusb.filters.engine import Interfaces, attributes_of, decide
-from rusb.filters.model import ATTRIBUTES, Decision, Filter, describe_mask
+from rusb.filters.engine import Interfaces, decide
+from rusb.filters.explain import admitting
+from rusb.filters.model import Decision, Filter, describe_mask
 from rusb.server.machine.settings import Machine
 from rusb.usb.device import DeviceInfo
 
@@ -229,46 +230,10 @@ def _change(
     if not machine.usb_controllers:
         return [f"modifyvm {target} --usb-xhci on"]
     if not decision.matched:
-        if device.info.remote and device.info.vendor_id == 0:
-            return []  # no filter can
-        return list(_admitting(target, device.info, filters))
+        return list(admitting(machine.name, device.info, filters))
     left, commands = list(filters), []
     while (now := _decide(left, device)).matched:
         assert now.index is not None
         commands.append(f"usbfilter modify {now.index} --target {target} --active no")
         left[now.index] = replace(left[now.index], active=False)
     return commands
-
-
-def _admitting(
-    target: str, info: DeviceInfo, filters: Sequence[Filter]
-) -> Iterator[str]:
-    """Yield the smallest change of the filter that is nearest, and a new filter."""
-    changes = [(_differences(f, info), i) for i, f in enumerate(filters)]
-    if changes:
-        nearest, index = min(changes, key=lambda change: len(change[0]))
-        options = " ".join(f"--{n} {shlex.quote(v)}" for n, v in nearest.items())
-        if len(nearest) == 1:
-            yield f"usbfilter modify {index} --target {target} {options}"
-    name = shlex.quote(info.product or f"{info.vendor_id:04x}:{info.product_id:04x}")
-    origin = "yes" if info.remote else "no"
-    yield (
-        f"usbfilter add {len(filters)} --target {target} --name {name}"
-        f" --vendorid {info.vendor_id:04x} --productid {info.product_id:04x}"
-        f" --remote {origin}"
-    )
-
-
-def _differences(candidate: Filter, info: DeviceInfo) -> dict[str, str]:
-    """Return each option that keeps a filter from admitting a device, as it should
-    be."""
-    found = {} if candidate.active else {"active": "yes"}
-    if candidate.wants_remote not in (None, info.remote):
-        found["remote"] = "yes" if info.remote else "no"
-    attributes = attributes_of(info)
-    for name, criterion in candidate.criteria.items():
-        value = attributes.get(name)
-        if not criterion.matches(value):
-            text = f"{value:04x}" if isinstance(value, int) else value or ""
-            found[ATTRIBUTES[name].lower()] = text
-    return found

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import rusb
-from rusb.cli._common import run_async, say, set_up_logging, until_signal
+from rusb.cli._common import (
+    open_more_files,
+    run_async,
+    say,
+    set_up_logging,
+    until_signal,
+)
 from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
@@ -113,6 +119,7 @@ def headless(words: Sequence[str]) -> int:
     log = entry.path.parent / "Logs" / "VBox.log"
     make_folder(log.parent)
     notes = [f"not run: {part}" for part in parts_not_run(document)]
+    open_more_files()
     return run_async(_run(machine, to_hardware(parts), log, notes))
 
 

@@ -1,0 +1,210 @@
+"""What a server says at the terminal, and how much of it (C3 of a user's day)."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rusb.aio.tls import fingerprint, read_certificate
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import ClientSession, connect
+from rusb.errors import AuthenticationError, ServerBusy
+from rusb.filters.model import Filter
+from rusb.server import listener
+from rusb.server.auth.hashes import hash_legacy
+from rusb.server.config import ServerConfig
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.listener import Server
+from rusb.server.machine.settings import Machine, RemoteDisplay
+
+OURS = (Filter("ours", vendor_id="1209", product_id="0004"),)
+OTHERS = (Filter("others", vendor_id="0951"),)
+
+
+class Desk:
+    """A server, and what its terminal shows."""
+
+    def __init__(
+        self,
+        folder: Path,
+        filters: tuple[Filter, ...] = OURS,
+        address: str = "127.0.0.1",
+        **display: object,
+    ) -> None:
+        self.folder = folder
+        self.said: list[str] = []
+        self.guest = LoopbackGuest()
+        machine = Machine(
+            name="My Lab",
+            filters=filters,
+            usb_controllers=("XHCI",),
+            remote_display=RemoteDisplay(**display),  # type: ignore[arg-type]
+            extra_data={"VBoxAuthSimple/users/vera": hash_legacy("secret")},
+        )
+        log = str(folder / "VBox.log")
+        config = ServerConfig(
+            machine, ports=[0], address=address, log=log, state=folder
+        )
+        self.server = Server(config, guest=self.guest, report=self.said.append)
+
+    def log(self) -> str:
+        return (self.folder / "VBox.log").read_text()
+
+    @contextlib.asynccontextmanager
+    async def visit(
+        self, password: str = "", product: str = "Loopback"
+    ) -> AsyncIterator[ClientSession]:
+        known, user = self.folder / "known", "vera" if password else ""
+        config = ClientConfig(
+            "127.0.0.1",
+            self.server.port,
+            user=user,
+            password=password,
+            known_servers=known,
+        )
+        backend = EmulatedBackend(devices=[Loopback()])
+        async with connect(config, backends=[backend]) as session:
+            yield session
+
+    async def hears(self, pattern: str) -> str:
+        """Wait for a line; return it."""
+        while True:
+            for line in self.said:
+                if re.search(pattern, line):
+                    return line
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_and_its_device_from_the_first_to_the_last(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    async with desk.server, asyncio.timeout(15):
+        async with desk.visit():
+            await desk.hears("in use by the guest")
+        await desk.hears("disconnected")
+        await desk.hears("detached")
+    said = [line for line in desk.said if "certificate" not in line]
+    assert re.fullmatch(
+        r"client 1: nobody by name at 127\.0\.0\.1 \(.+\)", said[0][:-10]
+    )
+    assert said[0].endswith(" connected")
+    assert said[1] == (
+        "1209:0004 rusb Loopback: in use by the guest,"
+        ' admitted by filter 0 "ours" (vendorId 1209, productId 0004)'
+    )
+    assert "client 1: disconnected" in said
+    assert "1209:0004 rusb Loopback: detached: the client's connection ended" in said
+    assert len(said) == 4
+
+
+async def test_a_refused_device_comes_with_the_command_that_admits_it(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path, OTHERS)
+    command = (
+        "to admit 1209:0004 rusb Loopback: rusb usbfilter add 1 --target 'My Lab'"
+        " --name Loopback --vendorid 1209 --productid 0004 --remote yes"
+    )
+    async with desk.server, asyncio.timeout(15), desk.visit():
+        assert await desk.hears("to admit") == command
+        assert (
+            await desk.hears("refused") == "1209:0004 rusb Loopback: refused: filter 0"
+            ' "others": vendorId wanted 0951, found 1209'
+        )
+        assert f"Remote USB: {command}" in desk.log()
+
+
+async def test_a_machine_without_a_controller(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.server.machine.usb_controllers = ()
+    async with desk.server, asyncio.timeout(15), desk.visit():
+        line = await desk.hears("to admit")
+        assert line.endswith("rusb modifyvm 'My Lab' --usb-xhci on")
+
+
+async def test_refused_clients_are_named_with_the_reason(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, auth_type="External", auth_library="VBoxAuthSimple")
+    async with desk.server, asyncio.timeout(15):
+        with pytest.raises(AuthenticationError):
+            async with desk.visit("wrong"):
+                pass
+        line = await desk.hears("refused")
+        assert re.fullmatch(
+            r"client 1: vera at 127\.0\.0\.1 \(.+\) refused: .*denied.*", line
+        )
+        async with desk.visit("secret"):
+            await desk.hears("client 2: vera at .* connected")
+            with pytest.raises(ServerBusy):
+                async with desk.visit("secret"):
+                    pass
+            await desk.hears(r"client 3: .* refused: Multiple connections are not")
+    assert not any("wrong" in line or "secret" in line for line in desk.said)
+
+
+async def test_who_comes_and_says_nothing_sensible(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.server, asyncio.timeout(15):
+        reader, writer = await asyncio.open_connection("127.0.0.1", desk.server.port)
+        writer.write(b"\x03\0\0\0")
+        await reader.read()
+        writer.close()
+        await desk.hears(r"client 1 at 127\.0\.0\.1: .+")
+
+
+async def test_the_terminal_is_not_flooded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "MAX_TOLD", 5)
+    desk = Desk(tmp_path)
+    async with desk.server, asyncio.timeout(15):
+        for _ in range(40):
+            _, writer = await asyncio.open_connection("127.0.0.1", desk.server.port)
+            writer.write(b"junk")
+            writer.write_eof()
+            writer.close()
+        while desk.log().count("Connection closed") < 40:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    lines = [line for line in desk.said if "127.0.0.1: " in line]
+    assert 5 <= len(lines) <= 10
+
+
+async def test_the_fingerprint_is_the_one_that_clients_show(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.server, asyncio.timeout(15), desk.visit() as client:
+        assert client._stream is not None
+        assert client._stream.transport is not None
+        tls = client._stream.transport.get_extra_info("ssl_object")
+        shown = fingerprint(tls.getpeercert(binary_form=True))
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", shown)
+    assert desk.server.fingerprint == shown
+    assert f"VRDP: the certificate is {shown}" in desk.log()
+    assert read_certificate(tmp_path / "server-cert.pem")[2] == shown
+    assert f" {shown}\n" in (tmp_path / "known").read_text()
+
+
+@pytest.mark.parametrize(
+    ("address", "display", "is_warned"),
+    [
+        ("0.0.0.0", {}, True),
+        ("::", {"auth_type": "External", "auth_library": "null"}, True),
+        ("127.0.0.1", {}, False),
+        ("0.0.0.0", {"auth_type": "External"}, False),
+    ],
+)
+async def test_an_open_door_is_warned_of_once(
+    tmp_path: Path, address: str, display: dict[str, str], *, is_warned: bool
+) -> None:
+    desk = Desk(tmp_path, OURS, address, **display)
+    async with desk.server:
+        text = "nobody is asked for a password"
+        warnings = [line for line in desk.said if text in line]
+        assert len(warnings) == desk.log().count(text) == is_warned
+        if is_warned:
+            assert warnings[0].startswith("WARNING: ")
+            assert f"({address})" in warnings[0]
+            assert "modifyvm 'My Lab' --vrdeauthtype external" in warnings[0]
