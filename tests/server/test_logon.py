@@ -11,7 +11,7 @@ import pytest
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import ClientSession, connect
-from rusb.errors import AuthenticationError, ConnectionLost
+from rusb.errors import AuthenticationError, ConnectionLost, ServerBusy
 from rusb.rdp.share import DataType
 from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
@@ -84,6 +84,11 @@ class Place:
     async def is_refused(self, **who: str) -> None:
         with pytest.raises(AuthenticationError, match="after the logon"):
             async with self.visit(**who):
+                pass
+
+    async def is_busy(self) -> None:
+        with pytest.raises(ServerBusy):
+            async with self.visit():
                 pass
 
     def log(self) -> str:
@@ -195,7 +200,7 @@ async def test_the_library_hears_of_the_end_of_one_not_admitted(
     place: Place, told: Told
 ) -> None:
     async with place.serve(auth_library=TELLING), place.visit():
-        await place.is_refused()
+        await place.is_busy()
         await wait_text(told, "off")
         assert str(told) == "on 1\non 2\noff 2\n"
 
@@ -225,7 +230,7 @@ async def test_whoever_hangs_up_during_the_check_is_decided_on_all_the_same(
 async def test_a_second_client_is_refused(place: Place) -> None:
     async with place.serve(), place.visit() as first:
         await place.guest.wait_for(1)
-        await place.is_refused()
+        await place.is_busy()
         assert (
             "AUTH: Multiple connections are not enabled. Access denied." in place.log()
         )
