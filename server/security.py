@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable
 from pathlib import Path
 
+from rusb.aio.state import state_folder
 from rusb.aio.stream import TlsUpgrade
 from rusb.aio.tls import (
     make_rsa_key,
@@ -11,7 +12,6 @@ from rusb.aio.tls import (
     read_certificate,
     read_x509_key,
     server_context,
-    state_folder,
 )
 from rusb.errors import SettingsError
 from rusb.oserrors import reason

@@ -17,7 +17,7 @@ from pathlib import Path
 import libusb_package
 import usb1
 
-from rusb.aio.tls import state_folder
+from rusb.aio.state import state_folder
 from rusb.errors import BackendError, DeviceBusy, DeviceGone, NoPermission
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import ClassCode, Feature, Request, Speed, TransferType

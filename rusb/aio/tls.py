@@ -22,6 +22,8 @@ from rusb.rdp.standard import (
     RsaKey,
 )
 
+from .state import state_folder
+
 __all__ = [
     "KnownServers",
     "client_context",
@@ -31,21 +33,11 @@ __all__ = [
     "read_certificate",
     "read_x509_key",
     "server_context",
-    "state_folder",
 ]
 
 _KEY_BITS = 2048  # RSA: every RDP client since 2008 takes it
 _VALID_DAYS = 3650
 _MAX_KNOWN_SIZE = 1 << 20
-
-
-def state_folder() -> Path:
-    """Return the folder for what rusb keeps between runs (``RUSB_STATE`` wins)."""
-    named = os.environ.get("RUSB_STATE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "rusb"
 
 
 def fingerprint(certificate: bytes) -> str:

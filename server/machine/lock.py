@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rusb.aio.tls import state_folder
+from rusb.aio.state import state_folder
 from rusb.errors import ControlError
 from rusb.oserrors import reason
 

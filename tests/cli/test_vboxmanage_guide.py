@@ -54,7 +54,7 @@ def rows() -> Iterator[Row]:
 ROWS = list(rows())
 EXAMPLES = [row for row in ROWS if len(row.cells) == 4]
 CLIENT = [row for row in EXAMPLES if row.section == "`rdesktop-vrdp`"]
-LISTS = [row for row in ROWS if len(row.cells) < 4]
+LISTS = [r for r in ROWS if len(r.cells) < 4 and not r.section.startswith("Tools")]
 
 
 def code(text: str) -> list[str]:
