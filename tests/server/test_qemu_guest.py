@@ -457,8 +457,9 @@ async def test_a_qemu_that_does_not_answer_is_bounded(  # T43
     await guest.start()
     monkeypatch.setattr(_qmp, "COMMAND_TIMEOUT", 0.1)
     fake.answers["chardev-add"] = lambda arguments: None
-    with pytest.raises(GuestError, match="does not answer chardev-add"):
-        await guest.attach(device)
+    async with asyncio.timeout(5):
+        with pytest.raises(GuestError, match="does not answer chardev-add"):
+            await guest.attach(device)
     await guest.aclose()
 
 

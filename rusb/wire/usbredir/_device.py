@@ -676,8 +676,6 @@ class UsbredirDeviceSide(DeviceSide):
 
     def _stream_result(self, stream: _Stream, result: UrbResult) -> None:
         address = stream.endpoint.address
-        if self._streams.get(address) is not stream:
-            return  # stopped
         is_iso = stream.endpoint.transfer_type is TransferType.ISOCHRONOUS
         gone = result.status in (UrbStatus.NO_DEVICE, UrbStatus.CANCELLED)
         if result.status is UrbStatus.STALL or (
