@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.client.backends.emulated import EmulatedBackend, SerialLoopback
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import ControlError, GuestError
@@ -19,6 +19,7 @@ from rusb.server.control import call, control_path
 from rusb.server.headless import Headless, _accelerators, _kvm_problem
 from rusb.server.machine.qemu_command import Hardware, qemu_command
 from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.usb.types import Speed
 
 UUID = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a705"
 
@@ -43,14 +44,14 @@ def make(
         name="Small",
         uuid=UUID,
         filters=(Filter(name="all"),),
-        usb_controllers=("XHCI",),
+        usb_controllers=("OHCI", "EHCI"),  # as most machines of VirtualBox have
         remote_display=RemoteDisplay(**(settings | display)),  # type: ignore[arg-type]
     )
     machine.remote_display.properties["TCP/Ports"] = "42000-42999"
     machine.remote_display.properties["TCP/Address"] = "127.0.0.1"
     return Headless(
         machine,
-        hardware or Hardware(memory=64, usb=("XHCI",)),
+        hardware or Hardware(memory=64, usb=machine.usb_controllers),
         log=str(folder / "VBox.log"),
         report=said.append,
         state=folder,
@@ -78,7 +79,7 @@ async def wait_log(folder: Path, text: str) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_device_reaches_its_controller(
+async def test_devices_reach_the_controllers_of_their_speeds(
     running: Headless, tmp_path: Path, said: list[str]
 ) -> None:
     found = await info()
@@ -89,9 +90,13 @@ async def test_a_device_reaches_its_controller(
     config = ClientConfig(
         "127.0.0.1", int(str(found["vrdeport"])), known_servers=tmp_path / "known"
     )
-    backend = EmulatedBackend(devices=[SerialLoopback()])
+    speeds = {Speed.FULL: "usb0.0", Speed.HIGH: "usb1.0"}
+    backend = EmulatedBackend(devices=[Loopback(speed=s) for s in speeds])
     async with connect(config, backends=[backend]):
-        await wait_log(tmp_path, "VUSB: Attached")
+        for speed, bus in speeds.items():
+            await wait_log(tmp_path, f" on {bus} ({speed.label}Speed)")
+        backend.plug(Loopback(speed=Speed.SUPER, serial="3"))
+        await wait_log(tmp_path, 'VBoxManage modifyvm "Small" --usbxhci on')
     await wait_log(tmp_path, "VUSB: Detached")
 
 
