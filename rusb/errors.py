@@ -14,6 +14,7 @@ __all__ = [
     "DeviceGone",
     "FilterError",
     "GuestError",
+    "HandshakeError",
     "LocalProtocolError",
     "NegotiationError",
     "NoPermission",
@@ -65,6 +66,18 @@ class NegotiationError(RusbError):
     def __init__(self, message: str, stage: str = "rdp") -> None:
         super().__init__(message)
         self.stage = stage
+
+
+class HandshakeError(NegotiationError):
+    """The handshake of TLS failed.
+
+    Attributes:
+        reason: OpenSSL's word for it; empty: the peer hung up.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message, "tls")
+        self.reason = reason
 
 
 class CertificateError(NegotiationError):

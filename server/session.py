@@ -10,7 +10,7 @@ from typing import Protocol
 from rusb.aio.protocols import load_protocol
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tasks import TaskSet
-from rusb.errors import ConnectionLost, RusbError
+from rusb.errors import ConnectionLost, HandshakeError, RusbError
 from rusb.rdp import events as rdp
 from rusb.rdp.bitmaps import Picture
 from rusb.rdp.error_info import SLOT_IS_TAKEN
@@ -18,6 +18,7 @@ from rusb.rdp.server import ServerConnection, ServerSettings
 
 from .attachments import Attachment
 from .auth import Authenticator, Request, asked_lines, decision_line
+from .handshakes import explain_handshake
 from .machine.release_log import LineQuota, ReleaseLog, RemoteLog, Terminal
 from .machine.settings import FEATURES
 from .network import network_of
@@ -285,15 +286,25 @@ class ServerSession:
         self._logon_timer.cancel()
         self._idle_timer.cancel()
         self._stop_drawing()
-        if error is not None:
-            self._log.write(f"VRDP: {self.name}: {error}")
+        why = self._explain(error)
+        if why:
+            self._log.write(f"VRDP: {self.name}: {why}")
         if self.devices is not None:
             self.devices.close()
         if self._is_welcome:
             self._log.write(f"VRDP: Connection closed: {self.number}")
             self._log.tell_left_out()
-            self._tell_end(error)
+            self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
+
+    def _explain(self, error: RusbError | None) -> str:
+        """Say why the connection ended, and what helps: a client whose handshake fails
+        learns little."""
+        help_ = ""
+        if isinstance(error, HandshakeError):
+            core = self._rdp
+            help_ = explain_handshake(error, core.requested, core.settings.methods)
+        return "; ".join(filter(None, [str(error or ""), help_]))
 
     async def _finish(self) -> None:
         if self.devices is not None:
@@ -453,12 +464,12 @@ class ServerSession:
         user = event.credentials.user or "nobody by name"
         return f"client {self.number}: {user} at {self._address} ({event.client.name})"
 
-    def _tell_end(self, error: RusbError | None) -> None:
+    def _tell_end(self, why: str) -> None:
         if self._client is not None:
-            why = f": {error}" if error else ""
+            why = f": {why}" if why else ""
             self._terminal.write(f"client {self.number}: disconnected{why}")
-        elif not self._is_refused and (error or self.stream.bytes_received):
-            why = str(error or "it left before its logon")
+        elif not self._is_refused and (why or self.stream.bytes_received):
+            why = why or "it left before its logon"
             self._terminal.write(f"client {self.number} at {self._address}: {why}")
         self._terminal.tell_left_out()
 

@@ -16,9 +16,15 @@ from rusb.aio.tls import client_context, make_self_signed, server_context
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from rusb.errors import CertificateError, ConnectionLost, NegotiationError
+from rusb.errors import (
+    CertificateError,
+    ConnectionLost,
+    HandshakeError,
+    NegotiationError,
+)
 from rusb.rdp import mcs
 from rusb.rdp.standard import Encryption
+from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.listener import Server
@@ -35,6 +41,8 @@ class Place:
         self.folder = folder
         self.guest = LoopbackGuest()
         self.said: list[str] = []
+        self.at_terminal: list[str] = []  # of the server
+        self.has_told = asyncio.Event()
         self.security = ""  # what the client says of its last connection
 
     def server(self, **properties: str) -> Server:
@@ -46,7 +54,11 @@ class Place:
             log=str(self.folder / "VBox.log"),
             state=self.folder,
         )
-        return Server(config, guest=self.guest)
+        return Server(config, guest=self.guest, report=self._tell)
+
+    def _tell(self, line: str) -> None:
+        self.at_terminal.append(line)
+        self.has_told.set()
 
     async def visit(
         self, server: Server, *security: str, host: str = "127.0.0.1", **options: Any
@@ -253,6 +265,83 @@ async def test_rdesktop_vrdp_knows_only_tls_1_0(
     server.config.legacy_tls = is_legacy
     async with asyncio.timeout(10), server:
         assert await rdesktop(server.port) == outcome
+        assert await rdesktop(server.port) == outcome
+    told = "\n".join(place.at_terminal)
+    for said in (place.log(), told):
+        is_advised = "as rdesktop-vrdp 1.8" in said
+        assert is_advised is (outcome == "failure 1")
+        for advice in ("Security/Method=Negotiate", "--legacy-tls", "SECLEVEL=0"):
+            assert advice in said or not is_advised
+    if outcome == "failure 1":
+        assert "UNSUPPORTED_PROTOCOL" in told
+        assert "Security/Method=Negotiate serves clients that have no TLS" in told
+    if (method, is_legacy) == ("Negotiate", False):
+        assert "may come again without TLS, which this machine allows" in place.log()
+
+
+@pytest.mark.parametrize(
+    ("wish", "method", "answer", "advice"),
+    [
+        (3, "TLS", 1, "it insists on that: rusb does not have network level"),
+        (2, "TLS", None, "(NLA) only: tls required; rusb does not have network level"),
+        (2, "RDP", None, "(NLA) only: tls not allowed; rusb does not have network"),
+        (1, "TLS", 1, "it may not trust the server's certificate"),
+    ],
+)
+async def test_a_client_that_insists_on_nla_is_told_from_one_without_trust(
+    place: Place, wish: int, method: str, answer: int | None, advice: str
+) -> None:
+    """It hangs up as soon as TLS is chosen: `xfreerdp /sec:nla` does."""
+    async with asyncio.timeout(10), place.server(Method=method) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(ConnectionRequest(protocols=wish).serialize())
+        confirm = ConnectionConfirm.parse((await reader.readexactly(19))[4:])
+        assert confirm.selected == answer
+        if answer is None:
+            assert confirm.failure == (2 if method == "RDP" else 1)
+        writer.close()
+        await place.has_told.wait()
+    (line,) = [s for s in place.log().splitlines() if "VRDP: client 1: " in s]
+    assert advice in line
+    assert ("trust" in line) is (wish == 1)
+    assert advice in place.at_terminal[0]
+
+
+async def test_t45_no_cipher_in_common(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends of TLS 1.2, one with a kind of cipher that the other's key cannot serve."""
+
+    def only_ecdsa(ca: Path | None, *, legacy: bool) -> ssl.SSLContext:
+        context = client_context(ca)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+        return context
+
+    monkeypatch.setattr("rusb.client.dial.client_context", only_ecdsa)
+    async with asyncio.timeout(10), place.server() as server:
+        with pytest.raises(HandshakeError, match="TLS handshake failed|hung up"):
+            await place.visit(server, "tls")
+        await place.has_told.wait()
+    assert "no cipher or signature algorithm in common" in place.log()
+
+
+async def test_t45_a_certificate_that_changed_while_the_client_was_away(
+    place: Place,
+) -> None:
+    async with place.server() as server:
+        await place.visit(server, "tls")
+        port = server.port
+    pinned = (place.folder / "known").read_text()
+    for path in place.folder.glob("*.pem"):
+        path.unlink()  # the server makes another one
+    again = place.server()
+    again.config.ports = [port]
+    async with again as server:
+        with pytest.raises(CertificateError, match="has changed"):
+            await place.visit(server, "tls")
+        assert not place.guest.devices
+    assert (place.folder / "known").read_text() == pinned
 
 
 async def test_an_authority_instead_of_a_pin(place: Place) -> None:
@@ -278,8 +367,10 @@ async def test_an_expired_certificate_is_said_at_the_start(place: Place) -> None
     found = x509.load_pem_x509_certificate(certificate.read_bytes())
     private = serialization.load_pem_private_key(key.read_bytes(), None)
     assert isinstance(private, rsa.RSAPrivateKey)
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     old = (
         x509.CertificateBuilder()
+        .add_extension(names.value, critical=False)
         .subject_name(found.subject)
         .issuer_name(found.subject)
         .public_key(found.public_key())
@@ -289,6 +380,8 @@ async def test_an_expired_certificate_is_said_at_the_start(place: Place) -> None
         .sign(private, hashes.SHA256())
     )
     certificate.write_bytes(old.public_bytes(serialization.Encoding.PEM))
-    names = {"ServerCertificate": str(certificate), "ServerPrivateKey": str(key)}
-    async with place.server(**names):
+    files = {"ServerCertificate": str(certificate), "ServerPrivateKey": str(key)}
+    async with place.server(**files) as server:
+        with pytest.raises(CertificateError, match="not trusted: certificate has exp"):
+            await place.visit(server, "tls", ca=certificate)
         assert f"the certificate {certificate} has expired on 2025-01-01" in place.log()

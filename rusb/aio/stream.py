@@ -7,7 +7,13 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from rusb.errors import CertificateError, ConnectionLost, NegotiationError, RusbError
+from rusb.errors import (
+    CertificateError,
+    ConnectionLost,
+    HandshakeError,
+    NegotiationError,
+    RusbError,
+)
 from rusb.oserrors import reason
 from rusb.rdp.events import Event, TlsRequested
 
@@ -348,14 +354,11 @@ class RdpStream(asyncio.Protocol):
                 " trust the server on first use"
             ) from error
         except ConnectionResetError as error:
-            raise NegotiationError(
-                "the peer hung up during the TLS handshake; it may not trust the"
-                " certificate",
-                "tls",
-            ) from error
+            raise HandshakeError("the peer hung up during the TLS handshake") from error
         except OSError as error:
-            raise NegotiationError(
-                f"TLS handshake failed: {reason(error)}", "tls"
+            said = getattr(error, "reason", None) or ""
+            raise HandshakeError(
+                f"TLS handshake failed: {reason(error)}", said
             ) from error
         if transport is None or self._is_over or plain.is_closing():
             raise ConnectionLost("the connection ended during the TLS handshake")

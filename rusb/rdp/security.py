@@ -14,10 +14,12 @@ from .x224 import Failure, Protocol
 
 __all__ = [
     "HEADER_SIZE",
+    "NLA_ADVICE",
     "Method",
     "PlainSecurity",
     "SecurityFlag",
     "StandardSecurity",
+    "advise",
     "header",
     "name_policy",
     "name_wish",
@@ -60,9 +62,9 @@ def select_protocol(
         requested: bits of :class:`Protocol`; None: the client did not negotiate.
     """
     wanted = requested or 0
+    if wanted and Method.TLS not in methods:
+        return Failure.TLS_NOT_ALLOWED  # CredSSP is TLS, too: MS-RDPBCGR 2.2.1.2.2
     if wanted & Protocol.TLS:
-        if Method.TLS not in methods:
-            return Failure.TLS_NOT_ALLOWED
         return Protocol.TLS if has_certificate else Failure.NO_CERTIFICATE
     if wanted == 0 and Method.RDP in methods:
         return Protocol.RDP
@@ -84,7 +86,36 @@ def name_wish(protocols: int) -> str:
         return "enhanced RDP security"
     if protocols == 0:
         return "standard RDP security"
+    if protocols & Protocol.CREDSSP:
+        return "network level authentication (NLA) only"
     return f"unsupported security 0x{protocols:08X}"
+
+
+NLA_ADVICE = (
+    "rusb does not have network level authentication (NLA): switch it off in the"
+    " client (xfreerdp: /sec:tls)"
+)
+
+
+def advise(failure: Failure, requested: int | None) -> str:
+    """Say what would help a client that is refused, for the server's log."""
+    wanted = requested or 0
+    if wanted & Protocol.CREDSSP and not wanted & Protocol.TLS:
+        return NLA_ADVICE
+    if failure is Failure.TLS_REQUIRED:
+        return (
+            "the machine's Security/Method=Negotiate serves clients that have no TLS,"
+            " with RC4"
+        )
+    if failure is Failure.TLS_NOT_ALLOWED:
+        return (
+            "a client that also does without TLS comes again; for the others, set the"
+            " machine's Security/Method to Negotiate or TLS"
+        )
+    return (
+        "set Security/ServerCertificate and Security/ServerPrivateKey to files that"
+        " can be read, or remove both"
+    )
 
 
 def header(flags: int) -> bytes:

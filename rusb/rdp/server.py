@@ -36,6 +36,7 @@ from .security import (
     PlainSecurity,
     SecurityFlag,
     StandardSecurity,
+    advise,
     header,
     name_policy,
     name_wish,
@@ -120,6 +121,7 @@ class ServerConnection(Connection):
     Attributes:
         width, height, depth: of the client's screen, once it is known.
         output_suppressed: the client wants no pictures now.
+        requested: protocols it asked for; None: it did not, or not yet.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class ServerConnection(Connection):
         self.output_suppressed = False
         self._phase = _Phase.NEGOTIATION
         self._protocol = Protocol.RDP
-        self._requested: int | None = None
+        self.requested: int | None = None
         self._blocks: ClientBlocks | None = None
         self._domain_requests = 0
         self._is_rdesktop = False
@@ -249,7 +251,7 @@ class ServerConnection(Connection):
         if self._phase is not _Phase.NEGOTIATION:
             raise RemoteProtocolError(f"X.224 packet 0x{body[1]:02X} in the session")
         request = ConnectionRequest.parse(body)
-        self._requested = request.protocols
+        self.requested = request.protocols
         self._note(f"Policy: {name_policy(self.settings.methods)}")
         wish = name_wish(request.protocols or 0)
         self._note(f"Client requested {wish}")
@@ -264,7 +266,10 @@ class ServerConnection(Connection):
             failure = None if request.protocols is None else choice
             self._output.append(ConnectionConfirm(failure=failure).serialize())
             reason = choice.name.lower().replace("_", " ")
-            raise NegotiationError(f"refused a client that wants {wish}: {reason}")
+            help_ = advise(choice, request.protocols)
+            raise NegotiationError(
+                f"refused a client that wants {wish}: {reason}; {help_}"
+            )
         selected = None if request.protocols is None else choice
         self._output.append(ConnectionConfirm(selected=selected).serialize())
         self._protocol = choice
@@ -332,9 +337,10 @@ class ServerConnection(Connection):
                 self._channels[channel] = receiver
                 if request.shows_protocol:
                     self._chunk_flags[channel] = SHOW_PROTOCOL
+        self._note_dynamic_channels(blocks)
         for kind in blocks.others[:32]:
             self._note(f"Unsupported GCC block 0x{kind:04X}")
-        answer = ServerBlocks.granting(self._requested, len(blocks.channels))
+        answer = ServerBlocks.granting(self.requested, len(blocks.channels))
         self._phase = _Phase.LOGON
         if self._protocol is Protocol.RDP:
             self._encryption = self._choose_encryption(blocks.methods)
@@ -349,6 +355,21 @@ class ServerConnection(Connection):
             self._phase = _Phase.EXCHANGE
         self._output.append(mcs.serialize_connect_response(answer.serialize()))
         self._has_session = True
+
+    def _note_dynamic_channels(self, blocks: ClientBlocks) -> None:
+        """Say what USB devices a client may mean to bring that we cannot take.
+
+        Whether it has any (rdpeusb.md) would show inside the dynamic channels alone.
+        """
+        names = {request.name.lower() for request in blocks.channels}
+        if "drdynvc" in names and not names & set(self.settings.channels):
+            self._note(
+                "The client has dynamic channels, and none for the devices of"
+                " VirtualBox's clients: USB devices that it is told to bring (xfreerdp"
+                " /usb:…, RemoteFX USB) need MS-RDPEUSB, which this server does not"
+                " have yet, and stay where they are. Bring them with rusb connect or"
+                " rdesktop-vrdp -r usb."
+            )
 
     def _choose_encryption(self, offered: int) -> Encryption:
         """Take the strongest method that both know (1.6).
