@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from rusb.aio.tls import fingerprint, read_certificate
+from rusb.client.backends._emulated.flash_drive import FlashDrive
+from rusb.client.backends._emulated.keyboard import Keyboard
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import ClientSession, connect
@@ -208,3 +210,22 @@ async def test_an_open_door_is_warned_of_once(
             assert warnings[0].startswith("WARNING: ")
             assert f"({address})" in warnings[0]
             assert "modifyvm 'My Lab' --vrdeauthtype external" in warnings[0]
+
+
+async def test_what_the_quick_start_shows(tmp_path: Path) -> None:
+    """The guide's block about devices, word for word."""
+    text = (Path(__file__).parents[2] / "docs/guide/quick-start.md").read_text("utf-8")
+    block = text.partition("```text\nLab: listening")[2].partition("```")[0]
+    wanted = [line for line in block.splitlines() if " rusb " in line]
+    desk = Desk(tmp_path, (Filter("Sticks", product="*Flash*", remote="yes"),))
+    desk.server.machine.name = "Lab"
+    devices = [FlashDrive(), Keyboard()]
+    async with desk.server, asyncio.timeout(15):
+        known = tmp_path / "known"
+        config = ClientConfig("127.0.0.1", desk.server.port, known_servers=known)
+        async with connect(config, backends=[EmulatedBackend(devices=devices)]):
+            await desk.hears("in use by the guest")
+            await desk.hears("to admit")
+        await desk.hears("detached")
+    said = [line for line in desk.said if " rusb " in line]
+    assert sorted(said) == sorted(wanted)

@@ -67,7 +67,7 @@ complete -c rusb -n '_shtab_rusb_using bench' -s v -l verbose -d 'say more; twic
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a connect -d 'offer USB devices of this machine to a virtual machine elsewhere'
 complete -c rusb -n '_shtab_rusb_using connect' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using connect' -s u -l user -x -d 'user name'
-complete -c rusb -n '_shtab_rusb_using connect' -s p -l password -x -d ''"'"'-'"'"' asks for it; better than an argument is the variable RUSB_PASSWORD'
+complete -c rusb -n '_shtab_rusb_using connect' -s p -l password -x -d 'better than an argument is the variable RUSB_PASSWORD; '"'"'-'"'"' asks for it, as -u does on a terminal when there is neither'
 complete -c rusb -n '_shtab_rusb_using connect' -s d -l domain -x -d 'domain; '"'"'@N'"'"' at its end selects screen N'
 complete -c rusb -n '_shtab_rusb_using connect' -l filter -x -d 'offer only what a rule admits: 1209:0001 or vendorId=1209,product=Blink*'
 complete -c rusb -n '_shtab_rusb_using connect' -l backend -x -d 'where devices come from (libusb, emulated); may be given several times'
