@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, sysfs: Sysfs) -> None:
-        self._path = path
+        self.path = path
         self._sysfs = sysfs
 
     def add(self, name: str, address: int, interface: int, driver: str) -> None:
@@ -80,7 +81,7 @@ class Journal:
         Returns:
             A sentence for each interface that was given back.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             return []
         done, kept = [], []
         with self._locked():
@@ -109,29 +110,44 @@ class Journal:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._path.with_name(self._path.name + ".lock").open("w") as lock:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self.path.with_name(self.path.name + ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _read(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
+        if not self.path.exists():
             return []
         found = []
-        for line in self._path.read_bytes()[:MAX_SIZE].splitlines():
-            with contextlib.suppress(ValueError):
+        for line in self.path.read_bytes()[:MAX_SIZE].splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
-                if isinstance(entry, dict) and _KEYS <= entry.keys():
+                if isinstance(entry, dict) and _is_ours(entry):
                     found.append(entry)
         return found
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
-        temporary = self._path.with_name(self._path.name + ".tmp")
+        temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w") as file:
             file.writelines(json.dumps(e) + "\n" for e in entries)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self._path)
+        temporary.replace(self.path)
 
 
-_KEYS = {"device", "address", "interface", "driver", "pid", "start"}
+def _is_ours(entry: dict[str, Any]) -> bool:
+    """Did we write it? Names become parts of paths, and whoever reads may be root."""
+    numbers = [entry.get(key) for key in ("address", "interface", "pid")]
+    names = [entry.get(key) for key in ("device", "driver", "start")]
+    return (
+        all(type(n) is int and 0 <= n < 1 << 31 for n in numbers)
+        and isinstance(names[0], str)
+        and _DEVICE.fullmatch(names[0]) is not None
+        and isinstance(names[1], str)
+        and _DRIVER.fullmatch(names[1]) is not None
+        and (names[2] is None or isinstance(names[2], str))
+    )
+
+
+_DEVICE = re.compile(r"[0-9]{1,5}-[0-9]{1,3}(\.[0-9]{1,3})*")
+_DRIVER = re.compile(r"[A-Za-z0-9_-]{0,64}")

@@ -20,11 +20,16 @@ class LocalDevice:
         info: identity; ``id`` is 0.
         problem: why it cannot be used as things stand, with what cures it (a
             permission and its udev rule, a mounted file system); None if it can.
+        kept: what this machine itself uses it for, so that it is offered only to
+            those who name it (``its root file system is on /dev/sda2``).
+        has_isochronous: it has isochronous endpoints, which not every wire carries.
     """
 
     key: str
     info: DeviceInfo
     problem: str | None = None
+    kept: str | None = None
+    has_isochronous: bool = False
 
 
 class OpenDevice(ABC):
@@ -94,9 +99,11 @@ class DeviceBackend(ABC):
 
     Attributes:
         force: take devices that are in use (mounted file systems) all the same.
+        peer: address of the server, once it is known: what leads there is kept.
     """
 
     force: bool = False
+    peer: str = ""
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address

@@ -223,7 +223,11 @@ class EmulatedBackend(DeviceBackend):
         device.power_on()
         self._count += 1
         info = device.info(port, self._count % MAX_PORTS + 1)
-        local = LocalDevice(f"{port}-{self._count}", info)
+        local = LocalDevice(
+            f"{port}-{self._count}",
+            info,
+            has_isochronous=device.descriptors.has_isochronous,
+        )
         self._plugged[device] = _Plugged(device, local)
         self._changed()
 

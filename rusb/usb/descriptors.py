@@ -586,6 +586,16 @@ class DeviceDescriptors:
                 return candidate
         return None
 
+    @property
+    def has_isochronous(self) -> bool:
+        """Is there an isochronous endpoint, in any alternate setting?"""
+        return any(
+            endpoint.attributes & 3 == TransferType.ISOCHRONOUS
+            for configuration in self.configurations
+            for interface in configuration.interfaces
+            for endpoint in interface.endpoints
+        )
+
 
 class DeviceState:
     """Which configuration and alternate settings of a device are selected.

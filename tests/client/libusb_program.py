@@ -5,6 +5,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -154,6 +155,67 @@ async def cancel(backend: LibusbBackend) -> None:
     got = await bench.run(Urb(10, BULK, 0x83, 512))
     say(told=bench.told(), data=bytes(got.data).decode())
     await bench.device.aclose()
+
+
+async def keeps(backend: LibusbBackend) -> None:
+    """What arrived before a cancel is in the result."""
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    await bench.run(Urb(1, BULK, 0x04, 512, bytes(512)))
+    bench.submit(Urb(2, BULK, 0x83, 1024))
+    await asyncio.sleep(0.1)
+    bench.device.cancel(2)
+    await bench.wait(lambda: all(bench.results.values()))
+    (got,) = bench.results[2]
+    say(status=got.status.name, length=got.length, data=len(got.data))
+    await bench.device.aclose()
+
+
+async def memory(backend: LibusbBackend) -> None:
+    """More than usbfs lends: 40 MiB of reads, of which 16 MiB may be in the kernel."""
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    count, size = 40, 1 << 20
+    for number in range(1, count + 1):
+        bench.submit(Urb(number, BULK, 0x83, size))
+    failed = [n for n, r in bench.results.items() if r]
+    control = await bench.run(Urb.control(100, SetupPacket.get_descriptor(1, 0, 18)))
+    for number in range(1, 25):
+        await bench.run(Urb(200 + number, BULK, 0x04, 5, b"%05d" % number))
+    await bench.wait(lambda: all(bench.results[n] for n in range(1, 25)))
+    order = [bytes(bench.results[n][0].data).decode() for n in range(1, 25)]
+    for number in (40, 39):  # they wait; the last one first
+        bench.device.cancel(number)
+    told = [r.status.name for n in (40, 39) for r in bench.results[n]]
+    say(failed=failed, control=control.status.name, order=order, cancelled=told)
+    await bench.device.aclose()
+    say(once=all(len(r) == 1 for r in bench.results.values()))
+
+
+async def full_disk(backend: LibusbBackend) -> None:
+    """The journal cannot be written: the device works, and a line says so."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(28, "No space left on device", sys.argv[2])
+
+    setattr(backend._journal, "_write", refuse)  # noqa: B010
+    lines: list[str] = []
+    handler = logging.Handler()
+    setattr(handler, "emit", lambda r: lines.append(r.getMessage()))  # noqa: B010
+    logging.getLogger().addHandler(handler)
+    bench = await opened(backend)
+    await bench.device.claim_interface(0)
+    got = await bench.run(Urb.control(1, SetupPacket.get_descriptor(1, 0, 18)))
+    await bench.device.aclose()
+    again = await opened(backend)
+    handle = again.device._handle  # type: ignore[attr-defined]
+    say(status=got.status.name, bound=handle.kernelDriverActive(0), said=lines)
+    await again.device.aclose()
+
+
+async def kept(backend: LibusbBackend) -> None:
+    for d in await backend.list_devices():
+        say(text=str(d.info), kept=d.kept, isochronous=d.has_isochronous)
 
 
 async def unplug(backend: LibusbBackend) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rusb.client.backends._journal import Journal
+from rusb.client.backends._libusb_device import CONTROL_TIMEOUT_MS
 from rusb.client.backends._sysfs import Sysfs, udev_rule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,45 @@ def test_cancelled_urbs_complete_once_each_and_the_endpoint_goes_on(
     cancelled = {str(n): ["CANCELLED"] for n in range(1, 9)}
     assert said["told"] == cancelled | {"9": ["OK"], "10": ["OK"]}
     assert said["data"] == "ok"
+
+
+def test_what_arrived_before_a_cancel_is_not_lost(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    (said,) = play(fakeusb, tmp_path, "keeps")
+    assert said == {"status": "CANCELLED", "length": 512, "data": 512}
+
+
+def test_the_guest_sets_the_limit_of_a_control_transfer() -> None:
+    """D3: chip erase takes 8 s, and a guest may allow a minute."""
+    assert CONTROL_TIMEOUT_MS >= 120_000
+
+
+def test_transfers_wait_for_the_memory_that_usbfs_lends(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    """B: a client waits at 16 MiB; it failed with ENOMEM."""
+    said, end = play(fakeusb, tmp_path, "memory")
+    assert said["failed"] == []
+    assert said["control"] == "OK"
+    assert said["order"] == [f"{n:05}" for n in range(1, 25)]
+    assert said["cancelled"] == ["CANCELLED", "CANCELLED"]
+    assert end == {"once": True}
+
+
+def test_a_full_disk_keeps_nobody_from_a_device(fakeusb: Path, tmp_path: Path) -> None:
+    (said,) = play(fakeusb, tmp_path, "full_disk")
+    assert (said["status"], said["bound"]) == ("OK", True)
+    assert "/state/detached: No space left on device: if rusb" in said["said"][0]
+
+
+def test_the_mouse_of_this_machine_is_kept_and_isochronous_devices_are_known(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    disk, mouse, two = play(fakeusb, tmp_path, "kept")
+    assert (disk["kept"], disk["isochronous"]) == (None, True)
+    assert mouse["kept"] == "it is a keyboard or mouse of this machine"
+    assert (two["kept"], two["isochronous"]) == (None, False)
 
 
 def test_an_unplug_completes_every_urb_once(fakeusb: Path, tmp_path: Path) -> None:
@@ -293,3 +333,39 @@ def test_what_was_given_back_is_struck_out(tmp_path: Path) -> None:
     journal.add("1-1", 2, 1, "usbhid")
     journal.remove("1-1", 0)
     assert [e["interface"] for e in entries(path)] == [1]
+
+
+BAD_LINES = [
+    '{"device":5,"address":2,"interface":0,"driver":"x","pid":1,"start":"0"}',
+    '{"device":"1-1","address":2,"interface":0,"driver":"x","pid":[1],"start":"0"}',
+    '{"device":"1-1","address":2,"interface":0,"driver":5,"pid":9999,"start":"0"}',
+    '{"device":"1-1","address":2,"interface":0,"driver":"../x","pid":9999,"start":"0"}',
+    '{"device":"../..","address":2,"interface":0,"driver":"x","pid":9999,"start":"0"}',
+    '{"device":"\\u0000","address":2,"interface":0,"driver":"x","pid":9999,"start":"0"}',
+    '{"device":"1-1*[","address":2,"interface":0,"driver":"x","pid":99,"start":"0"}',
+    '{"device":"1-1","address":2,"interface":true,"driver":"x","pid":99,"start":"0"}',
+    '{"device":"1-1","address":2,"interface":0,"driver":"x","pid":99,"start":[]}',
+    "[" * 100_000,
+    "7",
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=lambda line: line[:48])
+def test_journals_of_other_types_are_passed_over(line: str, tmp_path: Path) -> None:
+    """C1: what is no entry of ours harms neither the start nor other entries."""
+    path = tmp_path / "detached"
+    good = {"device": "1-1", "address": 2, "interface": 0, "driver": "usb-storage"}
+    good |= {"pid": 4194305, "start": "1"}
+    path.write_text(f"{line}\n{json.dumps(good)}\n")
+    sysfs = fake_sysfs(tmp_path, driver=None)
+    (said,) = Journal(path, sysfs).recover()
+    assert "given back to usb-storage" in said
+
+
+def test_a_disk_that_is_pulled_out_while_sysfs_is_read(tmp_path: Path) -> None:
+    sysfs = fake_sysfs(tmp_path)
+    number = sysfs.devices / "1-1:1.0/host0/block/sda/dev"
+    number.unlink()
+    number.symlink_to("/nonexistent/gone")
+    sysfs.mounts.write_text("36 1 8:1 / /media rw - vfat /dev/sda1 rw\n")
+    assert sysfs.in_use("1-1") == "/dev/sda1 is mounted at /media"

@@ -1,0 +1,486 @@
+"""One real device in use, through libusb, and the kernel's memory for transfers."""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+
+import usb1
+
+from rusb.errors import BackendError, DeviceGone
+from rusb.oserrors import reason
+from rusb.usb.types import Feature, Request, TransferType
+from rusb.usb.urb import Completion, IsoPacket, Urb, UrbResult, UrbStatus
+
+from ._journal import Journal
+from ._sysfs import Sysfs
+from .base import OpenDevice
+
+__all__ = ["KernelMemory", "OpenUsbDevice"]
+
+log = logging.getLogger(__name__)
+
+CONTROL_TIMEOUT_MS = 300_000
+"""The guest sets the limit of a control transfer, which may be a minute (chip erase);
+this one is for guests that are gone. Every other transfer waits for ever."""
+
+CLOSE_SECONDS = 2.0
+"""Until cancelled transfers must have come back."""
+
+MAX_ISO_PACKETS = 1024
+"""Packets of one isochronous URB."""
+
+RETRY_SECONDS, MAX_RETRIES = 0.05, 100
+"""How often to ask for memory of the kernel that other programs have."""
+
+_STATUSES = {
+    usb1.TRANSFER_COMPLETED: UrbStatus.OK,
+    usb1.TRANSFER_STALL: UrbStatus.STALL,
+    usb1.TRANSFER_OVERFLOW: UrbStatus.OVERFLOW,
+    usb1.TRANSFER_TIMED_OUT: UrbStatus.TIMEOUT,
+    usb1.TRANSFER_CANCELLED: UrbStatus.CANCELLED,
+    usb1.TRANSFER_NO_DEVICE: UrbStatus.NO_DEVICE,
+}
+
+_SUBMIT_ERRORS = {
+    usb1.ERROR_NO_DEVICE: UrbStatus.NO_DEVICE,
+    usb1.ERROR_NOT_FOUND: UrbStatus.INVALID,
+    usb1.ERROR_INVALID_PARAM: UrbStatus.INVALID,
+}
+
+
+class KernelMemory:
+    """Where transfers wait for what usbfs lets all programs have at once.
+
+    The kernel refuses what is above it (ENOMEM). Per endpoint the order stays; a
+    quarter is for endpoints that have nothing in flight yet, so that none waits for
+    reads that wait for it.
+
+    Args:
+        limit: bytes, for this process; 0: none.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit - limit // 16  # the kernel counts its own structures, too
+        self._used = 0
+        self._in_flight: Counter[tuple[OpenUsbDevice, int]] = Counter()
+        self._waiting: deque[tuple[OpenUsbDevice, Urb, Completion]] = deque()
+        self._retry: asyncio.TimerHandle | None = None
+        self._retries = 0
+        self._is_moving = False
+
+    def submit(self, device: "OpenUsbDevice", urb: Urb, complete: Completion) -> None:
+        """Start a transfer, now or when there is room."""
+        if (
+            not self._waiting
+            and self._fits(device, urb)
+            and device.start(urb, complete)
+        ):
+            return
+        self._waiting.append((device, urb, complete))
+        self._move()
+
+    def took(self, device: "OpenUsbDevice", urb: Urb) -> None:
+        """The kernel has a transfer."""
+        self._used += urb.length
+        self._in_flight[device, urb.endpoint] += 1
+
+    def gave_back(self, device: "OpenUsbDevice", urb: Urb) -> None:
+        """It gave it back."""
+        self._used -= urb.length
+        self._in_flight[device, urb.endpoint] -= 1
+        if not self._in_flight[device, urb.endpoint]:
+            del self._in_flight[device, urb.endpoint]
+        self._retries = 0
+        if self._waiting:
+            self._move()
+
+    def cancel(self, device: "OpenUsbDevice", urb_id: int | None = None) -> None:
+        """Complete what of a device waits here: one transfer, or all."""
+        for entry in list(self._waiting):
+            if entry[0] is device and urb_id in (None, entry[1].id):
+                self._waiting.remove(entry)
+                entry[2](UrbResult(UrbStatus.CANCELLED))
+
+    def _move(self) -> None:
+        """Start what there is room for, in order."""
+        if self._is_moving:
+            return  # the call further out goes on with it
+        self._is_moving = True
+        try:
+            while self._start_one():
+                pass
+        finally:
+            self._is_moving = False
+
+    def _fits(self, device: "OpenUsbDevice", urb: Urb) -> bool:
+        """Is there room? A transfer that is larger than all of it goes alone."""
+        if not (self._limit and self._used):
+            return True
+        is_first = not self._in_flight[device, urb.endpoint]
+        room = self._limit if is_first else self._limit * 3 // 4
+        return self._used + urb.length <= room
+
+    def _start_one(self) -> bool:
+        blocked: set[tuple[OpenUsbDevice, int]] = set()
+        for entry in self._waiting:
+            device, urb, complete = entry
+            if not self._fits(device, urb) or (device, urb.endpoint) in blocked:
+                blocked.add((device, urb.endpoint))
+                continue
+            if device.start(urb, complete):
+                self._waiting.remove(entry)
+                return True
+            return self._was_refused(entry)
+        return False
+
+    def _was_refused(self, entry: tuple["OpenUsbDevice", Urb, Completion]) -> bool:
+        """Wait for other programs, but not for ever; True: go on with the next."""
+        if not self._used and self._retries >= MAX_RETRIES:
+            self._retries = 0
+            self._waiting.remove(entry)
+            log.error(
+                "a transfer of %d bytes failed: the kernel has no memory for it; write"
+                " a larger number into"
+                " /sys/module/usbcore/parameters/usbfs_memory_mb",
+                entry[1].length,
+            )
+            entry[2](UrbResult(UrbStatus.IO_ERROR))
+            return True
+        if self._retry is None:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(RETRY_SECONDS, self._try_again)
+        return False
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._retries += 1
+        self._move()
+
+
+class OpenUsbDevice(OpenDevice):
+    """A device in use."""
+
+    def __init__(
+        self,
+        name: str,
+        address: int,
+        handle: usb1.USBDeviceHandle,
+        sysfs: Sysfs,
+        journal: Journal,
+        memory: KernelMemory,
+        closed: Callable[["OpenUsbDevice"], None],
+    ) -> None:
+        self._name = name
+        self._address = address
+        self._handle: usb1.USBDeviceHandle | None = handle
+        self._sysfs = sysfs
+        self._journal = journal
+        self._memory = memory
+        self._closed = closed
+        self._in_flight: dict[int, usb1.USBTransfer] = {}
+        self._spare: list[usb1.USBTransfer] = []
+        self._claimed: set[int] = set()
+        self._detached: dict[int, str] = {}
+        self._is_closing = False
+        self._idle = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------ URB path ----
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        if self._handle is None or self._is_closing:
+            complete(UrbResult(UrbStatus.NO_DEVICE))
+            return
+        if urb.id in self._in_flight:
+            complete(UrbResult(UrbStatus.INVALID))
+            return
+        if urb.setup is not None and self._is_special(urb):
+            self._run_request(urb, complete)
+            return
+        self._memory.submit(self, urb, complete)
+
+    def start(self, urb: Urb, complete: Completion) -> bool:
+        """Submit to the kernel; False: it has no room now, nothing was done."""
+        if self._handle is None or self._is_closing:
+            complete(UrbResult(UrbStatus.NO_DEVICE))
+            return True
+        is_iso = urb.type is TransferType.ISOCHRONOUS
+        if is_iso and not 0 < len(urb.packets) <= MAX_ISO_PACKETS:
+            complete(UrbResult(UrbStatus.INVALID))
+            return True
+        if is_iso or not self._spare:
+            transfer = self._handle.getTransfer(len(urb.packets))
+        else:
+            transfer = self._spare.pop()
+        try:
+            self._fill(transfer, urb, complete)
+            transfer.submit()
+        except usb1.USBError as error:
+            self._keep(transfer, urb)
+            if error.value == usb1.ERROR_NO_MEM:
+                return False
+            complete(UrbResult(_SUBMIT_ERRORS.get(error.value, UrbStatus.IO_ERROR)))
+            return True
+        self._memory.took(self, urb)
+        self._in_flight[urb.id] = transfer
+        return True
+
+    def _fill(self, transfer: usb1.USBTransfer, urb: Urb, complete: Completion) -> None:
+        def done(transfer: usb1.USBTransfer) -> None:
+            self._completed(transfer, urb, complete)
+
+        setup = urb.setup
+        payload: int | bytearray = urb.length if urb.is_in else bytearray(urb.data)
+        if setup is not None:
+            transfer.setControl(
+                setup.request_type,
+                setup.request,
+                setup.value,
+                setup.index,
+                urb.length if urb.is_in else bytes(urb.data),
+                done,
+                timeout=CONTROL_TIMEOUT_MS,
+            )
+        elif urb.type is TransferType.BULK:
+            transfer.setBulk(urb.endpoint, payload, done)
+        elif urb.type is TransferType.INTERRUPT:
+            transfer.setInterrupt(urb.endpoint, payload, done)
+        else:
+            transfer.setIsochronous(
+                urb.endpoint,
+                payload,
+                done,
+                iso_transfer_length_list=list(urb.packets),
+            )
+
+    def _completed(
+        self, transfer: usb1.USBTransfer, urb: Urb, complete: Completion
+    ) -> None:
+        """A transfer came back; libusb calls this from its event handling."""
+        self._in_flight.pop(urb.id, None)
+        status = _STATUSES.get(transfer.getStatus(), UrbStatus.IO_ERROR)
+        if urb.type is TransferType.ISOCHRONOUS:
+            result = _iso_result(transfer, urb, status)
+        else:
+            length = transfer.getActualLength()
+            data = transfer.getBuffer()[:length] if urb.is_in else b""
+            result = UrbResult(status, data, length)
+        self._keep(transfer, urb)
+        if self._is_closing and not self._in_flight:
+            self._idle.set()
+        complete(result)
+        self._memory.gave_back(self, urb)
+
+    def _keep(self, transfer: usb1.USBTransfer, urb: Urb) -> None:
+        """Keep a transfer for the next URB; isochronous ones have a fixed size."""
+        if urb.type is not TransferType.ISOCHRONOUS and not self._is_closing:
+            self._spare.append(transfer)
+
+    def cancel(self, urb_id: int) -> None:
+        transfer = self._in_flight.get(urb_id)
+        if transfer is None:
+            self._memory.cancel(self, urb_id)
+        else:
+            try:
+                transfer.cancel()
+            except usb1.USBError as error:  # it is on its way back already
+                log.debug("%s: cancel: %s", self._name, error)
+
+    # -------------------------------------------- requests that need libusb ----
+
+    @staticmethod
+    def _is_special(urb: Urb) -> bool:
+        """Must libusb know of this control request?"""
+        assert urb.setup is not None
+        match urb.setup.request_type, urb.setup.request:
+            case (0x00, Request.SET_CONFIGURATION) | (0x01, Request.SET_INTERFACE):
+                return True
+            case 0x02, Request.CLEAR_FEATURE:
+                return urb.setup.value == Feature.ENDPOINT_HALT
+        return False
+
+    def _run_request(self, urb: Urb, complete: Completion) -> None:
+        async def run() -> None:
+            setup = urb.setup
+            assert setup is not None
+            status = UrbStatus.OK
+            try:
+                if setup.request == Request.SET_CONFIGURATION:
+                    await self.set_configuration(setup.value & 0xFF)
+                elif setup.request == Request.SET_INTERFACE:
+                    await self.set_interface(setup.index & 0xFF, setup.value & 0xFF)
+                else:
+                    await self.clear_halt(setup.index & 0xFF)
+            except DeviceGone:
+                status = UrbStatus.NO_DEVICE
+            except BackendError:
+                status = UrbStatus.STALL
+            complete(UrbResult(status))
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(
+        self, what: str, call: Callable[[usb1.USBDeviceHandle], None]
+    ) -> None:
+        """Run a blocking libusb call in a thread and translate its errors."""
+        handle = self._handle
+        if handle is None:
+            raise DeviceGone(f"device {self._name} is closed")
+        try:
+            await asyncio.to_thread(call, handle)
+        except (usb1.USBErrorNoDevice, usb1.USBErrorIO) as error:
+            if isinstance(error, usb1.USBErrorNoDevice):
+                raise DeviceGone(f"device {self._name} was unplugged") from error
+            raise BackendError(f"{what} of device {self._name}: {error}") from error
+        except usb1.USBError as error:
+            raise BackendError(f"{what} of device {self._name}: {error}") from error
+
+    async def set_configuration(self, value: int) -> None:
+        await self._call(
+            "selecting a configuration", lambda h: self._configure(h, value)
+        )
+
+    def _configure(self, handle: usb1.USBDeviceHandle, value: int) -> None:
+        """Select unless it is selected: drivers and claims would be in the way."""
+        if handle.getConfiguration() == value:
+            return
+        for number in list(self._claimed):
+            handle.releaseInterface(number)
+        self._claimed.clear()
+        for number in range(32):
+            self._detach(handle, number)
+        handle.setConfiguration(value or -1)
+
+    async def claim_interface(self, interface: int) -> None:
+        await self._call(f"claiming interface {interface}", self._claim(interface))
+
+    def _claim(self, interface: int) -> Callable[[usb1.USBDeviceHandle], None]:
+        def claim(handle: usb1.USBDeviceHandle) -> None:
+            if interface not in self._claimed:
+                self._detach(handle, interface)
+                handle.claimInterface(interface)
+                self._claimed.add(interface)
+
+        return claim
+
+    def _detach(self, handle: usb1.USBDeviceHandle, interface: int) -> None:
+        """Take an interface from its kernel driver, with a note of it first."""
+        driver = self._sysfs.driver(self._name, interface)
+        try:
+            if driver == "usbfs" or not handle.kernelDriverActive(interface):
+                return
+        except usb1.USBErrorNoDevice:
+            raise
+        except usb1.USBError:
+            return  # no such interface, or no kernel drivers on this system
+        if interface not in self._detached:
+            self._note(
+                lambda journal: journal.add(
+                    self._name, self._address, interface, driver or ""
+                )
+            )
+        handle.detachKernelDriver(interface)
+        self._detached[interface] = driver or ""
+
+    async def release_interface(self, interface: int) -> None:
+        def release(handle: usb1.USBDeviceHandle) -> None:
+            if interface in self._claimed:
+                self._claimed.discard(interface)
+                handle.releaseInterface(interface)
+
+        await self._call(f"releasing interface {interface}", release)
+
+    async def set_interface(self, interface: int, alternate: int) -> None:
+        await self._call(
+            f"alternate setting {alternate} of interface {interface}",
+            lambda h: h.setInterfaceAltSetting(interface, alternate),
+        )
+
+    async def clear_halt(self, endpoint: int) -> None:
+        await self._call(
+            f"clearing endpoint {endpoint:#04x}", lambda h: h.clearHalt(endpoint)
+        )
+
+    async def reset(self) -> None:
+        def reset(handle: usb1.USBDeviceHandle) -> None:
+            try:
+                handle.resetDevice()
+            except usb1.USBErrorNotFound:  # it came back as another device
+                raise usb1.USBErrorNoDevice from None
+
+        await self._call("reset", reset)
+
+    # -------------------------------------------------------------- the end ----
+
+    async def aclose(self) -> None:
+        if self._handle is None or self._is_closing:
+            return
+        self._is_closing = True
+        self._memory.cancel(self)
+        for urb_id in list(self._in_flight):
+            self.cancel(urb_id)
+        if self._in_flight:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._idle.wait()
+            except TimeoutError:
+                log.error("%s: transfers do not come back", self._name)
+        for task in list(self._tasks):
+            task.cancel()
+        handle, self._handle = self._handle, None
+        self._spare.clear()
+        await asyncio.to_thread(self._give_back, handle)
+        handle.close()
+        self._closed(self)
+
+    def _give_back(self, handle: usb1.USBDeviceHandle) -> None:
+        """Release every interface and bind the kernel drivers again."""
+        for number in self._claimed:
+            try:
+                handle.releaseInterface(number)
+            except usb1.USBError as error:
+                log.debug("%s: release %d: %s", self._name, number, error)
+        self._claimed.clear()
+        for number in self._detached:
+            try:
+                handle.attachKernelDriver(number)
+            except (usb1.USBErrorNoDevice, usb1.USBErrorNotFound):
+                pass  # unplugged: nothing to give back
+            except usb1.USBErrorBusy:
+                pass  # somebody has it again
+            except usb1.USBError as error:
+                log.error("%s: driver of %d: %s", self._name, number, error)
+                continue  # the journal's next reader tries again
+            self._strike_out(number)
+        self._detached.clear()
+
+    def _strike_out(self, interface: int) -> None:
+        self._note(lambda journal: journal.remove(self._name, interface))
+
+    def _note(self, write: Callable[[Journal], None]) -> None:
+        """Write into the journal; a full disk keeps nobody from the device."""
+        try:
+            write(self._journal)
+        except OSError as error:
+            log.warning(
+                "%s: %s: if rusb is killed now, device %s must be plugged in again to"
+                " get its driver back",
+                *(self._journal.path, reason(error), self._name),
+            )
+
+
+def _iso_result(transfer: usb1.USBTransfer, urb: Urb, status: UrbStatus) -> UrbResult:
+    packets, pieces = [], []
+    setups = transfer.getISOSetupList()
+    buffers = transfer.getISOBufferList() if urb.is_in else [b""] * len(setups)
+    for setup, buffer in zip(setups, buffers, strict=True):
+        length = setup["actual_length"]
+        found = _STATUSES.get(setup["status"], UrbStatus.IO_ERROR)
+        packets.append(IsoPacket(length, found))
+        pieces.append(bytes(buffer[:length]))
+    data = b"".join(pieces)
+    length = sum(p.length for p in packets)
+    return UrbResult(status, data, length, tuple(packets))
