@@ -29,6 +29,9 @@ class ClientConfig:
         channels: names of further static channels to ask for.
         backends: where devices come from, ``NAME[:ADDRESS]``.
         filters: what may be offered: a device that one of them admits; none: all.
+        excluded: what may not be offered: a device that one of them admits.
+        wants_all: offer also what this machine itself uses: boot keyboards and mice,
+            the disk of its root file system, the network adapter of the connection.
         force: offer and take devices that are in use (mounted file systems).
         security: what to try, in this order, each on a connection of its own: ``tls``,
             ``rdp`` (standard security, RC4: weak), ``none`` (all in clear).
@@ -61,6 +64,8 @@ class ClientConfig:
     channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "rdpdr")
     backends: tuple[str, ...] = ("libusb",)
     filters: tuple[Filter, ...] = field(default=())
+    excluded: tuple[Filter, ...] = field(default=())
+    wants_all: bool = False
     force: bool = False
     security: tuple[str, ...] = ("tls",)
     legacy_tls: bool = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import rusb.client.backends
 from rusb import plugins
 from rusb.errors import BackendError, DeviceBusy, DeviceGone, NoPermission, PluginError
+from rusb.filters.criteria import NumberIs, Text
 from rusb.filters.engine import decide
 from rusb.filters.model import Filter
 from rusb.usb.device import DeviceInfo
@@ -45,20 +46,49 @@ class Offer:
     backend: DeviceBackend
 
 
+def _names_one(rule: Filter) -> bool:
+    """Does a rule name a device, rather than admit what happens to fit?
+
+    It says a product, a serial number or a port, without a wildcard; a vendor alone
+    has many products.
+    """
+    exact = (
+        name
+        for name, criterion in rule.criteria.items()
+        if isinstance(criterion, NumberIs)
+        or (isinstance(criterion, Text) and not criterion.is_pattern)
+    )
+    return not {"product_id", "product", "serial_number", "port"}.isdisjoint(exact)
+
+
 class DeviceCatalog:
     """The devices of several backends under ids that are unique per plug event.
 
     Args:
         backends: where devices come from; closed by :meth:`aclose`.
         filters: a device is offered if one admits it; none: all are.
+        excluded: a device is not offered if one of these admits it.
+        wants_all: offer also what this machine itself uses, unless it is excluded.
+
+    Attributes:
+        left_out: what is not offered because this machine uses it, by a key that is
+            unique per plug event.
     """
 
     def __init__(
-        self, backends: Sequence[DeviceBackend], filters: Sequence[Filter] = ()
+        self,
+        backends: Sequence[DeviceBackend],
+        filters: Sequence[Filter] = (),
+        *,
+        excluded: Sequence[Filter] = (),
+        wants_all: bool = False,
     ) -> None:
         self.offers: dict[int, Offer] = {}
+        self.left_out: dict[str, LocalDevice] = {}
         self._backends = tuple(backends)
         self._filters = tuple(filters)
+        self._excluded = tuple(excluded)
+        self._wants_all = wants_all
         self._ids: dict[tuple[int, str], int] = {}
         self._last_id = 0
         self._complaint = ""
@@ -70,6 +100,7 @@ class DeviceCatalog:
         """
         ids: dict[tuple[int, str], int] = {}
         offers: dict[int, Offer] = {}
+        left_out: dict[str, LocalDevice] = {}
         for number, backend in enumerate(self._backends):
             try:
                 devices = await backend.list_devices()
@@ -80,14 +111,34 @@ class DeviceCatalog:
             else:
                 self._complaint = ""
             for device in devices:
-                if self._filters and not decide(self._filters, device.info).matched:
+                if not self._is_admitted(device):
+                    continue
+                if self._is_kept(device):
+                    left_out[f"{number} {device.key}"] = device
                     continue
                 key = number, device.key
                 ids[key] = self._ids.get(key) or self._new_id()
                 info = replace(device.info, id=ids[key])
                 offers[info.id] = Offer(info, device, backend)
-        self._ids, self.offers = ids, offers
+        self._ids, self.offers, self.left_out = ids, offers, left_out
         return [offer.info for offer in offers.values()]
+
+    def _is_admitted(self, device: LocalDevice) -> bool:
+        if decide(self._excluded, device.info).matched:
+            return False
+        return not self._filters or decide(self._filters, device.info).matched
+
+    def _is_kept(self, device: LocalDevice) -> bool:
+        """Does this machine use it, and no rule name it?"""
+        if device.kept is None or self._wants_all:
+            return False
+        naming = [rule for rule in self._filters if _names_one(rule)]
+        return not decide(naming, device.info).matched
+
+    def know_peer(self, address: str) -> None:
+        """What leads to the server is used by this machine, too."""
+        for backend in self._backends:
+            backend.peer = address
 
     def _complain(self, error: Exception) -> None:
         """Say once why a list could not be made; servers ask every two seconds."""

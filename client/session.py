@@ -24,6 +24,7 @@ from rusb.rdp import events as rdp
 from rusb.rdp.client import ClientConnection
 from rusb.rdp.error_info import SLOT_IS_TAKEN, explain
 from rusb.usb.device import DeviceInfo
+from rusb.usb.types import TransferType
 from rusb.wire import base as wire
 
 from .backends.base import DeviceBackend
@@ -69,7 +70,12 @@ async def connect(
     if backends is None:
         names = config.backends if config.usb else ()
         backends = [load_backend(name, force=config.force) for name in names]
-    catalog = DeviceCatalog(backends, config.filters)
+    catalog = DeviceCatalog(
+        backends,
+        config.filters,
+        excluded=config.excluded,
+        wants_all=config.wants_all,
+    )
     try:
         await catalog.refresh()
         if (problem := catalog.why_nothing()) is not None:
@@ -152,6 +158,7 @@ class ClientSession:
         self._tasks = TaskSet()
         self._slots: DeviceSlots | None = None
         self._listed: dict[int, Offer] = {}
+        self._told: set[str] = set()  # keys of devices that were left out
         self._reminders: set[asyncio.TimerHandle] = set()
         self._is_paused = False
         self._is_pressed = False  # the server reads too slowly
@@ -160,6 +167,8 @@ class ClientSession:
         self._list_task: asyncio.Task[None] | None = None
         self._link: WireLink | None = None
         self._core: wire.DeviceSide | None = None
+        types = load_protocol(CHANNEL).transfer_types
+        self._carries_isochronous = TransferType.ISOCHRONOUS in types
         self._has_channel = False
         self._has_goodbye = False
         loop = asyncio.get_running_loop()
@@ -200,6 +209,7 @@ class ClientSession:
             ) from None
         if self.config.usb and not self._has_channel:
             raise self._no_usb("it does not open the channel vrdpusb")
+        self._catalog.know_peer(self._stream.peer)
         self._catalog.watch(self._refresh_due.set)
         self._list_task = self._tasks.start(self._keep_list(), "device list")
 
@@ -404,7 +414,21 @@ class ClientSession:
         for info in new:
             problem = after[info.id].device.problem
             note = f"; it cannot be used now: {problem}" if problem else ""
+            if after[info.id].device.has_isochronous and not self._carries_isochronous:
+                note += (
+                    "; its isochronous endpoints (sound, video) will not work:"
+                    " VirtualBox's remote USB does not carry them"
+                )
             self._report(f"offering {info}{note}")
+        for key, device in self._catalog.left_out.items():
+            if key not in self._told:
+                self._told.add(key)
+                info = device.info
+                self._report(
+                    f"left out {info}: {device.kept}. To offer it all the same: --all,"
+                    f" or --filter {info.vendor_id:04x}:{info.product_id:04x}"
+                )
+        self._told &= self._catalog.left_out.keys()
         for number, offer in before.items():
             if number not in after:
                 self._report(f"{offer.info} was unplugged")

@@ -76,11 +76,13 @@ class Policy:
         is_by_hand: somebody asked for just this device: no filter must admit it, but
             the mask of one that would still applies.
         carries_streams: the guest's devices can have bulk streams.
+        carries_isochronous: the wire has isochronous transfers.
     """
 
     filters: tuple[Filter, ...] = ()
     is_by_hand: bool = False
     carries_streams: bool = False
+    carries_isochronous: bool = True
 
     @property
     def strings(self) -> frozenset[str]:
@@ -115,6 +117,11 @@ class Policy:
         if reading.info.speed >= Speed.SUPER and not self.carries_streams:
             before, found = uas_interfaces(found), hide_uas(found)
             notes += _say_uas(before, uas_interfaces(found))
+        if found.has_isochronous and not self.carries_isochronous:
+            notes.append(
+                "its isochronous endpoints (sound, video) will not work: VirtualBox's"
+                " remote USB does not carry them"
+            )
         return View(found, mask, tuple(notes))
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import shlex
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from rusb.aio.link import WireLink
@@ -13,6 +13,7 @@ from rusb.errors import RemoteProtocolError, RusbError
 from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
 from rusb.usb.device import DeviceInfo
+from rusb.usb.types import TransferType
 from rusb.wire import base as wire
 
 from .attachments import Attachment, why_failed
@@ -108,6 +109,7 @@ class RemoteDevices:
         log: for what the client causes.
         terminal: likewise, for what a user wants to know at once.
         core: the wire towards the client.
+        types: of the transfers that it carries.
         send, flush: see :class:`~rusb.aio.link.WireLink`.
         fail: ends the connection.
 
@@ -123,6 +125,7 @@ class RemoteDevices:
         log: RemoteLog,
         terminal: RemoteLog,
         core: wire.GuestSide,
+        types: Collection[TransferType] = tuple(TransferType),
         send: Callable[[int, bytes], None],
         flush: Callable[[], None],
         fail: Callable[[RusbError], None],
@@ -132,6 +135,7 @@ class RemoteDevices:
         self._terminal = terminal
         self._number = number
         self._core = core
+        self._types = types
         self._fail = fail
         self.link = WireLink(core, send=send, flush=flush, on_event=self._dispatch)
         self._tasks = TaskSet()
@@ -312,7 +316,11 @@ class RemoteDevices:
     def _policy(self) -> Policy:
         guest = self._host.guest
         filters = tuple(self._host.machine.filters)
-        return Policy(filters, carries_streams=guest.carries_streams)
+        return Policy(
+            filters,
+            carries_streams=guest.carries_streams,
+            carries_isochronous=TransferType.ISOCHRONOUS in self._types,
+        )
 
     def _say_cure(self, device: _Device, verdict: str) -> None:
         """Tell a user what the filters refuse, and what to do if that is wrong."""

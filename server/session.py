@@ -483,12 +483,14 @@ class ServerSession:
 
     def _open_channel(self, event: rdp.ChannelOpened) -> None:
         if self.devices is None and "USB" not in self._disabled:
+            protocol = load_protocol(CHANNEL)
             self.devices = RemoteDevices(
                 self._host,
                 self.number,
                 log=self._log,
                 terminal=self._terminal,
-                core=load_protocol(CHANNEL).guest_side(),
+                core=protocol.guest_side(),
+                types=protocol.transfer_types,
                 send=self._rdp.send_channel,
                 flush=self.stream.flush,
                 fail=self.stream.fail,

@@ -92,6 +92,17 @@ async def test_a_device_is_enumerated_and_moves_data(lab: Lab) -> None:
     assert lab.guest.devices == {}
 
 
+async def test_isochronous_endpoints_are_named_at_both_ends(lab: Lab) -> None:
+    """C3: remote USB has no message for them; a webcam attached without a word."""
+    reports: list[str] = []
+    backend = EmulatedBackend(devices=[Loopback(), FlashDrive()])
+    async with connect(lab.config(), backends=[backend], report=reports.append):
+        await lab.guest.wait_for(2)
+        await lab.wait_log("its isochronous endpoints (sound, video) will not work")
+    assert lab.log().count("isochronous") == 1  # not of the drive
+    assert "Loopback; its isochronous endpoints" in "\n".join(reports)
+
+
 async def test_plug_and_unplug_show_in_guest_and_log(lab: Lab) -> None:
     drive = FlashDrive()
     backend = EmulatedBackend(devices=[drive])

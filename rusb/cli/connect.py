@@ -54,7 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE",
-        help="offer only what a rule admits: 1209:0001 or vendorId=1209,product=Blink*",
+        help="offer only what a rule admits: 1209:0001 or vendorId=1209,product=Blink*;"
+        " a rule that begins with ! excludes; may be given several times",
+    )
+    add(
+        "--all",
+        action="store_true",
+        dest="wants_all",
+        help="also keyboards, mice, the root disk and the network adapter in use here",
     )
     add(
         "--backend",
@@ -100,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
         domain=args.domain or args.server.domain,
         password=password,
         backends=tuple(args.backend or ["libusb"]),
-        filters=tuple(parse_offer(text) for text in args.filter),
+        filters=tuple(parse_offer(t) for t in args.filter if t[:1] != "!"),
+        excluded=tuple(parse_offer(t[1:]) for t in args.filter if t[:1] == "!"),
+        wants_all=args.wants_all,
         force=args.force,
         security=SECURITY[args.security],
         legacy_tls=args.legacy_tls,

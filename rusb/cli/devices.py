@@ -55,7 +55,12 @@ def _as_object(device: LocalDevice) -> dict[str, object]:
     fields = asdict(device.info)
     del fields["id"]
     fields["speed"] = device.info.speed.name.lower()
-    return fields | {"key": device.key, "problem": device.problem}
+    return fields | {
+        "key": device.key,
+        "problem": device.problem,
+        "kept": device.kept,
+        "isochronous": device.has_isochronous,
+    }
 
 
 def _as_text(device: LocalDevice) -> str:
@@ -72,4 +77,6 @@ def _as_text(device: LocalDevice) -> str:
     text += f"\n    {', '.join(details)}"
     if device.problem:
         text += f"\n    cannot be used: {device.problem}"
+    if device.kept:
+        text += f"\n    left out by 'rusb connect' without --all: {device.kept}"
     return text

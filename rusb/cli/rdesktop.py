@@ -92,6 +92,7 @@ def _config(options: RdesktopOptions) -> ClientConfig:
         compression=options.compression,
         leave_sound=options.leave_sound,
         usb=options.usb,
+        wants_all=True,  # as the original
         security=security,
         legacy_tls=legacy,
         backends=tuple(os.environ.get("RUSB_BACKENDS", "libusb").split()),
