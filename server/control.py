@@ -145,6 +145,7 @@ class ControlServer:
         find_path: returns where to listen; asked again if the socket vanishes.
         commands: what can be asked, by name.
         lock: the machine's.
+        unknown: what to say of other commands, with ``{}`` for the name.
     """
 
     def __init__(
@@ -152,11 +153,14 @@ class ControlServer:
         find_path: Callable[[], Path],
         commands: Mapping[str, Command],
         lock: MachineLock,
+        *,
+        unknown: str = "a running machine does not know {}",
     ) -> None:
         self.path = find_path()
         self._find_path = find_path
         self._commands = commands
         self._lock = lock
+        self._unknown = unknown
         self._server: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -168,6 +172,10 @@ class ControlServer:
             ControlError: another process has it; the message says which.
         """
         self._lock.take(self.path)
+
+    def let_go(self) -> None:
+        """Undo :meth:`hold`, where nothing was started."""
+        self._lock.drop()
 
     async def start(self) -> None:
         """Listen; a socket that a killed process left is replaced.
@@ -255,7 +263,7 @@ class ControlServer:
         except (ValueError, TypeError, AttributeError, RecursionError):
             return {"error": "a request is one line of JSON with a command"}
         except KeyError as error:
-            return {"error": f"a running machine does not know {error}"}
+            return {"error": self._unknown.format(error)}
         if not isinstance(arguments, dict):
             return {"error": "the arguments of a command are an object"}
         try:

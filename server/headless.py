@@ -93,7 +93,7 @@ class Headless:
         self._notes = list(notes)
         self._state = state
         path = control_path(machine.uuid)
-        lock = MachineLock(lock_path(machine.uuid))
+        lock = MachineLock(lock_path(machine.uuid), settings=machine.path)
         # QEMU serves one client per monitor: ourselves, the server, host devices
         self._monitors = [path.with_suffix(f".qmp{n}") for n in ("", "-usb", "-host")]
         self._host_usb = host_usb

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from rusb.usb.device import clean_lines
@@ -113,8 +113,15 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-async def until_signal(work: Awaitable[None], status: str) -> int | None:
+async def until_signal(
+    work: Awaitable[None],
+    status: str,
+    *,
+    on_hangup: Callable[[], None] | None = None,
+) -> int | None:
     """Wait for *work*, or for SIGINT, SIGTERM or SIGHUP.
+
+    Where *on_hangup* is given it answers a SIGHUP, unless our terminal has gone.
 
     A service manager learns that we are ready, and what *status* says.
 
@@ -125,8 +132,13 @@ async def until_signal(work: Awaitable[None], status: str) -> int | None:
     loop = asyncio.get_running_loop()
     came: asyncio.Future[int] = loop.create_future()
 
+    had_terminal = _has_terminal()
+
     def stop(number: int) -> None:
-        if not came.done():
+        is_gone = had_terminal and not _has_terminal()
+        if number == signal.SIGHUP and on_hangup is not None and not is_gone:
+            on_hangup()
+        elif not came.done():
             came.set_result(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -148,3 +160,11 @@ async def until_signal(work: Awaitable[None], status: str) -> int | None:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def _has_terminal() -> bool:
+    """Is standard error a terminal, and still there?"""
+    try:
+        return os.isatty(2)
+    except OSError:
+        return False

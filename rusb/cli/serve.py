@@ -1,14 +1,21 @@
 """``rusb serve``: give the remote USB devices of clients to a virtual machine."""
 
 import argparse
+import uuid
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
+from rusb.aio.tls import state_folder
 from rusb.errors import SettingsError
-from rusb.oserrors import reason
+from rusb.filters.model import Filter
+from rusb.filters.parser import parse_offer
+from rusb.filters.store import to_attributes
 from rusb.rdp.ports import check_ports, parse_ports
 from rusb.server.config import ServerConfig
-from rusb.server.listener import Server
+from rusb.server.machine.files import make_folder, write_file
+from rusb.server.machine.registry import Registry, check_name
 from rusb.server.machine.settings import load_machine
+from rusb.server.serving import Serving
 
 from ._common import (
     add_verbose,
@@ -21,11 +28,48 @@ from ._common import (
 
 HELP = "serve remote USB to a virtual machine"
 
+NAMES = uuid.UUID("6f2f8f0e-6a43-5d0c-9d6b-2f2c6c6a1f3e")
+"""The name space of the UUIDs of machines that only have a name."""
+
+SETTINGS = """<?xml version="1.0"?>
+<!-- Made by rusb serve from its options, and made again each time. -->
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
+  <Machine uuid="{{{uuid}}}" name={name}>
+    <Hardware>
+      <USB>
+        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
+        <DeviceFilters>{filters}</DeviceFilters>
+      </USB>
+      <RemoteDisplay enabled="true" authType="{auth}" allowMultiConnection="true"/>
+    </Hardware>
+  </Machine>
+</VirtualBox>
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     add = parser.add_argument
-    add("machine", metavar="MACHINE", help="the machine's settings, a .vbox file")
+    add(
+        "machine",
+        nargs="?",
+        metavar="MACHINE",
+        help="a machine's name, or its settings, a .vbox file",
+    )
+    add("--name", help="instead of MACHINE: what to call one without settings")
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="with --name: which devices may come, 1209:0001 or vendorId=1209,…;"
+        " may be given several times",
+    )
+    add(
+        "--auth",
+        choices=["null", "external"],
+        help="with --name: who may connect, anybody (default) or users with a password",
+    )
     add(
         "--guest",
         default="pyusb",
@@ -51,23 +95,75 @@ def log_path(machine: Path, asked: str | None) -> str:
     Raises:
         SettingsError: the folder cannot be made.
     """
-    path = Path(asked) if asked else machine.parent / "Logs" / "VBox.log"
     if asked == "-":
         return asked
+    path = Path(asked) if asked else machine.parent / "Logs" / "VBox.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot make {path.parent} for the log: {reason(error)}; name another"
-            " file with --log"
-        ) from error
+        make_folder(path.parent)
+    except SettingsError as error:
+        raise SettingsError(f"{error}; name another file with --log") from error
     return str(path)
+
+
+def find_settings(args: argparse.Namespace) -> Path:
+    """Return the file of the settings; for a machine without any it is made.
+
+    Raises:
+        SettingsError: there is no such machine, or the options do not fit.
+        FilterError: a rule is wrong.
+    """
+    if args.name is None:
+        if args.machine is None:
+            raise SettingsError(
+                "which machine? Name one, or its .vbox file; without settings:"
+                " --name NAME --allow RULE"
+            )
+        if args.allow or args.auth:
+            raise SettingsError(
+                "--allow and --auth go with --name; the settings of a machine have"
+                " filters (usbfilter add) and authType (modifyvm --vrdeauthtype)"
+            )
+        path = Path(args.machine)
+        is_path = path.suffix == ".vbox" or "/" in args.machine or path.is_file()
+        return path if is_path else Registry().find(args.machine).path
+    if args.machine is not None:
+        raise SettingsError("give MACHINE or --name, not both")
+    if not args.allow:
+        raise SettingsError(
+            "--name wants --allow RULE, or no device could come;"
+            " --allow vid=0x0000-0xffff is every device"
+        )
+    return make_settings(args.name, list(map(parse_offer, args.allow)), args.auth)
+
+
+def make_settings(name: str, filters: list[Filter], auth: str | None) -> Path:
+    """Write the settings of a machine that only has a name; return the file.
+
+    Raises:
+        SettingsError: the name cannot be one, or the file cannot be written.
+    """
+    check_name(name)
+    rows = (
+        " ".join(f"{key}={quoteattr(text)}" for key, text in to_attributes(f).items())
+        for f in filters
+    )
+    text = SETTINGS.format(
+        uuid=uuid.uuid5(NAMES, name),
+        name=quoteattr(name),
+        filters="".join(f"<DeviceFilter {row}/>" for row in rows),
+        auth=(auth or "null").capitalize(),
+    )
+    path = state_folder() / "serve" / name / f"{name}.vbox"
+    make_folder(path.parent)
+    write_file(path, text.encode())
+    return path
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     set_up_logging(args.verbose)
-    machine = load_machine(args.machine)
+    path = find_settings(args)
+    machine = load_machine(path)
     if machine.note:
         say(f"Warning: {machine.note}")
     config = ServerConfig(
@@ -78,19 +174,21 @@ def run(args: argparse.Namespace) -> int:
         auth_library=args.auth_library,
         pam_service=args.pam_service,
         legacy_tls=args.legacy_tls,
-        log=log_path(Path(args.machine), args.log),
+        log=log_path(path, args.log),
     )
     open_more_files()
     return run_async(_serve(config))
 
 
 async def _serve(config: ServerConfig) -> int:
-    async with Server(config, report=say) as server:
-        listening = f"{config.machine.name}: listening on port {server.port}"
+    name = config.machine.name
+    async with Serving(config, say) as serving:
+        server = serving.server
+        listening = f"{name}: listening on port {server.port}"
         say(listening)
         if server.fingerprint:
-            say(f"{config.machine.name}: the certificate is {server.fingerprint}")
-        say(f"{config.machine.name}: log in {config.log}")
-        await until_signal(server.serve_forever(), listening)
-        say(f"{config.machine.name}: stopping")
+            say(f"{name}: the certificate is {server.fingerprint}")
+        say(f"{name}: log in {config.log}")
+        await until_signal(serving.wait_ended(), listening, on_hangup=serving.reload)
+        say(f"{name}: stopping")
     return 0

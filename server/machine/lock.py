@@ -19,12 +19,19 @@ from rusb.oserrors import reason
 
 from .files import belongs_to_others
 
-__all__ = ["Holder", "MachineLock", "changing", "holder_of", "lock_path"]
+__all__ = [
+    "Holder",
+    "MachineLock",
+    "changing",
+    "holder_of",
+    "lock_path",
+    "settings_in_use",
+]
 
 PATIENCE, POLL = 10.0, 0.02
 """Seconds to wait for a process that changes the machine's settings."""
 
-MAX_TEXT = 512
+MAX_TEXT = 8192
 """Bytes of a lock file."""
 
 CHANGING = "changing"
@@ -37,10 +44,12 @@ class Holder:
     Attributes:
         process: its number; 0: it has not said so yet.
         socket: where a running machine listens; None: its settings are being changed.
+        settings: its file, if it says so.
     """
 
     process: int
     socket: Path | None
+    settings: Path | None = None
 
     @property
     def is_running(self) -> bool:
@@ -54,6 +63,10 @@ def lock_path(uuid: str) -> Path:
     Raises:
         ControlError: the folder cannot be made.
     """
+    return _folder() / f"{uuid.strip('{}').lower()}.lock"
+
+
+def _folder() -> Path:
     named = os.environ.get("RUSB_RUNTIME")
     folder = Path(named) if named else state_folder() / "run"
     try:
@@ -69,7 +82,7 @@ def lock_path(uuid: str) -> Path:
             f"{folder}, which keeps machines from running twice, belongs to or can be"
             " written by others; remove it, or name another directory in RUSB_STATE"
         )
-    return folder / f"{uuid.strip('{}').lower()}.lock"
+    return folder
 
 
 def holder_of(path: Path) -> Holder | None:
@@ -93,21 +106,39 @@ def holder_of(path: Path) -> Holder | None:
 def _read(path: Path) -> Holder:
     try:
         with path.open("r", errors="replace") as file:
-            process, _, where = file.read(MAX_TEXT).partition("\n")
+            lines = file.read(MAX_TEXT).split("\n")
     except OSError:
-        process = where = ""
-    where = where.strip()
+        lines = []
+    process, where, settings = (*lines, "", "", "")[:3]
     is_changing = where in ("", CHANGING)  # empty: about to say so, or to let go
     return Holder(
-        int(process) if process.isdigit() else 0, None if is_changing else Path(where)
+        int(process) if process.isdigit() else 0,
+        None if is_changing else Path(where),
+        Path(settings) if settings else None,
     )
 
 
-class MachineLock:
-    """The lock of a machine, for one holder at a time."""
+def settings_in_use() -> list[Path]:
+    """Return the files of the machines that run and say which theirs is.
 
-    def __init__(self, path: Path) -> None:
+    Raises:
+        ControlError: the locks cannot be looked at.
+    """
+    found = (holder_of(path) for path in sorted(_folder().glob("*.lock")))
+    return [held.settings for held in found if held and held.settings]
+
+
+class MachineLock:
+    """The lock of a machine, for one holder at a time.
+
+    Args:
+        path: see :func:`lock_path`.
+        settings: the machine's file, for those who find it by its lock only.
+    """
+
+    def __init__(self, path: Path, *, settings: Path | None = None) -> None:
         self.path = path
+        self._settings = settings
         self._file: IO[str] | None = None
 
     @property
@@ -145,7 +176,8 @@ class MachineLock:
         assert self._file is not None
         self._file.seek(0)
         self._file.truncate()
-        self._file.write(f"{os.getpid()}\n{socket or CHANGING}\n")
+        where = self._settings.absolute() if self._settings else ""
+        self._file.write(f"{os.getpid()}\n{socket or CHANGING}\n{where}\n")
         self._file.flush()
 
     def drop(self, *, forget: bool = False) -> None:

@@ -27,6 +27,7 @@ from .files import (
     write_file,
 )
 from .filter_list import FilterList
+from .lock import settings_in_use
 from .removal import Removal, delete_files, waiting_path
 from .settings import (
     NAMESPACES,
@@ -163,10 +164,19 @@ class Registry:
         """Every registered machine, in the order of registration."""
         return [self._entry(node) for node in _machines(self._document())]
 
+    def running_unlisted(self) -> list[Entry]:
+        """Those that run, and are not on the list: ``rusb serve`` has any file."""
+        listed = {entry.uuid for entry in self.machines()}
+        found = []
+        for path in settings_in_use():
+            with contextlib.suppress(SettingsError):
+                found.append(_load_entry(path))
+        return [entry for entry in found if entry.uuid not in listed]
+
     def find(self, text: str) -> Entry:
         """Find a machine by its UUID, its name, or the path of its file.
 
-        A path may be that of a machine that is not registered.
+        One that is not registered is found by its path, and as long as it runs.
 
         Raises:
             SettingsError: there is none, or several of that name, or the file at the
@@ -184,6 +194,9 @@ class Registry:
             return named[0]
         if named:
             raise SettingsError(f"several machines are named {text!r}; use a UUID")
+        for entry in self.running_unlisted():
+            if wanted == entry.uuid or text == entry.name:
+                return entry
         path = Path(text)
         if path.suffix == ".vbox" or path.is_absolute():
             place = os.path.realpath(path)

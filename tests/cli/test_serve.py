@@ -1,16 +1,20 @@
 """``rusb serve`` as a user starts it."""
 
+import os
+import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
 import pytest
 
+from rusb.cli import main
 from rusb.rdp.x224 import ConnectionRequest
-from tests.lab.rusbserver import CHECKOUT, RusbServer
+from tests.lab.rusbserver import CHECKOUT, RusbServer, free_port
 
 MACHINE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
@@ -96,3 +100,66 @@ def test_the_port_that_is_busy_is_named(tmp_path: Path) -> None:
     problem = f"can't bind to the port(s) {port}: all are in use"
     assert problem in done.stderr
     assert f" VRDP: {problem}" in (tmp_path / "Logs" / "VBox.log").read_text()
+
+
+def test_a_machine_without_settings_from_the_first_to_the_last(tmp_path: Path) -> None:
+    """By name alone: it serves, is listed, re-reads at SIGHUP, and ends by command."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
+        folders = {name: str(tmp_path) for name in ("RUSB_STATE", "RUSB_HOME")}
+        env = {**os.environ, **folders, "RUSB_RUNTIME": runtime}
+
+        def rusb(*words: str) -> str:
+            command = [sys.executable, "-m", "rusb", *words]
+            return subprocess.check_output(command, text=True, cwd=CHECKOUT, env=env)
+
+        words = ["serve", "--name", "Bench", "--allow", "1209:", "--guest", "loopback"]
+        words += ["--address", "127.0.0.1", "--port", str(free_port())]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rusb", *words],
+            cwd=CHECKOUT,
+            env=env,
+            text=True,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "log in" in line:
+                break
+        try:
+            assert rusb("list", "runningvms").startswith('"Bench" {')
+            process.send_signal(signal.SIGHUP)
+            assert "settings read again, 1 USB filters" in process.stderr.readline()
+            assert 'VMState="running"' in rusb(
+                "showvminfo", "Bench", "--machinereadable"
+            )
+            rusb("controlvm", "Bench", "poweroff")
+            assert process.wait(20) == 0
+            assert rusb("list", "runningvms") == ""
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "which machine?"),
+        (["--name", "Lab"], "--name wants --allow RULE"),
+        (["Lab", "--allow", "1209:"], "--allow and --auth go with --name"),
+        (["Lab", "--name", "Lab", "--allow", "1209:"], "not both"),
+        (["nowhere.vbox"], "nowhere.vbox"),
+        (["Nobody"], "could not find a registered machine named 'Nobody'"),
+    ],
+)
+def test_what_names_no_machine_is_told(
+    words: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RUSB_HOME", "RUSB_STATE", "RUSB_RUNTIME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert main(["serve", *words]) != 0
+    assert sentence in capsys.readouterr().err

@@ -99,9 +99,11 @@ def list_(words: Sequence[str]) -> int:
     found = given(words, options, count=1)
     word, is_json = found.words[0], found.has("json")
     if word in MACHINES:
-        entries = registry().machines()
+        known = registry()
+        entries = known.machines()
         if word == "runningvms":
             entries = [e for e in entries if is_running(e.uuid)]
+            entries += known.running_unlisted()
         if found.has("sorted"):
             entries.sort(key=lambda entry: entry.name.casefold())
         _print_machines(entries, is_json, found.has("long"))

@@ -1,0 +1,167 @@
+"""A machine that ``rusb serve`` serves: Server, control socket and settings as one."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rusb.errors import ControlError, RusbError
+
+from .config import ServerConfig
+from .control import Command, ControlServer, control_path
+from .listener import Server
+from .machine.lock import MachineLock, lock_path
+from .machine.settings import load_machine
+
+__all__ = ["Serving"]
+
+LOOK_PERIOD = 2.0
+"""Seconds between looks at whether the file of the settings has changed."""
+
+_UNKNOWN = (
+    "rusb serve does not know {}: it serves USB to a machine that another program runs;"
+    " poweroff ends it"
+)
+
+
+class Serving:
+    """Serves a machine that something else runs. Use as an async context manager.
+
+    Args:
+        config: see :class:`~rusb.server.listener.Server`; the machine's file, if it
+            has one, is read again when it has changed.
+        report: gets what a user at the terminal has to know.
+
+    Attributes:
+        server: what clients connect to.
+    """
+
+    def __init__(self, config: ServerConfig, report: Callable[[str], None]) -> None:
+        self._config = config
+        self._machine = config.machine
+        self._report = report
+        self._started = time.time()
+        self._is_over = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+        self._control: ControlServer | None = None
+        self._stamp = self._look()
+        if self._machine.uuid:
+            self._control = self._make_control(self._machine.uuid)
+        if self._control is not None:
+            self._control.hold()
+        try:
+            self.server = Server(config, report=report)
+        except BaseException:
+            if self._control is not None:
+                self._control.let_go()
+            raise
+
+    async def __aenter__(self) -> "Serving":
+        try:
+            await self.server.start()
+            await self._start_control()
+        except BaseException:
+            await self.aclose()
+            raise
+        self._watching = asyncio.ensure_future(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def wait_ended(self) -> None:
+        """Wait until ``controlvm … poweroff`` comes."""
+        await self._is_over.wait()
+
+    async def aclose(self) -> None:
+        """Stop serving, let go of the machine. Idempotent."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+        await self.server.aclose()
+        if self._control is not None:
+            await self._control.aclose()
+
+    def reload(self) -> None:
+        """Take filters and extra data from the settings as they are now.
+
+        Settings that cannot be read are reported; the previous ones stay.
+        """
+        if self._machine.path is None:
+            return
+        self._stamp = self._look()
+        name = self._machine.name
+        try:
+            settings = load_machine(self._machine.path)
+        except RusbError as error:
+            self._report(f"{name}: the previous settings stay: {error}")
+            return
+        self._machine.extra_data.clear()
+        self._machine.extra_data |= settings.extra_data
+        count = len(settings.filters)
+        self.server.log.write(f"Console: settings read again, {count} USB filters")
+        self._report(f"{name}: settings read again, {count} USB filters")
+        self.server.set_filters(settings.filters)
+
+    # ------------------------------------------------------------- our own ----
+
+    def _make_control(self, uuid: str) -> ControlServer | None:
+        try:
+            lock = MachineLock(lock_path(uuid), settings=self._machine.path)
+            find_path = partial(control_path, uuid)
+            return ControlServer(find_path, self._commands(), lock, unknown=_UNKNOWN)
+        except ControlError as error:  # USB is served all the same
+            self._report(f"Warning: controlvm and showvminfo do not see it: {error}")
+            return None
+
+    async def _start_control(self) -> None:
+        if self._control is not None:
+            try:
+                await self._control.start()
+            except ControlError as error:
+                self._report(f"Warning: controlvm cannot reach it: {error}")
+
+    def _look(self) -> tuple[int, int, int] | None:
+        """What changes when the file does; None: it is not there."""
+        path: Path | None = self._machine.path
+        try:
+            found = path.stat() if path is not None else None
+        except OSError:
+            return None
+        return found and (found.st_ino, found.st_mtime_ns, found.st_size)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_PERIOD)
+            now = self._look()
+            if now is not None and now != self._stamp:
+                self.reload()
+
+    def _commands(self) -> dict[str, Command]:
+        return {
+            "info": self._info,
+            "poweroff": self._poweroff,
+            "reload": self._reload,
+        }
+
+    async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
+        self.server.log.write("Console: command: poweroff")
+        self._is_over.set()
+
+    async def _reload(self, arguments: Mapping[str, Any]) -> None:
+        self.reload()
+
+    async def _info(self, arguments: Mapping[str, Any]) -> dict[str, object]:
+        """The state of the machine, as ``showvminfo`` wants it."""
+        return {
+            "state": "running",
+            "process": os.getpid(),
+            "started": self._started,
+            "vrdeport": self.server.port,
+            "display": asdict(self._machine.remote_display),
+            "host": [],
+        } | self.server.describe()

@@ -1,0 +1,113 @@
+"""What ``rusb serve`` has around its server: settings, lock, control socket."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from rusb.cli.serve import make_settings
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.errors import ControlError, SettingsError
+from rusb.filters.parser import parse_offer
+from rusb.server import serving as serving_module
+from rusb.server.config import ServerConfig
+from rusb.server.control import call, running_path
+from rusb.server.machine.registry import Registry
+from rusb.server.machine.settings import load_machine
+from rusb.server.serving import Serving
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folders of our own, with names that are short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        for name in ("RUSB_STATE", "RUSB_RUNTIME", "RUSB_HOME"):
+            monkeypatch.setenv(name, f"{folder}/{name[5:].lower()}")
+        monkeypatch.setattr(serving_module, "LOOK_PERIOD", 0.05)
+        yield Path(folder)
+
+
+class Station:
+    """A machine without settings of its own, served."""
+
+    def __init__(self, place: Path) -> None:
+        self.path = make_settings("My <Lab>", [parse_offer("0951:")], None)
+        self.said: list[str] = []
+        self.config = ServerConfig(
+            load_machine(self.path),
+            guest="loopback",
+            ports=[0],
+            address="127.0.0.1",
+            log=str(place / "VBox.log"),
+        )
+        self.serving = Serving(self.config, self.said.append)
+
+    async def hears(self, text: str) -> None:
+        async with asyncio.timeout(10):
+            while not any(text in line for line in self.said):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def station(place: Path) -> AsyncIterator[Station]:
+    found = Station(place)
+    async with found.serving:
+        yield found
+
+
+def test_a_name_gives_the_same_settings_each_time() -> None:
+    rules = [parse_offer("1209:0004"), parse_offer('vid=0951,product="A & <B>"')]
+    machine = load_machine(make_settings("Lab", rules, "external"))
+    again = load_machine(make_settings("Lab", rules, "external"))
+    other = load_machine(make_settings("Other", rules, None))
+    assert machine.uuid == again.uuid != other.uuid
+    assert machine.name == "Lab"
+    assert list(machine.filters) == rules
+    assert machine.usb_controllers == ("XHCI",)
+    assert machine.remote_display.auth_type == "External"
+    assert other.remote_display.auth_type == "Null"
+    with pytest.raises(SettingsError, match="it has a slash"):
+        make_settings("../Lab", rules, None)
+
+
+async def test_it_is_found_while_it_runs(station: Station) -> None:
+    known = Registry()
+    (entry,) = known.running_unlisted()
+    assert entry.path == station.path
+    assert known.find("My <Lab>").uuid == known.find(entry.uuid).uuid == entry.uuid
+    state = await call(running_path(entry.uuid), "info")
+    assert state["state"] == "running"
+    assert state["vrdeport"] == station.serving.server.port
+    with pytest.raises(ControlError, match="'pause': it serves USB to a machine"):
+        await call(running_path(entry.uuid), "pause")
+    with pytest.raises(ControlError, match="already running, in process"):
+        Serving(station.config, station.said.append)
+    await call(running_path(entry.uuid), "poweroff")
+    async with asyncio.timeout(5):
+        await station.serving.wait_ended()
+    await station.serving.aclose()
+    assert known.running_unlisted() == []
+    with pytest.raises(SettingsError, match="could not find"):
+        known.find("My <Lab>")
+
+
+async def test_a_change_of_its_file_counts_at_once(
+    station: Station, place: Path
+) -> None:
+    """A device that was refused comes in; a broken file changes nothing."""
+    port = station.serving.server.port
+    config = ClientConfig("127.0.0.1", port, known_servers=place / "known")
+    backend = EmulatedBackend(devices=[Loopback()])
+    async with asyncio.timeout(15), connect(config, backends=[backend]):
+        await station.hears("refused: filter 0")
+        good = station.path.read_text()
+        station.path.write_text("<broken")
+        await station.hears("the previous settings stay")
+        assert station.serving.server.machine.filters == (parse_offer("0951:"),)
+        station.path.write_text(good.replace('vendorId="0951"', 'vendorId="1209"'))
+        await station.hears("in use by the guest")
+    assert "settings read again, 1 USB filters" in (place / "VBox.log").read_text()
