@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from rusb.aio.tls import state_folder
+from rusb.aio.state import state_folder
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.parser import parse_offer
