@@ -6,14 +6,17 @@ import hashlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from rusb.client.backends.emulated import Keyboard
 from rusb.errors import GuestError
+from rusb.server.guests import _stream
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
 from rusb.usb.types import Speed
+from rusb.usb.urb import Completion, Urb, UrbResult
 from tests.lab.fatimage import fat_image
 from tests.lab.ramdisk import AttachedRamDisk
 from tests.lab.redirpeer import HIGH, SUPER, RamDisk
@@ -137,6 +140,70 @@ async def test_a_paused_machine_finds_the_device_when_it_goes_on(
     assert await machine.names_of_ours() == []
     await asyncio.to_thread(machine.vm.qmp, "cont")
     await machine.wait("! test -b /dev/sda")
+
+
+class Flood(Keyboard):
+    """A keyboard with a report whenever it is asked, as a guest backend gets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attached_info = self.info(1, 1)
+        self.polls = 0
+
+    def data_in(self, endpoint: int, room: int) -> bytes:
+        self.polls += 1
+        return bytes(8)
+
+
+class AttachedFlood:
+    """See :class:`Flood`."""
+
+    def __init__(self) -> None:
+        self.keyboard = Flood()
+        self.info, self.name = self.keyboard.attached_info, "usb-1"
+        self.descriptors = self.keyboard.descriptors
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        loop = asyncio.get_running_loop()
+
+        def later(result: UrbResult) -> None:
+            loop.call_soon(complete, result)
+
+        self.keyboard.submit(urb, later)
+
+    def cancel(self, urb_id: int) -> None:
+        self.keyboard.cancel(urb_id)
+
+    def reset(self) -> None:
+        self.keyboard.reset_port()
+
+    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
+        pass
+
+
+async def test_a_device_that_always_has_data_waits_for_a_paused_machine(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream, "WRITE_HIGH", 256 << 10)
+    device = AttachedFlood()
+
+    async def polls(seconds: float) -> int:
+        before = device.keyboard.polls
+        await asyncio.sleep(seconds)
+        return device.keyboard.polls - before
+
+    await machine.backend.attach(device)
+    async with asyncio.timeout(30):
+        while not device.keyboard.polls:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await asyncio.to_thread(machine.vm.qmp, "stop")
+    async with asyncio.timeout(30):
+        while await polls(0.5):
+            pass
+    await asyncio.to_thread(machine.vm.qmp, "cont")
+    async with asyncio.timeout(30):
+        while not await polls(0.1):
+            pass
 
 
 async def test_a_qemu_that_is_killed_is_a_loss_of_all(machine: Machine) -> None:
