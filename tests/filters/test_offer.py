@@ -196,7 +196,7 @@ def test_t41_case_and_look_alikes_differ() -> None:
 def test_t41_a_pattern_takes_no_time_whatever_it_is() -> None:
     slow = replace(STICK, manufacturer="a" * 200)
     bomb = Filter("f", manufacturer="*a" * 100 + "b")
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(100):
         assert not decide([bomb], slow).matched
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

@@ -237,9 +237,9 @@ def test_t21_our_client_sends_names_that_fit() -> None:
 def test_t21_a_list_of_10000_devices_is_ignored(ids: list[int]) -> None:
     guest = make_guest(ID)
     data = device_list(*(entry(i) for i in ids))
-    began = time.perf_counter()
+    began = time.process_time()
     assert_ignored(guest, data)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_t21_as_many_devices_as_allowed_are_listed() -> None:
@@ -570,9 +570,9 @@ def test_t25_many_records_in_one_message_are_bounded() -> None:
     guest.submit_urb(ID, bulk(1), now=0)
     clear(guest)
     flood = results(*[record(99, flags=0)] * 500_000, record(1, b"x"))
-    began = time.perf_counter()
+    began = time.process_time()
     assert_ignored(guest, flood)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     fits = [record(99, flags=0)] * (MAX_RECORDS - 1)
     (done,) = receive(guest, results(*fits, record(1, b"x")))
     assert isinstance(done, wire.UrbCompleted)
@@ -594,7 +594,7 @@ def test_t25_endless_fragments_take_no_memory() -> None:
 
 def test_t25_many_urbs_end_in_linear_time() -> None:
     guest = make_guest(ID)
-    began = time.perf_counter()
+    began = time.process_time()
     for id in range(20_000):
         guest.submit_urb(ID, Urb.control(id, GET_DESCRIPTOR), now=0)
     guest.outputs()
@@ -602,13 +602,13 @@ def test_t25_many_urbs_end_in_linear_time() -> None:
     done = guest.events()
     assert len({e.urb_id for e in done if isinstance(e, wire.UrbCompleted)}) == 20_000
     assert len([m for m in messages(guest) if m[4] == 10]) == 20_000
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_t25_many_cancels_end_in_linear_time() -> None:
     """Also with a client that never has a result for them."""
     guest = make_guest(ID)
-    began = time.perf_counter()
+    began = time.process_time()
     for id in range(20_000):
         guest.submit_urb(ID, bulk(id), now=0)
     for id in range(20_000):
@@ -619,7 +619,7 @@ def test_t25_many_cancels_end_in_linear_time() -> None:
     assert guest.events() == []
     guest.handle_deadline(CANCEL_TIMEOUT)
     assert len(guest.events()) == 20_000
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_t25_polls_without_end_are_answered_with_nothing() -> None:
