@@ -30,9 +30,11 @@ SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
 """What a shell wants its script for a program to be called."""
 
 SUMMARIES = {
+    "clonehd": "copy a disk image (the older name of clonemedium)",
     "clonemedium": "copy a disk image",
     "clonevm": "copy a machine with its disks",
     "closemedium": "forget a disk image, or delete it",
+    "convertfromraw": "make a disk image from a raw one",
     "controlvm": "change a running machine: power, remote display, USB devices",
     "createhd": "make a disk image (the older name of createmedium)",
     "createmedium": "make a disk image",

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .qemu_command import disk_format
 from .registry import Entry
 from .settings import machine_node
 
-__all__ = ["Wish", "cloned"]
+__all__ = ["Wish", "cloned", "copy_image"]
 
 _OF_A_RUN = ("stateFile", "aborted", "currentSnapshot", "currentStateModified")
 """Attributes of a machine that a new one does not have."""
@@ -71,7 +71,7 @@ def cloned(source: Entry, wish: Wish, home: Path) -> Iterator[tuple[str, bytes]]
             assert drive.medium is not None
             if drive.uuid not in copies:
                 target = _place(home, wish, len(copies) + 1, drive.medium)
-                _copy(drive.medium, target, made)
+                copy_image(drive.medium, target, made)
                 copies[drive.uuid] = target
         _rename(document, machine, wish, number)
         _set_media(document, machine, folder, copies)
@@ -125,11 +125,22 @@ def _place(home: Path, wish: Wish, number: int, source: Path) -> Path:
     return path
 
 
-def _copy(source: Path, target: Path, made: list[Path]) -> None:
-    """Copy an image; the format and whether it has all of its blocks stay.
+def copy_image(
+    source: Path,
+    target: Path,
+    made: list[Path],
+    options: Sequence[str] | None = None,
+    *,
+    kind: str = "",
+) -> None:
+    """Copy an image into the format that the name of the copy says.
 
     Args:
+        source: what is copied.
+        target: the copy; there is nothing yet.
         made: gets *target* as soon as there is something of it.
+        options: of qemu-img; None: whether it has all of its blocks stays.
+        kind: format of *source*; empty: what its name says.
 
     Raises:
         SettingsError: qemu-img is not there, or cannot do it.
@@ -139,8 +150,10 @@ def _copy(source: Path, target: Path, made: list[Path]) -> None:
         raise SettingsError(
             "qemu-img is not installed; on Debian: apt-get install qemu-utils"
         )
-    kind = disk_format(source)
-    command = [program, "convert", "-f", kind, "-O", kind, *_options(source, kind)]
+    kind, wanted = kind or disk_format(source), disk_format(target)
+    if options is None:
+        options = _options(source, kind) if kind == wanted else ()
+    command = [program, "convert", "-f", kind, "-O", wanted, *options]
     made.append(target)
     done = subprocess.run(
         [*command, str(source), str(target)],

@@ -142,6 +142,36 @@ def test_what_is_closed(disks: Vbox) -> None:
     disks.fails("closemedium link.vdi --delete", "is a medium of 'Lab'", 1)
 
 
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="apt-get install qemu-utils")
+def test_copies_of_disks(vbox: Vbox) -> None:
+    """With the real qemu-img, byte by byte."""
+    data = bytes(range(256)) * 8192  # 2 MiB
+    Path("a.img").write_bytes(data)
+    said = vbox("convertfromraw a.img b.vdi")
+    first = re.findall("'VDI'. UUID: (.*)", said)[0]
+    said = vbox("clonemedium disk b.vdi c")
+    second = re.findall("'VDI'. UUID: (.*)", said)[0]
+    assert uuid.UUID(first) != uuid.UUID(second)
+    assert f"UUID:           {second}\n" in vbox("showmediuminfo c.vdi")
+    vbox("clonehd c.vdi d.vmdk --format VMDK")
+    vbox("clonemedium d.vmdk e.img --format RAW --variant Standard")
+    assert Path("e.img").read_bytes() == data
+    vbox("clonemedium e.img f.vdi --variant Fixed")
+    assert Path("f.vdi").stat().st_size > len(data)
+    for line, sentence in (
+        ("clonemedium b.vdi c.vdi", "c.vdi exists already; it was not touched"),
+        ("clonemedium b.vdi x.vdi --format VMDK", "a vmdk disk is recognised by its"),
+        ("clonemedium b.vdi x.vmdk --variant Fixed", "a fixed disk is a vdi, vhd or"),
+        ("clonemedium none.vdi x.vdi", "there is no medium"),
+        ("convertfromraw none.img x.vdi", "there is no image"),
+    ):
+        vbox.fails(line, sentence, 1)
+    Path("letter.vdi").write_text("Dear Anna")
+    vbox.fails("clonemedium letter.vdi x.vdi", "nothing of the copy is left", 1)
+    assert not list(Path().glob("x.*"))
+    vbox.fails("clonemedium a.img", "name a disk, and where", 2)
+
+
 def test_a_disk_keeps_the_uuid_that_createmedium_told(
     vbox: Vbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

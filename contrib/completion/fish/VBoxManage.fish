@@ -50,13 +50,21 @@ function _shtab_VBoxManage_using
   test "$_shtab_VBoxManage_cmdpath" = "$argv"
 end
 
-set -g _shtab_VBoxManage_commands clonevm closemedium controlvm createhd createmedium createvm getextradata guestproperty headless internalcommands list metrics modifyvm registervm setextradata setproperty showhdinfo showmediuminfo showvminfo snapshot startvm storageattach storagectl unregistervm usbfilter
+set -g _shtab_VBoxManage_commands clonehd clonemedium clonevm closemedium controlvm convertfromraw createhd createmedium createvm getextradata guestproperty headless internalcommands list metrics modifyvm registervm setextradata setproperty showhdinfo showmediuminfo showvminfo snapshot startvm storageattach storagectl unregistervm usbfilter
 set -g _shtab_VBoxManage_opts_with_value --acpi --action --active --add --basefolder --boot1 --boot2 --boot3 --boot4 --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --controller --cpus --description --device --filename --firmware --flags --format --groups --ioapic --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --serialnumber --size --sizebyte --startvm --storagectl --target --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-xhci --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -M -P -R -a -e -m -n -o -p -r -s -t -v
 
 complete -c VBoxManage -e
 complete -c VBoxManage -f
 
 complete -c VBoxManage -n _shtab_VBoxManage_using -s h -l help -d 'show this help message and exit'
+complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a clonehd -d 'copy a disk image (the older name of clonemedium)'
+complete -c VBoxManage -n '_shtab_VBoxManage_using clonehd' -s h -l help -d 'show this help message and exit'
+complete -c VBoxManage -n '_shtab_VBoxManage_using clonehd' -l format -x -d 'example: VBoxManage clonehd lab.vdi copy.vmdk --format VMDK'
+complete -c VBoxManage -n '_shtab_VBoxManage_using clonehd' -l variant -x -d VALUE
+complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a clonemedium -d 'copy a disk image'
+complete -c VBoxManage -n '_shtab_VBoxManage_using clonemedium' -s h -l help -d 'show this help message and exit'
+complete -c VBoxManage -n '_shtab_VBoxManage_using clonemedium' -l format -x -d 'example: VBoxManage clonemedium lab.vdi cd.iso --format RAW'
+complete -c VBoxManage -n '_shtab_VBoxManage_using clonemedium' -l variant -x -d 'example: VBoxManage clonemedium lab.vdi copy.vdi --variant Fixed'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a clonevm -d 'copy a machine with its disks'
 complete -c VBoxManage -n '_shtab_VBoxManage_using clonevm' -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using clonevm' -l name -x -d 'example: VBoxManage clonevm Lab --name Twin'
@@ -72,6 +80,10 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using closemedium' -l delete -d 'ex
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a controlvm -d 'change a running machine: power, remote display, USB devices'
 complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm' -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm; and test $_shtab_VBoxManage_npos -eq 1' -ka "poweroff acpipowerbutton acpisleepbutton reset pause resume vrde vrdeport vrdeproperty vrdevideochannelquality usbattach usbdetach natpf1 setlinkstate1 screenshotpng keyboardputscancode keyboardputstring keyboardputfile" -d 'poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume|vrde|vrdeport|vrdeproperty|vrdevideochannelquality|usbattach|usbdetach|natpf1|setlinkstate1|screenshotpng|keyboardputscancode|keyboardputstring|keyboardputfile'
+complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a convertfromraw -d 'make a disk image from a raw one'
+complete -c VBoxManage -n '_shtab_VBoxManage_using convertfromraw' -s h -l help -d 'show this help message and exit'
+complete -c VBoxManage -n '_shtab_VBoxManage_using convertfromraw' -l format -x -d 'example: VBoxManage convertfromraw cd.iso copy.vmdk --format VMDK --variant Standard'
+complete -c VBoxManage -n '_shtab_VBoxManage_using convertfromraw' -l variant -x -d 'example: VBoxManage convertfromraw cd.iso copy.vmdk --format VMDK --variant Standard'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a createhd -d 'make a disk image (the older name of createmedium)'
 complete -c VBoxManage -n '_shtab_VBoxManage_using createhd' -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using createhd' -l filename -x -d 'example: VBoxManage createhd --filename a.vdi --size 64'

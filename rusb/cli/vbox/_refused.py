@@ -213,11 +213,8 @@ _NO_IMAGES = "use qemu-img for that; machines name their disks by path"
 COMMANDS = {
     "adoptstate": _NO_SNAPSHOTS,
     "bandwidthctl": "QEMU does not limit bandwidth",
-    "clonehd": _NO_IMAGES,
-    "clonemedium": _NO_IMAGES,
     "cloud": "rusb knows no clouds",
     "cloudprofile": "rusb knows no clouds",
-    "convertfromraw": _NO_IMAGES,
     "debugvm": "there is no debugger of guests",
     "dhcpserver": _NO_NETWORKS,
     "discardstate": _NO_SNAPSHOTS,

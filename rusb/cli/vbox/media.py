@@ -1,4 +1,4 @@
-"""Images of disks, CDs and floppies: ``showmediuminfo``, ``closemedium``, lists."""
+"""Images of disks, CDs and floppies: known, copied, forgotten, deleted."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,12 +6,15 @@ from pathlib import Path
 
 from rusb.cli._vbox_options import Given, Option, UsageError
 from rusb.errors import SettingsError
-from rusb.server.machine.drives import is_image
+from rusb.server.machine.clone import copy_image
+from rusb.server.machine.drives import image_uuid, is_image
 from rusb.server.machine.media import Medium, capacity, find_medium, known_media
 from rusb.server.machine.qemu_command import disk_format
 from rusb.server.machine.registry import CodedError, Entry
 
+from . import _refused
 from ._common import given, is_running, registry, show
+from .storage import FIXED, disk_path, is_fixed_disk
 
 __all__ = ["COMMANDS", "print_media"]
 
@@ -89,6 +92,65 @@ def showmediuminfo(words: Sequence[str]) -> int:
     return 0
 
 
+CLONE = (
+    Option("format"),
+    Option("variant"),
+    *_refused.refused("an image that exists is not touched", "existing"),
+)
+
+
+def clonemedium(words: Sequence[str]) -> int:
+    """``clonemedium [disk] UUID|FILE COPY [--format FORMAT] [--variant VARIANT]``.
+
+    A copy of a disk, with a UUID of its own; the extension of COPY is its format.
+    """
+    found = given(words, CLONE)
+    if len(found.words) > 2 and found.words[0] == "disk":
+        del found.words[0]
+    if len(found.words) != 2:
+        raise UsageError("name a disk, and where its copy is to be")
+    source = find_medium(known_media(registry().machines()), found.words[0])
+    if source.kind != "disk":
+        raise SettingsError(f"{source.path} is a {source.kind}; cp copies it")
+    _copy(source.path, found)
+    return 0
+
+
+def convertfromraw(words: Sequence[str]) -> int:
+    """``convertfromraw FILE COPY [--format FORMAT] [--variant VARIANT]``."""
+    found = given(words, CLONE[:2], count=2)
+    path = Path(found.words[0]).absolute()
+    if not path.is_file():
+        raise SettingsError(f"there is no image {path}")
+    _copy(path, found, "raw")
+    return 0
+
+
+def _copy(source: Path, found: Given, kind: str = "") -> None:
+    """Copy an image to where the second word says."""
+    own = {name.lower() for name in FORMATS.values()} - {"qcow"}
+    default = FORMATS[kind or disk_format(source)].lower()
+    target = disk_path(found.words[1], found, default if default in own else "vdi")
+    target = target.absolute()
+    if target.exists():
+        raise SettingsError(f"{target} exists already; it was not touched")
+    wanted, options = disk_format(target), None
+    if found.has("variant"):
+        is_fixed = is_fixed_disk(found.last("variant") or "")
+        if is_fixed and wanted not in FIXED:
+            raise SettingsError(f"{target}: a fixed disk is a vdi, vhd or raw one")
+        options = ("-o", FIXED[wanted]) if is_fixed else ()
+    made: list[Path] = []
+    try:
+        copy_image(source, target, made, options, kind=kind)
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
+    number = image_uuid(target)
+    print(f"Clone medium created in format '{FORMATS[wanted]}'. UUID: {number}")
+
+
 def closemedium(words: Sequence[str]) -> int:
     """``closemedium [disk|dvd|floppy] UUID|FILE [--delete]``: forget an image.
 
@@ -126,4 +188,7 @@ COMMANDS = {
     "showmediuminfo": showmediuminfo,
     "showhdinfo": showmediuminfo,
     "closemedium": closemedium,
+    "clonemedium": clonemedium,
+    "clonehd": clonemedium,
+    "convertfromraw": convertfromraw,
 }

@@ -16,13 +16,21 @@ from rusb.server.machine.qemu_command import disk_format
 from ._common import change_stopped, given
 from ._refused import refused
 
-__all__ = ["ATTACH", "COMMANDS", "CONTROL", "CREATE"]
+__all__ = [
+    "ATTACH",
+    "COMMANDS",
+    "CONTROL",
+    "CREATE",
+    "FIXED",
+    "disk_path",
+    "is_fixed_disk",
+]
 
 MAX_SIZE = 64 << 20
 """MiB of a disk: 64 TiB."""
 
 _EXTENSIONS = {"vdi": ".vdi", "vmdk": ".vmdk", "vhd": ".vhd", "raw": ".img"}
-_FIXED = {"vdi": "static=on", "vpc": "subformat=fixed", "raw": "preallocation=falloc"}
+FIXED = {"vdi": "static=on", "vpc": "subformat=fixed", "raw": "preallocation=falloc"}
 """What makes qemu-img use the whole of the disk's size at once."""
 
 _TYPES = {"hdd": "hdd", "dvddrive": "dvd", "fdd": "floppy"}
@@ -110,16 +118,25 @@ def createmedium(words: Sequence[str]) -> int:
         size = unsigned("--size", text, MAX_SIZE) << 20
     if not size:
         raise UsageError("a disk needs a size")
-    is_fixed = _is_fixed(found.last("variant", "") or "") or found.has("static")
+    is_fixed = is_fixed_disk(found.last("variant", "") or "") or found.has("static")
     _make(path.absolute(), size, is_fixed=is_fixed)
     print(f"Medium created. UUID: {image_uuid(path.absolute())}")
     return 0
 
 
 def _disk_path(found: Given) -> Path:
-    """Where the disk is to be; its extension is its format."""
-    path = Path(found.need("filename", "where the disk is to be"))
-    word = one_of("format", found.last("format", "vdi") or "", _EXTENSIONS)
+    return disk_path(found.need("filename", "where the disk is to be"), found)
+
+
+def disk_path(text: str, found: Given, default: str = "vdi") -> Path:
+    """Return where a new disk is to be; its extension is its format.
+
+    Raises:
+        UsageError: there is no such format.
+        SettingsError: ``--format`` says another one than the name.
+    """
+    path = Path(text)
+    word = one_of("format", found.last("format", default) or "", _EXTENSIONS)
     suffix = path.suffix.lower()
     is_disk = disk_format(path) != "raw" or suffix in RAW
     if not suffix or not (is_disk or found.has("format")):
@@ -133,7 +150,13 @@ def _disk_path(found: Given) -> Path:
     return path
 
 
-def _is_fixed(variant: str) -> bool:
+def is_fixed_disk(variant: str) -> bool:
+    """Does ``--variant`` ask for a disk that has all of its blocks?
+
+    Raises:
+        UsageError: there is no such variant.
+        SettingsError: rusb cannot make it.
+    """
     words = variant.lower().split(",") if variant else []
     for word in words:
         one_of("variant", word, ("standard", "fixed", "split2g", "stream", "esx"))
@@ -154,9 +177,9 @@ def _make(path: Path, size: int, *, is_fixed: bool) -> None:
     kind = disk_format(path)
     command = [program, "create", "-q", "-f", kind]
     if is_fixed:
-        if kind not in _FIXED:
+        if kind not in FIXED:
             raise SettingsError(f"{path}: a fixed disk is a vdi, vhd or raw one")
-        command += ["-o", _FIXED[kind]]
+        command += ["-o", FIXED[kind]]
     command += [str(path), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
