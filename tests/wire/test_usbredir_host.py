@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from rusb.usb.descriptors import (
     InterfaceDescriptor,
 )
 from rusb.usb.device import DeviceInfo
+from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed
 from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
 from rusb.wire.base import DeviceReset, Ignored, UrbCancelled, UrbSubmitted
@@ -218,6 +220,18 @@ def test_many_resets_in_a_row_are_one(host: Host) -> None:
     host.send(*(packet(RESET) for _ in range(1000)))
     host.urbs()
     assert len([e for e in host.events if isinstance(e, DeviceReset)]) == 1
+
+
+def test_configuration_0_is_selected_where_the_device_has_it() -> None:
+    (one,) = DESCRIPTORS.configurations
+    zero = DeviceDescriptors(DESCRIPTORS.device, (replace(one, value=0),))
+    core = UsbredirDeviceSide()
+    core.channel_opened(0, "", now=0)
+    core.announce([INFO], {INFO.id: zero})
+    hello = struct.pack("<III64sI", HELLO, 68, 0, b"a guest", 0x7E)
+    core.receive_data(0, hello + packet(SET_CONFIGURATION, 1, b"\0"), now=0)
+    (urb,) = [e.urb for e in core.events() if isinstance(e, UrbSubmitted)]
+    assert urb.setup == SetupPacket.set_configuration(0)
 
 
 # ---------------------------------------------------------------- cancel ----
