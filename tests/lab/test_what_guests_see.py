@@ -61,7 +61,7 @@ class Odd(EmulatedDevice):
     def request(self, setup: SetupPacket, data: Data) -> Data | None:
         found = super().request(setup, data)
         if (setup.request, setup.value) == (6, 0x0200) and found:
-            odd = bytearray(found + bytes(3))
+            odd = bytearray(bytes(found) + bytes(3))
             odd[2] += 50
             odd[9 + 4] = 5
             return bytes(odd)

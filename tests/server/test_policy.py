@@ -81,7 +81,14 @@ def seen(device: LoopbackDevice) -> tuple[int, ...]:
 
 async def test_masked_interfaces_are_not_there_for_the_guest(lab: Policed) -> None:
     lab.use(Filter("rest", masked_interfaces=0b10))
-    loopback = Loopback()
+    reached: list[SetupPacket] = []
+
+    class Recording(Loopback):
+        def request(self, setup: SetupPacket, data: Data) -> Data | None:
+            reached.append(setup)
+            return super().request(setup, data)
+
+    loopback = Recording()
     async with lab.client(EmulatedBackend(devices=[loopback])):
         device = await lab.one()
         (whole,) = loopback.descriptors.configurations
@@ -115,6 +122,7 @@ async def test_masked_interfaces_are_not_there_for_the_guest(lab: Policed) -> No
             SetupPacket.get_descriptor(7, 0, 255),
         ):
             assert (await device.control(setup)).status is UrbStatus.STALL, setup
+            assert setup not in reached
         assert (await device.read(Loopback.SOURCE, 64)).status is UrbStatus.OK
         assert (await device.control(SetupPacket(0x80, 0, 0, 0, 2))).length == 2
     assert "hidden from the guest: interface 1 (maskedInterfaces 0x2)" in lab.log()
