@@ -4,6 +4,7 @@ What is done here counts for this run; the settings stay as they are.
 """
 
 import asyncio
+import shlex
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -62,7 +63,7 @@ class Console:
                 except RusbError as error:
                     raise ControlError(
                         f"{error}; or take the rule out: modifyvm VM --natpf{slot + 1}"
-                        f" delete {rule.name}"
+                        f" delete {shlex.quote(rule.name)}"
                     ) from None
 
     def commands(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:

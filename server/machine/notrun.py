@@ -39,7 +39,7 @@ _PARTS = (
         "AudioAdapter",
         "enabled",
         _OFF,
-        "sound: machines have no sound card; one of USB at a client works",
+        "sound: machines have no sound card; a USB one at a client works",
     ),
     _Part("Chipset", "type", "piix3", "chipset {}: the guest sees an i440FX, PIIX3"),
     _Part("Clipboard", "mode", "disabled", "shared clipboard ({})"),

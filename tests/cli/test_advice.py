@@ -26,7 +26,7 @@ FOLDERS = ("rusb", "client", "filters", "server")
 COMMANDS = vbox.commands()
 WORDS = "|".join(sorted({*COMMANDS, *_refused.COMMANDS}, key=len, reverse=True))
 ADVICE = re.compile(
-    rf"(?<![\w/.-])(?:{WORDS})\b(?= (?:VM\b|[A-Z]{{2,}}\b|--|\{{|…))[^;]*"
+    rf"(?<![\w/.-])(?:{WORDS})\b(?= (?:VM\b|[A-Z]{{2,}}\b|--|\{{|…))[^;)']*"
 )
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
@@ -138,6 +138,7 @@ LINES = [
     ),
     ("controlvm VM resume", "controlvm Lab resume"),
     ("controlvm {} poweroff", "controlvm Lab poweroff"),
+    ("controlvm VM screenshotpng FILE", "controlvm Lab screenshotpng a.png"),
     ("controlvm VM usbattach", "controlvm Lab usbattach 1209:0001"),
     (
         "storageattach VM --storagectl IDE --port 1 --type dvddrive --medium FILE",

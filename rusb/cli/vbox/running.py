@@ -157,7 +157,10 @@ def startvm(words: Sequence[str]) -> int:
     if kind == "vrdp":
         say("Warning: --type vrdp is deprecated; headless is its name now")
     elif kind != "headless":
-        say("rusb has no window: the machine starts headless; an RDP client shows it")
+        say(
+            "rusb has no window: the machine starts headless; controlvm VM"
+            " screenshotpng FILE shows its screen"
+        )
     status = 0
     for name in found.words:
         try:
