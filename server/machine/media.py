@@ -55,13 +55,17 @@ def known_media(entries: Iterable[Entry]) -> list[Medium]:
     for entry in entries:
         if entry.machine is None:
             continue
-        document = Document(read_file(entry.path), str(entry.path))
         folder = entry.path.parent
-        registry = machine_node(document).find("MediaRegistry")
+        try:
+            document = Document(read_file(entry.path), str(entry.path))
+            registry = machine_node(document).find("MediaRegistry")
+            controllers = read_parts(document, folder).controllers
+        except SettingsError:  # of other settings; who names the machine hears of it
+            continue
         for group in registry.children if registry else ():
             for node in group.children:
                 _collect(node, KINDS.get(group.name, ""), folder, found)
-        for controller in read_parts(document, folder).controllers:
+        for controller in controllers:
             for drive in controller.drives:
                 for medium in found.values():
                     if (

@@ -323,6 +323,7 @@ def test_snapshots_that_virtualbox_made(vbox: Vbox) -> None:
         f'CurrentSnapshotUUID="{second}"\n'
         'CurrentSnapshotNode="SnapshotName-1"\n'
     )
+    vbox.fails("snapshot Lab --details take", "snapshot VM list", 2)
     for verb in ("take Now", "delete Now", "restore Now", "restorecurrent"):
         vbox.fails(f"snapshot Lab {verb}", "there are no snapshots", 1)
 
@@ -433,6 +434,15 @@ def test_what_is_kept_is_shown(vbox: Vbox) -> None:
     assert (
         "Reported speed: 100 Mbps, Boot priority: 0, Promisc Policy: allow-vms" in text
     )
+
+
+def test_settings_that_are_odd_do_not_keep_lists_from_others(disks: Vbox) -> None:
+    disks("createvm --name Odd --register")
+    disks.put('RAMSize="128"', 'RAMSize="0"', "Odd")
+    assert str(OWN) in disks("list hdds")
+    assert disks("list groups") == '"/"\n'
+    disks.put('<RemoteDisplay enabled="false"/>', '<Display VRAMSize="much"/>')
+    assert "vram=0" in disks.info()
 
 
 def test_no_text_of_a_file_makes_a_key(vbox: Vbox) -> None:  # T42

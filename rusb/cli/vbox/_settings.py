@@ -133,7 +133,8 @@ def machine_rows(
     yield _same("Hardware UUID", "hardwareuuid", parts.uuid or entry.uuid)
     yield _size("Memory size", "memory", parts.memory)
     yield _switch("Page Fusion", "pagefusion", "off")
-    yield _size("VRAM size", "vram", int(_kept.value(document, "vram")))
+    memory = read_number(_kept.value(document, "vram")) or 0
+    yield _size("VRAM size", "vram", memory)
     yield Row("CPU exec cap", "100%", "cpuexecutioncap", 100)
     yield from _processor_rows(parts, document)
     yield from _firmware_rows(parts, document)

@@ -138,7 +138,7 @@ def snapshot(words: Sequence[str]) -> int:
     if verb not in ("list", "") and verb[0] != "-":
         raise SettingsError(f"snapshot {verb}: {_NO_SNAPSHOTS}")
     found = given(words, options)
-    if len(found.words) != 2:
+    if len(found.words) != 2 or found.words[1] != "list":
         raise UsageError("snapshot VM list")
     entry = registry().find(found.words[0])
     machine = _document(entry).find("Machine")
