@@ -35,8 +35,12 @@ log = logging.getLogger(__name__)
 RESCAN_SECONDS = 2.0
 """How often to look for new devices where libusb cannot tell of them."""
 
-SETTLE_SECONDS = 0.4
-"""After a plug event the kernel still binds drivers and makes nodes."""
+UDEV_SECONDS = 3.0
+"""How long a new device without permission waits for udev, which gives it to its users
+after the kernel has told of it."""
+
+LOOK_AGAIN = (0.1, 0.4, 1.0, UDEV_SECONDS + 0.1)
+"""Seconds after a plug event: the kernel binds drivers, udev applies its rules."""
 
 _SPEEDS = {
     usb1.SPEED_LOW: Speed.LOW,
@@ -87,6 +91,7 @@ class LibusbBackend(DeviceBackend):
         self._journal = Journal((state or state_folder()) / "detached", self._sysfs)
         self._context: usb1.USBContext | None = None
         self._devices: dict[str, usb1.USBDevice] = {}
+        self._since: dict[str, float] | None = None  # when a device was seen first
         self._memory = KernelMemory(self._sysfs.usbfs_memory())
         self._open: set[OpenUsbDevice] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -168,14 +173,19 @@ class LibusbBackend(DeviceBackend):
             found = context.getDeviceList(skip_on_error=True)
         except usb1.USBError as error:
             raise BackendError(f"libusb cannot list devices: {error}") from error
-        devices, listed = {}, []
+        devices, listed, since = {}, [], {}
+        known, now = self._since or {}, asyncio.get_running_loop().time()
+        new = now if self._since is not None else now - UDEV_SECONDS  # there before us
         for device in found:
             if device.getDeviceClass() == ClassCode.HUB:
                 continue
             local = self._describe(device)
+            seen = since[local.key] = known.get(local.key, new)
+            if now < seen + UDEV_SECONDS and self._is_denied(local.info):
+                continue  # udev has not given it to its users yet
             devices[local.key] = device
             listed.append(local)
-        self._devices = devices
+        self._devices, self._since = devices, since
         return sorted(listed, key=lambda d: (d.info.bus, d.info.address))
 
     def _describe(self, device: usb1.USBDevice) -> LocalDevice:
@@ -219,10 +229,14 @@ class LibusbBackend(DeviceBackend):
             return f"it is the network adapter of this connection, {found}"
         return None
 
-    def _problem(self, name: str, info: DeviceInfo) -> str | None:
+    def _is_denied(self, info: DeviceInfo) -> bool:
         node = self._sysfs.node(info.bus, info.address)
-        if node.exists() and not os.access(node, os.R_OK | os.W_OK):
+        return node.exists() and not os.access(node, os.R_OK | os.W_OK)
+
+    def _problem(self, name: str, info: DeviceInfo) -> str | None:
+        if self._is_denied(info):
             rule = udev_rule(info.vendor_id, info.product_id)
+            node = self._sysfs.node(info.bus, info.address)
             return f"no permission for {node}: {rule}"
         in_use = None if self.force else self._sysfs.in_use(name)
         if in_use is not None:
@@ -272,12 +286,13 @@ class LibusbBackend(DeviceBackend):
     def _plugged(
         self, context: usb1.USBContext, device: usb1.USBDevice, event: int
     ) -> bool:
-        """Tell at once, and again when the kernel has done its part."""
+        """Tell at once, and again when kernel and udev have done their part."""
         assert self._loop is not None
         if self._changed is not None:
             self._loop.call_soon(self._changed)
-            self._timers = [t for t in self._timers if not t.cancelled()][-8:]
-            self._timers.append(self._loop.call_later(SETTLE_SECONDS, self._changed))
+            for timer in self._timers:  # those of this event come later
+                timer.cancel()
+            self._timers = [self._loop.call_later(s, self._changed) for s in LOOK_AGAIN]
         return False
 
     def _rescan(self) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rusb.client.backends import libusb
 from rusb.client.backends.base import LocalDevice, OpenDevice
 from rusb.client.backends.libusb import LibusbBackend
 from rusb.errors import BackendError
@@ -269,6 +270,43 @@ async def busy(backend: LibusbBackend) -> None:
         say(error=str(error))
     say(status=(await bench.run(Urb(1, BULK, 0x8F, 8))).status.name)
     await bench.device.aclose()
+
+
+async def late_rights(backend: LibusbBackend) -> None:
+    """udev gives a device to its users after the kernel has told of it."""
+    access, libusb.LOOK_AGAIN = os.access, (0.01, 0.01, 0.02, 0.02)
+    libusb.UDEV_SECONDS = 0.2
+
+    def deny(path: object, mode: int) -> bool:
+        return "/001/002" not in str(path) and access(str(path), mode)
+
+    async def look() -> str:
+        found = [d for d in await backend.list_devices() if d.key.startswith("1-1@")]
+        return (
+            "nothing" if not found else "usable" if not found[0].problem else "denied"
+        )
+
+    def plug() -> None:
+        assert backend._since is not None
+        backend._since = {k: t for k, t in backend._since.items() if k[:4] != "1-1@"}
+
+    os.access = deny  # type: ignore[assignment]
+    say(there_before=await look())
+    plug()
+    early = await look()
+    os.access = access
+    say(early=early, then=await look())
+    os.access = deny  # type: ignore[assignment]
+    plug()
+    early = await look()
+    await asyncio.sleep(0.25)
+    say(early=early, never=await look())
+    looks: list[None] = []
+    backend._changed = lambda: looks.append(None)
+    for _ in range(3):
+        backend._plugged(None, None, 0)
+    await asyncio.sleep(0.1)
+    say(looks=len(looks))
 
 
 async def main(scenario: str) -> None:

@@ -155,6 +155,16 @@ def test_an_unplug_completes_every_urb_once(fakeusb: Path, tmp_path: Path) -> No
     assert said["late"] == "NO_DEVICE"
 
 
+def test_a_new_device_waits_for_udev(fakeusb: Path, tmp_path: Path) -> None:
+    """Offered at once, the server would ask for it before its user may open it."""
+    assert play(fakeusb, tmp_path, "late_rights") == [
+        {"there_before": "denied"},
+        {"early": "nothing", "then": "usable"},
+        {"early": "nothing", "never": "denied"},
+        {"looks": 3 + 4},
+    ]
+
+
 def test_the_kernel_driver_goes_with_the_claim_and_comes_back(
     fakeusb: Path, tmp_path: Path
 ) -> None:
