@@ -198,7 +198,8 @@ class ControlServer:
             server.close()
             for writer in list(self._writers):
                 writer.close()
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # root made it, and was dropped
+                self.path.unlink(missing_ok=True)
         self._lock.drop()
 
     async def _listen(self) -> None:
@@ -217,7 +218,10 @@ class ControlServer:
         """Listen again when the socket, perhaps with its folder, was removed."""
         while True:
             await asyncio.sleep(WATCH_PERIOD)
-            if self.path.exists():
+            try:
+                if self.path.exists():
+                    continue
+            except OSError:  # the folder is root's, and root was dropped
                 continue
             try:
                 if self._server is not None:

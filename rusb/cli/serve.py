@@ -1,6 +1,7 @@
 """``rusb serve``: give the remote USB devices of clients to a virtual machine."""
 
 import argparse
+import pwd
 import uuid
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -25,6 +26,7 @@ from ._common import (
     set_up_logging,
     until_signal,
 )
+from ._user import check_guest, check_logons, drop_root, find_user
 
 HELP = "serve remote USB to a virtual machine"
 
@@ -84,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--legacy-tls",
         action="store_true",
         help="take clients with TLS 1.0, such as rdesktop-vrdp 1.8",
+    )
+    add(
+        "--user",
+        metavar="NAME",
+        help="with root: open ports, log, certificate and guest, then become NAME",
     )
     add("--log", metavar="FILE", help="VBox.log; default: Logs/VBox.log beside MACHINE")
     add_verbose(parser)
@@ -162,6 +169,7 @@ def make_settings(name: str, filters: list[Filter], auth: str | None) -> Path:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     set_up_logging(args.verbose)
+    user = find_user(args.user) if args.user else None
     path = find_settings(args)
     machine = load_machine(path)
     if machine.note:
@@ -176,14 +184,20 @@ def run(args: argparse.Namespace) -> int:
         legacy_tls=args.legacy_tls,
         log=log_path(path, args.log),
     )
+    if user is not None:
+        check_guest(config)
     open_more_files()
-    return run_async(_serve(config))
+    return run_async(_serve(config, user))
 
 
-async def _serve(config: ServerConfig) -> int:
+async def _serve(config: ServerConfig, user: pwd.struct_passwd | None) -> int:
     name = config.machine.name
     async with Serving(config, say) as serving:
         server = serving.server
+        if user is not None:
+            check_logons(server)
+            drop_root(user)
+            say(f"{name}: goes on as {user.pw_name}")
         listening = f"{name}: listening on port {server.port}"
         say(listening)
         if server.fingerprint:

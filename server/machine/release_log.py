@@ -124,6 +124,12 @@ class ReleaseLog:
             found: os.stat_result | None = path.lstat()
         except FileNotFoundError:
             found = None
+        is_link = found is not None and stat.S_ISLNK(found.st_mode)
+        if found is not None and is_link and found.st_uid != os.geteuid() == 0:
+            raise SettingsError(
+                f"cannot write the log {path}: it is a symbolic link that belongs to"
+                " another user; name another file with --log"
+            )
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY
         self._rotates = found is None or stat.S_ISREG(found.st_mode)
         if self._rotates:
@@ -135,10 +141,18 @@ class ReleaseLog:
         return FileIO(os.open(path, flags, 0o666), "w")
 
     def _continue(self) -> None:
-        """Go on in a new file."""
+        """Go on in a new file, or, where none can be made, in this one, emptied."""
         assert self._path is not None
-        self.close()
-        self._file = self._open(self._path)
+        assert isinstance(self._file, FileIO)
+        try:
+            file = self._open(self._path)
+        except OSError:  # the folder is root's, and root was dropped
+            file = self._file
+            file.truncate(0)
+            self._size = 0
+        else:
+            self._file.close()
+        self._file = file
         for line in (f"Log continued after {self._max_size} bytes", *_header()):
             self._put(line)
 

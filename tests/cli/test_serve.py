@@ -1,18 +1,28 @@
 """``rusb serve`` as a user starts it."""
 
+import asyncio
 import os
+import pwd
 import signal
+import site
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
 import pytest
 
+import rusb
 from rusb.cli import main
+from rusb.cli._user import _can_read, find_user
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
+from rusb.errors import SettingsError
 from rusb.rdp.x224 import ConnectionRequest
 from tests.lab.rusbserver import CHECKOUT, RusbServer, free_port
 
@@ -163,3 +173,103 @@ def test_what_names_no_machine_is_told(
         monkeypatch.setenv(name, str(tmp_path))
     assert main(["serve", *words]) != 0
     assert sentence in capsys.readouterr().err
+
+
+def ids(process: int) -> set[str]:
+    """The users and groups of each thread of a process."""
+    found = set()
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            if line.startswith(("Uid:", "Gid:", "Groups:")):
+                found.update(line.split()[1:])
+    return found
+
+
+DEBIANS = "/usr/bin/python3"
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> pwd.struct_passwd:
+    """A user; the Python of new processes is one that this user can read."""
+    user = pwd.getpwnam("nobody")
+    if _can_read(user, os.__file__) and _can_read(user, rusb.__file__):
+        return user
+    with pytest.raises(SettingsError, match="nobody cannot read /.* install Python"):
+        find_user("nobody")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if not _can_read(user, rusb.__file__) or not Path(DEBIANS + version[1:]).exists():
+        pytest.skip("the user nobody cannot read what runs this")
+    folders = [str(CHECKOUT), *site.getsitepackages()]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    monkeypatch.setattr(sys, "executable", DEBIANS + version[1:])
+    return user
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_root_opens_what_is_needed_and_goes(
+    tmp_path: Path, nobody: pwd.struct_passwd
+) -> None:
+    tmp_path.chmod(0o700)  # what is in it is out of the user's reach
+    options = ("--guest", "loopback", "--user", "nobody")
+    server = RusbServer(tmp_path, text().replace("<Hardware>", HARDWARE), *options)
+    try:
+        server.wait_log("TCP server listening")
+        end = time.monotonic() + 20
+        while "goes on as nobody" not in server.said():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert ids(server.process.pid) == {str(nobody.pw_uid), str(nobody.pw_gid)}
+        asyncio.run(visit(server.port, tmp_path / "known"))
+        server.wait_log("VUSB: Detached")
+    finally:
+        server.stop()
+    assert server.process.returncode == 0
+    assert "Traceback" not in server.said()
+
+
+HARDWARE = """<Hardware>
+  <USB>
+    <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
+    <DeviceFilters><DeviceFilter name="all" active="true"/></DeviceFilters>
+  </USB>"""
+
+
+async def visit(port: int, known: Path) -> None:
+    """Be a client with a device until the guest has had it."""
+    config = ClientConfig("127.0.0.1", port, known_servers=known)
+    backend = EmulatedBackend(devices=[Loopback()])
+    async with asyncio.timeout(20), connect(config, backends=[backend]):
+        await asyncio.sleep(1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="another user is told that first")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--user", "no-such-user"], "there is no such user"),
+        (["--user", "root"], "that is root, who is to be dropped"),
+        (["--user", "nobody", "--guest", "pyusb"], "does not go with --guest pyusb"),
+        (["--user", "nobody", "--auth", "external"], "does not go with PAM"),
+    ],
+)
+def test_what_does_not_go_without_root_is_refused(
+    options: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("rusb.cli._user._can_read", lambda user, path: True)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        for name in ("RUSB_HOME", "RUSB_STATE", "RUSB_RUNTIME"):
+            monkeypatch.setenv(name, f"{folder}/x")
+        words = ["serve", "--name", "Lab", "--allow", "1209:", "--guest", "loopback"]
+        words += ["--address", "127.0.0.1", "--port", str(free_port())]
+        assert main([*words, *options]) != 0
+    assert sentence in capsys.readouterr().err
+    assert os.getuid() == 0
+
+
+def test_only_root_can_become_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(SettingsError, match="only root can become another user"):
+        find_user("nobody")

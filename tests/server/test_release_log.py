@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,8 @@ def test_only_a_regular_file_is_rotated(tmp_path: Path, kind: str) -> None:
     elif kind == "fifo":
         os.mkfifo(path)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    elif os.getuid() == 0:  # never the one that the machine needs
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     else:
         path = Path("/dev/null")
     before = path.lstat()
@@ -148,6 +151,37 @@ def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "VBox.log")
     with pytest.raises(SettingsError, match="nobody reads from it"):
         ReleaseLog(str(tmp_path / "VBox.log"))
+
+
+def test_where_no_new_file_can_be_made_the_log_is_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root opened it in a directory of its own, and was dropped."""
+    log = ReleaseLog(str(tmp_path / "VBox.log"), max_size=20_000)
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    for number in range(1000):
+        log.write(f"line {number} {'x' * 80}")
+    log.close()
+    (found,) = tmp_path.iterdir()
+    assert found.stat().st_size < 20_000 + 200
+    assert "line 999 " in found.read_text()
+
+
+def test_root_follows_nobody_elses_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would write into a file that the other may not even read."""
+    (tmp_path / "VBox.log").symlink_to(tmp_path / "secret")
+    if os.getuid() == 0:
+        os.chown(tmp_path / "VBox.log", 65534, 65534, follow_symlinks=False)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        ReleaseLog(str(tmp_path / "VBox.log"))
+    assert not (tmp_path / "secret").exists()
 
 
 def test_a_peer_causes_as_many_lines_as_it_may(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ complete -c rusb -n '_shtab_rusb_using serve' -l address -x -d 'address to liste
 complete -c rusb -n '_shtab_rusb_using serve' -l auth-library -x -d 'for External: VBoxAuth (PAM, default), …'
 complete -c rusb -n '_shtab_rusb_using serve' -l pam-service -x -d 'service in /etc/pam.d (login)'
 complete -c rusb -n '_shtab_rusb_using serve' -l legacy-tls -d 'take clients with TLS 1.0, such as rdesktop-vrdp 1.8'
+complete -c rusb -n '_shtab_rusb_using serve' -l user -x -d 'with root: open ports, log, certificate and guest, then become NAME'
 complete -c rusb -n '_shtab_rusb_using serve' -l log -x -d 'VBox.log; default: Logs/VBox.log beside MACHINE'
 complete -c rusb -n '_shtab_rusb_using serve' -s v -l verbose -d 'say more; twice: every message'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a version -d 'say which version this is, as --version does'

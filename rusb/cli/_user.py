@@ -1,0 +1,87 @@
+"""``rusb serve --user NAME``: open what only root can, then be somebody else."""
+
+import os
+import pwd
+
+import rusb
+from rusb.errors import SettingsError
+from rusb.server.config import ServerConfig
+from rusb.server.listener import Server
+
+__all__ = ["check_guest", "check_logons", "drop_root", "find_user"]
+
+
+def find_user(name: str) -> pwd.struct_passwd:
+    """Return the user whom we are to become.
+
+    Raises:
+        SettingsError: there is none such, it is root, or we may not become others.
+    """
+    if os.geteuid() != 0:
+        raise SettingsError(
+            f"--user {name}: only root can become another user; start rusb serve as"
+            f" {name} instead"
+        )
+    try:
+        user = pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        raise SettingsError(f"--user {name}: there is no such user") from None
+    if user.pw_uid == 0:
+        raise SettingsError(f"--user {name}: that is root, who is to be dropped")
+    for module in (os.__file__, rusb.__file__):
+        if not _can_read(user, module):
+            raise SettingsError(
+                f"--user {name}: {name} cannot read {module}, which is needed all the"
+                f" time; install Python and rusb where {name} can read them"
+            )
+    return user
+
+
+def _can_read(user: pwd.struct_passwd, path: str) -> bool:
+    groups, group = os.getgroups(), os.getegid()
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setegid(user.pw_gid)
+    os.seteuid(user.pw_uid)
+    try:
+        return os.access(path, os.R_OK, effective_ids=True)
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def check_guest(config: ServerConfig) -> None:
+    """Refuse the guest whose sockets could be made by root only.
+
+    Raises:
+        SettingsError: it is pyusb.
+    """
+    if config.guest.partition(":")[0] == "pyusb":
+        raise SettingsError(
+            "--user does not go with --guest pyusb, whose sockets must belong to the"
+            " user who serves; start rusb serve as that user"
+        )
+
+
+def check_logons(server: Server) -> None:
+    """Refuse what has to be asked as root.
+
+    Raises:
+        SettingsError: it is PAM: only root can check the passwords of others.
+    """
+    if "PAM" in server.authenticator.library:
+        raise SettingsError(
+            "--user does not go with PAM, which checks passwords as root only; use"
+            " VBoxAuthSimple (modifyvm … --vrdeauthlibrary VBoxAuthSimple), or leave"
+            " --user out"
+        )
+
+
+def drop_root(user: pwd.struct_passwd) -> None:
+    """Become *user* for good, in every thread; ports and files that are open stay."""
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+    os.environ |= {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
+    if set(os.getresuid() + os.getresgid()) & {0}:
+        raise AssertionError("root was not dropped")
