@@ -93,9 +93,8 @@ async def _start(
     config: ClientConfig, catalog: DeviceCatalog, report: Callable[[str], None]
 ) -> "ClientSession":
     """Start a session with the first kind of security that the server takes."""
+    _refuse_less(config)
     while True:
-        if config.security[0] != "tls":
-            _refuse_less(config)
         session = ClientSession(config, catalog, report=report)
         try:
             await session.start()
@@ -104,16 +103,19 @@ async def _start(
             await session.aclose()
             if not _may_do_with_less(error, config):
                 raise
-            report(f"{error}; trying {_WEAKER[config.security[1]]}")
             config = dataclasses.replace(config, security=config.security[1:])
+            _refuse_less(config)
+            report(f"{error}; trying {_WEAKER[config.security[0]]}")
 
 
 def _refuse_less(config: ClientConfig) -> None:
     """Who is known by a certificate can do TLS; anybody may say it cannot.
 
     Raises:
-        CertificateError: the server is known.
+        CertificateError: it is less than TLS that is next, and the server is known.
     """
+    if config.security[0] == "tls":
+        return
     known = KnownServers(config.known_servers)
     if config.ca is not None or known.knows(config.server):
         line = f"the line of {config.server} in {known.path}"
@@ -371,8 +373,9 @@ class ClientSession:
             )
         return AuthenticationError(
             f"{server} closed the connection right after the logon and gave no reason:"
-            " user or password are wrong, the screen does not exist, or it serves only"
-            " one client and has one. The machine's VBox.log says which"
+            " user or password are wrong, the screen does not exist, it serves only one"
+            " client and has one, or it was killed just then. The machine's VBox.log"
+            " says which"
         )
 
     def _pressed(self, is_high: bool) -> None:

@@ -231,7 +231,7 @@ class LibusbBackend(DeviceBackend):
 
     def _is_denied(self, info: DeviceInfo) -> bool:
         node = self._sysfs.node(info.bus, info.address)
-        return node.exists() and not os.access(node, os.R_OK | os.W_OK)
+        return os.path.exists(node) and not os.access(node, os.R_OK | os.W_OK)
 
     def _problem(self, name: str, info: DeviceInfo) -> str | None:
         if self._is_denied(info):
