@@ -230,7 +230,7 @@ class DeviceSlots:
     async def _take(self, slot: _Slot) -> None:
         """Open it; a refusal goes out at once: the guest waits for it (S20)."""
         now = asyncio.get_running_loop().time()
-        early = slot.next_opening - OPENINGS_AT_ONCE * OPENING_SECONDS - now
+        early = slot.next_opening - (OPENINGS_AT_ONCE - 1) * OPENING_SECONDS - now
         if early > 0:
             await asyncio.sleep(early)
             return  # if it is still wanted
