@@ -16,13 +16,19 @@ _NAMES |= {"vid": "vendor_id", "pid": "product_id", "serial": "serial_number"}
 _NAMES |= {"interfaceclass": "interface_class"}
 
 
-def parse_offer(text: str) -> Filter:
-    """Read a rule of the option ``--filter``.
+def parse_offer(text: str, *, reads_devices: bool = False) -> Filter:
+    """Read a rule of the options ``--filter`` and ``--allow``.
 
     ``VVVV:PPPP`` or ``VVVV:`` names vendor and product; otherwise ``name=value``
     pairs, separated by commas, where a value with a comma stands in double quotes.
     The names are those of a settings file (in any case), or vid, pid, serial,
     interfaceClass.
+
+    Args:
+        text: the rule.
+        reads_devices: devices are read before the guest has them, so that
+            interfaceClass can be asked for; without it that is refused, for nobody
+            would look.
 
     Raises:
         FilterError: with the column of the trouble.
@@ -47,6 +53,13 @@ def parse_offer(text: str) -> Filter:
             )
             raise FilterError(
                 f"filter {text!r}: no attribute {pair[1]!r}; there are {known}",
+                position,
+            )
+        if field == "interface_class" and not reads_devices:
+            raise FilterError(
+                f"filter {text!r}: {pair[1]} is for the server, which reads a device"
+                " before its guest has it: rusb serve --allow, or the extra data"
+                " rusb/Filter/NAME/InterfaceClass of a machine",
                 position,
             )
         texts[field] = pair[3] if pair[2] is None else pair[2]

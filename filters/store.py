@@ -8,7 +8,13 @@ from rusb.errors import FilterError
 from .criteria import parse_number
 from .model import ATTRIBUTES, NUMERIC, Filter
 
-__all__ = ["from_attributes", "read_boolean", "read_number", "to_attributes"]
+__all__ = [
+    "class_key",
+    "from_attributes",
+    "read_boolean",
+    "read_number",
+    "to_attributes",
+]
 
 _OLD_NAMES = ("vendorid", "productid", "serialnumber")  # before settings 1.3
 
@@ -22,6 +28,14 @@ _BOOLEANS = {
     "no": False,
     "0": False,
 }
+
+
+def class_key(name: str) -> str:
+    """Return the key of the extra data with a filter's ``interface_class``.
+
+    VirtualBox drops attributes of a ``DeviceFilter`` that it does not know.
+    """
+    return f"rusb/Filter/{name}/InterfaceClass"
 
 
 def read_boolean(text: str | None) -> bool | None:

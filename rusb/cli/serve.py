@@ -10,7 +10,7 @@ from rusb.aio.state import state_folder
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.parser import parse_offer
-from rusb.filters.store import to_attributes
+from rusb.filters.store import class_key, to_attributes
 from rusb.rdp.ports import check_ports, parse_ports
 from rusb.server.config import ServerConfig
 from rusb.server.machine.files import make_folder, write_file
@@ -37,6 +37,7 @@ SETTINGS = """<?xml version="1.0"?>
 <!-- Made by rusb serve from its options, and made again each time. -->
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
   <Machine uuid="{{{uuid}}}" name={name}>
+    <ExtraData>{extra}</ExtraData>
     <Hardware>
       <USB>
         <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
@@ -140,7 +141,8 @@ def find_settings(args: argparse.Namespace) -> Path:
             "--name wants --allow RULE, or no device could come;"
             " --allow vid=0x0000-0xffff is every device"
         )
-    return make_settings(args.name, list(map(parse_offer, args.allow)), args.auth)
+    rules = [parse_offer(text, reads_devices=True) for text in args.allow]
+    return make_settings(args.name, rules, args.auth)
 
 
 def make_settings(name: str, filters: list[Filter], auth: str | None) -> Path:
@@ -154,9 +156,16 @@ def make_settings(name: str, filters: list[Filter], auth: str | None) -> Path:
         " ".join(f"{key}={quoteattr(text)}" for key, text in to_attributes(f).items())
         for f in filters
     )
+    extra = (
+        f"<ExtraDataItem name={quoteattr(class_key(f.name))}"
+        f" value={quoteattr(f.interface_class)}/>"
+        for f in filters
+        if f.interface_class
+    )
     text = SETTINGS.format(
         uuid=uuid.uuid5(NAMES, name),
         name=quoteattr(name),
+        extra="".join(extra),
         filters="".join(f"<DeviceFilter {row}/>" for row in rows),
         auth=(auth or "null").capitalize(),
     )

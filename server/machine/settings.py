@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
-from rusb.filters.store import read_boolean, read_number
+from rusb.filters.store import class_key, read_boolean, read_number
 
 from .document import Document, Node
 from .files import read_file
@@ -199,7 +199,7 @@ def _with_classes(
     """Add what filters ask of interfaces; VirtualBox has no attribute for it."""
     found = []
     for given in filters:
-        key = f"rusb/Filter/{given.name}/InterfaceClass"
+        key = class_key(given.name)
         try:
             found.append(replace(given, interface_class=extra_data.get(key, "")))
         except FilterError as error:

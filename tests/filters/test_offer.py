@@ -131,7 +131,11 @@ MASKED = Filter("masked", interface_class="08", masked_interfaces=2)
         (MASKED, {0: {8}, 2: {3}}, False),
         (DISK, {0: {8, 0xFF}}, False),
         (Filter("two", interface_class="0x08|0x03"), {0: {8}, 1: {3}}, True),
-        (parse_offer("interfaceClass=08,vid=0951"), {0: {3}}, False),
+        (
+            parse_offer("interfaceClass=08,vid=0951", reads_devices=True),
+            {0: {3}},
+            False,
+        ),
     ],
 )
 def test_t40_a_filter_can_ask_what_the_interfaces_are(
@@ -150,6 +154,11 @@ def test_t40_the_next_filter_may_take_what_one_refuses() -> None:
     assert "interfaces 1, 2 hidden from the guest (maskedInterfaces 0x6)" in str(
         decision
     )
+
+
+def test_t40_a_class_is_not_asked_for_where_nobody_looks() -> None:
+    with pytest.raises(FilterError, match="rusb serve --allow"):
+        parse_offer("interfaceClass=08")
 
 
 def test_a_wrong_interface_class_names_itself() -> None:

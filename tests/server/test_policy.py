@@ -29,6 +29,8 @@ from rusb.usb.types import Speed
 from rusb.usb.urb import UrbStatus
 from tests.test_whole_path import Lab, machine
 
+pytestmark = pytest.mark.timeout(30)  # what does not come fails
+
 
 class Listed(Loopback):
     """A loopback device that is listed as something else, or answers oddly."""

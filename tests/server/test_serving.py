@@ -59,6 +59,13 @@ async def station(place: Path) -> AsyncIterator[Station]:
         yield found
 
 
+def test_t40_what_rules_ask_of_interfaces_is_in_the_settings() -> None:
+    rule = parse_offer('product="A, <B>",interfaceClass=0x08|0x03', reads_devices=True)
+    (found,) = load_machine(make_settings("Lab", [rule], None)).filters
+    assert found == rule
+    assert found.interface_class == "0x08|0x03"
+
+
 def test_a_name_gives_the_same_settings_each_time() -> None:
     rules = [parse_offer("1209:0004"), parse_offer('vid=0951,product="A & <B>"')]
     machine = load_machine(make_settings("Lab", rules, "external"))
