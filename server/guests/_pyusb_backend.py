@@ -44,7 +44,7 @@ READ_SIZE = 1 << 18
 CANCEL_SECONDS = 5.0
 """Until a cancelled transfer must have come back with what it had moved."""
 
-GONE_SECONDS = 0.5
+GONE_SECONDS = 1.0
 """From a failed transfer to the end of the device that may be its cause."""
 
 _ERRORS = {
