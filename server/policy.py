@@ -178,7 +178,8 @@ def why_different(listed: DeviceInfo, device: DeviceDescriptor) -> str | None:
         return None
     return (
         f"it was listed as {describe_identity(listed)}, but its device descriptor says"
-        f" {describe_identity(device)}: it is not what the filters decided on"
+        f" {describe_identity(device)}: it is not what the filters decided on. Plug it"
+        " in again; if it stays so, do not trust the device or its client"
     )
 
 
