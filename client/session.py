@@ -192,6 +192,8 @@ class ClientSession:
             ConnectionLost: nobody answers, or the connection broke.
             NegotiationError: no common ground; CertificateError: wrong certificate.
             AuthenticationError: the server closed after the logon.
+            ServerBusy: it has as many clients as it takes.
+            SettingsError: the file of pins cannot be used.
         """
         try:
             async with asyncio.timeout(self.config.timeout):

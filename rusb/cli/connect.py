@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     user = args.user or args.server.user
     word = args.password
     if args.user and word is None and "RUSB_PASSWORD" not in os.environ:
-        word = "-" if sys.stdin.isatty() else None  # a service has no terminal
+        # a service has no terminal, and perhaps no standard input at all
+        word = "-" if sys.stdin and sys.stdin.isatty() else None
     password = find_password(word, f"Password of {user or 'the user'}: ")
     if password is None:
         say(f"rusb connect: {NO_PASSWORD}")
