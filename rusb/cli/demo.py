@@ -19,6 +19,9 @@ from ._common import run_async
 
 HELP = "watch a USB drive travel to a guest and back, on this machine alone"
 
+_FOLDERS = ("RUSB_STATE", "RUSB_RUNTIME")
+"""What keeps demos that run at the same time apart."""
+
 STEP_SECONDS = 15
 FILE_SIZE = 4 << 20
 
@@ -146,7 +149,7 @@ class _Demo:
             "rusb",
             *command,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "RUSB_STATE": str(self._folder)},
+            env={**os.environ, **dict.fromkeys(_FOLDERS, str(self._folder))},
         )
         reader = process.stderr
         assert reader is not None
