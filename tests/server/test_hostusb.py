@@ -38,8 +38,9 @@ class Host:
         return [identify(device).uuid for device, _ in await self.devices.list()]
 
     async def wait_empty(self) -> None:
-        while self.plugs.devices():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            while self.plugs.devices():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
