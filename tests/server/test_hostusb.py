@@ -41,6 +41,8 @@ class Host:
         async with asyncio.timeout(5):
             while self.plugs.devices():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+            async with self.plugs._changing:
+                pass  # and until the last of them is detached
 
 
 @pytest.fixture
