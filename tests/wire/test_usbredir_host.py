@@ -195,6 +195,33 @@ def test_data_for_a_stopped_stream_is_dropped(host: Host) -> None:  # T30
     assert list(host.answers()) == []
 
 
+@pytest.mark.parametrize("status", [UrbStatus.INVALID, UrbStatus.IO_ERROR])
+def test_a_stream_that_always_fails_ends(host: Host, status: UrbStatus) -> None:
+    """An endpoint that the device below does not have fails at once, each time."""
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+    rounds = 0
+    while urbs := host.urbs():
+        for urb in urbs:
+            host.complete(urb, status=status)
+        rounds += 1
+        assert rounds < 100
+    kinds = [(kind, body[0]) for kind, _, body in host.answers()]
+    assert kinds[0] == (INTERRUPT_STATUS, 0)
+    assert kinds[-1] == (INTERRUPT_STATUS, 4)  # stall: the guest starts it again
+    host.send(packet(START_INTERRUPT, 3, bytes((POLLED,))))
+    assert len(host.urbs()) == 5
+
+
+def test_a_stream_goes_on_after_a_failure_now_and_then(host: Host) -> None:
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+    for _ in range(40):
+        first, *others = host.urbs()
+        host.complete(first, status=UrbStatus.CRC)
+        for urb in others:
+            host.complete(urb, b"x")
+    assert INTERRUPT_STATUS not in [kind for kind, _, _ in host.answers()][1:]
+
+
 def test_a_device_is_not_offered_before_the_ack(host: Host) -> None:  # T30
     host.core.announce([])
     assert [kind for kind, _, _ in host.answers()] == [DISCONNECT]

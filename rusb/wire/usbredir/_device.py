@@ -41,6 +41,10 @@ says it when it runs, so this is only reported."""
 INTERRUPT_URBS = 5
 """Transfers kept in flight per interrupt IN stream (9.2)."""
 
+MAX_FAILURES = 16
+"""Transfers of an interrupt IN stream that may fail in a row. One that fails always,
+perhaps at once, would be asked for without end (9.2, rule 4)."""
+
 MAX_PACKETS_PER_URB, MAX_ISO_URBS = 32, 16
 """Bounds of start_iso_stream (10)."""
 
@@ -52,6 +56,7 @@ MAX_BYTES_PENDING = 32 << 20
 what is queued for a guest that does not read it is what a guest can make us keep."""
 
 _POLLED = (TransferType.INTERRUPT, TransferType.ISOCHRONOUS)
+_ENDS_STREAM = (UrbStatus.STALL, UrbStatus.NO_DEVICE, UrbStatus.CANCELLED)
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 
 
@@ -74,6 +79,7 @@ class _Stream:
         self.urbs = urbs
         self.packets = packets
         self.next_id = 0
+        self.failures = 0  # in a row
         self.in_flight: set[int] = set()
         self.queue: deque[bytes] = deque()  # isochronous OUT
         self.is_running = False  # isochronous OUT: the jitter buffer is filled
@@ -677,9 +683,10 @@ class UsbredirDeviceSide(DeviceSide):
     def _stream_result(self, stream: _Stream, result: UrbResult) -> None:
         address = stream.endpoint.address
         is_iso = stream.endpoint.transfer_type is TransferType.ISOCHRONOUS
-        gone = result.status in (UrbStatus.NO_DEVICE, UrbStatus.CANCELLED)
-        if result.status is UrbStatus.STALL or (
-            result.status is not UrbStatus.OK and (gone or is_iso)
+        is_ok = result.status is UrbStatus.OK
+        stream.failures = 0 if is_ok else stream.failures + 1
+        if result.status in _ENDS_STREAM or (
+            not is_ok and (is_iso or stream.failures >= MAX_FAILURES)
         ):
             self._stop_stream(address)
             kind = Type.ISO_STATUS if is_iso else Type.INTERRUPT_STATUS
@@ -701,7 +708,7 @@ class UsbredirDeviceSide(DeviceSide):
                 len(data),
                 data=data,
             )
-            stream.next_id += 1
+            stream.next_id = stream.next_id + 1 & 0xFFFFFFFF
         self._fill(stream)
 
     def _iso_in(self, stream: _Stream, result: UrbResult) -> None:
