@@ -146,10 +146,10 @@ class ReleaseLog:
         assert isinstance(self._file, FileIO)
         try:
             file = self._open(self._path)
-        except OSError:  # the folder is root's, and root was dropped
+        except (OSError, SettingsError):  # the folder is root's, and root was dropped
             file = self._file
             file.truncate(0)
-            self._size = 0
+            self._size, self._rotates = 0, True
         else:
             self._file.close()
         self._file = file

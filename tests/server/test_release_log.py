@@ -184,6 +184,29 @@ def test_root_follows_nobody_elses_link(
     assert not (tmp_path / "secret").exists()
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_put_in_the_place_of_an_open_log_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Somebody else's link, a pipe that nobody reads: the log stays bounded."""
+    path, size = tmp_path / "VBox.log", 20_000
+    log = ReleaseLog(str(path), max_size=size)
+    path.rename(tmp_path / "moved")
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "secret")
+        if os.getuid() == 0:
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+    for number in range(1000):
+        log.write(f"line {number} {'x' * 80}")
+    log.close()
+    assert (tmp_path / "moved").stat().st_size < size + 200
+    assert "line 999 " in (tmp_path / "moved").read_text()
+    assert not (tmp_path / "secret").exists()
+
+
 def test_a_peer_causes_as_many_lines_as_it_may(tmp_path: Path) -> None:
     clock = Clock()
     log = ReleaseLog(str(tmp_path / "VBox.log"), clock=clock)
