@@ -153,6 +153,8 @@ class DeviceSlots:
         if slot is None or len(slot.queue) >= MAX_REQUESTS_WAITING:
             self._answer(event.device, urb.id, _GONE)
             return
+        if urb.id in slot.pending:  # cancelled: the server waits for it no more
+            self._forget(slot, [urb.id])
         slot.pending[urb.id] = urb
         self._count(urb.length)
         if slot.is_busy:

@@ -335,3 +335,18 @@ async def test_reading_stops_while_the_server_asks_too_much(
     await bench.settle()
     assert bench.holds == [True, False]
     await bench.slots.aclose()
+
+
+async def test_the_handle_of_a_cancelled_urb_may_be_used_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was counted of the first is not counted for ever (C14)."""
+    monkeypatch.setattr(Opened, "cancel", lambda device, urb_id: None)  # takes long
+    bench.backend.keeps = True
+    bench.ask(OPEN)
+    await bench.settle()
+    for _ in range(100):
+        bench.receive(submit(1, number=1, urb_len=1 << 20))
+        bench.ask(CANCEL, (1).to_bytes(4, "little"))
+    assert bench.holds == []
+    await bench.slots.aclose()
