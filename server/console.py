@@ -47,6 +47,7 @@ class Console:
         self._rules: dict[int, tuple[Forward, ...]] = {}
         self._links = dict.fromkeys(hardware.adapters, True)
         self._typing = asyncio.Lock()
+        self._forwarding = asyncio.Lock()  # rules change one after another
 
     async def start(self) -> None:
         """Do what QEMU's command line cannot say.
@@ -93,10 +94,14 @@ class Console:
         slot = self._slot(arguments)
         if self._adapters[slot].mode != "NAT":
             raise ControlError(f"network adapter {slot + 1} is not attached to NAT")
-        if "add" in arguments:
-            await self._add_rule(slot, Forward.parse(str(arguments["add"])))
-            return
-        name, rules = str(arguments["delete"]), self._rules.get(slot, ())
+        async with self._forwarding:
+            if "add" in arguments:
+                await self._add_rule(slot, Forward.parse(str(arguments["add"])))
+            else:
+                await self._delete_rule(slot, str(arguments["delete"]))
+
+    async def _delete_rule(self, slot: int, name: str) -> None:
+        rules = self._rules.get(slot, ())
         for rule in rules:
             if rule.name == name:
                 text = await self._tell(f"hostfwd_remove net{slot} {rule.host}")

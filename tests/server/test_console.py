@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import ControlError, GuestError
+from rusb.server.console import Console
 from rusb.server.control import call, control_path
 from rusb.server.headless import Headless
 from rusb.server.machine.forwards import Forward
@@ -83,6 +84,22 @@ async def test_ports_are_forwarded_while_it_runs(
             await ask("natpf", **arguments)
     await ask("natpf", number=1, delete="ssh")
     assert not is_open(port)
+
+
+async def test_rules_that_come_at_the_same_time_are_all_kept() -> None:
+    hardware = Hardware(memory=64, adapters={0: Adapter()})
+
+    async def answer(command: str, arguments: object) -> object:
+        await asyncio.sleep(0)
+        return ""
+
+    console = Console(hardware, answer, lambda line: None)
+    add = console.commands()["natpf"]
+    rules = [f"{name},tcp,127.0.0.1,{port},,22" for port, name in enumerate("abc", 1)]
+    calls = [add({"number": 1, "add": rule}) for rule in (*rules, rules[0])]
+    *_, last = await asyncio.gather(*calls, return_exceptions=True)
+    assert console.rules() == {"0": rules}
+    assert "already a rule named 'a'" in str(last)
 
 
 async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
