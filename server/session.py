@@ -408,10 +408,17 @@ class ServerSession:
             self._host.log.write(f"VRDP: There is no screen {who.screen}.")
             self._refuse(event, f"there is no screen {who.screen}")
         else:
-            self._tasks.start(self._authenticate(event), f"logon of {self.name}")
+            self._tasks.start(self._decide(event), f"logon of {self.name}")
+
+    async def _decide(self, event: rdp.LogonRequested) -> None:
+        try:
+            await self._authenticate(event)
+        except Exception as error:  # a client must not wait for ever
+            log.exception("%s: a bug in the logon", self.name)
+            self._refuse(event, f"internal error: {error!r}")
 
     async def _authenticate(self, event: rdp.LogonRequested) -> None:
-        """Ask the machine's method; who is refused sees the connection end (3.7)."""
+        """Ask the machine's method; a refused client sees the connection end (3.7)."""
         who, method = event.credentials, self._host.authenticator
         request = Request(
             who.user,

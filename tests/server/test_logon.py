@@ -105,6 +105,20 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+async def test_a_bug_in_a_logon_refuses_it(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check(request: object) -> object:
+        raise ZeroDivisionError("a bug")
+
+    async with place.serve() as server:
+        server.authenticator.check = check  # type: ignore[method-assign, assignment]
+        async with asyncio.timeout(5):
+            await place.is_refused()
+        await place.wait_log("Connection closed: 1")
+    assert "a bug in the logon" in caplog.text
+
+
 async def test_the_right_password(place: Place) -> None:
     async with place.serve(), place.visit(domain="WORK@1"):
         await place.guest.wait_for(1)
