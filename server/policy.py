@@ -19,7 +19,7 @@ from rusb.usb.hiding import (
     uas_interfaces,
     with_configurations,
 )
-from rusb.usb.types import Speed
+from rusb.usb.types import ClassCode, Speed
 
 __all__ = ["Policy", "Reading", "View", "describe_identity", "why_different"]
 
@@ -99,6 +99,11 @@ class Policy:
         decision = decide(self.filters, reading.info, interfaces=reading.interfaces)
         if not decision.matched and not self.is_by_hand:
             raise GuestError(f"what the device says of itself is {decision}")
+        if _is_hub(reading):
+            raise GuestError(
+                "it is a hub: what is plugged into it is used one by one, a hub itself"
+                " is not; plug its devices in, and they are listed by themselves"
+            )
         notes = [f"odd descriptors: {note}" for note in reading.notes]
         found = reading.descriptors
         found = with_configurations(found, found.configurations)
@@ -123,6 +128,13 @@ class Policy:
                 " remote USB does not carry them"
             )
         return View(found, mask, tuple(notes))
+
+
+def _is_hub(reading: Reading) -> bool:
+    """Is it a hub? Nobody's client lists one in good faith (T40, vrdpusb.md 4.5)."""
+    return reading.descriptors.device.device_class == ClassCode.HUB or any(
+        ClassCode.HUB in classes for classes in reading.interfaces.values()
+    )
 
 
 def _say_hidden(mask: int, numbers: tuple[int, ...], left: set[int]) -> str:

@@ -10,7 +10,12 @@ import pytest
 from rusb.client.backends._emulated.flash_drive import FlashDrive
 from rusb.client.backends._emulated.keyboard import Keyboard
 from rusb.client.backends._emulated.loopback import Loopback
-from rusb.client.backends.emulated import Data, EmulatedBackend, EmulatedDevice
+from rusb.client.backends.emulated import (
+    Data,
+    EmulatedBackend,
+    EmulatedDevice,
+    describe,
+)
 from rusb.filters.model import Filter
 from rusb.server.guests.loopback import LoopbackDevice
 from rusb.server.listener import MAX_DEVICES_PER_CLIENT
@@ -25,7 +30,7 @@ from rusb.usb.descriptors import (
 )
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
-from rusb.usb.types import Speed
+from rusb.usb.types import ClassCode, Speed
 from rusb.usb.urb import UrbStatus
 from tests.test_whole_path import Lab, machine
 
@@ -50,6 +55,18 @@ class Listed(Loopback):
             if setup.value in self.answers:
                 return self.answers[setup.value]
         return super().request(setup, data)
+
+
+class Hub(EmulatedDevice):
+    """A hub, by its device descriptor or only by one of its interfaces."""
+
+    def __init__(self, *, is_composite: bool) -> None:
+        hub = InterfaceDescriptor(0, 0, ClassCode.HUB, 0, 0)
+        described = describe(Speed.HIGH, 0x0099, hub)
+        if not is_composite:
+            device = replace(described.device, device_class=ClassCode.HUB)
+            described = replace(described, device=device)
+        super().__init__(described, ("Acme", "Hub", "1"))
 
 
 class Policed(Lab):
@@ -163,6 +180,15 @@ async def test_t40_a_device_of_which_everything_is_masked_is_refused(
         await lab.wait_log("hides all its interfaces (0): nothing is left")
         assert lab.guest.devices == {}
         assert "usbfilter modify 0 --maskedinterfaces" in lab.log()
+
+
+@pytest.mark.parametrize("is_composite", [False, True])
+async def test_t40_a_hub_is_no_device_for_a_guest(
+    lab: Policed, *, is_composite: bool
+) -> None:
+    async with lab.client(EmulatedBackend(devices=[Hub(is_composite=is_composite)])):
+        await lab.wait_log("it is a hub")
+        assert lab.guest.devices == {}
 
 
 # ---------------------------------------------------- it is what was listed ----
