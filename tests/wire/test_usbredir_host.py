@@ -26,7 +26,7 @@ from .joined import messages
 
 HELLO, DISCONNECT, RESET, EP_INFO, SET_CONFIGURATION = 0, 2, 3, 5, 6
 CONFIGURATION_STATUS, START_ISO, ISO_STATUS, CANCEL, ACK = 8, 12, 14, 21, 24
-START_INTERRUPT, INTERRUPT_STATUS = 15, 17
+SET_ALT, START_INTERRUPT, INTERRUPT_STATUS = 9, 15, 17
 CONTROL, BULK, ISO, INTERRUPT = 100, 101, 102, 103
 SUCCESS, CANCELLED, INVAL, IOERROR, STALL = range(5)
 
@@ -305,6 +305,16 @@ def test_a_cancelled_request_does_not_hold_up_those_after_it(host: Host) -> None
     assert statuses(host) == [(2, SUCCESS, 2), (3, SUCCESS, 3)]
     host.complete(first, b"", UrbStatus.CANCELLED)
     assert statuses(host) == [(1, CANCELLED, 0)]
+
+
+def test_an_alternate_setting_answers_what_waits_for_its_turn(host: Host) -> None:
+    host.send(bulk(9, BULK_IN, 8), bulk(10, BULK_IN, 8))
+    _, second = host.urbs()
+    host.complete(second, b"done")
+    host.send(packet(SET_ALT, 11, b"\0\0"))
+    (setting,) = host.urbs()
+    host.complete(setting)
+    assert statuses(host) == [(9, CANCELLED, 0), (10, SUCCESS, 4)]
 
 
 def test_a_reset_answers_what_was_cancelled_too(host: Host) -> None:

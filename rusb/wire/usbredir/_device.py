@@ -576,6 +576,8 @@ class UsbredirDeviceSide(DeviceSide):
         for address in addresses:
             self._stop_stream(address)
         for urb_id, request in list(self._requests.items()):
+            if urb_id not in self._requests:
+                continue  # it waited for its turn and was answered with one before
             if request.packet.type in (Type.BULK, Type.INTERRUPT) and (
                 request.packet.fields[0] in addresses
             ):
