@@ -45,6 +45,15 @@ _INVALID = UrbResult(UrbStatus.INVALID)
 _GET_DEVICE_ID = 0xA1, 0
 """Request type and request of a printer's GET_DEVICE_ID."""
 
+_CHANGING: dict[int, int | None] = {
+    Request.SET_ADDRESS: 0x00,
+    Request.SET_DESCRIPTOR: None,
+    Request.SET_CONFIGURATION: 0x00,
+    Request.SET_INTERFACE: 0x01,
+}
+"""Requests that change what a device is, and the bmRequestType in which they are
+answered here. Many devices look at bRequest only and would obey any other."""
+
 
 def why_failed(error: Exception, seconds: float) -> str:
     """Say in one sentence why something of a device failed; log what is a bug.
@@ -306,10 +315,13 @@ class Attachment:
         setup = urb.setup
         if setup is None:
             return None if urb.endpoint in self._state.endpoints else _INVALID
+        kind = setup.request_type
+        if setup.is_standard and _CHANGING.get(setup.request, kind) != kind:
+            return _STALL
         target = setup.index & 0xFF
-        match setup.request_type & 0x1F:
+        match kind & 0x1F:
             case Recipient.DEVICE:
-                is_seen = setup.request_type or setup.request != Request.SET_DESCRIPTOR
+                is_seen = True
             case Recipient.INTERFACE:
                 is_seen = not is_masked(self.view.mask, self._interface_of(setup))
             case Recipient.ENDPOINT:

@@ -138,6 +138,13 @@ async def test_masked_interfaces_are_not_there_for_the_guest(lab: Policed) -> No
             SetupPacket(0x82, 0, 0, min(hidden - shown), 2),
             SetupPacket.clear_halt(min(hidden - shown)),
             SetupPacket(0x00, 7, 0x0200, 0, 0),  # SET_DESCRIPTOR
+            SetupPacket(0x80, 7, 0x0200, 0, 0),
+            # devices that look at bRequest only would obey these
+            SetupPacket(0x80, 9, 2, 0, 0),  # SET_CONFIGURATION
+            SetupPacket(0x02, 9, 2, 0, 0),
+            SetupPacket(0x00, 11, 1, 1, 0),  # SET_INTERFACE of the hidden one
+            SetupPacket(0x81, 11, 1, 0, 0),
+            SetupPacket(0x80, 5, 9, 0, 0),  # SET_ADDRESS
             SetupPacket.get_descriptor(7, 0, 255),
         ):
             assert (await device.control(setup)).status is UrbStatus.STALL, setup
