@@ -307,6 +307,16 @@ def test_a_cancelled_request_does_not_hold_up_those_after_it(host: Host) -> None
     assert statuses(host) == [(1, CANCELLED, 0)]
 
 
+def test_two_streams_never_use_the_same_urb_id() -> None:
+    """A device may still have transfers of the stream before."""
+    hosts = Host(), Host()
+    found = []
+    for host in hosts:
+        host.send(bulk(9, BULK_IN, 8), bulk(10, BULK_IN, 8))
+        found += [urb.id for urb in host.urbs()]
+    assert len(set(found)) == 4
+
+
 def test_an_alternate_setting_answers_what_waits_for_its_turn(host: Host) -> None:
     host.send(bulk(9, BULK_IN, 8), bulk(10, BULK_IN, 8))
     _, second = host.urbs()

@@ -89,7 +89,8 @@ class UsbredirDeviceSide(DeviceSide):
     """One device on one stream; see :class:`~rusb.wire.base.DeviceSide`.
 
     Standard requests arrive as control URBs; ``DeviceClosed`` means that the guest
-    refused the device. URB ids are our own.
+    refused the device. URB ids are our own, and no two streams have the same: a device
+    may still have transfers of a stream that has ended.
 
     What the guest asks is taken up only while there is room: the rest of what was
     received waits while :meth:`is_full`; ``receive_data`` of nothing goes on with it.
@@ -98,6 +99,8 @@ class UsbredirDeviceSide(DeviceSide):
         configuration: value of the one that is selected already when the device is
             announced.
     """
+
+    _ids = itertools.count(1)
 
     def __init__(self, configuration: int = 0) -> None:
         self._configuration = configuration
@@ -113,7 +116,6 @@ class UsbredirDeviceSide(DeviceSide):
         self._state: DeviceState | None = None
         self._is_connected = False  # device_connect was sent
         self._waits_for_ack = False
-        self._ids = itertools.count(1)
         self._requests: dict[int, _Request] = {}  # by urb id
         self._by_guest: dict[int, int] = {}  # the guest's id to urb id
         self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
