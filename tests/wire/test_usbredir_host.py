@@ -307,6 +307,17 @@ def test_a_cancelled_request_does_not_hold_up_those_after_it(host: Host) -> None
     assert statuses(host) == [(1, CANCELLED, 0)]
 
 
+def test_a_request_that_is_cancelled_when_it_is_done_has_its_answer(host: Host) -> None:
+    host.send(bulk(9, BULK_IN, 8), bulk(10, BULK_IN, 8))
+    first, second = host.urbs()
+    host.complete(second, b"done")  # waits for the first
+    host.send(packet(CANCEL, 10))
+    assert statuses(host) == [(10, SUCCESS, 4)]
+    host.complete(first, b"12345678")
+    assert statuses(host) == [(9, SUCCESS, 8)]
+    assert host.core._bytes == 0
+
+
 def test_two_streams_never_use_the_same_urb_id() -> None:
     """A device may still have transfers of the stream before."""
     hosts = Host(), Host()

@@ -496,15 +496,19 @@ class UsbredirDeviceSide(DeviceSide):
         urb_id = self._by_guest.get(guest_id)
         if urb_id is None:
             return
-        packet = self._requests[urb_id].packet
+        request = self._requests[urb_id]
+        packet = request.packet
         if packet.type not in (Type.CONTROL, Type.BULK, Type.INTERRUPT):
             return
         del self._by_guest[guest_id]
         self._cancelled[guest_id] = urb_id
-        self._events.append(UrbCancelled(self._device_id, urb_id))
         if packet.type == Type.BULK:
             self._order[packet.fields[0]].remove(urb_id)
-            self._flush_order(packet)
+        if request.result is None:
+            self._events.append(UrbCancelled(self._device_id, urb_id))
+        else:  # it is done, and only waited for its turn
+            self._answer(urb_id, request)
+        self._flush_order(packet)
 
     def _abort(self, urb_id: int) -> None:
         """Answer a request with cancelled, at once."""
