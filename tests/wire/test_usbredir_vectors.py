@@ -9,7 +9,7 @@ import pytest
 
 from rusb.errors import RemoteProtocolError
 from rusb.wire.usbredir import _codec as codec
-from rusb.wire.usbredir._codec import Cap, Packet, Splitter, Type, endpoint_index
+from rusb.wire.usbredir._codec import Packet, Splitter, Type, endpoint_index
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "usbredir.json").read_text()
@@ -20,7 +20,7 @@ FOLLOWED_BY = {True: "reset", False: "device_disconnect"}
 
 def splitter(caps: int, *, from_host: bool) -> Splitter:
     """A receiver that has negotiated *caps*."""
-    made = Splitter(from_host=from_host, caps=Cap(0xFF))
+    made = Splitter(from_host=from_host, caps=0xFF)
     made.feed(struct.pack("<III64sI", 0, 68, 0, b"peer", caps))
     assert isinstance(made.next(), Packet)
     assert made.caps == caps
@@ -55,7 +55,7 @@ def test_a_packet_is_read_and_written_as_the_vector_says(
 
 def test_the_hello_of_other_programs() -> None:
     for vector in PACKETS[:4]:
-        made = Splitter(from_host=vector["direction"] == "host->guest", caps=Cap(0xFF))
+        made = Splitter(from_host=vector["direction"] == "host->guest", caps=0xFF)
         made.feed(bytes.fromhex(vector["hex"]))
         packet = made.next()
         assert isinstance(packet, Packet)

@@ -59,8 +59,12 @@ class Type(enum.IntEnum):
     BUFFERED_BULK = 104
 
 
-class Cap(enum.IntFlag):
-    """Capabilities; one counts when both sides announced it."""
+class Cap(enum.IntEnum):
+    """Capabilities; one counts when both sides announced it.
+
+    Sets of them are plain numbers: flags of ``enum`` would make an object of each
+    comparison, six for every URB.
+    """
 
     BULK_STREAMS = 1
     DEVICE_VERSION = 2
@@ -72,7 +76,7 @@ class Cap(enum.IntFlag):
     BULK_RECEIVING = 128
 
 
-HOST_CAPS = Cap(0x7E)
+HOST_CAPS = 0x7E
 """What both our sides announce: no bulk streams, no buffered bulk input (2)."""
 
 SUCCESS, CANCELLED, INVAL, IOERROR, STALL, TIMEOUT, BABBLE = range(7)
@@ -275,9 +279,9 @@ class Splitter:
         caps: what we announce.
     """
 
-    def __init__(self, *, from_host: bool, caps: Cap) -> None:
+    def __init__(self, *, from_host: bool, caps: int) -> None:
         self.ours = caps
-        self.caps = Cap(0)  # active
+        self.caps = 0  # active
         self.has_hello = False
         self.peer_version = ""
         self._from_host = from_host
@@ -324,7 +328,7 @@ class Splitter:
         except ParseError as error:
             return str(error)
         if kind == Type.HELLO:
-            peer = Cap(packet.fields[0] & 0xFF) if packet.fields else Cap(0)
+            peer = packet.fields[0] if packet.fields else 0
             if not peer & Cap.MAX_PACKET_SIZE:
                 peer &= ~Cap.BULK_STREAMS
             self.caps = self.ours & peer

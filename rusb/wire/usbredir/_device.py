@@ -348,7 +348,7 @@ class UsbredirDeviceSide(DeviceSide):
 
     def _take(self, packet: Packet) -> None:
         if packet.type == Type.HELLO:
-            self._events.append(Negotiated(1, int(self._splitter.caps)))
+            self._events.append(Negotiated(1, self._splitter.caps))
             self._connect()
             return
         if packet.type == Type.DISCONNECT_ACK:

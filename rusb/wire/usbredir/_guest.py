@@ -326,7 +326,7 @@ class UsbredirGuestSide(GuestSide):
                 self._gone()
                 self._events.append(DevicesListed(()))
             case Type.HELLO:
-                self._events.append(Negotiated(1, int(self._splitter.caps)))
+                self._events.append(Negotiated(1, self._splitter.caps))
 
     def _answered(self, packet: Packet) -> None:
         urb_id = self._wire_ids.get(packet.id)
