@@ -166,7 +166,7 @@ class Headless:
         await self._console.start()
         if self.machine.remote_display.enabled:
             with contextlib.suppress(RusbError):
-                # the machine runs anyhow (vrdp-server.md 5.2)
+                # the machine runs all the same (vrdp-server.md 5.2)
                 await self._start_server()
         await self._control.start()
 

@@ -219,7 +219,7 @@ class Server:
         }
 
     def set_filters(self, filters: Sequence[Filter]) -> None:
-        """Go by other filters from now on, for devices that are here already too."""
+        """Use other filters from now on, also for devices that are here already."""
         self.machine.filters = tuple(filters)
         for session in self._sessions:
             if session.devices is not None:
@@ -381,14 +381,14 @@ class Server:
         if is_open and outside:
             self._warn(
                 f"nobody is asked for a password, and port {self.port} is open to"
-                f" other machines ({', '.join(outside)}): who reaches it may use the"
-                " guest's USB. Set the authentication (modifyvm"
+                f" other machines ({', '.join(outside)}): whoever reaches it can use"
+                " the guest's USB. Set the authentication (modifyvm"
                 f" {shlex.quote(self.machine.name)} --vrdeauthtype external), or listen"
                 " on 127.0.0.1 only (--address, or the property TCP/Address)"
             )
 
     def _warn(self, text: str) -> None:
-        """Say in the log and at the terminal what its owner should mend."""
+        """Say in the log and at the terminal what its owner should fix."""
         self.log.write(f"VRDP: WARNING: {text}")
         self.report(f"WARNING: {text}")
 

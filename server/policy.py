@@ -94,7 +94,7 @@ class Policy:
         """Return what the guest is to see of a device.
 
         Raises:
-            GuestError: nothing; the message says why.
+            GuestError: it is to see nothing of it; the message says why.
         """
         decision = decide(self.filters, reading.info, interfaces=reading.interfaces)
         if not decision.matched and not self.is_by_hand:

@@ -201,9 +201,13 @@ def read_x509_key(certificate: Path, key: Path) -> RsaKey:
         chain=tuple(ders if len(ders) > 1 else ders * 2),
     )
     if not MIN_MODULUS <= found.size <= MAX_MODULUS:
-        raise SettingsError(f"{what}: {private.key_size} bits, at most 2048 will do")
+        raise SettingsError(
+            f"{what}: {private.key_size} bits, 2048 is the most that clients take"
+        )
     if len(ders) > MAX_CERTIFICATES or len(found.certificate) > MAX_CHAIN:
-        raise SettingsError(f"{what}: the chain is too long, 12 KiB will do")
+        raise SettingsError(
+            f"{what}: the chain is longer than 12 KiB, the most that clients take"
+        )
     return found
 
 
@@ -285,7 +289,7 @@ class KnownServers:
         """
         shown = fingerprint(certificate)
         try:
-            if server in self._read():  # nothing is written: any home will do
+            if server in self._read():  # nothing is written, even where it could be
                 return self._compare(server, shown)
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with _locked(self.path.with_name(self.path.name + ".lock")):

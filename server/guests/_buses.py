@@ -91,7 +91,7 @@ def choose_bus(
     else:
         advice = f"start QEMU with -device {XHCI}"
     raise GuestError(
-        f"no USB controller of the machine takes a {info.speed.label}Speed device,"
+        f"no USB controller of the machine takes a {info.speed.label}Speed device;"
         f" it has {there}: {advice}"
     )
 

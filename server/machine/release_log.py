@@ -81,7 +81,7 @@ class ReleaseLog:
             self.write(line)
 
     def now(self) -> float:
-        """Return the time, in seconds, by which the log goes."""
+        """Return the time of the log, in seconds."""
         return self._clock()
 
     def write(self, text: str) -> None:
