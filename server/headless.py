@@ -226,7 +226,13 @@ class Headless:
 
     async def _read_words(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        while line := await process.stdout.readline():
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # longer than the reader takes; QEMU must not wait
+                line = b"(a line that is too long)\n"
+            if not line:
+                break
             text = clean_text(line.decode(errors="replace").strip())
             self._words.append(text)
             self._log.write(f"QEMU: {text}")

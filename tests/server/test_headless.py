@@ -217,6 +217,21 @@ async def test_what_qemu_says_at_its_end_is_told(tmp_path: Path) -> None:
         await info()
 
 
+async def test_a_line_of_qemu_without_an_end_keeps_nobody(tmp_path: Path) -> None:
+    headless = make(tmp_path, [])
+    shout = "print('x' * 200_000, flush=True); print('last word')"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", shout), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(10):
+        await headless._read_words(process)
+        assert await process.wait() == 0
+    await headless.aclose()
+    log = (tmp_path / "VBox.log").read_text()
+    assert "QEMU: (a line that is too long)" in log
+    assert "QEMU: last word" in log
+
+
 async def test_a_broken_kvm_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
