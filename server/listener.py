@@ -179,10 +179,6 @@ class Server:
         """The certificate's, in the form in which a client shows it; may be empty."""
         return self._security.fingerprint
 
-    async def serve_forever(self) -> None:
-        """Serve until cancelled."""
-        await asyncio.Event().wait()
-
     async def aclose(self) -> None:
         """Disconnect everybody, detach everything, stop. Idempotent."""
         if self._is_closed:

@@ -9,7 +9,6 @@ __all__ = [
     "Feature",
     "Recipient",
     "Request",
-    "RequestType",
     "Speed",
     "TransferType",
 ]
@@ -83,14 +82,6 @@ class Request(enum.IntEnum):
     SYNCH_FRAME = 12
     SET_SEL = 48
     SET_ISOCH_DELAY = 49
-
-
-class RequestType(enum.IntEnum):
-    """bmRequestType bits 5-6."""
-
-    STANDARD = 0x00
-    CLASS = 0x20
-    VENDOR = 0x40
 
 
 class Recipient(enum.IntEnum):

@@ -34,10 +34,6 @@ __all__ = ["UsbredirDeviceSide"]
 
 VERSION = "rusb usb-host"
 
-HELLO_TIMEOUT = 10.0
-"""Seconds; a peer that never says hello cannot be used (16). A paused virtual machine
-says it when it runs, so this is only reported."""
-
 INTERRUPT_URBS = 5
 """Transfers kept in flight per interrupt IN stream (9.2)."""
 
