@@ -31,6 +31,10 @@ __all__ = [
 PATIENCE, POLL = 10.0, 0.02
 """Seconds to wait for a process that changes the machine's settings."""
 
+GLANCE = 0.2
+"""Seconds for those who only look who has the lock: they hold it for a moment, and what
+it says may be from a process that was killed."""
+
 MAX_TEXT = 8192
 """Bytes of a lock file."""
 
@@ -155,14 +159,15 @@ class MachineLock:
         Raises:
             ControlError: another process has it, or it cannot be made.
         """
-        deadline = time.monotonic() + PATIENCE
+        begin = time.monotonic()
         while (file := self._try()) is None:
             holder = _read(self.path)
-            if holder.is_running:
+            waited = time.monotonic() - begin
+            if holder.is_running and waited > GLANCE:
                 raise ControlError(
                     f"the machine is already running, in process {holder.process}"
                 )
-            if time.monotonic() > deadline:
+            if waited > PATIENCE:
                 raise ControlError(
                     f"process {holder.process} has been changing the machine for"
                     f" {PATIENCE:g} s; try again when it is done"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -330,6 +331,20 @@ def test_whoever_changes_a_machine_is_waited_for(
     monkeypatch.setattr(lock_module, "PATIENCE", 0.1)
     with changing(path), pytest.raises(ControlError, match="has been changing"):
         second.take()
+
+
+def test_whoever_only_looks_at_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """Its text may be that of a process that was killed."""
+    path = tmp_path / "m.lock"
+    path.write_text("1\n/run/m.control\n\n")
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN))
+        timer.start()
+        lock = MachineLock(path)
+        lock.take(tmp_path / "m.control")
+        timer.join()
+    lock.drop()
 
 
 def test_t44_a_lock_is_no_way_to_another_file(tmp_path: Path) -> None:
