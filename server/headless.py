@@ -420,6 +420,8 @@ class Headless:
         self.machine.filters = settings.filters
         if self._server is not None:
             self._server.set_filters(settings.filters)
+        if self._plugs is not None:
+            self._plugs.reconsider()
 
     async def _info(self, arguments: Mapping[str, Any]) -> dict[str, object]:
         """The state of the machine, as ``showvminfo`` wants it."""

@@ -21,7 +21,7 @@ from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import ReleaseLog
-from .policy import Policy
+from .policy import SHOWS_ELSE, Policy
 
 __all__ = ["HostDevice", "HostPlugs", "HostUsb", "OpenedDevice"]
 
@@ -265,6 +265,29 @@ class HostPlugs:
             await self._attach(device)
             return device
 
+    def reconsider(self) -> None:
+        """The machine's filters have changed: the guest sees what their masks leave."""
+        self._ends.start(self._reconsider(), "filters for devices of this machine")
+
+    async def _reconsider(self) -> None:
+        async with self._changing:
+            for uuid, (device, attachment, _) in list(self._plugged.items()):
+                if not await attachment.fits(self._policy()):
+                    await self._detach(uuid, SHOWS_ELSE)
+                    try:
+                        await self._attach(device)
+                    except BackendError as error:
+                        self._log.write(f"Host USB: {device.info}: {error}")
+                    except GuestError:
+                        continue  # the log has it
+
+    def _policy(self) -> Policy:
+        return Policy(
+            tuple(self._filters()),
+            is_by_hand=True,
+            carries_streams=self._guest.carries_streams,
+        )
+
     async def _attach(self, device: HostDevice) -> None:
         self._number += 1
         core = _Core(await self._usb.open(device))
@@ -279,12 +302,7 @@ class HostPlugs:
         attachment.watch_changed(partial(self._unplugged, device.uuid))
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT):
-                policy = Policy(
-                    tuple(self._filters()),
-                    is_by_hand=True,
-                    carries_streams=self._guest.carries_streams,
-                )
-                await attachment.open(policy)
+                await attachment.open(self._policy())
                 for note in attachment.view.notes:
                     self._log.write(f"Host USB: {device.info}: {note}")
                 where = await self._guest.attach(attachment)

@@ -21,7 +21,17 @@ from rusb.usb.hiding import (
 )
 from rusb.usb.types import ClassCode, Speed
 
-__all__ = ["Policy", "Reading", "View", "describe_identity", "why_different"]
+__all__ = [
+    "SHOWS_ELSE",
+    "Policy",
+    "Reading",
+    "View",
+    "describe_identity",
+    "why_different",
+]
+
+SHOWS_ELSE = "the filters show the guest something else of it now"
+"""Why a device that stays leaves the guest and comes again."""
 
 _STRINGS = frozenset(("manufacturer", "product", "serial_number"))
 

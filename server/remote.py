@@ -21,7 +21,7 @@ from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
 from .machine.release_log import RemoteLog
 from .machine.settings import Machine
-from .policy import Policy
+from .policy import SHOWS_ELSE, Policy
 
 __all__ = ["DeviceHost", "RemoteDevices"]
 
@@ -33,9 +33,6 @@ ATTACH_TIMEOUT = 60.0
 MAX_PLUGS, PLUG_PERIOD = 512, 10.0
 """Devices that one client may plug in within so many seconds: each costs a task and
 lines in the log. A client that does more is not serious."""
-
-
-_SHOWS_ELSE = "the filters show the guest something else of it now"
 
 
 class DeviceHost(Protocol):
@@ -361,7 +358,7 @@ class RemoteDevices:
                 device.is_retried = False
                 device.wake.clear()
                 if not await attachment.fits(self._policy()):
-                    device.why = device.why or _SHOWS_ELSE
+                    device.why = device.why or SHOWS_ELSE
                     break
                 await device.wake.wait()
         except Exception as error:  # noqa: BLE001 - said, and tried again later

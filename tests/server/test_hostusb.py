@@ -244,6 +244,29 @@ async def test_a_mask_of_the_machines_filters_applies_by_hand_too(host: Host) ->
     assert "hidden from the guest: interface 1" in log
 
 
+async def test_a_mask_that_changes_applies_at_once(host: Host) -> None:
+    serial, loopback = await host.uuids()
+    await host.plugs.attach(serial)
+    await host.plugs.attach(loopback)
+    (_, same) = host.guest.devices.values()
+    host.filters = [Filter("ours", product_id="0003", masked_interfaces=0b10)]
+    host.plugs.reconsider()
+    while "was detached" not in host.path.read_text():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    async with host.plugs._changing:
+        kept, masked = host.guest.devices.values()
+    assert kept is same
+    (shown,) = masked.attached.descriptors.configurations
+    assert shown.interface_numbers == (0,)
+    host.filters = [replace(host.filters[0], masked_interfaces=0xFF)]
+    host.plugs.reconsider()
+    while len(host.plugs.devices()) > 1:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    async with host.plugs._changing:
+        assert list(host.guest.devices.values()) == [same]
+    assert "hides all its interfaces" in host.path.read_text()
+
+
 async def test_a_device_that_a_reset_makes_another_leaves_the_guest(host: Host) -> None:
     _, loopback = await host.uuids()
     await host.plugs.attach(loopback)
