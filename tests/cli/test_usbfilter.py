@@ -120,6 +120,20 @@ def test_modify_keeps_what_is_not_given(two: Vbox) -> None:
     }
 
 
+def test_a_new_name_keeps_what_is_asked_of_interfaces(two: Vbox) -> None:
+    """It is found by the name: without it a disk with a keyboard would be admitted."""
+    two("setextradata Lab rusb/Filter/A/InterfaceClass 08")
+    two("usbfilter modify 0 --target Lab --name Sticks")
+    told = two("getextradata Lab enumerate")
+    assert "rusb/Filter/Sticks/InterfaceClass" in told
+    assert "rusb/Filter/A/" not in told
+    two("usbfilter modify 1 --target Lab --name Sticks")
+    two("usbfilter modify 0 --target Lab --name Disks")  # the other one keeps it
+    told = two("getextradata Lab enumerate")
+    assert "rusb/Filter/Sticks/InterfaceClass" in told
+    assert "rusb/Filter/Disks/InterfaceClass" in told
+
+
 def test_an_empty_value_means_any(two: Vbox) -> None:  # D4
     two("usbfilter modify 0 --target Lab --vendorid '' --remote ''")
     assert '<DeviceFilter name="A" active="true"/>' in two.file()

@@ -14,7 +14,7 @@ from rusb.cli._vbox_options import (
 )
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.filters.store import read_number
+from rusb.filters.store import class_key, read_number
 from rusb.server.machine.editor import Editor
 
 from ._common import given, live_state, machine_of, registry, say_changed, warn
@@ -112,7 +112,13 @@ def _change(verb: str, found: Given) -> None:
         else:
             filters = editor.filters()
             _check_index(index, len(filters))
-            editor.replace_filter(index, _made(filters[index], changes))
+            before = filters[index]
+            editor.replace_filter(index, after := _made(before, changes))
+            wanted = machine.extra_data.get(class_key(before.name))
+            if wanted and after.name != before.name:  # it is found by the name
+                editor.set_extra(class_key(after.name), wanted)
+                if [f.name for f in filters].count(before.name) == 1:
+                    editor.set_extra(class_key(before.name), "")
 
     known.edit(entry, change)
     say_changed(entry.uuid)
