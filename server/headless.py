@@ -110,6 +110,7 @@ class Headless:
         self._server: Server | None = None
         self._port = -1  # 0: the server did not start (vrdp-server.md 5.3)
         self._changing = asyncio.Lock()
+        self._is_closing = False
         self._is_over = asyncio.Event()
         self._is_shut_down = False  # the guest, or we, switched it off
         self._watching: asyncio.Task[None] | None = None
@@ -133,7 +134,9 @@ class Headless:
 
     async def aclose(self) -> None:
         """Power off, disconnect everybody, let go of the machine. Idempotent."""
-        await self._stop_server()
+        self._is_closing = True
+        async with self._changing:  # what a command starts is there, or is not begun
+            await self._stop_server()
         plugs, self._plugs = self._plugs, None
         if plugs is not None:
             await plugs.aclose()
@@ -348,6 +351,10 @@ class Headless:
             raise ControlError("the machine is going off")
         return await self._monitor.execute(command, arguments)
 
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise ControlError("the machine is going off")
+
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
         self.power_off("command")
 
@@ -372,6 +379,7 @@ class Headless:
                 and so is the server if it can be.
         """
         async with self._changing:
+            self._check_open()
             before = self.machine.remote_display
             after = replace(before, **changes)
             is_right = after.enabled == (self._server is not None)
@@ -392,6 +400,7 @@ class Headless:
 
     async def _usbattach(self, arguments: Mapping[str, Any]) -> str:
         """Plug in a device of this machine; return its name."""
+        self._check_open()
         if self._plugs is None:
             if self._host_usb is None:
                 raise ControlError("devices of this machine cannot be reached")

@@ -217,6 +217,33 @@ async def test_what_qemu_says_at_its_end_is_told(tmp_path: Path) -> None:
         await info()
 
 
+async def test_what_a_command_starts_ends_with_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headless = make(tmp_path, [], enabled=False)
+    begun, done = asyncio.Event(), []
+
+    class Serving:
+        async def aclose(self) -> None:
+            done.append("closed")
+
+    async def start() -> None:
+        begun.set()
+        await asyncio.sleep(0.01)
+        monkeypatch.setattr(headless, "_server", Serving())
+
+    monkeypatch.setattr(headless, "_start_server", start)
+    switching = asyncio.ensure_future(headless._set_vrde({"enabled": True}))
+    async with asyncio.timeout(5):
+        await begun.wait()
+        await headless.aclose()
+        await switching
+    assert done == ["closed"]
+    for command in (headless._set_vrde, headless._usbattach):
+        with pytest.raises(ControlError, match="going off"):
+            await command({"enabled": False, "device": "001/002"})
+
+
 async def test_a_line_of_qemu_without_an_end_keeps_nobody(tmp_path: Path) -> None:
     headless = make(tmp_path, [])
     shout = "print('x' * 200_000, flush=True); print('last word')"
