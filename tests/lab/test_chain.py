@@ -48,9 +48,9 @@ class Chain:
     def __init__(self, client: Client, guest: Guest, server: RusbServer) -> None:
         self.client, self.guest, self.server = client, guest, server
 
-    def connect(self) -> None:
+    def connect(self, options: str = "-v") -> None:
         """Start ``rusb connect`` in the client VM and wait until it is logged on."""
-        rusb = f"{sys.executable} -m rusb connect 10.0.2.2:{self.server.port} -v"
+        rusb = f"{sys.executable} -m rusb connect 10.0.2.2:{self.server.port} {options}"
         start = f"{rusb} >/run/rusb.log 2>&1 & echo $! >/run/rusb.pid"
         self.client.sh(f"cd {CHECKOUT} && {{ {start}; }}")
         self.wait_client("grep -q '^connected to' /run/rusb.log")
@@ -109,9 +109,11 @@ def stick(chain: Chain, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def connected(chain: Chain, stick: Path) -> Iterator[None]:
+def connected(
+    chain: Chain, stick: Path, request: pytest.FixtureRequest
+) -> Iterator[None]:
     """``rusb connect`` runs and the guest has the disk."""
-    chain.connect()
+    chain.connect(getattr(request, "param", "-v"))
     chain.wait_guest("test -b /dev/sda")
     yield
     if chain.client.ok(RUNS):
@@ -125,6 +127,8 @@ def test_the_guest_reads_and_writes_the_clients_disk(chain: Chain, stick: Path) 
     assert "using xhci_hcd" in log
     assert "idVendor=46f4, idProduct=0001" in log
     chain.server.wait_log("VUSB: Attached")
+    assert "left out 0627:0001" in chain.client.sh("cat /run/rusb.log")  # the keyboard
+    assert "0627" not in chain.server.log()
 
     chain.guest.sh("mount -t vfat /dev/sda /mnt")
     digest = hashlib.sha256(CONTENT).hexdigest()
@@ -152,6 +156,7 @@ def test_unplugging_and_plugging_again_reach_guest_and_log(
     chain.server.wait_log("VUSB: Attached", attached + 1)
 
 
+@pytest.mark.parametrize("connected", ["-v --all"], indirect=True)
 @pytest.mark.usefixtures("connected")
 def test_only_what_the_filters_admit_leaves_its_driver(chain: Chain) -> None:
     assert (
