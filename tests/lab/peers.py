@@ -1,8 +1,10 @@
 """RDP programs of others, as Debian packages them, on a display of their own."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +65,7 @@ class Program:
                 stderr=subprocess.STDOUT,
                 env=env,
                 cwd=folder,
+                start_new_session=True,  # with whatever it starts
             )
         assert self.process.stdin is not None
         self.process.stdin.write(stdin)
@@ -77,14 +80,20 @@ class Program:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.process.terminate()
+        self._signal(signal.SIGTERM)
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._signal(signal.SIGKILL)  # a viewer's own processes
         assert self.process.stdin is not None
         self.process.stdin.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and to what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def said(self) -> str:
         """What it has printed."""
