@@ -15,6 +15,7 @@ from typing import Any
 
 from rusb.aio.tls import make_self_signed, server_context
 from rusb.client.backends._emulated.loopback import Loopback
+from rusb.client.backends._emulated.standard import US_ENGLISH
 from rusb.errors import RusbError
 from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
@@ -252,7 +253,10 @@ async def _bulk_out(row: Row, devices: list[LoopbackDevice], until: float) -> in
 
 
 async def _control(row: Row, devices: list[LoopbackDevice], until: float) -> int:
-    setup = SetupPacket.get_descriptor(DescriptorType.DEVICE, length=row.size)
+    # a string: the server answers for device and configuration descriptors itself
+    index = devices[0].attached.descriptors.device.product
+    kind = DescriptorType.STRING
+    setup = SetupPacket.get_descriptor(kind, index, row.size, US_ENGLISH)
     count = 0
     while time.perf_counter() < until:
         await devices[count % len(devices)].control(setup)
