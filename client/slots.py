@@ -192,7 +192,8 @@ class DeviceSlots:
     def _complete(self, slot: _Slot, urb: Urb, result: UrbResult) -> None:
         """Answer a URB, unless it has its answer or the device was closed."""
         if slot.pending.get(urb.id) is urb:
-            self._forget(slot, [urb.id])
+            del slot.pending[urb.id]
+            self._count(-urb.length)
             self._answer(slot.number, urb.id, result)
 
     def _forget(self, slot: _Slot, ids: Iterable[int]) -> None:
