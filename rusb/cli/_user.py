@@ -28,6 +28,11 @@ def find_user(name: str) -> pwd.struct_passwd:
         raise SettingsError(f"--user {name}: there is no such user") from None
     if user.pw_uid == 0:
         raise SettingsError(f"--user {name}: that is root, who is to be dropped")
+    if user.pw_gid == 0:
+        raise SettingsError(
+            f"--user {name}: the group of {name} is root's, which is to be dropped,"
+            f" too; give {name} a group of its own (usermod -g)"
+        )
     for module in (os.__file__, rusb.__file__):
         if not _can_read(user, module):
             raise SettingsError(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import shutil
 import signal
 import site
 import socket
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -189,20 +191,29 @@ DEBIANS = "/usr/bin/python3"
 
 
 @pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> pwd.struct_passwd:
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[pwd.struct_passwd]:
     """A user; the Python of new processes is one that this user can read."""
     user = pwd.getpwnam("nobody")
     if _can_read(user, os.__file__) and _can_read(user, rusb.__file__):
-        return user
+        yield user
+        return
     with pytest.raises(SettingsError, match="nobody cannot read /.* install Python"):
         find_user("nobody")
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if not _can_read(user, rusb.__file__) or not Path(DEBIANS + version[1:]).exists():
-        pytest.skip("the user nobody cannot read what runs this")
-    folders = [str(CHECKOUT), *site.getsitepackages()]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
-    monkeypatch.setattr(sys, "executable", DEBIANS + version[1:])
-    return user
+    if not Path(DEBIANS + version[1:]).exists():
+        pytest.skip("the user nobody cannot read the only Python of this version")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        for name in ("rusb", "client", "server", "filters"):
+            shutil.copytree(CHECKOUT / name, f"{folder}/{name}")
+        for number, packages in enumerate(site.getsitepackages()):
+            tools = shutil.ignore_patterns("*mypy*", "pip", "ruff*", "*.dist-info")
+            shutil.copytree(packages, f"{folder}/site{number}", ignore=tools)
+        found = [folder, *map(str, Path(folder).glob("site*"))]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
+        monkeypatch.setattr(sys, "executable", DEBIANS + version[1:])
+        monkeypatch.setattr("tests.lab.rusbserver.CHECKOUT", Path(folder))
+        yield user
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
@@ -248,6 +259,7 @@ async def visit(port: int, known: Path) -> None:
     [
         (["--user", "no-such-user"], "there is no such user"),
         (["--user", "root"], "that is root, who is to be dropped"),
+        (["--user", "wheel"], "the group of wheel is root's"),
         (["--user", "nobody", "--guest", "pyusb"], "does not go with --guest pyusb"),
         (["--user", "nobody", "--auth", "external"], "does not go with PAM"),
     ],
@@ -259,6 +271,9 @@ def test_what_does_not_go_without_root_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("rusb.cli._user._can_read", lambda user, path: True)
+    known = pwd.getpwnam
+    wheel = pwd.struct_passwd(("wheel", "x", 1000, 0, "", "/", "/bin/sh"))
+    monkeypatch.setattr("pwd.getpwnam", lambda n: wheel if n == "wheel" else known(n))
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         for name in ("RUSB_HOME", "RUSB_STATE", "RUSB_RUNTIME"):
             monkeypatch.setenv(name, f"{folder}/x")
