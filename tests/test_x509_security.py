@@ -104,7 +104,7 @@ HOWS = {
     "large": "3072 bits",
     "protected": "cannot be read: Password",
     "other": "do not belong together",
-    "long": "too long",
+    "long": "longer than 12 KiB",
     "missing": "cannot be read: .*No such file",
     "junk": "cannot be read",
 }

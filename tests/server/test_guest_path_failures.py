@@ -28,10 +28,17 @@ from tests.server.injected import Injection
 from tests.server.test_hostusb import Host
 from tests.test_whole_path import ALL, Lab, machine
 
-FULL = OSError(errno.EMFILE, "Too many open files")
-BUG = RuntimeError("a bug")
 MAX_WAITS = 60
 Method = Callable[..., Coroutine[Any, Any, Any]]
+
+
+def full() -> OSError:
+    """A new one each time: an exception keeps alive what it went through."""
+    return OSError(errno.EMFILE, "Too many open files")
+
+
+def bug() -> RuntimeError:
+    return RuntimeError("a bug")
 
 
 def inject(
@@ -114,7 +121,7 @@ async def test_a_remote_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for number in range(1, MAX_WAITS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        injection = Injection(number, FULL if number % 2 else BUG)
+        injection = Injection(number, full() if number % 2 else bug())
         with monkeypatch.context() as patch:
             inject(patch, RemoteDevices, "_attach_until_over", injection)
             log = await run_remote(folder, injection)
@@ -131,7 +138,7 @@ async def test_a_device_of_the_servers_machine(
     for number in range(1, MAX_WAITS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        injection = Injection(number, FULL)
+        injection = Injection(number, full())
         host = Host(folder)
         guest = WatchedGuest()
         host.plugs = HostPlugs(host.devices, guest, host.log)
@@ -167,7 +174,7 @@ async def test_a_device_on_its_way_into_qemu(
 ) -> None:
     device = AttachedRamDisk(RamDisk(bytearray(1 << 20)))
     for number in range(1, MAX_WAITS):
-        injection = Injection(number, BUG)
+        injection = Injection(number, bug())
         with FakeQemu(tmp_path_factory.mktemp("q") / "qmp") as fake:
             guest = QemuGuest(str(fake.path))
             await guest.start()

@@ -67,7 +67,7 @@ END = [r"VRDP: TCP server closed\."]
 ALLOWED = "VRDP: WARNING: Security/Method Negotiate allows .*"
 """At the start, where it is so."""
 
-EXTRA = "VRDP: Encryption: .*"
+EXTRA = "VRDP: Encryption: .*|Remote USB: .* its isochronous endpoints .*"
 """Beside the original's lines, in any place."""
 
 
