@@ -70,7 +70,7 @@ def test_what_it_says_to_do_turns_the_decision_round(home: Vbox, options: str) -
     explain(machine, [Candidate(STICK, "remote")])
     said = home.capsys.readouterr().out
     assert ("    admitted\n" in said) == is_admitted
-    cures = re.findall(r"^ +(usbfilter .*)$", said, re.MULTILINE)
+    cures = re.findall(r"^ +rusb (usbfilter .*)$", said, re.MULTILINE)
     assert cures
     before = home.file("My Lab")
     for cure in cures:
@@ -87,7 +87,7 @@ def test_every_filter_that_admits_is_named_to_keep_a_device_out(home: Vbox) -> N
     machine = Registry().find("My Lab").machine
     assert machine is not None
     explain(machine, [Candidate(STICK, "remote")])
-    cures = re.findall(r"^ +(usbfilter .*)$", home.capsys.readouterr().out, re.M)
+    cures = re.findall(r"^ +rusb (usbfilter .*)$", home.capsys.readouterr().out, re.M)
     assert len(cures) == 3
     for cure in cures:
         home(cure)
@@ -100,7 +100,7 @@ def test_without_a_controller_the_cure_is_a_controller(home: Vbox) -> None:
     home("modifyvm 'My Lab' --usb-xhci off")
     said = home("usbfilter explain 'My Lab' 1209:0001")
     assert "no USB controller" in said
-    (cure,) = set(re.findall(r"^ +(modifyvm .*)$", said, re.MULTILINE))
+    (cure,) = set(re.findall(r"^ +rusb (modifyvm .*)$", said, re.MULTILINE))
     home(cure)
     assert "no USB controller" not in home("usbfilter explain 'My Lab' 1209:0001")
 

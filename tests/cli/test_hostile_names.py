@@ -128,7 +128,7 @@ def test_showvminfo(vbox: Vbox) -> None:
 
 
 def test_the_advice_is_safe_to_copy(vbox: Vbox, tmp_path: Path) -> None:
-    """A shell that runs it calls usbfilter, and nothing that the name says."""
+    """A shell that runs it calls rusb, and nothing that the name says."""
     device = device_of_a_client(product=NAME, address="1")
     vbox("modifyvm Lab --usb-xhci on")
     with vbox.running(remote=[device]):
@@ -136,10 +136,10 @@ def test_the_advice_is_safe_to_copy(vbox: Vbox, tmp_path: Path) -> None:
     assert is_fit(out)
     lines = [line.strip() for line in out.splitlines()]
     (line,) = [
-        one for one in lines if one.startswith("usbfilter add") and "owned" in one
+        one for one in lines if one.startswith("rusb usbfilter add") and "owned" in one
     ]
     assert shlex.split(line)[shlex.split(line).index("--name") + 1] == SHOWN
-    code = f"usbfilter() {{ :; }}\n{line}\n"
+    code = f"rusb() {{ :; }}\n{line}\n"
     subprocess.run(["bash", "-euc", code], cwd=tmp_path, check=True, timeout=30)
     assert not (tmp_path / "pwned").exists()
 

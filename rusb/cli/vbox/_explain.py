@@ -157,7 +157,7 @@ def explain(
     if not rows:
         print(
             "No USB devices are here or at a client; name one that might come:"
-            " usbfilter explain VM 1209:0001"
+            " rusb usbfilter explain VM 1209:0001"
         )
 
 
@@ -166,7 +166,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
     yield from row["reasons"]
     if row["change"]:
         yield "to keep it out:" if row["admitted"] else "to admit it, one of:"
-        yield from (f"  {line}" for line in row["change"])
+        yield from (f"  rusb {line}" for line in row["change"])
     if row["note"]:
         yield row["note"]
 
