@@ -137,13 +137,10 @@ class Filter:
 
 
 def describe_mask(mask: int) -> str:
-    """Say which interfaces a mask hides, if they are there (1.1)."""
+    """Say which interfaces a mask is to hide; a device may lack them (1.1)."""
     numbers = ", ".join(str(n) for n in range(32) if mask >> n & 1)
-    plural = "s" if mask & mask - 1 else ""
-    return (
-        f"interface{plural} {numbers} hidden from the guest"
-        f" (maskedInterfaces 0x{mask:x})"
-    )
+    who = f"interfaces {numbers} are" if mask & mask - 1 else f"interface {numbers} is"
+    return f"{who} to be hidden from the guest (maskedInterfaces 0x{mask:x})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ def test_masks_and_classes_of_interfaces_are_told(home: Vbox) -> None:
     home(f"setextradata 'My Lab' {key} 08")
     output = home("usbfilter explain 'My Lab' 0951:1666")
     assert 'filter 0 "disks" (vendorId 0951, interfaceClass 0008) admits it' in output
-    assert "interface 1 hidden from the guest (maskedInterfaces 0x2)" in output
+    assert "interface 1 is to be hidden from the guest (maskedInterfaces 0x2)" in output
     assert "its interfaces are not known yet" in output
     machine = machine_of(Registry().find("My Lab"))
     remote = dict(LIVE["remote"][0]) | {"interfaces": [[0, [8]], [2, [3]]]}

@@ -151,8 +151,9 @@ def test_t40_the_next_filter_may_take_what_one_refuses() -> None:
     filters = [DISK, Filter("any", masked_interfaces=0b110)]
     decision = decide(filters, STICK, interfaces={0: {8}, 1: {3}})
     assert decision.index == 1
-    assert "interfaces 1, 2 hidden from the guest (maskedInterfaces 0x6)" in str(
-        decision
+    assert (
+        "interfaces 1, 2 are to be hidden from the guest (maskedInterfaces 0x6)"
+        in str(decision)
     )
 
 
