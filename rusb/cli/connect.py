@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     set_up_logging(args.verbose)
     user = args.user or args.server.user
     word = args.password
-    if args.user and word is None and "RUSB_PASSWORD" not in os.environ:
+    if user and word is None and "RUSB_PASSWORD" not in os.environ:
         # a service has no terminal, and perhaps no standard input at all
         word = "-" if sys.stdin and sys.stdin.isatty() else None
     password = find_password(word, f"Password of {user or 'the user'}: ")

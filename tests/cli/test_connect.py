@@ -141,11 +141,12 @@ def test_the_address_may_name_who_logs_on(command: str, run_alone: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "variable", "is_terminal", "asked"),
     [
-        (["-u", "vera"], None, True, True),
-        ([], None, True, False),  # for null authentication nobody types
-        (["-u", "vera"], None, False, False),
-        (["-u", "vera"], "", True, False),
-        (["-u", "vera", "-p", ""], None, True, False),
+        (["-u", "vera", "host"], None, True, True),
+        (["vera@host"], None, True, True),
+        (["host"], None, True, False),  # for null authentication nobody types
+        (["-u", "vera", "host"], None, False, False),
+        (["-u", "vera", "host"], "", True, False),
+        (["-u", "vera", "-p", "", "host"], None, True, False),
     ],
 )
 def test_a_user_name_on_a_terminal_asks_for_the_password(
@@ -153,14 +154,14 @@ def test_a_user_name_on_a_terminal_asks_for_the_password(
     variable: str | None,
     is_terminal: bool,
     asked: bool,
-    run: Run,
+    run_alone: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("RUSB_PASSWORD", variable)
     monkeypatch.setattr("sys.stdin.isatty", lambda: is_terminal)
     monkeypatch.setattr("getpass.getpass", lambda prompt: "typed")
-    assert run("connect", *words).password == ("typed" if asked else "")
+    assert run_alone("connect", *words).password == ("typed" if asked else "")
 
 
 @pytest.mark.parametrize(
