@@ -228,6 +228,7 @@ def test_global_filters_have_no_origin_and_no_mask(
         ("remove 0 --target Lab --name X", "unknown option '--name'"),
         ("add 0 --target Lab --name", "--name needs a value"),
         ("replace 0 --target Lab", "which one: add, modify, remove or explain"),
+        ("explan Lab", "remove or explain; did you mean explain?"),
     ],
 )
 def test_a_wrong_command_line(two: Vbox, line: str, sentence: str) -> None:

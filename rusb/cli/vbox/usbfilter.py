@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import (
     MAX_UNSIGNED,
     Given,
@@ -66,7 +67,8 @@ def usbfilter(words: Sequence[str]) -> int:
         return _explain(words[1:])
     if verb not in ("add", "modify", "remove"):
         given(words[:1], (*_OPTIONS, *_DRY))
-        raise UsageError("which one: add, modify, remove or explain")
+        hint = did_you_mean(verb, ("add", "modify", "remove", "explain"))
+        raise UsageError(f"which one: add, modify, remove or explain{hint}")
     options = _OPTIONS if verb != "remove" else _OPTIONS[:1]
     _change(verb, given(words[1:], (*options, *_DRY), count=1))
     return 0
