@@ -21,8 +21,10 @@ def load(folder: ModuleType, name: str) -> object:
     Raises:
         PluginError: there is no such plugin, or its module lacks ``PLUGIN``.
     """
-    if name not in names(folder):
-        raise PluginError(f"no {folder.__name__} plugin {name!r} in {names(folder)}")
+    known = names(folder)
+    if name not in known:
+        kind = folder.__name__.rpartition(".")[2]
+        raise PluginError(f"{kind}: there is no {name!r}, only {', '.join(known)}")
     module = importlib.import_module(f"{folder.__name__}.{name}")
     if not hasattr(module, "PLUGIN"):
         raise PluginError(f"{module.__name__} does not define PLUGIN")

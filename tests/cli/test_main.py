@@ -109,7 +109,11 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "nowhere.vbox"], 65, "cannot read the machine's settings"),
         (["serve", "junk.vbox"], 65, "is not XML"),
         (["serve", "m.vbox", "--port", "x"], 65, "not a list of ports"),
-        (["serve", "m.vbox", "--guest", "toaster"], 64, "toaster"),
+        (
+            ["serve", "m.vbox", "--guest", "toaster"],
+            64,
+            "'toaster', only loopback, pyusb",
+        ),
         (["serve", "m.vbox", "--guest", "qemu:/nowhere"], 69, "/nowhere"),
         (["connect", "127.0.0.1:1"], 76, "answers at 127.0.0.1:1: Connection refused;"),
         (["connect", "localhost:1"], 76, "answers at localhost:1: Connection refused;"),
