@@ -379,8 +379,9 @@ class Server:
                 f"nobody is asked for a password, and port {self.port} is open to"
                 f" other machines ({', '.join(outside)}): whoever reaches it can use"
                 " the guest's USB. Set the authentication (modifyvm"
-                f" {shlex.quote(self.machine.name)} --vrdeauthtype external), or listen"
-                " on 127.0.0.1 only (--address, or the property TCP/Address)"
+                f" {shlex.quote(self.machine.name)} --vrdeauthtype external; with rusb"
+                " serve --name: --auth external), or listen on 127.0.0.1 only"
+                " (--address, or the property TCP/Address)"
             )
 
     def _warn(self, text: str) -> None:
