@@ -375,9 +375,9 @@ class ClientSession:
             )
         return AuthenticationError(
             f"{server} closed the connection right after the logon and gave no reason:"
-            " user or password are wrong, the screen does not exist, it serves only one"
-            " client and has one, or it was killed just then. The machine's VBox.log"
-            " says which"
+            " the user name or password is wrong, the screen does not exist, it serves"
+            " only one client and has one, or it was killed just then. The machine's"
+            " VBox.log says which"
         )
 
     def _pressed(self, is_high: bool) -> None:

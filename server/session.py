@@ -468,7 +468,7 @@ class ServerSession:
 
     def _who(self, event: rdp.LogonRequested) -> str:
         """Name a client at the terminal: who, and from where."""
-        user = event.credentials.user or "nobody by name"
+        user = event.credentials.user or "somebody"
         return f"client {self.number}: {user} at {self._address} ({event.client.name})"
 
     def _tell_end(self, why: str) -> None:

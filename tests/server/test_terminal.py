@@ -92,7 +92,7 @@ async def test_a_client_and_its_device_from_the_first_to_the_last(
         await desk.hears("detached")
     (note,) = (line for line in desk.said if "isochronous" in line)
     said = [line for line in desk.said if line != note]
-    who = r"client 1: nobody by name at 127\.0\.0\.1 \(.+\) connected"
+    who = r"client 1: somebody at 127\.0\.0\.1 \(.+\) connected"
     assert re.fullmatch(who, said[0])
     assert said[1] == (
         "1209:0004 rusb Loopback: in use by the guest,"
@@ -209,6 +209,7 @@ async def test_an_open_door_is_warned_of_once(
             assert warnings[0].startswith("WARNING: ")
             assert f"({address})" in warnings[0]
             assert "modifyvm 'My Lab' --vrdeauthtype external" in warnings[0]
+            assert "with rusb serve --name: --auth external" in warnings[0]
 
 
 async def test_what_the_quick_start_shows(tmp_path: Path) -> None:
