@@ -91,7 +91,7 @@ class DeviceCatalog:
         self._wants_all = wants_all
         self._ids: dict[tuple[int, str], int] = {}
         self._last_id = 0
-        self._complaint = ""
+        self._complaints: dict[int, str] = {}  # of each backend, what was said last
 
     async def refresh(self) -> list[DeviceInfo]:
         """Look what is plugged in now and return what is offered, ids included.
@@ -105,11 +105,11 @@ class DeviceCatalog:
             try:
                 devices = await backend.list_devices()
             except Exception as error:  # noqa: BLE001 - hot-plug outlives any fault
-                self._complain(error)
+                self._complain(number, error)
                 kept = [o.device for o in self.offers.values() if o.backend is backend]
                 devices = kept
             else:
-                self._complaint = ""
+                self._complaints.pop(number, None)
             for device in devices:
                 if not self._is_admitted(device):
                     continue
@@ -140,11 +140,11 @@ class DeviceCatalog:
         for backend in self._backends:
             backend.peer = address
 
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, backend: int, error: Exception) -> None:
         """Say once why a list could not be made; servers ask every two seconds."""
-        if str(error) == self._complaint:
+        if str(error) == self._complaints.get(backend):
             return
-        self._complaint = str(error)
+        self._complaints[backend] = str(error)
         is_bug = not isinstance(error, (BackendError, OSError))
         log.warning(
             "USB devices cannot be listed: %s; those known so far stand",

@@ -1,4 +1,4 @@
-"""What ``rusb connect`` leaves out because this machine uses it itself (A3)."""
+"""What ``rusb connect`` leaves out because this machine uses it itself."""
 
 import asyncio
 from collections.abc import Callable
@@ -284,3 +284,19 @@ def test_each_reason_has_its_sentence(sysfs: Sysfs, tmp_path: Path) -> None:
         "it is the network adapter of this connection, usb0"
     )
     assert backend._kept("1-3", []) is None
+
+
+class Broken(Host):
+    """A backend that cannot list its devices."""
+
+    async def list_devices(self) -> list[LocalDevice]:
+        raise OSError("no list")
+
+
+async def test_a_backend_that_fails_beside_another_is_complained_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    catalog = DeviceCatalog([Broken(), Host()])
+    for _ in range(3):
+        assert [info.product for info in await catalog.refresh()] == ["Camera"]
+    assert caplog.text.count("USB devices cannot be listed: no list") == 1

@@ -113,7 +113,7 @@ def _monitors(editor: Editor, value: str) -> None:
 
 
 def _only_on(name: str, why: str, *path: str, **attribute: str) -> Change:
-    """What a machine has anyhow; the file keeps it for VirtualBox."""
+    """What every machine has; the file keeps it for VirtualBox."""
 
     def apply(editor: Editor, value: str) -> None:
         if not on_off(name, value):
@@ -297,7 +297,7 @@ def modifyvm(words: Sequence[str]) -> int:
         for name, values in found.options:
             apply = _CHANGES.get(name)
             try:
-                if apply is not None:  # what is refused asks for what is so anyhow
+                if apply is not None:  # a refused option may ask for what is the case
                     apply(editor, *values)
             except SettingsError as error:
                 problems.append(error)

@@ -80,7 +80,7 @@ def setproperty(words: Sequence[str]) -> int:
     elif name == "vrdeextpack":
         if value == "null":
             raise SettingsError(
-                "vrdeextpack null: new machines have no remote display anyhow;"
+                "vrdeextpack null: by default, new machines have no remote display;"
                 " modifyvm VM --vrde off takes away that of one"
             )
         warn("there are no extension packs; rusb's own server is used all the same")
