@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import ServerConfig
     from .guests.base import AttachedDevice, GuestBackend
-    from .listener import Server
-    from .listener import Server as serve
+    from .server import Server
+    from .server import Server as serve
 
 __all__ = ["AttachedDevice", "GuestBackend", "Server", "ServerConfig", "serve"]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rusb.server.machine.settings import Machine
+from .vbox.settings import Machine
 
 __all__ = ["ServerConfig"]
 

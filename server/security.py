@@ -4,7 +4,6 @@ import datetime
 from collections.abc import Callable
 from pathlib import Path
 
-from rusb.aio.state import state_folder
 from rusb.aio.stream import TlsUpgrade
 from rusb.aio.tls import (
     make_rsa_key,
@@ -15,6 +14,7 @@ from rusb.aio.tls import (
 )
 from rusb.errors import SettingsError
 from rusb.oserrors import reason
+from rusb.paths import state_folder
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.standard import RsaKey

@@ -19,10 +19,10 @@ from rusb.rdp.server import ServerConnection, ServerSettings
 from .attachments import Attachment
 from .auth import Authenticator, Request, asked_lines, decision_line
 from .handshakes import explain_handshake
-from .machine.release_log import LineQuota, ReleaseLog, RemoteLog, Terminal
-from .machine.settings import FEATURES
 from .network import network_of
-from .remote import DeviceHost, RemoteDevices
+from .release_log import LineQuota, ReleaseLog, RemoteLog, Terminal
+from .remote_devices import DeviceHost, RemoteDevices
+from .vbox.settings import FEATURES
 
 __all__ = ["ServerSession", "SessionHost"]
 

@@ -17,9 +17,10 @@ NO_IO = {
     *("asyncio", "os", "pathlib", "select", "socket", "ssl"),
     *("subprocess", "threading", "time", "usb"),
 }
+GROUND = ["rusb.oserrors", "rusb.paths"]
 ENDS = [
     *("rusb.aio", "rusb.rdp", "rusb.wire", "rusb.filters", "rusb.usb"),
-    *("rusb.plugins", "rusb.oserrors"),
+    *("rusb.plugins", *GROUND),
 ]
 MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.errors": [],
@@ -29,10 +30,13 @@ MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.rdp": [],
     "rusb.plugins": [],
     "rusb.oserrors": [],
-    "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb", "rusb.plugins", "rusb.oserrors"],
+    "rusb.paths": [],
+    "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb", "rusb.plugins", *GROUND],
     "rusb.client": ENDS,
     "rusb.server": ENDS,
+    "rusb.server.vbox": [*("rusb.filters", "rusb.usb"), *GROUND],
 }
+TOP_FLOOR = "rusb.server.machine"  # only itself and the command import it
 
 
 def find_modules() -> Iterator[tuple[str, Path]]:
@@ -73,6 +77,8 @@ def test_imports_follow_the_rules(name: str) -> None:
                 assert any(is_in(imported, f) for f in fine), (
                     f"{name} imports {imported}"
                 )
+        if is_in(name, "rusb.server") and not is_in(name, TOP_FLOOR):
+            assert not is_in(imported, TOP_FLOOR), f"{name} imports {imported}"
         if any(is_in(name, part) for part in SANS_IO):
             assert top not in NO_IO, f"{name} is sans-IO but imports {imported}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rusb.filters.engine import decide
-from rusb.server.machine.settings import load_machine
+from rusb.server.vbox.settings import load_machine
 from rusb.usb.device import DeviceInfo
 
 ROOT = Path(__file__).parent.parent

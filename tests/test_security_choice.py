@@ -27,8 +27,8 @@ from rusb.rdp.standard import Encryption
 from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import RemoteDisplay
+from rusb.server.server import Server
+from rusb.server.vbox.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
 from tests.rdp.raw import vector
 from tests.test_whole_path import machine

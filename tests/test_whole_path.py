@@ -22,8 +22,8 @@ from rusb.errors import (
 from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import UrbStatus

@@ -17,9 +17,9 @@ from pathlib import Path
 import libusb_package
 import usb1
 
-from rusb.aio.state import state_folder
 from rusb.errors import BackendError, DeviceBusy, DeviceGone, NoPermission
 from rusb.oserrors import reason
+from rusb.paths import state_folder
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import ClassCode, DescriptorType, Speed, TransferType
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rusb.errors import CertificateError, SettingsError
 from rusb.oserrors import reason
+from rusb.paths import state_folder
 from rusb.rdp.standard import (
     MAX_CERTIFICATES,
     MAX_CHAIN,
@@ -21,8 +22,6 @@ from rusb.rdp.standard import (
     MIN_MODULUS,
     RsaKey,
 )
-
-from .state import state_folder
 
 __all__ = [
     "KnownServers",

@@ -20,8 +20,8 @@ from rusb.errors import RusbError
 from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackDevice, LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, TransferType
 from rusb.usb.urb import UrbResult, UrbStatus

@@ -6,7 +6,7 @@ import pwd
 import rusb
 from rusb.errors import SettingsError
 from rusb.server.config import ServerConfig
-from rusb.server.listener import Server
+from rusb.server.server import Server
 
 __all__ = ["check_guest", "check_logons", "drop_root", "find_user"]
 

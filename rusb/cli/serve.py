@@ -6,17 +6,17 @@ import uuid
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from rusb.aio.state import state_folder
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.parser import parse_offer
 from rusb.filters.store import class_key, to_attributes
-from rusb.rdp.ports import check_ports, parse_ports
+from rusb.paths import state_folder
 from rusb.server.config import ServerConfig
-from rusb.server.machine.files import make_folder, write_file
-from rusb.server.machine.registry import Registry, check_name
-from rusb.server.machine.settings import load_machine
-from rusb.server.serving import Serving
+from rusb.server.machine.serving import Serving
+from rusb.server.vbox.files import make_folder, write_file
+from rusb.server.vbox.ports import check_ports, parse_ports
+from rusb.server.vbox.registry import Registry, check_name
+from rusb.server.vbox.settings import load_machine
 
 from ._common import (
     add_verbose,

@@ -1,7 +1,6 @@
 """Who may log on (vrdp-server.md part 3): :func:`choose` picks a machine's method."""
 
-from rusb.server.machine.settings import DEFAULT_AUTH_TIMEOUT, Machine
-
+from ..vbox.settings import DEFAULT_AUTH_TIMEOUT, Machine
 from .base import (
     ACCESS_DENIED,
     ACCESS_GRANTED,

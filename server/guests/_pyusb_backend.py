@@ -20,7 +20,6 @@ import usb.backend
 import usb.core
 
 from rusb.errors import ParseError, RemoteProtocolError
-from rusb.server.machine.files import belongs_to_others
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,
@@ -32,6 +31,8 @@ from rusb.usb.types import DescriptorType, Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import DeviceFailed, DevicesListed, Send, UrbCompleted
 from rusb.wire.usbredir import UsbredirGuestSide
+
+from ..vbox.files import belongs_to_others
 
 __all__ = ["Backend", "default_folder"]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rusb.errors import GuestError
 from rusb.oserrors import reason
-from rusb.server.machine.files import belongs_to_others
 from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
+from ..vbox.files import belongs_to_others
 from ._pyusb_backend import Backend, default_folder
 from ._stream import DeviceStream
 from .base import AttachedDevice, GuestBackend

@@ -1,1 +1,1 @@
-"""A virtual machine as VirtualBox users know it."""
+"""A machine that runs: its process, its commands, its own USB devices."""

@@ -12,7 +12,7 @@ import pytest
 from rusb.cli.vbox import lists
 from rusb.cli.vbox._installation import host_lines
 from rusb.cli.vbox._ostypes import OS_TYPES, identify
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 from tests.cli.vbox import Vbox, fake_qemu_img
 
 DATA = Path(__file__).parents[1] / "server" / "data"

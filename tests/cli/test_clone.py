@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine import registry as registry_module
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox import registry as registry_module
+from rusb.server.vbox.registry import Registry
 from tests.cli.vbox import Vbox
 
 FORMATS = {"a.vdi": "vdi", "b.vmdk": "vmdk", "c.vhd": "vpc", "d.qcow2": "qcow2"}

@@ -13,8 +13,8 @@ from rusb.cli.vbox._explain import Candidate, candidates, explain
 from rusb.errors import RusbError
 from rusb.filters.engine import decide
 from rusb.filters.model import Filter
-from rusb.server.machine.registry import Registry
-from rusb.server.machine.settings import Machine
+from rusb.server.vbox.registry import Registry
+from rusb.server.vbox.settings import Machine
 from rusb.usb.device import DeviceInfo
 from tests.cli.vbox import Vbox, vbox_home
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rusb.cli.vbox import _refused
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 from tests.cli.vbox import Vbox
 
 SECRET = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"

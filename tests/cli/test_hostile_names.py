@@ -17,9 +17,9 @@ from rusb.cli._common import say, set_up_logging
 from rusb.client.backends._sysfs import Sysfs
 from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.errors import DeviceGone
-from rusb.server.control import describe_device
 from rusb.server.display.status import status_picture
-from rusb.server.machine.settings import RemoteDisplay
+from rusb.server.state import describe_device
+from rusb.server.vbox.settings import RemoteDisplay
 from rusb.usb.device import MAX_NAME, DeviceInfo
 from tests.cli.vbox import Vbox
 

@@ -8,7 +8,7 @@ import pytest
 
 from rusb.cli.vbox import _lists, _refused, machines
 from rusb.client.backends.base import LocalDevice
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
 from tests.cli.vbox import Vbox

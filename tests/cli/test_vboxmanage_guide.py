@@ -14,7 +14,7 @@ import pytest
 from rusb.cli import PROGRAMS, _rdesktop_options, main, rdesktop, vbox
 from rusb.cli._vbox_options import HelpWanted
 from rusb.cli.vbox import _kept, _refused, lists, running
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 from tests.cli.vbox import Vbox, fake_qemu_img, vbox_home
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "vboxmanage.md"

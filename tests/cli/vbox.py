@@ -14,9 +14,9 @@ import pytest
 
 from rusb.cli import main
 from rusb.cli.vbox.info import STUCK
-from rusb.server.control import ControlServer, control_path
-from rusb.server.machine.lock import MachineLock, lock_path
-from rusb.server.machine.registry import Registry
+from rusb.server.machine.control import ControlServer, control_path
+from rusb.server.vbox.lock import MachineLock, lock_path
+from rusb.server.vbox.registry import Registry
 
 __all__ = ["Vbox", "fake_qemu_img", "vbox_home"]
 

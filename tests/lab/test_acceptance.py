@@ -21,11 +21,11 @@ from rusb.rdp.bitmaps import Picture
 from rusb.rdp.server import ServerConnection
 from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
-from rusb.server.control import call, control_path
 from rusb.server.display.status import status_picture
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.server.machine.control import call, control_path
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 from tests.lab.peers import HEIGHT, WIDTH, Display, Program, wait
 from tests.lab.rusbserver import RusbServer
 from tests.lab.test_real_peers import _programs  # noqa: F401 - a fixture

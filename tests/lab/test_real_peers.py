@@ -20,8 +20,8 @@ from rusb.rdp.standard import Encryption
 from rusb.server.config import ServerConfig
 from rusb.server.display.status import status_picture
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import RemoteDisplay
+from rusb.server.server import Server
+from rusb.server.vbox.settings import RemoteDisplay
 from tests.lab.peers import (
     HEIGHT,
     WIDTH,

@@ -13,7 +13,7 @@ from tests.lab.vboxshell import Shell
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
 
-def test_headless_and_startvm_say_when_the_machine_runs(tmp_path: Path) -> None:
+def test_running_and_startvm_say_when_the_machine_runs(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, Shell.open(tmp_path) as shell:
         manager = Manager(f"{folder}/notify")
         shell.env["NOTIFY_SOCKET"] = f"{folder}/notify"

@@ -13,8 +13,8 @@ from rusb.client.session import connect
 from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
 from rusb.server.guests.qemu import QemuGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,

@@ -12,10 +12,10 @@ from rusb.rdp.events import Disconnected
 from rusb.rdp.gcc import ClientBlocks, ServerBlocks
 from rusb.rdp.info import ClientInfo, split_screen
 from rusb.rdp.licensing import VALID_CLIENT
-from rusb.rdp.ports import check_ports, parse_ports
 from rusb.rdp.security import Method, select_protocol
 from rusb.rdp.share import ShareData, ShareType, split_share
 from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
+from rusb.server.vbox.ports import check_ports, parse_ports
 from tests.rdp.joined import Joined
 from tests.rdp.raw import VECTORS, RawClient, group, vector
 

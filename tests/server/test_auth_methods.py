@@ -28,7 +28,7 @@ from rusb.server.auth.limits import MAX_FAILURES, Limits
 from rusb.server.auth.pam import Pam
 from rusb.server.auth.places import MAX_PLACES, MAX_WAITING_FOR_PLACE
 from rusb.server.auth.simple import Simple
-from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 
 VECTORS = json.loads(
     (Path(__file__).parent.parent / "vectors" / "rdp-security.json").read_text("utf-8")

@@ -10,7 +10,7 @@ import pytest
 
 from rusb.server.auth import Request, choose
 from rusb.server.auth.pam import Pam
-from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 
 SERVICE = "rusb-test"
 PASSWORD = "Correct horse 9"  # noqa: S105

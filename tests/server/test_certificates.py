@@ -15,7 +15,7 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import CertificateError, NegotiationError
-from rusb.server.listener import Server
+from rusb.server.server import Server
 from tests.test_security_choice import Place
 
 NOW = datetime.datetime.now(datetime.UTC)

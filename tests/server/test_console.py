@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import ControlError, GuestError
-from rusb.server.console import Console
-from rusb.server.control import call, control_path
-from rusb.server.headless import Headless
-from rusb.server.machine.forwards import Forward
-from rusb.server.machine.qemu_command import Adapter, Disk, Hardware
-from rusb.server.machine.serialport import SerialPort
-from tests.server.test_headless import UUID, make, runtime, wait_log
+from rusb.server.machine.console import Console
+from rusb.server.machine.control import call, control_path
+from rusb.server.machine.running import Headless
+from rusb.server.vbox.forwards import Forward
+from rusb.server.vbox.model import Adapter, Disk, Hardware
+from rusb.server.vbox.serialport import SerialPort
+from tests.server.test_running import UUID, make, runtime, wait_log
 
 __all__ = ["runtime"]
 

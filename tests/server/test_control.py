@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from rusb.errors import ControlError, GuestError
-from rusb.server import control as control_module
-from rusb.server.control import (
+from rusb.server.machine import control as control_module
+from rusb.server.machine.control import (
     MAX_CONNECTIONS,
     MAX_LINE,
     ControlServer,
@@ -27,8 +27,8 @@ from rusb.server.control import (
     control_path,
     runtime_folder,
 )
-from rusb.server.machine import lock as lock_module
-from rusb.server.machine.lock import (
+from rusb.server.vbox import lock as lock_module
+from rusb.server.vbox.lock import (
     Holder,
     MachineLock,
     changing,

@@ -8,11 +8,11 @@ from typing import cast
 
 import pytest
 
-from rusb.server import listener
+from rusb.server import server as server_module
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
 from rusb.server.network import network_of
+from rusb.server.server import Server
 from rusb.server.session import ServerSession
 from tests.test_whole_path import machine
 
@@ -66,7 +66,7 @@ def crowd(tmp_path: Path) -> Iterator[Crowd]:
 
 
 def test_a_network_that_has_many_waiting_gets_no_more(crowd: Crowd) -> None:
-    most = listener.MAX_WAITING_PER_NETWORK
+    most = server_module.MAX_WAITING_PER_NETWORK
     assert all(crowd.come(f"2001:db8::{n:x}") for n in range(most))
     assert not crowd.come("2001:db8::ffff")
     assert crowd.come("192.0.2.1")
@@ -74,9 +74,11 @@ def test_a_network_that_has_many_waiting_gets_no_more(crowd: Crowd) -> None:
 
 
 def test_the_network_with_most_makes_room(crowd: Crowd) -> None:
-    most = listener.MAX_WAITING_PER_NETWORK
-    first = [f"192.0.2.{1 + n % 2}" for n in range(2 * (listener.MAX_WAITING - most))]
-    rest = ["192.0.2.1"] * (listener.MAX_WAITING - len(first))
+    most = server_module.MAX_WAITING_PER_NETWORK
+    first = [
+        f"192.0.2.{1 + n % 2}" for n in range(2 * (server_module.MAX_WAITING - most))
+    ]
+    rest = ["192.0.2.1"] * (server_module.MAX_WAITING - len(first))
     assert all(crowd.come(address) for address in [*first, *rest])
     assert crowd.dropped == []
     for n in range(3):
@@ -85,14 +87,14 @@ def test_the_network_with_most_makes_room(crowd: Crowd) -> None:
 
 
 def test_whoever_waits_longest_makes_room_if_all_have_the_same(crowd: Crowd) -> None:
-    for n in range(listener.MAX_WAITING):
+    for n in range(server_module.MAX_WAITING):
         assert crowd.come(f"2001:db8:0:{n:x}::1")
     assert crowd.come("192.0.2.1")
     assert crowd.dropped == ["2001:db8:0:0::1"]
 
 
 def test_clients_of_one_network_do_not_take_all_the_places(crowd: Crowd) -> None:
-    most = listener.MAX_CLIENTS_PER_NETWORK
+    most = server_module.MAX_CLIENTS_PER_NETWORK
     assert all(crowd.log_on(f"2001:db8::{n:x}") for n in range(most))
     assert not crowd.log_on("2001:db8::ffff")
     assert crowd.log_on("192.0.2.1")
@@ -101,7 +103,7 @@ def test_clients_of_one_network_do_not_take_all_the_places(crowd: Crowd) -> None
 
 
 def test_clients_in_all_are_limited(crowd: Crowd) -> None:
-    for n in range(listener.MAX_CLIENTS):
+    for n in range(server_module.MAX_CLIENTS):
         assert crowd.log_on(f"192.0.2.{n}")
     assert not crowd.log_on("198.51.100.1")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.document import MAX_ELEMENTS, MAX_SIZE, Document
+from rusb.server.vbox.document import MAX_ELEMENTS, MAX_SIZE, Document
 
 TEXT = """<?xml version='1.0'?>\r
 <!-- made by hand; keep > me -->\r

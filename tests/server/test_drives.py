@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.document import Document
-from rusb.server.machine.editor import Editor, new_machine
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.editor import Editor, new_machine
 
 
 @pytest.fixture

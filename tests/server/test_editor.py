@@ -9,10 +9,10 @@ import pytest
 from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.store import from_attributes, read_number
-from rusb.server.machine.document import Document
-from rusb.server.machine.editor import Editor, new_machine
-from rusb.server.machine.hardware import read_parts, to_hardware
-from rusb.server.machine.settings import Machine, load_machine, read_machine
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.editor import Editor, new_machine
+from rusb.server.vbox.hardware import read_parts, to_hardware
+from rusb.server.vbox.settings import Machine, load_machine, read_machine
 
 MACHINE = """<?xml version="1.0"?>
 <!-- kept -->

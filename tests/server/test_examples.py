@@ -13,11 +13,11 @@ import pytest
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.server.machine.document import Document
-from rusb.server.machine.editor import Editor
-from rusb.server.machine.hardware import read_parts
-from rusb.server.machine.registry import Registry
-from rusb.server.machine.settings import NAMESPACES, load_machine, read_machine
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.hardware import read_parts
+from rusb.server.vbox.registry import Registry
+from rusb.server.vbox.settings import NAMESPACES, load_machine, read_machine
 
 DATA = Path(__file__).with_name("data")
 SPEC = Path(__file__).parents[2] / "docs" / "spec" / "filters.md"

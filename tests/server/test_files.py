@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine import files
-from rusb.server.machine.document import MAX_SIZE
-from rusb.server.machine.files import (
+from rusb.server.vbox import files
+from rusb.server.vbox.document import MAX_SIZE
+from rusb.server.vbox.files import (
     change_file,
     locked_folder,
     make_folder,
     read_file,
     write_file,
 )
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 
 OLD, NEW = b"old " * 1000, b"new " * 3000
 
 DIE = """
 import os, sys
 from pathlib import Path
-from rusb.server.machine import files
+from rusb.server.vbox import files
 
 step, count = int(sys.argv[2]), 0
 
@@ -94,12 +94,12 @@ def test_a_writer_that_dies_at_any_step_leaves_the_old_or_the_new(
 
 
 EDIT = """
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 registry = Registry(path / "vms", path / "home")
 registry.edit(registry.find("A"), lambda e: (e.set_usb("XHCI", True), e.set_memory(7)))
 """
 REGISTER = """
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 Registry(path / "vms", path / "home").register(path / "vms" / "B" / "B.vbox")
 """
 
@@ -162,7 +162,7 @@ def test_a_machine_is_registered_or_not_whenever_the_writer_dies(
 
 
 CREATE = """
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.registry import Registry
 Registry(path / "vms", path / "home").create_registered("A", "Debian_64")
 """
 

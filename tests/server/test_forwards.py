@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.document import Document
-from rusb.server.machine.editor import Editor
-from rusb.server.machine.forwards import Forward
-from rusb.server.machine.hardware import read_parts
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.forwards import Forward
+from rusb.server.vbox.hardware import read_parts
 
 FILE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="{version}">

@@ -17,15 +17,15 @@ from rusb.errors import GuestError
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.guests.qemu import QemuGuest
-from rusb.server.hostusb import HostPlugs
-from rusb.server.remote import RemoteDevices
+from rusb.server.machine.host_devices import HostPlugs
+from rusb.server.remote_devices import RemoteDevices
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from tests.lab.ramdisk import AttachedRamDisk
 from tests.lab.redirpeer import RamDisk
 from tests.server.fake_qemu import FakeQemu
 from tests.server.injected import Injection
-from tests.server.test_hostusb import Host
+from tests.server.test_host_devices import Host
 from tests.test_whole_path import ALL, Lab, machine
 
 MAX_WAITS = 60

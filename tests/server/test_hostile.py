@@ -22,9 +22,10 @@ from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import SecurityFlag, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
-from rusb.server import listener, session
+from rusb.server import server as server_module
+from rusb.server import session
 from rusb.server.display.status import Picture, status_picture
-from rusb.server.machine.settings import RemoteDisplay
+from rusb.server.vbox.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
 from tests.helpers import memory_below
 from tests.rdp.raw import RawClient
@@ -257,12 +258,12 @@ def test_lines_are_counted_for_a_bounded_number_of_networks(tmp_path: Path) -> N
     server = Lab(tmp_path, machine()).server
     first = server.lines_of("first", is_logged_on=True)
     assert all(first.take(server.log.now()) for _ in range(1000))
-    for number in range(2 * listener.MAX_NETWORKS):  # each of them has used one
+    for number in range(2 * server_module.MAX_NETWORKS):  # each of them has used one
         assert server.lines_of(f"net {number}", is_logged_on=True).take(
             server.log.now()
         )
         assert server.lines_of("first", is_logged_on=True) is first
-    assert len(server._lines) <= listener.MAX_NETWORKS
+    assert len(server._lines) <= server_module.MAX_NETWORKS
     server.log.close()
 
 
@@ -284,7 +285,7 @@ async def test_t08_pictures_of_those_who_read_nothing_take_little(lab: Lab) -> N
             kept = sum(one.picture_size + one.stream.bytes_waiting for one in ours)
             most = max(most, kept)
         assert drawn
-        assert most < listener.MAX_PICTURES + size
+        assert most < server_module.MAX_PICTURES + size
 
 
 async def test_nothing_of_a_client_waits_for_the_garbage_collector(
@@ -335,7 +336,7 @@ async def test_t08_pictures_are_made_for_those_who_take_them(
         drawn.append((width, height))
         return status_picture(width, height, depth, name, devices)
 
-    monkeypatch.setattr("rusb.server.listener.status_picture", count)
+    monkeypatch.setattr("rusb.server.server.status_picture", count)
     config = lab.config()
     config.width, config.height, config.depth = 3840, 2160, 24
     async with others_go_on(lab):

@@ -12,12 +12,13 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.rdp.x224 import ConnectionRequest
-from rusb.server import listener, session
+from rusb.server import server as server_module
+from rusb.server import session
 from rusb.usb.urb import UrbStatus
 from tests.lab.rusbserver import RusbServer
 from tests.test_whole_path import Lab, machine
 
-HELD, MORE = listener.MAX_WAITING_PER_NETWORK, 100
+HELD, MORE = server_module.MAX_WAITING_PER_NETWORK, 100
 
 SETTINGS = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
@@ -79,7 +80,7 @@ async def test_two_hundred_are_held_and_a_hundred_more_refused(tmp_path: Path) -
     finally:
         await asyncio.to_thread(server.stop)
     assert after - before < 6144, f"{before} kB, then {after} kB"  # of 900 connections
-    assert log.count("a new one from there was closed") == listener.MAX_COMPLAINTS
+    assert log.count("a new one from there was closed") == server_module.MAX_COMPLAINTS
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ async def test_a_handshake_that_stops_keeps_nobody_in(lab: Lab) -> None:
 async def test_clients_beyond_the_limit_are_refused(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "MAX_CLIENTS", 1)
+    monkeypatch.setattr(server_module, "MAX_CLIENTS", 1)
     lab.server.machine.remote_display.allow_multi_connection = True
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         await lab.guest.wait_for(1)

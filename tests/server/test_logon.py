@@ -16,8 +16,8 @@ from rusb.rdp.share import DataType
 from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 from tests.test_whole_path import ALL
 
 TELLING = str(Path(__file__).with_name("telling_library.py"))

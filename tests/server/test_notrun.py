@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.document import Document
-from rusb.server.machine.editor import new_machine
-from rusb.server.machine.hardware import read_parts, to_hardware
-from rusb.server.machine.notrun import parts_not_run
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.editor import new_machine
+from rusb.server.vbox.hardware import read_parts, to_hardware
+from rusb.server.vbox.notrun import parts_not_run
 
 DATA = Path(__file__).parent / "data"
 

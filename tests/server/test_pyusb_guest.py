@@ -18,8 +18,8 @@ from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
 from rusb.server.guests._pyusb_backend import Backend
 from rusb.server.guests.pyusb import PyusbGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine
 
 T = TypeVar("T")
 SOURCE, SINK = Loopback.SOURCE, Loopback.SINK

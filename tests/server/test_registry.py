@@ -13,8 +13,8 @@ import pytest
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.server.machine.editor import Editor
-from rusb.server.machine.registry import Registry
+from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.registry import Registry
 
 
 @pytest.fixture

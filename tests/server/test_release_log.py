@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.release_log import (
+from rusb.server.release_log import (
     MAX_LINE,
     LineQuota,
     ReleaseLog,

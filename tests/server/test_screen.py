@@ -23,8 +23,8 @@ class Screen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drawn: list[list[str]] = []
-        monkeypatch.setattr("rusb.server.listener.status_picture", self._draw)
-        monkeypatch.setattr("rusb.server.listener.SCREEN_PERIOD", 0.0)
+        monkeypatch.setattr("rusb.server.server.status_picture", self._draw)
+        monkeypatch.setattr("rusb.server.server.SCREEN_PERIOD", 0.0)
 
     def _draw(
         self, width: int, height: int, depth: int, name: str, devices: list[str]

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.document import Document
-from rusb.server.machine.editor import Editor, new_machine
-from rusb.server.machine.hardware import read_parts
-from rusb.server.machine.qemu_command import Hardware, qemu_command
-from rusb.server.machine.serialport import SerialPort
+from rusb.server.machine.command_line import qemu_command
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.editor import Editor, new_machine
+from rusb.server.vbox.hardware import read_parts
+from rusb.server.vbox.model import Hardware
+from rusb.server.vbox.serialport import SerialPort
 
 MODES = [
     ("server", "a,b", 'hostMode="HostPipe"', "socket,id=com1,path={}/a,,b,server=on"),

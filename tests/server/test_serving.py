@@ -13,12 +13,12 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import ControlError, SettingsError
 from rusb.filters.parser import parse_offer
-from rusb.server import serving as serving_module
 from rusb.server.config import ServerConfig
-from rusb.server.control import call, running_path
-from rusb.server.machine.registry import Registry
-from rusb.server.machine.settings import load_machine
-from rusb.server.serving import Serving
+from rusb.server.machine import serving as serving_module
+from rusb.server.machine.control import call, running_path
+from rusb.server.machine.serving import Serving
+from rusb.server.vbox.registry import Registry
+from rusb.server.vbox.settings import load_machine
 
 
 @pytest.fixture(autouse=True)

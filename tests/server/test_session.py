@@ -9,8 +9,8 @@ import pytest
 
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.filters.model import Filter
-from rusb.server import remote
-from rusb.server.remote import RemoteDevices
+from rusb.server import remote_devices
+from rusb.server.remote_devices import RemoteDevices
 from rusb.server.session import FIRST_PICTURE
 from tests.test_whole_path import Lab, machine
 
@@ -58,7 +58,7 @@ async def test_the_same_device_in_other_words_stays(lab: Lab) -> None:
 async def test_plugging_in_without_end_ends_the_connection(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "MAX_PLUGS", 20)
+    monkeypatch.setattr(remote_devices, "MAX_PLUGS", 20)
     async with lab.client(EmulatedBackend(devices=[Keyboard()])):
         await lab.guest.wait_for(1)
         devices = only(lab)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.machine.document import MAX_SIZE
-from rusb.server.machine.settings import Machine, RemoteDisplay, load_machine
+from rusb.server.vbox.document import MAX_SIZE
+from rusb.server.vbox.settings import Machine, RemoteDisplay, load_machine
 
 DATA = Path(__file__).with_name("data")
 

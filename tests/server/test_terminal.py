@@ -16,12 +16,12 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import ClientSession, connect
 from rusb.errors import AuthenticationError, ServerBusy
 from rusb.filters.model import Filter
-from rusb.server import listener
+from rusb.server import server as server_module
 from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 
 OURS = (Filter("ours", vendor_id="1209", product_id="0004"),)
 OTHERS = (Filter("others", vendor_id="0951"),)
@@ -160,7 +160,7 @@ async def test_who_comes_and_says_nothing_sensible(tmp_path: Path) -> None:
 async def test_the_terminal_is_not_flooded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "MAX_TOLD", 5)
+    monkeypatch.setattr(server_module, "MAX_TOLD", 5)
     desk = Desk(tmp_path)
     async with desk.server, asyncio.timeout(15):
         for _ in range(40):

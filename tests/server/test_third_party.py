@@ -18,8 +18,8 @@ from rusb.client.session import connect
 from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
 from rusb.server.guests.pyusb import PyusbGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import Machine
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine
 
 from .ftdi import Ftdi
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from rusb.cli._vbox_options import Given, Option, UsageError, parse
 from rusb.errors import ControlError, SettingsError
-from rusb.server.control import call, running_path
-from rusb.server.machine.editor import Editor
-from rusb.server.machine.lock import MachineLock, changing, holder_of, lock_path
-from rusb.server.machine.registry import Entry, Registry
-from rusb.server.machine.settings import Machine
+from rusb.server.machine.control import call, running_path
+from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.lock import MachineLock, changing, holder_of, lock_path
+from rusb.server.vbox.registry import Entry, Registry
+from rusb.server.vbox.settings import Machine
 from rusb.usb.device import clean_text
 
 __all__ = [

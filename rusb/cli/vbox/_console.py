@@ -11,9 +11,9 @@ from pathlib import Path
 from rusb.cli._vbox_options import UsageError, on_off
 from rusb.errors import ParseError, SettingsError
 from rusb.oserrors import reason
-from rusb.server.control import runtime_folder
-from rusb.server.machine.forwards import Forward
+from rusb.server.machine.control import runtime_folder
 from rusb.server.machine.keys import MAX_KEYS, parse_scancodes, typed
+from rusb.server.vbox.forwards import Forward
 
 from ._common import ask_running
 from ._refused import ADAPTERS

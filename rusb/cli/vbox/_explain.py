@@ -10,7 +10,7 @@ from rusb.cli._vbox_options import UsageError
 from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
 from rusb.filters.model import Decision, Filter, describe_mask
-from rusb.server.machine.settings import Machine
+from rusb.server.vbox.settings import Machine
 from rusb.usb.device import DeviceInfo
 
 from ._common import show

@@ -12,7 +12,7 @@ from rusb.aio.tasks import TaskSet
 from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.client.devices import load_backend
 from rusb.errors import BackendError, DeviceGone
-from rusb.server.hostusb import HostDevice
+from rusb.server.machine.host_devices import HostDevice
 
 __all__ = ["HostDevices", "host_devices", "identify"]
 
@@ -49,7 +49,7 @@ def host_devices() -> list[LocalDevice]:
 
 
 class HostDevices:
-    """A :class:`~rusb.server.hostusb.HostUsb` over device backends.
+    """A :class:`~rusb.server.machine.host_devices.HostUsb` over device backends.
 
     Args:
         backends: closed by :meth:`aclose`; None: those of ``RUSB_BACKENDS``.

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rusb.server.machine.hardware import MAX_CPUS, MAX_MEMORY
-from rusb.server.machine.qemu_command import ports_of
-from rusb.server.machine.registry import Registry
-from rusb.server.machine.settings import MAX_MONITORS
+from rusb.server.vbox.hardware import MAX_CPUS, MAX_MEMORY
+from rusb.server.vbox.model import ports_of
+from rusb.server.vbox.registry import Registry
+from rusb.server.vbox.settings import MAX_MONITORS
 
 from ._kept import MAX_VIDEO_MEMORY
 from .storage import MAX_SIZE

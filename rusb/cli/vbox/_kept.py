@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rusb.cli._vbox_options import Option, one_of, unsigned
-from rusb.server.machine.document import Document, Node
-from rusb.server.machine.editor import Editor
+from rusb.server.vbox.document import Document, Node
+from rusb.server.vbox.editor import Editor
 
 from ._refused import ADAPTERS
 

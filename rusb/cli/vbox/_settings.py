@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rusb.filters.store import read_number
-from rusb.server.machine.document import Document, Node
-from rusb.server.machine.drives import BUS_OF
-from rusb.server.machine.hardware import Controller, Drive, Parts
-from rusb.server.machine.qemu_command import ports_of
-from rusb.server.machine.registry import Entry
-from rusb.server.machine.serialport import SERIAL_MODES, SerialPort
-from rusb.server.machine.settings import Machine
+from rusb.server.vbox.document import Document, Node
+from rusb.server.vbox.drives import BUS_OF
+from rusb.server.vbox.hardware import Controller, Drive, Parts
+from rusb.server.vbox.model import ports_of
+from rusb.server.vbox.registry import Entry
+from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
+from rusb.server.vbox.settings import Machine
 
 from . import _kept, _ostypes
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from rusb.cli._vbox_options import Option, UsageError, one_of
 from rusb.errors import SettingsError
-from rusb.server.machine.clone import Wish, cloned
-from rusb.server.machine.registry import check_free
+from rusb.server.vbox.clone import Wish, cloned
+from rusb.server.vbox.registry import check_free
 
 from . import _refused
 from ._common import given, registry, show, stopped

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from rusb.cli._vbox_options import Option, UsageError, literal
 from rusb.errors import SettingsError
-from rusb.server.machine.document import Document, Node
-from rusb.server.machine.editor import Editor
-from rusb.server.machine.files import read_file
-from rusb.server.machine.registry import Entry
+from rusb.server.vbox.document import Document, Node
+from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.files import read_file
+from rusb.server.vbox.registry import Entry
 
 from ._common import given, machine_of, registry, show
 from ._settings import quoted

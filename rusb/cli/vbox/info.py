@@ -10,12 +10,12 @@ from typing import Any
 from rusb.cli._vbox_options import Option, unsigned
 from rusb.errors import ControlError
 from rusb.filters.store import read_number, to_attributes
-from rusb.server.control import NOBODY
-from rusb.server.machine.document import Document
-from rusb.server.machine.files import read_file
-from rusb.server.machine.hardware import Controller, Parts, read_parts
-from rusb.server.machine.registry import Entry
-from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.server.machine.control import NOBODY
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.files import read_file
+from rusb.server.vbox.hardware import Controller, Parts, read_parts
+from rusb.server.vbox.registry import Entry
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.usb.device import clean_text
 
 from ._common import given, live_state, machine_of, registry, show, warn

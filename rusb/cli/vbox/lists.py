@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError
 from rusb.errors import SettingsError
-from rusb.server.machine.document import Document
-from rusb.server.machine.files import read_file
-from rusb.server.machine.hardware import read_parts
-from rusb.server.machine.registry import Entry
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.files import read_file
+from rusb.server.vbox.hardware import read_parts
+from rusb.server.vbox.registry import Entry
 
 from . import _refused, info
 from ._common import given, is_running, registry, show

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rusb.cli._vbox_options import Given, Option, UsageError
 from rusb.errors import SettingsError
-from rusb.server.machine.clone import copy_image
-from rusb.server.machine.drives import image_uuid, is_image
-from rusb.server.machine.media import Medium, capacity, find_medium, known_media
-from rusb.server.machine.qemu_command import disk_format
-from rusb.server.machine.registry import CodedError, Entry
+from rusb.server.vbox.clone import copy_image
+from rusb.server.vbox.drives import image_uuid, is_image
+from rusb.server.vbox.media import Medium, capacity, find_medium, known_media
+from rusb.server.vbox.model import disk_format
+from rusb.server.vbox.registry import CodedError, Entry
 
 from . import _refused
 from ._common import given, is_running, registry, show

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of, unsigned
 from rusb.errors import SettingsError
-from rusb.rdp.ports import check_ports
-from rusb.server.machine.editor import BOOT_DEVICES, NIC_MODES, Editor, new_mac
-from rusb.server.machine.forwards import Forward
-from rusb.server.machine.hardware import MAX_CPUS, MAX_MEMORY
-from rusb.server.machine.qemu_command import NETWORK_CARDS
-from rusb.server.machine.registry import check_free, check_name
-from rusb.server.machine.serialport import SERIAL_MODES, SerialPort
-from rusb.server.machine.settings import AUTH_TYPES, MAX_MONITORS
+from rusb.server.vbox.editor import BOOT_DEVICES, NIC_MODES, Editor, new_mac
+from rusb.server.vbox.forwards import Forward
+from rusb.server.vbox.hardware import MAX_CPUS, MAX_MEMORY
+from rusb.server.vbox.model import NETWORK_CARDS
+from rusb.server.vbox.ports import check_ports
+from rusb.server.vbox.registry import check_free, check_name
+from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
+from rusb.server.vbox.settings import AUTH_TYPES, MAX_MONITORS
 
 from . import _kept, _refused
 from ._common import change_stopped, given, registry, warn

@@ -22,13 +22,13 @@ from rusb.cli._common import (
 from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
-from rusb.rdp.ports import check_ports
-from rusb.server.machine.document import Document
-from rusb.server.machine.files import make_folder, read_file
-from rusb.server.machine.hardware import read_parts, to_hardware
-from rusb.server.machine.notrun import parts_not_run
-from rusb.server.machine.qemu_command import Hardware
-from rusb.server.machine.settings import Machine
+from rusb.server.vbox.document import Document
+from rusb.server.vbox.files import make_folder, read_file
+from rusb.server.vbox.hardware import read_parts, to_hardware
+from rusb.server.vbox.model import Hardware
+from rusb.server.vbox.notrun import parts_not_run
+from rusb.server.vbox.ports import check_ports
+from rusb.server.vbox.settings import Machine
 from rusb.usb.device import clean_text
 
 from . import _console, _refused
@@ -126,7 +126,7 @@ def headless(words: Sequence[str]) -> int:
 async def _run(
     machine: Machine, hardware: Hardware, log: Path, notes: Sequence[str]
 ) -> int:
-    from rusb.server.headless import Headless  # no other command needs so much
+    from rusb.server.machine.running import Headless  # no other command needs so much
 
     def report(text: str) -> None:
         print(text, flush=True)

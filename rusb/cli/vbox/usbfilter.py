@@ -16,7 +16,7 @@ from rusb.cli._vbox_options import (
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.store import class_key, read_number
-from rusb.server.machine.editor import Editor
+from rusb.server.vbox.editor import Editor
 
 from ._common import given, live_state, machine_of, registry, say_changed, warn
 from ._explain import candidates, explain

@@ -10,7 +10,7 @@ from .document import Document, Node
 from .drives import BUS_OF, BUSES, media
 from .editor import BOOT_DEVICES, nic_modes
 from .forwards import forwards_of
-from .qemu_command import Adapter, Disk, Hardware
+from .model import Adapter, Disk, Hardware
 from .serialport import SerialPort, serial_port_of
 
 __all__ = ["Controller", "Drive", "Parts", "read_parts", "to_hardware"]

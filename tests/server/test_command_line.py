@@ -12,13 +12,8 @@ import pytest
 from qemu.qmp import ConnectError, QMPClient, Runstate
 
 from rusb.errors import SettingsError
-from rusb.server.machine.qemu_command import (
-    Adapter,
-    Disk,
-    Hardware,
-    disk_format,
-    qemu_command,
-)
+from rusb.server.machine.command_line import qemu_command
+from rusb.server.vbox.model import Adapter, Disk, Hardware, disk_format
 
 UUID = "{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a704}"
 

@@ -17,11 +17,11 @@ from rusb.usb.types import TransferType
 from rusb.wire import base as wire
 
 from .attachments import Attachment, why_failed
-from .control import describe_device
 from .guests.base import AttachedDevice, GuestBackend
-from .machine.release_log import RemoteLog
-from .machine.settings import Machine
 from .policy import SHOWS_ELSE, Policy
+from .release_log import RemoteLog
+from .state import describe_device
+from .vbox.settings import Machine
 
 __all__ = ["DeviceHost", "RemoteDevices"]
 

@@ -15,7 +15,7 @@ from .drives import image_uuid, media
 from .editor import Editor, new_mac
 from .files import read_file
 from .hardware import Drive, read_parts
-from .qemu_command import disk_format
+from .model import disk_format
 from .registry import Entry
 from .settings import machine_node
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.rdp.ports import check_ports
 
 from .document import Document, Node
 from .drives import BUSES, DrivesEditor
 from .filter_list import FilterList
 from .forwards import Forward, add_forward, remove_forward
+from .ports import check_ports
 from .serialport import SerialPort
 from .settings import (
     AUTH_TYPES,

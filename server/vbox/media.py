@@ -17,7 +17,7 @@ from .document import Document, Node
 from .drives import MAX_HEAD, image_uuid
 from .files import open_at_once, read_file
 from .hardware import read_parts
-from .qemu_command import disk_format
+from .model import disk_format
 from .registry import Entry
 from .settings import machine_node
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from rusb.errors import ControlError, RusbError
 
-from .config import ServerConfig
+from ..config import ServerConfig
+from ..server import Server
+from ..vbox.lock import MachineLock, lock_path
+from ..vbox.settings import load_machine
 from .control import Command, ControlServer, control_path
-from .listener import Server
-from .machine.lock import MachineLock, lock_path
-from .machine.settings import load_machine
 
 __all__ = ["Serving"]
 
@@ -32,7 +32,7 @@ class Serving:
     """Serves a machine that something else runs. Use as an async context manager.
 
     Args:
-        config: see :class:`~rusb.server.listener.Server`; the machine's file, if it
+        config: see :class:`~rusb.server.server.Server`; the machine's file, if it
             has one, is read again when it has changed.
         report: gets what a user at the terminal has to know.
 

@@ -15,11 +15,14 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import ControlError, GuestError
 from rusb.filters.model import Filter
-from rusb.server.control import call, control_path
-from rusb.server.headless import Headless, _accelerators, _kvm_problem
-from rusb.server.machine.qemu_command import Hardware, qemu_command
-from rusb.server.machine.settings import Machine, RemoteDisplay
+from rusb.server.machine.command_line import qemu_command
+from rusb.server.machine.control import call, control_path
+from rusb.server.machine.running import Headless, _accelerators, _kvm_problem
+from rusb.server.vbox.model import Hardware
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.usb.types import Speed
+
+RUNNING = "rusb.server.machine.running"
 
 UUID = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a705"
 
@@ -193,7 +196,7 @@ async def test_a_qemu_that_ends_in_order_is_no_failure(
 async def test_a_qemu_that_does_not_answer_is_stuck(
     running: Headless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rusb.server.headless.STATUS_TIMEOUT", 0.2)
+    monkeypatch.setattr("rusb.server.machine.running.STATUS_TIMEOUT", 0.2)
     assert running._process is not None
     running._process.send_signal(signal.SIGSTOP)
     assert (await info())["state"] == "stuck"
@@ -262,7 +265,7 @@ async def test_a_line_of_qemu_without_an_end_keeps_nobody(tmp_path: Path) -> Non
 async def test_a_broken_kvm_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rusb.server.headless._accelerators", lambda: ["hvf", "tcg"])
+    monkeypatch.setattr(f"{RUNNING}._accelerators", lambda: ["hvf", "tcg"])
     async with asyncio.timeout(60), make(tmp_path, []):
         assert (await info())["state"] == "running"
     assert (
@@ -287,12 +290,12 @@ async def test_a_machine_without_kvm_says_why_it_is_slow(
 ) -> None:
     if accelerators == ["kvm"]:  # it is not there everywhere; the machine is the same
         monkeypatch.setattr(
-            "rusb.server.headless.qemu_command",
+            "rusb.server.machine.running.qemu_command",
             lambda *a, accelerator: qemu_command(*a, accelerator="tcg"),
         )
     monkeypatch.delenv("RUSB_ACCEL")
-    monkeypatch.setattr("rusb.server.headless.KVM", "/nowhere/kvm")
-    monkeypatch.setattr("rusb.server.headless._accelerators", lambda: accelerators)
+    monkeypatch.setattr(f"{RUNNING}.KVM", "/nowhere/kvm")
+    monkeypatch.setattr(f"{RUNNING}._accelerators", lambda: accelerators)
     async with asyncio.timeout(60), make(tmp_path, said, enabled=False):
         notes = (await info())["notes"]
     if not why:
@@ -311,7 +314,7 @@ def test_kvm_without_permission_says_what_to_do(
         raise PermissionError(13, "no")
 
     monkeypatch.delenv("RUSB_ACCEL")
-    monkeypatch.setattr("rusb.server.headless.os.open", refuse)
+    monkeypatch.setattr("rusb.server.machine.running.os.open", refuse)
     problem, found = _kvm_problem(), _accelerators()
     monkeypatch.undo()
     assert problem.startswith(
@@ -323,7 +326,7 @@ def test_kvm_without_permission_says_what_to_do(
 RUN = """
 import asyncio, sys
 from pathlib import Path
-from tests.server.test_headless import make
+from tests.server.test_running import make
 
 async def main():
     headless = make(Path(sys.argv[1]), [], enabled=False)

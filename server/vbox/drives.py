@@ -13,7 +13,7 @@ from rusb.filters.store import read_number
 
 from .document import Document, Node
 from .files import open_at_once
-from .qemu_command import disk_format, place_of
+from .model import disk_format, place_of
 from .settings import machine_node, parse_version
 
 __all__ = [

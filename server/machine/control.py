@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 
 from rusb.errors import ControlError, RusbError
 from rusb.oserrors import reason
-from rusb.usb.device import DeviceInfo, clean_text
+from rusb.usb.device import clean_text
 
-from .machine.files import belongs_to_others
-from .machine.lock import MachineLock, holder_of, lock_path
+from ..vbox.files import belongs_to_others
+from ..vbox.lock import MachineLock, holder_of, lock_path
 
 __all__ = [
     "NOBODY",
@@ -28,7 +28,6 @@ __all__ = [
     "ControlServer",
     "call",
     "control_path",
-    "describe_device",
     "running_path",
     "runtime_folder",
 ]
@@ -111,19 +110,6 @@ def runtime_folder() -> Path:
 def control_path(uuid: str) -> Path:
     """Return where the running machine *uuid* listens."""
     return runtime_folder() / f"{uuid.strip('{}').lower()}.control"
-
-
-def describe_device(info: DeviceInfo) -> dict[str, object]:
-    """Return a device as it travels over the socket."""
-    return {
-        "vendor_id": info.vendor_id,
-        "product_id": info.product_id,
-        "revision": info.bcd_device,
-        "manufacturer": info.manufacturer or "",
-        "product": info.product or "",
-        "serial": info.serial or "",
-        "port": info.port,
-    }
 
 
 def running_path(uuid: str) -> Path:

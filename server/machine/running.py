@@ -16,19 +16,21 @@ from rusb.errors import ControlError, GuestError, RusbError
 from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
-from .config import ServerConfig
+from ..config import ServerConfig
+from ..guests._qmp import Monitor
+from ..guests.base import GuestBackend
+from ..guests.loopback import LoopbackGuest
+from ..guests.qemu import QemuGuest
+from ..release_log import ReleaseLog
+from ..server import Server
+from ..state import describe_device
+from ..vbox.lock import MachineLock, lock_path
+from ..vbox.model import Hardware
+from ..vbox.settings import Machine, load_machine
+from .command_line import qemu_command
 from .console import Console
-from .control import NOBODY, ControlServer, control_path, describe_device
-from .guests._qmp import Monitor
-from .guests.base import GuestBackend
-from .guests.loopback import LoopbackGuest
-from .guests.qemu import QemuGuest
-from .hostusb import HostDevice, HostPlugs, HostUsb
-from .listener import Server
-from .machine.lock import MachineLock, lock_path
-from .machine.qemu_command import Hardware, qemu_command
-from .machine.release_log import ReleaseLog
-from .machine.settings import Machine, load_machine
+from .control import NOBODY, ControlServer, control_path
+from .host_devices import HostDevice, HostPlugs, HostUsb
 
 __all__ = ["Headless"]
 

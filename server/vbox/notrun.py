@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rusb.filters.store import read_number
 
 from .document import Document, Node
-from .qemu_command import NETWORK_CARDS
+from .model import NETWORK_CARDS
 from .serialport import SERIAL_MODES
 
 __all__ = ["parts_not_run"]

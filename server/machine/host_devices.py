@@ -18,10 +18,10 @@ from rusb.filters.model import Filter
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
-from .attachments import Attachment, why_failed
-from .guests.base import AttachedDevice, GuestBackend
-from .machine.release_log import ReleaseLog
-from .policy import SHOWS_ELSE, Policy
+from ..attachments import Attachment, why_failed
+from ..guests.base import AttachedDevice, GuestBackend
+from ..policy import SHOWS_ELSE, Policy
+from ..release_log import ReleaseLog
 
 __all__ = ["HostDevice", "HostPlugs", "HostUsb", "OpenedDevice"]
 

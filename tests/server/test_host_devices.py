@@ -13,8 +13,8 @@ from rusb.errors import BackendError, GuestError
 from rusb.filters.model import Filter
 from rusb.server.attachments import Attachment
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.hostusb import MAX_ATTACHED, MAX_WAITING, HostPlugs, _Core
-from rusb.server.machine.release_log import ReleaseLog
+from rusb.server.machine.host_devices import MAX_ATTACHED, MAX_WAITING, HostPlugs, _Core
+from rusb.server.release_log import ReleaseLog
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
@@ -282,7 +282,7 @@ async def test_the_number_of_devices_is_bounded(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MAX_ATTACHED == 64
-    monkeypatch.setattr("rusb.server.hostusb.MAX_ATTACHED", 1)
+    monkeypatch.setattr("rusb.server.machine.host_devices.MAX_ATTACHED", 1)
     first, second = await host.uuids()
     await host.plugs.attach(first)
     with pytest.raises(GuestError, match="1 devices are attached"):

@@ -15,16 +15,16 @@ import rusb.server.guests
 from rusb import plugins
 from rusb.errors import ConnectionLost, PluginError, RusbError
 from rusb.filters.model import Filter
-from rusb.rdp.ports import parse_ports
 
 from .auth import choose
 from .config import ServerConfig
 from .display.status import Picture, status_picture
 from .guests.base import AttachedDevice, GuestBackend
-from .machine.release_log import LineQuota, ReleaseLog, Terminal
 from .network import BACKLOG, bind
+from .release_log import LineQuota, ReleaseLog, Terminal
 from .security import Security
 from .session import ServerSession
+from .vbox.ports import parse_ports
 
 __all__ = ["Server", "load_guest"]
 

@@ -9,8 +9,8 @@ import pytest
 from rusb.errors import ConnectionLost, SettingsError
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.listener import Server
-from rusb.server.machine.settings import RemoteDisplay
+from rusb.server.server import Server
+from rusb.server.vbox.settings import RemoteDisplay
 from tests.lab.rusbserver import free_port
 from tests.test_whole_path import machine
 
@@ -79,7 +79,7 @@ async def test_a_name_of_which_one_address_is_ours(
         return [entry for found in both for entry in found]
 
     known = socket.getaddrinfo
-    monkeypatch.setattr("rusb.server.listener.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("rusb.server.server.socket.getaddrinfo", resolve)
     port = free_port()
     async with asyncio.timeout(20), make(tmp_path, str(port), "two.example") as server:
         assert server.port == port

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rusb.aio.state import state_folder
 from rusb.errors import ControlError
 from rusb.oserrors import reason
+from rusb.paths import state_folder
 
 from .files import belongs_to_others
 

@@ -1,0 +1,1 @@
+"""The store of machines: settings files, their drives, the registry."""
