@@ -30,3 +30,8 @@ def __getattr__(name: str) -> Any:
 
     module = import_module(f"{__name__}.{_HOMES[name]}")
     return module.Server if name == "serve" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    """Name what can be asked for, too: for ``help()`` and completion."""
+    return sorted({*globals(), *__all__})

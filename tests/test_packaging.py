@@ -1,18 +1,26 @@
 """pyproject.toml names every package, and nothing lands outside ``rusb``."""
 
+import os
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_every_package_is_listed() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
-    folders: dict[str, str] = tool["setuptools"]["package-dir"]
-    found = set()
-    for package, folder in folders.items():
-        for init in (ROOT / folder).rglob("__init__.py"):
-            rest = init.parent.relative_to(ROOT / folder).parts
-            found.add(".".join((package, *rest)))
+    found = {
+        ".".join(Path(folder).relative_to(ROOT).parts)
+        for folder, _, files in os.walk(ROOT / "rusb", followlinks=True)
+        if "__init__.py" in files
+    }
     assert set(tool["setuptools"]["packages"]) == found
-    assert {name.partition(".")[0] for name in found} == {"rusb"}
+
+
+@pytest.mark.parametrize("name", ["client", "server", "filters"])
+def test_the_checkout_has_the_shape_of_an_installation(name: str) -> None:
+    link = ROOT / "rusb" / name
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{name}"
