@@ -13,9 +13,9 @@ __all__ = ["AttachedDevice", "GuestBackend", "Server", "ServerConfig", "serve"]
 _HOMES = {
     "AttachedDevice": "guests.base",
     "GuestBackend": "guests.base",
-    "Server": "listener",
+    "Server": "server",
     "ServerConfig": "config",
-    "serve": "listener",
+    "serve": "server",
 }
 
 
