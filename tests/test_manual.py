@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from rusb.cli import main, own_commands, vbox
+from rusb.cli import main, vbox
+from rusb.cli._words import OWN
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIB = ROOT / "contrib"
-WORDS = [*own_commands(), *sorted(vbox.commands())]
+WORDS = [*OWN, *sorted(vbox.commands())]
 OPTION = re.compile(r"(?<![\w-])--?[A-Za-z0-9][\w-]*")
 STALE = "; run: make manual"
 

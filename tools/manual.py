@@ -19,9 +19,10 @@ import shtab
 from argparse_manpage.manpage import Manpage
 
 import rusb
-from rusb.cli import _rdesktop_options, module_of, own_commands, vbox
+from rusb.cli import _rdesktop_options, module_of, vbox
 from rusb.cli._status import STATUSES
 from rusb.cli._vbox_options import HelpWanted, Option
+from rusb.cli._words import OWN
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "guide" / "vboxmanage.md"
@@ -97,7 +98,7 @@ def about(word: str) -> str:
     if word in SUMMARIES:
         return SUMMARIES[word]
     is_ours = word not in vbox.commands()
-    return str(module_of(word).HELP) if is_ours else f"as VBoxManage {word}"
+    return OWN[word] if is_ours else f"as VBoxManage {word}"
 
 
 def _long(word: str) -> str:
@@ -222,7 +223,7 @@ def overview() -> str:
         "-V", "--version", action="store_true", help="print the version"
     )
     made = _manpage(parser, rusb.__doc__.removeprefix("rusb: ").rstrip("."))
-    rows = {word: about(word) for word in (*own_commands(), *sorted(vbox.commands()))}
+    rows = {word: about(word) for word in (*OWN, *sorted(vbox.commands()))}
     made.add_section("commands", "=", _definitions(rows))
     statuses = {"0": "it did what it was asked to"}
     for number, text in sorted({*STATUSES.values(), (70, "anything else")}):
@@ -272,7 +273,7 @@ def _definitions(rows: dict[str, str]) -> str:
 
 def programs() -> Iterator[argparse.ArgumentParser]:
     """Yield what each program takes."""
-    for program, own in (("rusb", own_commands()), ("VBoxManage", [])):
+    for program, own in (("rusb", OWN), ("VBoxManage", [])):
         parser = argparse.ArgumentParser(program)
         below = parser.add_subparsers(dest="command")
         for word in (*own, *sorted(vbox.commands())):
@@ -288,7 +289,7 @@ def programs() -> Iterator[argparse.ArgumentParser]:
 def main(folder: Path) -> None:
     """Write everything."""
     files = {"man/rusb.1": overview()}
-    for word in (*own_commands(), *vbox.commands()):
+    for word in (*OWN, *vbox.commands()):
         name = "rdesktop-vrdp" if word == "rdesktop" else f"rusb {word}"
         files[f"man/{name.replace(' ', '-')}.1"] = page(name, word)
     for parser in programs():

@@ -1,14 +1,13 @@
 """The command ``rusb``: one module of this package per sub-command.
 
-A sub-command's module defines ``HELP`` (one line), ``add_arguments(parser)`` and
-``run(args) -> int``; its name, with ``-`` for ``_``, is the word on the command line.
-Modules whose name begins with ``_`` are not sub-commands.
+A sub-command's module defines ``add_arguments(parser)`` and ``run(args) -> int``; its
+name, with ``-`` for ``_``, is the word on the command line, and ``_words.py`` says in
+one line what it does. Modules whose name begins with ``_`` are not sub-commands.
 """
 
 import argparse
 import importlib
 import os
-import pkgutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -21,8 +20,9 @@ from rusb.usb.device import clean_lines
 from . import vbox
 from ._hints import did_you_mean
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
+from ._words import OWN, VBOX
 
-__all__ = ["main", "module_of", "own_commands"]
+__all__ = ["main", "module_of"]
 
 
 PROGRAMS = {
@@ -47,13 +47,6 @@ NO_WINDOWS = (
 
 QUIET = ("-q", "-nologo", "--nologo")
 """Options of VBoxManage before its command: no banner, which rusb has not anyhow."""
-
-
-def own_commands() -> list[str]:
-    """Return the words of our own commands; those of VBoxManage are in ``vbox``."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    names = sorted(n for n in found if not n.startswith("_") and n != "vbox")
-    return [name.replace("_", "-") for name in names]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,17 +80,16 @@ def module_of(word: str) -> Any:
 
 def _make_parser(word: str) -> _Parser:
     module = module_of(word)
-    parser = _Parser(prog=f"rusb {word}", description=module.HELP)
+    parser = _Parser(prog=f"rusb {word}", description=OWN[word])
     module.add_arguments(parser)
     return parser
 
 
 def _overview() -> str:
     lines = ["usage: rusb COMMAND [OPTION ...]", "", "Commands:"]
-    for word in own_commands():
-        lines.append(f"  {word:<14}{module_of(word).HELP}")
+    lines += [f"  {word:<14}{what}" for word, what in OWN.items()]
     lines += ["", "'rusb COMMAND --help' tells more.", "", "As of VBoxManage:"]
-    words = " ".join(sorted(vbox.commands()))
+    words = " ".join(sorted(VBOX))
     lines += textwrap.wrap(words, 76, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
 
@@ -139,10 +131,10 @@ def _run(program: str, words: list[str]) -> int:
         ours = rusb.__version__
         print(f"{VIRTUALBOX}_rusb{ours}r0" if is_manager else f"rusb {ours}")
         return 0
-    if words[0] in vbox.commands() or words[0] in vbox.REFUSED:
+    if words[0] in VBOX or words[0] in vbox.REFUSED:
         return vbox.run(program, words[0], words[1:])
-    if words[0] not in own_commands():
-        known = [*vbox.commands(), *(() if is_manager else own_commands())]
+    if words[0] not in OWN:
+        known = [*VBOX, *(() if is_manager else OWN)]
         hint = did_you_mean(words[0], known)
         print(
             f"{program}: error: there is no command {words[0]!r}{hint or ';'}"

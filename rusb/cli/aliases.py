@@ -6,8 +6,6 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 
-HELP = "make links named VBoxManage, VBoxHeadless, rdesktop-vrdp in a directory"
-
 NAMES = ("VBoxManage", "VBoxHeadless", "VBoxVRDP", "rdesktop-vrdp")
 
 

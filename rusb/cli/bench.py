@@ -7,8 +7,6 @@ from dataclasses import asdict
 from ._bench import Figures, measure
 from ._common import add_verbose, run_async, set_up_logging
 
-HELP = "measure the URB path beside a raw TLS stream"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""

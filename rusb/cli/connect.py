@@ -21,8 +21,6 @@ from ._common import (
 )
 from ._status import EXIT_USAGE
 
-HELP = "offer USB devices of this machine to a virtual machine elsewhere"
-
 SECURITY = {
     "tls": ("tls",),
     "negotiate": ("tls", "rdp"),

@@ -17,8 +17,6 @@ from rusb.errors import RusbError
 
 from ._common import run_async
 
-HELP = "watch a USB drive travel to a guest and back, on this machine alone"
-
 _FOLDERS = ("RUSB_STATE", "RUSB_RUNTIME")
 """What keeps demos that run at the same time apart."""
 

@@ -9,8 +9,6 @@ from rusb.client.devices import load_backend
 
 from ._common import add_verbose, run_async, set_up_logging
 
-HELP = "list this machine's USB devices, and why some cannot be used"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""

@@ -8,8 +8,6 @@ from rusb.server.auth.hashes import hash_legacy, hash_password
 
 from ._common import PASSWORD_IS_SEEN
 
-HELP = "print the hash of a password, for VBoxAuthSimple"
-
 MAX_PASSWORD = 1024
 """Characters; more are never let in."""
 

@@ -8,8 +8,6 @@ import rusb.server.guests
 import rusb.wire
 from rusb import plugins
 
-HELP = "list wire protocols, device backends and guest kinds"
-
 FAMILIES = {
     "wires": rusb.wire,
     "backends": rusb.client.backends,

@@ -27,8 +27,6 @@ from .connect import SECURITY
 
 __all__ = ["main"]
 
-HELP = "the options of rdesktop-vrdp: -r usb -a 16 -N host[:port]"
-
 EX_USAGE, EX_OS_ERROR, EX_PROTOCOL = 64, 71, 76
 EXIT_BY_USER, EXIT_UNKNOWN = 62, 63
 

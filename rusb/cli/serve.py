@@ -28,8 +28,6 @@ from ._common import (
 )
 from ._user import check_guest, check_logons, drop_root, find_user
 
-HELP = "serve remote USB to a virtual machine"
-
 NAMES = uuid.UUID("6f2f8f0e-6a43-5d0c-9d6b-2f2c6c6a1f3e")
 """The name space of the UUIDs of machines that only have a name."""
 

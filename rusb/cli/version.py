@@ -4,8 +4,6 @@ import argparse
 
 import rusb
 
-HELP = "say which version this is, as --version does"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """There are no options."""

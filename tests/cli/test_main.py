@@ -1,16 +1,20 @@
 """The command itself: sub-commands, usage errors, exit statuses."""
 
+import pkgutil
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from rusb import __version__, errors
-from rusb.cli import main, vbox
+from rusb import __version__, cli, errors
+from rusb.cli import _words, main, vbox
 from rusb.cli._status import STATUSES, exit_status
+from rusb.cli.vbox import lists, running
 from tests.cli.vbox import vbox_home
 
 MACHINE = """<?xml version="1.0"?>
@@ -160,6 +164,22 @@ def called(name: str, words: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return main()
 
 
+def modules_of(package: ModuleType) -> list[str]:
+    """Return the names of a package's modules without those that begin with _."""
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def test_the_tables_of_words_have_every_command() -> None:
+    own = [name.replace("_", "-") for name in modules_of(cli) if name != "vbox"]
+    assert list(_words.OWN) == own
+    modules = {
+        name: import_module(f"rusb.cli.vbox.{name}") for name in modules_of(vbox)
+    }
+    commands = [(w, name) for name, m in modules.items() for w in m.COMMANDS]
+    assert sorted(commands) == sorted(_words.VBOX.items())
+
+
 @pytest.mark.parametrize("word", sorted(vbox.commands()))
 def test_each_command_has_a_usage(
     word: str, capsys: pytest.CaptureFixture[str]
@@ -277,7 +297,8 @@ def test_stopping_a_command_is_no_traceback(
     def fail(words: Sequence[str]) -> int:
         raise PermissionError(13, "Permission denied", "/vms/\x1b[31m")
 
-    monkeypatch.setattr(vbox, "commands", lambda: {"list": stop, "headless": fail})
+    monkeypatch.setitem(lists.COMMANDS, "list", stop)
+    monkeypatch.setitem(running.COMMANDS, "headless", fail)
     assert main(["list", "vms"]) == 130
     assert capsys.readouterr().err == ""
     assert main(["headless", "x"]) == 1

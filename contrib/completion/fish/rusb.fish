@@ -57,7 +57,7 @@ complete -c rusb -e
 complete -c rusb -f
 
 complete -c rusb -n _shtab_rusb_using -s h -l help -d 'show this help message and exit'
-complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a aliases -d 'make links named VBoxManage, VBoxHeadless, rdesktop-vrdp in a directory'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a aliases -d 'make links named VBoxManage and rdesktop-vrdp in a directory'
 complete -c rusb -n '_shtab_rusb_using aliases' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a bench -d 'measure the URB path beside a raw TLS stream'
 complete -c rusb -n '_shtab_rusb_using bench' -s h -l help -d 'show this help message and exit'

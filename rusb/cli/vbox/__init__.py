@@ -7,13 +7,13 @@ what a command's docstring has in double backquotes, and of the options that it 
 
 import importlib
 import inspect
-import pkgutil
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from rusb.cli._vbox_options import HelpWanted, Option, UsageError
+from rusb.cli._words import VBOX
 from rusb.errors import RusbError
 from rusb.oserrors import reason
 from rusb.usb.device import clean_text
@@ -30,18 +30,21 @@ BOTH = ("rusb", "VBoxManage")
 
 def commands() -> dict[str, Command]:
     """Return every command by its word."""
-    found: dict[str, Command] = {}
-    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
-        if not module.startswith("_"):
-            found |= importlib.import_module(f"{__name__}.{module}").COMMANDS
-    return found
+    return {word: _command_of(word) for word in sorted(VBOX)}
+
+
+def _command_of(word: str) -> Command:
+    """Return one of the commands; imports what it needs."""
+    module = importlib.import_module(f"{__name__}.{VBOX[word]}")
+    command: Command = module.COMMANDS[word]
+    return command
 
 
 def run(program: str, word: str, words: Sequence[str]) -> int:
     """Run a command; *program* is how messages name us."""
     if word in REFUSED:
         return _complain(program, f"{word}: {REFUSED[word]}", 1)
-    command = commands()[word]
+    command = _command_of(word)
     called = f"{program} {word}" if program in BOTH else program
     try:
         return command(words or ["--help"])
