@@ -13,7 +13,7 @@ from rusb.server.guests._stream import DeviceStream
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.usbredir import _device as device_side
-from tests.wire.test_usbredir_host import (
+from tests.wire.redir import (
     BULK,
     BULK_IN,
     CONFIGURATION_STATUS,

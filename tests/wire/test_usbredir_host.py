@@ -1,105 +1,77 @@
 """The device side of usbredir against guests that are rude, slow or hostile (T30)."""
 
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from rusb.errors import RemoteProtocolError
-from rusb.usb.descriptors import (
-    ConfigurationDescriptor,
-    DeviceDescriptor,
-    DeviceDescriptors,
-    EndpointDescriptor,
-    InterfaceDescriptor,
-)
-from rusb.usb.device import DeviceInfo
+from rusb.errors import LocalProtocolError, RemoteProtocolError
+from rusb.usb.descriptors import DeviceDescriptors, EndpointDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed
-from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
-from rusb.wire.base import DeviceReset, Ignored, UrbCancelled, UrbSubmitted
+from rusb.usb.urb import IsoPacket, UrbResult, UrbStatus
+from rusb.wire.base import (
+    DeviceClosed,
+    DeviceReset,
+    Ignored,
+    UrbCancelled,
+    UrbSubmitted,
+)
 from rusb.wire.usbredir import UsbredirDeviceSide
 from rusb.wire.usbredir import _device as device_side
 
-from .joined import messages
-
-HELLO, DISCONNECT, RESET, EP_INFO, SET_CONFIGURATION = 0, 2, 3, 5, 6
-CONFIGURATION_STATUS, START_ISO, ISO_STATUS, CANCEL, ACK = 8, 12, 14, 21, 24
-SET_ALT, START_INTERRUPT, INTERRUPT_STATUS = 9, 15, 17
-CONTROL, BULK, ISO, INTERRUPT = 100, 101, 102, 103
-SUCCESS, CANCELLED, INVAL, IOERROR, STALL = range(5)
-
-BULK_IN, BULK_OUT, POLLED, ISO_IN, ISO_OUT = 0x81, 0x02, 0x83, 0x84, 0x05
-SLOW = 0x86  # an interrupt endpoint whose bInterval is 0
-ENDPOINTS = tuple(
-    EndpointDescriptor(address, kind, size, interval)
-    for address, kind, size, interval in (
-        *((BULK_IN, 2, 512, 0), (BULK_OUT, 2, 512, 0), (POLLED, 3, 64, 4)),
-        *((ISO_IN, 1, 192, 1), (ISO_OUT, 1, 192, 0), (SLOW, 3, 8, 0)),
-    )
+from .redir import (
+    ACK,
+    ALLOC_STREAMS,
+    ALT_STATUS,
+    BABBLE,
+    BULK,
+    BULK_IN,
+    BULK_OUT,
+    CANCEL,
+    CANCELLED,
+    CONFIGURATION_STATUS,
+    CONNECT,
+    CONTROL,
+    DESCRIPTORS,
+    DISCONNECT,
+    EP_INFO,
+    FREE_STREAMS,
+    GET_ALT,
+    GET_CONFIGURATION,
+    HELLO,
+    INFO,
+    INTERFACE_INFO,
+    INTERRUPT,
+    INTERRUPT_STATUS,
+    INVAL,
+    IOERROR,
+    ISO,
+    ISO_IN,
+    ISO_OUT,
+    ISO_STATUS,
+    POLLED,
+    REJECT,
+    REPORTS,
+    RESET,
+    SET_ALT,
+    SET_CONFIGURATION,
+    STALL,
+    START_BULK,
+    START_INTERRUPT,
+    START_ISO,
+    STOP_BULK,
+    STOP_INTERRUPT,
+    STOP_ISO,
+    SUCCESS,
+    Host,
+    bulk,
+    control,
+    hello,
+    live,
+    packet,
+    packets_of,
 )
-INFO = DeviceInfo(7, 0x1209, 0x0001, speed=Speed.HIGH)
-DESCRIPTORS = DeviceDescriptors(
-    DeviceDescriptor(0x0200, 0xFF, 0, 0, 64, 0x1209, 0x0001, 0x0100),
-    (
-        ConfigurationDescriptor(
-            1, 0x80, 50, (InterfaceDescriptor(0, 0, 0xFF, 0, 0, 0, ENDPOINTS),)
-        ),
-    ),
-)
-
-
-def packet(kind: int, id: int = 0, body: bytes = b"") -> bytes:
-    return struct.pack("<IIQ", kind, len(body), id) + body
-
-
-def bulk(id: int, endpoint: int, length: int = 0, data: bytes = b"") -> bytes:
-    length = length or len(data)
-    head = struct.pack("<BBHIH", endpoint, 0, length & 0xFFFF, 0, length >> 16)
-    return packet(BULK, id, head + data)
-
-
-def control(id: int, request_type: int, length: int, data: bytes = b"") -> bytes:
-    head = (request_type & 0x80, 1, request_type, 0, 0, 0, length)
-    return packet(CONTROL, id, struct.pack("<BBBBHHH", *head) + data)
-
-
-class Host:
-    """The core with its device connected, configured and silent."""
-
-    def __init__(self) -> None:
-        self.core = UsbredirDeviceSide()
-        self.core.channel_opened(0, "", now=0)
-        self.core.announce([INFO], {INFO.id: DESCRIPTORS})
-        hello = struct.pack("<III64sI", HELLO, 68, 0, b"a guest", 0x7E)
-        self.send(hello, packet(SET_CONFIGURATION, 1, b"\1"))
-        (urb,) = self.urbs()
-        self.complete(urb)
-        self.enumeration = list(self.answers())
-
-    def send(self, *packets: bytes) -> None:
-        self.core.receive_data(0, b"".join(packets), now=0)
-
-    def urbs(self) -> list[Urb]:
-        self.events = self.core.events()
-        return [e.urb for e in self.events if isinstance(e, UrbSubmitted)]
-
-    def complete(
-        self, urb: Urb, data: bytes = b"", status: UrbStatus = UrbStatus.OK
-    ) -> None:
-        length = len(data) if urb.is_in else urb.length
-        self.core.complete_urb(INFO.id, urb.id, UrbResult(status, data, length))
-
-    def answers(self) -> Iterator[tuple[int, int, bytes]]:
-        """Type, id and body of each packet sent."""
-        raw = b"".join(messages(self.core))
-        if raw[:4] == bytes(4):  # hello, with the short header
-            raw = raw[12 + 68 :]
-        while raw:
-            kind, length, id = struct.unpack_from("<IIQ", raw)
-            yield kind, id, raw[16 : 16 + length]
-            raw = raw[16 + length :]
 
 
 @pytest.fixture
@@ -189,7 +161,7 @@ def test_isochronous_data_that_does_not_fit_is_refused(host: Host) -> None:  # T
 def test_data_for_a_stopped_stream_is_dropped(host: Host) -> None:  # T30
     host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
     urbs = host.urbs()
-    host.send(packet(16, 3, bytes((POLLED,))))
+    host.send(packet(STOP_INTERRUPT, 3, bytes((POLLED,))))
     list(host.answers())
     host.complete(urbs[0], b"late")
     assert list(host.answers()) == []
@@ -235,8 +207,8 @@ def test_a_device_is_not_offered_before_the_ack(host: Host) -> None:  # T30
 
 def test_a_hello_with_more_behind_it_and_a_second_one() -> None:  # T30
     host = Host()
-    hello = packet(HELLO, 0, struct.pack("<64sI", b"again", 0))
-    host.send(hello, bulk(9, BULK_IN, 8))
+    again = packet(HELLO, 0, struct.pack("<64sI", b"again", 0))
+    host.send(again, bulk(9, BULK_IN, 8))
     assert [u.length for u in host.urbs()] == [8]
     assert [e for e in host.events if isinstance(e, Ignored)] == [
         Ignored("a second hello")
@@ -255,8 +227,7 @@ def test_configuration_0_is_selected_where_the_device_has_it() -> None:
     core = UsbredirDeviceSide()
     core.channel_opened(0, "", now=0)
     core.announce([INFO], {INFO.id: zero})
-    hello = struct.pack("<III64sI", HELLO, 68, 0, b"a guest", 0x7E)
-    core.receive_data(0, hello + packet(SET_CONFIGURATION, 1, b"\0"), now=0)
+    core.receive_data(0, hello() + packet(SET_CONFIGURATION, 1, b"\0"), now=0)
     (urb,) = [e.urb for e in core.events() if isinstance(e, UrbSubmitted)]
     assert urb.setup == SetupPacket.set_configuration(0)
 
@@ -436,3 +407,403 @@ def test_a_length_that_is_absurd_ends_the_stream(host: Host) -> None:
             host.send(struct.pack("<IIQ", BULK, 0xFFFFFFFF, 9))
     host.core.channel_closed(0)
     assert not any(isinstance(e, UrbCancelled) for e in host.core.events())
+
+
+# ------------------------------------------ configuration and settings (7) ----
+
+
+def test_what_is_selected_is_answered_without_the_device(host: Host) -> None:
+    host.send(packet(GET_CONFIGURATION, 8), packet(GET_ALT, 9, b"\1"))
+    host.send(packet(GET_ALT, 10, b"\x09"), packet(SET_CONFIGURATION, 11, b"\1"))
+    assert host.urbs() == []
+    assert list(host.answers()) == [
+        (CONFIGURATION_STATUS, 8, bytes((SUCCESS, 1))),
+        (ALT_STATUS, 9, bytes((SUCCESS, 1, 0))),
+        (ALT_STATUS, 10, bytes((INVAL, 9, 0xFF))),
+        (CONFIGURATION_STATUS, 11, bytes((SUCCESS, 1))),
+    ]
+
+
+def test_a_change_is_described_before_it_is_confirmed(host: Host) -> None:
+    host.send(packet(SET_ALT, 9, b"\1\1"))
+    (urb,) = host.urbs()
+    assert urb.setup == SetupPacket.set_interface(1, 1)
+    assert list(host.answers()) == []
+    host.complete(urb)
+    infos, endpoints, status = host.answers()
+    assert (infos[0], endpoints[0]) == (INTERFACE_INFO, EP_INFO)
+    assert endpoints[2][16 | 8] == 2  # the bulk endpoint of the new setting
+    assert status == (ALT_STATUS, 9, bytes((SUCCESS, 1, 1)))
+    host.send(packet(GET_ALT, 10, b"\1"))
+    assert list(host.answers()) == [(ALT_STATUS, 10, bytes((SUCCESS, 1, 1)))]
+
+
+def test_a_change_that_fails_leaves_what_was_selected(host: Host) -> None:
+    host.send(packet(SET_ALT, 9, b"\1\1"), packet(SET_CONFIGURATION, 10, b"\2"))
+    for urb in host.urbs():
+        host.complete(urb, status=UrbStatus.STALL)
+    assert list(host.answers()) == [
+        (ALT_STATUS, 9, bytes((IOERROR, 1, 0))),
+        (CONFIGURATION_STATUS, 10, bytes((IOERROR, 1))),
+    ]
+
+
+def test_a_setting_that_the_device_takes_and_never_described_fails(host: Host) -> None:
+    host.send(packet(SET_ALT, 9, b"\1\7"))
+    (urb,) = host.urbs()
+    host.complete(urb)
+    assert list(host.answers()) == [(ALT_STATUS, 9, bytes((IOERROR, 1, 0)))]
+    host.send(packet(SET_CONFIGURATION, 10, b"\7"))
+    (urb,) = host.urbs()
+    host.complete(urb)
+    assert list(host.answers()) == [(CONFIGURATION_STATUS, 10, bytes((IOERROR, 1)))]
+
+
+def test_an_unknown_interface_has_no_settings(host: Host) -> None:
+    host.send(packet(SET_ALT, 9, b"\5\0"))
+    assert host.urbs() == []
+    assert list(host.answers()) == [(ALT_STATUS, 9, bytes((INVAL, 5, 0xFF)))]
+
+
+def test_a_setting_stops_its_own_interface_alone(host: Host) -> None:
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))), bulk(3, BULK_IN, 8))
+    *_, pending = host.urbs()
+    list(host.answers())
+    host.send(packet(SET_ALT, 4, b"\1\1"))
+    (setting,) = host.urbs()
+    assert [e for e in host.events if isinstance(e, UrbCancelled)] == []
+    host.complete(setting)
+    host.complete(pending, b"kept")
+    assert (BULK, 3) in [(kind, id) for kind, id, _ in host.answers()]
+    host.send(packet(SET_ALT, 5, b"\0\0"))
+    host.urbs()
+    assert len([e for e in host.events if isinstance(e, UrbCancelled)]) == 5
+
+
+def test_a_configuration_ends_everything_before_it(host: Host) -> None:
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))), bulk(3, BULK_IN, 8))
+    urbs = host.urbs()
+    list(host.answers())
+    host.send(packet(SET_CONFIGURATION, 4, b"\0"))
+    (setting,) = host.urbs()
+    cancelled = {e.urb_id for e in host.events if isinstance(e, UrbCancelled)}
+    assert cancelled == {urb.id for urb in urbs}
+    host.complete(setting)
+    (answer, infos, endpoints, status) = host.answers()
+    assert answer[:2] == (BULK, 3)
+    assert infos == (INTERFACE_INFO, 0, bytes(132))  # nothing is selected
+    assert set(endpoints[2][:32]) == {0, 255}
+    assert status == (CONFIGURATION_STATUS, 4, bytes((SUCCESS, 0)))
+    host.send(bulk(5, BULK_IN, 8))
+    assert host.urbs() == []
+
+
+def test_the_request_of_a_setting_cannot_be_cancelled(host: Host) -> None:
+    host.send(packet(SET_ALT, 9, b"\1\1"), packet(CANCEL, 9))
+    (urb,) = host.urbs()
+    assert not [e for e in host.events if isinstance(e, UrbCancelled)]
+    host.complete(urb)
+    assert list(host.answers())[-1] == (ALT_STATUS, 9, bytes((SUCCESS, 1, 1)))
+
+
+def test_after_a_reset_the_device_is_as_the_guest_believes_it(host: Host) -> None:
+    host.send(packet(SET_ALT, 9, b"\1\1"))
+    (urb,) = host.urbs()
+    host.complete(urb)
+    list(host.answers())
+    host.send(packet(RESET))
+    restored = host.urbs()
+    assert isinstance(host.events[0], DeviceReset)
+    assert [urb.setup for urb in restored] == [
+        SetupPacket.set_configuration(1),
+        SetupPacket.set_interface(1, 1),
+    ]
+    for urb in restored:
+        host.complete(urb)
+    assert list(host.answers()) == []  # the guest asked for none of it
+    host.send(packet(GET_ALT, 10, b"\1"))
+    assert list(host.answers()) == [(ALT_STATUS, 10, bytes((SUCCESS, 1, 1)))]
+
+
+def test_a_reset_says_of_each_stream_that_it_stopped(host: Host) -> None:
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+    host.send(packet(START_ISO, 3, bytes((ISO_IN, 1, 1))))
+    list(host.answers())
+    host.send(packet(RESET))
+    assert list(host.answers()) == [
+        (INTERRUPT_STATUS, 0, bytes((STALL, POLLED))),
+        (ISO_STATUS, 0, bytes((STALL, ISO_IN))),
+    ]
+
+
+# ---------------------------------------------------- streams (9.2, 10) ----
+
+
+def test_reports_go_out_with_an_answer_each(host: Host) -> None:
+    host.send(live(INTERRUPT, REPORTS, b"report", id=77))
+    (urb,) = host.urbs()
+    assert (urb.endpoint, bytes(urb.data)) == (REPORTS, b"report")
+    host.complete(urb)
+    assert list(host.answers()) == [
+        (INTERRUPT, 77, struct.pack("<BBH", REPORTS, SUCCESS, 6))
+    ]
+
+
+def test_what_a_polled_endpoint_brings_is_numbered(host: Host) -> None:
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+    urbs = host.urbs()
+    assert [(u.endpoint, u.length) for u in urbs] == [(POLLED, 64)] * 5
+    host.complete(urbs[0], b"one")
+    host.complete(urbs[1], status=UrbStatus.OVERFLOW)
+    host.complete(urbs[2], b"two")
+    assert list(host.answers()) == [
+        (INTERRUPT_STATUS, 2, bytes((SUCCESS, POLLED))),
+        (INTERRUPT, 0, struct.pack("<BBH", POLLED, SUCCESS, 3) + b"one"),
+        (INTERRUPT, 1, struct.pack("<BBH", POLLED, BABBLE, 0)),
+        (INTERRUPT, 2, struct.pack("<BBH", POLLED, SUCCESS, 3) + b"two"),
+    ]
+    assert len(host.urbs()) == 3  # five are in flight again
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "body"),
+    [
+        (START_INTERRUPT, INTERRUPT_STATUS, bytes((POLLED,))),
+        (START_ISO, ISO_STATUS, bytes((ISO_IN, 1, 1))),
+    ],
+)
+def test_a_stream_is_started_once_and_where_there_is_one(
+    host: Host, kind: int, answer: int, body: bytes
+) -> None:
+    wrong = bytes((BULK_IN,)) + body[1:]
+    absent = bytes((0x8F,)) + body[1:]
+    host.send(packet(kind, 2, body), packet(kind, 3, body))
+    count = len(host.urbs())
+    host.send(packet(kind, 4, wrong), packet(kind, 5, absent))
+    assert host.urbs() == []
+    assert count in (1, 5)
+    assert [(kind, id, body[0]) for kind, id, body in host.answers()] == [
+        *((answer, 2, SUCCESS), (answer, 3, INVAL)),
+        *((answer, 4, STALL), (answer, 5, STALL)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "answer", "body"),
+    [
+        (START_INTERRUPT, STOP_INTERRUPT, INTERRUPT_STATUS, bytes((POLLED,))),
+        (START_ISO, STOP_ISO, ISO_STATUS, bytes((ISO_IN, 1, 3))),
+    ],
+)
+def test_a_stream_that_is_stopped_cancels_and_starts_anew(
+    host: Host, start: int, stop: int, answer: int, body: bytes
+) -> None:
+    host.send(packet(start, 2, body))
+    urbs = host.urbs()
+    list(host.answers())
+    for id in (3, 4):  # stopping what is stopped is fine
+        host.send(packet(stop, id, body[:1]))
+    host.urbs()
+    cancelled = {e.urb_id for e in host.events if isinstance(e, UrbCancelled)}
+    assert cancelled == {urb.id for urb in urbs}
+    assert list(host.answers()) == [
+        (answer, id, bytes((SUCCESS, body[0]))) for id in (3, 4)
+    ]
+    host.send(packet(start, 5, body))
+    assert len(host.urbs()) == len(urbs)
+
+
+def iso(parts: list[tuple[bytes, UrbStatus]]) -> UrbResult:
+    data = b"".join(data for data, _ in parts)
+    packets = tuple(IsoPacket(len(data), status) for data, status in parts)
+    return UrbResult(UrbStatus.OK, data, len(data), packets)
+
+
+def test_each_isochronous_packet_has_its_own_outcome(host: Host) -> None:
+    host.send(packet(START_ISO, 2, bytes((ISO_IN, 3, 1))))
+    (urb,) = host.urbs()
+    list(host.answers())
+    result = iso([(b"aa", UrbStatus.OK), (b"b", UrbStatus.CRC), (b"c", UrbStatus.OK)])
+    host.core.complete_urb(INFO.id, urb.id, result)
+    assert list(host.answers()) == [
+        (ISO, 0, struct.pack("<BBH", ISO_IN, SUCCESS, 2) + b"aa"),
+        (ISO, 1, struct.pack("<BBH", ISO_IN, IOERROR, 0)),
+        (ISO, 2, struct.pack("<BBH", ISO_IN, SUCCESS, 1) + b"c"),
+    ]
+
+
+def test_what_is_dropped_for_a_guest_that_does_not_read_is_counted(host: Host) -> None:
+    host.send(packet(START_ISO, 2, bytes((ISO_IN, 1, 1))))
+    list(host.answers())
+    for is_congested in (False, True, False):
+        host.core.congest(is_congested)
+        (urb,) = host.urbs()
+        host.core.complete_urb(INFO.id, urb.id, iso([(b"x", UrbStatus.OK)]))
+    assert [(kind, id) for kind, id, _ in host.answers()] == [(ISO, 0), (ISO, 2)]
+
+
+def test_isochronous_output_begins_at_half_of_its_buffer(host: Host) -> None:
+    """Two transfers of two packets: half of what was asked for is the jitter buffer."""
+    host.send(packet(START_ISO, 2, bytes((ISO_OUT, 2, 2))))
+    host.send(live(ISO, ISO_OUT, b"1"))
+    assert host.urbs() == []
+    host.core.congest(False)  # that a guest reads again starts no output
+    assert host.urbs() == []
+    host.send(live(ISO, ISO_OUT, b"22"))
+    (first,) = host.urbs()
+    assert (bytes(first.data), first.packets) == (b"122", (1, 2))
+    host.send(*(live(ISO, ISO_OUT, b"3") for _ in range(4)))
+    (second,) = host.urbs()  # no more than two in flight
+    host.core.complete_urb(INFO.id, first.id, UrbResult(UrbStatus.OK))
+    (third,) = host.urbs()
+    for urb in (second, third):
+        host.core.complete_urb(INFO.id, urb.id, UrbResult(UrbStatus.OK))
+    host.send(live(ISO, ISO_OUT, b"4"))  # it ran dry: half must be there again
+    assert host.urbs() == []
+    host.send(live(ISO, ISO_OUT, b"5"))
+    (fourth,) = host.urbs()
+    assert bytes(fourth.data) == b"45"
+    assert [kind for kind, _, _ in host.answers()] == [ISO_STATUS]  # of its start
+
+
+def test_isochronous_output_that_overflows_loses_half(host: Host) -> None:
+    host.send(packet(START_ISO, 2, bytes((ISO_OUT, 1, 4))))
+    host.send(*(live(ISO, ISO_OUT, bytes((i,))) for i in range(9)))
+    urbs = host.urbs()  # 0 to 3 go at once, 4 to 7 wait, 8 is too much: 4 and 5 go
+    for urb in urbs:
+        host.core.complete_urb(INFO.id, urb.id, UrbResult(UrbStatus.OK))
+    urbs += host.urbs()
+    assert b"".join(bytes(u.data) for u in urbs) == bytes((0, 1, 2, 3, 6, 7, 8))
+
+
+@pytest.mark.parametrize("endpoint", [ISO_IN, ISO_OUT])
+def test_an_isochronous_stream_that_fails_has_stopped(
+    host: Host, endpoint: int
+) -> None:
+    host.send(packet(START_ISO, 2, bytes((endpoint, 1, 1))))
+    host.send(live(ISO, ISO_OUT, b"x"))
+    urb = host.urbs()[0]
+    list(host.answers())
+    host.core.complete_urb(INFO.id, urb.id, UrbResult(UrbStatus.IO_ERROR))
+    assert list(host.answers()) == [(ISO_STATUS, 0, bytes((STALL, endpoint)))]
+    assert host.urbs() == []
+    host.send(packet(START_ISO, 3, bytes((endpoint, 1, 1))))
+    assert list(host.answers()) == [(ISO_STATUS, 3, bytes((SUCCESS, endpoint)))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(ALLOC_STREAMS, 8), (FREE_STREAMS, 4), (START_BULK, 10), (STOP_BULK, 5)],
+)
+def test_streams_that_are_not_offered_are_skipped(kind: int, size: int) -> None:  # T30
+    """QEMU announces them; both ends must have them for either to ask."""
+    core = UsbredirDeviceSide()
+    core.channel_opened(0, "", now=0)
+    core.announce([INFO], {INFO.id: DESCRIPTORS})
+    core.receive_data(0, hello(0xFF) + packet(kind, 2, bytes(size)), now=0)
+    (ignored,) = [e for e in core.events() if isinstance(e, Ignored)]
+    assert ignored.reason.endswith("without the capability for it")
+    kinds = [kind for kind, _, _ in packets_of(core)]
+    assert kinds == [INTERFACE_INFO, EP_INFO, CONNECT]
+
+
+def test_a_high_speed_stream_has_several_packets_a_microframe() -> None:
+    three = EndpointDescriptor(ISO_IN, 1, 0x1400, 1)  # 3 x 1024
+    host = Host.with_endpoints(three)
+    infos = [body for kind, _, body in host.enumeration if kind == EP_INFO]
+    assert infos[-1][96 + 2 * 20 : 98 + 2 * 20] == (3072).to_bytes(2, "little")
+    host.send(packet(START_ISO, 2, bytes((ISO_IN, 1, 1))))
+    assert [u.packets for u in host.urbs()] == [(3072,)]
+
+
+# -------------------------------------------------- hello, connect, reject ----
+
+
+def test_a_guest_that_refuses_gets_no_answer_and_no_device(host: Host) -> None:
+    """It has detached it already, and is not offered it again (6.3)."""
+    host.send(bulk(9, BULK_IN, 8), packet(START_INTERRUPT, 2, bytes((POLLED,))))
+    urbs = host.urbs()
+    list(host.answers())
+    host.send(packet(REJECT))
+    host.urbs()
+    assert host.events[-1] == DeviceClosed(INFO.id)
+    cancelled = {e.urb_id for e in host.events if isinstance(e, UrbCancelled)}
+    assert cancelled == {urb.id for urb in urbs}
+    host.send(packet(RESET))
+    assert host.urbs() == []
+    assert host.events == [Ignored("packet of type 3, no device")]
+    host.core.device_lost(INFO.id)
+    assert list(host.answers()) == []
+
+
+def test_before_hello_nothing_is_understood_and_nothing_said() -> None:
+    core = UsbredirDeviceSide()
+    core.channel_opened(0, "", now=0)
+    core.announce([INFO], {INFO.id: DESCRIPTORS})
+    short = struct.pack("<III63x", HELLO, 63, 0)
+    core.receive_data(0, short + struct.pack("<III", RESET, 0, 0), now=0)
+    assert core.events() == [
+        Ignored("hello of 63 bytes"),
+        Ignored("packet of type 3 before hello"),
+    ]
+    core.announce([])
+    core.announce([INFO], {INFO.id: DESCRIPTORS})
+    assert list(packets_of(core)) == []
+    core.receive_data(0, hello(), now=0)
+    kinds = [kind for kind, _, _ in packets_of(core)]
+    assert kinds == [INTERFACE_INFO, EP_INFO, CONNECT]
+
+
+def test_a_device_that_is_configured_is_announced_so() -> None:
+    core = UsbredirDeviceSide(configuration=1)
+    core.channel_opened(0, "", now=0)
+    core.receive_data(0, hello(), now=0)
+    core.announce([INFO], {INFO.id: DESCRIPTORS})
+    infos, endpoints, _ = packets_of(core)
+    assert infos[2][:4] == b"\2\0\0\0"
+    assert endpoints[2][16 | 1] == 2
+
+
+def test_a_superspeed_device_has_control_packets_of_512_bytes() -> None:
+    """Its bMaxPacketSize0 is an exponent."""
+    core = UsbredirDeviceSide()
+    core.channel_opened(0, "", now=0)
+    core.receive_data(0, hello(), now=0)
+    core.announce([replace(INFO, speed=Speed.SUPER)], {INFO.id: DESCRIPTORS})
+    _, (_, _, endpoints), (_, _, connect) = packets_of(core)
+    assert endpoints[96:98] == endpoints[96 + 32 : 98 + 32] == b"\0\2"
+    assert connect[0] == 3
+
+
+def test_another_device_takes_the_place_after_the_ack(host: Host) -> None:
+    host.send(bulk(9, BULK_IN, 8))
+    other = replace(INFO, product_id=2)
+    host.core.announce([other], {INFO.id: DESCRIPTORS})
+    assert [kind for kind, _, _ in host.answers()] == [BULK, DISCONNECT]
+    host.send(packet(ACK))
+    assert [kind for kind, _, _ in host.answers()] == [4, 5, 1]
+
+
+def test_a_guest_without_acks_gets_the_next_device_at_once() -> None:
+    core = UsbredirDeviceSide()
+    core.channel_opened(0, "", now=0)
+    core.receive_data(0, hello(0x7E & ~8), now=0)
+    core.announce([INFO], {INFO.id: DESCRIPTORS})
+    core.device_lost(INFO.id)
+    core.announce([INFO], {INFO.id: DESCRIPTORS})
+    assert [kind for kind, _, _ in packets_of(core)] == [4, 5, 1, DISCONNECT, 4, 5, 1]
+
+
+def test_a_stream_has_one_device_that_is_described(host: Host) -> None:
+    with pytest.raises(LocalProtocolError, match="carries one device"):
+        host.core.announce([INFO, replace(INFO, id=8)], {})
+    with pytest.raises(LocalProtocolError, match="needs the device's descriptors"):
+        UsbredirDeviceSide().announce([INFO], {8: DESCRIPTORS})
+
+
+def test_a_closed_stream_takes_nothing(host: Host) -> None:
+    host.send(bulk(9, BULK_IN, 8))
+    host.core.channel_closed(0)
+    with pytest.raises(RemoteProtocolError, match="stream is closed"):
+        host.send(bulk(10, BULK_IN, 8))
+    assert host.core.next_deadline() is None  # nor does it wait for anything

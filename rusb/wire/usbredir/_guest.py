@@ -188,9 +188,7 @@ class UsbredirGuestSide(GuestSide):
             self._cancelled.add(urb_id)
             self._packet(Type.CANCEL, wire_id)
             return
-        stream = self._streams.get(urb.endpoint)
-        if stream is not None and urb in stream.waiting:
-            stream.waiting.remove(urb)
+        self._streams[urb.endpoint].waiting.remove(urb)
         self._finish(urb_id, UrbResult(UrbStatus.CANCELLED))
 
     # ------------------------------------------------------------ transfers ----
