@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import rusb.client.backends
 from rusb import plugins
@@ -22,19 +23,48 @@ MAX_ID = 0xFFFF  # vrdpusb.md S6: larger ids confuse the real server
 
 
 def load_backend(text: str, *, force: bool = False) -> DeviceBackend:
-    """Make a backend from ``NAME`` or ``NAME:ADDRESS``.
+    """Make a backend from ``NAME[:ADDRESS]`` or ``FILE.py:CLASS[:ADDRESS]``.
+
+    CLASS is a :class:`DeviceBackend`, or an emulated device, which is then plugged in.
 
     Raises:
-        PluginError: there is no such backend.
+        PluginError: there is no such backend, or it is broken.
         BackendError: the backend does not understand the address.
     """
     name, _, address = text.partition(":")
-    plugin = plugins.load(rusb.client.backends, name)
-    if not (isinstance(plugin, type) and issubclass(plugin, DeviceBackend)):
-        raise PluginError(f"backend {name!r} is broken: PLUGIN is {plugin!r}")
-    backend = plugin(address or None)
+    if name.endswith(".py"):
+        backend = _load_file(Path(name), address)
+    else:
+        plugin = plugins.load(rusb.client.backends, name)
+        if not (isinstance(plugin, type) and issubclass(plugin, DeviceBackend)):
+            raise PluginError(f"backend {name!r} is broken: PLUGIN is {plugin!r}")
+        backend = plugin(address or None)
     backend.force = force
     return backend
+
+
+def _load_file(path: Path, rest: str) -> DeviceBackend:
+    """Make a backend of a class in a file; *rest* is ``CLASS[:ADDRESS]``."""
+    from .backends.emulated import EmulatedBackend, EmulatedDevice
+
+    name, _, address = rest.partition(":")
+    if not name:
+        raise PluginError(f"which class of {path}? Write {path}:CLASS")
+    found = plugins.load_file(path, name)
+    if isinstance(found, type) and issubclass(found, DeviceBackend):
+        return found(address or None)
+    if not (isinstance(found, type) and issubclass(found, EmulatedDevice)):
+        raise PluginError(
+            f"{path}: {name} is neither a DeviceBackend nor an EmulatedDevice"
+        )
+    if address:
+        raise PluginError(f"{path}: {name} is a device, which takes no address")
+    make: Callable[[], EmulatedDevice] = found
+    try:
+        device = make()
+    except Exception as error:  # whatever people's own code does when it runs
+        raise PluginError(f"{path}: {name}: {plugins.tell(error)}") from error
+    return EmulatedBackend(devices=[device])
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--backend",
         action="append",
-        metavar="NAME[:ADDRESS]",
-        help="where devices come from (libusb, emulated); may be given several times",
+        metavar="NAME[:ADDRESS]|FILE.py:CLASS",
+        help="where devices come from: libusb (default), emulated, another one that"
+        " 'rusb plugins' lists, or a class in a file; may be given several times",
     )
     add("--force", action="store_true", help="as with 'rusb connect --force'")
     add_verbose(parser)

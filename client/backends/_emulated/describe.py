@@ -24,6 +24,7 @@ def describe(
     speed: Speed,
     product_id: int,
     *members: InterfaceDescriptor | InterfaceAssociation,
+    vendor_id: int = VENDOR_ID,
     device_class: tuple[int, int, int] = (0, 0, 0),
     attributes: int = 0x80,
     max_power_ma: int = 100,
@@ -32,8 +33,9 @@ def describe(
 
     Args:
         speed: full, high or super.
-        product_id: idProduct, under :data:`VENDOR_ID`.
+        product_id: idProduct.
         members: what the configuration has, in order.
+        vendor_id: idVendor; by default one whose product ids up to 0010 are for tests.
         device_class: class, subclass and protocol of the device descriptor.
         attributes: bmAttributes of the configuration.
         max_power_ma: what it draws, milliamperes.
@@ -43,7 +45,7 @@ def describe(
         0x0320 if is_super else 0x0200,
         *device_class,
         9 if is_super else 64,  # SuperSpeed states it as a power of two
-        VENDOR_ID,
+        vendor_id,
         product_id,
         0x0100,
         manufacturer=1,
