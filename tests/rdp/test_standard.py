@@ -1,6 +1,7 @@
 """Keys, streams and certificates of standard RDP security: every vector."""
 
 import secrets
+import struct
 from typing import Any
 
 import pytest
@@ -126,6 +127,30 @@ def test_a_certificate_cut_short(size: int) -> None:
 )
 def test_what_is_no_certificate(bad: bytes) -> None:
     with pytest.raises(ParseError):
+        parse_certificate(bad)
+
+
+def proprietary(modulus: bytes, exponent: int, *, said: int = 0) -> bytes:
+    """A proprietary certificate of any key; *said* replaces the modulus' size."""
+    size = said or len(modulus) + 8
+    blob = b"RSA1" + struct.pack("<4I", size, 8 * len(modulus), 0, exponent)
+    blob += modulus + bytes(8)
+    return struct.pack("<III2H", 1, 1, 1, 6, len(blob)) + blob
+
+
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        (proprietary(b"\1" * 64, 3, said=8), "RSA modulus of 0 bytes"),
+        (proprietary(b"\1" * 64, 3, said=0xFFFF), "RSA modulus of 65527 bytes"),
+        (proprietary(b"\1" * 63 + b"\0", 3), "RSA key of 63 bytes"),
+        (proprietary(b"\1" * 64, 1), "exponent 1"),
+        (proprietary(b"\2" + b"\1" * 63, 3), "RSA key of 64 bytes"),  # it is even
+    ],
+)
+def test_t05_keys_that_nobody_should_use(bad: bytes, match: str) -> None:
+    parse_certificate(proprietary(b"\1" * 64, 3))
+    with pytest.raises(ParseError, match=match):
         parse_certificate(bad)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rusb.errors import NegotiationError, RemoteProtocolError
+from rusb.errors import NegotiationError, ParseError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
 from rusb.rdp.bitmaps import Picture
@@ -299,6 +299,21 @@ def test_a_low_server_sends_in_clear_and_no_other_may() -> None:
     peer.answer(secured(level=2))
     with pytest.raises(RemoteProtocolError, match="in clear"):
         peer.send(bytes(4) + pdu)
+
+
+def test_t05_on_the_fast_path_too_all_is_encrypted_but_what_a_low_server_sends() -> (
+    None
+):
+    keys = derive_keys(bytes(32), bytes(32), 2)
+    in_clear = b"\0\x05abc"
+    for is_low, is_server in ((False, False), (False, True), (True, True)):
+        security = StandardSecurity(keys, 2, is_server=is_server, is_low=is_low)
+        with pytest.raises(RemoteProtocolError, match="fast-path packet in clear"):
+            security.unwrap_fast(in_clear)
+    low = StandardSecurity(keys, 2, is_server=False, is_low=True)
+    assert low.unwrap_fast(in_clear) == (0, b"abc")
+    with pytest.raises(ParseError, match="encrypted fast-path packet of 7 bytes"):
+        low.unwrap_fast(b"\x80\x09" + bytes(7))
 
 
 def test_the_encrypted_pdus_of_the_original_server() -> None:

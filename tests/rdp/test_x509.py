@@ -6,9 +6,9 @@ import struct
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from rusb.errors import RemoteProtocolError
+from rusb.errors import ParseError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
 from rusb.rdp.gcc import ServerBlocks
@@ -16,14 +16,14 @@ from rusb.rdp.standard import RsaKey, parse_certificate
 from tests.rdp.joined import Joined
 from tests.rdp.test_standard_sessions import KEY, Peer, encrypted, secured
 
+Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
 
 def self_signed(key: rsa.RSAPrivateKey, name: str = "server") -> bytes:
     return issued(key, name, key, name)
 
 
-def issued(
-    key: rsa.RSAPrivateKey, subject: str, by: rsa.RSAPrivateKey, issuer: str
-) -> bytes:
+def issued(key: Key, subject: str, by: Key, issuer: str) -> bytes:
     names = [
         x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         for name in (subject, issuer)
@@ -103,3 +103,11 @@ def x509_of_version(version: int) -> bytes:
 def test_t05_a_certificate_of_a_version_that_no_x509_has() -> None:
     with pytest.raises(RemoteProtocolError):
         Peer().answer(secured(certificate=x509_of_version(7)))
+
+
+def test_a_certificate_of_another_kind_of_key() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    der = issued(key, "server", key, "server")
+    chain = struct.pack("<III", 2, 1, len(der)) + der
+    with pytest.raises(ParseError, match="has no RSA key"):
+        parse_certificate(chain)
