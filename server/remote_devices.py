@@ -20,7 +20,7 @@ from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .policy import SHOWS_ELSE, Policy
 from .release_log import RemoteLog
-from .state import describe_device
+from .state import DeviceState, Verdict
 from .vbox.settings import Machine
 
 __all__ = ["DeviceHost", "RemoteDevices"]
@@ -62,7 +62,7 @@ class _Device:
         self.unlisted = asyncio.Event()
         self.wake = asyncio.Event()  # one of these, or the filters changed
         self.done = asyncio.Event()  # detached; its id may be used again
-        self.verdict = ""
+        self.verdict: Verdict | None = None
         self.why = ""  # it is over
         self.is_retried = False  # the filters changed: it may be tried again
         self.is_logged_gone = False
@@ -153,20 +153,22 @@ class RemoteDevices:
         """Devices on their way into the guest, in it, or on their way out."""
         return len(self._attached)
 
-    def describe(self) -> list[dict[str, object]]:
-        """The client's devices; ``attached`` says whether the guest has each."""
-        return [
-            describe_device(d.info)
-            | {
-                "uuid": d.uuid,
-                "address": f"REMOTEUSB0x{d.info.id:08X}&0x{self._number:08X}",
-                "attached": d.plugged is not None,
-                "verdict": d.verdict,
-                "interfaces": d.interfaces
-                and [[number, sorted(codes)] for number, codes in d.interfaces.items()],
-            }
+    def state(self) -> tuple[DeviceState, ...]:
+        """The client's devices, attached or not."""
+        return tuple(
+            DeviceState.of(
+                d.info,
+                uuid=d.uuid,
+                address=f"REMOTEUSB0x{d.info.id:08X}&0x{self._number:08X}",
+                attached=d.plugged is not None,
+                name=d.plugged.name if d.plugged else "",
+                client=self._number,
+                verdict=d.verdict,
+                problem=d.why if d.over.is_set() else "",
+                interfaces=d.interfaces,
+            )
             for d in self._listed.values()
-        ]
+        )
 
     def reconsider(self) -> None:
         """The machine's filters have changed: look at every device again."""
@@ -300,15 +302,15 @@ class RemoteDevices:
         """Do the machine's filters want the device now? The log has every change."""
         machine = self._host.machine
         decision = decide(machine.filters, device.info, interfaces=device.interfaces)
-        verdict = str(decision)
+        verdict = Verdict(decision.matched, str(decision), decision.index)
         if not machine.usb_controllers:
-            verdict = "the machine has no USB controller"
+            verdict = Verdict(False, "the machine has no USB controller")
         if verdict != device.verdict:
             device.verdict = verdict
-            self._log.write(f"Remote USB: {device.info}: {verdict}")
-            if not decision.matched or not machine.usb_controllers:
-                self._say_cure(device, verdict)
-        return decision.matched and bool(machine.usb_controllers)
+            self._log.write(f"Remote USB: {device.info}: {verdict.reason}")
+            if not verdict.admitted:
+                self._say_cure(device, verdict.reason)
+        return verdict.admitted
 
     def _policy(self) -> Policy:
         guest = self._host.guest
@@ -336,7 +338,7 @@ class RemoteDevices:
         if why := self._host.lacks_room(self._number):
             self._log.write(f"Remote USB: {info}: refused: {why}")
             self._terminal.write(f"{info}: refused: {why}")
-            device.end("")
+            device.end(why)
             return
         number = self._host.next_number()
         attachment = Attachment(
@@ -385,7 +387,8 @@ class RemoteDevices:
         self._log.write(
             f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
         )
-        self._terminal.write(f"{info}: in use by the guest, {device.verdict}")
+        assert device.verdict is not None
+        self._terminal.write(f"{info}: in use by the guest, {device.verdict.reason}")
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
@@ -398,8 +401,8 @@ class RemoteDevices:
         self._attached.pop(device.info.id, None)
         if device.plugged is not None:
             device.plugged = None
-            stopped = "the server stops"
-            why = device.why or device.verdict or stopped
+            assert device.verdict is not None
+            why = device.why or device.verdict.reason
             self._log.write(f"VUSB: Detached '{attachment}'")
             self._log.write(f"Remote USB: {device.info} was detached: {why}")
             self._terminal.write(f"{device.info}: detached: {why}")

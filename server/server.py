@@ -24,6 +24,7 @@ from .network import BACKLOG, bind
 from .release_log import LineQuota, ReleaseLog, Terminal
 from .security import Security
 from .session import ServerSession
+from .state import ClientState, DeviceState, DisplayState
 from .vbox.ports import parse_ports
 
 __all__ = ["Server", "load_guest"]
@@ -138,8 +139,8 @@ class Server:
         self._complaints = 0
         self._lines: dict[tuple[str, bool], LineQuota] = {}
         self._logons = 0
-        self._last: dict[str, object] | None = None
-        self._totals = {"sent": 0, "received": 0}
+        self._last: ClientState | None = None
+        self._sent = self._received = 0  # by clients that are gone
         self._is_closed = False
         self._stale: set[ServerSession] = set()  # their picture is old
         self._draw_due: asyncio.Handle | None = None
@@ -198,21 +199,27 @@ class Server:
         if self._owns_log:
             self.log.close()
 
-    def describe(self) -> dict[str, object]:
-        """Who is connected with what: what ``showvminfo`` shows (filters.md 3.7)."""
-        sessions = sorted(self._sessions, key=lambda session: session.number)
-        clients = [s.describe() for s in sessions if s.is_logged_on]
-        now = {k: sum(int(str(c[k])) for c in clients) for k in ("sent", "received")}
-        return {
-            "clients": clients,
-            "clients_so_far": self._logons,
-            "last": self._last,
-            "sent_total": self._totals["sent"] + now["sent"],
-            "received_total": self._totals["received"] + now["received"],
-            "remote": [
-                row for s in sessions if s.devices for row in s.devices.describe()
-            ],
-        }
+    def state(self) -> DisplayState:
+        """Who is connected: what ``showvminfo`` shows (filters.md 3.7)."""
+        clients = tuple(s.state() for s in self._in_order() if s.is_logged_on)
+        return DisplayState(
+            self.machine.remote_display,
+            self.port,
+            clients=clients,
+            clients_so_far=self._logons,
+            last=self._last,
+            sent_total=self._sent + sum(c.sent for c in clients),
+            received_total=self._received + sum(c.received for c in clients),
+        )
+
+    def devices(self) -> tuple[DeviceState, ...]:
+        """What clients offer, attached or not."""
+        return tuple(
+            d for s in self._in_order() if s.devices for d in s.devices.state()
+        )
+
+    def _in_order(self) -> list[ServerSession]:
+        return sorted(self._sessions, key=lambda session: session.number)
 
     def set_filters(self, filters: Sequence[Filter]) -> None:
         """Use other filters from now on, also for devices that are here already."""
@@ -328,9 +335,9 @@ class Server:
         self._sessions.discard(session)
         self._stale.discard(session)
         if session.was_logged_on:
-            self._last = session.describe() | {"ended": time.time()}
-            for key in self._totals:
-                self._totals[key] += int(str(self._last[key]))
+            self._last = session.state(ended=time.time())
+            self._sent += self._last.sent
+            self._received += self._last.received
 
     # ------------------------------------------------------------- our own ----
 

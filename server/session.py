@@ -22,6 +22,7 @@ from .handshakes import explain_handshake
 from .network import network_of
 from .release_log import LineQuota, ReleaseLog, RemoteLog, Terminal
 from .remote_devices import DeviceHost, RemoteDevices
+from .state import ClientState
 from .vbox.settings import FEATURES
 
 __all__ = ["ServerSession", "SessionHost"]
@@ -257,21 +258,23 @@ class ServerSession:
         else:
             self._drawing = self._loop.call_later(DRAW_LAST, self._wait_to_draw)
 
-    def describe(self) -> dict[str, object]:
+    def state(self, *, ended: float | None = None) -> ClientState:
         """Who it is: what ``showvminfo`` shows of a client (filters.md 3.7)."""
         assert self._client is not None
-        return {
-            "user": self._user.user,
-            "domain": self._user.domain,
-            "name": self._client.name,
-            "address": self._address,
-            "build": self._client.build,
-            "is_tls": self._is_tls,
-            "since": self._since,
-            "sent": self.stream.bytes_sent,
-            "received": self.stream.bytes_received,
-            "inputs": self._inputs,
-        }
+        return ClientState(
+            number=self.number,
+            user=self._user.user,
+            domain=self._user.domain,
+            name=self._client.name,
+            address=self._address,
+            build=self._client.build,
+            is_tls=self._is_tls,
+            since=self._since,
+            sent=self.stream.bytes_sent,
+            received=self.stream.bytes_received,
+            inputs=self._inputs,
+            ended=ended,
+        )
 
     def resize(self, width: int, height: int) -> None:
         """Give the client's screen another size (1.17); it shows the status again."""

@@ -77,10 +77,10 @@ class Console:
             "acpisleepbutton": self._sleep,
         }
 
-    def rules(self) -> dict[str, list[str]]:
+    def rules(self) -> dict[str, tuple[str, ...]]:
         """The rules that are in force, by slot."""
         return {
-            str(slot): [str(r) for r in rules] for slot, rules in self._rules.items()
+            str(slot): tuple(map(str, rules)) for slot, rules in self._rules.items()
         }
 
     def links(self) -> dict[str, bool]:

@@ -23,7 +23,6 @@ from ..vbox.files import belongs_to_others
 from ..vbox.lock import MachineLock, holder_of, lock_path
 
 __all__ = [
-    "NOBODY",
     "Command",
     "ControlServer",
     "call",
@@ -52,16 +51,6 @@ ANSWER_TIMEOUT, LONG_TIMEOUT = 10.0, 60.0
 drop clients and detach devices."""
 
 LONG = frozenset(("vrde", "vrdeproperty", "usbattach", "usbdetach"))
-
-NOBODY: dict[str, Any] = {
-    "clients": [],
-    "clients_so_far": 0,
-    "last": None,
-    "sent_total": 0,
-    "received_total": 0,
-    "remote": [],
-}
-"""What ``info`` tells of clients while there is no server; see ``Server.describe``."""
 
 WATCH_PERIOD = 5.0
 """Seconds after which a socket that somebody removed is there again: the folder of a

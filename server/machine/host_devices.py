@@ -22,6 +22,7 @@ from ..attachments import Attachment, why_failed
 from ..guests.base import AttachedDevice, GuestBackend
 from ..policy import SHOWS_ELSE, Policy
 from ..release_log import ReleaseLog
+from ..state import DeviceState
 
 __all__ = ["HostDevice", "HostPlugs", "HostUsb", "OpenedDevice"]
 
@@ -240,9 +241,18 @@ class HostPlugs:
         self._changing = asyncio.Lock()
         self._is_ready = False
 
-    def devices(self) -> list[HostDevice]:
+    def devices(self) -> tuple[DeviceState, ...]:
         """What is plugged in, in the order of attaching."""
-        return [device for device, _, _ in self._plugged.values()]
+        return tuple(
+            DeviceState.of(
+                device.info,
+                uuid=device.uuid,
+                address=device.address,
+                attached=True,
+                name=attachment.name,
+            )
+            for device, attachment, _ in self._plugged.values()
+        )
 
     async def attach(self, text: str) -> HostDevice:
         """Plug the device with a UUID or address into the guest.

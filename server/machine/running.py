@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from ..guests.loopback import LoopbackGuest
 from ..guests.qemu import QemuGuest
 from ..release_log import ReleaseLog
 from ..server import Server
-from ..state import describe_device
+from ..state import DisplayState, MachineState
 from ..vbox.lock import MachineLock, lock_path
 from ..vbox.model import Hardware
 from ..vbox.settings import Machine, load_machine
 from .command_line import qemu_command
 from .console import Console
-from .control import NOBODY, ControlServer, control_path
-from .host_devices import HostDevice, HostPlugs, HostUsb
+from .control import ControlServer, control_path
+from .host_devices import HostPlugs, HostUsb
 
 __all__ = ["Headless"]
 
@@ -434,34 +434,31 @@ class Headless:
         if self._plugs is not None:
             self._plugs.reconsider()
 
-    async def _info(self, arguments: Mapping[str, Any]) -> dict[str, object]:
+    async def _info(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The state of the machine, as ``showvminfo`` wants it."""
         if self._monitor is None:
             raise ControlError("the machine is going off")
-        state: object = "stuck"
+        state = "stuck"
         with contextlib.suppress(GuestError, TimeoutError):
             async with asyncio.timeout(STATUS_TIMEOUT):
                 status = await self._monitor.execute("query-status")
-            state = status.get("status") if isinstance(status, dict) else "unknown"
-        return {
-            "state": state,
-            "process": os.getpid(),
-            "started": self._started,
-            "vrdeport": self._port,
-            "display": asdict(self.machine.remote_display),
-            "forwards": self._console.rules(),
-            "links": self._console.links(),
-            "notes": self._notes,
-            "host": [_row(d) for d in self._plugs.devices()] if self._plugs else [],
-        } | (self._server.describe() if self._server else NOBODY)
-
-
-def _row(device: HostDevice) -> dict[str, object]:
-    """A device of this machine as ``showvminfo`` wants it."""
-    return describe_device(device.info) | {
-        "uuid": device.uuid,
-        "address": device.address,
-    }
+            found = status.get("status") if isinstance(status, dict) else None
+            state = str(found or "unknown")
+        server, plugs = self._server, self._plugs
+        display = DisplayState(self.machine.remote_display, self._port)
+        return MachineState(
+            state,
+            server.state() if server else display,
+            process=os.getpid(),
+            started=self._started,
+            devices=(
+                *(server.devices() if server else ()),
+                *(plugs.devices() if plugs else ()),
+            ),
+            forwards=self._console.rules(),
+            links=self._console.links(),
+            notes=tuple(self._notes),
+        ).to_json()
 
 
 def _accelerators() -> list[str]:

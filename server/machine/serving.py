@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rusb.errors import ControlError, RusbError
 
 from ..config import ServerConfig
 from ..server import Server
+from ..state import MachineState
 from ..vbox.lock import MachineLock, lock_path
 from ..vbox.settings import load_machine
 from .control import Command, ControlServer, control_path
@@ -155,13 +155,12 @@ class Serving:
     async def _reload(self, arguments: Mapping[str, Any]) -> None:
         self.reload()
 
-    async def _info(self, arguments: Mapping[str, Any]) -> dict[str, object]:
+    async def _info(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The state of the machine, as ``showvminfo`` wants it."""
-        return {
-            "state": "running",
-            "process": os.getpid(),
-            "started": self._started,
-            "vrdeport": self.server.port,
-            "display": asdict(self._machine.remote_display),
-            "host": [],
-        } | self.server.describe()
+        return MachineState(
+            "running",
+            self.server.state(),
+            process=os.getpid(),
+            started=self._started,
+            devices=self.server.devices(),
+        ).to_json()

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,31 +14,28 @@ from rusb.cli.vbox._explain import Candidate, candidates, explain
 from rusb.errors import RusbError
 from rusb.filters.engine import decide
 from rusb.filters.model import Filter
+from rusb.server.state import DeviceState, DisplayState, InterfaceState, MachineState
 from rusb.server.vbox.registry import Registry
-from rusb.server.vbox.settings import Machine
+from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.usb.device import DeviceInfo
 from tests.cli.vbox import Vbox, vbox_home
 
 STICK = DeviceInfo(
     0, 0x0951, 0x1666, manufacturer="Kingston", product="DataTraveler", remote=True
 )
-LIVE = {
-    "host": [],
-    "remote": [
-        {
-            "vendor_id": 0x0951,
-            "product_id": 0x1666,
-            "revision": 0x0100,
-            "manufacturer": "Kingston",
-            "product": "Data\x1b[31mTraveler",
-            "serial": "",
-            "port": 2,
-            "uuid": "11111111-2222-3333-4444-555555555555",
-            "address": "REMOTEUSB0x00000001&0x00000002",
-            "attached": True,
-        }
-    ],
-}
+TRAVELER = DeviceState(
+    "11111111-2222-3333-4444-555555555555",
+    "REMOTEUSB0x00000001&0x00000002",
+    0x0951,
+    0x1666,
+    0x0100,
+    manufacturer="Kingston",
+    product="Data\x1b[31mTraveler",
+    port=2,
+    attached=True,
+    client=2,
+)
+LIVE = MachineState("running", DisplayState(RemoteDisplay()), devices=(TRAVELER,))
 
 
 @pytest.fixture
@@ -174,9 +172,20 @@ def test_masks_and_classes_of_interfaces_are_told(home: Vbox) -> None:
     assert "interface 1 is to be hidden from the guest (maskedInterfaces 0x2)" in output
     assert "its interfaces are not known yet" in output
     machine = machine_of(Registry().find("My Lab"))
-    remote = dict(LIVE["remote"][0]) | {"interfaces": [[0, [8]], [2, [3]]]}
-    (device,) = candidates({"host": [], "remote": [remote]}, "0951:1666")
+    read = InterfaceState(0, (8,)), InterfaceState(2, (3,))
+    live = replace(LIVE, devices=(replace(TRAVELER, interfaces=read),))
+    (device,) = candidates(live, "0951:1666")
     explain(machine, [device], is_json=True)
     (row,) = json.loads(home.capsys.readouterr().out)
     assert not row["admitted"]
     assert "interfaceClass wanted 0008, interface 2 has 0003" in row["reasons"][0]
+
+
+def test_what_the_filters_admit_and_the_guest_lacks_says_why(
+    home: Vbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = replace(TRAVELER, attached=False, problem="no free port")
+    machine = Machine("M", usb_controllers=("XHCI",), filters=(Filter("any"),))
+    explain(machine, candidates(replace(LIVE, devices=(device,)), "0951:1666"))
+    sentence = "it is not attached all the same: no free port\n"
+    assert sentence in capsys.readouterr().out

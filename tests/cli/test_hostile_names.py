@@ -6,8 +6,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,9 @@ from rusb.client.backends._sysfs import Sysfs
 from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.errors import DeviceGone
 from rusb.server.display.status import status_picture
-from rusb.server.state import describe_device
-from rusb.server.vbox.settings import RemoteDisplay
+from rusb.server.state import DeviceState, MachineState
 from rusb.usb.device import MAX_NAME, DeviceInfo
-from tests.cli.vbox import Vbox
+from tests.cli.vbox import RUNNING, Vbox
 
 SHELL = "$(touch pwned) `touch pwned` '; touch pwned;"
 NAME = f'St"ick\x1b]0;owned\x07\r\nroot: ok\u202e\u2028\x9b2J {SHELL}'
@@ -111,15 +111,16 @@ def test_the_status_screen() -> None:
 # ------------------------------------------------------- the running machine ----
 
 
-def device_of_a_client(**texts: str) -> dict[str, object]:
-    """One as the control socket tells of it, with texts that nobody has cleaned."""
-    return describe_device(INFO) | {"uuid": "u", "attached": False} | texts
+def with_device(**texts: str) -> MachineState:
+    """A running machine; a device of a client has texts that nobody has cleaned."""
+    given: dict[str, Any] = {"uuid": "u", "address": "1", **texts}
+    device = DeviceState(**given, vendor_id=1, product_id=2, revision=3, client=1)
+    return replace(RUNNING, devices=(device,))
 
 
 def test_showvminfo(vbox: Vbox) -> None:
-    device = device_of_a_client(manufacturer=NAME, product=NAME, address=NAME)
-    display = asdict(RemoteDisplay())
-    with vbox.running(remote=[device], display=display):
+    state = with_device(manufacturer=NAME, product=NAME, address=NAME)
+    with vbox.running(state=state):
         for form in ("", "--machinereadable", "--json"):
             assert is_fit(vbox(f"showvminfo Lab {form}"))
         machine = vbox("showvminfo Lab --machinereadable")
@@ -129,9 +130,8 @@ def test_showvminfo(vbox: Vbox) -> None:
 
 def test_the_advice_is_safe_to_copy(vbox: Vbox, tmp_path: Path) -> None:
     """A shell that runs it calls rusb, and nothing that the name says."""
-    device = device_of_a_client(product=NAME, address="1")
     vbox("modifyvm Lab --usb-xhci on")
-    with vbox.running(remote=[device]):
+    with vbox.running(state=with_device(product=NAME)):
         out = vbox("usbfilter explain Lab")
     assert is_fit(out)
     lines = [line.strip() for line in out.splitlines()]

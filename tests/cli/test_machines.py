@@ -2,16 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rusb.cli.vbox import _lists, _refused, machines
 from rusb.client.backends.base import LocalDevice
+from rusb.server.state import DeviceState
 from rusb.server.vbox.registry import Registry
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
-from tests.cli.vbox import Vbox
+from tests.cli.vbox import RUNNING, Vbox
 
 VDI = b"<<< any program >>>\n".ljust(64) + bytes.fromhex("7f10dabe01000100")
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -185,7 +187,8 @@ def test_host_devices(vbox: Vbox, monkeypatch: pytest.MonkeyPatch) -> None:  # 3
     rows = json.loads(vbox("list usbhost --json"))
     assert [row["Problem"] for row in rows] == ["", "in use by usbhid"]
     assert rows[0]["Revision"] == "3.64 (0364)"
-    live = {"host": [{"uuid": rows[1]["UUID"]}]}
+    device = DeviceState(rows[1]["UUID"], "", 1, 2, 3, attached=True)
+    live = replace(RUNNING, devices=(device,))
     monkeypatch.setattr(_lists, "live_state", lambda uuid: live)
     states = [row["Current State"] for row in json.loads(vbox("list usbhost --json"))]
     assert states == ["Available", "Captured"]

@@ -1,12 +1,13 @@
 """``startvm``, with a stranger in the place of the process that it starts."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rusb.cli.vbox import running
-from tests.cli.vbox import Vbox
+from tests.cli.vbox import RUNNING, Vbox
 
 STRANGER = """#!/bin/sh
 echo "$@" >>"${0%/*}/log"
@@ -66,7 +67,7 @@ def test_the_reason_stands_alone(stranger: tuple[Vbox, Path]) -> None:
 def test_a_window_is_not_there_and_that_is_said(
     vbox: Vbox, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = {"vrdeport": -1, "notes": ["not run: sound"]}
+    state = replace(RUNNING, notes=("not run: sound",))
     monkeypatch.setattr(running, "_start", lambda *_: state)
     vbox(f"startvm Lab {option}")
     assert "rusb has no window: the machine starts headless" in vbox.err

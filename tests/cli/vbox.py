@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 
 from rusb.cli import main
-from rusb.cli.vbox.info import STUCK
 from rusb.server.machine.control import ControlServer, control_path
+from rusb.server.state import DisplayState, MachineState
 from rusb.server.vbox.lock import MachineLock, lock_path
 from rusb.server.vbox.registry import Registry
+from rusb.server.vbox.settings import RemoteDisplay
 
-__all__ = ["Vbox", "fake_qemu_img", "vbox_home"]
+__all__ = ["RUNNING", "Vbox", "fake_qemu_img", "vbox_home"]
+
+RUNNING = MachineState("running", DisplayState(RemoteDisplay()))
+"""What a machine without a server says of itself."""
 
 QEMU_IMG = """#!/bin/sh
 echo "$@" >>"${0%/*}/log"
@@ -77,7 +81,9 @@ class Vbox:
         path.write_text(text.replace(old, new))
 
     @contextlib.contextmanager
-    def running(self, name: str = "Lab", **state: object) -> Iterator[list[str]]:
+    def running(
+        self, name: str = "Lab", state: MachineState = RUNNING
+    ) -> Iterator[list[str]]:
         """A process that seems to run the machine; yields the commands it gets.
 
         Args:
@@ -88,7 +94,7 @@ class Vbox:
 
         async def answer(command: str) -> object:
             got.append(command)
-            return STUCK | {"state": "running"} | state
+            return state.to_json()
 
         def command(word: str) -> Any:
             async def run(arguments: Mapping[str, Any]) -> object:

@@ -193,7 +193,7 @@ def test_8_input_switched_off_and_on_again(
         def inputs() -> int:
             """Events of the client that is connected now."""
             found = asyncio.run(call(control_path(uuid), "info"))
-            (client,) = found["clients"]
+            (client,) = found["display"]["clients"]
             return int(client["inputs"])
 
         with rdesktop(int(port), tmp_path / "a", display) as program:

@@ -98,7 +98,7 @@ async def test_rules_that_come_at_the_same_time_are_all_kept() -> None:
     rules = [f"{name},tcp,127.0.0.1,{port},,22" for port, name in enumerate("abc", 1)]
     calls = [add({"number": 1, "add": rule}) for rule in (*rules, rules[0])]
     *_, last = await asyncio.gather(*calls, return_exceptions=True)
-    assert console.rules() == {"0": rules}
+    assert console.rules() == {"0": tuple(rules)}
     assert "already a rule named 'a'" in str(last)
 
 

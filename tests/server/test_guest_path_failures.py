@@ -158,7 +158,7 @@ async def test_a_device_of_the_servers_machine(
                         # it may be the wait for the end that failed
                         await asyncio.sleep(0.01)
                 await host.plugs.aclose()
-        assert host.plugs.devices() == []
+        assert host.plugs.devices() == ()
         assert guest.devices == {}
         guest.completions.check()
         for device, backend in await host.devices.list():  # it was given back

@@ -84,7 +84,7 @@ async def test_a_device_in_use_is_refused_and_can_be_had_later(host: Host) -> No
     user = await host.backend.open(device)
     with pytest.raises(BackendError, match="open already"):
         await host.plugs.attach(identify(device).uuid)
-    assert host.plugs.devices() == []
+    assert host.plugs.devices() == ()
     await user.aclose()
     await host.plugs.attach(identify(device).uuid)
 
@@ -129,7 +129,7 @@ async def test_the_end_gives_everything_back(host: Host) -> None:
     for number in await host.uuids():
         await host.plugs.attach(number)
     await host.plugs.aclose()
-    assert host.plugs.devices() == []
+    assert host.plugs.devices() == ()
     for device, backend in await host.devices.list():
         await (await backend.open(device)).aclose()
 

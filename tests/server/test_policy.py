@@ -437,6 +437,11 @@ async def test_one_client_has_at_most_so_many_devices_in_use(
         while lab.log().count("3 devices of the client are in use") < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert len(lab.guest.devices) == 3
+        found = lab.server.devices()
+        assert all(d.verdict and d.verdict.admitted for d in found)
+        problems = {d.problem for d in found if not d.attached}
+        assert problems == {"3 devices of the client are in use"}
+        assert {d.problem for d in found if d.attached} == {""}
 
 
 async def test_a_refused_device_is_tried_again_when_filters_change(
@@ -448,6 +453,8 @@ async def test_a_refused_device_is_tried_again_when_filters_change(
         await lab.wait_log("cannot be read")
         await asyncio.sleep(0.05)
         assert lab.log().count("Failed to attach") == 1
+        (found,) = lab.server.devices()
+        assert "cannot be read" in found.problem
         device.answers.clear()
         lab.use(Filter("again"))
         await lab.guest.wait_for(1)

@@ -18,6 +18,7 @@ from rusb.filters.model import Filter
 from rusb.server.machine.command_line import qemu_command
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.running import Headless, _accelerators, _kvm_problem
+from rusb.server.state import MachineState
 from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.usb.types import Speed
@@ -72,9 +73,8 @@ async def running(tmp_path: Path, said: list[str]) -> AsyncIterator[Headless]:
         yield headless
 
 
-async def info() -> dict[str, object]:
-    found: dict[str, object] = await call(control_path(UUID), "info")
-    return found
+async def info() -> MachineState:
+    return MachineState.from_json(await call(control_path(UUID), "info"))
 
 
 async def wait_log(folder: Path, text: str) -> None:
@@ -86,12 +86,12 @@ async def test_devices_reach_the_controllers_of_their_speeds(
     running: Headless, tmp_path: Path, said: list[str]
 ) -> None:
     found = await info()
-    assert found["state"] == "running"
-    assert found["process"] == os.getpid()
-    assert said[0] == f"VRDE server is listening on port {found['vrdeport']}."
+    assert found.state == "running"
+    assert found.process == os.getpid()
+    assert said[0] == f"VRDE server is listening on port {found.display.port}."
     assert said[1].startswith("The server's certificate is sha256:")
     config = ClientConfig(
-        "127.0.0.1", int(str(found["vrdeport"])), known_servers=tmp_path / "known"
+        "127.0.0.1", found.display.port, known_servers=tmp_path / "known"
     )
     speeds = {Speed.FULL: "usb0.0", Speed.HIGH: "usb1.0"}
     backend = EmulatedBackend(devices=[Loopback(speed=s) for s in speeds])
@@ -108,11 +108,11 @@ async def test_power_off_by_command_and_by_itself(
 ) -> None:
     path = control_path(UUID)
     await call(path, "pause")
-    assert (await info())["state"] == "paused"
+    assert (await info()).state == "paused"
     await call(path, "resume")
     await call(path, "reset")
     await call(path, "acpipowerbutton")
-    assert (await info())["state"] == "running"
+    assert (await info()).state == "running"
     await call(path, "poweroff")
     await running.wait_ended()
     await running.aclose()
@@ -125,13 +125,13 @@ async def test_the_remote_display_is_switched_while_it_runs(
     running: Headless, said: list[str]
 ) -> None:
     path = control_path(UUID)
-    before = (await info())["vrdeport"]
+    before = (await info()).display.port
     await call(path, "vrde", enabled=False)
-    assert (await info())["vrdeport"] == -1
+    assert (await info()).display.port == -1
     await call(path, "vrde", enabled=True)
-    assert (await info())["vrdeport"] == before
+    assert (await info()).display.port == before
     await call(path, "vrdeproperty", name="TCP/Ports", value="43000-43999")
-    after = (await info())["vrdeport"]
+    after = (await info()).display.port
     assert 43000 <= int(str(after)) <= 43999
     assert said[-2] == f"VRDE server is listening on port {after}."
 
@@ -140,17 +140,17 @@ async def test_ports_that_are_busy_leave_the_server_as_it_was(
     running: Headless, tmp_path: Path, said: list[str]
 ) -> None:
     path = control_path(UUID)
-    before = (await info())["vrdeport"]
+    before = (await info()).display.port
     taken = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
     port = str(taken.sockets[0].getsockname()[1])
     with pytest.raises(ControlError, match=f"can't bind to the port.s. {port}"):
         await call(path, "vrdeproperty", name="TCP/Ports", value=port)
-    assert (await info())["vrdeport"] == before
+    assert (await info()).display.port == before
     assert "failed to launch VRDE server" in (tmp_path / "VBox.log").read_text()
     taken.close()
     await taken.wait_closed()
     await call(path, "vrdeproperty", name="TCP/Ports", value=port)
-    assert (await info())["vrdeport"] == int(port)
+    assert (await info()).display.port == int(port)
 
 
 async def test_a_machine_runs_even_without_a_free_port(
@@ -161,15 +161,15 @@ async def test_a_machine_runs_even_without_a_free_port(
     headless = make(tmp_path, said)
     headless.machine.remote_display.properties["TCP/Ports"] = str(port)
     async with asyncio.timeout(60), headless:
-        assert (await info())["vrdeport"] == 0
-        assert (await info())["state"] == "running"
+        assert (await info()).display.port == 0
+        assert (await info()).state == "running"
         taken.close()
         await taken.wait_closed()
         # the same value again: now it works
         await call(
             control_path(UUID), "vrdeproperty", name="TCP/Ports", value=f"{port}"
         )
-        assert (await info())["vrdeport"] == port
+        assert (await info()).display.port == port
     assert "failed to start" in said[0]
 
 
@@ -199,9 +199,9 @@ async def test_a_qemu_that_does_not_answer_is_stuck(
     monkeypatch.setattr("rusb.server.machine.running.STATUS_TIMEOUT", 0.2)
     assert running._process is not None
     running._process.send_signal(signal.SIGSTOP)
-    assert (await info())["state"] == "stuck"
+    assert (await info()).state == "stuck"
     running._process.send_signal(signal.SIGCONT)
-    while (await info())["state"] != "running":  # noqa: ASYNC110
+    while (await info()).state != "running":  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
@@ -267,7 +267,7 @@ async def test_a_broken_kvm_is_done_without(
 ) -> None:
     monkeypatch.setattr(f"{RUNNING}._accelerators", lambda: ["hvf", "tcg"])
     async with asyncio.timeout(60), make(tmp_path, []):
-        assert (await info())["state"] == "running"
+        assert (await info()).state == "running"
     assert (
         "QEMU: without hvf, because: QEMU ended" in (tmp_path / "VBox.log").read_text()
     )
@@ -297,11 +297,10 @@ async def test_a_machine_without_kvm_says_why_it_is_slow(
     monkeypatch.setattr(f"{RUNNING}.KVM", "/nowhere/kvm")
     monkeypatch.setattr(f"{RUNNING}._accelerators", lambda: accelerators)
     async with asyncio.timeout(60), make(tmp_path, said, enabled=False):
-        notes = (await info())["notes"]
+        notes = (await info()).notes
     if not why:
-        assert notes == said == []
+        assert (notes, said) == ((), [])
         return
-    assert isinstance(notes, list)
     assert notes[0].startswith(f"no KVM, so the guest is many times slower: {why}")
     assert said == [f"Warning: {notes[0]}"]
     assert f"Console: {notes[0]}" in (tmp_path / "VBox.log").read_text()
@@ -352,7 +351,7 @@ async def test_qemu_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
         while runs(qemu):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     async with asyncio.timeout(60), make(tmp_path, []):
-        assert (await info())["state"] == "running"
+        assert (await info()).state == "running"
 
 
 def runs(pid: int) -> bool:

@@ -88,7 +88,7 @@ async def test_it_is_found_while_it_runs(station: Station) -> None:
     assert known.find("My <Lab>").uuid == known.find(entry.uuid).uuid == entry.uuid
     state = await call(running_path(entry.uuid), "info")
     assert state["state"] == "running"
-    assert state["vrdeport"] == station.serving.server.port
+    assert state["display"]["port"] == station.serving.server.port
     with pytest.raises(ControlError, match="'pause': it serves USB to a machine"):
         await call(running_path(entry.uuid), "pause")
     with pytest.raises(ControlError, match="already running, in process"):

@@ -11,6 +11,7 @@ from rusb.rdp.bitmaps import Picture
 from rusb.rdp.input import parse_slow_input
 from rusb.rdp.share import DataType
 from rusb.server.display.status import status_picture
+from rusb.server.state import ClientState
 from rusb.usb.urb import UrbStatus
 from tests.server.test_logon import Place
 
@@ -38,10 +39,10 @@ async def usb_works(place: Place) -> None:
     assert (result.status, result.length) == (UrbStatus.OK, 65536)
 
 
-def client_row(place: Place) -> dict[str, object]:
+def client_row(place: Place) -> ClientState:
     """What the server says of its only client."""
     (session,) = place.server._sessions
-    return session.describe()
+    return session.state()
 
 
 @pytest.mark.parametrize("is_disabled", [False, True])
@@ -79,7 +80,7 @@ async def test_no_input_where_it_is_switched_off(
     async with place.serve(properties=properties), place.visit() as client:
         say(client, DataType.INPUT, KEYS)
         await usb_works(place)
-        assert client_row(place)["inputs"] == (0 if is_disabled else 2)
+        assert client_row(place).inputs == (0 if is_disabled else 2)
         assert ("feature: Client/DisableInput" in place.log()) == is_disabled
 
 
@@ -87,6 +88,6 @@ async def test_a_whole_session_over_ipv6(place: Place) -> None:
     place.host = "::1"
     async with place.serve(), place.visit():
         await usb_works(place)
-        assert client_row(place)["address"] == "::1"
+        assert client_row(place).address == "::1"
     assert "listening on port" in place.log()
     assert "(IPv6)." in place.log()

@@ -10,6 +10,7 @@ from typing import Any
 from rusb.cli._vbox_options import Given, Option, UsageError, parse
 from rusb.errors import ControlError, SettingsError
 from rusb.server.machine.control import call, running_path
+from rusb.server.state import MachineState
 from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.lock import MachineLock, changing, holder_of, lock_path
 from rusb.server.vbox.registry import Entry, Registry
@@ -95,11 +96,11 @@ def ask_running(uuid: str, command: str, **arguments: object) -> Any:
     return asyncio.run(call(running_path(uuid), command, **arguments))
 
 
-def live_state(uuid: str) -> dict[str, Any] | None:
+def live_state(uuid: str) -> MachineState | None:
     """The state of a running machine; None: it does not run.
 
     Raises:
-        ControlError: it runs and does not answer.
+        ControlError: it runs and does not answer, or its answer cannot be read.
     """
     if not is_running(uuid):
         return None
@@ -109,9 +110,7 @@ def live_state(uuid: str) -> dict[str, Any] | None:
         if is_running(uuid):
             raise
         return None
-    if not isinstance(state, dict):
-        raise ControlError("the running machine does not say how it is")
-    return state
+    return MachineState.from_json(state)
 
 
 def is_running(uuid: str) -> bool:

@@ -10,6 +10,7 @@ from rusb.cli._vbox_options import UsageError
 from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
 from rusb.filters.model import Decision, Filter, describe_mask
+from rusb.server.state import MachineState
 from rusb.server.vbox.settings import Machine
 from rusb.usb.device import DeviceInfo
 
@@ -30,6 +31,7 @@ class Candidate:
         is_attached: the guest has it.
         names: what it can be called on the command line, besides its ids.
         interfaces: what they are, if the server has read them.
+        problem: why the guest does not have what the filters admit.
     """
 
     info: DeviceInfo
@@ -38,9 +40,10 @@ class Candidate:
     is_attached: bool = False
     names: tuple[str, ...] = ()
     interfaces: Interfaces | None = None
+    problem: str = ""
 
 
-def candidates(live: dict[str, Any] | None, wanted: str | None) -> list[Candidate]:
+def candidates(live: MachineState | None, wanted: str | None) -> list[Candidate]:
     """Return the devices of this machine and of clients, or those that are *wanted*.
 
     Args:
@@ -84,8 +87,8 @@ def _ids(text: str) -> tuple[int, int]:
     return vendor_id, product_id
 
 
-def _local(live: dict[str, Any] | None) -> Iterator[Candidate]:
-    attached = {device["uuid"] for device in live["host"]} if live else set()
+def _local(live: MachineState | None) -> Iterator[Candidate]:
+    attached = {d.uuid for d in live.devices if d.client is None} if live else set()
     for device in host_devices():
         host = identify(device)
         is_busy = device.problem is not None and "permission" not in device.problem
@@ -93,28 +96,20 @@ def _local(live: dict[str, Any] | None) -> Iterator[Candidate]:
         yield Candidate(host.info, "local", is_busy, host.uuid in attached, names)
 
 
-def _remote(live: dict[str, Any] | None) -> Iterator[Candidate]:
-    for device in live["remote"] if live else ():
-        info = DeviceInfo(
-            0,
-            device["vendor_id"],
-            device["product_id"],
-            bcd_device=device["revision"],
-            manufacturer=device["manufacturer"] or None,
-            product=device["product"] or None,
-            serial=device["serial"] or None,
-            port=device["port"],
-            remote=True,
-        )
-        names = device["uuid"], device["address"].lower()
-        known = device.get("interfaces")  # none from an older server
-        yield Candidate(
-            info,
-            "remote",
-            is_attached=device["attached"],
-            names=names,
-            interfaces=None if known is None else dict(known),
-        )
+def _remote(live: MachineState | None) -> Iterator[Candidate]:
+    for device in live.devices if live else ():
+        if device.client is not None:
+            read = device.interfaces
+            yield Candidate(
+                device.info,
+                "remote",
+                is_attached=device.attached,
+                names=(device.uuid, device.address.lower()),
+                interfaces=None
+                if read is None
+                else {i.number: i.classes for i in read},
+                problem=device.problem,
+            )
 
 
 def explain(
@@ -215,7 +210,8 @@ def _note(device: Candidate, *, admitted: bool) -> str:
             f" {device.names[1]}"
         )
     if device.where == "remote" and admitted and not device.is_attached:
-        return "it is not attached all the same; the machine's VBox.log says why"
+        why = device.problem or "the machine's VBox.log says why"
+        return f"it is not attached all the same: {why}"
     return ""
 
 

@@ -52,7 +52,7 @@ def _captured() -> set[str]:
     for entry in registry().machines():
         with contextlib.suppress(ControlError):  # it is starting, or going off
             if live := live_state(entry.uuid):
-                found.update(row["uuid"] for row in live["host"])
+                found.update(d.uuid for d in live.devices if d.client is None)
     return found
 
 

@@ -4,9 +4,9 @@ import datetime
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from rusb.filters.store import read_number
+from rusb.server.state import MachineState
 from rusb.server.vbox.document import Document, Node
 from rusb.server.vbox.drives import BUS_OF
 from rusb.server.vbox.hardware import Controller, Drive, Parts
@@ -116,7 +116,7 @@ def machine_rows(
     machine: Machine,
     parts: Parts,
     document: Document,
-    live: dict[str, Any] | None,
+    live: MachineState | None,
 ) -> Iterator[Row]:
     """Yield what comes before the storage controllers."""
     folder = entry.path.parent
@@ -192,23 +192,21 @@ def _firmware_rows(parts: Parts, document: Document) -> Iterator[Row]:
     yield Row("RTC", clock[0], "rtcuseutc", clock[1])
 
 
-def _state_rows(
-    entry: Entry, parts: Parts, live: dict[str, Any] | None
-) -> Iterator[Row]:
-    state = "powered off" if live is None else str(live["state"])
+def _state_rows(entry: Entry, parts: Parts, live: MachineState | None) -> Iterator[Row]:
+    state = "powered off" if live is None else live.state
     since = _since(entry, parts, live)
     word = "poweroff" if live is None else state
     yield Row("State", f"{state} (since {since})", "VMState", word)
     yield Row("", "", "VMStateChangeTime", since)
 
 
-def _since(entry: Entry, parts: Parts, live: dict[str, Any] | None) -> str:
+def _since(entry: Entry, parts: Parts, live: MachineState | None) -> str:
     """When the state changed last: as the file says, or what we did later.
 
     A machine that was running has its log closed when it goes off.
     """
-    if live is not None and isinstance(live.get("started"), int | float):
-        return _time(live["started"])
+    if live is not None and live.started is not None:
+        return _time(live.started)
     found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z?", parts.changed)
     noted = f"{found[1]}.000000000" if found else ""
     for path in (entry.path.parent / "Logs" / "VBox.log", entry.path):
@@ -282,7 +280,7 @@ def _drive(controller: Controller, drive: Drive, key: str) -> Iterator[Row]:
 
 
 def adapter_rows(
-    parts: Parts, document: Document, live: dict[str, Any] | None
+    parts: Parts, document: Document, live: MachineState | None
 ) -> Iterator[Row]:
     """Yield the network adapters, each followed by the ports that are forwarded."""
     nodes = _adapters(document)
@@ -300,7 +298,7 @@ def adapter_rows(
         if adapter.mode == "NAT":
             net = (named.attributes.get("network") if named else "") or "nat"
             yield Row("", "", f"natnet{number}", net)
-        links = live["links"] if live is not None and "links" in live else {}
+        links = (live and live.links) or {}
         cable = "on" if links.get(str(slot), adapter.is_linked) else "off"
         yield Row("", "", f"macaddress{number}", adapter.mac.upper())
         yield Row("", "", f"cableconnected{number}", cable)
@@ -320,8 +318,8 @@ def adapter_rows(
         yield Row("", "", f"nictype{number}", adapter.card)
         yield Row("", "", f"nicspeed{number}", speed)
         rules = [str(rule) for rule in adapter.forwards]
-        if live is not None and "forwards" in live:
-            rules = live["forwards"].get(str(slot), [])
+        if live is not None and live.forwards is not None:
+            rules = list(live.forwards.get(str(slot), ()))
         for index, rule in enumerate(rules):  # Vagrant reads it after the adapter
             yield _forward_row(number, index, rule)
 

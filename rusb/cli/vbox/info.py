@@ -4,18 +4,17 @@ import datetime
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rusb.cli._vbox_options import Option, unsigned
 from rusb.errors import ControlError
 from rusb.filters.store import read_number, to_attributes
-from rusb.server.machine.control import NOBODY
+from rusb.server.state import ClientState, DeviceState, DisplayState, MachineState
 from rusb.server.vbox.document import Document
 from rusb.server.vbox.files import read_file
 from rusb.server.vbox.hardware import Controller, Parts, read_parts
 from rusb.server.vbox.registry import Entry
-from rusb.server.vbox.settings import Machine, RemoteDisplay
+from rusb.server.vbox.settings import Machine
 from rusb.usb.device import clean_text
 
 from ._common import given, live_state, machine_of, registry, show, warn
@@ -42,9 +41,6 @@ PROPERTIES = (
     *("Security/CACertificate", "Audio/RateCorrectionMode", "Audio/LogPath"),
 )
 """VRDE properties that are shown, set or not (vrdp-server.md 4.5)."""
-
-STUCK = NOBODY | {"state": "stuck", "vrdeport": -1, "host": []}
-"""What is known of a machine that runs and does not answer."""
 
 MAX_LINE = 64 << 10
 """Characters of a log that are printed at once."""
@@ -93,9 +89,9 @@ def showvminfo(words: Sequence[str]) -> int:
         live = live_state(entry.uuid)
     except ControlError as error:
         warn(f"{error}; what follows is from its settings")
-        live = STUCK | {"display": asdict(machine.remote_display)}
+        live = MachineState("stuck", DisplayState(machine.remote_display))
     if live is not None:  # its command line may have other settings
-        machine.remote_display = RemoteDisplay(**live["display"])
+        machine.remote_display = live.display.settings
     if found.has("json"):
         print(json.dumps(_object(entry, machine, parts, live), indent=2))
     elif found.has("machinereadable"):
@@ -133,7 +129,7 @@ def _enabled(value: bool) -> str:
 
 
 def _rows(
-    entry: Entry, machine: Machine, parts: Parts, live: dict[str, Any] | None
+    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
 ) -> Iterator[Row]:
     """The settings that both forms show in the same order."""
     document = Document(read_file(entry.path), str(entry.path))
@@ -144,7 +140,7 @@ def _rows(
 
 
 def _lines(
-    entry: Entry, machine: Machine, parts: Parts, live: dict[str, Any] | None
+    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
 ) -> Iterator[str]:
     """The form for people."""
     for row in _rows(entry, machine, parts, live):
@@ -165,7 +161,7 @@ def _lines(
         yield parts.description
 
 
-def _display_lines(machine: Machine, live: dict[str, Any] | None) -> Iterator[str]:
+def _display_lines(machine: Machine, live: MachineState | None) -> Iterator[str]:
     display = machine.remote_display
     if not display.enabled:
         yield _row("VRDE", "disabled")
@@ -178,8 +174,8 @@ def _display_lines(machine: Machine, live: dict[str, Any] | None) -> Iterator[st
         f" ReuseSingleConn: {_on_off(display.reuse_single_connection)},"
         f" Authentication type: {display.auth_type.lower()})",
     )
-    if live is not None and live["vrdeport"] > 0:
-        yield _row("VRDE port", live["vrdeport"])
+    if live is not None and live.display.port > 0:
+        yield _row("VRDE port", live.display.port)
     video = _video_quality(machine)
     text = "disabled" if video is None else f"enabled (Quality {video})"
     yield _row("Video redirection", text)
@@ -198,73 +194,70 @@ def _video_quality(machine: Machine) -> str | None:
     return str(min(max(number, 10), 100))
 
 
-def _live_devices(live: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _live_devices(live: MachineState) -> Iterator[tuple[str, str, DeviceState]]:
     """Yield heading, key and device for those that are available or attached."""
-    for device in live["remote"]:
-        if not device["attached"]:
+    for device in live.devices:
+        if not device.attached:
             yield _AVAILABLE, "USBRemote", device
-    for device in live["remote"]:
-        if device["attached"]:
+    for device in live.devices:
+        if device.attached:
             yield _ATTACHED, "USBAttach", device
-    for device in live["host"]:
-        yield _ATTACHED, "USBAttach", device
 
 
-def _device_lines(live: dict[str, Any]) -> Iterator[str]:
+def _device_lines(live: MachineState) -> Iterator[str]:
     rows = list(_live_devices(live))
     for title in (_AVAILABLE, _ATTACHED):
         yield title
         yield ""
         devices = [device for heading, _, device in rows if heading == title]
         for device in devices:
-            vendor, product = device["vendor_id"], device["product_id"]
-            yield _row("UUID", device["uuid"])
+            vendor, product = device.vendor_id, device.product_id
+            yield _row("UUID", device.uuid)
             yield _row("VendorId", f"0x{vendor:04x} ({vendor:04X})")
             yield _row("ProductId", f"0x{product:04x} ({product:04X})")
-            yield _row("Revision", revision(device["revision"]))
+            yield _row("Revision", revision(device.revision))
             for label, key in _DEVICE_TEXTS.items():
-                if text := clean_text(device[key]):
+                if text := clean_text(getattr(device, key)):
                     yield _row(label, text)
             yield ""
         if not devices:
             yield "<none>"
             yield ""
-    yield _row("VRDE Connection", "active" if live["clients"] else "not active")
-    yield _row("Clients so far", live["clients_so_far"])
-    clients = live["clients"] or [live["last"]] * (live["last"] is not None)
-    for client in clients:
+    display = live.display
+    yield _row("VRDE Connection", "active" if display.clients else "not active")
+    yield _row("Clients so far", display.clients_so_far)
+    for client in display.clients or filter(None, [display.last]):
         yield ""
-        for label, _, value in _client_rows(client, live):
+        for label, _, value in _client_rows(client, display):
             yield _row(label, value)
     yield ""
 
 
 def _client_rows(
-    client: dict[str, Any], live: dict[str, Any]
+    client: ClientState, display: DisplayState
 ) -> Iterator[tuple[str, str, str]]:
     """Yield label, key and value of what is known of a client (filters.md 3.7)."""
-    ended = client.get("ended")
-    if ended is None:
-        yield "Start time", "VRDEStartTime", _time(client["since"])
+    if client.ended is None:
+        yield "Start time", "VRDEStartTime", _time(client.since)
     else:
-        yield "Last started", "VRDELastStartTime", _time(client["since"])
-        yield "Last ended", "VRDELastEndTime", _time(ended)
-    seconds = max((ended or time.time()) - client["since"], 1)
-    sent, received = client["sent"], client["received"]
+        yield "Last started", "VRDELastStartTime", _time(client.since)
+        yield "Last ended", "VRDELastEndTime", _time(client.ended)
+    seconds = max((client.ended or time.time()) - client.since, 1)
+    sent, received = client.sent, client.received
     yield "Sent", "VRDEBytesSent", f"{sent}Bytes"
     yield "Average speed", "VRDEThroughputSend", f"{sent / seconds:.0f}B/s"
-    yield "Sent total", "VRDEBytesSentTotal", f"{live['sent_total']}Bytes"
+    yield "Sent total", "VRDEBytesSentTotal", f"{display.sent_total}Bytes"
     yield "Received", "VRDEBytesReceived", f"{received}Bytes"
     yield "Speed", "VRDEThroughputReceive", f"{received / seconds:.0f}B/s"
-    total = live["received_total"]
+    total = display.received_total
     yield "Received total", "VRDEBytesReceivedTotal", f"{total}Bytes"
-    if ended is None:
-        yield "User name", "VRDEUserName", clean_text(client["user"])
-        yield "Domain", "VRDEDomain", clean_text(client["domain"])
-        yield "Client name", "VRDEClientName", clean_text(client["name"])
-        yield "Client IP", "VRDEClientIP", client["address"]
-        yield "Client version", "VRDEClientVersion", str(client["build"])
-        kind = "RDP5 (X.509)" if client["is_tls"] else "RDP4"
+    if client.ended is None:
+        yield "User name", "VRDEUserName", clean_text(client.user)
+        yield "Domain", "VRDEDomain", clean_text(client.domain)
+        yield "Client name", "VRDEClientName", clean_text(client.name)
+        yield "Client IP", "VRDEClientIP", client.address
+        yield "Client version", "VRDEClientVersion", str(client.build)
+        kind = "RDP5 (X.509)" if client.is_tls else "RDP4"
         yield "Encryption", "VRDEEncryption", kind
 
 
@@ -273,29 +266,29 @@ def _time(seconds: float) -> str:
     return when.strftime("%Y/%m/%d %H:%M:%S UTC")
 
 
-def _live_pairs(live: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _live_pairs(live: MachineState) -> Iterator[tuple[str, str]]:
     """What a running machine adds to the form for programs."""
     numbers = {"USBRemote": 0, "USBAttach": 0}
     for _, prefix, device in _live_devices(live):
         numbers[prefix] += 1
         number = numbers[prefix]
-        yield f"{prefix}Active{number}", quoted(device["uuid"])
-        yield f"{prefix}VendorId{number}", f"0x{device['vendor_id']:04x}"
-        yield f"{prefix}ProductId{number}", f"0x{device['product_id']:04x}"
-        yield f"{prefix}Revision{number}", quoted(f"0x{device['revision']:04x}")
+        yield f"{prefix}Active{number}", quoted(device.uuid)
+        yield f"{prefix}VendorId{number}", f"0x{device.vendor_id:04x}"
+        yield f"{prefix}ProductId{number}", f"0x{device.product_id:04x}"
+        yield f"{prefix}Revision{number}", quoted(f"0x{device.revision:04x}")
         for label, key in _DEVICE_TEXTS.items():
-            yield f"{prefix}{label}{number}", quoted(clean_text(device[key]))
-    yield "VRDEActiveConnection", quoted(_on_off(bool(live["clients"])))
-    yield "VRDEClients", str(live["clients_so_far"])
-    client = live["clients"][-1] if live["clients"] else live["last"]
+            yield f"{prefix}{label}{number}", quoted(clean_text(getattr(device, key)))
+    yield "VRDEActiveConnection", quoted(_on_off(bool(live.display.clients)))
+    yield "VRDEClients", str(live.display.clients_so_far)
+    client = live.display.clients[-1] if live.display.clients else live.display.last
     if client is not None:
-        for _, key, value in _client_rows(client, live):
+        for _, key, value in _client_rows(client, live.display):
             is_number = key == "VRDEClientVersion"
             yield key, value if is_number else quoted(value)
 
 
 def _pairs(
-    entry: Entry, machine: Machine, parts: Parts, live: dict[str, Any] | None
+    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
 ) -> Iterator[tuple[str, str]]:
     """The form for programs."""
     for row in _rows(entry, machine, parts, live):
@@ -307,7 +300,7 @@ def _pairs(
     display = machine.remote_display
     yield "vrde", quoted(_on_off(display.enabled))
     if display.enabled:
-        yield "vrdeport", str(live["vrdeport"] if live else -1)
+        yield "vrdeport", str(live.display.port if live else -1)
         yield "vrdeports", quoted(display.property("TCP/Ports"))
         yield "vrdeaddress", quoted(display.property("TCP/Address"))
         yield "vrdeauthtype", quoted(display.auth_type.lower())
@@ -353,7 +346,7 @@ def _controller_object(controller: Controller) -> dict[str, Any]:
 
 
 def _object(
-    entry: Entry, machine: Machine, parts: Parts, live: dict[str, Any] | None
+    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
 ) -> dict[str, Any]:
     display = machine.remote_display
     return {
@@ -361,7 +354,7 @@ def _object(
         "uuid": entry.uuid,
         "file": str(entry.path),
         "ostype": machine.os_type,
-        "state": "powered off" if live is None else str(live["state"]),
+        "state": "powered off" if live is None else live.state,
         "memory": parts.memory,
         "cpus": parts.cpus,
         "description": parts.description,
@@ -384,7 +377,7 @@ def _object(
             "authtype": display.auth_type.lower(),
             "properties": display.properties,
         },
-        "live": live,
+        "live": live and live.to_json(),
     }
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import rusb
 from rusb.cli._common import (
@@ -22,6 +21,7 @@ from rusb.cli._common import (
 from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
+from rusb.server.state import MachineState
 from rusb.server.vbox.document import Document
 from rusb.server.vbox.files import make_folder, read_file
 from rusb.server.vbox.hardware import read_parts, to_hardware
@@ -182,14 +182,14 @@ def _start_named(name: str) -> None:
     print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
     state = _start(entry.uuid, entry.name, entry.path)
     print(f'VM "{entry.name}" has been successfully started.', flush=True)
-    for note in state.get("notes", ()):
+    for note in state.notes:
         warn(note)
-    if state["vrdeport"] == 0:
+    if state.display.port == 0:
         log = entry.path.parent / "Logs" / "VBox.log"
         say(f"Warning: its VRDE server did not start; {log} says why")
 
 
-def _start(uuid: str, name: str, path: Path) -> dict[str, Any]:
+def _start(uuid: str, name: str, path: Path) -> MachineState:
     """Start ``rusb headless`` as a process of its own; return the machine's state."""
     command = [sys.executable, "-m", "rusb", "headless", "--startvm", str(path)]
     command += ["--vrde", "config"]
@@ -219,13 +219,13 @@ def _start(uuid: str, name: str, path: Path) -> dict[str, Any]:
     return state
 
 
-def _state_of(uuid: str, process: int) -> dict[str, Any] | None:
+def _state_of(uuid: str, process: int) -> MachineState | None:
     """The state of a machine, if this process has it running already."""
     try:
         state = live_state(uuid)
     except ControlError:  # it has the lock, and does not listen yet
         return None
-    return state if state and state["process"] == process else None
+    return state if state and state.process == process else None
 
 
 _PLAIN = ("poweroff", "acpipowerbutton", "reset", "pause", "resume")
