@@ -14,10 +14,11 @@ from typing import Protocol
 
 from rusb.errors import GuestError, ParseError, RusbError
 from rusb.oserrors import reason
-from rusb.usb.descriptors import DeviceDescriptor, DeviceDescriptors, DeviceState
+from rusb.usb.descriptors import DeviceDescriptor, DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.hiding import is_masked
 from rusb.usb.setup import SetupPacket
+from rusb.usb.state import DeviceState
 from rusb.usb.types import ClassCode, DescriptorType, Feature, Recipient, Request
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 

@@ -14,11 +14,10 @@ from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,
     DeviceDescriptors,
-    parse_languages,
-    parse_string,
 )
 from rusb.usb.device import DeviceInfo, clean_text
 from rusb.usb.setup import SetupPacket
+from rusb.usb.strings import parse_languages, parse_string
 from rusb.usb.types import DescriptorType
 from rusb.usb.urb import UrbResult, UrbStatus
 

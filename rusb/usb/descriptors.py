@@ -1,4 +1,4 @@
-"""Descriptors: device, configuration, interface, endpoint, string, BOS.
+"""Descriptors: device, configuration, interface, endpoint.
 
 USB 2.0 chapter 9.6 and USB 3.2 chapter 9.6, all little-endian. Parsing is strict about
 lengths (a device is as hostile as any peer) and keeps what it does not know in
@@ -12,7 +12,7 @@ be read and go on; :meth:`~ConfigurationDescriptor.serialize` then has the right
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Self
 
 from rusb.errors import ParseError
@@ -21,19 +21,14 @@ from .types import DescriptorType, Direction, TransferType
 
 __all__ = [
     "MAX_CONFIGURATION_SIZE",
-    "BosDescriptor",
     "ConfigurationDescriptor",
     "DeviceDescriptor",
     "DeviceDescriptors",
-    "DeviceState",
     "EndpointDescriptor",
     "InterfaceAssociation",
     "InterfaceDescriptor",
     "SsCompanion",
-    "parse_languages",
-    "parse_string",
-    "serialize_languages",
-    "serialize_string",
+    "split",
 ]
 
 MAX_CONFIGURATION_SIZE = 8184
@@ -48,7 +43,6 @@ _INTERFACE = struct.Struct("<9B")
 _ENDPOINT = struct.Struct("<BBBBHB")
 _COMPANION = struct.Struct("<BBBBH")
 _ASSOCIATION = struct.Struct("<8B")
-_BOS = struct.Struct("<BBHB")
 
 
 def _odd(text: str, notes: list[str] | None, offset: int | None = None) -> None:
@@ -59,7 +53,7 @@ def _odd(text: str, notes: list[str] | None, offset: int | None = None) -> None:
         notes.append(text)
 
 
-def _split(data: bytes, notes: list[str] | None = None) -> Iterator[tuple[int, bytes]]:
+def split(data: bytes, notes: list[str] | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield (bDescriptorType, whole descriptor) of each descriptor in *data*."""
     offset = 0
     while offset < len(data):
@@ -111,22 +105,7 @@ class DeviceDescriptor:
 
     def serialize(self) -> bytes:
         """Return the 18 bytes."""
-        return _DEVICE.pack(
-            _DEVICE.size,
-            DescriptorType.DEVICE,
-            self.bcd_usb,
-            self.device_class,
-            self.device_subclass,
-            self.device_protocol,
-            self.max_packet_size0,
-            self.vendor_id,
-            self.product_id,
-            self.bcd_device,
-            self.manufacturer,
-            self.product,
-            self.serial,
-            self.num_configurations,
-        )
+        return _DEVICE.pack(_DEVICE.size, DescriptorType.DEVICE, *astuple(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +118,8 @@ class SsCompanion:
 
     def serialize(self) -> bytes:
         """Return the 6 bytes."""
-        return _COMPANION.pack(
-            _COMPANION.size,
-            DescriptorType.SS_ENDPOINT_COMPANION,
-            self.max_burst,
-            self.attributes,
-            self.bytes_per_interval,
-        )
+        head = _COMPANION.size, DescriptorType.SS_ENDPOINT_COMPANION
+        return _COMPANION.pack(*head, *astuple(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +310,7 @@ class ConfigurationDescriptor:
         if not size <= total <= len(data):
             _odd(f"wTotalLength {total}, have {len(data)}", notes)
         reader = _ConfigurationReader(notes)
-        for kind, descriptor in _split(data[size:total], notes):
+        for kind, descriptor in split(data[size:total], notes):
             reader.feed(kind, descriptor)
         members = reader.finish()
         found = cls(value, attributes, power, members, string, reader.extra)
@@ -491,88 +465,6 @@ class _ConfigurationReader:
 
 
 @dataclass(frozen=True, slots=True)
-class BosDescriptor:
-    """Binary device object store (USB 3.2, 9.6.2).
-
-    Attributes:
-        capabilities: each device capability, whole, with its three-byte head.
-    """
-
-    capabilities: tuple[bytes, ...] = ()
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read a BOS; bytes after wTotalLength are ignored.
-
-        Raises:
-            ParseError: lengths or the capability count do not fit.
-        """
-        if len(data) < _BOS.size:
-            raise ParseError(f"BOS descriptor of {len(data)} bytes")
-        size, kind, total, count = _BOS.unpack_from(data)
-        if kind != DescriptorType.BOS or size < _BOS.size:
-            raise ParseError(f"not a BOS descriptor: type {kind}, bLength {size}")
-        if not size <= total <= len(data):
-            raise ParseError(f"BOS wTotalLength {total}, have {len(data)}")
-        found = tuple(d for _, d in _split(data[size:total]))
-        if any(len(capability) < 3 for capability in found):
-            raise ParseError("BOS with a capability of 2 bytes")
-        if len(found) != count:
-            raise ParseError(f"BOS claims {count} capabilities, has {len(found)}")
-        return cls(found)
-
-    def serialize(self) -> bytes:
-        """Return the whole BOS."""
-        body = b"".join(self.capabilities)
-        head = _BOS.pack(
-            _BOS.size,
-            DescriptorType.BOS,
-            _BOS.size + len(body),
-            len(self.capabilities),
-        )
-        return head + body
-
-
-def _parse_text(data: bytes) -> bytes:
-    if len(data) < 2 or data[1] != DescriptorType.STRING:
-        raise ParseError(f"not a string descriptor: {data[:2].hex()}")
-    if data[0] < 2 or data[0] % 2 or data[0] > len(data):
-        raise ParseError(f"string descriptor with bLength {data[0]}, have {len(data)}")
-    return data[2 : data[0]]
-
-
-def parse_string(data: bytes) -> str:
-    """Return the text of a string descriptor; lone surrogates become U+FFFD.
-
-    Raises:
-        ParseError: wrong type or an odd or impossible length.
-    """
-    return _parse_text(data).decode("utf-16-le", "replace")
-
-
-def serialize_string(text: str) -> bytes:
-    """Return a string descriptor; text beyond 126 UTF-16 units is cut."""
-    body = text.encode("utf-16-le")[:252]
-    return bytes((len(body) + 2, DescriptorType.STRING)) + body
-
-
-def parse_languages(data: bytes) -> tuple[int, ...]:
-    """Return the language ids of string descriptor zero; may be empty.
-
-    Raises:
-        ParseError: as :func:`parse_string`.
-    """
-    body = _parse_text(data)
-    return struct.unpack(f"<{len(body) // 2}H", body)
-
-
-def serialize_languages(*languages: int) -> bytes:
-    """Return string descriptor zero."""
-    body = struct.pack(f"<{len(languages)}H", *languages)
-    return bytes((len(body) + 2, DescriptorType.STRING)) + body
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceDescriptors:
     """The device descriptor and every configuration of one device."""
 
@@ -595,67 +487,3 @@ class DeviceDescriptors:
             for interface in configuration.interfaces
             for endpoint in interface.endpoints
         )
-
-
-class DeviceState:
-    """Which configuration and alternate settings of a device are selected.
-
-    Attributes:
-        descriptors: what there is to select from.
-        configuration: the active configuration; None while unconfigured.
-        alternates: alternate setting of each interface of it.
-        endpoints: address to descriptor of every endpoint now in being, without
-            endpoint zero.
-    """
-
-    def __init__(self, descriptors: DeviceDescriptors) -> None:
-        self.descriptors = descriptors
-        self.configuration: ConfigurationDescriptor | None = None
-        self.alternates: dict[int, int] = {}
-        self.endpoints: dict[int, EndpointDescriptor] = {}
-
-    @property
-    def interfaces(self) -> tuple[InterfaceDescriptor, ...]:
-        """The selected alternate setting of each interface, by number."""
-        if self.configuration is None:
-            return ()
-        chosen = (self.configuration.interface(*i) for i in self.alternates.items())
-        return tuple(i for i in chosen if i is not None)
-
-    def select_configuration(self, value: int) -> bool:
-        """Select a configuration; every alternate setting becomes 0.
-
-        0 selects none, unless the device has a configuration of that value, against
-        the specification (some smart card readers and modems).
-
-        Returns:
-            False, with nothing changed, where the device has no such configuration.
-        """
-        chosen = self.descriptors.configuration(value)
-        if value and chosen is None:
-            return False
-        self._use(chosen)
-        return True
-
-    def unconfigure(self) -> None:
-        """Select no configuration, as after a reset."""
-        self._use(None)
-
-    def _use(self, chosen: ConfigurationDescriptor | None) -> None:
-        self.configuration = chosen
-        numbers = chosen.interface_numbers if chosen else ()
-        self.alternates = dict.fromkeys(numbers, 0)
-        self._find_endpoints()
-
-    def select_interface(self, number: int, alternate: int) -> bool:
-        """Select an alternate setting; False where there is none such."""
-        if self.configuration is None:
-            return False
-        if self.configuration.interface(number, alternate) is None:
-            return False
-        self.alternates[number] = alternate
-        self._find_endpoints()
-        return True
-
-    def _find_endpoints(self) -> None:
-        self.endpoints = {e.address: e for i in self.interfaces for e in i.endpoints}

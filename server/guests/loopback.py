@@ -7,8 +7,8 @@ import asyncio
 import itertools
 
 from rusb.errors import GuestError, ParseError
-from rusb.usb.descriptors import parse_languages, parse_string
 from rusb.usb.setup import SetupPacket
+from rusb.usb.strings import parse_languages, parse_string
 from rusb.usb.types import DescriptorType, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 

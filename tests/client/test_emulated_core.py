@@ -10,7 +10,8 @@ from rusb.client.backends._emulated.core import Data, EmulatedDevice
 from rusb.client.backends._emulated.describe import bulk, describe, interrupt
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.errors import BackendError, DeviceGone
-from rusb.usb.descriptors import BosDescriptor, InterfaceDescriptor
+from rusb.usb.bos import BosDescriptor
+from rusb.usb.descriptors import InterfaceDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus

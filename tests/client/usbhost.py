@@ -14,10 +14,9 @@ from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,
     DeviceDescriptors,
-    parse_languages,
-    parse_string,
 )
 from rusb.usb.setup import SetupPacket
+from rusb.usb.strings import parse_languages, parse_string
 from rusb.usb.types import DescriptorType, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 

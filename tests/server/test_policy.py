@@ -26,10 +26,10 @@ from rusb.usb.descriptors import (
     EndpointDescriptor,
     InterfaceAssociation,
     InterfaceDescriptor,
-    serialize_string,
 )
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
+from rusb.usb.strings import serialize_string
 from rusb.usb.types import ClassCode, Speed
 from rusb.usb.urb import UrbStatus
 from tests.test_whole_path import Lab, machine

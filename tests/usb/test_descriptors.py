@@ -6,15 +6,17 @@ import re
 import pytest
 
 from rusb.errors import ParseError
+from rusb.usb.bos import BosDescriptor
 from rusb.usb.descriptors import (
     MAX_NOTES,
-    BosDescriptor,
     ConfigurationDescriptor,
     DeviceDescriptor,
     EndpointDescriptor,
     InterfaceAssociation,
     InterfaceDescriptor,
     SsCompanion,
+)
+from rusb.usb.strings import (
     parse_languages,
     parse_string,
     serialize_languages,

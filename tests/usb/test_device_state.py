@@ -4,10 +4,10 @@ from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,
     DeviceDescriptors,
-    DeviceState,
     EndpointDescriptor,
     InterfaceDescriptor,
 )
+from rusb.usb.state import DeviceState
 
 
 def interface(number: int, alternate: int, *addresses: int) -> InterfaceDescriptor:

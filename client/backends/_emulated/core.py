@@ -7,9 +7,11 @@ the event loop's thread; hooks must not block for long.
 
 from collections.abc import Sequence
 
-from rusb.usb.descriptors import BosDescriptor, DeviceDescriptors, DeviceState
+from rusb.usb.bos import BosDescriptor
+from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
+from rusb.usb.state import DeviceState
 from rusb.usb.types import Speed
 from rusb.usb.urb import Completion, Urb, UrbStatus
 

@@ -3,17 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from rusb.usb.bos import BosDescriptor
 from rusb.usb.descriptors import (
-    BosDescriptor,
     ConfigurationDescriptor,
     DeviceDescriptors,
-    DeviceState,
     EndpointDescriptor,
     InterfaceDescriptor,
-    serialize_languages,
-    serialize_string,
 )
 from rusb.usb.setup import SetupPacket
+from rusb.usb.state import DeviceState
+from rusb.usb.strings import serialize_languages, serialize_string
 from rusb.usb.types import DescriptorType, Feature, Request, Speed, TransferType
 
 from .endpoints import Data

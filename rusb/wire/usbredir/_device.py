@@ -5,13 +5,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from rusb.errors import LocalProtocolError, RemoteProtocolError
-from rusb.usb.descriptors import (
-    DeviceDescriptors,
-    DeviceState,
-    EndpointDescriptor,
-)
+from rusb.usb.descriptors import DeviceDescriptors, EndpointDescriptor
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
+from rusb.usb.state import DeviceState
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
