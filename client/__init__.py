@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backends.base import DeviceBackend, LocalDevice, OpenDevice
+    from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
+
     from .config import ClientConfig
     from .session import ClientSession, connect
 
@@ -17,12 +18,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ClientConfig": "config",
-    "ClientSession": "session",
-    "DeviceBackend": "backends.base",
-    "LocalDevice": "backends.base",
-    "OpenDevice": "backends.base",
-    "connect": "session",
+    "ClientConfig": ".config",
+    "ClientSession": ".session",
+    "DeviceBackend": "rusb.usb.backend",
+    "LocalDevice": "rusb.usb.backend",
+    "OpenDevice": "rusb.usb.backend",
+    "connect": ".session",
 }
 
 
@@ -32,7 +33,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name], __name__), name)
 
 
 def __dir__() -> list[str]:

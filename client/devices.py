@@ -11,9 +11,8 @@ from rusb.errors import BackendError, DeviceBusy, DeviceGone, NoPermission, Plug
 from rusb.filters.criteria import NumberIs, Text
 from rusb.filters.engine import decide
 from rusb.filters.model import Filter
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
-
-from .backends.base import DeviceBackend, LocalDevice, OpenDevice
 
 __all__ = ["DeviceCatalog", "Offer", "load_backend"]
 
@@ -213,7 +212,7 @@ class DeviceCatalog:
             return None
         lines = [f"\n{name}: {problem}" for name, problem in problems.items()]
         text = "none of the devices can be used:" + "".join(lines)
-        is_denied = any("no permission" in (p or "") for p in problems.values())
+        is_denied = any(isinstance(p, NoPermission) for p in problems.values())
         return (NoPermission if is_denied else DeviceBusy)(text)
 
     async def aclose(self) -> None:

@@ -23,11 +23,11 @@ from rusb.errors import (
 from rusb.rdp import events as rdp
 from rusb.rdp.client import ClientConnection
 from rusb.rdp.error_info import SLOT_IS_TAKEN, explain
+from rusb.usb.backend import DeviceBackend
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
 from rusb.wire import base as wire
 
-from .backends.base import DeviceBackend
 from .config import ClientConfig
 from .devices import DeviceCatalog, Offer, load_backend
 from .dial import dial, rdp_settings
@@ -418,7 +418,7 @@ class ClientSession:
         new = [info for info in offered if info.id not in before]
         for info in new:
             problem = after[info.id].device.problem
-            note = f"; it cannot be used now: {problem}" if problem else ""
+            note = "" if problem is None else f"; it cannot be used now: {problem}"
             if after[info.id].device.has_isochronous and not self._carries_isochronous:
                 note += (
                     "; its isochronous endpoints (sound, video) will not work:"

@@ -9,10 +9,10 @@ from functools import partial
 from rusb.aio.tasks import TaskSet
 from rusb.errors import BackendError, DeviceGone
 from rusb.oserrors import reason
+from rusb.usb.backend import OpenDevice
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 
-from .backends.base import OpenDevice
 from .devices import DeviceCatalog
 
 __all__ = ["DeviceSlots"]

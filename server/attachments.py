@@ -16,7 +16,7 @@ from rusb.errors import GuestError, ParseError, RusbError
 from rusb.oserrors import reason
 from rusb.usb.descriptors import DeviceDescriptor, DeviceDescriptors
 from rusb.usb.device import DeviceInfo
-from rusb.usb.hiding import is_masked
+from rusb.usb.hiding import is_masked, is_of_device
 from rusb.usb.setup import SetupPacket
 from rusb.usb.state import DeviceState
 from rusb.usb.types import ClassCode, DescriptorType, Feature, Recipient, Request
@@ -319,8 +319,11 @@ class Attachment:
         kind = setup.request_type
         if setup.is_standard and _CHANGING.get(setup.request, kind) != kind:
             return _STALL
-        target = setup.index & 0xFF
-        match kind & 0x1F:
+        recipient, target = kind & 0x1F, setup.index & 0xFF
+        if setup.is_standard and setup.request == Request.GET_DESCRIPTOR:
+            if recipient != Recipient.INTERFACE and not is_of_device(setup.value >> 8):
+                return _STALL
+        match recipient:
             case Recipient.DEVICE:
                 is_seen = True
             case Recipient.INTERFACE:

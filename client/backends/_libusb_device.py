@@ -9,12 +9,12 @@ import usb1
 
 from rusb.errors import BackendError, DeviceGone
 from rusb.oserrors import reason
+from rusb.usb.backend import OpenDevice
 from rusb.usb.types import Feature, Request, TransferType
 from rusb.usb.urb import Completion, IsoPacket, Urb, UrbResult, UrbStatus
 
 from ._journal import Journal
 from ._sysfs import Sysfs
-from .base import OpenDevice
 
 __all__ = ["KernelMemory", "OpenUsbDevice"]
 

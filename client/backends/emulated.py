@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rusb.errors import BackendError, DeviceBusy, DeviceGone
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from ._emulated.cdc_acm import SerialLoopback
@@ -34,7 +35,6 @@ from ._emulated.describe import bulk, describe, interrupt, isochronous
 from ._emulated.flash_drive import FlashDrive
 from ._emulated.keyboard import Keyboard
 from ._emulated.loopback import Loopback
-from .base import DeviceBackend, LocalDevice, OpenDevice
 
 __all__ = [
     "PLUGIN",

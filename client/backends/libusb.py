@@ -20,13 +20,13 @@ import usb1
 from rusb.errors import BackendError, DeviceBusy, DeviceGone, NoPermission
 from rusb.oserrors import reason
 from rusb.paths import state_folder
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import ClassCode, DescriptorType, Speed, TransferType
 
 from ._journal import Journal
 from ._libusb_device import KernelMemory, OpenUsbDevice
 from ._sysfs import Sysfs, udev_rule
-from .base import DeviceBackend, LocalDevice, OpenDevice
 
 __all__ = ["LibusbBackend"]
 
@@ -233,15 +233,18 @@ class LibusbBackend(DeviceBackend):
         node = self._sysfs.node(info.bus, info.address)
         return os.path.exists(node) and not os.access(node, os.R_OK | os.W_OK)
 
-    def _problem(self, name: str, info: DeviceInfo) -> str | None:
+    def _problem(self, name: str, info: DeviceInfo) -> BackendError | None:
         if self._is_denied(info):
             rule = udev_rule(info.vendor_id, info.product_id)
             node = self._sysfs.node(info.bus, info.address)
-            return f"no permission for {node}: {rule}"
+            return NoPermission(f"no permission for {node}: {rule}")
+        return self._busy(name)
+
+    def _busy(self, name: str, before: str = "") -> DeviceBusy | None:
         in_use = None if self.force else self._sysfs.in_use(name)
-        if in_use is not None:
-            return f"{in_use}: unmount it first, or use --force"
-        return None
+        if in_use is None:
+            return None
+        return DeviceBusy(f"{before}{in_use}: unmount it first, or use --force")
 
     async def open(self, device: LocalDevice) -> OpenDevice:
         found = self._devices.get(device.key)
@@ -249,9 +252,8 @@ class LibusbBackend(DeviceBackend):
             raise DeviceGone(f"{device.info} was unplugged")
         info = device.info
         name = _name_of(info.bus, info.port_path)
-        in_use = None if self.force else self._sysfs.in_use(name)
-        if in_use is not None:
-            raise DeviceBusy(f"{info}: {in_use}: unmount it first, or use --force")
+        if (busy := self._busy(name, f"{info}: ")) is not None:
+            raise busy
         try:
             handle = await asyncio.to_thread(found.open)
         except usb1.USBErrorAccess as error:

@@ -4,8 +4,8 @@ import argparse
 import json
 from dataclasses import asdict
 
-from rusb.client.backends.base import LocalDevice
 from rusb.client.devices import load_backend
+from rusb.usb.backend import LocalDevice
 
 from ._common import add_verbose, run_async, set_up_logging
 
@@ -56,7 +56,7 @@ def _as_object(device: LocalDevice) -> dict[str, object]:
     fields["speed"] = device.info.speed.name.lower()
     return fields | {
         "key": device.key,
-        "problem": device.problem,
+        "problem": None if device.problem is None else str(device.problem),
         "kept": device.kept,
         "isochronous": device.has_isochronous,
     }
@@ -74,7 +74,7 @@ def _as_text(device: LocalDevice) -> str:
     if info.serial:
         details.append(f"serial {info.serial}")
     text += f"\n    {', '.join(details)}"
-    if device.problem:
+    if device.problem is not None:
         text += f"\n    cannot be used: {device.problem}"
     if device.kept:
         text += f"\n    left out by 'rusb connect' without --all: {device.kept}"

@@ -13,12 +13,13 @@ from .descriptors import (
     InterfaceAssociation,
     InterfaceDescriptor,
 )
-from .types import ClassCode
+from .types import ClassCode, DescriptorType
 
 __all__ = [
     "hide_interfaces",
     "hide_uas",
     "is_masked",
+    "is_of_device",
     "numbers_of",
     "uas_interfaces",
     "with_configurations",
@@ -26,6 +27,22 @@ __all__ = [
 
 UAS = 0x62
 """bInterfaceProtocol of USB Attached SCSI."""
+
+
+_OF_DEVICE = {
+    *(DescriptorType.DEVICE, DescriptorType.CONFIGURATION, DescriptorType.STRING),
+    *(DescriptorType.DEVICE_QUALIFIER, DescriptorType.OTHER_SPEED_CONFIGURATION),
+    DescriptorType.BOS,
+}
+
+
+def is_of_device(kind: int) -> bool:
+    """Does a descriptor type tell of the device as a whole?
+
+    Those of interfaces (the report of a HID interface) are asked of an interface; many
+    devices give them to whoever asks the device, whichever interface they are of.
+    """
+    return kind in _OF_DEVICE
 
 
 def is_masked(mask: int, number: int) -> bool:

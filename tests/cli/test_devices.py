@@ -5,8 +5,10 @@ import json
 import pytest
 
 from rusb.cli import main
-from rusb.client.backends.base import LocalDevice
+from rusb.cli._status import exit_status
 from rusb.client.backends.emulated import EmulatedBackend
+from rusb.errors import DeviceBusy
+from rusb.usb.backend import LocalDevice
 
 
 def test_the_list_looks_like_lsusb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,11 +36,17 @@ def test_a_device_that_cannot_be_used_says_why(
 
     async def list_devices(self: EmulatedBackend) -> list[LocalDevice]:
         found = await plain(self)
-        return [LocalDevice(d.key, d.info, "it is mounted at /mnt") for d in found]
+        problem = DeviceBusy("it is mounted at /mnt/no permission")
+        return [LocalDevice(d.key, d.info, problem) for d in found]
 
     monkeypatch.setattr(EmulatedBackend, "list_devices", list_devices)
     assert main(["devices", "--backend", "emulated:loopback"]) == 0
-    assert "cannot be used: it is mounted at /mnt" in capsys.readouterr().out
+    said = "cannot be used: it is mounted at /mnt/no permission\n"
+    assert said in capsys.readouterr().out
+    # and no word of a path is taken for the reason
+    command = ["connect", "--backend", "emulated:loopback", "127.0.0.1:1"]
+    assert main(command) == exit_status(DeviceBusy())
+    assert "mounted at /mnt/no permission" in capsys.readouterr().err
 
 
 def test_a_machine_without_usb_has_an_empty_list(

@@ -16,10 +16,10 @@ from rusb.cli import devices as devices_command
 from rusb.cli import main
 from rusb.cli._common import say, set_up_logging
 from rusb.client.backends._sysfs import Sysfs
-from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.errors import DeviceGone
 from rusb.server.display.status import status_picture
 from rusb.server.state import DeviceState, MachineState
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import MAX_NAME, DeviceInfo
 from tests.cli.vbox import RUNNING, Vbox
 
@@ -60,7 +60,7 @@ class Hostile(DeviceBackend):
         """There is nothing to close."""
 
     async def list_devices(self) -> list[LocalDevice]:
-        return [LocalDevice("1-1", INFO, problem="")]
+        return [LocalDevice("1-1", INFO)]
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from rusb.cli.vbox import _lists, _refused, machines
-from rusb.client.backends.base import LocalDevice
+from rusb.errors import DeviceBusy, NoPermission
 from rusb.server.state import DeviceState
 from rusb.server.vbox.registry import Registry
+from rusb.usb.backend import LocalDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
 from tests.cli.vbox import RUNNING, Vbox
@@ -166,7 +167,8 @@ def test_host_devices(vbox: Vbox, monkeypatch: pytest.MonkeyPatch) -> None:  # 3
         manufacturer="Logi\x1b[31mtech",
         product="Optical USB Mouse",
     )
-    found = [LocalDevice("k", mouse), LocalDevice("l", mouse, "in use by usbhid")]
+    problem = "in use: /dev/sda1 is mounted at /mnt/no permission"
+    found = [LocalDevice("k", mouse), LocalDevice("l", mouse, DeviceBusy(problem))]
     monkeypatch.setattr(_lists, "host_devices", lambda: found)
     text = vbox("list usbhost")
     assert re.sub(UUID, "U", text.partition("State:      Available")[0]) == (
@@ -185,8 +187,10 @@ def test_host_devices(vbox: Vbox, monkeypatch: pytest.MonkeyPatch) -> None:  # 3
     )
     assert text.endswith("Current State:      Busy\n\n")
     rows = json.loads(vbox("list usbhost --json"))
-    assert [row["Problem"] for row in rows] == ["", "in use by usbhid"]
+    assert [row["Problem"] for row in rows] == ["", problem]
     assert rows[0]["Revision"] == "3.64 (0364)"
+    found[1] = LocalDevice("l", mouse, NoPermission("no permission for it"))
+    assert vbox("list usbhost").endswith("Current State:      Unavailable\n\n")
     device = DeviceState(rows[1]["UUID"], "", 1, 2, 3, attached=True)
     live = replace(RUNNING, devices=(device,))
     monkeypatch.setattr(_lists, "live_state", lambda uuid: live)

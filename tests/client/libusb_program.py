@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rusb.client.backends import libusb
-from rusb.client.backends.base import LocalDevice, OpenDevice
 from rusb.client.backends.libusb import LibusbBackend
 from rusb.errors import BackendError
+from rusb.usb.backend import LocalDevice, OpenDevice
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult
@@ -92,7 +92,7 @@ async def listing(backend: LibusbBackend) -> None:
             usb=d.info.bcd_usb,
             revision=d.info.bcd_device,
             serial=d.info.serial,
-            problem=d.problem,
+            problem=d.problem and str(d.problem),
         )
 
 

@@ -10,13 +10,13 @@ from rusb.cli import connect as connect_command
 from rusb.cli import main, rdesktop
 from rusb.client.backends._routes import interfaces_to
 from rusb.client.backends._sysfs import Sysfs
-from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.client.backends.libusb import LibusbBackend, is_boot_input, is_isochronous
 from rusb.client.config import ClientConfig
 from rusb.client.devices import DeviceCatalog
 from rusb.client.session import connect
 from rusb.errors import DeviceGone
 from rusb.filters.parser import parse_offer
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
 from tests.test_whole_path import Lab, machine
 

@@ -12,6 +12,9 @@ import pytest
 from rusb.client.backends._journal import Journal
 from rusb.client.backends._libusb_device import CONTROL_TIMEOUT_MS
 from rusb.client.backends._sysfs import Sysfs, udev_rule
+from rusb.client.backends.libusb import LibusbBackend
+from rusb.errors import DeviceBusy
+from rusb.usb.device import DeviceInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKEUSB = ROOT / "tools" / "fakeusb"
@@ -292,6 +295,14 @@ def test_a_mounted_partition_is_found_and_named(tmp_path: Path) -> None:
     sysfs.mounts.write_text("36 1 8:1 / /media/my\\040stick rw - vfat /dev/sda1 rw\n")
     assert sysfs.in_use("1-1") == "/dev/sda1 is mounted at /media/my stick"
     assert sysfs.in_use("1-2") is None
+
+
+def test_a_folder_named_no_permission_is_none(tmp_path: Path) -> None:
+    sysfs = fake_sysfs(tmp_path)
+    sysfs.mounts.write_text("36 1 8:1 / /mnt/no\\040permission rw - vfat x rw\n")
+    problem = LibusbBackend(sysfs=sysfs)._problem("1-1", DeviceInfo(0, 0x1209, 1))
+    assert isinstance(problem, DeviceBusy)
+    assert str(problem).startswith("/dev/sda1 is mounted at /mnt/no permission: unmo")
 
 
 def test_a_swap_area_is_in_use_too(tmp_path: Path) -> None:

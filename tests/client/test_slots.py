@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from rusb.aio.tasks import TaskSet
-from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.client.devices import DeviceCatalog
 from rusb.client.slots import MAX_REQUESTS_WAITING, OPENINGS_AT_ONCE, DeviceSlots
 from rusb.errors import DeviceBusy, DeviceGone
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide

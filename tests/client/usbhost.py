@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from rusb.client.backends._emulated.core import EmulatedDevice
-from rusb.client.backends.base import OpenDevice
 from rusb.client.backends.emulated import EmulatedBackend
+from rusb.usb.backend import OpenDevice
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,

@@ -1,4 +1,4 @@
-"""The contract of client/backends/base.py, kept by every device backend.
+"""The contract of rusb/usb/backend.py, kept by every device backend.
 
 What needs a device runs on emulated ones: what is plugged into the machine that runs
 the tests is left alone.
@@ -12,9 +12,9 @@ import pytest
 
 import rusb.client.backends
 from rusb import plugins
-from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.errors import BackendError, DeviceGone
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,

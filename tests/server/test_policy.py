@@ -131,6 +131,11 @@ async def test_masked_interfaces_are_not_there_for_the_guest(lab: Policed) -> No
         for setup in (
             SetupPacket(0x81, 0, 0, 1, 2),  # GET_STATUS of the interface
             SetupPacket(0x81, 6, 0x2200, 1, 64),  # its report descriptor
+            # devices that do not look at the recipient would give it, too
+            SetupPacket(0x80, 6, 0x2200, 1, 64),
+            SetupPacket(0x80, 6, 0x2200, 0, 64),
+            SetupPacket(0x82, 6, 0x2200, 0, 64),
+            SetupPacket(0x80, 6, 0x2100, 1, 9),
             SetupPacket.set_interface(1, 0),
             SetupPacket.get_interface(1),
             SetupPacket(0x21, 9, 0x0200, 1, 0),  # class and vendor requests to it
@@ -151,6 +156,12 @@ async def test_masked_interfaces_are_not_there_for_the_guest(lab: Policed) -> No
             assert setup not in reached
         assert (await device.read(Loopback.SOURCE, 64)).status is UrbStatus.OK
         assert (await device.control(SetupPacket(0x80, 0, 0, 0, 2))).length == 2
+        for setup in (  # what is the whole device's, or of an interface that is seen
+            SetupPacket.get_descriptor(3, 0, 255),
+            SetupPacket(0x81, 6, 0x2200, 0, 64),
+        ):
+            await device.control(setup)
+            assert setup in reached
     assert "hidden from the guest: interface 1 (maskedInterfaces 0x2)" in lab.log()
     assert 'admitted by filter 0 "rest" (any device); interface 1 is to be' in lab.log()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rusb.cli._vbox_options import UsageError
+from rusb.errors import NoPermission
 from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
 from rusb.filters.model import Decision, Filter, describe_mask
@@ -91,7 +92,7 @@ def _local(live: MachineState | None) -> Iterator[Candidate]:
     attached = {d.uuid for d in live.devices if d.client is None} if live else set()
     for device in host_devices():
         host = identify(device)
-        is_busy = device.problem is not None and "permission" not in device.problem
+        is_busy = not isinstance(device.problem, NoPermission | None)
         names = host.uuid, host.address
         yield Candidate(host.info, "local", is_busy, host.uuid in attached, names)
 

@@ -9,10 +9,10 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from rusb.aio.tasks import TaskSet
-from rusb.client.backends.base import DeviceBackend, LocalDevice, OpenDevice
 from rusb.client.devices import load_backend
 from rusb.errors import BackendError, DeviceGone
 from rusb.server.machine.host_devices import HostDevice
+from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 
 __all__ = ["HostDevices", "host_devices", "identify"]
 

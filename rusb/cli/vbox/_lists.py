@@ -4,10 +4,10 @@ import contextlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 
-from rusb.client.backends.base import LocalDevice
-from rusb.errors import ControlError
+from rusb.errors import ControlError, NoPermission
 from rusb.filters.model import Filter
 from rusb.filters.store import to_attributes
+from rusb.usb.backend import LocalDevice
 from rusb.usb.device import clean_text
 
 from ._common import live_state, registry, show
@@ -32,7 +32,7 @@ def print_host_devices(is_json: bool) -> None:
     devices, captured = host_devices(), _captured()
     if is_json:
         rows = [
-            _host_row(device, captured) | {"Problem": device.problem or ""}
+            _host_row(device, captured) | {"Problem": str(device.problem or "")}
             for device in devices
         ]
         print(json.dumps(rows, indent=2))
@@ -81,7 +81,7 @@ def _host_row(device: LocalDevice, captured: Collection[str]) -> dict[str, str]:
 def _state(device: LocalDevice) -> str:
     if device.problem is None:
         return "Available"
-    return "Unavailable" if "no permission" in device.problem else "Busy"
+    return "Unavailable" if isinstance(device.problem, NoPermission) else "Busy"
 
 
 def print_global_filters(filters: Sequence[Filter], is_json: bool) -> None:

@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rusb.usb.device import DeviceInfo
-from rusb.usb.urb import Completion, Urb
+from rusb.errors import BackendError
+
+from .device import DeviceInfo
+from .urb import Completion, Urb
 
 __all__ = ["DeviceBackend", "LocalDevice", "OpenDevice"]
 
@@ -18,8 +20,9 @@ class LocalDevice:
         key: what the backend knows it by; equal keys mean the same plug-in of the
             same device, a device plugged in again has another key.
         info: identity; ``id`` is 0.
-        problem: why it cannot be used as things stand, with what cures it (a
-            permission and its udev rule, a mounted file system); None if it can.
+        problem: what opening it would raise as things stand, with what cures it
+            (NoPermission and its udev rule, DeviceBusy for a mounted file system);
+            None if it can be used.
         kept: what this machine itself uses it for, so that it is offered only to
             those who name it (``its root file system is on /dev/sda2``).
         has_isochronous: it has isochronous endpoints, which not every wire carries.
@@ -27,7 +30,7 @@ class LocalDevice:
 
     key: str
     info: DeviceInfo
-    problem: str | None = None
+    problem: BackendError | None = None
     kept: str | None = None
     has_isochronous: bool = False
 
