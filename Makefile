@@ -13,6 +13,9 @@ PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslin
 	remmina-plugin-rdp krdc gnome-connections dbus-daemon \
 	groff-base zsh fish
 
+# Many tests only wait: two processes for each core of a small machine.
+SIDE_BY_SIDE := -n 4 --dist loadgroup
+
 .PHONY: help demo test check bench manual clean wheel-test system
 
 help:
@@ -28,7 +31,7 @@ demo: .make/venv
 	@$(BIN)/python -m rusb demo
 
 test: .make/dev .make/node system
-	$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 $(PYTEST_ARGS)
 
 check: .make/dev
 	$(BIN)/ruff check .

@@ -1,9 +1,27 @@
-"""In CI nothing is skipped, but what needs hardware that nobody can install."""
+"""In CI nothing is skipped, but what needs hardware; and what is printed at the end.
+
+Tests may run in several processes: what the end needs travels in their reports.
+"""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
+
+
+def _refuse_skipping(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report: pytest.CollectReport = yield
+    _refuse_skipping(report)
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
@@ -11,8 +29,39 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report: pytest.TestReport = yield
-    is_allowed = item.get_closest_marker("hardware") is not None
-    if report.skipped and os.environ.get("CI") and not is_allowed:
-        report.outcome = "failed"
-        report.longrepr = f"skipped in CI: {report.longrepr}"
+    if item.get_closest_marker("hardware") is None:
+        _refuse_skipping(report)
     return report
+
+
+_CELL = "cell of the matrix"
+
+
+@pytest.fixture
+def matrix(
+    record_property: Callable[[str, object], None],
+) -> Callable[[str, str, str, str], None]:
+    """Note what was seen of (client, server, security) for the table at the end."""
+
+    def note(client: str, server: str, security: str, seen: str) -> None:
+        record_property(_CELL, (client, server, security, seen))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the matrix of real peers, if any of it ran."""
+    cells = [
+        tuple(map(str, value))
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == _CELL and isinstance(value, list | tuple)
+    ]
+    if cells:
+        terminalreporter.section("real peers: client, server, security, seen")
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for cell in sorted(cells):
+            words = [text.ljust(n) for text, n in zip(cell, widths, strict=True)]
+            terminalreporter.write_line("  ".join(words).rstrip())

@@ -1,9 +1,11 @@
 """Fixtures of the lab: virtual machines, booted once and shared (qemu-lab.md 7)."""
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,12 +52,24 @@ def lab() -> None:
         _refuse(f"the lab's kernel cannot be fetched (apt-get update?): {error}")
 
 
+@contextlib.contextmanager
+def once(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """The path of a file that all processes of this run share, locked."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with open(folder / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / name
+
+
 @pytest.fixture(scope="session")
 def guest_state(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A guest that booted and was frozen; thawing it takes a third of a second."""
-    path = tmp_path_factory.mktemp("lab") / "guest.state"
-    with Guest() as guest:
-        guest.migrate(f"exec:cat > {path}")
+    with once(tmp_path_factory, "guest.state") as path:
+        if not path.exists():
+            with Guest() as guest:
+                guest.migrate(f"exec:cat > {path}")
     return path
 
 
@@ -83,43 +97,19 @@ def iso(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CD that boots a Linux, which talks on its serial port."""
     if not (ISOLINUX.exists() and LDLINUX.exists() and shutil.which("xorriso")):
         _refuse("needs: apt-get install isolinux syslinux-common xorriso")
-    folder = tmp_path_factory.mktemp("iso")
-    tree = folder / "tree"
-    tree.mkdir()
+    with once(tmp_path_factory, "linux.iso") as path:
+        if not path.exists():
+            _make_iso(path, tmp_path_factory.mktemp("iso"))
+    return path
+
+
+def _make_iso(path: Path, tree: Path) -> None:
     shutil.copy(ISOLINUX, tree)
     shutil.copy(LDLINUX, tree)
     shutil.copy(assets() / "vmlinuz", tree / "vmlinuz")
     initramfs(tree / "initrd", GUEST, INIT, {})
     (tree / "isolinux.cfg").write_text(MENU)
-    command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(folder / "linux.iso")]
+    command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(path)]
     command += ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"]
     command += ["-boot-load-size", "4", "-boot-info-table", str(tree)]
     subprocess.run(command, check=True, timeout=60, capture_output=True)
-    return folder / "linux.iso"
-
-
-_CELLS = pytest.StashKey[list[tuple[str, str, str, str]]]()
-
-
-@pytest.fixture(scope="session")
-def matrix(pytestconfig: pytest.Config) -> Callable[[str, str, str, str], None]:
-    """Note what was seen of (client, server, security) for the table at the end."""
-    cells = pytestconfig.stash.setdefault(_CELLS, [])
-
-    def note(client: str, server: str, security: str, seen: str) -> None:
-        cells.append((client, server, security, seen))
-
-    return note
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Print the matrix of real peers, if any of it ran."""
-    cells = config.stash.get(_CELLS, [])
-    if cells:
-        terminalreporter.section("real peers: client, server, security, seen")
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for cell in sorted(cells):
-            words = [text.ljust(n) for text, n in zip(cell, widths, strict=True)]
-            terminalreporter.write_line("  ".join(words).rstrip())

@@ -16,7 +16,11 @@ from tests.lab.fatimage import fat_image
 from tests.lab.rusbserver import CHECKOUT, RusbServer
 from tests.lab.usblab import Client, Guest, LabError
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("client VM"),
+]
 
 MIB = 1 << 20
 CONTENT = random.Random(3).randbytes(16 * MIB)

@@ -20,7 +20,11 @@ from tests.cli.test_vboxmanage_guide import (
 from tests.lab.peers import wait
 from tests.lab.vboxshell import Shell
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("guide"),
+]
 
 
 SOUND = '<AudioAdapter controller="AC97" driver="Pulse" enabled="true"/>'

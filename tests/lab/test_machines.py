@@ -14,7 +14,11 @@ import pytest
 from tests.lab.redirpeer import SUPER, Peer, RamDisk, plug
 from tests.lab.usblab import Client, Guest
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("client VM"),
+]
 
 MIB = 1 << 20
 

@@ -22,7 +22,11 @@ from tests.lab.peers import HEIGHT, WIDTH, Display, Program, as_image, wait
 from tests.lab.rusbserver import CHECKOUT, RusbServer
 from tests.lab.test_real_peers import MACHINE, NAME, Record
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(180),
+    pytest.mark.xdist_group("viewers"),
+]
 
 HERE = Path(__file__).parent / "viewers"
 NODE = CHECKOUT / ".make" / "node"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from rusb.rdp.standard import METHODS as METHODS_OF_RC4
 from rusb.rdp.standard import Encryption
@@ -79,7 +80,14 @@ X509_WORD, BROKEN = "x509", "without certificate"
 FILES = ("ServerCertificate", "ServerPrivateKey")
 
 
-@pytest.fixture(scope="module", params=METHODS)
+def one_process(*method_and_row: str) -> ParameterSet:
+    """Parameters, of which those of one method share a server."""
+    return pytest.param(
+        *method_and_row, marks=pytest.mark.xdist_group(method_and_row[0])
+    )
+
+
+@pytest.fixture(scope="module", params=[one_process(m) for m in METHODS])
 def method(request: pytest.FixtureRequest) -> str:
     """Each value of ``Security/Method``."""
     found: str = request.param
@@ -216,7 +224,9 @@ def test_a_viewer_and_what_the_machine_allows(
     matrix(viewer, f"rusb {method}", security, seen)
 
 
-@pytest.mark.parametrize("method", ["RDP x509"], indirect=True, scope="module")
+@pytest.mark.parametrize(
+    "method", [one_process(f"RDP {X509_WORD}")], indirect=True, scope="module"
+)
 @pytest.mark.parametrize(
     ("viewer", "outcome"),
     [("rdesktop", X509), ("rdesktop -4", RC4), ("xfreerdp /sec:rdp", X509)],
@@ -249,7 +259,7 @@ WITHOUT = [  # 2.5, its last column; B.3, check 2
 
 @pytest.mark.parametrize(
     ("method", "viewer", "outcome", "seen"),
-    [(f"{method} {BROKEN}", *row) for method, *row in WITHOUT],
+    [one_process(f"{method} {BROKEN}", *row) for method, *row in WITHOUT],
     indirect=["method"],
     scope="module",
 )
@@ -272,7 +282,9 @@ def test_a_viewer_and_a_server_without_a_certificate(
     assert ("no certificate" in log) == (asks_tls and method.startswith("TLS"))
 
 
-@pytest.mark.parametrize("method", ["TLS", "RDP"], indirect=True, scope="module")
+@pytest.mark.parametrize(
+    "method", [one_process(m) for m in METHODS[:2]], indirect=True, scope="module"
+)
 @pytest.mark.parametrize("depth", [8, 15, 24, 32])
 @pytest.mark.parametrize("viewer", ["rdesktop", "xfreerdp"])
 def test_every_colour_depth(

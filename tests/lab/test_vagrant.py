@@ -19,7 +19,11 @@ import pytest
 from tests.lab.rusbserver import CHECKOUT
 from tests.lab.warm import warm
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("vagrant"),
+]
 
 GUIDE = CHECKOUT / "docs" / "guide" / "vboxmanage.md"
 CALLS = Path(__file__).with_name("vagrant_calls.rb")

@@ -1,0 +1,81 @@
+"""What tests/conftest.py adds to a run, in this process and in another."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SKIPS = """
+import pytest
+
+def test_skips() -> None:
+    pytest.skip("nothing there")
+
+@pytest.mark.hardware
+def test_needs_hardware() -> None:
+    pytest.skip("not plugged in")
+"""
+
+MISSES = """
+import pytest
+
+pytest.importorskip("no_such_module")
+
+def test_never_runs() -> None:
+    pass
+"""
+
+NOTES = """
+def test_notes(matrix) -> None:
+    matrix("their client", "our server", "TLS", "a screen")
+"""
+
+
+def run(folder: Path, text: str, *options: str, **env: str) -> tuple[int, str]:
+    """Return the status and the output of pytest with our conftest."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), folder)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = hardware: it\n")
+    (folder / "test_it.py").write_text(text)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", *options],
+        cwd=folder,
+        env=inherited | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=str)
+def test_skipped_in_ci_is_failed(options: tuple[str, ...], tmp_path: Path) -> None:
+    status, said = run(tmp_path, SKIPS, *options, CI="true")
+    assert status == 1
+    assert "1 failed, 1 skipped" in said
+    assert re.search("skipped in CI: .*nothing there", said)
+    status, said = run(tmp_path, SKIPS, *options, CI="")
+    assert status == 0
+    assert "2 skipped" in said
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=str)
+def test_a_module_that_skips_itself_is_failed(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    status, said = run(tmp_path, MISSES, *options, CI="true")
+    assert status != 0
+    assert re.search("skipped in CI: .*no_such_module", said)
+    assert run(tmp_path, MISSES, *options, CI="")[0] == 5  # nothing was collected
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=str)
+def test_the_matrix_is_printed(options: tuple[str, ...], tmp_path: Path) -> None:
+    status, said = run(tmp_path, NOTES, *options)
+    assert status == 0
+    assert "\ntheir client  our server  TLS  a screen\n" in said
