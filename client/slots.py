@@ -111,11 +111,11 @@ class DeviceSlots:
         match event:
             case wire.UrbSubmitted():
                 self._urb(event)
-            case wire.UrbCancelled():
+            case wire.CancelRequested():
                 self._cancel(event)
-            case wire.DeviceOpened():
+            case wire.OpenRequested():
                 self._open(event.device)
-            case wire.DeviceClosed():
+            case wire.CloseRequested():
                 if event.device in self._slots:
                     self._close(self._slots[event.device])
             case (
@@ -162,7 +162,7 @@ class DeviceSlots:
         else:
             self._submit(slot, urb)
 
-    def _cancel(self, event: wire.UrbCancelled) -> None:
+    def _cancel(self, event: wire.CancelRequested) -> None:
         slot = self._slots.get(event.device)
         urb = slot.pending.get(event.urb_id) if slot is not None else None
         if slot is None or urb is None:
@@ -301,17 +301,17 @@ class DeviceSlots:
 
 async def _execute(device: OpenDevice, event: wire.DeviceRequest) -> None:
     match event:
-        case wire.DeviceReset():
+        case wire.ResetRequested():
             await device.reset()
-        case wire.ConfigurationSet():
+        case wire.ConfigurationRequested():
             await device.set_configuration(event.value)
-        case wire.InterfaceClaimed():
+        case wire.ClaimRequested():
             await device.claim_interface(event.interface)
-        case wire.InterfaceReleased():
+        case wire.ReleaseRequested():
             await device.release_interface(event.interface)
-        case wire.InterfaceSet():
+        case wire.AlternateRequested():
             await device.set_interface(event.interface, event.alternate)
-        case wire.HaltCleared():
+        case wire.ClearHaltRequested():
             await device.clear_halt(event.endpoint)
 
 

@@ -14,7 +14,7 @@ What a core promises (docs/architecture.md, invariants):
   :class:`UrbCompleted`, whatever the peer does; after ``channel_closed`` all that are
   open complete with NO_DEVICE.
 * On the device side, every :class:`UrbSubmitted` wants exactly one ``complete_urb``,
-  also after :class:`UrbCancelled`; when its device is closed, it may be dropped.
+  also after :class:`CancelRequested`; when its device is closed, it may be dropped.
 """
 
 import enum
@@ -29,31 +29,31 @@ from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult
 
 __all__ = [
+    "AlternateRequested",
+    "CancelRequested",
     "ChannelKind",
     "ChannelSpec",
+    "ClaimRequested",
+    "ClearHaltRequested",
     "CloseChannel",
-    "ConfigurationSet",
-    "DeviceClosed",
+    "CloseRequested",
+    "ConfigurationRequested",
     "DeviceFailed",
-    "DeviceOpened",
     "DeviceRequest",
-    "DeviceReset",
     "DeviceSide",
     "DevicesListed",
     "DevicesRequested",
     "Event",
     "GuestSide",
-    "HaltCleared",
     "Ignored",
-    "InterfaceClaimed",
-    "InterfaceReleased",
-    "InterfaceSet",
     "Negotiated",
     "OpenChannel",
+    "OpenRequested",
     "Output",
+    "ReleaseRequested",
+    "ResetRequested",
     "Send",
     "Side",
-    "UrbCancelled",
     "UrbCompleted",
     "UrbSubmitted",
     "WireProtocol",
@@ -167,28 +167,28 @@ class DevicesRequested:
 
 
 @dataclass(slots=True)
-class DeviceOpened:
+class OpenRequested:
     """Device side: open it; on failure call ``open_failed``."""
 
     device: int
 
 
 @dataclass(slots=True)
-class DeviceClosed:
+class CloseRequested:
     """Device side: abort everything, release and forget it; nothing is answered."""
 
     device: int
 
 
 @dataclass(slots=True)
-class DeviceReset:
+class ResetRequested:
     """Device side: reset the port; if the device is gone call ``device_lost``."""
 
     device: int
 
 
 @dataclass(slots=True)
-class ConfigurationSet:
+class ConfigurationRequested:
     """Device side: select a configuration, 0 for none."""
 
     device: int
@@ -196,7 +196,7 @@ class ConfigurationSet:
 
 
 @dataclass(slots=True)
-class InterfaceClaimed:
+class ClaimRequested:
     """Device side: take the interface from its kernel driver and claim it."""
 
     device: int
@@ -204,7 +204,7 @@ class InterfaceClaimed:
 
 
 @dataclass(slots=True)
-class InterfaceReleased:
+class ReleaseRequested:
     """Device side: release the interface."""
 
     device: int
@@ -212,7 +212,7 @@ class InterfaceReleased:
 
 
 @dataclass(slots=True)
-class InterfaceSet:
+class AlternateRequested:
     """Device side: select an alternate setting."""
 
     device: int
@@ -221,7 +221,7 @@ class InterfaceSet:
 
 
 @dataclass(slots=True)
-class HaltCleared:
+class ClearHaltRequested:
     """Device side: clear the halt; *endpoint* has its direction bit."""
 
     device: int
@@ -237,7 +237,7 @@ class UrbSubmitted:
 
 
 @dataclass(slots=True)
-class UrbCancelled:
+class CancelRequested:
     """Device side: abort a transfer; its completion has what it had moved."""
 
     device: int
@@ -245,12 +245,12 @@ class UrbCancelled:
 
 
 DeviceRequest: TypeAlias = (
-    DeviceReset
-    | ConfigurationSet
-    | InterfaceClaimed
-    | InterfaceReleased
-    | InterfaceSet
-    | HaltCleared
+    ResetRequested
+    | ConfigurationRequested
+    | ClaimRequested
+    | ReleaseRequested
+    | AlternateRequested
+    | ClearHaltRequested
 )
 """Device side: what may block, and is done in order with the URBs around it."""
 
@@ -261,11 +261,11 @@ Event: TypeAlias = (
     | DeviceFailed
     | UrbCompleted
     | DevicesRequested
-    | DeviceOpened
-    | DeviceClosed
+    | OpenRequested
+    | CloseRequested
     | DeviceRequest
     | UrbSubmitted
-    | UrbCancelled
+    | CancelRequested
 )
 
 # ---------------------------------------------------------------- roles ----

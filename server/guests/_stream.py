@@ -159,11 +159,11 @@ class DeviceStream(asyncio.Protocol):
                 if setup is None or setup.request_type != 0x80:
                     self.was_used = True
                 self._device.submit(urb, partial(self._completed, urb.id))
-            case wire.UrbCancelled():
+            case wire.CancelRequested():
                 self._device.cancel(event.urb_id)
-            case wire.DeviceReset():
+            case wire.ResetRequested():
                 self._device.reset()
-            case wire.DeviceClosed():
+            case wire.CloseRequested():
                 self._on_refused()
             case wire.Ignored():
                 log.debug("%s: ! %s", self._device.name, event.reason)

@@ -21,11 +21,11 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
+    CancelRequested,
     ChannelKind,
-    DeviceClosed,
+    CloseRequested,
     Ignored,
     Side,
-    UrbCancelled,
     UrbCompleted,
     UrbSubmitted,
     WireProtocol,
@@ -214,7 +214,7 @@ def test_a_cancelled_urb_completes_once(name: str) -> None:
     session.guest.cancel_urb(session.id, 1)
     session.guest.cancel_urb(session.id, 77)
     session.move()
-    (cancelled,) = session.device_saw(UrbCancelled)
+    (cancelled,) = session.device_saw(CancelRequested)
     first, second = session.device_saw(UrbSubmitted)
     assert cancelled.urb_id == first.urb.id
     part = UrbResult(UrbStatus.CANCELLED, b"what came", 9)
@@ -247,7 +247,7 @@ def test_a_cancel_that_comes_too_late_changes_nothing(name: str) -> None:
     session.guest.cancel_urb(session.id, 1)
     session.move()
     assert session.completions() == [(1, UrbStatus.OK)]
-    assert session.device_saw(UrbCancelled) == []
+    assert session.device_saw(CancelRequested) == []
 
 
 def test_an_id_may_be_used_again_once_it_completed(name: str) -> None:
@@ -266,7 +266,7 @@ def test_close_and_reset_complete_what_is_open_with_cancelled(
     stop: Callable[[int], None] = getattr(session.guest, end)
     stop(session.id)
     session.move()
-    for event in session.device_saw(UrbCancelled):  # a host may have to say so
+    for event in session.device_saw(CancelRequested):  # a host may have to say so
         result = UrbResult(UrbStatus.CANCELLED)
         session.device.complete_urb(event.device, event.urb_id, result)
     session.move()
@@ -293,7 +293,7 @@ def test_the_end_of_the_channel_forgets_the_device_sides_urbs(name: str) -> None
     (event,) = session.device_saw(UrbSubmitted)
     session.device.channel_closed(session.channel)
     ends = session.device.events()
-    assert any(isinstance(e, UrbCancelled | DeviceClosed) for e in ends)
+    assert any(isinstance(e, CancelRequested | CloseRequested) for e in ends)
     session.device.complete_urb(INFO.id, event.urb.id, echo(event.urb))
     session.device.channel_closed(session.channel)
     assert messages(session.device) == []

@@ -23,7 +23,7 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
-from rusb.wire.base import DevicesListed, Send, UrbCancelled, UrbCompleted
+from rusb.wire.base import CancelRequested, DevicesListed, Send, UrbCompleted
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 
 DEVICE = DeviceDescriptor(0x0200, 0xFF, 0, 0, 64, 0x1209, 1, 0x0100)
@@ -83,7 +83,7 @@ class Wire:
                 self.sent.append(output.data)
                 self.device.receive_data(1, output.data, now=0)
             for event in self.device.events():
-                if isinstance(event, UrbCancelled):
+                if isinstance(event, CancelRequested):
                     cancelled = UrbResult(UrbStatus.CANCELLED)
                     self.device.complete_urb(7, event.urb_id, cancelled)
                 urb = getattr(event, "urb", None)

@@ -23,12 +23,12 @@ from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import usbredir, vrdpusb
 from rusb.wire.base import (
-    DeviceClosed,
+    CancelRequested,
+    CloseRequested,
     DeviceFailed,
     DevicesListed,
     DevicesRequested,
     Side,
-    UrbCancelled,
     UrbCompleted,
     UrbSubmitted,
     WireProtocol,
@@ -121,11 +121,11 @@ class Session:
             key = event.device, event.urb.id
             assert key not in self.in_flight
             self.in_flight[key] = event.urb
-        elif isinstance(event, UrbCancelled):
+        elif isinstance(event, CancelRequested):
             urb = self.in_flight.pop((event.device, event.urb_id), None)
             if urb is not None:
                 self.complete(event.device, urb, UrbStatus.CANCELLED)
-        elif isinstance(event, DeviceClosed):
+        elif isinstance(event, CloseRequested):
             for key in [k for k in self.in_flight if k[0] == event.device]:
                 del self.in_flight[key]
         elif isinstance(event, DevicesRequested):

@@ -11,10 +11,10 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed
 from rusb.usb.urb import IsoPacket, UrbResult, UrbStatus
 from rusb.wire.base import (
-    DeviceClosed,
-    DeviceReset,
+    CancelRequested,
+    CloseRequested,
     Ignored,
-    UrbCancelled,
+    ResetRequested,
     UrbSubmitted,
 )
 from rusb.wire.usbredir import UsbredirDeviceSide
@@ -218,7 +218,7 @@ def test_a_hello_with_more_behind_it_and_a_second_one() -> None:  # T30
 def test_many_resets_in_a_row_are_one(host: Host) -> None:
     host.send(*(packet(RESET) for _ in range(1000)))
     host.urbs()
-    assert len([e for e in host.events if isinstance(e, DeviceReset)]) == 1
+    assert len([e for e in host.events if isinstance(e, ResetRequested)]) == 1
 
 
 def test_configuration_0_is_selected_where_the_device_has_it() -> None:
@@ -247,8 +247,8 @@ def statuses(host: Host) -> list[tuple[int, int, int]]:
 def test_a_cancelled_request_is_answered_once_with_what_was_moved(host: Host) -> None:
     host.send(bulk(9, BULK_IN, 64), packet(CANCEL, 9), packet(CANCEL, 9))
     (urb,) = host.urbs()
-    assert [e for e in host.events if isinstance(e, UrbCancelled)] == [
-        UrbCancelled(INFO.id, urb.id)
+    assert [e for e in host.events if isinstance(e, CancelRequested)] == [
+        CancelRequested(INFO.id, urb.id)
     ]
     assert statuses(host) == []
     for _ in range(2):
@@ -406,7 +406,7 @@ def test_a_length_that_is_absurd_ends_the_stream(host: Host) -> None:
         with pytest.raises(RemoteProtocolError, match="packet of 4294967295 bytes"):
             host.send(struct.pack("<IIQ", BULK, 0xFFFFFFFF, 9))
     host.core.channel_closed(0)
-    assert not any(isinstance(e, UrbCancelled) for e in host.core.events())
+    assert not any(isinstance(e, CancelRequested) for e in host.core.events())
 
 
 # ------------------------------------------ configuration and settings (7) ----
@@ -471,13 +471,13 @@ def test_a_setting_stops_its_own_interface_alone(host: Host) -> None:
     list(host.answers())
     host.send(packet(SET_ALT, 4, b"\1\1"))
     (setting,) = host.urbs()
-    assert [e for e in host.events if isinstance(e, UrbCancelled)] == []
+    assert [e for e in host.events if isinstance(e, CancelRequested)] == []
     host.complete(setting)
     host.complete(pending, b"kept")
     assert (BULK, 3) in [(kind, id) for kind, id, _ in host.answers()]
     host.send(packet(SET_ALT, 5, b"\0\0"))
     host.urbs()
-    assert len([e for e in host.events if isinstance(e, UrbCancelled)]) == 5
+    assert len([e for e in host.events if isinstance(e, CancelRequested)]) == 5
 
 
 def test_a_configuration_ends_everything_before_it(host: Host) -> None:
@@ -486,7 +486,7 @@ def test_a_configuration_ends_everything_before_it(host: Host) -> None:
     list(host.answers())
     host.send(packet(SET_CONFIGURATION, 4, b"\0"))
     (setting,) = host.urbs()
-    cancelled = {e.urb_id for e in host.events if isinstance(e, UrbCancelled)}
+    cancelled = {e.urb_id for e in host.events if isinstance(e, CancelRequested)}
     assert cancelled == {urb.id for urb in urbs}
     host.complete(setting)
     (answer, infos, endpoints, status) = host.answers()
@@ -501,7 +501,7 @@ def test_a_configuration_ends_everything_before_it(host: Host) -> None:
 def test_the_request_of_a_setting_cannot_be_cancelled(host: Host) -> None:
     host.send(packet(SET_ALT, 9, b"\1\1"), packet(CANCEL, 9))
     (urb,) = host.urbs()
-    assert not [e for e in host.events if isinstance(e, UrbCancelled)]
+    assert not [e for e in host.events if isinstance(e, CancelRequested)]
     host.complete(urb)
     assert list(host.answers())[-1] == (ALT_STATUS, 9, bytes((SUCCESS, 1, 1)))
 
@@ -513,7 +513,7 @@ def test_after_a_reset_the_device_is_as_the_guest_believes_it(host: Host) -> Non
     list(host.answers())
     host.send(packet(RESET))
     restored = host.urbs()
-    assert isinstance(host.events[0], DeviceReset)
+    assert isinstance(host.events[0], ResetRequested)
     assert [urb.setup for urb in restored] == [
         SetupPacket.set_configuration(1),
         SetupPacket.set_interface(1, 1),
@@ -604,7 +604,7 @@ def test_a_stream_that_is_stopped_cancels_and_starts_anew(
     for id in (3, 4):  # stopping what is stopped is fine
         host.send(packet(stop, id, body[:1]))
     host.urbs()
-    cancelled = {e.urb_id for e in host.events if isinstance(e, UrbCancelled)}
+    cancelled = {e.urb_id for e in host.events if isinstance(e, CancelRequested)}
     assert cancelled == {urb.id for urb in urbs}
     assert list(host.answers()) == [
         (answer, id, bytes((SUCCESS, body[0]))) for id in (3, 4)
@@ -726,8 +726,8 @@ def test_a_guest_that_refuses_gets_no_answer_and_no_device(host: Host) -> None:
     list(host.answers())
     host.send(packet(REJECT))
     host.urbs()
-    assert host.events[-1] == DeviceClosed(INFO.id)
-    cancelled = {e.urb_id for e in host.events if isinstance(e, UrbCancelled)}
+    assert host.events[-1] == CloseRequested(INFO.id)
+    cancelled = {e.urb_id for e in host.events if isinstance(e, CancelRequested)}
     assert cancelled == {urb.id for urb in urbs}
     host.send(packet(RESET))
     assert host.urbs() == []

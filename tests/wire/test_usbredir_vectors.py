@@ -21,10 +21,10 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
-    DeviceReset,
     DevicesListed,
     Ignored,
     Negotiated,
+    ResetRequested,
     UrbCompleted,
     UrbSubmitted,
 )
@@ -304,7 +304,7 @@ def test_the_device_side_of_a_session() -> None:
         events = core.events()
         urbs += [e.urb for e in events if isinstance(e, UrbSubmitted)]
         if name == "reset":
-            assert DeviceReset(1) in events
+            assert ResetRequested(1) in events
         elif name == "start_interrupt_receiving":
             for urb, vector in zip(urbs, REPORTS, strict=False):
                 report = bytes.fromhex(vector["data"])

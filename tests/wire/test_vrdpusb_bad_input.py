@@ -74,7 +74,7 @@ def test_t20_a_length_that_is_too_small_is_only_a_lower_bound() -> None:
     device = make_device(ID)
     for length in (0, 1, 5):
         reset = struct.pack("<IB", length, 2) + NUMBER
-        assert receive(device, reset) == [wire.DeviceReset(ID)]
+        assert receive(device, reset) == [wire.ResetRequested(ID)]
 
 
 @pytest.mark.parametrize("code", [13, 14, 0x7F, 0x80, 0xFF])
@@ -715,9 +715,9 @@ def test_whatever_a_server_sends_no_urb_is_answered_twice(seed: int) -> None:
                     assert len(event.urb.data) <= event.urb.length <= MAX_URB_LENGTH
                     assert event.urb.endpoint & 0x70 == 0
                     in_flight.add(key)
-                case wire.UrbCancelled():
+                case wire.CancelRequested():
                     in_flight.remove((event.device, event.urb_id))
-                case wire.DeviceClosed():
+                case wire.CloseRequested():
                     in_flight = {k for k in in_flight if k[0] != event.device}
     messages(device)
     for number, handle in in_flight:

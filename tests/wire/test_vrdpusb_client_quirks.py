@@ -60,8 +60,8 @@ def test_c1_nobody_waits_for_success() -> None:
     assert messages(joined.device) == []
     kinds = [type(e) for e in joined.device.events()]
     assert kinds == [
-        *(wire.DeviceOpened, wire.ConfigurationSet, wire.InterfaceClaimed),
-        *(wire.InterfaceSet, wire.UrbSubmitted),
+        *(wire.OpenRequested, wire.ConfigurationRequested, wire.ClaimRequested),
+        *(wire.AlternateRequested, wire.UrbSubmitted),
     ]
 
 
@@ -91,7 +91,7 @@ def test_c4_claim_interface_is_padded() -> None:
 def test_c4_our_client_claims_the_first_number(arguments: bytes) -> None:
     device = make_device(ID)
     events = receive(device, message(4, ID_BYTES + arguments))
-    assert events == [wire.InterfaceClaimed(ID, 1)]
+    assert events == [wire.ClaimRequested(ID, 1)]
 
 
 def test_c5_a_list_may_be_too_long_but_ours_ends_exactly() -> None:
@@ -322,7 +322,7 @@ def test_c14_our_client_sends_what_a_cancelled_urb_had_moved(
     device = make_device(ID)
     receive(device, submit(7))
     cancel = message(10, ID_BYTES + struct.pack("<I", 7))
-    assert receive(device, cancel, cancel) == [wire.UrbCancelled(ID, 7)]
+    assert receive(device, cancel, cancel) == [wire.CancelRequested(ID, 7)]
     device.complete_urb(ID, 7, result)
     assert messages(device) == [results(sent)]
     device.complete_urb(ID, 7, result)
@@ -373,7 +373,7 @@ def test_c16_a_device_is_opened_once_and_only_from_a_list() -> None:
 def test_c16_a_second_open_changes_nothing_in_our_client() -> None:
     device = make_device(ID, is_open=False)
     opened = message(0, ID_BYTES)
-    assert receive(device, opened, opened) == [wire.DeviceOpened(ID)]
+    assert receive(device, opened, opened) == [wire.OpenRequested(ID)]
     assert len(receive(device, submit(7), opened)) == 1
     device.complete_urb(ID, 7, UrbResult(UrbStatus.OK))
     assert messages(device) == [results(record(7))]
@@ -382,7 +382,7 @@ def test_c16_a_second_open_changes_nothing_in_our_client() -> None:
 def test_c17_close_tells_our_client_to_give_the_device_back() -> None:
     device = make_device(ID)
     closed = receive(device, message(5, ID_BYTES + b"\0"), message(1, ID_BYTES))
-    assert closed == [wire.InterfaceReleased(ID, 0), wire.DeviceClosed(ID)]
+    assert closed == [wire.ReleaseRequested(ID, 0), wire.CloseRequested(ID)]
 
 
 def test_c18_a_reply_to_cancel_is_ignored_and_not_sent() -> None:
@@ -399,7 +399,7 @@ def test_c19_the_end_of_the_channel_closes_every_device() -> None:
     device = make_device(1, 2, 3)
     receive(device, message(1, struct.pack("<I", 2)))
     device.channel_closed(CHANNEL)
-    assert device.events() == [wire.DeviceClosed(1), wire.DeviceClosed(3)]
+    assert device.events() == [wire.CloseRequested(1), wire.CloseRequested(3)]
     device.channel_opened(CHANNEL, "vrdpusb", now=9)
     receive(device, submit(1, number=1))
     assert messages(device) == [results(record(1, number=1, error=2))]

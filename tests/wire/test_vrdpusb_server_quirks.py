@@ -120,8 +120,10 @@ def test_s3_our_client_closes_nothing_by_itself() -> None:
     receive(device, LIST)
     device.announce([])
     device.handle_deadline(1000)
-    assert wire.DeviceClosed(ID) not in device.events()
-    assert receive(device, message(1, struct.pack("<I", ID))) == [wire.DeviceClosed(ID)]
+    assert wire.CloseRequested(ID) not in device.events()
+    assert receive(device, message(1, struct.pack("<I", ID))) == [
+        wire.CloseRequested(ID)
+    ]
 
 
 def test_s4_our_server_asks_every_two_seconds() -> None:
@@ -230,7 +232,9 @@ def test_s9_opening_a_device_that_was_unplugged_says_so() -> None:
     assert receive(device, message(0, struct.pack("<I", ID))) == []
     assert messages(device) == [status(0, 2)]
     device.announce([INFO])  # plugged in again
-    assert receive(device, message(0, struct.pack("<I", ID))) == [wire.DeviceOpened(ID)]
+    assert receive(device, message(0, struct.pack("<I", ID))) == [
+        wire.OpenRequested(ID)
+    ]
 
 
 def test_s10_a_refusal_is_not_missed_however_fast_it_comes() -> None:
@@ -405,7 +409,7 @@ def test_s20_our_client_refuses_at_once() -> None:
 def test_s21_a_message_may_be_longer_than_its_length_field() -> None:
     device = make_device(ID)
     reset = message(2, struct.pack("<I", ID))
-    assert receive(device, reset + b"surplus") == [wire.DeviceReset(ID)]
+    assert receive(device, reset + b"surplus") == [wire.ResetRequested(ID)]
     legacy = bytes.fromhex("02000000 00 01 03020000")  # G1: length 2, 6 bytes follow
     assert receive(make_guest(ID), legacy) == [wire.DeviceFailed(ID, "open")]
 

@@ -134,26 +134,26 @@ def expected_of_client(fields: Fields) -> tuple[list[Event], int]:
     number = fields.get("id", ID)
     match fields["code"]:
         case 0:
-            return [wire.DeviceOpened(number)], 0
+            return [wire.OpenRequested(number)], 0
         case 1:
-            return [wire.DeviceClosed(number)], 0
+            return [wire.CloseRequested(number)], 0
         case 2:
-            return [wire.DeviceReset(number)], 0
+            return [wire.ResetRequested(number)], 0
         case 3:
-            return [wire.ConfigurationSet(number, fields["configuration"])], 0
+            return [wire.ConfigurationRequested(number, fields["configuration"])], 0
         case 4:
-            return [wire.InterfaceClaimed(number, fields["interface"])], 0
+            return [wire.ClaimRequested(number, fields["interface"])], 0
         case 5:
-            return [wire.InterfaceReleased(number, fields["interface"])], 0
+            return [wire.ReleaseRequested(number, fields["interface"])], 0
         case 6:
             values = fields["interface"], fields["alternate"]
-            return [wire.InterfaceSet(number, *values)], 0
+            return [wire.AlternateRequested(number, *values)], 0
         case 7:
             return [wire.UrbSubmitted(number, urb_of_submit(fields))], 0
         case 9:
-            return [wire.HaltCleared(number, fields["endpoint"])], 0
+            return [wire.ClearHaltRequested(number, fields["endpoint"])], 0
         case 10:
-            return [wire.UrbCancelled(number, fields["handle"])], 0
+            return [wire.CancelRequested(number, fields["handle"])], 0
         case 11:
             return [wire.DevicesRequested()], 0
         case 12:

@@ -12,15 +12,15 @@ from rusb.usb.state import DeviceState
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
-    DeviceClosed,
-    DeviceReset,
+    CancelRequested,
+    CloseRequested,
     DeviceSide,
     Event,
     Ignored,
     Negotiated,
     Output,
+    ResetRequested,
     Send,
-    UrbCancelled,
     UrbSubmitted,
 )
 
@@ -81,7 +81,7 @@ class _Stream:
 class UsbredirDeviceSide(DeviceSide):
     """One device on one stream; see :class:`~rusb.wire.base.DeviceSide`.
 
-    Standard requests arrive as control URBs; ``DeviceClosed`` means that the guest
+    Standard requests arrive as control URBs; ``CloseRequested`` means that the guest
     refused the device. URB ids are our own, and no two streams have the same: a device
     may still have transfers of a stream that has ended.
 
@@ -128,7 +128,7 @@ class UsbredirDeviceSide(DeviceSide):
         """Cancel everything."""
         self._is_open = False
         for urb_id in (*self._requests, *self._stream_urbs):
-            self._events.append(UrbCancelled(self._device_id, urb_id))
+            self._events.append(CancelRequested(self._device_id, urb_id))
         self._forget()
         self._outputs.clear()
 
@@ -396,7 +396,7 @@ class UsbredirDeviceSide(DeviceSide):
         device = self._device_id
         self._cancel_everything(answer=False)
         self._forget()
-        self._events.append(DeviceClosed(device))
+        self._events.append(CloseRequested(device))
 
     def _submit(self, packet: Packet, urb: Urb) -> None:
         if (before := self._cancelled.get(packet.id)) is not None:
@@ -498,7 +498,7 @@ class UsbredirDeviceSide(DeviceSide):
         if packet.type == Type.BULK:
             self._order[packet.fields[0]].remove(urb_id)
         if request.result is None:
-            self._events.append(UrbCancelled(self._device_id, urb_id))
+            self._events.append(CancelRequested(self._device_id, urb_id))
         else:  # it is done, and only waited for its turn
             self._answer(urb_id, request)
         self._flush_order(packet)
@@ -507,7 +507,7 @@ class UsbredirDeviceSide(DeviceSide):
         """Answer a request with cancelled, at once."""
         request = self._requests[urb_id]
         if self._cancelled.get(request.packet.id) != urb_id:
-            self._events.append(UrbCancelled(self._device_id, urb_id))
+            self._events.append(CancelRequested(self._device_id, urb_id))
         request.result = _CANCELLED
         self._answer(urb_id, request)
         self._flush_order(request.packet)
@@ -523,7 +523,7 @@ class UsbredirDeviceSide(DeviceSide):
             if answer:
                 request.result = _CANCELLED
                 self._answer(urb_id, request)
-            self._events.append(UrbCancelled(self._device_id, urb_id))
+            self._events.append(CancelRequested(self._device_id, urb_id))
         self._requests.clear()
         self._cancelled.clear()
         self._bytes = 0
@@ -613,7 +613,7 @@ class UsbredirDeviceSide(DeviceSide):
             return
         self._was_reset = True
         device, state = self._device_id, self._state
-        self._events.append(DeviceReset(device))
+        self._events.append(ResetRequested(device))
         active, alternates = state.configuration, dict(state.alternates)
         if active is not None:  # the device below forgets it, the guest does not
             self._restore(SetupPacket.set_configuration(active.value))
@@ -771,7 +771,7 @@ class UsbredirDeviceSide(DeviceSide):
             return
         for urb_id in stream.in_flight:
             self._stream_urbs.pop(urb_id, None)
-            self._events.append(UrbCancelled(self._device_id, urb_id))
+            self._events.append(CancelRequested(self._device_id, urb_id))
 
     # ---------------------------------------------------------------- small ----
 

@@ -8,22 +8,22 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import Urb, UrbResult, cut_payload
 from rusb.wire.base import (
-    ConfigurationSet,
-    DeviceClosed,
-    DeviceOpened,
-    DeviceReset,
+    AlternateRequested,
+    CancelRequested,
+    ClaimRequested,
+    ClearHaltRequested,
+    CloseRequested,
+    ConfigurationRequested,
     DeviceSide,
     DevicesRequested,
     Event,
-    HaltCleared,
     Ignored,
-    InterfaceClaimed,
-    InterfaceReleased,
-    InterfaceSet,
     Negotiated,
+    OpenRequested,
     Output,
+    ReleaseRequested,
+    ResetRequested,
     Send,
-    UrbCancelled,
     UrbSubmitted,
 )
 
@@ -126,7 +126,7 @@ class VrdpUsbDeviceSide(DeviceSide):
 
     def channel_closed(self, channel: int) -> None:
         """Every open device is closed (C19)."""
-        self._events += map(DeviceClosed, self._devices)
+        self._events += map(CloseRequested, self._devices)
         self._outputs.clear()
         self._start()
 
@@ -267,12 +267,12 @@ class VrdpUsbDeviceSide(DeviceSide):
             self._reply(Code.OPEN, Status.DENIED, device)
         else:
             self._devices[device] = _Device()
-            self._events.append(DeviceOpened(device))
+            self._events.append(OpenRequested(device))
 
     def _close(self, data: bytes, now: float) -> None:
         device = self._id(data)
         if device is not None and self._devices.pop(device, None) is not None:
-            self._events.append(DeviceClosed(device))
+            self._events.append(CloseRequested(device))
 
     def _request(self, data: bytes, now: float) -> None:
         """A request that needs an open device."""
@@ -348,7 +348,7 @@ class VrdpUsbDeviceSide(DeviceSide):
         pending = device.pending.get(handle) if device is not None else None
         if pending is not None and not pending.is_cancelled:
             pending.is_cancelled = True
-            self._events.append(UrbCancelled(number, handle))
+            self._events.append(CancelRequested(number, handle))
 
     # ---------------------------------------------------------------- small ----
 
@@ -417,14 +417,14 @@ _ARGUMENTS: dict[int, int] = {
 def _make_event(code: int, device: int, arguments: bytes) -> Event:
     match code:
         case Code.RESET:
-            return DeviceReset(device)
+            return ResetRequested(device)
         case Code.SET_CONFIGURATION:
-            return ConfigurationSet(device, arguments[0])
+            return ConfigurationRequested(device, arguments[0])
         case Code.CLAIM_INTERFACE:  # C4: the first of two
-            return InterfaceClaimed(device, arguments[0])
+            return ClaimRequested(device, arguments[0])
         case Code.RELEASE_INTERFACE:
-            return InterfaceReleased(device, arguments[0])
+            return ReleaseRequested(device, arguments[0])
         case Code.SET_INTERFACE:
-            return InterfaceSet(device, arguments[0], arguments[1])
+            return AlternateRequested(device, arguments[0], arguments[1])
         case _:
-            return HaltCleared(device, arguments[0])
+            return ClearHaltRequested(device, arguments[0])
