@@ -1,50 +1,70 @@
-"""``rusb bench``: how fast the whole path is, beside a raw TLS stream."""
+"""``rusb bench``: what the whole path costs, beside a raw TLS stream."""
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import replace
+from pathlib import Path
 
-from ._bench import Figures, measure
+from ._bench.history import History
+from ._bench.measure import measure
+from ._bench.plan import Plan
+from ._bench.table import print_comparison, print_figures, progress
 from ._common import add_verbose, run_async, set_up_logging
+
+PLAN = Plan()
+MAX_RTT_MS = 5000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     add = parser.add_argument
-    add("--json", action="store_true", help="one JSON object instead of a table")
-    add("--seconds", type=float, default=0.5, help="length of each measurement (0.5)")
+    add("--json", action="store_true", help="one JSON object instead of tables")
+    add(
+        "--rtt",
+        metavar="MS[,MS...]",
+        type=_round_trips,
+        default=(0,),
+        help="round trips to simulate, in milliseconds, for storage and reports (0)",
+    )
+    add(
+        "--history",
+        metavar="FILE",
+        type=Path,
+        help="append the results to FILE, as one line of JSON",
+    )
+    add(
+        "--compare",
+        metavar="FILE",
+        type=Path,
+        help="compare with the last run of this machine in a FILE of --history",
+    )
     add_verbose(parser)
+
+
+def _round_trips(text: str) -> tuple[int, ...]:
+    """Read the value of ``--rtt``."""
+    try:
+        found = tuple(dict.fromkeys(map(int, text.split(","))))
+    except ValueError:
+        found = (-1,)
+    if min(found) < 0 or max(found) > MAX_RTT_MS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} should be milliseconds from 0 to {MAX_RTT_MS}, with commas"
+        )
+    return found
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     set_up_logging(args.verbose)
-    figures = run_async(measure(args.seconds))
-    print(json.dumps(asdict(figures)) if args.json else table(figures))
+    history = History(args.history, args.compare)  # its errors come before the wait
+    with progress() as say:
+        figures = run_async(measure(replace(PLAN, rtts_ms=args.rtt), say))
+    history.append(figures)
+    if args.json:
+        print(json.dumps(figures.to_json()))
+    else:
+        print_figures(figures)
+    if history.before is not None:
+        print_comparison(history.before, figures, to_stderr=args.json)
     return 0
-
-
-def table(figures: Figures) -> str:
-    """Lay the figures out as a Markdown table."""
-    lines = [
-        f"raw TLS stream {figures.yardstick_mb_s:.0f} MB/s,"
-        f" ping-pong {figures.pingpong_us:.0f} us",
-        "",
-        "| transfer | bytes | in flight | devices | MB/s | us/URB | ratio"
-        " | CPU client s | CPU server s |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in figures.rows:
-        lines.append(
-            f"| {row.name} | {row.size} | {row.depth} | {row.devices}"
-            f" | {row.mb_s:.1f} | {row.us:.0f} | {row.ratio:.2f}"
-            f" | {row.cpu_client_s:.2f} | {row.cpu_server_s:.2f} |"
-        )
-    lines += [
-        "",
-        f"memory at most: client {figures.rss_client_mb:.0f} MB,"
-        f" server {figures.rss_server_mb:.0f} MB",
-        "ratio: bulk: MB/s over the raw stream in the same direction;"
-        " control and interrupt: us over the raw ping-pong",
-    ]
-    return "\n".join(lines)

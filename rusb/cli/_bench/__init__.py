@@ -1,0 +1,1 @@
+"""What ``rusb bench`` does (docs/spec/speed.md)."""
