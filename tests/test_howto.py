@@ -1,0 +1,89 @@
+"""docs/howto/: every block of code is written to its file, or run.
+
+A Python, TOML or other block with a title is a file. In a ``console`` block, lines that
+begin with ``$`` are commands, and the others are what they print, word for word but for
+``…``, which stands for anything. Other languages do not occur.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
+
+FENCE = re.compile(r'^```(\w*)(?: title="([\w./-]+)")?\n(.*?)^```$', re.M | re.S)
+STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.M)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A shell in which the commands of the page are this checkout's."""
+    commands, site = folder / "bin", folder / "site"
+    commands.mkdir()
+    into = f"--target '{site}' --no-deps --disable-pip-version-check"
+    for name, words in (
+        ("python", '"$@"'),
+        ("rusb", '-m rusb "$@"'),
+        ("pip", f'-m pip "$@" {into}'),
+    ):
+        path = commands / name
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}\n')
+        path.chmod(0o755)
+    ours = {
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{site}",
+        "HOME": str(folder),
+        "RUSB_STATE": str(folder / "state"),
+        "RUSB_RUNTIME": str(folder / "run"),
+    }
+    return os.environ | ours
+
+
+def follow(page: Path, folder: Path) -> int:
+    """Do what the page says, and return how many commands ran."""
+    count = 0
+    env = environment(folder)
+    desk = folder / "desk"
+    desk.mkdir()
+    for language, title, text in FENCE.findall(page.read_text("utf-8")):
+        if title:
+            (desk / title).write_text(text, "utf-8")
+            continue
+        assert language == "console", f"a block of {language or 'what?'} is not run"
+        for command, output in STEP.findall(text):
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=desk,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=60,
+            )
+            wanted = ".*".join(map(re.escape, output.split("…")))
+            assert re.fullmatch(wanted, done.stdout, re.S), f"{command}:\n{done.stdout}"
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    assert follow(page, tmp_path) >= 2
+
+
+def test_a_page_that_says_something_else_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ echo one\ntwo\n```\n")
+    with pytest.raises(AssertionError, match="echo one"):
+        follow(page, tmp_path)
+
+
+def test_every_block_of_code_is_found() -> None:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        fences = re.findall(r"^```", text, re.M)
+        assert len(fences) == 2 * len(FENCE.findall(text)), page.name
