@@ -12,7 +12,7 @@ from rusb.server.guests import _stream
 from rusb.server.guests._stream import DeviceStream
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
-from rusb.wire.usbredir import _device as device_side
+from rusb.wire.usbredir import _requests as requests
 from tests.wire.redir import (
     BULK,
     BULK_IN,
@@ -33,8 +33,8 @@ from tests.wire.redir import (
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sixteenth of the real ones, for the time that it takes."""
     monkeypatch.setattr(_stream, "WRITE_HIGH", _stream.WRITE_HIGH >> 4)
-    small = device_side.MAX_BYTES_PENDING >> 4
-    monkeypatch.setattr(device_side, "MAX_BYTES_PENDING", small)
+    small = requests.MAX_BYTES_PENDING >> 4
+    monkeypatch.setattr(requests, "MAX_BYTES_PENDING", small)
 
 
 class Eager:
@@ -147,7 +147,7 @@ async def test_a_guest_that_asks_and_does_not_read_is_bounded() -> None:
             guest.send(b"".join(bulk(i, BULK_IN, size) for i in range(2, count + 2)))
         )
         await guest.fill()
-        limit = _stream.WRITE_HIGH + 2 * device_side.MAX_BYTES_PENDING
+        limit = _stream.WRITE_HIGH + 2 * requests.MAX_BYTES_PENDING
         assert guest.waiting() <= limit
         assert guest.device.given <= limit
         ids = await guest.read_answers(BULK, count)  # nothing was lost, or refused

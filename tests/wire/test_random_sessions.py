@@ -267,10 +267,11 @@ class Session:
             place = {id: n for n, id in enumerate(self.submitted[key])}
             order = [place[id] for id in ids]
             assert order == sorted(order), f"the order of {key} is broken"
-        for core in (self.guest, self.device):
-            for name, value in vars(core).items():
+        parts = [getattr(self.device, n, None) for n in ("_requests", "_streams")]
+        for part in (self.guest, self.device, *(p for p in parts if p is not None)):
+            for name, value in vars(part).items():
                 if isinstance(value, dict | set) and name not in ("_handlers", "types"):
-                    assert not value, f"{type(core).__name__}.{name} is not empty"
+                    assert not value, f"{type(part).__name__}.{name} is not empty"
 
 
 @pytest.mark.parametrize(

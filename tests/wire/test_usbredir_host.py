@@ -18,7 +18,7 @@ from rusb.wire.base import (
     UrbSubmitted,
 )
 from rusb.wire.usbredir import UsbredirDeviceSide
-from rusb.wire.usbredir import _device as device_side
+from rusb.wire.usbredir import _requests as requests
 
 from .redir import (
     ACK,
@@ -155,7 +155,7 @@ def test_isochronous_data_that_does_not_fit_is_refused(host: Host) -> None:  # T
     host.send(out(192), *(out(1) for _ in range(1000)))
     urbs = host.urbs()
     assert [u.length for u in urbs] == [192]
-    assert len(host.core._streams[ISO_OUT].queue) <= 1
+    assert len(host.core._streams.running[ISO_OUT].queue) <= 1
 
 
 def test_data_for_a_stopped_stream_is_dropped(host: Host) -> None:  # T30
@@ -286,7 +286,7 @@ def test_a_request_that_is_cancelled_when_it_is_done_has_its_answer(host: Host) 
     assert statuses(host) == [(10, SUCCESS, 4)]
     host.complete(first, b"12345678")
     assert statuses(host) == [(9, SUCCESS, 8)]
-    assert host.core._bytes == 0
+    assert host.core._requests.bytes == 0
 
 
 def test_two_streams_never_use_the_same_urb_id() -> None:
@@ -318,7 +318,7 @@ def test_a_reset_answers_what_was_cancelled_too(host: Host) -> None:
         host.complete(urb, b"late")
     assert statuses(host) == []
     assert not host.core.is_full()
-    assert host.core._bytes == 0
+    assert host.core._requests.bytes == 0
 
 
 # -------------------------------------------------------------- pressure ----
@@ -326,13 +326,13 @@ def test_a_reset_answers_what_was_cancelled_too(host: Host) -> None:
 
 def test_requests_beyond_the_limit_wait_and_none_is_refused(host: Host) -> None:
     """Above the limit of requests, the rest of what was received waits."""
-    count = device_side.MAX_PENDING + 100
+    count = requests.MAX_PENDING + 100
     host.send(*(bulk(i, BULK_IN, 8) for i in range(1, count + 1)))
     urbs = host.urbs()
-    assert len(urbs) == device_side.MAX_PENDING
+    assert len(urbs) == requests.MAX_PENDING
     assert host.core.is_full()
     assert list(host.answers()) == []
-    for urb in urbs[: device_side.MAX_PENDING // 2 + 1]:
+    for urb in urbs[: requests.MAX_PENDING // 2 + 1]:
         host.complete(urb, bytes(8))
     assert not host.core.is_full()
     host.send()
@@ -344,7 +344,7 @@ def test_what_requests_ask_for_is_bounded_in_bytes(host: Host) -> None:
     size = 4 << 20
     host.send(*(bulk(i, BULK_IN, size) for i in range(1, 200)))
     asked = sum(u.length for u in host.urbs())
-    assert asked <= device_side.MAX_BYTES_PENDING
+    assert asked <= requests.MAX_BYTES_PENDING
     host.send(packet(RESET))  # it waits behind them
     assert host.core.is_full()
 

@@ -1,7 +1,6 @@
 """The device side of usbredir: the usb-host, towards QEMU (usbredir.md 6 to 13)."""
 
 import itertools
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 from rusb.errors import LocalProtocolError, RemoteProtocolError
@@ -9,10 +8,9 @@ from rusb.usb.descriptors import DeviceDescriptors, EndpointDescriptor
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.state import DeviceState
-from rusb.usb.types import Speed, TransferType
+from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
-    CancelRequested,
     CloseRequested,
     DeviceSide,
     Event,
@@ -25,57 +23,14 @@ from rusb.wire.base import (
 )
 
 from . import _codec as codec
-from ._codec import Cap, Packet, Splitter, Type, endpoint_index
+from ._codec import Cap, Packet, Splitter, Type
+from ._infos import ep_info, interface_info, packet_size
+from ._requests import Requests
+from ._streams import Streams
 
 __all__ = ["UsbredirDeviceSide"]
 
 VERSION = "rusb usb-host"
-
-INTERRUPT_URBS = 5
-"""Transfers kept in flight per interrupt IN stream (9.2)."""
-
-MAX_FAILURES = 16
-"""Transfers of an interrupt IN stream that may fail in a row. One that fails always,
-perhaps at once, would be asked for without end (9.2, rule 4)."""
-
-MAX_PACKETS_PER_URB, MAX_ISO_URBS = 32, 16
-"""Bounds of start_iso_stream (10)."""
-
-MAX_PENDING = 1024
-"""Requests of the guest in flight; QEMU queues some dozens (18). Further ones wait."""
-
-MAX_BYTES_PENDING = 32 << 20
-"""What they carry and ask for: thirty-two of the largest that QEMU sends (1 MiB). With
-what is queued for a guest that does not read it is what a guest can make us keep."""
-
-_POLLED = (TransferType.INTERRUPT, TransferType.ISOCHRONOUS)
-_ENDS_STREAM = (UrbStatus.STALL, UrbStatus.NO_DEVICE, UrbStatus.CANCELLED)
-_CANCELLED = UrbResult(UrbStatus.CANCELLED)
-
-
-class _Request:
-    """A request of the guest that waits for its answer."""
-
-    __slots__ = ("length", "packet", "result")
-
-    def __init__(self, packet: Packet, length: int) -> None:
-        self.packet = packet
-        self.length = length
-        self.result: UrbResult | None = None
-
-
-class _Stream:
-    """An endpoint that is polled (interrupt IN) or streams (isochronous)."""
-
-    def __init__(self, endpoint: EndpointDescriptor, urbs: int, packets: int) -> None:
-        self.endpoint = endpoint
-        self.urbs = urbs
-        self.packets = packets
-        self.next_id = 0
-        self.failures = 0  # in a row
-        self.in_flight: set[int] = set()
-        self.queue: deque[bytes] = deque()  # isochronous OUT
-        self.is_running = False  # isochronous OUT: the jitter buffer is filled
 
 
 class UsbredirDeviceSide(DeviceSide):
@@ -99,22 +54,18 @@ class UsbredirDeviceSide(DeviceSide):
         self._configuration = configuration
         self._is_held = False
         self._is_congested = False
-        self._was_full = False
-        self._bytes = 0  # of requests in flight
         self._splitter = Splitter(from_host=False, caps=codec.HOST_CAPS)
         self._events: list[Event] = []
+        self._emit = self._events.append
         self._outputs: list[Output] = []
+        self._output = self._outputs.append
         self._is_open = False
         self._info: DeviceInfo | None = None
         self._state: DeviceState | None = None
         self._is_connected = False  # device_connect was sent
         self._waits_for_ack = False
-        self._requests: dict[int, _Request] = {}  # by urb id
-        self._by_guest: dict[int, int] = {}  # the guest's id to urb id
-        self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
-        self._order: dict[int, deque[int]] = {}  # bulk: endpoint to urb ids
-        self._streams: dict[int, _Stream] = {}  # by endpoint address
-        self._stream_urbs: dict[int, _Stream] = {}  # by urb id
+        self._requests = Requests(self._emit)
+        self._streams = Streams(self._ids, self._splitter, self._emit, self._output)
         self._was_reset = False  # nothing was asked since the last reset
 
     # ---------------------------------------------------------------- Side ----
@@ -127,8 +78,6 @@ class UsbredirDeviceSide(DeviceSide):
     def channel_closed(self, channel: int) -> None:
         """Cancel everything."""
         self._is_open = False
-        for urb_id in (*self._requests, *self._stream_urbs):
-            self._events.append(CancelRequested(self._device_id, urb_id))
         self._forget()
         self._outputs.clear()
 
@@ -139,7 +88,7 @@ class UsbredirDeviceSide(DeviceSide):
         self._splitter.feed(data)
         while not self.is_full() and (packet := self._splitter.next()) is not None:
             if isinstance(packet, str):
-                self._events.append(Ignored(packet))
+                self._emit(Ignored(packet))
             else:
                 self._take(packet)
 
@@ -152,24 +101,21 @@ class UsbredirDeviceSide(DeviceSide):
 
     def events(self) -> list[Event]:
         """Take the events."""
-        taken, self._events = self._events, []
+        taken = self._events.copy()
+        self._events.clear()
         return taken
 
     def outputs(self) -> list[Output]:
         """Take the outputs."""
-        taken, self._outputs = self._outputs, []
+        taken = self._outputs.copy()
+        self._outputs.clear()
         return taken
 
     # ------------------------------------------------------------ pressure ----
 
     def is_full(self) -> bool:
         """Must the guest wait now? Once too much is in flight, until half is done."""
-        share = 2 if self._was_full else 1
-        self._was_full = (
-            len(self._requests) * share >= MAX_PENDING
-            or self._bytes * share >= MAX_BYTES_PENDING
-        )
-        return self._was_full or self._is_held or self._is_congested
+        return self._requests.is_full() or self._is_held or self._is_congested
 
     def hold(self, is_held: bool) -> None:
         """The way to the device is too slow, or free again."""
@@ -182,9 +128,7 @@ class UsbredirDeviceSide(DeviceSide):
         are not polled.
         """
         self._is_congested = is_congested
-        for stream in () if is_congested else list(self._streams.values()):
-            if stream.endpoint.address & 0x80:
-                self._fill(stream)
+        self._streams.congest(is_congested)
 
     # ---------------------------------------------------------- DeviceSide ----
 
@@ -208,6 +152,7 @@ class UsbredirDeviceSide(DeviceSide):
             if found is None:
                 raise LocalProtocolError("usbredir needs the device's descriptors")
             self._info, self._state = info, DeviceState(found)
+            self._requests.device = self._streams.device = info.id
             if self._configuration:
                 self._state.select_configuration(self._configuration)
             self._connect()
@@ -222,26 +167,11 @@ class UsbredirDeviceSide(DeviceSide):
 
     def complete_urb(self, device: int, urb_id: int, result: UrbResult) -> None:
         """Answer a request, or pass on what a stream brought."""
-        stream = self._stream_urbs.pop(urb_id, None)
-        if stream is not None:
-            stream.in_flight.discard(urb_id)
-            self._stream_result(stream, result)
-            return
-        request = self._requests.get(urb_id)
-        if request is None:
-            return  # cancelled
-        request.result = result
-        packet = request.packet
-        if self._cancelled.get(packet.id) == urb_id:
-            self._answer(urb_id, request)
-            return
-        order = self._order.get(packet.fields[0]) if packet.type == Type.BULK else None
-        if order is None:
-            self._answer(urb_id, request)
-            return
-        # Answers of one bulk endpoint keep the order of the requests (9.1).
-        while order and (first := self._requests[order[0]]).result is not None:
-            self._answer(order[0], first)
+        if urb_id in self._streams.urbs:
+            self._streams.complete(urb_id, result)
+        else:
+            self._requests.complete(urb_id, result)
+            self._answer()
 
     # ------------------------------------------------------------- connection ----
 
@@ -272,7 +202,9 @@ class UsbredirDeviceSide(DeviceSide):
 
     def _disconnect(self) -> None:
         """Answer what is pending with cancelled, then disconnect (13)."""
-        self._cancel_everything()
+        self._requests.abort_all()
+        self._answer()
+        self._streams.stop_all()
         if self._is_connected:
             self._send_packet(Type.DEVICE_DISCONNECT)
             self._waits_for_ack = bool(self._splitter.caps & Cap.DISCONNECT_ACK)
@@ -281,67 +213,22 @@ class UsbredirDeviceSide(DeviceSide):
     def _forget(self) -> None:
         self._info = self._state = None
         self._is_connected = False
-        self._requests.clear()
-        self._bytes = 0
-        self._by_guest.clear()
-        self._cancelled.clear()
-        self._order.clear()
-        self._streams.clear()
-        self._stream_urbs.clear()
+        self._requests.forget_all()
+        self._streams.stop_all()
 
     def _send_infos(self) -> None:
-        """interface_info and ep_info of what is selected now (6.2)."""
-        state = self._state
+        """Describe what is selected now (6.2)."""
+        state, info, caps = self._state, self._info, self._splitter.caps
         assert state is not None
-        chosen = state.interfaces[: codec.ENDPOINTS]
-        columns = (
-            bytes(i.number for i in chosen),
-            bytes(i.interface_class for i in chosen),
-            bytes(i.interface_subclass for i in chosen),
-            bytes(i.interface_protocol for i in chosen),
-        )
-        padded = [column.ljust(codec.ENDPOINTS, b"\0") for column in columns]
-        self._send_packet(Type.INTERFACE_INFO, 0, len(chosen), *padded)
-        types = bytearray([codec.NO_ENDPOINT] * codec.ENDPOINTS)
-        intervals, interfaces = bytearray(codec.ENDPOINTS), bytearray(codec.ENDPOINTS)
-        sizes = [0] * codec.ENDPOINTS
-        types[0] = types[16] = 0
-        sizes[0] = sizes[16] = self._packet_size0()
-        for interface in chosen:
-            for endpoint in interface.endpoints:
-                index = endpoint_index(endpoint.address)
-                types[index] = codec.TRANSFER_CODES[endpoint.transfer_type]
-                # 6.2: QEMU refuses a device with a polled endpoint whose interval is 0
-                is_polled = endpoint.transfer_type in _POLLED
-                intervals[index] = endpoint.interval or int(is_polled)
-                interfaces[index] = interface.number
-                sizes[index] = self._packet_size(endpoint)
-        fields = [bytes(types), bytes(intervals), bytes(interfaces)]
-        if self._splitter.caps & Cap.MAX_PACKET_SIZE:
-            fields.append(b"".join(s.to_bytes(2, "little") for s in sizes))
-        self._send_packet(Type.EP_INFO, 0, *fields)
-
-    def _packet_size0(self) -> int:
-        assert self._state is not None
-        assert self._info is not None
-        size = self._state.descriptors.device.max_packet_size0
-        return 512 if self._info.speed is Speed.SUPER else size
-
-    def _packet_size(self, endpoint: EndpointDescriptor) -> int:
-        assert self._info is not None
-        size = endpoint.packet_size
-        if (
-            endpoint.transfer_type is TransferType.ISOCHRONOUS
-            and self._info.speed is Speed.HIGH
-        ):
-            size *= 1 + (endpoint.max_packet_size >> 11 & 3)
-        return size
+        assert info is not None
+        self._send_packet(Type.INTERFACE_INFO, 0, *interface_info(state))
+        self._send_packet(Type.EP_INFO, 0, *ep_info(state, info.speed, caps))
 
     # ----------------------------------------------------- from the guest ----
 
     def _take(self, packet: Packet) -> None:
         if packet.type == Type.HELLO:
-            self._events.append(Negotiated(1, self._splitter.caps))
+            self._emit(Negotiated(1, self._splitter.caps))
             self._connect()
             return
         if packet.type == Type.DISCONNECT_ACK:
@@ -351,7 +238,7 @@ class UsbredirDeviceSide(DeviceSide):
         if packet.type == Type.FILTER_FILTER:
             return  # the guest's rules; it enforces them itself
         if not self._is_connected:
-            self._events.append(Ignored(f"packet of type {packet.type}, no device"))
+            self._emit(Ignored(f"packet of type {packet.type}, no device"))
             return
         self._take_for_device(packet)
 
@@ -369,97 +256,86 @@ class UsbredirDeviceSide(DeviceSide):
             case Type.GET_ALT_SETTING:
                 self._alt_status(packet.id, packet.fields[0], codec.SUCCESS)
             case Type.CANCEL:
-                self._cancel(packet.id)
+                self._requests.cancel(packet.id)
+                self._answer()
             case Type.RESET:
                 self._reset()
             case Type.START_INTERRUPT:
-                self._start_interrupt(packet)
-            case Type.STOP_INTERRUPT:
-                self._stop_stream(packet.fields[0])
-                self._send_packet(
-                    Type.INTERRUPT_STATUS, packet.id, codec.SUCCESS, packet.fields[0]
-                )
+                self._streams.start_interrupt(packet, *self._endpoint(packet))
             case Type.START_ISO:
-                self._start_iso(packet)
-            case Type.STOP_ISO:
-                self._stop_stream(packet.fields[0])
-                self._send_packet(
-                    Type.ISO_STATUS, packet.id, codec.SUCCESS, packet.fields[0]
-                )
+                self._streams.start_iso(packet, *self._endpoint(packet))
+            case Type.STOP_INTERRUPT | Type.STOP_ISO:
+                self._streams.stop_asked(packet)
             case Type.ISO:
-                self._iso_out(packet)
+                self._streams.output(packet)
             case Type.FILTER_REJECT:
                 self._rejected()
+
+    def _endpoint(self, packet: Packet) -> tuple[EndpointDescriptor | None, int]:
+        """The endpoint that a packet names, and the size of its packets."""
+        assert self._state is not None
+        assert self._info is not None
+        found = self._state.endpoints.get(packet.fields[0])
+        return found, packet_size(found, self._info.speed) if found else 0
 
     def _rejected(self) -> None:
         """The guest refused the device and has detached it already (6.3)."""
         device = self._device_id
-        self._cancel_everything(answer=False)
         self._forget()
-        self._events.append(CloseRequested(device))
-
-    def _submit(self, packet: Packet, urb: Urb) -> None:
-        if (before := self._cancelled.get(packet.id)) is not None:
-            self._abort(before)  # the guest takes the first answer for the old one
-        self._requests[urb.id] = _Request(packet, urb.length)
-        self._bytes += urb.length
-        self._by_guest[packet.id] = urb.id
-        if packet.type == Type.BULK:
-            self._order.setdefault(urb.endpoint, deque()).append(urb.id)
-        self._events.append(UrbSubmitted(self._device_id, urb))
+        self._emit(CloseRequested(device))
 
     def _data_request(self, packet: Packet) -> None:
         """control_packet, bulk_packet, interrupt_packet (8, 9)."""
         assert self._state is not None
-        if packet.id in self._by_guest:
-            self._events.append(Ignored(f"request {packet.id:#x} is in flight already"))
+        if self._requests.is_in_flight(packet.id):
+            self._emit(Ignored(f"request {packet.id:#x} is in flight already"))
             self._refuse(packet)
             return
-        fields, urb_id = packet.fields, next(self._ids)
+        fields = packet.fields
         if packet.type == Type.CONTROL:
             endpoint, request, request_type, _, value, index, length = fields
             if endpoint & 0x7F:
                 self._refuse(packet)
                 return
             setup = SetupPacket(request_type, request, value, index, length)
-            self._submit(packet, Urb.control(urb_id, setup, bytes(packet.data)))
+            self._set_up(packet, setup)
             return
         found = self._state.endpoints.get(fields[0])
         wanted = (
-            TransferType.BULK if packet.type == Type.BULK else (TransferType.INTERRUPT)
+            TransferType.BULK if packet.type == Type.BULK else TransferType.INTERRUPT
         )
         if found is None or found.transfer_type is not wanted:
             self._refuse(packet)
             return
         length = codec.bulk_length(fields) if packet.type == Type.BULK else fields[2]
-        self._submit(packet, Urb(urb_id, wanted, fields[0], length, packet.data))
+        urb = Urb(next(self._ids), wanted, fields[0], length, packet.data)
+        self._requests.submit(packet, urb)
+        self._answer()
+
+    def _set_up(self, packet: Packet, setup: SetupPacket) -> None:
+        """Pass a request on as a control transfer."""
+        urb = Urb.control(next(self._ids), setup, bytes(packet.data))
+        self._requests.submit(packet, urb)
+        self._answer()
 
     def _refuse(self, packet: Packet) -> None:
         self._reply(packet, codec.INVAL, 0, b"")
 
     # ------------------------------------------------------------- answers ----
 
-    def _answer(self, urb_id: int, request: _Request) -> None:
-        packet, result = request.packet, request.result
-        assert result is not None
-        self._drop_request(urb_id, packet)
-        status = codec.STATUS_CODES.get(result.status, codec.IOERROR)
-        match packet.type:
-            case Type.SET_CONFIGURATION:
-                self._configured(packet, result)
-            case Type.SET_ALT_SETTING:
-                self._alt_set(packet, result)
-            case _:
-                self._reply(packet, status, result.length, result.data)
-
-    def _drop_request(self, urb_id: int, packet: Packet) -> None:
-        self._bytes -= self._requests.pop(urb_id).length
-        if self._cancelled.get(packet.id) == urb_id:
-            del self._cancelled[packet.id]
-            return
-        self._by_guest.pop(packet.id, None)
-        if packet.type == Type.BULK:
-            self._order[packet.fields[0]].remove(urb_id)
+    def _answer(self) -> None:
+        """Send the answers that are due."""
+        due = self._requests.due
+        for packet, result in due:
+            match packet.type:
+                case Type.SET_CONFIGURATION:
+                    self._configured(packet, result)
+                case Type.SET_ALT_SETTING:
+                    self._alt_set(packet, result)
+                case _:
+                    status = codec.STATUS_CODES.get(result.status, codec.IOERROR)
+                    self._reply(packet, status, result.length, result.data)
+        due.clear()
 
     def _reply(
         self, packet: Packet, status: int, length: int, data: bytes | memoryview
@@ -481,55 +357,6 @@ class UsbredirDeviceSide(DeviceSide):
             length = min(length, fields[2])
             self._send_packet(Type.INTERRUPT, packet.id, fields[0], status, length)
 
-    def _cancel(self, guest_id: int) -> None:
-        """Answer exactly once (12): with what the device has moved until it stops.
-
-        From now on the id may be used again, and later requests do not wait.
-        """
-        urb_id = self._by_guest.get(guest_id)
-        if urb_id is None:
-            return
-        request = self._requests[urb_id]
-        packet = request.packet
-        if packet.type not in (Type.CONTROL, Type.BULK, Type.INTERRUPT):
-            return
-        del self._by_guest[guest_id]
-        self._cancelled[guest_id] = urb_id
-        if packet.type == Type.BULK:
-            self._order[packet.fields[0]].remove(urb_id)
-        if request.result is None:
-            self._events.append(CancelRequested(self._device_id, urb_id))
-        else:  # it is done, and only waited for its turn
-            self._answer(urb_id, request)
-        self._flush_order(packet)
-
-    def _abort(self, urb_id: int) -> None:
-        """Answer a request with cancelled, at once."""
-        request = self._requests[urb_id]
-        if self._cancelled.get(request.packet.id) != urb_id:
-            self._events.append(CancelRequested(self._device_id, urb_id))
-        request.result = _CANCELLED
-        self._answer(urb_id, request)
-        self._flush_order(request.packet)
-
-    def _flush_order(self, packet: Packet) -> None:
-        """What waited behind a cancelled request may go now."""
-        order = self._order.get(packet.fields[0]) if packet.type == Type.BULK else None
-        while order and (first := self._requests[order[0]]).result is not None:
-            self._answer(order[0], first)
-
-    def _cancel_everything(self, *, answer: bool = True) -> None:
-        for urb_id, request in list(self._requests.items()):
-            if answer:
-                request.result = _CANCELLED
-                self._answer(urb_id, request)
-            self._events.append(CancelRequested(self._device_id, urb_id))
-        self._requests.clear()
-        self._cancelled.clear()
-        self._bytes = 0
-        for address in list(self._streams):
-            self._stop_stream(address)
-
     # ----------------------------------------- configuration and reset (7) ----
 
     def _set_configuration(self, packet: Packet) -> None:
@@ -539,9 +366,10 @@ class UsbredirDeviceSide(DeviceSide):
         if chosen is self._state.configuration and (chosen or not value):
             self._status(packet.id, codec.SUCCESS)
             return
-        self._cancel_everything()
-        urb = Urb.control(next(self._ids), SetupPacket.set_configuration(value))
-        self._submit(packet, urb)
+        self._requests.abort_all()
+        self._answer()
+        self._streams.stop_all()
+        self._set_up(packet, SetupPacket.set_configuration(value))
 
     def _configured(self, packet: Packet, result: UrbResult) -> None:
         assert self._state is not None
@@ -567,20 +395,11 @@ class UsbredirDeviceSide(DeviceSide):
             return
         for interface in self._state.interfaces:
             if interface.number == number:
-                self._stop_endpoints([e.address for e in interface.endpoints])
-        setup = SetupPacket.set_interface(number, alternate)
-        self._submit(packet, Urb.control(next(self._ids), setup))
-
-    def _stop_endpoints(self, addresses: list[int]) -> None:
-        for address in addresses:
-            self._stop_stream(address)
-        for urb_id, request in list(self._requests.items()):
-            if urb_id not in self._requests:
-                continue  # it waited for its turn and was answered with one before
-            if request.packet.type in (Type.BULK, Type.INTERRUPT) and (
-                request.packet.fields[0] in addresses
-            ):
-                self._abort(urb_id)
+                addresses = [e.address for e in interface.endpoints]
+                self._streams.stop(addresses)
+                self._requests.abort_at(addresses)
+                self._answer()
+        self._set_up(packet, SetupPacket.set_interface(number, alternate))
 
     def _alt_set(self, packet: Packet, result: UrbResult) -> None:
         assert self._state is not None
@@ -603,17 +422,14 @@ class UsbredirDeviceSide(DeviceSide):
     def _reset(self) -> None:
         """Reset the device once for a run of resets; there is no answer."""
         assert self._state is not None
-        running = [(s.endpoint, s) for s in self._streams.values()]
-        self._cancel_everything()
-        for endpoint, _ in running:
-            is_iso = endpoint.transfer_type is TransferType.ISOCHRONOUS
-            kind = Type.ISO_STATUS if is_iso else Type.INTERRUPT_STATUS
-            self._send_packet(kind, 0, codec.STALL, endpoint.address)
+        self._requests.abort_all()
+        self._answer()
+        self._streams.fail_all()
         if self._was_reset:
             return
         self._was_reset = True
         device, state = self._device_id, self._state
-        self._events.append(ResetRequested(device))
+        self._emit(ResetRequested(device))
         active, alternates = state.configuration, dict(state.alternates)
         if active is not None:  # the device below forgets it, the guest does not
             self._restore(SetupPacket.set_configuration(active.value))
@@ -624,154 +440,7 @@ class UsbredirDeviceSide(DeviceSide):
     def _restore(self, setup: SetupPacket) -> None:
         """Submit a request whose answer nobody waits for."""
         urb = Urb.control(next(self._ids), setup)
-        self._events.append(UrbSubmitted(self._device_id, urb))
-
-    # -------------------------------------------------------------- streams ----
-
-    def _start_interrupt(self, packet: Packet) -> None:
-        """Poll an interrupt IN endpoint (9.2)."""
-        assert self._state is not None
-        address = packet.fields[0]
-        endpoint = self._state.endpoints.get(address)
-        status = codec.SUCCESS
-        if endpoint is None or endpoint.transfer_type is not TransferType.INTERRUPT:
-            status = codec.STALL
-        elif address in self._streams:
-            status = codec.INVAL
-        else:
-            self._streams[address] = _Stream(endpoint, INTERRUPT_URBS, 0)
-        self._send_packet(Type.INTERRUPT_STATUS, packet.id, status, address)
-        if status == codec.SUCCESS:
-            self._fill(self._streams[address])
-
-    def _start_iso(self, packet: Packet) -> None:
-        """Start an isochronous stream (10)."""
-        assert self._state is not None
-        address, packets, urbs = packet.fields
-        endpoint = self._state.endpoints.get(address)
-        status = codec.SUCCESS
-        if (
-            endpoint is None
-            or endpoint.transfer_type is not TransferType.ISOCHRONOUS
-            or not 1 <= packets <= MAX_PACKETS_PER_URB
-            or not 1 <= urbs <= MAX_ISO_URBS
-        ):
-            status = codec.STALL
-        elif address in self._streams:
-            status = codec.INVAL
-        else:
-            self._streams[address] = _Stream(endpoint, urbs, packets)
-        self._send_packet(Type.ISO_STATUS, packet.id, status, address)
-        if status == codec.SUCCESS and address & 0x80:
-            self._fill(self._streams[address])
-
-    def _fill(self, stream: _Stream) -> None:
-        """Keep the stream's IN transfers in flight."""
-        endpoint = stream.endpoint
-        kind = endpoint.transfer_type
-        if self._is_congested and kind is TransferType.INTERRUPT:
-            return
-        size = self._packet_size(endpoint)
-        packets = (size,) * stream.packets
-        while len(stream.in_flight) < stream.urbs:
-            urb_id = next(self._ids)
-            length = sum(packets) if packets else size
-            urb = Urb(urb_id, kind, endpoint.address, length, packets=packets)
-            stream.in_flight.add(urb_id)
-            self._stream_urbs[urb_id] = stream
-            self._events.append(UrbSubmitted(self._device_id, urb))
-
-    def _stream_result(self, stream: _Stream, result: UrbResult) -> None:
-        address = stream.endpoint.address
-        is_iso = stream.endpoint.transfer_type is TransferType.ISOCHRONOUS
-        is_ok = result.status is UrbStatus.OK
-        stream.failures = 0 if is_ok else stream.failures + 1
-        if result.status in _ENDS_STREAM or (
-            not is_ok and (is_iso or stream.failures >= MAX_FAILURES)
-        ):
-            self._stop_stream(address)
-            kind = Type.ISO_STATUS if is_iso else Type.INTERRUPT_STATUS
-            self._send_packet(kind, 0, codec.STALL, address)
-            return
-        if not address & 0x80:
-            self._drain(stream)
-            return
-        if is_iso:
-            self._iso_in(stream, result)
-        else:
-            status = codec.STATUS_CODES.get(result.status, codec.IOERROR)
-            data = result.data if status == codec.SUCCESS else b""
-            self._send_packet(
-                Type.INTERRUPT,
-                stream.next_id,
-                address,
-                status,
-                len(data),
-                data=data,
-            )
-            stream.next_id = stream.next_id + 1 & 0xFFFFFFFF
-        self._fill(stream)
-
-    def _iso_in(self, stream: _Stream, result: UrbResult) -> None:
-        """Each packet becomes one of the wire's, lost ones too."""
-        offset = 0
-        for part in result.packets:
-            data = result.data[offset : offset + part.length]
-            offset += part.length
-            if not self._is_congested:
-                status = codec.STATUS_CODES.get(part.status, codec.IOERROR)
-                body = data if status == codec.SUCCESS else b""
-                head = (stream.endpoint.address, status, len(body))
-                self._send_packet(Type.ISO, stream.next_id, *head, data=body)
-            stream.next_id = stream.next_id + 1 & 0xFFFFFFFF
-
-    def _iso_out(self, packet: Packet) -> None:
-        """Collect; begin when half of the buffer is full, drop half when it is."""
-        address, _, length = packet.fields
-        stream = self._streams.get(address)
-        if stream is None or length > self._packet_size(stream.endpoint):
-            self._send_packet(Type.ISO_STATUS, 0, codec.INVAL, address)
-            return
-        stream.queue.append(bytes(packet.data))
-        capacity = stream.packets * stream.urbs
-        if len(stream.queue) > capacity:
-            for _ in range(max(1, capacity // 2)):
-                stream.queue.popleft()
-        if not stream.is_running and len(stream.queue) >= max(1, capacity // 2):
-            stream.is_running = True
-        self._drain(stream)
-
-    def _drain(self, stream: _Stream) -> None:
-        """Submit isochronous OUT transfers while there is data for whole ones."""
-        if not stream.is_running:
-            return
-        while (
-            len(stream.in_flight) < stream.urbs and len(stream.queue) >= stream.packets
-        ):
-            parts = [stream.queue.popleft() for _ in range(stream.packets)]
-            urb_id = next(self._ids)
-            data = b"".join(parts)
-            urb = Urb(
-                urb_id,
-                TransferType.ISOCHRONOUS,
-                stream.endpoint.address,
-                len(data),
-                data,
-                packets=tuple(map(len, parts)),
-            )
-            stream.in_flight.add(urb_id)
-            self._stream_urbs[urb_id] = stream
-            self._events.append(UrbSubmitted(self._device_id, urb))
-        if not stream.in_flight:
-            stream.is_running = False  # underrun: fill to half again
-
-    def _stop_stream(self, address: int) -> None:
-        stream = self._streams.pop(address, None)
-        if stream is None:
-            return
-        for urb_id in stream.in_flight:
-            self._stream_urbs.pop(urb_id, None)
-            self._events.append(CancelRequested(self._device_id, urb_id))
+        self._emit(UrbSubmitted(self._device_id, urb))
 
     # ---------------------------------------------------------------- small ----
 
@@ -785,4 +454,4 @@ class UsbredirDeviceSide(DeviceSide):
         self._send(self._splitter.serialize(kind, id, *fields, data=data))
 
     def _send(self, data: bytes) -> None:
-        self._outputs.append(Send(0, data))
+        self._output(Send(0, data))

@@ -1,0 +1,169 @@
+"""What the guest asked of the device side: one answer each, in order (9.1, 12)."""
+
+from collections import deque
+from collections.abc import Callable
+
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.wire.base import CancelRequested, Event, UrbSubmitted
+
+from ._codec import Packet, Type
+
+__all__ = ["MAX_BYTES_PENDING", "MAX_PENDING", "Requests"]
+
+MAX_PENDING = 1024
+"""Requests of the guest in flight; QEMU queues some dozens (18). Further ones wait."""
+
+MAX_BYTES_PENDING = 32 << 20
+"""What they carry and ask for: thirty-two of the largest that QEMU sends (1 MiB). With
+what is queued for a guest that does not read it is what a guest can make us keep."""
+
+_CANCELLED = UrbResult(UrbStatus.CANCELLED)
+
+
+class _Request:
+    """A request of the guest that waits for its answer."""
+
+    __slots__ = ("length", "packet", "result")
+
+    def __init__(self, packet: Packet, length: int) -> None:
+        self.packet = packet
+        self.length = length
+        self.result: UrbResult | None = None
+
+
+class Requests:
+    """The requests in flight.
+
+    Args:
+        emit: takes an event.
+
+    Attributes:
+        device: id of the device in events.
+        bytes: what the requests carry and ask for.
+        due: packets with what they are to be answered with, in order; the caller
+            clears it.
+    """
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self.device = 0
+        self.bytes = 0
+        self.due: list[tuple[Packet, UrbResult]] = []
+        self._emit = emit
+        self._was_full = False
+        self._requests: dict[int, _Request] = {}  # by urb id
+        self._by_guest: dict[int, int] = {}  # the guest's id to urb id
+        self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
+        self._order: dict[int, deque[int]] = {}  # bulk: endpoint to urb ids
+
+    def is_full(self) -> bool:
+        """Is too much in flight? From then on until half of it is done."""
+        share = 2 if self._was_full else 1
+        self._was_full = (
+            len(self._requests) * share >= MAX_PENDING
+            or self.bytes * share >= MAX_BYTES_PENDING
+        )
+        return self._was_full
+
+    def is_in_flight(self, guest_id: int) -> bool:
+        """Is there a request with this id, and not cancelled?"""
+        return guest_id in self._by_guest
+
+    def submit(self, packet: Packet, urb: Urb) -> None:
+        """Pass a request on to the device."""
+        if (before := self._cancelled.get(packet.id)) is not None:
+            self._abort(before)  # the guest takes the first answer for the old one
+        self._requests[urb.id] = _Request(packet, urb.length)
+        self.bytes += urb.length
+        self._by_guest[packet.id] = urb.id
+        if packet.type == Type.BULK:
+            self._order.setdefault(urb.endpoint, deque()).append(urb.id)
+        self._emit(UrbSubmitted(self.device, urb))
+
+    def complete(self, urb_id: int, result: UrbResult) -> None:
+        """Answer with what the device says, when its turn has come (9.1)."""
+        request = self._requests.get(urb_id)
+        if request is None:
+            return  # cancelled
+        request.result = result
+        packet = request.packet
+        if packet.type != Type.BULK or self._cancelled.get(packet.id) == urb_id:
+            self._finish(urb_id, request, result)
+        else:
+            self._flush(packet)
+
+    def cancel(self, guest_id: int) -> None:
+        """Answer exactly once (12): with what the device has moved until it stops.
+
+        From now on the id may be used again, and later requests do not wait.
+        """
+        urb_id = self._by_guest.get(guest_id)
+        if urb_id is None:
+            return
+        request = self._requests[urb_id]
+        packet = request.packet
+        if packet.type not in (Type.CONTROL, Type.BULK, Type.INTERRUPT):
+            return
+        del self._by_guest[guest_id]
+        self._cancelled[guest_id] = urb_id
+        if packet.type == Type.BULK:
+            self._order[packet.fields[0]].remove(urb_id)
+        if request.result is None:
+            self._emit(CancelRequested(self.device, urb_id))
+        else:  # it is done, and only waited for its turn
+            self._finish(urb_id, request, request.result)
+        self._flush(packet)
+
+    def abort_at(self, endpoints: list[int]) -> None:
+        """Answer what is in flight at these endpoints with cancelled, at once."""
+        for urb_id, request in list(self._requests.items()):
+            if urb_id not in self._requests:
+                continue  # it waited for its turn and was answered with one before
+            packet = request.packet
+            if packet.type in (Type.BULK, Type.INTERRUPT) and (
+                packet.fields[0] in endpoints
+            ):
+                self._abort(urb_id)
+
+    def abort_all(self) -> None:
+        """Answer everything with cancelled, at once."""
+        for urb_id, request in list(self._requests.items()):
+            self._finish(urb_id, request, _CANCELLED)
+            self._emit(CancelRequested(self.device, urb_id))
+
+    def forget_all(self) -> None:
+        """Cancel everything and answer nothing."""
+        for urb_id in self._requests:
+            self._emit(CancelRequested(self.device, urb_id))
+        self._requests.clear()
+        self._by_guest.clear()
+        self._cancelled.clear()
+        self._order.clear()
+        self.bytes = 0
+
+    def _abort(self, urb_id: int) -> None:
+        request = self._requests[urb_id]
+        if self._cancelled.get(request.packet.id) != urb_id:
+            self._emit(CancelRequested(self.device, urb_id))
+        self._finish(urb_id, request, _CANCELLED)
+        self._flush(request.packet)
+
+    def _flush(self, packet: Packet) -> None:
+        """Answer what has its result and need not wait for another any more."""
+        order = self._order.get(packet.fields[0]) if packet.type == Type.BULK else None
+        while order:
+            request = self._requests[order[0]]
+            if request.result is None:
+                return
+            self._finish(order[0], request, request.result)
+
+    def _finish(self, urb_id: int, request: _Request, result: UrbResult) -> None:
+        packet = request.packet
+        del self._requests[urb_id]
+        self.bytes -= request.length
+        if self._cancelled.get(packet.id) == urb_id:
+            del self._cancelled[packet.id]
+        else:
+            self._by_guest.pop(packet.id, None)  # a setting may have taken its place
+            if packet.type == Type.BULK:
+                self._order[packet.fields[0]].remove(urb_id)
+        self.due.append((packet, result))
