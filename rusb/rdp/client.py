@@ -2,7 +2,7 @@
 
 import enum
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rusb.errors import NegotiationError, RemoteProtocolError
@@ -14,8 +14,9 @@ from .capabilities import (
     parse_demand_active,
     serialize_confirm_active,
 )
+from .channels import ChannelLimits
 from .connection import Connection
-from .events import Activated, ChannelOpened, Noted
+from .events import Activated, Noted
 from .gcc import ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, InfoFlag
 from .licensing import answer_licence
@@ -30,7 +31,6 @@ from .standard import (
     encrypt_random,
     parse_certificate,
 )
-from .svc import ChannelReceiver
 from .x224 import (
     ConnectionConfirm,
     ConnectionRequest,
@@ -72,6 +72,8 @@ class ClientSettings:
         encryption: under standard security, encrypt; False: everything in clear.
         display: let the server send pictures; False asks it to send none.
         channels: static channels to ask for, in this order.
+        dynamic: limits of the dynamic channels that the server may open, by name; none
+            without ``drdynvc`` among the static ones.
     """
 
     server: str = ""
@@ -95,6 +97,7 @@ class ClientSettings:
     encryption: bool = True
     display: bool = False
     channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "vrdpusb", "rdpdr")
+    dynamic: Mapping[str, ChannelLimits] = field(default_factory=dict)
 
 
 class _Phase(enum.Enum):
@@ -120,7 +123,9 @@ class ClientConnection(Connection):
     def __init__(
         self, settings: ClientSettings, *, random_bytes: Callable[[int], bytes]
     ) -> None:
-        super().__init__(is_server=False, random_bytes=random_bytes)
+        super().__init__(
+            is_server=False, dynamic=settings.dynamic, random_bytes=random_bytes
+        )
         self.settings = settings
         self.width, self.height = settings.width, settings.height
         self.depth = settings.depth
@@ -251,8 +256,7 @@ class ClientConnection(Connection):
             elif channel in self._channels:
                 raise RemoteProtocolError(f"server granted channel {channel} twice")
             else:
-                receiver = ChannelReceiver(channel, name, self._events)
-                self._channels[channel] = receiver
+                self._add_channel(channel, name)
         self._has_session = True
         self._phase = _Phase.ATTACH
         self._output += [mcs.erect_domain(), mcs.attach_request()]
@@ -401,10 +405,7 @@ class ClientConnection(Connection):
             return
         self._phase = _Phase.ACTIVE
         self._events.append(Activated(self.width, self.height, self.depth))
-        if not self._is_active:
-            self._is_active = True
-            for channel, receiver in self._channels.items():
-                self._events.append(ChannelOpened(channel, receiver.name))
+        self._open_channels()
         if not self.settings.display and self._can_suppress:
             self._send_data(DataType.SUPPRESS_OUTPUT, bytes(4))
 

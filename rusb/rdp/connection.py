@@ -2,7 +2,7 @@
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rusb.errors import (
     LocalProtocolError,
@@ -11,10 +11,18 @@ from rusb.errors import (
     RemoteProtocolError,
 )
 
-from .events import Disconnected, Event, Ignored, TlsRequested
+from .channels import ChannelLimits
+from .dvc import (
+    DRDYNVC,
+    FIRST_DYNAMIC,
+    PDU_SIZE,
+    DynamicChannels,
+    DynamicReceiver,
+)
+from .events import ChannelOpened, Disconnected, Event, Ignored, TlsRequested
 from .mcs import IO_CHANNEL
 from .security import PlainSecurity, StandardSecurity
-from .svc import MAX_CHANNEL_MESSAGE, ChannelReceiver, ChannelSender
+from .svc import HEADER, MAX_CHANNEL_MESSAGE, WHOLE, ChannelReceiver, ChannelSender
 from .tpkt import TPKT, packet_size
 from .x224 import DATA, DATA_HEADER, DISCONNECT
 
@@ -32,11 +40,16 @@ class Connection(ABC):
 
     Args:
         is_server: which end.
+        dynamic: limits of the dynamic channels that are served, by name.
         random_bytes: source of randomness, ``secrets.token_bytes``.
     """
 
     def __init__(
-        self, *, is_server: bool, random_bytes: Callable[[int], bytes]
+        self,
+        *,
+        is_server: bool,
+        dynamic: Mapping[str, ChannelLimits],
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         self._random_bytes = random_bytes
         self._events: list[Event] = []
@@ -51,6 +64,10 @@ class Connection(ABC):
         self._has_session = False  # MCS is connected
         self._channels: dict[int, ChannelReceiver] = {}
         self._chunk_flags: dict[int, int] = {}
+        self._is_server = is_server
+        self._dynamic_limits = dynamic
+        self._dynamic: DynamicChannels | None = None
+        self._dynamic_carrier = 0  # the static channel
         # 1.20: servers that write headers want them, too; clients misread them
         self._security: PlainSecurity | StandardSecurity
         self._security = PlainSecurity(echoes=not is_server)
@@ -83,6 +100,8 @@ class Connection(ABC):
         except (RemoteProtocolError, NegotiationError) as error:
             self._failure = str(error)
             raise
+        if self._dynamic is not None:
+            self._control_dynamic(self._dynamic)
 
     def events(self) -> list[Event]:
         """Take the events that piled up, oldest first, and clear them."""
@@ -107,7 +126,9 @@ class Connection(ABC):
         self._tls_is_up()
 
     def send_channel(self, channel: int, message: bytes) -> None:
-        """Send one whole message on a static channel.
+        """Send one whole message on a channel.
+
+        A dynamic one that has been closed takes it and sends nothing.
 
         Raises:
             LocalProtocolError: there is no such channel, it is not open yet, or the
@@ -116,7 +137,10 @@ class Connection(ABC):
         if len(message) > MAX_CHANNEL_MESSAGE:
             raise LocalProtocolError(f"channel message of {len(message)} bytes")
         if channel not in self._channels or not self._is_active:
-            raise LocalProtocolError(f"channel {channel} is not open")
+            if channel < FIRST_DYNAMIC:
+                raise LocalProtocolError(f"channel {channel} is not open")
+            self._send_dynamic(channel, message)
+            return
         if self._is_over:
             return
         flags = self._chunk_flags.get(channel, 0)
@@ -125,6 +149,59 @@ class Connection(ABC):
             return
         for chunk in self._sender.chunks(message, flags):
             self._send(channel, self._security.wrap(0, chunk))
+
+    def open_channel(self, name: str) -> None:
+        """Server: open a dynamic channel; ChannelOpened or ChannelRefused follows.
+
+        Raises:
+            LocalProtocolError: there was no DynamicReady, or the name is not among
+                those that are served.
+        """
+        dynamic = self._need_dynamic()
+        dynamic.open(name)
+        self._control_dynamic(dynamic)
+
+    def close_channel(self, channel: int) -> None:
+        """Close a dynamic channel, if it is still open.
+
+        Raises:
+            LocalProtocolError: it is not a dynamic one.
+        """
+        if channel < FIRST_DYNAMIC:
+            raise LocalProtocolError(f"channel {channel} lasts as long as the session")
+        dynamic = self._need_dynamic()
+        dynamic.close(channel)
+        self._control_dynamic(dynamic)
+
+    def _need_dynamic(self) -> DynamicChannels:
+        if self._dynamic is None:
+            raise LocalProtocolError("this connection has no dynamic channels")
+        return self._dynamic
+
+    def _control_dynamic(self, dynamic: DynamicChannels) -> None:
+        """Send what opens and closes dynamic channels."""
+        for message in dynamic.messages_to_send():
+            self.send_channel(self._dynamic_carrier, message)
+
+    def _send_dynamic(self, channel: int, message: bytes) -> None:
+        dynamic, sender, carrier = (
+            *(self._need_dynamic(), self._sender, self._dynamic_carrier),
+        )
+        if self._is_over:
+            return
+        size = sender.chunk_size if dynamic.is_own else PDU_SIZE
+        flags = self._chunk_flags.get(carrier, 0) | WHOLE
+        if not self._security.is_encrypted:
+            self._output += dynamic.cut(
+                *(channel, message, size),
+                lambda size: sender.header(carrier, size, size, flags),
+            )
+            return
+        pieces = dynamic.cut(
+            channel, message, size, lambda size: HEADER.pack(size, flags)
+        )
+        for head, piece in zip(pieces[::2], pieces[1::2], strict=True):
+            self._send(carrier, self._security.wrap(0, head + piece))
 
     # ----------------------------------------------------- for the two ends ----
 
@@ -159,6 +236,30 @@ class Connection(ABC):
     def _send(self, channel: int, payload: bytes) -> None:
         """Send a payload as it is."""
         self._output.append(self._sender.send_data(channel, len(payload)) + payload)
+
+    def _add_channel(self, channel: int, name: str) -> None:
+        """A static channel was agreed on; it opens with the session."""
+        if name.lower() != DRDYNVC or not self._dynamic_limits:
+            self._channels[channel] = ChannelReceiver(channel, name, self._events)
+            return
+        self._dynamic_carrier = channel
+        dynamic = self._dynamic = DynamicChannels(
+            is_server=self._is_server,
+            limits=self._dynamic_limits,
+            events=self._events,
+        )
+        receiver = DynamicReceiver(channel, name, self._events, dynamic)
+        self._channels[channel] = receiver
+
+    def _open_channels(self) -> None:
+        """The session is active: channels are operational, the first time."""
+        if self._is_active:
+            return
+        self._is_active = True
+        for channel, receiver in self._channels.items():
+            self._events.append(ChannelOpened(channel, receiver.name))
+        if self._dynamic is not None:
+            self._dynamic.start()
 
     def _end(self, reason: int | None = None) -> None:
         """The peer said goodbye."""

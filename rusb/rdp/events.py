@@ -6,11 +6,14 @@ from typing import TypeAlias
 
 __all__ = [
     "Activated",
+    "ChannelClosed",
     "ChannelData",
     "ChannelOpened",
+    "ChannelRefused",
     "ClientDescription",
     "Credentials",
     "Disconnected",
+    "DynamicReady",
     "Event",
     "Ignored",
     "InputKind",
@@ -84,18 +87,54 @@ class Activated:
 
 @dataclass(slots=True)
 class ChannelOpened:
-    """A static channel is operational; once per channel, after the first Activated."""
+    """A channel is operational; a static one once, after the first Activated."""
 
     channel: int
     name: str
+    is_dynamic: bool = False
 
 
 @dataclass(slots=True)
 class ChannelData:
-    """One whole message of a static channel."""
+    """One whole message of a channel."""
 
     channel: int
     data: bytes
+
+
+@dataclass(slots=True)
+class ChannelClosed:
+    """A dynamic channel is gone; not after ``close_channel()``.
+
+    Attributes:
+        reason: what the peer did wrong; empty: it closed the channel.
+    """
+
+    channel: int
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class ChannelRefused:
+    """Server: the client opens no dynamic channel of that name, or no further one.
+
+    Attributes:
+        status: an HRESULT, negative.
+    """
+
+    name: str
+    status: int
+
+
+@dataclass(slots=True)
+class DynamicReady:
+    """Server: dynamic channels may be opened now; once, or never.
+
+    Attributes:
+        version: of MS-RDPEDYC, as the client has it.
+    """
+
+    version: int
 
 
 @dataclass(slots=True)
@@ -159,6 +198,9 @@ Event: TypeAlias = (
     | Activated
     | ChannelOpened
     | ChannelData
+    | ChannelClosed
+    | ChannelRefused
+    | DynamicReady
     | Disconnected
     | RefreshRequested
     | InputReceived

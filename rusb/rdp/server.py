@@ -2,8 +2,8 @@
 
 import enum
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
 
@@ -15,10 +15,10 @@ from .capabilities import (
     serialize_demand_active,
     server_sets,
 )
+from .channels import ChannelLimits
 from .connection import Connection
 from .events import (
     Activated,
-    ChannelOpened,
     ClientDescription,
     Credentials,
     LogonRequested,
@@ -52,7 +52,7 @@ from .standard import (
     decrypt_random,
     derive_keys,
 )
-from .svc import SHOW_PROTOCOL, ChannelReceiver
+from .svc import SHOW_PROTOCOL
 from .x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
 
 __all__ = ["MAX_DOMAIN_REQUESTS", "ServerConnection", "ServerSettings"]
@@ -91,6 +91,8 @@ class ServerSettings:
         allow_clear: may a client that wants standard security do without encryption?
         width, height: of the screen, for clients that do not say.
         channels: names of the static channels we serve; others are granted and mute.
+        dynamic: limits of the dynamic channels that may be opened, by name; none
+            without ``drdynvc`` among the static ones.
     """
 
     methods: frozenset[Method] = frozenset({Method.TLS})
@@ -102,6 +104,7 @@ class ServerSettings:
     width: int = 800
     height: int = 600
     channels: tuple[str, ...] = ("vrdpusb",)
+    dynamic: Mapping[str, ChannelLimits] = field(default_factory=dict)
 
 
 class _Phase(enum.Enum):
@@ -127,7 +130,9 @@ class ServerConnection(Connection):
     def __init__(
         self, settings: ServerSettings, *, random_bytes: Callable[[int], bytes]
     ) -> None:
-        super().__init__(is_server=True, random_bytes=random_bytes)
+        super().__init__(
+            is_server=True, dynamic=settings.dynamic, random_bytes=random_bytes
+        )
         self.settings = settings
         self.width, self.height, self.depth = settings.width, settings.height, 16
         self.output_suppressed = False
@@ -333,8 +338,7 @@ class ServerConnection(Connection):
             verdict = "Accepted." if is_known else "Not supported."
             self._note(f"Channel: [{name}] [{channel}]. {verdict}")
             if is_known:
-                receiver = ChannelReceiver(channel, name, self._events)
-                self._channels[channel] = receiver
+                self._add_channel(channel, name)
                 if request.shows_protocol:
                     self._chunk_flags[channel] = SHOW_PROTOCOL
         self._note_dynamic_channels(blocks)
@@ -492,10 +496,7 @@ class ServerConnection(Connection):
         self._send_data(DataType.FONT_MAP, share.font_map())
         self._phase = _Phase.ACTIVE
         self._events.append(Activated(self.width, self.height, self.depth))
-        if not self._is_active:
-            self._is_active = True
-            for channel, receiver in self._channels.items():
-                self._events.append(ChannelOpened(channel, receiver.name))
+        self._open_channels()
         self._resize()
 
     # -------------------------------------------------------------- session ----

@@ -20,6 +20,8 @@ __all__ = [
     "HEADER",
     "MAX_CHANNEL_MESSAGE",
     "SHOW_PROTOCOL",
+    "WHOLE",
+    "Assembly",
     "ChannelReceiver",
     "ChannelSender",
 ]
@@ -35,6 +37,9 @@ SHOW_PROTOCOL = 0x10
 
 _FIRST, _LAST = 0x01, 0x02
 _COMPRESSED = 0x00200000
+
+WHOLE = _FIRST | _LAST
+"""Flags of a chunk that is a whole message."""
 
 _SMALL = 1024
 """Bytes below which pieces are gathered, or a message of 16 Mi one-byte chunks would
@@ -80,13 +85,12 @@ class ChannelSender:
         """Return the bytes that carry a message, in pieces; *flags* are in each."""
         total, chunk = len(message), self.chunk_size
         if total <= chunk:
-            flags |= _FIRST | _LAST
-            return [self._header(channel, total, total, flags), message]
+            return [self.header(channel, total, total, flags | WHOLE), message]
         starts = range(0, total, chunk)
         count = len(starts)
-        pieces = [self._header(channel, chunk, total, flags)] * (2 * count)
-        pieces[0] = self._header(channel, chunk, total, flags | _FIRST)
-        pieces[-2] = self._header(channel, total - starts[-1], total, flags | _LAST)
+        pieces = [self.header(channel, chunk, total, flags)] * (2 * count)
+        pieces[0] = self.header(channel, chunk, total, flags | _FIRST)
+        pieces[-2] = self.header(channel, total - starts[-1], total, flags | _LAST)
         ends = range(chunk, total + chunk, chunk)
         pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
         return pieces
@@ -100,27 +104,94 @@ class ChannelSender:
                 mine |= _LAST
             yield HEADER.pack(total, mine) + message[start : start + chunk]
 
-    def _header(self, channel: int, size: int, total: int, flags: int) -> bytes:
+    def header(self, channel: int, size: int, total: int, flags: int) -> bytes:
+        """Return all that is in front of *size* bytes of a message of *total*."""
         head = self.send_data(channel, len(self.prefix) + HEADER.size + size)
         return head + self.prefix + HEADER.pack(total, flags)
 
 
-class ChannelReceiver:
+class Assembly:
+    """A message that arrives in pieces.
+
+    Attributes:
+        pieces: what there is of it.
+        left: bytes that are still to come.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes | bytearray] = []
+        self.left = 0
+
+    def add(self, piece: bytes) -> None:
+        """Take a piece, as far as it belongs to the message."""
+        if len(piece) > self.left:
+            piece = piece[: self.left]
+        self.left -= len(piece)
+        if len(piece) >= _SMALL:
+            self.pieces.append(piece)
+        elif self.pieces and isinstance(self.pieces[-1], bytearray):
+            self.pieces[-1] += piece
+        else:
+            self.pieces.append(bytearray(piece))
+
+    def take_run(
+        self, data: bytes, header: bytes, chunk: int, end: int, limit: int
+    ) -> int:
+        """Take packets that differ in nothing but their payload.
+
+        The last one of a message is left: it differs.
+
+        Args:
+            data: received bytes.
+            header: what all these packets begin with.
+            chunk: how many bytes of the message follow it in each.
+            end: where the first of them begins.
+            limit: where the received bytes end.
+
+        Returns:
+            where the next packet begins.
+        """
+        if chunk < _SMALL:
+            return end
+        head = len(header)
+        size = head + chunk
+        while True:
+            room = (limit - end) // size
+            count = min(room, (self.left - 1) // chunk, _MAX_RUN)
+            if count <= 0:
+                return end
+            parts = _run(head, chunk, count).unpack_from(data, end)
+            heads = parts[::2]
+            if heads.count(header) != count:
+                count = [h == header for h in heads].index(False)
+                limit = 0  # the run ends here
+            self.pieces += parts[1 : 2 * count : 2]
+            self.left -= count * chunk
+            end += count * size
+
+
+class ChannelReceiver(Assembly):
     """Puts the messages of one channel together.
 
     Args:
         channel: its number.
         name: as it was asked for.
         events: where messages and complaints go.
+        max_message: bytes of a message that the peer may send.
     """
 
-    def __init__(self, channel: int, name: str, events: list[Event]) -> None:
+    def __init__(
+        self,
+        channel: int,
+        name: str,
+        events: list[Event],
+        max_message: int = MAX_CHANNEL_MESSAGE,
+    ) -> None:
+        super().__init__()
         self.name = name
         self._channel = channel
         self._events = events
-        self._pieces: list[bytes | bytearray] = []
-        self._total = 0
-        self._left = 0
+        self._max_message = max_message
         self._is_open = False
 
     def receive(self, data: bytes, start: int, body: int, end: int, limit: int) -> int:
@@ -137,8 +208,7 @@ class ChannelReceiver:
             where the next packet begins.
 
         Raises:
-            ParseError: no channel header, a compressed chunk, or a message beyond
-                MAX_CHANNEL_MESSAGE.
+            ParseError: no channel header, a compressed chunk, or too long a message.
         """
         payload = body + HEADER.size
         if payload > end:
@@ -147,10 +217,10 @@ class ChannelReceiver:
         if flags & _COMPRESSED:
             raise ParseError(f"{self.name}: compressed chunk, flags 0x{flags:X}")
         if flags & _FIRST:
-            if total > MAX_CHANNEL_MESSAGE:
+            if total > self._max_message:
                 raise ParseError(
                     f"{self.name}: message of {total} bytes, at most"
-                    f" {MAX_CHANNEL_MESSAGE}"
+                    f" {self._max_message}"
                 )
             if self._is_open:
                 self._ignore("a message without its end")
@@ -158,51 +228,18 @@ class ChannelReceiver:
                 self._whole(data[payload : min(end, payload + total)], total)
                 return end
             self._is_open = True
-            self._pieces = []
-            self._total = self._left = total
+            self.pieces = []
+            self.left = total
         elif not self._is_open:
             self._ignore("a chunk without a beginning")
             return end
-        self._add(data[payload:end])
+        self.add(data[payload:end])
         if flags & _LAST:
             self._finish()
         elif limit > end:
-            return self._take_run(data, start, payload, end, limit, flags)
+            middle = data[start : payload - 4] + (flags & ~_FIRST).to_bytes(4, "little")
+            return self.take_run(data, middle, end - payload, end, limit)
         return end
-
-    def _take_run(
-        self, data: bytes, start: int, payload: int, end: int, limit: int, flags: int
-    ) -> int:
-        """Take packets that equal the one before but for their payload.
-
-        The last one of a message differs and is left.
-        """
-        header, chunk = payload - start, end - payload
-        if chunk < _SMALL:
-            return end
-        middle = data[start : payload - 4] + (flags & ~_FIRST).to_bytes(4, "little")
-        while True:
-            count = min((limit - end) // (header + chunk), (self._left - 1) // chunk)
-            if count <= 0:
-                return end
-            count = min(count, _MAX_RUN)
-            parts = _run(header, chunk, count).unpack_from(data, end)
-            if parts[::2].count(middle) != count:
-                return end
-            self._pieces += parts[1::2]
-            self._left -= count * chunk
-            end += count * (header + chunk)
-
-    def _add(self, piece: bytes) -> None:
-        if len(piece) > self._left:
-            piece = piece[: self._left]
-        self._left -= len(piece)
-        if len(piece) >= _SMALL:
-            self._pieces.append(piece)
-        elif self._pieces and isinstance(self._pieces[-1], bytearray):
-            self._pieces[-1] += piece
-        else:
-            self._pieces.append(bytearray(piece))
 
     def _whole(self, message: bytes, total: int) -> None:
         self._is_open = False
@@ -213,9 +250,9 @@ class ChannelReceiver:
 
     def _finish(self) -> None:
         """Deliver what was collected, even if the sender said more (vrdpusb.md 1.2)."""
-        message = b"".join(self._pieces)
+        message = b"".join(self.pieces)
         self._is_open = False
-        self._pieces = []
+        self.pieces = []
         self._events.append(ChannelData(self._channel, message))
 
     def _ignore(self, what: str) -> None:

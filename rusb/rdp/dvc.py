@@ -1,0 +1,442 @@
+"""Dynamic channels, inside the static channel ``drdynvc`` (rdpeusb.md 2; MS-RDPEDYC).
+
+The server opens channels by name, the client has or refuses them, both send messages of
+any length, cut into data messages that fit a chunk of the static channel. What is sent
+in bulk is cut and joined as in :mod:`.svc`: full pieces differ in their payload only.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+
+from rusb.errors import LocalProtocolError, ParseError
+
+from .channels import ChannelLimits
+from .dvc_messages import (
+    MAX_NAME,
+    VERSION,
+    Capabilities,
+    Close,
+    Command,
+    CreateRequest,
+    CreateResponse,
+    number_width,
+)
+from .events import (
+    ChannelClosed,
+    ChannelData,
+    ChannelOpened,
+    ChannelRefused,
+    DynamicReady,
+    Event,
+    Ignored,
+)
+from .svc import HEADER, SHOW_PROTOCOL, WHOLE, Assembly, ChannelReceiver
+
+__all__ = [
+    "DRDYNVC",
+    "FIRST_DYNAMIC",
+    "MAX_ASSEMBLED",
+    "MAX_DYNAMIC_CHANNELS",
+    "PDU_SIZE",
+    "DynamicChannels",
+    "DynamicReceiver",
+]
+
+DRDYNVC = "drdynvc"
+"""The static channel that carries them."""
+
+FIRST_DYNAMIC = 0x10000
+"""What is added to the number of a dynamic channel: those of static ones are below."""
+
+MAX_DYNAMIC_CHANNELS = 64
+"""Open at once, or on their way: 33 of USB, and one each of what else there is."""
+
+MAX_ASSEMBLED = 64 << 20
+"""Bytes of unfinished messages in all channels of a connection: as much as a client of
+ours lets be in flight."""
+
+PDU_SIZE = 1600
+"""Bytes of a message with its header that everybody takes (MS-RDPEDYC 3.1.5.1)."""
+
+OFFER = Capabilities(VERSION, (3276, 9362, 21845, 0x7572))
+ANSWER = Capabilities(VERSION, (0, 0, 0, 0x6273))
+"""What tells a peer of our own, which takes messages as long as a chunk. Nobody looks
+at charges; a client answers with charges only where the server offered ours."""
+
+NOT_FOUND = -0x3FFFFDDB  # 0xC0000225: nobody listens to that name
+NO_ROOM = -0x3FFFFF66  # 0xC000009A: insufficient resources
+
+_NUMBERS = struct.Struct("<xB"), struct.Struct("<xH"), struct.Struct("<xI")
+_LENGTHS = struct.Struct("<B"), struct.Struct("<H"), struct.Struct("<I")
+_MAX_HEADER = 1 + 4 + 4
+
+
+class _Channel(Assembly):
+    """A channel that is open, or that the client was asked to open.
+
+    Attributes:
+        number: on the wire; ``channel`` is what others know it by.
+        limit: bytes of one message.
+        total: of the message that is being put together.
+        head: what a data message to it begins with.
+    """
+
+    def __init__(self, number: int, name: str, limit: int, *, is_open: bool) -> None:
+        super().__init__()
+        self.number = number
+        self.channel = FIRST_DYNAMIC + number
+        self.name = name
+        self.limit = limit
+        self.is_open = is_open
+        self.total = 0
+        self.head = _head(Command.DATA, number)
+
+
+def _head(command: Command, number: int, extra: int = 0) -> bytes:
+    """Return a header: command, what *extra* means there, and number."""
+    width = number_width(number)
+    first = command << 4 | extra << 2 | width
+    return bytes((first,)) + _NUMBERS[width].pack(number)[1:]
+
+
+class DynamicChannels:
+    """The dynamic channels of a connection, at one of its ends.
+
+    Args:
+        is_server: which end.
+        limits: of the channels that are served, by name.
+        events: where events go.
+
+    Attributes:
+        is_own: the peer is rusb, too.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_server: bool,
+        limits: Mapping[str, ChannelLimits],
+        events: list[Event],
+    ) -> None:
+        self.is_own = False
+        self._is_server = is_server
+        self._is_ready = False
+        self._limits = limits
+        self._events = events
+        self._output: list[bytes] = []
+        self._last = 0  # number; none is used again (2.6)
+        self._channels: dict[int, _Channel] = {}
+        self._assembled = 0
+
+    # ------------------------------------------------- for the connection ----
+
+    @property
+    def max_message(self) -> int:
+        """Bytes of the longest message that a peer may send, with its header."""
+        most = max(limits.message for limits in self._limits.values())
+        return max(most, MAX_NAME) + _MAX_HEADER
+
+    def messages_to_send(self) -> list[bytes]:
+        """Take what is to be sent on the static channel, and clear it."""
+        taken, self._output = self._output, []
+        return taken
+
+    def start(self) -> None:
+        """The static channel is operational; the server speaks first."""
+        if self._is_server:
+            self._output.append(OFFER.serialize())
+
+    def open(self, name: str) -> None:
+        """Ask the client for a channel; ChannelOpened or ChannelRefused follows.
+
+        Raises:
+            LocalProtocolError: we are the client, there was no DynamicReady, or no
+                limits are known for the name.
+        """
+        limits = self._limits.get(name)
+        if not self._is_ready or limits is None:
+            raise LocalProtocolError(f"cannot open a dynamic channel {name!r}")
+        if self._has_room(name, limits):
+            self._last += 1
+            self._add(self._last, name, limits, is_open=False)
+            self._output.append(CreateRequest(self._last, name).serialize())
+        else:
+            self._events.append(ChannelRefused(name, NO_ROOM))
+
+    def close(self, channel: int) -> None:
+        """Close a channel, if it is still open. No event follows."""
+        known = self._channels.get(channel - FIRST_DYNAMIC)
+        if known is not None:
+            self._forget(known)
+            self._output.append(Close(known.number).serialize())
+
+    def cut(
+        self, channel: int, message: bytes, size: int, header: Callable[[int], bytes]
+    ) -> list[bytes]:
+        """Return the bytes that carry a message, in pieces (2.5).
+
+        Args:
+            channel: the channel; when it has been closed, nothing carries it.
+            message: of any length.
+            size: bytes of a data message at most.
+            header: returns what is to be in front of a data message of a length.
+        """
+        known = self._channels.get(channel - FIRST_DYNAMIC)
+        if known is None or not known.is_open:
+            return []
+        head, total = known.head, len(message)
+        if len(head) + total <= size:
+            return [header(len(head) + total) + head, message]
+        width = number_width(total)
+        first = _head(Command.DATA_FIRST, known.number, width)
+        first += _LENGTHS[width].pack(total)
+        start, room = size - len(first), size - len(head)
+        starts = range(start, total, room)
+        ends = range(start + room, total + room, room)
+        full = header(size)
+        pieces = [full + head] * (2 * len(starts))
+        pieces[-2] = header(len(head) + total - starts[-1]) + head
+        pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
+        return [full + first, message[:start], *pieces]
+
+    def receive(self, message: bytes) -> None:
+        """Take one whole message of the static channel.
+
+        Raises:
+            ParseError: it ends the connection: a malformed one, compressed data, a
+                channel opened twice, or too much that is unfinished.
+        """
+        if not message:
+            raise ParseError("empty message of dynamic channels")
+        match message[0] >> 4:
+            case Command.DATA:
+                self._data(message)
+            case Command.DATA_FIRST:
+                self._data_first(message)
+            case Command.CREATE if self._is_server:
+                self._answered(CreateResponse.parse(message))
+            case Command.CREATE:
+                self._asked(CreateRequest.parse(message))
+            case Command.CLOSE:
+                self._closed(Close.parse(message))
+            case Command.CAPABILITIES:
+                self._capable(Capabilities.parse(message))
+            case Command.DATA_FIRST_COMPRESSED | Command.DATA_COMPRESSED:
+                raise ParseError(
+                    f"compressed data on dynamic channels, which version {VERSION}"
+                    " does not have"
+                )
+            case command:
+                self._ignore(f"command {command}")
+
+    def take_run(self, data: bytes, start: int, body: int, end: int, limit: int) -> int:
+        """Take packets in a row that are full pieces of one message, all at once.
+
+        Args:
+            data, start, body, end, limit: as of :meth:`.ChannelReceiver.receive`.
+
+        Returns:
+            where the next packet begins; *start* if these are no such packets.
+        """
+        pdu = body + HEADER.size
+        if end - pdu < _MAX_HEADER or data[pdu] >> 4 != Command.DATA:
+            return start
+        total, flags = HEADER.unpack_from(data, body)
+        width = data[pdu] & 3
+        if flags & ~SHOW_PROTOCOL != WHOLE or total != end - pdu or width == 3:
+            return start
+        number = _NUMBERS[width]
+        known = self._channels.get(number.unpack_from(data, pdu)[0])
+        payload = pdu + number.size
+        header = data[start:payload]
+        if known is None or not data.startswith(header, end):
+            return start
+        left = known.left
+        after = known.take_run(data, header, end - payload, start, limit)
+        self._count(left - known.left)
+        return after
+
+    # ---------------------------------------------------------- messages ----
+
+    def _capable(self, found: Capabilities) -> None:
+        """Take the server's offer, or the client's answer to ours (2.3)."""
+        if not found.version:
+            raise ParseError("version 0 of dynamic channels")
+        if not self._is_server:
+            self.is_own = found == OFFER
+            version = min(found.version, VERSION)
+            answer = ANSWER if self.is_own else Capabilities(version)
+            self._output.append(answer.serialize())
+        elif self._is_ready:
+            self._ignore("capabilities that came before")
+        else:
+            self.is_own = found == ANSWER
+            self._is_ready = True
+            self._events.append(DynamicReady(found.version))
+
+    def _asked(self, request: CreateRequest) -> None:
+        """Client: open a channel, or say why not (2.4)."""
+        number, name = request.number, request.name
+        if number in self._channels:
+            raise ParseError(f"dynamic channel {number} was opened twice")
+        limits = self._limits.get(name)
+        status = 0
+        if limits is None:
+            status = NOT_FOUND
+        elif not self._has_room(name, limits):
+            status = NO_ROOM
+        else:
+            opened = self._add(number, name, limits, is_open=True)
+            self._events.append(ChannelOpened(opened.channel, name, is_dynamic=True))
+        if status:
+            self._ignore(f"request for {name!r}: status 0x{status & 0xFFFFFFFF:08X}")
+        self._output.append(CreateResponse(number, status).serialize())
+
+    def _answered(self, response: CreateResponse) -> None:
+        """Server: the client has opened a channel, or refused to."""
+        known = self._channels.get(response.number)
+        if known is None or known.is_open:
+            self._ignore(f"answer about {response.number}, which nobody asked for")
+        elif response.status < 0:
+            self._forget(known)
+            self._events.append(ChannelRefused(known.name, response.status))
+        else:
+            known.is_open = True
+            name = known.name
+            self._events.append(ChannelOpened(known.channel, name, is_dynamic=True))
+
+    def _closed(self, close: Close) -> None:
+        """The peer closes a channel, or answers our close (2.6)."""
+        known = self._find(close.number)
+        if known is None:
+            return
+        self._forget(known)
+        self._events.append(ChannelClosed(known.channel))
+        if not self._is_server:
+            self._output.append(
+                close.serialize()
+            )  # MS-RDPEDYC 3.3.5.2: the server does not
+
+    def _data_first(self, message: bytes) -> None:
+        """Begin to put a message together."""
+        width = message[0] >> 2 & 3
+        number, start = self._number(message)
+        if width == 3 or len(message) < start + _LENGTHS[width].size:
+            raise ParseError(f"first data without its length: {message[:16].hex()}")
+        (total,) = _LENGTHS[width].unpack_from(message, start)
+        known = self._find(number)
+        if known is None:
+            return
+        if known.left:
+            self._fail(known, f"a message begins, {known.left} bytes are missing")
+        elif total > known.limit:
+            self._fail(known, f"message of {total} bytes, at most {known.limit}")
+        else:
+            known.total = known.left = total
+            self._collect(known, message[start + _LENGTHS[width].size :])
+
+    def _data(self, message: bytes) -> None:
+        """Take a whole message, or the next piece of one."""
+        number, start = self._number(message)
+        known = self._find(number)
+        if known is None:
+            return
+        size = len(message) - start
+        if known.left:
+            self._collect(known, message[start:])
+        elif size > known.limit:
+            self._fail(known, f"message of {size} bytes, at most {known.limit}")
+        else:
+            self._events.append(ChannelData(known.channel, message[start:]))
+
+    def _collect(self, known: _Channel, piece: bytes) -> None:
+        if len(piece) > known.left:
+            self._fail(known, f"piece of {len(piece)} bytes, {known.left} are missing")
+            return
+        known.add(piece)
+        self._count(len(piece))
+        if not known.left:
+            pieces, known.pieces = known.pieces, []
+            self._assembled -= known.total
+            self._events.append(ChannelData(known.channel, b"".join(pieces)))
+
+    # -------------------------------------------------------------- parts ----
+
+    def _number(self, message: bytes) -> tuple[int, int]:
+        """Return the number in a header, and where the header ends."""
+        width = message[0] & 3
+        if width == 3 or len(message) < _NUMBERS[width].size:
+            raise ParseError(f"no channel in {message[:16].hex()}")
+        return _NUMBERS[width].unpack_from(message)[0], _NUMBERS[width].size
+
+    def _find(self, number: int) -> _Channel | None:
+        known = self._channels.get(number)
+        if known is None or not known.is_open:
+            # 2.6: what crosses our close, or answers it
+            self._ignore(f"message for {number}, which is not open")
+            return None
+        return known
+
+    def _has_room(self, name: str, limits: ChannelLimits) -> bool:
+        mine = sum(known.name == name for known in self._channels.values())
+        return mine < limits.channels and len(self._channels) < MAX_DYNAMIC_CHANNELS
+
+    def _add(
+        self, number: int, name: str, limits: ChannelLimits, *, is_open: bool
+    ) -> _Channel:
+        known = _Channel(number, name, limits.message, is_open=is_open)
+        self._channels[number] = known
+        return known
+
+    def _forget(self, known: _Channel) -> None:
+        del self._channels[known.number]
+        if known.left:
+            self._assembled -= known.total - known.left
+
+    def _fail(self, known: _Channel, why: str) -> None:
+        """Close a channel on which the peer broke a rule (2.5)."""
+        self.close(known.channel)
+        self._events.append(ChannelClosed(known.channel, why))
+
+    def _count(self, size: int) -> None:
+        self._assembled += size
+        if self._assembled > MAX_ASSEMBLED:
+            raise ParseError(
+                f"{self._assembled} bytes of unfinished messages on dynamic channels,"
+                f" at most {MAX_ASSEMBLED}"
+            )
+
+    def _ignore(self, what: str) -> None:
+        self._events.append(Ignored(f"dynamic channels: {what}"))
+
+
+class DynamicReceiver(ChannelReceiver):
+    """Takes what arrives on the static channel of dynamic ones.
+
+    Args:
+        channel, name, events: as of :class:`.ChannelReceiver`.
+        dynamic: gets the messages.
+    """
+
+    def __init__(
+        self, channel: int, name: str, events: list[Event], dynamic: DynamicChannels
+    ) -> None:
+        self._whole_messages: list[Event] = []
+        super().__init__(channel, name, self._whole_messages, dynamic.max_message)
+        self._above = events
+        self._dynamic = dynamic
+
+    def receive(self, data: bytes, start: int, body: int, end: int, limit: int) -> int:
+        """Take a chunk, and those after it that belong to the same run."""
+        if limit > end:
+            after = self._dynamic.take_run(data, start, body, end, limit)
+            if after != start:
+                return after
+        after = super().receive(data, start, body, end, limit)
+        for event in self._whole_messages:
+            if isinstance(event, ChannelData):
+                self._dynamic.receive(event.data)
+            else:
+                self._above.append(event)
+        self._whole_messages.clear()
+        return after

@@ -1,0 +1,496 @@
+"""Listeners and handlers, and dynamic channels over whole connections."""
+
+import itertools
+import random
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from rusb.errors import LocalProtocolError, RemoteProtocolError
+from rusb.rdp.channels import ChannelLimits, ChannelListener, ChannelRegistry
+from rusb.rdp.client import ClientSettings
+from rusb.rdp.dvc import DRDYNVC, FIRST_DYNAMIC, PDU_SIZE
+from rusb.rdp.dvc_messages import Close, CreateRequest, CreateResponse
+from rusb.rdp.events import (
+    ChannelClosed,
+    ChannelData,
+    ChannelOpened,
+    ChannelRefused,
+    DynamicReady,
+    Ignored,
+)
+from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
+from rusb.rdp.security import Method
+from rusb.rdp.server import ServerSettings
+from rusb.rdp.svc import SHOW_PROTOCOL, WHOLE
+from tests.rdp.joined import Cut, Joined, clear, whole
+from tests.rdp.raw import RawClient, RawServer
+from tests.rdp.test_standard_sessions import encrypted
+
+USB = "URBDRC"
+OTHER = "Microsoft::Windows::RDS::DisplayControl"
+LIMITS = {USB: ChannelLimits(16 << 20, 33), OTHER: ChannelLimits(64 << 10)}
+CARRIER = 1005  # second of the channels asked for
+ONE, TWO = FIRST_DYNAMIC + 1, FIRST_DYNAMIC + 2
+
+Settings = tuple[ClientSettings, ServerSettings]
+
+
+def byte_by_byte(data: bytes) -> list[bytes]:
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+def join(settings: Settings | None = None, *, cut: Cut = whole) -> Joined:
+    """Return two ends that both have dynamic channels."""
+    client, server = settings or clear()
+    client.channels = ("vrdpusb", DRDYNVC)
+    server.channels = ("vrdpusb", DRDYNVC)
+    client.dynamic = server.dynamic = LIMITS
+    return Joined(client, server, cut=cut).run()
+
+
+def open_one(joined: Joined, name: str = USB) -> int:
+    """Open a channel, return what both know it by."""
+    before = len(joined.of_server(ChannelOpened))
+    joined.server.open_channel(name)
+    joined.run()
+    (opened,) = joined.of_server(ChannelOpened)[before:]
+    assert joined.of_client(ChannelOpened)[-1] == opened
+    assert opened.is_dynamic
+    return opened.channel
+
+
+def foreign(joined: Joined) -> Joined:
+    """Let the two ends take each other for something else than rusb."""
+    for end in (joined.client, joined.server):
+        assert end._dynamic is not None
+        end._dynamic.is_own = False
+    return joined
+
+
+# ----------------------------------------------------------------- registry ----
+
+
+class Handler:
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def received(self, channel: int, data: bytes) -> None:
+        self.calls.append((channel, data))
+
+    def closed(self, channel: int) -> None:
+        self.calls.append((channel,))
+
+
+def test_a_registry_finds_handlers_by_name_and_number() -> None:
+    usb, display = Handler(), Handler()
+    refused: list[str] = []
+    registry = ChannelRegistry(
+        [
+            ChannelListener("vrdpusb", lambda channel, name: usb),
+            ChannelListener("nobody", lambda channel, name: None),
+            ChannelListener(
+                *(OTHER, lambda channel, name: display, True, LIMITS[OTHER]),
+                refused=lambda: refused.append(OTHER),
+            ),
+        ]
+    )
+    assert registry.static == ("vrdpusb", "nobody")
+    assert registry.dynamic == {OTHER: LIMITS[OTHER]}
+    assert registry.opened(ChannelOpened(1004, "VrdpUSB"))  # in any case
+    assert registry.opened(ChannelOpened(ONE, OTHER, is_dynamic=True))
+    for nobody in (
+        ChannelOpened(1005, "nobody"),
+        ChannelOpened(1006, "rdpsnd"),
+        ChannelOpened(1007, OTHER),
+        ChannelOpened(TWO, "vrdpusb", is_dynamic=True),
+        ChannelOpened(TWO, OTHER.lower(), is_dynamic=True),
+    ):
+        assert not registry.opened(nobody)
+    assert registry.open == {1004: usb, ONE: display}
+    registry.closed(ChannelClosed(ONE))
+    registry.closed(ChannelClosed(ONE))
+    registry.refused(ChannelRefused(OTHER, -1))
+    registry.refused(ChannelRefused(USB, -1))
+    assert refused == [OTHER]
+    registry.close()
+    registry.close()
+    assert (usb.calls, display.calls) == ([(1004,)], [(ONE,)])
+    assert registry.open == {}
+
+
+# -------------------------------------------------------------- connections ----
+
+
+@pytest.mark.parametrize("cut", [whole, byte_by_byte])
+@pytest.mark.parametrize("settings", [clear, encrypted], ids=["clear", "RC4"])
+@pytest.mark.parametrize("is_own", [True, False])
+def test_messages_of_any_length_go_both_ways(
+    cut: Cut, settings: Callable[[], Settings], is_own: bool
+) -> None:
+    joined = join(settings(), cut=cut)
+    assert joined.of_server(DynamicReady) == [DynamicReady(2)]
+    first, second = open_one(joined), open_one(joined)
+    if not is_own:
+        foreign(joined)
+    sizes = (0, 1, 1597, 1598, 1600, 5000, 40_000)
+    sent = [
+        (channel, random.Random(size).randbytes(size))
+        for channel in (first, second)
+        for size in sizes
+    ]
+    for channel, message in sent:
+        joined.server.send_channel(channel, message)
+        joined.client.send_channel(channel, message)
+    joined.server.send_channel(1004, b"static")
+    joined.run()
+    for events in (joined.of_client(ChannelData), joined.of_server(ChannelData)):
+        got = [(e.channel, e.data) for e in events if e.channel >= FIRST_DYNAMIC]
+        assert got == sent
+    assert [e.data for e in joined.of_client(ChannelData)][-1] == b"static"
+    assert joined.of_client(Ignored) == joined.of_server(Ignored) == []
+
+
+def test_channels_close_alone() -> None:
+    joined = join()
+    first, second, third = open_one(joined), open_one(joined), open_one(joined, OTHER)
+    joined.server.close_channel(first)
+    joined.client.close_channel(third)
+    joined.server.send_channel(first, b"nobody")
+    joined.client.send_channel(second, b"still there")
+    joined.run()
+    assert joined.of_client(ChannelClosed) == [ChannelClosed(first)]
+    assert joined.of_server(ChannelClosed) == [ChannelClosed(third)]
+    assert joined.of_server(ChannelData) == [ChannelData(second, b"still there")]
+    joined.server.close_channel(first)
+    joined.client.close_channel(FIRST_DYNAMIC + 4711)
+    assert not joined.step()
+
+
+def test_what_the_client_does_not_serve_is_refused() -> None:
+    joined = join()
+    assert joined.client._dynamic is not None
+    joined.client._dynamic._limits = {USB: LIMITS[USB]}
+    joined.server.open_channel(OTHER)
+    joined.run()
+    (refused,) = joined.of_server(ChannelRefused)
+    assert (refused.name, refused.status & 0xFFFFFFFF) == (OTHER, 0xC0000225)
+
+
+def test_a_connection_without_dynamic_channels_says_so() -> None:
+    joined = Joined(*clear()).run()
+    calls: list[Callable[[], None]] = [
+        lambda: joined.server.open_channel(USB),
+        lambda: joined.server.close_channel(ONE),
+        lambda: joined.client.send_channel(ONE, b"x"),
+        lambda: joined.client.close_channel(1004),  # a static one stays
+    ]
+    for call in calls:
+        with pytest.raises(LocalProtocolError):
+            call()
+
+
+@pytest.mark.parametrize("has_server", [True, False])
+def test_both_ends_must_serve_dynamic_channels(has_server: bool) -> None:
+    """Granted and mute, as any other channel that is not known."""
+    client, server = clear()
+    one = server if has_server else client
+    client.channels = ("vrdpusb", DRDYNVC)
+    server.channels = ("vrdpusb", DRDYNVC) if has_server else ("vrdpusb",)
+    one.dynamic = LIMITS
+    joined = Joined(client, server).run()
+    assert joined.of_server(DynamicReady) == []
+    assert joined.of_client(ChannelOpened)[-1].name == DRDYNVC
+    with pytest.raises(LocalProtocolError):
+        joined.server.open_channel(USB)
+
+
+def test_nothing_is_sent_once_the_connection_is_over() -> None:
+    joined = join()
+    channel = open_one(joined)
+    joined.server.disconnect(1)
+    joined.server.data_to_send()
+    joined.server.send_channel(channel, b"late")
+    joined.server.close_channel(channel)
+    assert joined.server.data_to_send() == []
+
+
+# --------------------------------------------------------- sizes, and runs ----
+
+
+def sizes_of_pdus(joined: Joined, channel: int, size: int) -> list[int]:
+    """Send a message, return the sizes of the packets' payloads."""
+    joined.server.send_channel(channel, bytes(size))
+    wire = b"".join(joined.server.data_to_send())
+    found, pos = [], 0
+    while pos < len(wire):
+        end = pos + int.from_bytes(wire[pos + 2 : pos + 4])
+        start = pos + (15 if wire[pos + 13] & 0x80 else 14)
+        total, flags = struct.unpack_from("<II", wire, start)
+        assert (total, flags) == (end - start - 8, WHOLE)
+        found.append(total)
+        pos = end
+    joined.client.receive_data(wire)
+    assert joined.client.events() == [ChannelData(channel, bytes(size))]
+    return found
+
+
+def test_a_peer_of_our_own_gets_pieces_as_long_as_a_chunk() -> None:
+    joined = join()
+    channel = open_one(joined)
+    own = sizes_of_pdus(joined, channel, 65536)
+    assert own[:-1] == [16256] * 4
+    other = sizes_of_pdus(foreign(joined), channel, 65536)
+    assert other[:-1] == [PDU_SIZE] * 41
+
+
+@pytest.mark.parametrize("pdu", [PDU_SIZE, 16256])
+@pytest.mark.parametrize("parts", [1, 3, 1000])
+def test_full_pieces_in_a_row_are_joined_in_one_step(pdu: int, parts: int) -> None:
+    """Only the first and the last of them are looked at one by one."""
+    joined = join()
+    channel = open_one(joined)
+    if pdu == PDU_SIZE:
+        foreign(joined)
+    dynamic = joined.client._dynamic
+    assert dynamic is not None
+    seen: list[int] = []
+    receive = dynamic.receive
+
+    def count(message: bytes) -> None:
+        seen.append(len(message))
+        receive(message)
+
+    dynamic.receive = count  # type: ignore[method-assign]
+    message = random.Random(1).randbytes(300_000)
+    joined.server.send_channel(channel, message)
+    wire = b"".join(joined.server.data_to_send())
+    step = len(wire) // parts + 1
+    for start in range(0, len(wire), step):
+        joined.client.receive_data(wire[start : start + step])
+    assert joined.client.events() == [ChannelData(channel, message)]
+    if parts < 1000:
+        assert len(seen) <= 2 + 2 * parts
+
+
+def test_equal_messages_in_a_row_stay_messages() -> None:
+    """What looks like a run of full pieces, and is none."""
+    joined = foreign(join())
+    first, second = open_one(joined), open_one(joined)
+    message = bytes(1598)
+    for _ in range(5):
+        joined.server.send_channel(first, message)
+    joined.server.send_channel(second, bytes(5 * 1598))
+    for _ in range(5):
+        joined.server.send_channel(first, message)
+    joined.run()
+    sizes = [len(e.data) for e in joined.of_client(ChannelData)]
+    assert sizes == [*[1598] * 5, 5 * 1598, *[1598] * 5]
+
+
+def test_runs_of_two_channels_interleave() -> None:
+    joined = foreign(join())
+    dynamic = joined.server._dynamic
+    assert dynamic is not None
+    channels = [open_one(joined), open_one(joined)]
+    messages = [random.Random(c).randbytes(100_000) for c in channels]
+    for seed in range(20):
+        chance = random.Random(seed)
+        queues = []
+        for channel, message in zip(channels, messages, strict=True):
+            joined.server.send_channel(channel, message)
+            pieces = joined.server.data_to_send()
+            pairs = zip(pieces[::2], pieces[1::2], strict=True)
+            queues.append([head + piece for head, piece in pairs])
+        wire = b""
+        while any(queues):
+            queue = chance.choice([q for q in queues if q])
+            for _ in range(chance.choice([1, 1, 2, 7, 70])):
+                wire += queue.pop(0) if queue else b""
+        joined.client.receive_data(wire)
+        events = joined.client.events()
+        assert sorted((e.channel, e.data) for e in events) == [  # type: ignore[union-attr]
+            *zip(channels, messages, strict=True)
+        ]
+
+
+def test_show_protocol_in_every_chunk_does_not_matter() -> None:
+    joined = foreign(join())
+    channel = open_one(joined)
+    joined.server._chunk_flags[CARRIER] = SHOW_PROTOCOL
+    message = random.Random(1).randbytes(100_000)
+    joined.server.send_channel(channel, message)
+    joined.run()
+    assert joined.of_client(ChannelData) == [ChannelData(channel, message)]
+
+
+# ------------------------------------------------------------ hostile peers ----
+
+
+def hostile_client() -> RawClient:
+    """Return a client with a channel 1, every byte of which can be chosen."""
+    raw = RawClient(
+        ServerSettings(
+            frozenset({Method.TLS, Method.RDP}),
+            channels=(DRDYNVC,),
+            dynamic=LIMITS,
+        )
+    )
+    raw.negotiate()
+    core = ClientCore("raw", 800, 600, 16)
+    channels = [ChannelRequest("other", 0), ChannelRequest(DRDYNVC, 0)]
+    raw.connect(ClientBlocks(core, channels=channels).serialize())
+    raw.join()
+    raw.log_on()
+    raw.confirm()
+    raw.finish()
+    raw.feed(chunk(raw, bytes.fromhex("50000200")))
+    raw.server.open_channel(USB)
+    raw.feed(chunk(raw, CreateResponse(1, 0).serialize()))
+    assert raw.seen[-1] == ChannelOpened(ONE, USB, is_dynamic=True)
+    raw.server.data_to_send()
+    return raw
+
+
+def hostile_server() -> RawServer:
+    """Return a server with a channel 1, every byte of which can be chosen."""
+    settings = ClientSettings(
+        wants_tls=False,
+        encryption=False,
+        channels=("a", DRDYNVC, "b", "c"),
+        dynamic=LIMITS,
+    )
+    raw = RawServer(settings).until_active()
+    raw.feed(chunk(raw, bytes.fromhex("50000200cc0c922455550000")))
+    raw.feed(chunk(raw, CreateRequest(1, USB).serialize()))
+    assert raw.seen[-1] == ChannelOpened(ONE, USB, is_dynamic=True)
+    return raw
+
+
+Raw = RawClient | RawServer
+
+
+def chunk(
+    raw: Raw, payload: bytes, flags: int = WHOLE, total: int | None = None
+) -> bytes:
+    """Return a packet with a chunk of the static channel."""
+    head = raw.sender.send_data(CARRIER, 8 + len(payload))
+    total = len(payload) if total is None else total
+    return head + struct.pack("<II", total, flags) + payload
+
+
+HOSTILE = pytest.mark.parametrize("make", [hostile_client, hostile_server])
+
+
+@HOSTILE
+def test_a_message_may_come_in_chunks_of_the_static_channel(
+    make: Callable[[], Raw],
+) -> None:
+    raw = make()
+    message = b"\x30\x01" + bytes(5000)
+    for start in range(0, len(message), 1000):
+        last = 2 if start + 1000 >= len(message) else 0
+        flags = (0 if start else 1) | last
+        raw.feed(chunk(raw, message[start : start + 1000], flags, len(message)))
+    assert raw.seen[-1] == ChannelData(ONE, bytes(5000))
+
+
+@HOSTILE
+def test_a_message_as_long_as_the_limit_comes_in_one(make: Callable[[], Raw]) -> None:
+    raw = make()
+    message = b"\x32\1\0\0\0" + bytes(16 << 20)
+    step = 16000
+    packets = [
+        chunk(raw, message[start : start + step], 1 if not start else 0, len(message))
+        for start in range(0, len(message) - step, step)
+    ]
+    rest = message[len(packets) * step :]
+    raw.feed(b"".join(packets) + chunk(raw, rest, 2, len(message)))
+    assert len(raw.seen[-1].data) == 16 << 20  # type: ignore[union-attr]
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        raw.feed(chunk(raw, b"\x32", 1, (16 << 20) + 10))
+
+
+@HOSTILE
+@pytest.mark.parametrize(
+    ("payload", "flags"),
+    [
+        (b"", WHOLE),
+        (b"\x60\x01\x04abcd", WHOLE),
+        (b"\x33\x01abcd", WHOLE),
+        (b"\x30\x01abcd", WHOLE | 0x200000),  # compressed by the static channel
+    ],
+)
+def test_malformed_messages_end_the_connection(
+    make: Callable[[], Raw], payload: bytes, flags: int
+) -> None:
+    raw = make()
+    with pytest.raises(RemoteProtocolError):
+        raw.feed(chunk(raw, payload, flags))
+    with pytest.raises(RemoteProtocolError):
+        raw.feed(chunk(raw, b"\x30\x01a"))
+
+
+@HOSTILE
+def test_a_lie_in_a_run_closes_the_channel_alone(make: Callable[[], Raw]) -> None:
+    raw = make()
+    first = chunk(raw, b"\x24\x01" + struct.pack("<H", 8000) + bytes(1596))
+    full = chunk(raw, b"\x30\x01" + bytes(1598))
+    answer = raw.feed(first + 6 * full + chunk(raw, b"\x30\x01late"))
+    (closed,) = [e for e in raw.seen if isinstance(e, ChannelClosed)]
+    assert closed.channel == ONE
+    assert "missing" in closed.reason
+    assert answer.endswith(Close(1).serialize())
+    assert sum(isinstance(e, Ignored) for e in raw.seen) == 2  # what came after it
+
+
+@HOSTILE
+def test_odd_packets_in_a_row_are_taken_one_by_one(make: Callable[[], Raw]) -> None:
+    """What :meth:`.DynamicChannels.take_run` must not take for pieces."""
+    raw = make()
+    body = bytes(1598)
+    odd = [
+        chunk(raw, b"\x30\x01" + body, WHOLE, 4000),  # dropped: it is not whole
+        chunk(raw, b"\x30\x05" + body),  # not open
+        chunk(raw, b"\x30\x01" + body, 1, 1700),  # no last chunk
+        chunk(raw, b"\x30"[:0] + b"\x30\x01"),  # empty
+        chunk(raw, b"\x90\x01" + body),
+    ]
+    for packet in odd:
+        raw = make()
+        raw.feed(chunk(raw, b"\x28\x01" + struct.pack("<I", 1 << 20)))
+        before = len(raw.seen)
+        raw.feed(packet + packet + packet)
+        found = raw.seen[before:]
+        assert not any(isinstance(e, ChannelData | ChannelClosed) for e in found)
+
+
+@HOSTILE
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_arrives_gives_events_or_one_error(
+    make: Callable[[], Raw], seed: int
+) -> None:
+    chance = random.Random(seed)
+    raw = make()
+    known = [
+        b"\x24\x01" + struct.pack("<H", 8000) + bytes(1596),
+        *[b"\x30\x01" + bytes(1598)] * 3,
+        *(b"\x30\x01abc", b"\x40\x01", b"\x10\x02URBDRC\0", b"\x10\x02\0\0\0\0"),
+        *(b"\x30\x02" + bytes(1598), b"\x20\x02\x05ab"),
+    ]
+    wire = bytearray()
+    for _ in range(200):
+        wire += chunk(raw, chance.choice(known))
+    for _ in range(chance.randint(0, 5)):
+        wire[chance.randrange(len(wire))] ^= 1 << chance.randrange(8)
+    steps = itertools.cycle([chance.randint(1, 9), chance.randint(1000, 9000)])
+    pos = 0
+    try:
+        while pos < len(wire):
+            step = next(steps)
+            raw.feed(bytes(wire[pos : pos + step]))
+            pos += step
+    except RemoteProtocolError:
+        with pytest.raises(RemoteProtocolError):
+            raw.feed(b"\x03")
