@@ -83,6 +83,16 @@ def test_imports_follow_the_rules(name: str) -> None:
             assert top not in NO_IO, f"{name} is sans-IO but imports {imported}"
 
 
+TESTS = [p.relative_to(ROOT) for p in sorted((ROOT / "tests").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=str)
+def test_no_test_imports_a_test(path: Path) -> None:
+    """Nor does what they share; the programs that tests write count, too."""
+    text = (ROOT / path).read_text("utf-8")
+    assert not re.search(r"^(from|import) (\.|tests\b(?!\.support\b))", text, re.M)
+
+
 def test_the_map_names_every_module() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     section = text.partition("## 1. ")[2].partition("## 2. ")[0]

@@ -5,7 +5,6 @@ import datetime
 import ssl
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -13,9 +12,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from rusb.aio.tls import client_context, make_self_signed, server_context
-from rusb.client.backends.emulated import EmulatedBackend, Loopback
-from rusb.client.config import ClientConfig
-from rusb.client.session import connect
 from rusb.errors import (
     CertificateError,
     ConnectionLost,
@@ -25,66 +21,8 @@ from rusb.errors import (
 from rusb.rdp import mcs
 from rusb.rdp.standard import Encryption
 from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest
-from rusb.server.config import ServerConfig
-from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.server import Server
-from rusb.server.vbox.settings import RemoteDisplay
-from rusb.usb.urb import UrbStatus
-from tests.rdp.raw import vector
-from tests.test_whole_path import machine
-
-
-class Place:
-    """A server whose machine has some VRDE properties."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.guest = LoopbackGuest()
-        self.said: list[str] = []
-        self.at_terminal: list[str] = []  # of the server
-        self.has_told = asyncio.Event()
-        self.security = ""  # what the client says of its last connection
-
-    def server(self, **properties: str) -> Server:
-        names = {f"Security/{name}": value for name, value in properties.items()}
-        config = ServerConfig(
-            machine(remote_display=RemoteDisplay(properties=names)),
-            ports=[0],
-            address="127.0.0.1",
-            log=str(self.folder / "VBox.log"),
-            state=self.folder,
-        )
-        return Server(config, guest=self.guest, report=self._tell)
-
-    def _tell(self, line: str) -> None:
-        self.at_terminal.append(line)
-        self.has_told.set()
-
-    async def visit(
-        self, server: Server, *security: str, host: str = "127.0.0.1", **options: Any
-    ) -> None:
-        """Connect, and move data through a device."""
-        config = ClientConfig(
-            host,
-            server.port,
-            security=security,
-            known_servers=self.folder / "known",
-            **options,
-        )
-        backend = EmulatedBackend(devices=[Loopback()])
-        async with connect(
-            config, backends=[backend], report=self.said.append
-        ) as session:
-            self.security = session.security
-            (device,) = await self.guest.wait_for(1)
-            result = await device.read(Loopback.SOURCE, 65536)
-            assert (result.status, result.length) == (UrbStatus.OK, 65536)
-            result = await device.write(Loopback.SINK, bytes(65536))
-            assert result.status is UrbStatus.OK
-        await self.guest.wait_for(0)
-
-    def log(self) -> str:
-        return (self.folder / "VBox.log").read_text()
+from tests.support.rdp.raw import vector
+from tests.support.security import Place
 
 
 @pytest.fixture

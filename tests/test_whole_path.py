@@ -1,7 +1,6 @@
 """Server, client and devices in one process, over real TLS on loopback."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rusb.client.backends._emulated.keyboard import Keyboard
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.config import ClientConfig
-from rusb.client.session import ClientSession, connect
+from rusb.client.session import connect
 from rusb.errors import (
     AuthenticationError,
     CertificateError,
@@ -20,57 +19,10 @@ from rusb.errors import (
     ServerBusy,
 )
 from rusb.filters.model import Filter
-from rusb.server.config import ServerConfig
-from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.server import Server
-from rusb.server.vbox.settings import Machine
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import UrbStatus
-
-ALL = (Filter(name="all"),)
-
-
-class Lab:
-    """A server with a loopback guest, and what it logged."""
-
-    def __init__(self, folder: Path, machine: Machine) -> None:
-        self.folder = folder
-        self.guest = LoopbackGuest()
-        config = ServerConfig(
-            machine,
-            ports=[0],
-            address="127.0.0.1",
-            log=str(folder / "VBox.log"),
-            state=folder,
-        )
-        self.server = Server(config, guest=self.guest)
-
-    def log(self) -> str:
-        return (self.folder / "VBox.log").read_text()
-
-    async def wait_log(self, text: str) -> None:
-        while text not in self.log():  # noqa: ASYNC110 - it is a file
-            await asyncio.sleep(0.02)
-
-    def config(self) -> ClientConfig:
-        return ClientConfig(
-            "127.0.0.1", self.server.port, known_servers=self.folder / "known"
-        )
-
-    @contextlib.asynccontextmanager
-    async def client(self, backend: EmulatedBackend) -> AsyncIterator[ClientSession]:
-        async with connect(self.config(), backends=[backend]) as session:
-            yield session
-
-
-def machine(**changes: object) -> Machine:
-    settings: dict[str, object] = {
-        "name": "Lab",
-        "filters": ALL,
-        "usb_controllers": ("XHCI",),
-    }
-    return Machine(**(settings | changes))  # type: ignore[arg-type]
+from tests.support.whole_path import Lab, machine
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from rusb.aio.tls import make_self_signed, read_x509_key
 from rusb.errors import SettingsError
-from tests.test_security_choice import Place
+from tests.support.security import Place
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 PEM = serialization.Encoding.PEM

@@ -1,11 +1,14 @@
-"""A home for the commands of VBoxManage, with one machine."""
+"""Homes for the commands of VBoxManage."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.vbox import Vbox, vbox_home
+from rusb.cli import main
+from tests.support.vbox import Vbox, fake_qemu_img, vbox_home
+from tests.support.vboxmanage_guide import GUIDE, words
 
 
 @pytest.fixture
@@ -24,3 +27,26 @@ def vbox(empty: Vbox) -> Vbox:
     """The machine ``Lab``, as it comes out of createvm."""
     empty("createvm --name Lab --register")
     return empty
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home where the guide's first commands were run, and a copy of it."""
+    folder = tmp_path_factory.mktemp("home")
+    block = GUIDE.read_text().partition("```sh\n")[2].partition("```")[0]
+    with pytest.MonkeyPatch.context() as patch, vbox_home(folder, patch):
+        fake_qemu_img(folder / "bin", patch)
+        (folder / "cd.iso").touch()
+        for line in block.splitlines():
+            assert main(words(line)) == 0, line
+        shutil.copytree(folder, f"{folder}.copy")
+        yield folder
+
+
+@pytest.fixture
+def home(prepared: Path, capsys: pytest.CaptureFixture[str]) -> Vbox:
+    """The home as it was prepared."""
+    for path in prepared.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(f"{prepared}.copy", prepared, dirs_exist_ok=True)
+    return Vbox(prepared, capsys)

@@ -15,10 +15,8 @@ import pytest
 from rusb.cli import main, vbox
 from rusb.cli._vbox_options import HelpWanted, Option
 from rusb.cli.vbox import _console, _refused, running
-from tests.cli.test_vboxmanage_guide import home, numbered, prepared
-from tests.cli.vbox import Vbox
-
-__all__ = ["home", "prepared"]
+from tests.support.vbox import Vbox
+from tests.support.vboxmanage_guide import numbered
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("rusb", "client", "filters", "server")

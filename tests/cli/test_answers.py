@@ -13,7 +13,7 @@ from rusb.cli.vbox import lists
 from rusb.cli.vbox._installation import host_lines
 from rusb.cli.vbox._ostypes import OS_TYPES, identify
 from rusb.server.vbox.registry import Registry
-from tests.cli.vbox import Vbox, fake_qemu_img
+from tests.support.vbox import Vbox, fake_qemu_img
 
 DATA = Path(__file__).parents[1] / "server" / "data"
 OWN = uuid.UUID("12345678-9abc-4def-8123-456789abcdef")

@@ -22,7 +22,7 @@ from rusb.cli._bench.work import control
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.errors import RusbError
-from tests.test_whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "speed.md"
 

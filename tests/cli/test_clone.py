@@ -13,7 +13,7 @@ import pytest
 from rusb.errors import SettingsError
 from rusb.server.vbox import registry as registry_module
 from rusb.server.vbox.registry import Registry
-from tests.cli.vbox import Vbox
+from tests.support.vbox import Vbox
 
 FORMATS = {"a.vdi": "vdi", "b.vmdk": "vmdk", "c.vhd": "vpc", "d.qcow2": "qcow2"}
 

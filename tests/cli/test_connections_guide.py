@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rusb.server.auth.hashes import hash_legacy
-from tests.lab.rusbserver import CHECKOUT, RusbServer
-from tests.server.test_certificates import Authority
+from tests.support.certificates import Authority
+from tests.support.rusbserver import CHECKOUT, RusbServer
 
 GUIDE = CHECKOUT / "docs" / "guide" / "connections.md"
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rusb.cli.vbox import _console
 from rusb.errors import ControlError
-from tests.cli.vbox import Vbox
+from tests.support.vbox import Vbox
 
 RULE = "ssh,tcp,127.0.0.1,2222,,22"
 

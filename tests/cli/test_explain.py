@@ -18,7 +18,7 @@ from rusb.server.state import DeviceState, DisplayState, InterfaceState, Machine
 from rusb.server.vbox.registry import Registry
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.usb.device import DeviceInfo
-from tests.cli.vbox import Vbox, vbox_home
+from tests.support.vbox import Vbox, vbox_home
 
 STICK = DeviceInfo(
     0, 0x0951, 0x1666, manufacturer="Kingston", product="DataTraveler", remote=True

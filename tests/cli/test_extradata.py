@@ -6,7 +6,7 @@ import pytest
 
 from rusb.cli.vbox import _refused
 from rusb.server.vbox.registry import Registry
-from tests.cli.vbox import Vbox
+from tests.support.vbox import Vbox
 
 SECRET = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
 

@@ -21,7 +21,7 @@ from rusb.server.display.status import status_picture
 from rusb.server.state import DeviceState, MachineState
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import MAX_NAME, DeviceInfo
-from tests.cli.vbox import RUNNING, Vbox
+from tests.support.vbox import RUNNING, Vbox
 
 SHELL = "$(touch pwned) `touch pwned` '; touch pwned;"
 NAME = f'St"ick\x1b]0;owned\x07\r\nroot: ok\u202e\u2028\x9b2J {SHELL}'

@@ -14,7 +14,7 @@ from rusb.server.vbox.registry import Registry
 from rusb.usb.backend import LocalDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
-from tests.cli.vbox import RUNNING, Vbox
+from tests.support.vbox import RUNNING, Vbox
 
 VDI = b"<<< any program >>>\n".ljust(64) + bytes.fromhex("7f10dabe01000100")
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"

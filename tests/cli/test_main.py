@@ -15,7 +15,7 @@ from rusb import __version__, cli, errors
 from rusb.cli import _words, main, vbox
 from rusb.cli._status import STATUSES, exit_status
 from rusb.cli.vbox import lists, running
-from tests.cli.vbox import vbox_home
+from tests.support.vbox import vbox_home
 
 MACHINE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">

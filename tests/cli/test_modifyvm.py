@@ -4,7 +4,7 @@ import pytest
 
 from rusb.cli._vbox_options import Option
 from rusb.cli.vbox import _refused
-from tests.cli.vbox import Vbox
+from tests.support.vbox import Vbox
 
 ON_OFF = {
     "acpi": '<ACPI enabled="{}"/>',

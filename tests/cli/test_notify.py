@@ -13,21 +13,8 @@ from pathlib import Path
 import pytest
 
 from rusb.cli._notify import notify
-from tests.cli.test_serve import text
-from tests.lab.rusbserver import CHECKOUT, RusbServer
-
-
-class Manager:
-    """The socket of a service manager."""
-
-    def __init__(self, address: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(address)
-        self.socket.settimeout(30)
-
-    def read(self) -> list[str]:
-        """Return the lines of the next message."""
-        return self.socket.recv(4096).decode().splitlines()
+from tests.support.notify import Manager
+from tests.support.rusbserver import CHECKOUT, RusbServer, text
 
 
 @pytest.fixture

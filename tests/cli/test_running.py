@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rusb.cli.vbox import running
-from tests.cli.vbox import RUNNING, Vbox
+from tests.support.vbox import RUNNING, Vbox
 
 STRANGER = """#!/bin/sh
 echo "$@" >>"${0%/*}/log"

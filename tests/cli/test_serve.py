@@ -26,28 +26,7 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import SettingsError
 from rusb.rdp.x224 import ConnectionRequest
-from tests.lab.rusbserver import CHECKOUT, RusbServer, free_port
-
-MACHINE = """<?xml version="1.0"?>
-<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
-  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a708}" name="Served">
-    <Hardware>
-      <RemoteDisplay enabled="true">
-        <VRDEProperties>PROPERTIES</VRDEProperties>
-      </RemoteDisplay>
-    </Hardware>
-  </Machine>
-</VirtualBox>
-"""
-
-
-def text(**properties: str) -> str:
-    """Return a .vbox file with VRDE properties ``Security/NAME``."""
-    elements = (
-        f'<Property name="Security/{name}" value="{value}"/>'
-        for name, value in properties.items()
-    )
-    return MACHINE.replace("PROPERTIES", "".join(elements))
+from tests.support.rusbserver import CHECKOUT, RusbServer, free_port, text
 
 
 def handshake(port: int) -> str | None:
@@ -211,7 +190,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[pwd.struct_passwd]:
         found = [folder, *map(str, Path(folder).glob("site*"))]
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
         monkeypatch.setattr(sys, "executable", DEBIANS + version[1:])
-        monkeypatch.setattr("tests.lab.rusbserver.CHECKOUT", Path(folder))
+        monkeypatch.setattr("tests.support.rusbserver.CHECKOUT", Path(folder))
         yield user
 
 

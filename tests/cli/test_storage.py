@@ -9,7 +9,7 @@ import pytest
 from rusb.cli._vbox_options import Option
 from rusb.cli.vbox import storage
 from rusb.server.vbox.drives import image_uuid
-from tests.cli.vbox import Vbox, fake_qemu_img
+from tests.support.vbox import Vbox, fake_qemu_img
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.vbox import Vbox, fake_qemu_img
+from tests.support.vbox import Vbox, fake_qemu_img
 
 PACKER = """
 setextradata global GUI/RegistrationData triesLeft=0

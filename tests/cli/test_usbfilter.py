@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cli.vbox import Vbox
+from tests.support.vbox import Vbox
 
 
 def names(vbox: Vbox) -> list[str]:

@@ -5,74 +5,32 @@ import itertools
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from rusb.cli import PROGRAMS, _rdesktop_options, main, rdesktop, vbox
+from rusb.cli import _rdesktop_options, main, rdesktop, vbox
 from rusb.cli._vbox_options import HelpWanted
 from rusb.cli.vbox import _kept, _refused, lists, running
 from rusb.server.vbox.registry import Registry
-from tests.cli.vbox import Vbox, fake_qemu_img, vbox_home
+from tests.support.vbox import Vbox
+from tests.support.vboxmanage_guide import (
+    EXAMPLES,
+    GUIDE,
+    NEEDS_RUNNING,
+    ROWS,
+    STARTS,
+    Row,
+    code,
+    numbered,
+    words,
+)
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "vboxmanage.md"
 _DONE = ("works", "rusb's own", "another word", "accepted")
-STARTS, NEEDS_RUNNING = "*starts it*", "*needs a running machine*"
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of a table; *before* is the last paragraph before the table."""
-
-    section: str
-    before: str
-    cells: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.section}: {self.cells[0]}"
-
-
-def rows() -> Iterator[Row]:
-    """Every row of every table."""
-    section = before = ""
-    is_head = True
-    for line in GUIDE.read_text().splitlines():
-        if line.startswith("## "):
-            section = line[3:]
-        elif not line.startswith("|"):
-            before, is_head = line or before, True
-        elif is_head or line.startswith("|---"):
-            is_head = False
-        else:
-            cells = re.split(r"(?<!\\)\|", line)[1:-1]
-            texts = (cell.strip().replace("\\|", "|") for cell in cells)
-            yield Row(section, before, tuple(texts))
-
-
-ROWS = list(rows())
-EXAMPLES = [row for row in ROWS if len(row.cells) == 4]
 CLIENT = [row for row in EXAMPLES if row.section == "`rdesktop-vrdp`"]
 LISTS = [r for r in ROWS if len(r.cells) < 4 and not r.section.startswith("Tools")]
-
-
-def code(text: str) -> list[str]:
-    """What stands between backquotes."""
-    return re.findall(r"`([^`]+)`", text)
-
-
-def numbered(name: str) -> list[str]:
-    """``--nicN`` stands for eight options."""
-    if not name.endswith("N") or len(name) < 4:
-        return [name]
-    return [f"{name[:-1]}{n}" for n in _refused.ADAPTERS]
-
-
-def words(line: str) -> list[str]:
-    """The words of an example after the program's name."""
-    program, *rest = shlex.split(line)
-    return [*PROGRAMS[program], *rest]
 
 
 def run(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -82,29 +40,6 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 # ------------------------------------------------------------------- a home ----
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home where the guide's first commands were run, and a copy of it."""
-    folder = tmp_path_factory.mktemp("home")
-    block = GUIDE.read_text().partition("```sh\n")[2].partition("```")[0]
-    with pytest.MonkeyPatch.context() as patch, vbox_home(folder, patch):
-        fake_qemu_img(folder / "bin", patch)
-        (folder / "cd.iso").touch()
-        for line in block.splitlines():
-            assert main(words(line)) == 0, line
-        shutil.copytree(folder, f"{folder}.copy")
-        yield folder
-
-
-@pytest.fixture
-def home(prepared: Path, capsys: pytest.CaptureFixture[str]) -> Vbox:
-    """The home as it was prepared."""
-    for path in prepared.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.copytree(f"{prepared}.copy", prepared, dirs_exist_ok=True)
-    return Vbox(prepared, capsys)
 
 
 def state(home: Vbox) -> str:

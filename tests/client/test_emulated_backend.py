@@ -20,7 +20,7 @@ from rusb.client.backends.emulated import (
 from rusb.errors import BackendError, DeviceBusy, DeviceGone
 from rusb.usb.descriptors import InterfaceDescriptor
 from rusb.usb.types import Speed
-from tests.client.usbhost import BulkOnly, Host, plugged
+from tests.support.usbhost import BulkOnly, Host, plugged
 
 
 async def products(backend: EmulatedBackend) -> list[str | None]:

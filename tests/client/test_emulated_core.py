@@ -15,7 +15,7 @@ from rusb.usb.descriptors import InterfaceDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
-from tests.client.usbhost import plugged
+from tests.support.usbhost import plugged
 
 OK, STALL, CANCELLED = UrbStatus.OK, UrbStatus.STALL, UrbStatus.CANCELLED
 BULK, ISO = TransferType.BULK, TransferType.ISOCHRONOUS

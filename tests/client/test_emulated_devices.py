@@ -12,7 +12,7 @@ from rusb.usb.descriptors import InterfaceAssociation
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed
 from rusb.usb.urb import UrbResult, UrbStatus
-from tests.client.usbhost import Host, plugged
+from tests.support.usbhost import Host, plugged
 
 OK = UrbStatus.OK
 

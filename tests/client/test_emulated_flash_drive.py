@@ -12,7 +12,7 @@ from rusb.client.backends._emulated.flash_drive import FlashDrive
 from rusb.errors import BackendError
 from rusb.usb.types import Speed
 from rusb.usb.urb import UrbStatus
-from tests.client.usbhost import BulkOnly, plugged
+from tests.support.usbhost import BulkOnly, plugged
 
 OK, STALL = UrbStatus.OK, UrbStatus.STALL
 PASSED, FAILED, PHASE_ERROR = 0, 1, 2

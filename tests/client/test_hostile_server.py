@@ -18,8 +18,8 @@ from rusb.errors import ConnectionLost, NegotiationError, RusbError
 from rusb.rdp import mcs
 from rusb.rdp.x224 import ConnectionConfirm
 from rusb.usb.urb import UrbStatus
-from tests.helpers import memory_below
-from tests.test_whole_path import Lab, machine
+from tests.support.memory import memory_below
+from tests.support.whole_path import Lab, machine
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CONFIRM = ConnectionConfirm(selected=1).serialize()

@@ -18,7 +18,7 @@ from rusb.errors import DeviceGone
 from rusb.filters.parser import parse_offer
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
-from tests.test_whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine
 
 MOUSE = DeviceInfo(
     0, 0x046D, 0xC077, product="Mouse", serial="M1", port=3, manufacturer="Logi"

@@ -33,8 +33,8 @@ def fakeusb() -> Path:
 def play(
     fakeusb: Path, folder: Path, scenario: str, name: str = "libusb_program.py"
 ) -> list[dict[str, Any]]:
-    """Run a scenario of a program beside this one and return what it said."""
-    program = Path(__file__).with_name(name)
+    """Run a scenario of a program of tests/support and return what it said."""
+    program = ROOT / "tests" / "support" / name
     command = [fakeusb, "-r", folder / "usb", sys.executable, program, scenario]
     done = subprocess.run(
         [*map(str, command), str(folder / "state")],

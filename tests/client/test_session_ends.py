@@ -24,7 +24,7 @@ from rusb.errors import (
 from rusb.filters.model import Filter
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.x224 import ConnectionConfirm, Failure
-from tests.test_whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide
-from tests.helpers import memory_below
-from tests.wire.vrdp import message, submit
+from tests.support.memory import memory_below
+from tests.support.wire.vrdp import message, submit
 
 INFO = DeviceInfo(0, 0x1209, 0x0001, product="Fake")
 OPEN, CLOSE, RESET, CONFIGURE, CLAIM, RELEASE, SETTING, HALT, CANCEL = (

@@ -30,7 +30,7 @@ from rusb.wire.base import (
     UrbSubmitted,
     WireProtocol,
 )
-from tests.wire.joined import Answer, Joined, echo, messages
+from tests.support.wire.joined import Answer, Joined, echo, messages
 
 PROTOCOLS = plugins.names(rusb.wire)
 

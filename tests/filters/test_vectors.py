@@ -17,7 +17,7 @@ from rusb.filters.engine import Outcome, decide, first_difference, route
 from rusb.filters.model import ATTRIBUTES, Filter
 from rusb.filters.store import from_attributes, to_attributes
 from rusb.usb.device import DeviceInfo
-from tests.helpers import load_vectors
+from tests.support.vectors import load_vectors
 
 FIELDS = {documented: field for field, documented in ATTRIBUTES.items()}
 ENGINE_ONLY = ("deviceClass", "deviceSubClass", "deviceProtocol", "bus")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.assets import GUEST, LabError, assets, initramfs
-from tests.lab.usblab import Client, Guest
+from tests.support.lab.assets import GUEST, LabError, assets, initramfs
+from tests.support.lab.peers import missing
+from tests.support.lab.usblab import Client, Guest
 
 INIT = """#!/bin/busybox sh
 export PATH=/bin
@@ -50,6 +51,14 @@ def lab() -> None:
         assets()
     except LabError as error:
         _refuse(f"the lab's kernel cannot be fetched (apt-get update?): {error}")
+
+
+@pytest.fixture(scope="session")
+def programs() -> None:
+    """RDP clients and servers of others, and the displays for them."""
+    if packages := missing():
+        words = "install them: apt-get install --no-install-recommends"
+        _refuse(f"{words} {' '.join(packages)}")
 
 
 @contextlib.contextmanager

@@ -26,13 +26,22 @@ from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.machine.control import call, control_path
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay
-from tests.lab.peers import HEIGHT, WIDTH, Display, Program, wait
-from tests.lab.rusbserver import RusbServer
-from tests.lab.test_real_peers import _programs  # noqa: F401 - a fixture
-from tests.lab.vboxshell import Shell
-from tests.test_whole_path import ALL
+from tests.support.lab.peers import (
+    HEIGHT,
+    WIDTH,
+    Display,
+    Program,
+    wait,
+)
+from tests.support.lab.vboxshell import Shell
+from tests.support.rusbserver import RusbServer
+from tests.support.whole_path import ALL
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(180),
+    pytest.mark.usefixtures("programs"),
+]
 
 NAME = "Accepted"
 MACHINE = f"""<?xml version="1.0"?>

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.fatimage import fat_image
-from tests.lab.rusbserver import CHECKOUT, RusbServer
-from tests.lab.usblab import Client, Guest, LabError
+from tests.support.lab.fatimage import fat_image
+from tests.support.lab.usblab import Client, Guest, LabError
+from tests.support.rusbserver import CHECKOUT, RusbServer
 
 pytestmark = [
     pytest.mark.lab,

@@ -16,7 +16,7 @@ from rusb.client.backends._emulated.loopback import Loopback
 from rusb.server.guests.qemu import QemuGuest
 from rusb.usb.types import Speed
 from rusb.usb.urb import Completion, Urb
-from tests.lab.usblab import Guest
+from tests.support.lab.usblab import Guest
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

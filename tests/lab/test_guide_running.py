@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_vboxmanage_guide import (
+from tests.support.lab.peers import wait
+from tests.support.lab.vboxshell import Shell
+from tests.support.vboxmanage_guide import (
     EXAMPLES,
     GUIDE,
     NEEDS_RUNNING,
@@ -17,8 +19,6 @@ from tests.cli.test_vboxmanage_guide import (
     Row,
     code,
 )
-from tests.lab.peers import wait
-from tests.lab.vboxshell import Shell
 
 pytestmark = [
     pytest.mark.lab,

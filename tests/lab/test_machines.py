@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.redirpeer import SUPER, Peer, RamDisk, plug
-from tests.lab.usblab import Client, Guest
+from tests.support.lab.redirpeer import SUPER, Peer, RamDisk, plug
+from tests.support.lab.usblab import Client, Guest
 
 pytestmark = [
     pytest.mark.lab,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.assets import LabError
-from tests.lab.peers import wait
-from tests.lab.vboxshell import Shell
+from tests.support.lab.assets import LabError
+from tests.support.lab.peers import wait
+from tests.support.lab.vboxshell import Shell
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

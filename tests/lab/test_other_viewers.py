@@ -18,9 +18,18 @@ import pytest
 from PIL import ImageGrab
 
 from rusb.server.display.status import status_picture
-from tests.lab.peers import HEIGHT, WIDTH, Display, Program, as_image, wait
-from tests.lab.rusbserver import CHECKOUT, RusbServer
-from tests.lab.test_real_peers import MACHINE, NAME, Record
+from tests.support.lab.peers import (
+    HEIGHT,
+    MACHINE,
+    NAME,
+    WIDTH,
+    Display,
+    Program,
+    Record,
+    as_image,
+    wait,
+)
+from tests.support.rusbserver import CHECKOUT, RusbServer
 
 pytestmark = [
     pytest.mark.lab,

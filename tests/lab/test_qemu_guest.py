@@ -17,10 +17,10 @@ from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
 from rusb.usb.types import Speed
 from rusb.usb.urb import Completion, Urb, UrbResult
-from tests.lab.fatimage import fat_image
-from tests.lab.ramdisk import AttachedRamDisk
-from tests.lab.redirpeer import HIGH, SUPER, RamDisk
-from tests.lab.usblab import Guest
+from tests.support.lab.fatimage import fat_image
+from tests.support.lab.ramdisk import AttachedRamDisk
+from tests.support.lab.redirpeer import HIGH, SUPER, RamDisk
+from tests.support.lab.usblab import Guest
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

@@ -23,56 +23,30 @@ from rusb.server.display.status import status_picture
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
 from rusb.server.vbox.settings import RemoteDisplay
-from tests.lab.peers import (
+from tests.support.lab.peers import (
     HEIGHT,
+    MACHINE,
+    NAME,
     WIDTH,
     Display,
     Program,
+    Record,
     Shadow,
     Xrdp,
-    missing,
     wait,
 )
-from tests.lab.rusbserver import CHECKOUT, RusbServer
-from tests.test_whole_path import machine
+from tests.support.rusbserver import CHECKOUT, RusbServer
+from tests.support.whole_path import machine
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(180),
+    pytest.mark.usefixtures("programs"),
+]
 
-NAME = "Peers"
-MACHINE = f"""<?xml version="1.0"?>
-<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
-  <Machine uuid="{{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a703}}" name="{NAME}">
-    <Hardware>
-      <RemoteDisplay enabled="true" allowMultiConnection="true">
-        <VRDEProperties>
-          PROPERTIES
-        </VRDEProperties>
-      </RemoteDisplay>
-      <USB>
-        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
-        <DeviceFilters>
-          <DeviceFilter name="all" active="true" remote="yes"/>
-        </DeviceFilters>
-      </USB>
-    </Hardware>
-  </Machine>
-</VirtualBox>
-"""
 
 STAYS = 1.5
 """Seconds a viewer is watched after it has shown the screen."""
-
-Record = Callable[[str, str, str, str], None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _programs() -> None:
-    if packages := missing():
-        words = "install them: apt-get install --no-install-recommends"
-        reason = f"{words} {' '.join(packages)}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 METHODS = ("RDP", "TLS", "Negotiate")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_notify import Manager
-from tests.lab.vboxshell import Shell
+from tests.support.lab.vboxshell import Shell
+from tests.support.notify import Manager
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 

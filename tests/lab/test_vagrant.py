@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab.rusbserver import CHECKOUT
-from tests.lab.warm import warm
+from tests.support.lab.warm import warm
+from tests.support.rusbserver import CHECKOUT
 
 pytestmark = [
     pytest.mark.lab,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.peers import wait
-from tests.lab.rusbserver import CHECKOUT
+from tests.support.lab.peers import wait
+from tests.support.rusbserver import CHECKOUT
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 

@@ -25,7 +25,7 @@ from rusb.usb.descriptors import (
 from rusb.usb.hiding import hide_interfaces, hide_uas, with_configurations
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed
-from tests.lab.usblab import Guest
+from tests.support.lab.usblab import Guest
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

@@ -5,7 +5,6 @@ only servers send.
 """
 
 import struct
-from collections.abc import Callable
 
 import pytest
 
@@ -20,9 +19,9 @@ from rusb.rdp.security import Method
 from rusb.rdp.server import MAX_DOMAIN_REQUESTS, ServerConnection, ServerSettings
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
-from tests.helpers import memory_below
-from tests.rdp.joined import Joined, no_random
-from tests.rdp.raw import RawClient, RawServer
+from tests.support.memory import memory_below
+from tests.support.rdp.joined import Joined, no_random
+from tests.support.rdp.raw import RawClient, RawServer, refuse
 
 USB = 1004
 BLOCKS = ClientBlocks(
@@ -33,11 +32,6 @@ End = type[RawClient] | type[RawServer]
 both = pytest.mark.parametrize(
     "peer", [RawClient, RawServer], ids=["to-server", "to-client"]
 )
-
-
-def refuse(action: Callable[[], object]) -> None:
-    with pytest.raises(RemoteProtocolError):
-        action()
 
 
 # -------------------------------------------------------------- T01 TPKT ----
@@ -460,10 +454,6 @@ def test_t06_strings_that_are_not_unicode() -> None:
 
 
 # ------------------------------------------------------- T07 capabilities ----
-
-
-def capability(kind: int, body: bytes) -> bytes:
-    return struct.pack("<HH", kind, 4 + len(body)) + body
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ from rusb.rdp.per import ber
 from rusb.rdp.security import SecurityFlag, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionConfirm
-from tests.helpers import memory_below
-from tests.rdp.raw import RawServer
-from tests.rdp.test_bad_input import capability, refuse
+from tests.support.memory import memory_below
+from tests.support.rdp.raw import RawServer, capability, refuse
 
 # ------------------------------------------------------- T02 negotiation ----
 

@@ -12,8 +12,8 @@ from rusb.rdp.client import ClientSettings
 from rusb.rdp.security import PlainSecurity
 from rusb.rdp.share import DataType, ShareData, split_share
 from rusb.rdp.tpkt import MAX_PACKET, packet_size
-from tests.rdp.joined import Joined, clear
-from tests.rdp.raw import RawClient
+from tests.support.rdp.joined import Joined, clear
+from tests.support.rdp.raw import RawClient
 
 DEPTHS = [8, 15, 16, 24, 32]
 

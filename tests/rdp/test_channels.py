@@ -24,9 +24,9 @@ from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.svc import SHOW_PROTOCOL, WHOLE
-from tests.rdp.joined import Cut, Joined, clear, whole
-from tests.rdp.raw import RawClient, RawServer
-from tests.rdp.test_standard_sessions import encrypted
+from tests.support.rdp.joined import Cut, Joined, clear, whole
+from tests.support.rdp.raw import RawClient, RawServer
+from tests.support.rdp.standard import encrypted
 
 USB = "URBDRC"
 OTHER = "Microsoft::Windows::RDS::DisplayControl"

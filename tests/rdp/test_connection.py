@@ -9,7 +9,7 @@ from rusb.rdp import events as rdp
 from rusb.rdp.client import ClientConnection, ClientSettings
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerConnection, ServerSettings
-from tests.rdp.joined import Cut, Joined, clear, no_random, whole
+from tests.support.rdp.joined import Cut, Joined, clear, no_random, whole
 
 USB = 1006  # third of the default channels
 

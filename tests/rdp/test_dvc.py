@@ -38,7 +38,7 @@ from rusb.rdp.events import (
     Event,
     Ignored,
 )
-from tests.helpers import memory_below
+from tests.support.memory import memory_below
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "vectors" / "rdpeusb.json").read_text("utf-8")

@@ -12,8 +12,8 @@ from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import SecurityFlag, advise, header, name_wish
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import Failure, Protocol
-from tests.rdp.joined import Joined, clear
-from tests.rdp.raw import RawClient, RawServer
+from tests.support.rdp.joined import Joined, clear
+from tests.support.rdp.raw import RawClient, RawServer
 
 
 class Undecided(RawClient):

@@ -11,7 +11,7 @@ from rusb.rdp.connection import Connection
 from rusb.rdp.events import LogonRequested, TlsRequested
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.tpkt import packet_size
-from tests.rdp.joined import Joined, clear, no_random
+from tests.support.rdp.joined import Joined, clear, no_random
 
 ROUNDS = 1500
 

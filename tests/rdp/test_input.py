@@ -9,7 +9,7 @@ from rusb.rdp.events import InputKind, InputReceived
 from rusb.rdp.input import parse_fast_input, parse_slow_input
 from rusb.rdp.security import PlainSecurity
 from rusb.rdp.share import DataType
-from tests.rdp.raw import RawClient
+from tests.support.rdp.raw import RawClient
 
 KEY, MOUSE, SYNC = InputKind.KEY, InputKind.MOUSE, InputKind.SYNCHRONIZE
 

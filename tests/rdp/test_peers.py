@@ -19,18 +19,11 @@ from rusb.rdp.security import Method
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.rdp.share import DataType, ShareType
 from rusb.rdp.x224 import ConnectionConfirm
-from tests.rdp.joined import Joined, clear, no_random
-from tests.rdp.raw import RawClient, RawServer, vector
+from tests.support.rdp.joined import Joined, clear, no_random
+from tests.support.rdp.raw import RawClient, RawServer, in_clear, vector
 
 USB = 1007  # fourth of rdesktop's channels
 CHUNK = struct.pack("<II", 5, 3) + b"hello"
-
-
-def in_clear(blocks: bytes) -> bytes:
-    """What ``-e`` changes: CS_SECURITY with methods 0 instead of 3."""
-    changed = blocks.replace(b"\x02\xc0\x0c\0\x03", b"\x02\xc0\x0c\0\0")
-    assert changed != blocks
-    return changed
 
 
 OPTIONS = bytes.fromhex("c0000000")  # 0xC0000000 as rdesktop writes it

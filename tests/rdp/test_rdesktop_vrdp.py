@@ -12,9 +12,8 @@ from rusb.rdp.security import Method, SecurityFlag, StandardSecurity
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.share import DataType
 from rusb.rdp.standard import derive_keys
-from tests.rdp.raw import RawClient, group, vector
-from tests.rdp.test_peers import in_clear
-from tests.rdp.test_standard_sessions import KEY
+from tests.support.rdp.raw import RawClient, group, in_clear, vector
+from tests.support.rdp.standard import KEY
 
 TLS, RDP = frozenset({Method.TLS}), frozenset({Method.RDP})
 BOTH = TLS | RDP

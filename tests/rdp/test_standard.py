@@ -18,7 +18,7 @@ from rusb.rdp.standard import (
     proprietary_certificate,
     salted_checksum,
 )
-from tests.rdp.raw import group
+from tests.support.rdp.raw import group
 
 
 def by_id(vector: dict[str, Any]) -> str:

@@ -9,54 +9,24 @@ from rusb.errors import NegotiationError, ParseError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
 from rusb.rdp.bitmaps import Picture
-from rusb.rdp.client import ClientConnection, ClientSettings
 from rusb.rdp.gcc import ServerBlocks
 from rusb.rdp.info import ClientInfo
-from rusb.rdp.security import Method, SecurityFlag, StandardSecurity
-from rusb.rdp.server import ServerSettings
+from rusb.rdp.security import SecurityFlag, StandardSecurity
 from rusb.rdp.standard import (
     Direction,
     Encryption,
-    RsaKey,
     derive_keys,
-    proprietary_certificate,
     salted_checksum,
 )
-from rusb.rdp.svc import ChannelSender
 from rusb.rdp.tpkt import packet_size
-from rusb.rdp.x224 import ConnectionConfirm
-from tests.rdp.joined import Joined, no_random
-from tests.rdp.raw import RawClient, group, vector
-
-STRENGTHS = [Encryption.BITS_40, Encryption.BITS_56, Encryption.BITS_128]
-
-
-def make_key() -> RsaKey:
-    numbers = group("security_exchange")["rsa_key"]
-    return RsaKey(int(numbers["p_int"], 16), int(numbers["q_int"], 16))
-
-
-KEY = make_key()
-
-
-def encrypted(
-    *strengths: Encryption, version: int = 5, display: bool = False
-) -> tuple[ClientSettings, ServerSettings]:
-    return (
-        ClientSettings(
-            user="vera",
-            password="secret",
-            wants_tls=False,
-            version=version,
-            display=display,
-            channels=("vrdpusb",),
-        ),
-        ServerSettings(
-            frozenset({Method.RDP}),
-            key=KEY,
-            encryption=strengths or (Encryption.BITS_128,),
-        ),
-    )
+from tests.support.rdp.joined import Joined
+from tests.support.rdp.raw import RawClient, group, vector
+from tests.support.rdp.standard import (
+    STRENGTHS,
+    Peer,
+    encrypted,
+    secured,
+)
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -197,43 +167,6 @@ def test_t05_a_method_nobody_offered(method: int) -> None:
 
 
 # ----------------------------------------------- servers made of bytes ----
-
-
-def secured(
-    method: int = 2, level: int = 2, *, random: int = 32, certificate: bytes = b""
-) -> ServerBlocks:
-    blocks = ServerBlocks.granting(0, 1)
-    blocks.method, blocks.level = method, level
-    certificate = certificate or proprietary_certificate(KEY.modulus, 65537)
-    lengths = struct.pack("<II", random, len(certificate))
-    blocks.security = lengths + bytes(32) + certificate
-    return blocks
-
-
-class Peer:
-    """Our client, and a server of which every byte can be chosen."""
-
-    def __init__(self) -> None:
-        self.client = ClientConnection(encrypted()[0], random_bytes=no_random)
-        self.client.start()
-        self.client.data_to_send()
-        self.client.receive_data(ConnectionConfirm(selected=0).serialize())
-        self.client.data_to_send()
-        self.sender = ChannelSender(is_server=True, initiator=1)
-        keys = derive_keys(bytes(32), bytes(32), 2)
-        self.security = StandardSecurity(keys, 2, is_server=True)
-
-    def answer(self, blocks: ServerBlocks) -> list[bytes]:
-        response = mcs.serialize_connect_response(blocks.serialize())
-        self.client.receive_data(response)
-        self.client.receive_data(mcs.attach_confirm(1))
-        for channel in (1002, 1003, 1004):
-            self.client.receive_data(mcs.join_confirm(1, channel))
-        return self.client.data_to_send()[-2:]
-
-    def send(self, payload: bytes) -> None:
-        head = self.sender.send_data(mcs.IO_CHANNEL, len(payload))
-        self.client.receive_data(head + payload)
 
 
 def test_the_security_exchange_comes_before_client_info() -> None:

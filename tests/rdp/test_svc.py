@@ -14,9 +14,9 @@ from rusb.rdp.events import ChannelData, Event, Ignored
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.svc import MAX_CHANNEL_MESSAGE, ChannelReceiver, ChannelSender
 from rusb.rdp.tpkt import MAX_PACKET, packet_size
-from tests.helpers import memory_below
-from tests.rdp.joined import Joined, clear
-from tests.rdp.test_standard_sessions import encrypted
+from tests.support.memory import memory_below
+from tests.support.rdp.joined import Joined, clear
+from tests.support.rdp.standard import encrypted
 
 FIRST, LAST, SHOW, SUSPEND, RESUME = 1, 2, 0x10, 0x20, 0x40
 CHANNEL = 1004

@@ -16,8 +16,8 @@ from rusb.rdp.security import Method, select_protocol
 from rusb.rdp.share import ShareData, ShareType, split_share
 from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest, Failure, Protocol
 from rusb.server.vbox.ports import check_ports, parse_ports
-from tests.rdp.joined import Joined
-from tests.rdp.raw import VECTORS, RawClient, group, vector
+from tests.support.rdp.joined import Joined
+from tests.support.rdp.raw import VECTORS, RawClient, group, vector
 
 # ------------------------------------------------------------------ X.224 ----
 
@@ -305,7 +305,7 @@ TEXT = {"title", "companion", "conventions", "cross_check"}
 def test_every_vector_of_the_file_is_used() -> None:
     """As a whole group, or by its id; somewhere in the tests."""
     tests = Path(__file__).parent.parent
-    sources = "".join(p.read_text("utf-8") for p in tests.rglob("test_*.py"))
+    sources = "".join(p.read_text("utf-8") for p in tests.rglob("*.py"))
     unused = []
     for name in set(VECTORS) - TEXT:
         whole = (f'group("{name}")', f'["{name}"]["vectors"]')

@@ -13,8 +13,8 @@ from rusb.rdp import events as rdp
 from rusb.rdp import mcs
 from rusb.rdp.gcc import ServerBlocks
 from rusb.rdp.standard import RsaKey, parse_certificate
-from tests.rdp.joined import Joined
-from tests.rdp.test_standard_sessions import KEY, Peer, encrypted, secured
+from tests.support.rdp.joined import Joined
+from tests.support.rdp.standard import KEY, Peer, encrypted, secured
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 

@@ -15,9 +15,9 @@ from rusb.server.machine.running import Headless
 from rusb.server.vbox.forwards import Forward
 from rusb.server.vbox.model import Adapter, Disk, Hardware
 from rusb.server.vbox.serialport import SerialPort
-from tests.server.test_running import UUID, make, runtime, wait_log
+from tests.support.running import UUID, make, wait_log
 
-__all__ = ["runtime"]
+pytestmark = pytest.mark.usefixtures("runtime")
 
 ECHO = bytes.fromhex("baf803 b021 ee b400 cd16 baf803 ee ebf6")
 ECHO = ECHO.ljust(510, b"\0") + b"\x55\xaa"

@@ -11,13 +11,12 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rusb.errors import ControlError, GuestError
+from rusb.errors import ControlError
 from rusb.server.machine import control as control_module
 from rusb.server.machine.control import (
     MAX_CONNECTIONS,
@@ -35,22 +34,7 @@ from rusb.server.vbox.lock import (
     holder_of,
     lock_path,
 )
-
-
-async def double(arguments: Mapping[str, Any]) -> object:
-    return {"twice": 2 * arguments["number"]}
-
-
-async def refuse(arguments: Mapping[str, Any]) -> object:
-    raise GuestError("the guest does not listen")
-
-
-COMMANDS = {"double": double, "refuse": refuse}
-
-
-def make(path: Path) -> ControlServer:
-    """A server at a path, with its lock beside it."""
-    return ControlServer(lambda: path, COMMANDS, MachineLock(path.with_suffix(".lock")))
+from tests.support.control import COMMANDS, make
 
 
 @pytest.fixture
@@ -213,7 +197,7 @@ async def test_a_machine_runs_once(control: ControlServer) -> None:
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from tests.server.test_control import make
+from tests.support.control import make
 
 async def main():
     await make(Path(sys.argv[1])).start()

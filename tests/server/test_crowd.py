@@ -14,7 +14,7 @@ from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.network import network_of
 from rusb.server.server import Server
 from rusb.server.session import ServerSession
-from tests.test_whole_path import machine
+from tests.support.whole_path import machine
 
 
 class Visitor:

@@ -21,12 +21,12 @@ from rusb.server.machine.host_devices import HostPlugs
 from rusb.server.remote_devices import RemoteDevices
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
-from tests.lab.ramdisk import AttachedRamDisk
-from tests.lab.redirpeer import RamDisk
-from tests.server.fake_qemu import FakeQemu
-from tests.server.injected import Injection
-from tests.server.test_host_devices import Host
-from tests.test_whole_path import ALL, Lab, machine
+from tests.support.fake_qemu import FakeQemu
+from tests.support.host_devices import Host
+from tests.support.injected import Injection
+from tests.support.lab.ramdisk import AttachedRamDisk
+from tests.support.lab.redirpeer import RamDisk
+from tests.support.whole_path import ALL, Lab, machine
 
 MAX_WAITS = 60
 Method = Callable[..., Coroutine[Any, Any, Any]]

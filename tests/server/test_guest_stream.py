@@ -13,7 +13,7 @@ from rusb.server.guests._stream import DeviceStream
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.usbredir import _requests as requests
-from tests.wire.redir import (
+from tests.support.wire.redir import (
     BULK,
     BULK_IN,
     CONFIGURATION_STATUS,

@@ -7,42 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from rusb.cli.vbox._host import HostDevices, identify
-from rusb.client.backends.emulated import EmulatedBackend, Loopback, SerialLoopback
+from rusb.cli.vbox._host import identify
 from rusb.errors import BackendError, GuestError
 from rusb.filters.model import Filter
 from rusb.server.attachments import Attachment
-from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.machine.host_devices import MAX_ATTACHED, MAX_WAITING, HostPlugs, _Core
-from rusb.server.release_log import ReleaseLog
+from rusb.server.machine.host_devices import MAX_ATTACHED, MAX_WAITING, _Core
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
-
-
-class Host:
-    """A machine with two emulated devices, and a guest beside them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.serial, self.loopback = SerialLoopback(), Loopback()
-        self.backend = EmulatedBackend(devices=[self.serial, self.loopback])
-        self.devices = HostDevices([self.backend])
-        self.guest = LoopbackGuest()
-        self.log = ReleaseLog(str(folder / "VBox.log"))
-        self.path = folder / "VBox.log"
-        self.filters: list[Filter] = []
-        self.plugs = HostPlugs(self.devices, self.guest, self.log, lambda: self.filters)
-
-    async def uuids(self) -> list[str]:
-        return [identify(device).uuid for device, _ in await self.devices.list()]
-
-    async def wait_empty(self) -> None:
-        async with asyncio.timeout(5):
-            while self.plugs.devices():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            async with self.plugs._changing:
-                pass  # and until the last of them is detached
+from tests.support.host_devices import Host
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from rusb.server import session
 from rusb.server.display.status import Picture, status_picture
 from rusb.server.vbox.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
-from tests.helpers import memory_below
-from tests.rdp.raw import RawClient
-from tests.test_whole_path import Lab, machine
+from tests.support.memory import memory_below
+from tests.support.rdp.raw import RawClient
+from tests.support.whole_path import Lab, machine
 
 
 @pytest.fixture

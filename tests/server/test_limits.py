@@ -15,8 +15,8 @@ from rusb.rdp.x224 import ConnectionRequest
 from rusb.server import server as server_module
 from rusb.server import session
 from rusb.usb.urb import UrbStatus
-from tests.lab.rusbserver import RusbServer
-from tests.test_whole_path import Lab, machine
+from tests.support.rusbserver import RusbServer
+from tests.support.whole_path import Lab, machine
 
 HELD, MORE = server_module.MAX_WAITING_PER_NETWORK, 100
 

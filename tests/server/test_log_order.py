@@ -8,7 +8,7 @@ import pytest
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from tests.server.test_logon import Place
+from tests.support.logon import Place
 
 START = [r"VRDP: TCP server listening on port \d+ \(IPv[46]\)\."]
 

@@ -32,7 +32,7 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.strings import serialize_string
 from rusb.usb.types import ClassCode, Speed
 from rusb.usb.urb import UrbStatus
-from tests.test_whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine
 
 pytestmark = pytest.mark.timeout(30)  # what does not come fails
 

@@ -17,9 +17,9 @@ from rusb.server.guests import _qmp, qemu
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
 from rusb.usb.types import Speed
-from tests.lab.ramdisk import AttachedRamDisk
-from tests.lab.redirpeer import RamDisk
-from tests.server.fake_qemu import DONE, FakeQemu, Refused
+from tests.support.fake_qemu import DONE, FakeQemu, Refused
+from tests.support.lab.ramdisk import AttachedRamDisk
+from tests.support.lab.redirpeer import RamDisk
 
 pytestmark = pytest.mark.timeout(30)
 

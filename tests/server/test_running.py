@@ -4,8 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,52 +13,16 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import ControlError, GuestError
-from rusb.filters.model import Filter
 from rusb.server.machine.command_line import qemu_command
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.running import Headless, _accelerators, _kvm_problem
 from rusb.server.state import MachineState
-from rusb.server.vbox.model import Hardware
-from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.usb.types import Speed
+from tests.support.running import UUID, make, wait_log
+
+pytestmark = pytest.mark.usefixtures("runtime")
 
 RUNNING = "rusb.server.machine.running"
-
-UUID = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a705"
-
-
-@pytest.fixture(autouse=True)
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for sockets; the test's own has too long a path."""
-    monkeypatch.setenv("RUSB_ACCEL", "tcg")
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        monkeypatch.setenv("RUSB_RUNTIME", folder)
-        yield Path(folder)
-
-
-def make(
-    folder: Path,
-    said: list[str],
-    hardware: Hardware | None = None,
-    **display: object,
-) -> Headless:
-    settings: dict[str, object] = {"enabled": True, "properties": {"TCP/Ports": "0"}}
-    machine = Machine(
-        name="Small",
-        uuid=UUID,
-        filters=(Filter(name="all"),),
-        usb_controllers=("OHCI", "EHCI"),  # as most machines of VirtualBox have
-        remote_display=RemoteDisplay(**(settings | display)),  # type: ignore[arg-type]
-    )
-    machine.remote_display.properties["TCP/Ports"] = "42000-42999"
-    machine.remote_display.properties["TCP/Address"] = "127.0.0.1"
-    return Headless(
-        machine,
-        hardware or Hardware(memory=64, usb=machine.usb_controllers),
-        log=str(folder / "VBox.log"),
-        report=said.append,
-        state=folder,
-    )
 
 
 @pytest.fixture
@@ -75,11 +38,6 @@ async def running(tmp_path: Path, said: list[str]) -> AsyncIterator[Headless]:
 
 async def info() -> MachineState:
     return MachineState.from_json(await call(control_path(UUID), "info"))
-
-
-async def wait_log(folder: Path, text: str) -> None:
-    while text not in (folder / "VBox.log").read_text():  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
 
 
 async def test_devices_reach_the_controllers_of_their_speeds(
@@ -325,7 +283,7 @@ def test_kvm_without_permission_says_what_to_do(
 RUN = """
 import asyncio, sys
 from pathlib import Path
-from tests.server.test_running import make
+from tests.support.running import make
 
 async def main():
     headless = make(Path(sys.argv[1]), [], enabled=False)

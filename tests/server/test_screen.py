@@ -11,8 +11,7 @@ from rusb.client.session import connect
 from rusb.rdp.bitmaps import Picture
 from rusb.rdp.share import DataType
 from rusb.server.display.status import status_picture
-from tests.server.test_switches import say
-from tests.test_whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, say
 
 ALLOW, SUPPRESS = b"\1\0\0\0" + bytes(8), bytes(4)
 ONE_RECTANGLE = b"\1" + bytes(11)

@@ -11,8 +11,8 @@ from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
 from rusb.server.vbox.settings import RemoteDisplay
-from tests.lab.rusbserver import free_port
-from tests.test_whole_path import machine
+from tests.support.rusbserver import free_port
+from tests.support.whole_path import machine
 
 
 def make(folder: Path, ports: str, address: str = "127.0.0.1") -> Server:

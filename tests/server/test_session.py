@@ -12,7 +12,7 @@ from rusb.filters.model import Filter
 from rusb.server import remote_devices
 from rusb.server.remote_devices import RemoteDevices
 from rusb.server.session import FIRST_PICTURE
-from tests.test_whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine
 
 
 @pytest.fixture

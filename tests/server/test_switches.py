@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from rusb.client.backends.emulated import Loopback
-from rusb.client.session import ClientSession
 from rusb.rdp.bitmaps import Picture
 from rusb.rdp.input import parse_slow_input
 from rusb.rdp.share import DataType
 from rusb.server.display.status import status_picture
 from rusb.server.state import ClientState
 from rusb.usb.urb import UrbStatus
-from tests.server.test_logon import Place
+from tests.support.logon import Place
+from tests.support.whole_path import say
 
 KEYS = struct.pack("<HH", 2, 0) + b"".join(
     struct.pack("<IHHHH", 0, 4, flags, 0x1E, 0) for flags in (0, 0x8000)
@@ -23,13 +23,6 @@ KEYS = struct.pack("<HH", 2, 0) + b"".join(
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-def say(client: ClientSession, kind: DataType, body: bytes) -> None:
-    """Send a share data PDU."""
-    client._rdp._send_data(kind, body)
-    assert client._stream is not None
-    client._stream.flush()
 
 
 async def usb_works(place: Place) -> None:

@@ -20,8 +20,7 @@ from rusb.server.config import ServerConfig
 from rusb.server.guests.pyusb import PyusbGuest
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine
-
-from .ftdi import Ftdi
+from tests.support.ftdi import Ftdi
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 URL = "ftdi://ftdi:232:RUSB0001/1"

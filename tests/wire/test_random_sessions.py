@@ -33,7 +33,7 @@ from rusb.wire.base import (
     UrbSubmitted,
     WireProtocol,
 )
-from tests.wire.joined import messages
+from tests.support.wire.joined import messages
 
 URBS = 3000
 BULK, INTERRUPT, CONTROL = (

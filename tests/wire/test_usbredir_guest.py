@@ -20,9 +20,8 @@ from rusb.wire.base import (
 from rusb.wire.usbredir import UsbredirDeviceSide, UsbredirGuestSide
 from rusb.wire.usbredir import _codec as codec
 from rusb.wire.usbredir import _guest as guest_side
-
-from .joined import Answer, Joined, clear, echo
-from .redir import (
+from tests.support.wire.joined import Answer, Joined, clear, echo
+from tests.support.wire.redir import (
     ACK,
     ALT_STATUS,
     BUFFERED,

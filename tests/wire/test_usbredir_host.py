@@ -19,8 +19,7 @@ from rusb.wire.base import (
 )
 from rusb.wire.usbredir import UsbredirDeviceSide
 from rusb.wire.usbredir import _requests as requests
-
-from .redir import (
+from tests.support.wire.redir import (
     ACK,
     ALLOC_STREAMS,
     ALT_STATUS,

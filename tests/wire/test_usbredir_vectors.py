@@ -31,9 +31,8 @@ from rusb.wire.base import (
 from rusb.wire.usbredir import UsbredirDeviceSide, UsbredirGuestSide
 from rusb.wire.usbredir import _codec as codec
 from rusb.wire.usbredir._codec import Packet, Splitter, Type, endpoint_index
-
-from .joined import clear, messages
-from .redir import ISO_IN, ISO_OUT, Host, hello, live, packet
+from tests.support.wire.joined import clear, messages
+from tests.support.wire.redir import ISO_IN, ISO_OUT, Host, hello, live, packet
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "usbredir.json").read_text()

@@ -15,8 +15,8 @@ from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 from rusb.wire.vrdpusb._codec import MAX_DEVICES, MAX_STRING, MAX_URB_LENGTH
 from rusb.wire.vrdpusb._device import MAX_BYTES_IN_FLIGHT, MAX_URBS_IN_FLIGHT
 from rusb.wire.vrdpusb._guest import CANCEL_TIMEOUT, CONTROL_TIMEOUT, MAX_RECORDS
-from tests.wire.joined import clear, messages
-from tests.wire.vrdp import (
+from tests.support.wire.joined import clear, messages
+from tests.support.wire.vrdp import (
     CHANNEL,
     ID,
     bulk,

@@ -13,8 +13,8 @@ from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 from rusb.wire.vrdpusb._guest import CANCEL_TIMEOUT, CONTROL_TIMEOUT
-from tests.wire.joined import clear, messages
-from tests.wire.vrdp import (
+from tests.support.wire.joined import clear, messages
+from tests.support.wire.vrdp import (
     CHANNEL,
     ID,
     bulk,

@@ -12,8 +12,8 @@ from rusb.usb.types import Speed
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
-from tests.wire.joined import clear, messages
-from tests.wire.vrdp import (
+from tests.support.wire.joined import clear, messages
+from tests.support.wire.vrdp import (
     CHANNEL,
     ID,
     bulk,

@@ -18,9 +18,9 @@ from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 from rusb.wire.base import Event, Ignored, Side
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
-from tests.helpers import load_vectors
-from tests.wire.joined import messages
-from tests.wire.vrdp import (
+from tests.support.vectors import load_vectors
+from tests.support.wire.joined import messages
+from tests.support.wire.vrdp import (
     CHANNEL,
     ID,
     device_list,

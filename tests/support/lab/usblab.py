@@ -20,7 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from tests.lab.assets import CLIENT, GUEST, LabError, assets, initramfs, module_order
+from tests.support.lab.assets import (
+    CLIENT,
+    GUEST,
+    LabError,
+    assets,
+    initramfs,
+    module_order,
+)
 
 __all__ = ["QMP", "VM", "Client", "Guest", "LabError", "pick_accel"]
 

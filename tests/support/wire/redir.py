@@ -16,8 +16,7 @@ from rusb.usb.types import Speed
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import Side, UrbSubmitted
 from rusb.wire.usbredir import UsbredirDeviceSide
-
-from .joined import messages
+from tests.support.wire.joined import messages
 
 HELLO, CONNECT, DISCONNECT, RESET, INTERFACE_INFO, EP_INFO = range(6)
 SET_CONFIGURATION, GET_CONFIGURATION, CONFIGURATION_STATUS = 6, 7, 8

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.cli import main, vbox
-from tests.lab.rusbserver import CHECKOUT
+from tests.support.rusbserver import CHECKOUT
 
 CLIENT = """#!{python} -IS
 import array, os, socket, sys
@@ -41,7 +41,7 @@ def warm(folder: Path, name: str = "VBoxManage") -> Iterator[Path]:
         listener.bind(str(path))
         listener.listen(8)
         number = listener.fileno()
-        command = [sys.executable, "-m", "tests.lab.warm", str(number), name]
+        command = [sys.executable, "-m", "tests.support.lab.warm", str(number), name]
         process = subprocess.Popen(
             command,
             cwd=CHECKOUT,

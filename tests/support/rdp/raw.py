@@ -2,10 +2,13 @@
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rusb.errors import RemoteProtocolError
 from rusb.rdp import mcs, share
 from rusb.rdp.capabilities import (
     client_sets,
@@ -24,12 +27,12 @@ from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.rdp.share import DataType, ShareType
 from rusb.rdp.svc import ChannelSender
 from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest
-from tests.rdp.joined import no_random
+from tests.support.rdp.joined import no_random
 
 __all__ = ["RawClient", "RawServer", "group", "vector"]
 
 VECTORS = json.loads(
-    (Path(__file__).parent.parent / "vectors" / "rdp-security.json").read_text("utf-8")
+    (Path(__file__).parents[2] / "vectors" / "rdp-security.json").read_text("utf-8")
 )
 
 
@@ -201,3 +204,19 @@ class RawServer:
         self.feed(self.demand(), self.data(DataType.FONT_MAP, share.font_map()))
         assert Activated(1024, 768, 24) in self.seen
         return self
+
+
+def in_clear(blocks: bytes) -> bytes:
+    """What ``-e`` changes: CS_SECURITY with methods 0 instead of 3."""
+    changed = blocks.replace(b"\x02\xc0\x0c\0\x03", b"\x02\xc0\x0c\0\0")
+    assert changed != blocks
+    return changed
+
+
+def refuse(action: Callable[[], object]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        action()
+
+
+def capability(kind: int, body: bytes) -> bytes:
+    return struct.pack("<HH", kind, 4 + len(body)) + body

@@ -11,7 +11,7 @@ from rusb.usb.descriptors import (
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
-from tests.lab.redirpeer import HIGH, OK, SUPER, RamDisk
+from tests.support.lab.redirpeer import HIGH, OK, SUPER, RamDisk
 
 __all__ = ["AttachedRamDisk"]
 

@@ -6,7 +6,7 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
-from tests.wire.joined import Joined, clear
+from tests.support.wire.joined import Joined, clear
 
 __all__ = [
     "CHANNEL",

@@ -1,14 +1,11 @@
-"""What tests share."""
+"""The vectors that tests share."""
 
-import contextlib
 import json
 import os
-import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-VECTORS = Path(__file__).with_name("vectors")
+VECTORS = Path(__file__).parents[1] / "vectors"
 
 
 def load_vectors(name: str) -> list[dict[str, Any]]:
@@ -29,15 +26,3 @@ def load_vectors(name: str) -> list[dict[str, Any]]:
             if set(more[0]) == members or members <= set(more[0]):
                 found += [v | {"name": f"{path.stem}:{v['name']}"} for v in more]
     return found
-
-
-@contextlib.contextmanager
-def memory_below(limit: int) -> Iterator[None]:
-    """Fail if Python's memory grows by more than *limit* bytes, even for a moment."""
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < limit, f"{peak} bytes at the peak, at most {limit} are allowed"

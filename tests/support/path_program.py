@@ -23,7 +23,7 @@ from rusb.server.vbox.settings import Machine
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult
-from tests.client.libusb_program import say, take_out
+from tests.support.libusb_program import say, take_out
 
 BULK, INTERRUPT = TransferType.BULK, TransferType.INTERRUPT
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab.assets import LabError
+from tests.support.lab.assets import LabError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -83,3 +83,25 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
+
+
+MACHINE = """<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
+  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a708}" name="Served">
+    <Hardware>
+      <RemoteDisplay enabled="true">
+        <VRDEProperties>PROPERTIES</VRDEProperties>
+      </RemoteDisplay>
+    </Hardware>
+  </Machine>
+</VirtualBox>
+"""
+
+
+def text(**properties: str) -> str:
+    """Return a .vbox file with VRDE properties ``Security/NAME``."""
+    elements = (
+        f'<Property name="Security/{name}" value="{value}"/>'
+        for name, value in properties.items()
+    )
+    return MACHINE.replace("PROPERTIES", "".join(elements))

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.lab.rusbserver import CHECKOUT
+from tests.support.rusbserver import CHECKOUT
 
 __all__ = ["Shell"]
 

@@ -15,8 +15,8 @@ from typing import Self
 from PIL import Image, ImageChops, ImageGrab
 
 from rusb.rdp.bitmaps import Picture
-from tests.lab.assets import LabError
-from tests.lab.rusbserver import free_port
+from tests.support.lab.assets import LabError
+from tests.support.rusbserver import free_port
 
 WIDTH, HEIGHT = 800, 600
 
@@ -234,3 +234,26 @@ def listens(port: int) -> bool:
     """Does anybody listen on a port of 127.0.0.1? Asked without connecting."""
     wanted = f"0100007F:{port:04X} 00000000:0000 0A"
     return wanted in Path("/proc/net/tcp").read_text()
+
+
+NAME = "Peers"
+MACHINE = f"""<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
+  <Machine uuid="{{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a703}}" name="{NAME}">
+    <Hardware>
+      <RemoteDisplay enabled="true" allowMultiConnection="true">
+        <VRDEProperties>
+          PROPERTIES
+        </VRDEProperties>
+      </RemoteDisplay>
+      <USB>
+        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
+        <DeviceFilters>
+          <DeviceFilter name="all" active="true" remote="yes"/>
+        </DeviceFilters>
+      </USB>
+    </Hardware>
+  </Machine>
+</VirtualBox>
+"""
+Record = Callable[[str, str, str, str], None]

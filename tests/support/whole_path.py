@@ -1,0 +1,67 @@
+"""Server, client and devices in one process."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from rusb.client.backends.emulated import EmulatedBackend
+from rusb.client.config import ClientConfig
+from rusb.client.session import ClientSession, connect
+from rusb.filters.model import Filter
+from rusb.rdp.share import DataType
+from rusb.server.config import ServerConfig
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.server import Server
+from rusb.server.vbox.settings import Machine
+
+ALL = (Filter(name="all"),)
+
+
+class Lab:
+    """A server with a loopback guest, and what it logged."""
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.folder = folder
+        self.guest = LoopbackGuest()
+        config = ServerConfig(
+            machine,
+            ports=[0],
+            address="127.0.0.1",
+            log=str(folder / "VBox.log"),
+            state=folder,
+        )
+        self.server = Server(config, guest=self.guest)
+
+    def log(self) -> str:
+        return (self.folder / "VBox.log").read_text()
+
+    async def wait_log(self, text: str) -> None:
+        while text not in self.log():  # noqa: ASYNC110 - it is a file
+            await asyncio.sleep(0.02)
+
+    def config(self) -> ClientConfig:
+        return ClientConfig(
+            "127.0.0.1", self.server.port, known_servers=self.folder / "known"
+        )
+
+    @contextlib.asynccontextmanager
+    async def client(self, backend: EmulatedBackend) -> AsyncIterator[ClientSession]:
+        async with connect(self.config(), backends=[backend]) as session:
+            yield session
+
+
+def machine(**changes: object) -> Machine:
+    settings: dict[str, object] = {
+        "name": "Lab",
+        "filters": ALL,
+        "usb_controllers": ("XHCI",),
+    }
+    return Machine(**(settings | changes))  # type: ignore[arg-type]
+
+
+def say(client: ClientSession, kind: DataType, body: bytes) -> None:
+    """Send a share data PDU."""
+    client._rdp._send_data(kind, body)
+    assert client._stream is not None
+    client._stream.flush()
