@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 
     from .config import ClientConfig
+    from .devices import load_backend
     from .session import ClientSession, connect
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LocalDevice",
     "OpenDevice",
     "connect",
+    "load_backend",
 ]
 
 _HOMES = {
@@ -24,6 +26,7 @@ _HOMES = {
     "LocalDevice": "rusb.usb.backend",
     "OpenDevice": "rusb.usb.backend",
     "connect": ".session",
+    "load_backend": ".devices",
 }
 
 
