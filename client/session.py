@@ -334,7 +334,7 @@ class ClientSession:
         elif error is None and self._stream is not None:  # not our own doing
             error = self._why_ended()
         if self._link is not None:
-            self._link.closed(0)
+            self._link.close()
         if not self._over.done():
             self._over.set_result(error)
 

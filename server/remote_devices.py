@@ -191,7 +191,7 @@ class RemoteDevices:
 
     def close(self) -> None:
         """The connection is over: everything begins to be detached."""
-        self.link.closed(0)
+        self.link.close()
         self._fail = lambda error: None  # the connection is not to live as long as this
         self._update((), "the client's connection ended")
 

@@ -1,21 +1,30 @@
-"""Join a wire core to the channel that carries it and to its own clock."""
+"""Join a wire core to the channels that carry it and to its own clock."""
 
 import asyncio
 from collections.abc import Callable
+from typing import NoReturn
 
-from rusb.wire.base import Event, Send, Side
+from rusb.errors import LocalProtocolError
+from rusb.wire.base import CloseChannel, Event, OpenChannel, Output, Send, Side
 
 __all__ = ["WireLink"]
 
 
+def _refuse(_: object) -> NoReturn:
+    raise LocalProtocolError("no channels can be opened or closed here")
+
+
 class WireLink:
-    """One wire core and the RDP channel under it.
+    """One wire core and the channels under it.
 
     Args:
         core: the wire core; call :meth:`move` after every call to it.
-        send: ``send(channel, message)``, hands a message to the RDP core.
-        flush: sends what the RDP core has to send.
+        send: ``send(channel, message)``, hands a message to what is below.
+        flush: sends what is below has to send.
         on_event: called for each event of the core; it may call the core.
+        open_channel: ``open_channel(name)``, asks for a dynamic channel; False: there
+            is no room for it.
+        close_channel: ``close_channel(channel)``, closes a dynamic channel.
 
     Attributes:
         has_heard: the peer has sent a message.
@@ -28,46 +37,62 @@ class WireLink:
         send: Callable[[int, bytes], None],
         flush: Callable[[], None],
         on_event: Callable[[Event], None],
+        open_channel: Callable[[str], bool] = _refuse,
+        close_channel: Callable[[int], None] = _refuse,
     ) -> None:
         self.core = core
         self.has_heard = False
         self._send = send
         self._flush = flush
         self._on_event = on_event
+        self._open_channel = open_channel
+        self._close_channel = close_channel
         self._loop = asyncio.get_running_loop()
-        self._channel: int | None = None
+        self._channels: set[int] = set()
         self._is_moving = False
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
 
     def opened(self, channel: int, name: str) -> None:
-        """The channel is operational."""
-        self._channel = channel
+        """A channel is operational."""
+        self._channels.add(channel)
         self.core.channel_opened(channel, name, now=self._loop.time())
+        self.move()
+
+    def refused(self, name: str) -> None:
+        """The peer does not open a channel that the core wanted."""
+        self.core.channel_refused(name)
         self.move()
 
     def received(self, channel: int, data: bytes) -> None:
         """A whole message arrived; raises what the core raises.
 
-        Messages of other channels (a VRDP server starts clipboard and sound by itself)
-        are not for this core.
+        One on a channel that is not open here is ignored: it has crossed a close.
         """
-        if channel != self._channel:
+        if channel not in self._channels:
             return
         self.has_heard = True
         self.core.receive_data(channel, data, now=self._loop.time())
         self.move()
 
     def closed(self, channel: int) -> None:
-        """The channel is gone; the core's last events are handed out. Idempotent."""
+        """A channel is gone, the others stay. Idempotent."""
+        if channel in self._channels:
+            self._channels.remove(channel)
+            self.core.channel_closed(channel)
+            self.move()
+
+    def close(self) -> None:
+        """All is over; the core's last events are handed out. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
-        self.core.channel_closed(channel)
-        self.move()
-        # the connection below is not to live as long as this
+        for channel in sorted(self._channels):
+            self.closed(channel)
+        # what is below is not to live as long as this
         self._send, self._flush = lambda channel, data: None, lambda: None
+        self._open_channel = self._close_channel = _refuse
         if self._timer is not None:
             self._timer.cancel()
 
@@ -88,11 +113,29 @@ class WireLink:
         for output in outputs:
             if isinstance(output, Send):
                 self._send(output.channel, output.data)
+            else:
+                self._execute(output)
         if outputs:
             self._flush()
         due = self.core.next_deadline()
         if due != self._due:
             self._set_timer(due)
+
+    def _execute(self, output: Output) -> None:
+        """Do what an output asks for other than sending."""
+        match output:
+            case OpenChannel():
+                if not self._open_channel(output.name):
+                    self._loop.call_soon(self._was_refused, output.name)
+            case CloseChannel():
+                self._channels.discard(output.channel)
+                self._close_channel(output.channel)
+            case _:
+                raise AssertionError(f"not an output: {output}")
+
+    def _was_refused(self, name: str) -> None:
+        if not self._is_closed:
+            self.refused(name)
 
     def _set_timer(self, due: float | None) -> None:
         self._due = due

@@ -150,16 +150,20 @@ class Connection(ABC):
         for chunk in self._sender.chunks(message, flags):
             self._send(channel, self._security.wrap(0, chunk))
 
-    def open_channel(self, name: str) -> None:
+    def open_channel(self, name: str) -> bool:
         """Server: open a dynamic channel; ChannelOpened or ChannelRefused follows.
+
+        Returns:
+            False: there is no room for a further one, and nothing follows.
 
         Raises:
             LocalProtocolError: there was no DynamicReady, or the name is not among
                 those that are served.
         """
         dynamic = self._need_dynamic()
-        dynamic.open(name)
+        has_room = dynamic.open(name)
         self._control_dynamic(dynamic)
+        return has_room
 
     def close_channel(self, channel: int) -> None:
         """Close a dynamic channel, if it is still open.

@@ -146,8 +146,11 @@ class DynamicChannels:
         if self._is_server:
             self._output.append(OFFER.serialize())
 
-    def open(self, name: str) -> None:
+    def open(self, name: str) -> bool:
         """Ask the client for a channel; ChannelOpened or ChannelRefused follows.
+
+        Returns:
+            False: there is no room for a further one, and nothing follows.
 
         Raises:
             LocalProtocolError: we are the client, there was no DynamicReady, or no
@@ -156,12 +159,12 @@ class DynamicChannels:
         limits = self._limits.get(name)
         if not self._is_ready or limits is None:
             raise LocalProtocolError(f"cannot open a dynamic channel {name!r}")
-        if self._has_room(name, limits):
-            self._last += 1
-            self._add(self._last, name, limits, is_open=False)
-            self._output.append(CreateRequest(self._last, name).serialize())
-        else:
-            self._events.append(ChannelRefused(name, NO_ROOM))
+        if not self._has_room(name, limits):
+            return False
+        self._last += 1
+        self._add(self._last, name, limits, is_open=False)
+        self._output.append(CreateRequest(self._last, name).serialize())
+        return True
 
     def close(self, channel: int) -> None:
         """Close a channel, if it is still open. No event follows."""

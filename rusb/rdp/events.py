@@ -116,7 +116,7 @@ class ChannelClosed:
 
 @dataclass(slots=True)
 class ChannelRefused:
-    """Server: the client opens no dynamic channel of that name, or no further one.
+    """Server: the client does not open a dynamic channel of that name.
 
     Attributes:
         status: an HRESULT, negative.

@@ -70,10 +70,23 @@ class ChannelKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChannelSpec:
-    """Name and kind of the channel a protocol wants; a stream has no name."""
+    """What a protocol wants of the channels that carry it.
+
+    Attributes:
+        name: of the channel whose opening says that the peer has the protocol; empty
+            for a stream.
+        kind: of all its channels.
+        further: names of further channels: static ones are asked for with the first,
+            dynamic ones may be opened, as may more of the first name.
+        max_message: bytes of one message that a peer may send.
+        max_channels: dynamic ones of each name that may be open at once.
+    """
 
     name: str
     kind: ChannelKind
+    further: tuple[str, ...] = ()
+    max_message: int = 16 << 20
+    max_channels: int = 1
 
 
 # ------------------------------------------------------------- outputs ----
@@ -89,14 +102,17 @@ class Send:
 
 @dataclass(slots=True)
 class OpenChannel:
-    """Open a dynamic channel of that name."""
+    """Guest side: open a dynamic channel of that name.
+
+    ``channel_opened`` or ``channel_refused`` follows.
+    """
 
     name: str
 
 
 @dataclass(slots=True)
 class CloseChannel:
-    """Close a channel."""
+    """Close a dynamic channel; ``channel_closed`` does not follow."""
 
     channel: int
 
@@ -278,9 +294,13 @@ class Side(ABC):
     def channel_opened(self, channel: int, name: str, *, now: float) -> None:
         """The channel is operational; a stream is channel 0 with an empty name."""
 
+    def channel_refused(self, name: str) -> None:
+        """The peer does not open a channel of that name; see :class:`OpenChannel`."""
+        raise NotImplementedError(f"{type(self).__name__} opens no channels")
+
     @abstractmethod
     def channel_closed(self, channel: int) -> None:
-        """The channel is gone; every open URB is completed or forgotten."""
+        """The channel is gone; every open URB of it is completed or forgotten."""
 
     @abstractmethod
     def receive_data(self, channel: int, data: bytes, *, now: float) -> None:

@@ -110,7 +110,7 @@ class DeviceStream(asyncio.Protocol):
         if self._is_over:
             return
         self._is_over = True
-        self._link.closed(0)
+        self._link.close()
         for urb_id in list(self._in_flight):
             self._device.cancel(urb_id)
         self._closed.set()

@@ -180,7 +180,7 @@ def test_what_the_client_does_not_serve_is_refused() -> None:
 
 def test_a_connection_without_dynamic_channels_says_so() -> None:
     joined = Joined(*clear()).run()
-    calls: list[Callable[[], None]] = [
+    calls: list[Callable[[], object]] = [
         lambda: joined.server.open_channel(USB),
         lambda: joined.server.close_channel(ONE),
         lambda: joined.client.send_channel(ONE, b"x"),

@@ -633,10 +633,8 @@ def test_a_flood_of_channels_is_refused_by_name_and_in_all() -> None:
 
 def test_the_server_opens_no_more_than_it_would_let_be_opened() -> None:
     end = server()
-    for _ in range(40):
-        end.dynamic.open(USB)
+    assert [end.dynamic.open(USB) for _ in range(40)] == [True] * 33 + [False] * 7
     assert len(end.sent()) == 33
-    assert end.saw(ChannelRefused) == [ChannelRefused(USB, NO_ROOM)] * 7
 
 
 @pytest.mark.parametrize("number", [0, 2, 255, 4711, 0xFFFFFFFF])
