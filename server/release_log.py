@@ -1,4 +1,4 @@
-"""``VBox.log``: the release log of a machine (vrdp-server.md 7.1).
+"""``VBox.log``: the release log of a machine, and its lines (vrdp-server.md 7).
 
 Each line begins with the process's run time, ``HH:MM:SS.uuuuuu``, and a blank.
 """
@@ -15,14 +15,17 @@ import time
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rusb import __version__
 from rusb.errors import SettingsError
 from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
-__all__ = ["LineQuota", "Lines", "ReleaseLog", "RemoteLog", "Terminal"]
+from . import events
+from .quotas import MAX_LINE, Writer
+
+__all__ = ["ReleaseLog", "log_lines", "report", "terminal_lines"]
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +35,6 @@ KEPT = 3
 MAX_SIZE = 16 << 20
 """Bytes of a log; a longer one is continued in a new file, so that with the older ones
 it takes four times that of the disk, whatever peers do."""
-
-MAX_LINE = 2048
-"""Characters of a line; what a peer says may be part of it (T42)."""
 
 
 class ReleaseLog:
@@ -164,90 +164,6 @@ class ReleaseLog:
         return f"{hours:02}:{minutes:02}:{seconds:02}.{micros:06}"
 
 
-class Lines(Protocol):
-    """Takes lines, and knows the time, in seconds."""
-
-    def now(self) -> float: ...
-    def write(self, text: str) -> None: ...
-
-
-class Terminal:
-    """What a user at the terminal is told, as lines.
-
-    Args:
-        say: says a line.
-        now: the time, in seconds.
-    """
-
-    def __init__(self, say: Callable[[str], None], now: Callable[[], float]) -> None:
-        self._say = say
-        self.now = now
-
-    def write(self, text: str) -> None:
-        """Say a line, in which peers may have a part (T42)."""
-        line = clean_text(text)
-        self._say(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…")
-
-
-class LineQuota:
-    """How many lines a peer may cause: some at once, and then some a second.
-
-    Args:
-        most: lines at once.
-        rate: lines a second that come back.
-    """
-
-    def __init__(self, most: int, rate: float) -> None:
-        self._most, self._rate = most, rate
-        self._left, self._since = float(most), 0.0
-
-    def is_full(self, now: float) -> bool:
-        """Has nothing of it been used, or has all come back?"""
-        return self._refilled(now) >= self._most
-
-    def take(self, now: float) -> bool:
-        """Take a line; return whether there was one."""
-        self._left, self._since = self._refilled(now), now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-    def _refilled(self, now: float) -> float:
-        return min(self._most, self._left + (now - self._since) * self._rate)
-
-
-class RemoteLog:
-    """What one peer causes, which quotas limit; what is left out is counted.
-
-    Args:
-        log: where the lines go.
-        name: of the peer, for the line about what was left out.
-        quotas: its own, then what it shares with others.
-    """
-
-    def __init__(self, log: Lines, name: str, *quotas: LineQuota) -> None:
-        self._log = log
-        self._name = name
-        self._quotas = quotas
-        self._left_out = 0
-
-    def write(self, text: str) -> None:
-        """Write a line, unless there were too many."""
-        now = self._log.now()
-        if all(quota.take(now) for quota in self._quotas):
-            self.tell_left_out()
-            self._log.write(text)
-        else:
-            self._left_out += 1
-
-    def tell_left_out(self) -> None:
-        """Say how many lines were left out since the last one."""
-        count, self._left_out = self._left_out, 0
-        if count:
-            self._log.write(f"{self._name}: {count} lines were left out here.")
-
-
 def _rotate(path: Path) -> None:
     """Move ``VBox.log`` to ``VBox.log.1`` and so on."""
     for number in range(KEPT, 0, -1):
@@ -274,3 +190,121 @@ def _header() -> list[str]:
         f"Executable: {sys.executable}",
         f"Process ID: {os.getpid()}",
     ]
+
+
+# -------------------------------------------------------------- lines of events ----
+
+
+def log_lines(event: events.Event) -> tuple[str, ...]:
+    """Return what ``VBox.log`` says of an event (7.2, 7.3)."""
+    match event:
+        case events.ServerStarted():
+            where = f"{event.port} ({event.families})"
+            return (f"VRDP: TCP server listening on port {where}.",)
+        case events.ClientConnected(client, address):
+            family = "IPv6" if ":" in address else "IPv4"
+            opened = f"VRDP: Connection opened ({family}): {client}"
+            return ("VRDP: New connection:", opened)
+        case events.TlsAgreed(version, issuer):
+            return (f"VRDP: {version}. Issuer of the certificate: [{issuer}].",)
+        case events.LogonAsked():
+            asked = f"User: [{event.user}] Domain: [{event.domain}]"
+            place = f"connects from [{event.address}] (it claims [{event.claimed}])"
+            return (
+                f"VRDP: Logon: {event.title} {asked} Screen: {event.screen}",
+                f"VRDP: Client {event.client} {place}.",
+            )
+        case events.ScreenMissing(screen):
+            return (f"VRDP: There is no screen {screen}.",)
+        case events.FeatureOff(feature):
+            return (f"VRDP: feature: Client/Disable{feature}",)
+        case events.LoggedOff(title, reason_):
+            return (f"VRDP: Logoff: {title} Reason 0x{reason_:04X}.",)
+        case events.ClientLeft():
+            closed = f"VRDP: Connection closed: {event.client}"
+            why = f"VRDP: {event.title}: {event.reason}"
+            return (why, closed) if event.reason else (closed,)
+        case events.WireAgreed():
+            flags = f"Received negotiate response. Flags 0x{event.flags:02X}."
+            outcome = f"remote USB protocol version {event.version}."
+            if event.error is not None:
+                outcome = f"ERROR: {event.error}"
+            return (f"Remote USB: {flags}", f"VRDP: {outcome}")
+        case events.DeviceEvent():
+            return _device_lines(event)
+    return ()
+
+
+def _device_lines(event: events.DeviceEvent) -> tuple[str, ...]:
+    info = event.subject.info
+    ids = f"[proxy {info.vendor_id:04x}:{info.product_id:04x}]"  # vrdpusb.md 5
+    whose = "Host USB" if event.subject.client is None else "Remote USB"
+    match event:
+        case events.DeviceListed() | events.DeviceGone():
+            mark = "++++" if isinstance(event, events.DeviceListed) else "----"
+            kind = f"Vendor {info.vendor_id:04X}. Product {info.product_id:04X}."
+            return (f"{whose}: {mark} {kind} Name = [{info.product or ''}].",)
+        case events.DeviceAdmitted() | events.DeviceRefused():
+            return (f"{whose}: {info}: {event.verdict}",)
+        case events.DeviceNoted(_, text):
+            return (f"{whose}: {info}: {text}",)
+        case events.DeviceLeft(_, why):
+            return (f"{whose}: {info} {why}",)
+        case events.Cure(_, command):
+            return (f"{whose}: to admit {info}: rusb {command}",)
+        case events.DeviceUnfit(_, why):
+            return (f"{whose}: {info}: refused: {why}",)
+        case events.DeviceFailed(_, device, why):
+            return (f"VUSB: Failed to attach '{device} {ids}': {why}",)
+        case events.DeviceAttached(_, device, where):
+            speed = f"{info.speed.label}Speed"
+            return (f"VUSB: Attached '{device} {ids}' to {where} ({speed})",)
+        case events.DeviceDetached(_, device, why):
+            detached = f"VUSB: Detached '{device} {ids}'"
+            return (detached, f"{whose}: {info} was detached: {why}")
+    return ()
+
+
+def terminal_lines(event: events.Event) -> tuple[str, ...]:
+    """Return what a user at the terminal learns of an event."""
+    match event:
+        case events.ClientAdmitted() | events.ClientRefused():
+            who = f"{event.user or 'somebody'} at {event.address} ({event.name})"
+            end = "connected"
+            if isinstance(event, events.ClientRefused):
+                end = f"refused: {event.reason}"
+            return (f"client {event.client}: {who} {end}",)
+        case events.ClientLeft(stage="admitted"):
+            why = f": {event.reason}" if event.reason else ""
+            return (f"client {event.client}: disconnected{why}",)
+        case events.ClientLeft(stage="waiting"):
+            why = event.reason or "it left before its logon"
+            return (f"client {event.client} at {event.address}: {why}",)
+        case events.Cure(subject, command):
+            return (f"to admit {subject.info}: rusb {command}",)
+        case events.DeviceRefused(subject, words) | events.DeviceNoted(subject, words):
+            return (f"{subject.info}: {words}",)
+        case events.DeviceUnfit(subject, why):
+            return (f"{subject.info}: refused: {why}",)
+        case events.DeviceFailed(subject, _, why):
+            return (f"{subject.info}: not attached: {why}",)
+        case events.DeviceAttached(subject):
+            return (f"{subject.info}: in use by the guest, {event.verdict}",)
+        case events.DeviceDetached(subject, _, why):
+            return (f"{subject.info}: detached: {why}",)
+    return ()
+
+
+def report(
+    event: events.Event,
+    happened: events.EventLog,
+    log: Writer,
+    terminal: Writer | None = None,
+) -> None:
+    """Keep an event, and say in the log and at the terminal what there is to say."""
+    for line in log_lines(event):
+        log.write(line)
+    if terminal is not None:
+        for line in terminal_lines(event):
+            terminal.write(line)
+    happened.add(event)

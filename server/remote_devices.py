@@ -16,10 +16,10 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
 from rusb.wire import base as wire
 
+from . import events
 from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .policy import SHOWS_ELSE, Policy
-from .release_log import RemoteLog
 from .state import DeviceState, Verdict
 from .vbox.settings import Machine
 
@@ -103,8 +103,7 @@ class RemoteDevices:
     Args:
         host: the server.
         number: of the client.
-        log: for what the client causes.
-        terminal: likewise, for what a user wants to know at once.
+        tell: gets what happens.
         core: the wire towards the client.
         types: of the transfers that it carries.
         send, flush: see :class:`~rusb.aio.link.WireLink`.
@@ -119,8 +118,7 @@ class RemoteDevices:
         host: DeviceHost,
         number: int,
         *,
-        log: RemoteLog,
-        terminal: RemoteLog,
+        tell: Callable[[events.Event], None],
         core: wire.GuestSide,
         types: Collection[TransferType] = tuple(TransferType),
         send: Callable[[int, bytes], None],
@@ -128,8 +126,7 @@ class RemoteDevices:
         fail: Callable[[RusbError], None],
     ) -> None:
         self._host = host
-        self._log = log
-        self._terminal = terminal
+        self._tell = tell
         self._number = number
         self._core = core
         self._types = types
@@ -213,23 +210,21 @@ class RemoteDevices:
                 device = self._listed.get(event.device)
                 if device is not None:
                     why = "is gone" if event.removed else f"refused: {event.request}"
-                    self._log.write(f"Remote USB: {device.info} {why}")
+                    self._tell(events.DeviceLeft(self._subject(device), why))
                     device.end(f"the client says that it {why}")
             case wire.Negotiated():
-                self._negotiated(event)
+                self._tell(
+                    events.WireAgreed(
+                        *(self._number, event.version, event.flags, event.error)
+                    )
+                )
             case wire.Ignored():
                 log.debug("client %d: ! %s", self._number, event.reason)
             case _:
                 raise AssertionError(f"not an event of the guest side: {event}")
 
-    def _negotiated(self, event: wire.Negotiated) -> None:
-        self._log.write(
-            f"Remote USB: Received negotiate response. Flags 0x{event.flags:02X}."
-        )
-        if event.error is not None:
-            self._log.write(f"VRDP: ERROR: {event.error}")
-        else:
-            self._log.write(f"VRDP: remote USB protocol version {event.version}.")
+    def _subject(self, device: _Device) -> events.Subject:
+        return events.Subject(self._number, device.uuid, device.info)
 
     def _update(
         self,
@@ -282,7 +277,7 @@ class RemoteDevices:
         try:
             if before is not None:
                 await before.done.wait()
-            self._log_plug("++++", info)
+            self._tell(events.DeviceListed(self._subject(device)))
             while not device.unlisted.is_set():
                 device.wake.clear()
                 if device.is_retried:
@@ -307,9 +302,13 @@ class RemoteDevices:
             verdict = Verdict(False, "the machine has no USB controller")
         if verdict != device.verdict:
             device.verdict = verdict
-            self._log.write(f"Remote USB: {device.info}: {verdict.reason}")
-            if not verdict.admitted:
-                self._say_cure(device, verdict.reason)
+            subject = self._subject(device)
+            if verdict.admitted:
+                reason = verdict.reason
+                self._tell(events.DeviceAdmitted(subject, verdict.filter, reason))
+            else:
+                self._tell(events.DeviceRefused(subject, verdict.reason))
+                self._say_cure(device)
         return verdict.admitted
 
     def _policy(self) -> Policy:
@@ -321,23 +320,19 @@ class RemoteDevices:
             carries_isochronous=TransferType.ISOCHRONOUS in self._types,
         )
 
-    def _say_cure(self, device: _Device, verdict: str) -> None:
-        """Tell a user what the filters refuse, and what to do if that is wrong."""
+    def _say_cure(self, device: _Device) -> None:
+        """Tell a user what to do if the filters should not refuse a device."""
         machine = self._host.machine
         commands = [f"modifyvm {shlex.quote(machine.name)} --usb-xhci on"]
         if machine.usb_controllers:
             commands = list(admitting(machine.name, device.info, machine.filters))
-        self._terminal.write(f"{device.info}: {verdict}")
         if commands:
-            cure = f"to admit {device.info}: rusb {commands[-1]}"
-            self._terminal.write(cure)
-            self._log.write(f"Remote USB: {cure}")
+            self._tell(events.Cure(self._subject(device), commands[-1]))
 
     async def _attach_until_over(self, device: _Device) -> None:
         info, device.why = device.info, ""
         if why := self._host.lacks_room(self._number):
-            self._log.write(f"Remote USB: {info}: refused: {why}")
-            self._terminal.write(f"{info}: refused: {why}")
+            self._tell(events.DeviceUnfit(self._subject(device), why))
             device.end(why)
             return
         number = self._host.next_number()
@@ -366,29 +361,26 @@ class RemoteDevices:
         except Exception as error:  # noqa: BLE001 - said, and tried again later
             device.end(why_failed(error, ATTACH_TIMEOUT))
             if device.plugged is None:
-                self._log.write(f"VUSB: Failed to attach '{attachment}': {device.why}")
-                self._terminal.write(f"{info}: not attached: {device.why}")
+                subject, name = self._subject(device), attachment.name
+                self._tell(events.DeviceFailed(subject, name, device.why))
         finally:
             await self._detach(device, attachment)
 
     async def _enter(self, device: _Device, attachment: Attachment) -> None:
         """Read the device, show the guest what it may see of it."""
-        info = device.info
+        subject = self._subject(device)
         try:
             await attachment.open(self._policy())
         finally:
             if attachment.reading is not None:
                 device.interfaces = attachment.reading.interfaces
         for note in attachment.view.notes:
-            self._log.write(f"Remote USB: {info}: {note}")
-            self._terminal.write(f"{info}: {note}")
+            self._tell(events.DeviceNoted(subject, note))
         where = await self._host.guest.attach(attachment)
         device.plugged = attachment
-        self._log.write(
-            f"VUSB: Attached '{attachment}' to {where} ({info.speed.label}Speed)"
-        )
         assert device.verdict is not None
-        self._terminal.write(f"{info}: in use by the guest, {device.verdict.reason}")
+        reason = device.verdict.reason
+        self._tell(events.DeviceAttached(subject, attachment.name, where, reason))
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
@@ -403,19 +395,12 @@ class RemoteDevices:
             device.plugged = None
             assert device.verdict is not None
             why = device.why or device.verdict.reason
-            self._log.write(f"VUSB: Detached '{attachment}'")
-            self._log.write(f"Remote USB: {device.info} was detached: {why}")
-            self._terminal.write(f"{device.info}: detached: {why}")
+            subject = self._subject(device)
+            self._tell(events.DeviceDetached(subject, attachment.name, why))
             self._host.devices_changed()
 
     def _log_gone(self, device: _Device) -> None:
         """Log once that a device is no longer listed."""
         if not device.is_logged_gone:
             device.is_logged_gone = True
-            self._log_plug("----", device.info)
-
-    def _log_plug(self, mark: str, info: DeviceInfo) -> None:
-        self._log.write(
-            f"Remote USB: {mark} Vendor {info.vendor_id:04X}."
-            f" Product {info.product_id:04X}. Name = [{info.product or ''}]."
-        )
+            self._tell(events.DeviceGone(self._subject(device)))

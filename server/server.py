@@ -16,12 +16,14 @@ from rusb import plugins
 from rusb.errors import ConnectionLost, PluginError, RusbError
 from rusb.filters.model import Filter
 
+from . import events
 from .auth import choose
 from .config import ServerConfig
 from .display.status import Picture, status_picture
 from .guests.base import AttachedDevice, GuestBackend
 from .network import BACKLOG, bind
-from .release_log import LineQuota, ReleaseLog, Terminal
+from .quotas import LineQuota, Terminal
+from .release_log import ReleaseLog, report
 from .security import Security
 from .session import ServerSession
 from .state import ClientState, DeviceState, DisplayState
@@ -103,6 +105,7 @@ class Server:
         config: what to serve, and where.
         guest: None: the one that *config* names.
         log: the machine's log, which stays open; None: the one that *config* names.
+        happened: gets what happens; None: a list of the server's own.
         report: gets what a user at the terminal has to know.
 
     Attributes:
@@ -115,6 +118,7 @@ class Server:
         *,
         guest: GuestBackend | None = None,
         log: ReleaseLog | None = None,
+        happened: events.EventLog | None = None,
         report: Callable[[str], None] = log.warning,
     ) -> None:
         self.config = config
@@ -122,6 +126,7 @@ class Server:
         self.guest = guest or load_guest(config.guest)
         self.log = log or ReleaseLog(config.log)
         self._owns_log = log is None
+        self.happened = happened or events.EventLog(self.machine.name)
         self.report = report
         self.terminal = Terminal(report, self.log.now)
         self.told = LineQuota(MAX_TOLD, TOLD_PER_SECOND)
@@ -185,6 +190,8 @@ class Server:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._listeners:
+            self._tell(events.ServerStopping())
         for listener in self._listeners:
             listener.close()
         sessions = list(self._sessions)
@@ -224,6 +231,7 @@ class Server:
     def set_filters(self, filters: Sequence[Filter]) -> None:
         """Use other filters from now on, also for devices that are here already."""
         self.machine.filters = tuple(filters)
+        self._tell(events.FiltersChanged(len(filters)))
         for session in self._sessions:
             if session.devices is not None:
                 session.devices.reconsider()
@@ -391,6 +399,9 @@ class Server:
                 " (--address, or the property TCP/Address)"
             )
 
+    def _tell(self, event: events.Event) -> None:
+        report(event, self.happened, self.log)
+
     def _warn(self, text: str) -> None:
         """Say in the log and at the terminal what its owner should fix."""
         self.log.write(f"VRDP: WARNING: {text}")
@@ -423,9 +434,7 @@ class Server:
         families = {s.family for s in sockets}
         names = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
         kinds = [name for family, name in names.items() if family in families]
-        self.log.write(
-            f"VRDP: TCP server listening on port {self.port} ({' and '.join(kinds)})."
-        )
+        self._tell(events.ServerStarted(self.port, " and ".join(kinds)))
 
     def _accept(self) -> asyncio.Protocol:
         """Make the protocol of a new connection."""

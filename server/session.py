@@ -5,6 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from rusb.aio.protocols import load_protocol
@@ -16,11 +17,13 @@ from rusb.rdp.bitmaps import Picture
 from rusb.rdp.error_info import SLOT_IS_TAKEN
 from rusb.rdp.server import ServerConnection, ServerSettings
 
+from . import events
 from .attachments import Attachment
 from .auth import Authenticator, Request, asked_lines, decision_line
 from .handshakes import explain_handshake
 from .network import network_of
-from .release_log import LineQuota, ReleaseLog, RemoteLog, Terminal
+from .quotas import LineQuota, RemoteLog, Terminal
+from .release_log import ReleaseLog, report
 from .remote_devices import DeviceHost, RemoteDevices
 from .state import ClientState
 from .vbox.settings import FEATURES
@@ -62,6 +65,10 @@ DRAW_FIRST, DRAW_LAST = 0.005, 0.25
 """Seconds between looks at whether a client has read what it has: a picture is of no
 hurry, USB is."""
 
+HELD_PERIOD = 10.0
+"""Seconds in which it is told once that the guest waits for a client that reads too
+slowly: it may change many times in a second."""
+
 FIRST_PICTURE = 0.2
 """Seconds from the activation to the first picture, a megabyte or so: a client without
 a window says first that it wants none."""
@@ -72,6 +79,7 @@ class SessionHost(DeviceHost, Protocol):
 
     authenticator: Authenticator
     log: ReleaseLog
+    happened: events.EventLog
     terminal: Terminal
     told: LineQuota
 
@@ -144,6 +152,7 @@ class ServerSession:
         self._since, self._address, self._is_tls = 0.0, "", False
         self._is_welcome = self._is_refused = False
         self._is_granted = False
+        self._held_after = 0.0
         self._inputs = 0  # keys and mouse events; the status screen has no use for them
         self._disabled: set[str] = set()
         self._is_ending = False
@@ -188,7 +197,7 @@ class ServerSession:
     def _end(self, reason: int | None) -> None:
         """Close; None: the client just leaves, which is no logoff (7.4)."""
         if self._client is not None and reason is not None:
-            self._host.log.write(f"VRDP: Logoff: {self.name} Reason 0x{reason:04X}.")
+            self._tell_always(events.LoggedOff(self.name, reason))
         self._is_ending = True
         self.stream.close()
 
@@ -290,13 +299,9 @@ class ServerSession:
         self._idle_timer.cancel()
         self._stop_drawing()
         why = self._explain(error)
-        if why:
-            self._log.write(f"VRDP: {self.name}: {why}")
         if self.devices is not None:
             self.devices.close()
         if self._is_welcome:
-            self._log.write(f"VRDP: Connection closed: {self.number}")
-            self._log.tell_left_out()
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
 
@@ -327,9 +332,7 @@ class ServerSession:
         if not self._is_welcome:
             self.stream.close()
             return
-        family = "IPv6" if ":" in self.network else "IPv4"
-        self._log.write("VRDP: New connection:")
-        self._log.write(f"VRDP: Connection opened ({family}): {self.number}")
+        self._tell(events.ClientConnected(self.number, self._address))
 
     def _new_log(self, *, is_logged_on: bool) -> RemoteLog:
         own = LineQuota(MAX_LINES, LINES_PER_SECOND)
@@ -339,7 +342,7 @@ class ServerSession:
     def _secured(self, version: str) -> None:
         assert self.stream.tls is not None
         issuer = self.stream.tls.issuer
-        self._log.write(f"VRDP: {version}. Issuer of the certificate: [{issuer}].")
+        self._tell(events.TlsAgreed(version, issuer))
 
     def _is_late(self) -> None:
         what = "logon" if self._client is None else "activation"
@@ -361,6 +364,9 @@ class ServerSession:
 
     def _pressed(self, is_high: bool) -> None:
         """The client reads too slowly: hold the guest until it has caught up."""
+        if is_high and (now := self._loop.time()) >= self._held_after:
+            self._held_after = now + HELD_PERIOD
+            self._tell(events.LinkHeld(self.number))
         if self.devices is not None:
             self.devices.hold(is_high)
 
@@ -399,16 +405,19 @@ class ServerSession:
         self._logon_timer.cancel()
         who, client = event.credentials, event.client
         self.name = f"{client.name} ({client.address}) build {client.build}."
-        self._host.log.write(
-            f"VRDP: Logon: {self.name} User: [{who.user}] Domain: [{who.domain}]"
-            f" Screen: {who.screen}"
-        )
-        self._log.write(
-            f"VRDP: Client {self.number} connects from [{self.stream.peer}]"
-            f" (it claims [{client.address}])."
+        self._tell_always(
+            events.LogonAsked(
+                self.number,
+                self.name,
+                user=who.user,
+                domain=who.domain,
+                screen=who.screen,
+                address=self.stream.peer,
+                claimed=client.address,
+            )
         )
         if who.screen >= self._host.machine.monitors:
-            self._host.log.write(f"VRDP: There is no screen {who.screen}.")
+            self._tell_always(events.ScreenMissing(who.screen))
             self._refuse(event, f"there is no screen {who.screen}")
         else:
             self._tasks.start(self._decide(event), f"logon of {self.name}")
@@ -452,7 +461,11 @@ class ServerSession:
         self._client, self._user = event.client, event.credentials
         self._since = time.time()
         self._is_tls = self.stream.is_tls
-        self._terminal.write(f"{self._who(event)} connected")
+        self._tell(
+            events.ClientAdmitted(
+                *(self.number, self._address, self._user.user, self._client.name)
+            )
+        )
         self._log.tell_left_out()
         self._log = self._new_log(is_logged_on=True)
         self._log_switches()
@@ -466,21 +479,38 @@ class ServerSession:
         Without a goodbye of TLS, in which rdesktop 1.9 would wait for ever.
         """
         self._is_refused = True
-        self._terminal.write(f"{self._who(event)} refused: {reason}")
+        user, name = event.credentials.user, event.client.name
+        self._tell(events.ClientRefused(self.number, self._address, user, name, reason))
         self.stream.abort()
 
-    def _who(self, event: rdp.LogonRequested) -> str:
-        """Name a client at the terminal: who, and from where."""
-        user = event.credentials.user or "somebody"
-        return f"client {self.number}: {user} at {self._address} ({event.client.name})"
+    def _tell(self, event: events.Event) -> None:
+        """Report what the client causes, within its quotas of lines."""
+        report(event, self._host.happened, self._log, self._terminal)
+
+    def _tell_always(self, event: events.Event) -> None:
+        """Report what nobody is to hide behind noise."""
+        report(event, self._host.happened, self._host.log)
 
     def _tell_end(self, why: str) -> None:
+        stage = "silent"
         if self._client is not None:
-            why = f": {why}" if why else ""
-            self._terminal.write(f"client {self.number}: disconnected{why}")
-        elif not self._is_refused and (why or self.stream.bytes_received):
-            why = why or "it left before its logon"
-            self._terminal.write(f"client {self.number} at {self._address}: {why}")
+            stage = "admitted"
+        elif self._is_refused:
+            stage = "refused"
+        elif why or self.stream.bytes_received:
+            stage = "waiting"
+        self._tell(
+            events.ClientLeft(
+                self.number,
+                self._address,
+                why,
+                seconds=round(time.time() - self._since, 3) if self._since else 0.0,
+                bytes=self.stream.bytes_sent + self.stream.bytes_received,
+                title=self.name,
+                stage=stage,
+            )
+        )
+        self._log.tell_left_out()
         self._terminal.tell_left_out()
 
     def _log_switches(self) -> None:
@@ -489,7 +519,7 @@ class ServerSession:
         self._disabled = {f for f in FEATURES if machine.feature_disabled(f)}
         for feature in FEATURES:
             if feature in self._disabled:
-                self._log.write(f"VRDP: feature: Client/Disable{feature}")
+                self._tell(events.FeatureOff(feature))
 
     def _open_channel(self, event: rdp.ChannelOpened) -> None:
         if self.devices is None and "USB" not in self._disabled:
@@ -497,8 +527,13 @@ class ServerSession:
             self.devices = RemoteDevices(
                 self._host,
                 self.number,
-                log=self._log,
-                terminal=self._terminal,
+                # not self._tell, which would keep this session after its end
+                tell=partial(
+                    report,
+                    happened=self._host.happened,
+                    log=self._log,
+                    terminal=self._terminal,
+                ),
                 core=protocol.guest_side(),
                 types=protocol.transfer_types,
                 send=self._rdp.send_channel,

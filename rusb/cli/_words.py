@@ -11,6 +11,7 @@ OWN = {
     "connect": "offer USB devices of this machine to a virtual machine elsewhere",
     "demo": "watch a USB drive travel to a guest and back, on this machine alone",
     "devices": "list this machine's USB devices, and why some cannot be used",
+    "events": "print what happens at machines that run, as JSON",
     "passwordhash": "print the hash of a password, for VBoxAuthSimple",
     "plugins": "list wire protocols, device backends and guest kinds",
     "rdesktop": "the options of rdesktop-vrdp: -r usb -a 16 -N host[:port]",

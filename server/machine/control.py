@@ -1,7 +1,8 @@
 """The control socket of a running machine: commands from other processes of its owner.
 
 A line of JSON each way: ``{"command": NAME, "arguments": {…}}`` is answered by
-``{"value": …}`` or ``{"error": SENTENCE}``.
+``{"value": …}`` or ``{"error": SENTENCE}``. The command ``events`` is answered by what
+happens, an event a line, until one of the two hangs up (docs/spec/events.md).
 """
 
 import asyncio
@@ -11,7 +12,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +21,7 @@ from rusb.errors import ControlError, RusbError
 from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
+from ..events import EventLog
 from ..vbox.files import belongs_to_others
 from ..vbox.lock import MachineLock, holder_of, lock_path
 
@@ -27,6 +30,7 @@ __all__ = [
     "ControlServer",
     "call",
     "control_path",
+    "follow",
     "running_path",
     "runtime_folder",
 ]
@@ -43,8 +47,14 @@ MAX_FOLDER = 60
 """Bytes of the folder's path: sockets in it have names of up to 46, and an address at
 most 107."""
 
+MAX_STREAMS = 4
+"""Of them, those that events are sent to."""
+
 IDLE_TIMEOUT = 30.0
-"""Seconds that a connection may stay silent."""
+"""Seconds that a connection may stay silent, or leave events unread."""
+
+LAST_TIMEOUT = 1.0
+"""Seconds that readers of events get to read the last ones."""
 
 ANSWER_TIMEOUT, LONG_TIMEOUT = 10.0, 60.0
 """Seconds that a caller waits for an answer, and for one to LONG commands, which may
@@ -120,6 +130,7 @@ class ControlServer:
         find_path: returns where to listen; asked again if the socket vanishes.
         commands: what can be asked, by name.
         lock: the machine's.
+        happened: the machine's events.
         unknown: what to say of other commands, with ``{}`` for the name.
     """
 
@@ -128,6 +139,7 @@ class ControlServer:
         find_path: Callable[[], Path],
         commands: Mapping[str, Command],
         lock: MachineLock,
+        happened: EventLog,
         *,
         unknown: str = "a running machine does not know {}",
     ) -> None:
@@ -135,10 +147,13 @@ class ControlServer:
         self._find_path = find_path
         self._commands = commands
         self._lock = lock
+        self._happened = happened
         self._unknown = unknown
         self._server: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._streams: dict[asyncio.Task[None], asyncio.Event] = {}
+        self._is_over = False
 
     def hold(self) -> None:
         """Take the lock, which the kernel drops if we are killed; see ``start``.
@@ -164,7 +179,15 @@ class ControlServer:
         self._watching = asyncio.ensure_future(self._watch())
 
     async def aclose(self) -> None:
-        """Hang up, remove the socket, let go of the machine. Idempotent."""
+        """Hang up, remove the socket, let go of the machine. Idempotent.
+
+        Who reads events gets the last ones first.
+        """
+        self._is_over = True
+        for news in self._streams.values():
+            news.set()
+        if self._streams:
+            await asyncio.wait(list(self._streams), timeout=LAST_TIMEOUT)
         watching, self._watching = self._watching, None
         if watching is not None:
             watching.cancel()
@@ -228,17 +251,20 @@ class ControlServer:
                     if not line:
                         break
                     answer = await self._answer(line)
-                    writer.write(json.dumps(answer).encode() + b"\n")
+                    if isinstance(answer, _Stream):
+                        await self._send_events(answer, reader, writer)
+                        break
+                    writer.write(_line(answer))
                     await writer.drain()
         finally:
             self._writers.discard(writer)
             writer.close()
 
-    async def _answer(self, line: bytes) -> dict[str, object]:
+    async def _answer(self, line: bytes) -> "dict[str, object] | _Stream":
         try:
             request = json.loads(line)
             name, arguments = request["command"], request.get("arguments", {})
-            command = self._commands[name]
+            command = self._stream if name == "events" else self._commands[name]
         except (ValueError, TypeError, AttributeError, RecursionError):
             return {"error": "a request is one line of JSON with a command"}
         except KeyError as error:
@@ -246,12 +272,109 @@ class ControlServer:
         if not isinstance(arguments, dict):
             return {"error": "the arguments of a command are an object"}
         try:
-            return {"value": await command(arguments)}
+            value = await command(arguments)
+            return value if isinstance(value, _Stream) else {"value": value}
         except RusbError as error:
             return {"error": str(error)}
         except Exception as error:
             log.exception("command %s", name)
             return {"error": f"internal error: {error!r}; the log of the server has it"}
+
+    async def _stream(self, arguments: Mapping[str, Any]) -> "_Stream":
+        since, follows = arguments.get("since"), arguments.get("follow", True)
+        if not (since is None or (type(since) is int and since >= 0)):
+            raise ControlError("since is the number of an event")
+        if len(self._streams) >= MAX_STREAMS:
+            raise ControlError(
+                f"{MAX_STREAMS} programs read the machine's events already"
+            )
+        return _Stream(since, follows=bool(follows))
+
+    async def _send_events(
+        self,
+        stream: "_Stream",
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Send events until the reader hangs up, or does not read them.
+
+        What it has not read waits in the list of events, not here.
+        """
+        task, news = asyncio.current_task(), asyncio.Event()
+        assert task is not None
+        self._streams[task] = news
+        gone = asyncio.ensure_future(reader.read(1))
+        gone.add_done_callback(lambda _: news.set())
+        try:
+            with self._happened.watch(news.set):
+                since = stream.since
+                while not gone.done():
+                    news.clear()
+                    for event in self._happened.after(since):
+                        since = event["seq"]
+                        writer.write(_line(event))
+                        async with asyncio.timeout(IDLE_TIMEOUT):
+                            await writer.drain()
+                    if since is not None and since < self._happened.last:
+                        continue
+                    if self._is_over or not stream.follows:
+                        break
+                    await news.wait()
+        except TimeoutError:
+            writer.transport.abort()  # what waits for it is not kept any longer
+        finally:
+            del self._streams[task]
+            gone.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """An answer that is events: those after *since*, and, if asked for, later ones."""
+
+    since: int | None
+    follows: bool
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+async def follow(
+    path: Path, since: int | None, *, follows: bool
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield what happens at a running machine, beginning with what it remembers.
+
+    Args:
+        path: where it listens.
+        since: yield only what has a greater number; None: all.
+        follows: wait for more, until the machine is off.
+
+    Raises:
+        ControlError: no machine runs there, or it refused.
+    """
+    arguments = {"since": since, "follow": follows}
+    try:
+        reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
+        try:
+            writer.write(_line({"command": "events", "arguments": arguments}))
+            while line := await reader.readline():
+                event = json.loads(line)
+                match event:
+                    case {"event": str()}:
+                        yield event
+                    case {"error": str(sentence)}:
+                        raise ControlError(clean_text(sentence))
+                    case _:
+                        raise ControlError(f"what listens at {path} sends no events")
+        finally:
+            writer.close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise ControlError("the machine is not running") from None
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, RusbError):
+            raise
+        why = reason(error) if isinstance(error, OSError) else error
+        raise ControlError(f"no events from the running machine: {why}") from error
 
 
 async def call(path: Path, command: str, **arguments: object) -> Any:
@@ -260,7 +383,7 @@ async def call(path: Path, command: str, **arguments: object) -> Any:
     Raises:
         ControlError: no machine runs there, it does not answer, or it refused.
     """
-    request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+    request = _line({"command": command, "arguments": arguments})
     seconds = LONG_TIMEOUT if command in LONG else ANSWER_TIMEOUT
     try:
         async with asyncio.timeout(seconds):

@@ -18,10 +18,11 @@ from rusb.filters.model import Filter
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
+from .. import events
 from ..attachments import Attachment, why_failed
 from ..guests.base import AttachedDevice, GuestBackend
 from ..policy import SHOWS_ELSE, Policy
-from ..release_log import ReleaseLog
+from ..release_log import ReleaseLog, report
 from ..state import DeviceState
 
 __all__ = ["HostDevice", "HostPlugs", "HostUsb", "OpenedDevice"]
@@ -213,6 +214,10 @@ class _Core:
         self._is_busy = False
 
 
+def _subject(device: HostDevice) -> events.Subject:
+    return events.Subject(None, device.uuid, device.info)
+
+
 class HostPlugs:
     """What of this machine is plugged into the guest.
 
@@ -220,6 +225,7 @@ class HostPlugs:
         usb: where devices come from; closed by :meth:`aclose`.
         guest: where they go; started at the first attach, closed by :meth:`aclose`.
         log: the machine's.
+        happened: the machine's events.
         filters: returns the machine's as they are now; the mask of one that would
             admit the device applies.
     """
@@ -229,11 +235,13 @@ class HostPlugs:
         usb: HostUsb,
         guest: GuestBackend,
         log: ReleaseLog,
+        happened: events.EventLog,
         filters: Callable[[], Iterable[Filter]] = lambda: (),
     ) -> None:
         self._usb = usb
         self._guest = guest
         self._log = log
+        self._happened = happened
         self._filters = filters
         self._ends = TaskSet()
         self._plugged: dict[str, tuple[HostDevice, Attachment, _Core]] = {}
@@ -287,7 +295,8 @@ class HostPlugs:
                     try:
                         await self._attach(device)
                     except BackendError as error:
-                        self._log.write(f"Host USB: {device.info}: {error}")
+                        subject = _subject(device)
+                        self._tell(events.DeviceNoted(subject, str(error)))
                     except GuestError:
                         continue  # the log has it
 
@@ -314,18 +323,17 @@ class HostPlugs:
             async with asyncio.timeout(ATTACH_TIMEOUT):
                 await attachment.open(self._policy())
                 for note in attachment.view.notes:
-                    self._log.write(f"Host USB: {device.info}: {note}")
+                    self._tell(events.DeviceNoted(_subject(device), note))
                 where = await self._guest.attach(attachment)
         except BaseException as error:
             await self._give_back(attachment, core)
             if not isinstance(error, Exception):
                 raise
             why = why_failed(error, ATTACH_TIMEOUT)
-            self._log.write(f"VUSB: Failed to attach '{attachment}': {why}")
+            self._tell(events.DeviceFailed(_subject(device), attachment.name, why))
             raise GuestError(f"{device.info}: {why}") from error
         self._plugged[device.uuid] = device, attachment, core
-        speed = device.info.speed.label
-        self._log.write(f"VUSB: Attached '{attachment}' to {where} ({speed}Speed)")
+        self._tell(events.DeviceAttached(_subject(device), attachment.name, where))
 
     async def detach(self, text: str) -> None:
         """Unplug the device with a UUID or address and give it back.
@@ -343,8 +351,10 @@ class HostPlugs:
     async def _detach(self, uuid: str, why: str) -> None:
         device, attachment, core = self._plugged.pop(uuid)
         await self._give_back(attachment, core)
-        self._log.write(f"VUSB: Detached '{attachment}'")
-        self._log.write(f"Host USB: {device.info} was detached: {why}")
+        self._tell(events.DeviceDetached(_subject(device), attachment.name, why))
+
+    def _tell(self, event: events.Event) -> None:
+        report(event, self._happened, self._log)
 
     async def _give_back(self, attachment: Attachment, core: _Core) -> None:
         """Unplug a device and give it back, whatever fails meanwhile."""

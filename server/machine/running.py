@@ -17,6 +17,7 @@ from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
 from ..config import ServerConfig
+from ..events import EventLog
 from ..guests._qmp import Monitor
 from ..guests.base import GuestBackend
 from ..guests.loopback import LoopbackGuest
@@ -102,7 +103,8 @@ class Headless:
         self._plugs: HostPlugs | None = None
         find_path = partial(control_path, machine.uuid)
         self._console = Console(hardware, self._ask, lambda text: self._log.write(text))
-        self._control = ControlServer(find_path, self._commands(), lock)
+        self._happened = EventLog(machine.name)
+        self._control = ControlServer(find_path, self._commands(), lock, self._happened)
         self._control.hold()
         self._log = ReleaseLog(log)
         self._process: asyncio.subprocess.Process | None = None
@@ -302,7 +304,13 @@ class Headless:
         guest: GuestBackend = LoopbackGuest()  # for a machine that gets no devices
         if self.machine.usb_controllers:
             guest = QemuGuest(str(self._monitors[1]), machine=self.machine.name)
-        server = Server(config, guest=guest, log=self._log, report=self._report)
+        server = Server(
+            config,
+            guest=guest,
+            log=self._log,
+            happened=self._happened,
+            report=self._report,
+        )
         self._port = 0
         try:
             await server.start()
@@ -410,7 +418,11 @@ class Headless:
                 raise ControlError(_NO_CONTROLLER)
             guest = QemuGuest(str(self._monitors[2]), machine=self.machine.name)
             self._plugs = HostPlugs(
-                self._host_usb(), guest, self._log, lambda: self.machine.filters
+                self._host_usb(),
+                guest,
+                self._log,
+                self._happened,
+                lambda: self.machine.filters,
             )
         return str((await self._plugs.attach(str(arguments["device"]))).info)
 

@@ -11,6 +11,7 @@ from typing import Any
 from rusb.errors import ControlError, RusbError
 
 from ..config import ServerConfig
+from ..events import EventLog
 from ..server import Server
 from ..state import MachineState
 from ..vbox.lock import MachineLock, lock_path
@@ -48,13 +49,14 @@ class Serving:
         self._is_over = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._control: ControlServer | None = None
+        self._happened = EventLog(self._machine.name)
         self._stamp = self._look()
         if self._machine.uuid:
             self._control = self._make_control(self._machine.uuid)
         if self._control is not None:
             self._control.hold()
         try:
-            self.server = Server(config, report=report)
+            self.server = Server(config, happened=self._happened, report=report)
         except BaseException:
             if self._control is not None:
                 self._control.let_go()
@@ -113,7 +115,8 @@ class Serving:
         try:
             lock = MachineLock(lock_path(uuid), settings=self._machine.path)
             find_path = partial(control_path, uuid)
-            return ControlServer(find_path, self._commands(), lock, unknown=_UNKNOWN)
+            commands, happened = self._commands(), self._happened
+            return ControlServer(find_path, commands, lock, happened, unknown=_UNKNOWN)
         except ControlError as error:  # USB is served all the same
             self._report(f"Warning: controlvm and showvminfo do not see it: {error}")
             return None

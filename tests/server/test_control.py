@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import ControlError
+from rusb.server.events import EventLog
 from rusb.server.machine import control as control_module
 from rusb.server.machine.control import (
     MAX_CONNECTIONS,
@@ -263,6 +264,7 @@ async def test_a_socket_that_was_removed_comes_again(
         lambda: tmp_path / "gone" / "n.control" if not moved.exists() else moved,
         COMMANDS,
         MachineLock(tmp_path / "n.lock"),
+        EventLog("Lab"),
     )
     (tmp_path / "gone").mkdir()
     await again.start()

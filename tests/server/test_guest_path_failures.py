@@ -141,7 +141,7 @@ async def test_a_device_of_the_servers_machine(
         injection = Injection(number, full())
         host = Host(folder)
         guest = WatchedGuest()
-        host.plugs = HostPlugs(host.devices, guest, host.log)
+        host.plugs = HostPlugs(host.devices, guest, host.log, host.happened)
         first, _ = await host.uuids()
         with monkeypatch.context() as patch:
             for name in ("_attach", "_detach"):

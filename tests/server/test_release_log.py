@@ -9,12 +9,8 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import SettingsError
-from rusb.server.release_log import (
-    MAX_LINE,
-    LineQuota,
-    ReleaseLog,
-    RemoteLog,
-)
+from rusb.server.quotas import MAX_LINE, LineQuota, RemoteLog
+from rusb.server.release_log import ReleaseLog
 
 
 class Clock:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rusb.errors import GuestError
+from rusb.server.events import EventLog
 from rusb.server.machine.control import (
     ControlServer,
 )
@@ -26,4 +27,5 @@ COMMANDS = {"double": double, "refuse": refuse}
 
 def make(path: Path) -> ControlServer:
     """A server at a path, with its lock beside it."""
-    return ControlServer(lambda: path, COMMANDS, MachineLock(path.with_suffix(".lock")))
+    lock = MachineLock(path.with_suffix(".lock"))
+    return ControlServer(lambda: path, COMMANDS, lock, EventLog("Lab"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from rusb.cli.vbox._host import HostDevices, identify
 from rusb.client.backends.emulated import EmulatedBackend, Loopback, SerialLoopback
 from rusb.filters.model import Filter
+from rusb.server.events import EventLog
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.machine.host_devices import HostPlugs
 from rusb.server.release_log import ReleaseLog
@@ -22,7 +23,10 @@ class Host:
         self.log = ReleaseLog(str(folder / "VBox.log"))
         self.path = folder / "VBox.log"
         self.filters: list[Filter] = []
-        self.plugs = HostPlugs(self.devices, self.guest, self.log, lambda: self.filters)
+        self.happened = EventLog("Lab")
+        self.plugs = HostPlugs(
+            self.devices, self.guest, self.log, self.happened, lambda: self.filters
+        )
 
     async def uuids(self) -> list[str]:
         return [identify(device).uuid for device, _ in await self.devices.list()]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rusb.cli import main
+from rusb.server.events import EventLog
 from rusb.server.machine.control import ControlServer, control_path
 from rusb.server.state import DisplayState, MachineState
 from rusb.server.vbox.lock import MachineLock, lock_path
@@ -105,7 +106,7 @@ class Vbox:
         words = {word: command(word) for word in ("info", "reload")}
         uuid = Registry().find(name).uuid
         lock = MachineLock(lock_path(uuid))
-        server = ControlServer(partial(control_path, uuid), words, lock)
+        server = ControlServer(partial(control_path, uuid), words, lock, EventLog(name))
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()

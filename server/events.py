@@ -1,0 +1,477 @@
+"""What happens at a server, as typed events; those that have a name go out as JSON.
+
+The lines of ``VBox.log`` and of the terminal are made of them in ``release_log.py``;
+``rusb events`` prints them, one JSON object a line (docs/spec/events.md).
+"""
+
+import dataclasses
+import datetime
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rusb.usb.device import DeviceInfo
+
+__all__ = [
+    "ClientAdmitted",
+    "ClientConnected",
+    "ClientLeft",
+    "ClientRefused",
+    "Cure",
+    "DeviceAdmitted",
+    "DeviceAttached",
+    "DeviceDetached",
+    "DeviceEvent",
+    "DeviceFailed",
+    "DeviceGone",
+    "DeviceLeft",
+    "DeviceListed",
+    "DeviceNoted",
+    "DeviceRefused",
+    "DeviceUnfit",
+    "Event",
+    "EventLog",
+    "FeatureOff",
+    "FiltersChanged",
+    "LinkHeld",
+    "LoggedOff",
+    "LogonAsked",
+    "ScreenMissing",
+    "ServerStarted",
+    "ServerStopping",
+    "Subject",
+    "TlsAgreed",
+    "WireAgreed",
+]
+
+VERSION = 1
+"""Of the form in JSON."""
+
+KEPT = 1000
+"""Events that are kept; who is more than that behind learns how many it missed."""
+
+MAX_TEXT = 1024
+"""Characters of a text in an event, of which peers may be the authors."""
+
+LOST = "events.lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        NAME: what it is called in JSON; empty: it is for the log only.
+    """
+
+    NAME: ClassVar[str] = ""
+
+    def members(self) -> dict[str, object]:
+        """What JSON has of it besides its name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+# ------------------------------------------------------------------- server ----
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStarted(Event):
+    """The server listens.
+
+    Attributes:
+        families: ``IPv4``, ``IPv6``, or both joined by "and".
+    """
+
+    NAME: ClassVar[str] = "server.started"
+    port: int
+    families: str
+
+    def members(self) -> dict[str, object]:
+        """Which port."""
+        return {"port": self.port}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStopping(Event):
+    """Everybody is about to be disconnected."""
+
+    NAME: ClassVar[str] = "server.stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class FiltersChanged(Event):
+    """Other filters count from now on.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    NAME: ClassVar[str] = "filters.changed"
+    count: int
+
+
+# ------------------------------------------------------------------ clients ----
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConnected(Event):
+    """Somebody connected, and has yet to log on."""
+
+    NAME: ClassVar[str] = "client.connected"
+    client: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlsAgreed(Event):
+    """The connection is encrypted with TLS.
+
+    Attributes:
+        version: of TLS, and the cipher.
+        issuer: of the certificate.
+    """
+
+    version: str
+    issuer: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogonAsked(Event):
+    """A client wants to log on.
+
+    Attributes:
+        title: what the log calls it: name, address and build, as it says.
+        address: where it connects from.
+        claimed: what it believes its address is.
+    """
+
+    client: int
+    title: str
+    user: str
+    domain: str
+    screen: int
+    address: str
+    claimed: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenMissing(Event):
+    """A client asked for a screen that the machine does not have."""
+
+    screen: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAdmitted(Event):
+    """A client logged on.
+
+    Attributes:
+        name: of its machine, as it says.
+    """
+
+    NAME: ClassVar[str] = "client.admitted"
+    client: int
+    address: str
+    user: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRefused(Event):
+    """A client's logon was refused."""
+
+    NAME: ClassVar[str] = "client.refused"
+    client: int
+    address: str
+    user: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureOff(Event):
+    """The machine's properties switch a feature off for the client (4.4)."""
+
+    feature: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOff(Event):
+    """A client logged off, or was logged off.
+
+    Attributes:
+        title: see :class:`LogonAsked`.
+        reason: 0: it wished so; else why the server did.
+    """
+
+    title: str
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLeft(Event):
+    """A connection is over.
+
+    Attributes:
+        reason: what went wrong; empty: nothing did.
+        seconds: since it logged on, or 0.
+        bytes: sent and received.
+        title: see :class:`LogonAsked`; before the logon, its number.
+        stage: how far it had come: ``"admitted"``, ``"refused"``, ``"waiting"``,
+            or ``"silent"``, if it never said anything.
+    """
+
+    NAME: ClassVar[str] = "client.left"
+    client: int
+    address: str
+    reason: str
+    seconds: float
+    bytes: int
+    title: str
+    stage: str
+
+    def members(self) -> dict[str, object]:
+        """Who left and why, after how much."""
+        names = ("client", "reason", "seconds", "bytes")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHeld(Event):
+    """A client reads too slowly: the guest waits for it."""
+
+    NAME: ClassVar[str] = "link.held"
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
+class WireAgreed(Event):
+    """Both sides know which version of the wire they speak, or that there is none."""
+
+    client: int
+    version: int
+    flags: int
+    error: str | None
+
+
+# ------------------------------------------------------------------ devices ----
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The device that something happens to.
+
+    Attributes:
+        client: whose it is; None: it is plugged in at the server's machine.
+        uuid: what commands call it by.
+    """
+
+    client: int | None
+    uuid: str
+    info: DeviceInfo
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent(Event):
+    """Something that happened to a device."""
+
+    subject: Subject
+
+    def members(self) -> dict[str, object]:
+        """The device's own, and what is particular to the event."""
+        of, info = self.subject, self.subject.info
+        return {
+            "client": of.client,
+            "uuid": of.uuid,
+            "id": f"{info.vendor_id:04x}:{info.product_id:04x}",
+            "product": info.product or "",
+        } | {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name != "subject"
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceListed(DeviceEvent):
+    """A client offers it."""
+
+    NAME: ClassVar[str] = "device.listed"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGone(DeviceEvent):
+    """Its client does not offer it any more."""
+
+    NAME: ClassVar[str] = "device.gone"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAdmitted(DeviceEvent):
+    """The filters admit it.
+
+    Attributes:
+        filter: place of the one that does.
+        verdict: the sentence.
+    """
+
+    NAME: ClassVar[str] = "device.admitted"
+    filter: int | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRefused(DeviceEvent):
+    """The filters do not admit it."""
+
+    NAME: ClassVar[str] = "device.refused"
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAttached(DeviceEvent):
+    """The guest has it.
+
+    Attributes:
+        device: its name in the guest: ``usb-3``.
+        where: the port it is plugged into.
+        verdict: why it was admitted; empty for one plugged in by hand.
+    """
+
+    NAME: ClassVar[str] = "device.attached"
+    device: str
+    where: str
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFailed(DeviceEvent):
+    """The guest cannot have it.
+
+    Attributes:
+        device: what its name in the guest would be.
+    """
+
+    NAME: ClassVar[str] = "device.failed"
+    device: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUnfit(DeviceEvent):
+    """There is no room for it."""
+
+    NAME: ClassVar[str] = "device.failed"
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDetached(DeviceEvent):
+    """The guest has it no more."""
+
+    NAME: ClassVar[str] = "device.detached"
+    device: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLeft(DeviceEvent):
+    """Its client says that it is gone, or that a request was refused.
+
+    Attributes:
+        why: what the client says.
+    """
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNoted(DeviceEvent):
+    """What there is to know about it.
+
+    Attributes:
+        text: a sentence.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cure(DeviceEvent):
+    """What would let a refused device in.
+
+    Attributes:
+        command: a line for ``rusb``.
+    """
+
+    command: str
+
+
+# -------------------------------------------------------------------- stream ----
+
+
+class EventLog:
+    """The latest events of a machine, numbered from 1.
+
+    Args:
+        machine: its name.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, machine: str, clock: Callable[[], float] = time.time) -> None:
+        self._machine = machine
+        self._clock = clock
+        self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._watchers: set[Callable[[], None]] = set()
+        self.last = 0
+
+    def add(self, event: Event) -> None:
+        """Keep an event that has a name, and tell who watches."""
+        if not event.NAME:
+            return
+        self.last += 1
+        members = {name: _clip(value) for name, value in event.members().items()}
+        self._kept.append(self._head(event.NAME, self.last) | members)
+        for changed in list(self._watchers):
+            changed()
+
+    def after(self, number: int | None) -> list[dict[str, Any]]:
+        """Return the events after a number; None: all that are kept.
+
+        If some of them are not kept any more, the first one says how many. A number
+        that there has not been yet is one of an earlier run: all are returned.
+        """
+        if number is None or number > self.last:
+            return list(self._kept)
+        missing = self.last - number
+        found = list(self._kept)[-missing:] if missing else []
+        if lost := missing - len(found):
+            head = self._head(LOST, number + lost)
+            found.insert(0, head | {"count": lost})
+        return found
+
+    @contextmanager
+    def watch(self, changed: Callable[[], None]) -> Iterator[None]:
+        """Call *changed* after each event."""
+        self._watchers.add(changed)
+        try:
+            yield
+        finally:
+            self._watchers.discard(changed)
+
+    def _head(self, name: str, number: int) -> dict[str, Any]:
+        when = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        return {
+            "v": VERSION,
+            "seq": number,
+            "time": when.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "event": name,
+            "machine": self._machine,
+        }
+
+
+def _clip(value: object) -> object:
+    return value[:MAX_TEXT] if isinstance(value, str) else value

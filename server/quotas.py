@@ -1,0 +1,100 @@
+"""Lines that peers cause, in the log and at the terminal: how many they may."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from rusb.usb.device import clean_text
+
+__all__ = ["LineQuota", "Lines", "RemoteLog", "Terminal", "Writer"]
+
+MAX_LINE = 2048
+"""Characters of a line; what a peer says may be part of it (T42)."""
+
+
+class Writer(Protocol):
+    """Takes lines."""
+
+    def write(self, text: str) -> None: ...
+
+
+class Lines(Writer, Protocol):
+    """Takes lines, and knows the time, in seconds."""
+
+    def now(self) -> float: ...
+
+
+class Terminal:
+    """What a user at the terminal is told, as lines.
+
+    Args:
+        say: says a line.
+        now: the time, in seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], now: Callable[[], float]) -> None:
+        self._say = say
+        self.now = now
+
+    def write(self, text: str) -> None:
+        """Say a line, in which peers may have a part (T42)."""
+        line = clean_text(text)
+        self._say(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…")
+
+
+class LineQuota:
+    """How many lines a peer may cause: some at once, and then some a second.
+
+    Args:
+        most: lines at once.
+        rate: lines a second that come back.
+    """
+
+    def __init__(self, most: int, rate: float) -> None:
+        self._most, self._rate = most, rate
+        self._left, self._since = float(most), 0.0
+
+    def is_full(self, now: float) -> bool:
+        """Has nothing of it been used, or has all come back?"""
+        return self._refilled(now) >= self._most
+
+    def take(self, now: float) -> bool:
+        """Take a line; return whether there was one."""
+        self._left, self._since = self._refilled(now), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _refilled(self, now: float) -> float:
+        return min(self._most, self._left + (now - self._since) * self._rate)
+
+
+class RemoteLog:
+    """What one peer causes, which quotas limit; what is left out is counted.
+
+    Args:
+        log: where the lines go.
+        name: of the peer, for the line about what was left out.
+        quotas: its own, then what it shares with others.
+    """
+
+    def __init__(self, log: Lines, name: str, *quotas: LineQuota) -> None:
+        self._log = log
+        self._name = name
+        self._quotas = quotas
+        self._left_out = 0
+
+    def write(self, text: str) -> None:
+        """Write a line, unless there were too many."""
+        now = self._log.now()
+        if all(quota.take(now) for quota in self._quotas):
+            self.tell_left_out()
+            self._log.write(text)
+        else:
+            self._left_out += 1
+
+    def tell_left_out(self) -> None:
+        """Say how many lines were left out since the last one."""
+        count, self._left_out = self._left_out, 0
+        if count:
+            self._log.write(f"{self._name}: {count} lines were left out here.")
