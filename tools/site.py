@@ -35,6 +35,20 @@ MARK = re.compile(r"\[([A-Z]\d?)\](?!\()")
 ROLE = re.compile(r":(?:class|data|exc|func|meth|mod):<code>~?([^<]*)</code>")
 
 
+def on_config(config: Any) -> Any:
+    """Put every specification into the menu; the overview is first."""
+    names = sorted(path.name for path in (ROOT / "docs" / "spec").glob("*.md"))
+    (specs,) = (
+        entry["Specifications"]
+        for section in config.nav
+        for part in (section.values() if isinstance(section, dict) else ())
+        for entry in part
+        if isinstance(entry, dict) and "Specifications" in entry
+    )
+    specs += [f"spec/{name}" for name in names]  # README comes before small letters
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that lie in no file of ``docs/``."""
     from mkdocs.structure.files import File
