@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -10,6 +9,7 @@ from rusb.aio.tasks import TaskSet
 from rusb.errors import BackendError, DeviceGone
 from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
+from rusb.usb.queue import DeviceQueue
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 
@@ -38,31 +38,23 @@ _BUG = UrbResult(UrbStatus.IO_ERROR)
 class _Slot:
     """One device that the server has opened at least once.
 
-    One task at a time works for it, while ``is_busy``: it gives back what is stale,
-    opens what is wanted, then runs what waits in ``queue``.
+    Opening it and giving it back are requests, too: what comes meanwhile waits.
     """
 
     __slots__ = (
-        *("device", "is_busy", "is_stale", "is_wanted", "name", "next_opening"),
-        *("number", "pending", "queue"),
+        *("device", "is_wanted", "name", "next_opening", "number", "pending"),
+        *("queue", "turn"),
     )
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.name = f"device {number}"
         self.device: OpenDevice | None = None
-        self.is_busy = False
         self.is_wanted = False  # the server has it open
-        self.is_stale = False  # the server closed what it had open before
-        self.queue: deque[wire.DeviceRequest | wire.UrbSubmitted] = deque()
+        self.turn = 0  # counts how often the server opened and closed it
+        self.queue: DeviceQueue
         self.pending: dict[int, Urb] = {}  # without an answer, those that wait too
         self.next_opening = 0.0
-
-    @property
-    def has_work(self) -> bool:
-        return self.is_stale or (
-            self.is_wanted and (self.device is None or bool(self.queue))
-        )
 
 
 class DeviceSlots:
@@ -122,6 +114,7 @@ class DeviceSlots:
                 wire.DevicesListed()
                 | wire.DeviceFailed()
                 | wire.UrbCompleted()
+                | wire.RequestCompleted()
                 | wire.DevicesRequested()
                 | wire.Negotiated()
                 | wire.Ignored()
@@ -131,63 +124,82 @@ class DeviceSlots:
                 self._request(event)
 
     def _open(self, number: int) -> None:
-        slot = self._slots.setdefault(number, _Slot(number))
-        slot.is_wanted = True
-        self._wake(slot)
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = _Slot(number)
+            name = f"requests to {slot.name}"
+            slot.queue = DeviceQueue(
+                partial(self._tasks.start, name=name), partial(self._submit_late, slot)
+            )
+        if not slot.is_wanted:
+            slot.is_wanted = True
+            slot.turn += 1
+            turn = slot.turn
+            slot.queue.call(
+                partial(self._take, slot, turn), partial(self._taken, slot, turn)
+            )
 
     def _close(self, slot: _Slot) -> None:
-        slot.is_wanted, slot.is_stale = False, True
+        slot.is_wanted = False
+        slot.turn += 1
         slot.queue.clear()
         self._forget(slot, list(slot.pending))
         slot.pending = {}  # what comes late is of no interest
-        self._wake(slot)
+        slot.queue.call(partial(self._give_back, slot))
 
     def _request(self, event: wire.DeviceRequest) -> None:
         slot = self._slots.get(event.device)
-        if slot is not None and len(slot.queue) < MAX_REQUESTS_WAITING:
-            slot.queue.append(event)
-            self._wake(slot)
+        if slot is None or not slot.is_wanted:
+            return
+        if len(slot.queue.waiting) < MAX_REQUESTS_WAITING:
+            slot.queue.call(
+                partial(_execute, slot, event), partial(self._executed, slot, event)
+            )
 
     def _urb(self, event: wire.UrbSubmitted) -> None:
         slot, urb = self._slots.get(event.device), event.urb
-        if slot is None or len(slot.queue) >= MAX_REQUESTS_WAITING:
+        if slot is None or len(slot.queue.waiting) >= MAX_REQUESTS_WAITING:
             self._answer(event.device, urb.id, _GONE)
             return
         if urb.id in slot.pending:  # cancelled: the server waits for it no more
+            slot.queue.withdraw(urb.id)
             self._forget(slot, [urb.id])
         slot.pending[urb.id] = urb
         self._count(urb.length)
-        if slot.is_busy:
-            slot.queue.append(event)
+        if slot.queue.is_busy:
+            slot.queue.wait(urb)
         else:
             self._submit(slot, urb)
 
     def _cancel(self, event: wire.CancelRequested) -> None:
         slot = self._slots.get(event.device)
-        urb = slot.pending.get(event.urb_id) if slot is not None else None
-        if slot is None or urb is None:
+        if slot is None or event.urb_id not in slot.pending:
             return
-        for waiting in slot.queue:
-            if isinstance(waiting, wire.UrbSubmitted) and waiting.urb is urb:
-                slot.queue.remove(waiting)
-                self._complete(slot, urb, _CANCELLED)
-                return
-        if slot.device is not None:
+        urb = slot.queue.withdraw(event.urb_id)
+        if urb is not None:
+            self._complete(slot, urb, _CANCELLED)
+        elif slot.device is not None:
             try:
-                slot.device.cancel(urb.id)
+                slot.device.cancel(event.urb_id)
             except Exception:
                 log.exception("%s: bug while cancelling a transfer", slot.name)
 
     # ------------------------------------------------------------ URB path ----
 
     def _submit(self, slot: _Slot, urb: Urb) -> None:
-        assert slot.device is not None
         complete = partial(self._complete, slot, urb)
         try:
+            assert slot.device is not None
             slot.device.submit(urb, complete)
         except Exception:
             log.exception("%s: bug while starting a transfer", slot.name)
             complete(_BUG)
+
+    def _submit_late(self, slot: _Slot, urb: Urb) -> None:
+        if slot.device is not None and slot.device.drops(urb):
+            self._complete(slot, urb, UrbResult.dropped(urb))
+        else:
+            self._submit(slot, urb)
 
     def _complete(self, slot: _Slot, urb: Urb, result: UrbResult) -> None:
         """Answer a URB, unless it has its answer or the device was closed."""
@@ -212,46 +224,29 @@ class DeviceSlots:
 
     # ---------------------------------------------------- what may block ----
 
-    def _wake(self, slot: _Slot) -> None:
-        if not slot.is_busy and slot.has_work:
-            slot.is_busy = True
-            self._tasks.start(self._work(slot), f"requests to {slot.name}")
-
-    async def _work(self, slot: _Slot) -> None:
-        try:
-            while slot.has_work:
-                if slot.is_stale:
-                    slot.is_stale = False
-                    await self._give_back(slot)
-                elif slot.device is None:
-                    await self._take(slot)
-                else:
-                    await self._next(slot, slot.device)
-        finally:
-            slot.is_busy = False
-
-    async def _take(self, slot: _Slot) -> None:
-        """Open it; a refusal goes out at once: the guest waits for it (S20)."""
+    async def _take(self, slot: _Slot, turn: int) -> None:
+        """Open it, unless the server closes it before its turn comes."""
         now = asyncio.get_running_loop().time()
         early = slot.next_opening - (OPENINGS_AT_ONCE - 1) * OPENING_SECONDS - now
         if early > 0:
             await asyncio.sleep(early)
-            return  # if it is still wanted
+        if slot.turn != turn:
+            return
         slot.next_opening = max(slot.next_opening, now) + OPENING_SECONDS
         offer = self._catalog.offers.get(slot.number)
         if offer is not None:
             slot.name = str(offer.info)
-        try:
-            slot.device = await self._catalog.open(slot.number)
-        except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
-            self._report(f"cannot open {slot.name}: {_tell(error)}")
-            if slot.is_wanted and not slot.is_stale:
-                self._refuse(slot)
-        else:
-            if slot.is_wanted and not slot.is_stale:
-                self._report(f"{slot.name} is in use by {self._server}")
+        slot.device = await self._catalog.open(slot.number)
 
-    def _refuse(self, slot: _Slot) -> None:
+    def _taken(self, slot: _Slot, turn: int, error: Exception | None) -> None:
+        """A refusal goes out at once: the guest waits for it (S20)."""
+        if error is not None:
+            self._report(f"cannot open {slot.name}: {_tell(error)}")
+        if slot.turn != turn:
+            return
+        if error is None:
+            self._report(f"{slot.name} is in use by {self._server}")
+            return
         slot.is_wanted = False
         slot.queue.clear()
         self._core.open_failed(slot.number)
@@ -259,20 +254,14 @@ class DeviceSlots:
             self._complete(slot, urb, _GONE)
         self._move()
 
-    async def _next(self, slot: _Slot, device: OpenDevice) -> None:
-        """Run the request that waits longest."""
-        event = slot.queue.popleft()
-        if isinstance(event, wire.UrbSubmitted):
-            if slot.pending.get(event.urb.id) is event.urb:
-                self._submit(slot, event.urb)
-            return
-        try:
-            await _execute(device, event)
-        except DeviceGone as error:
+    def _executed(
+        self, slot: _Slot, event: wire.DeviceRequest, error: Exception | None
+    ) -> None:
+        if isinstance(error, DeviceGone):
             self._report(f"{slot.name} is gone: {error}")
             self._core.device_lost(slot.number)
             self._move()
-        except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
+        elif error is not None:
             # vrdpusb.md C2: an answer would end the device for the session
             log.warning("%s: %s: %s", slot.name, event, _tell(error))
 
@@ -299,7 +288,9 @@ class DeviceSlots:
             await self._give_back(slot)
 
 
-async def _execute(device: OpenDevice, event: wire.DeviceRequest) -> None:
+async def _execute(slot: _Slot, event: wire.DeviceRequest) -> None:
+    device = slot.device
+    assert device is not None
     match event:
         case wire.ResetRequested():
             await device.reset()

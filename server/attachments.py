@@ -10,10 +10,11 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TypeAlias
 
 from rusb.errors import GuestError, ParseError, RusbError
 from rusb.oserrors import reason
+from rusb.usb.backend import DeviceCalls
 from rusb.usb.descriptors import DeviceDescriptor, DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.hiding import is_masked, is_of_device
@@ -25,7 +26,7 @@ from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from .policy import Policy, Reading, View, describe_identity
 from .reading import DEVICE_SIZE, DescriptorReader
 
-__all__ = ["Attachment", "DeviceCalls", "why_failed"]
+__all__ = ["Attachment", "why_failed"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _DONE = UrbResult(UrbStatus.OK)
 _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _INVALID = UrbResult(UrbStatus.INVALID)
+
+_Request: TypeAlias = Callable[[int], None]
 
 _GET_DEVICE_ID = 0xA1, 0
 """Request type and request of a printer's GET_DEVICE_ID."""
@@ -74,21 +77,6 @@ def why_failed(error: Exception, seconds: float) -> str:
             return reason(error)
     log.error("a bug while attaching a device", exc_info=error)
     return f"internal error: {error!r}"
-
-
-class DeviceCalls(Protocol):
-    """What an attachment asks of a device: calls of the wire's ``GuestSide``."""
-
-    def open_device(self, device: int) -> None: ...
-    def close_device(self, device: int) -> None: ...
-    def reset_device(self, device: int) -> None: ...
-    def set_configuration(self, device: int, value: int) -> None: ...
-    def claim_interface(self, device: int, interface: int) -> None: ...
-    def release_interface(self, device: int, interface: int) -> None: ...
-    def set_interface(self, device: int, interface: int, alternate: int) -> None: ...
-    def clear_halt(self, device: int, endpoint: int) -> None: ...
-    def submit_urb(self, device: int, urb: Urb, *, now: float) -> None: ...
-    def cancel_urb(self, device: int, urb_id: int) -> None: ...
 
 
 class Attachment:
@@ -128,7 +116,7 @@ class Attachment:
         self._core = core
         self._move = move
         self._now = now
-        self._open: dict[int, tuple[Completion, int]] = {}
+        self._open: dict[int, tuple[Completion, Urb]] = {}
         self._bytes = 0
         self._is_held = False
         self._is_pressed = False
@@ -147,19 +135,28 @@ class Attachment:
         if urb.id in self._open:
             complete(_INVALID)
             return
-        local = self._refuse_hidden(urb) if self.view.mask else None
+        local: UrbResult | _Request | None = None
+        if self.view.mask:
+            local = self._refuse_hidden(urb)
         if local is None and urb.setup is not None and urb.setup.is_standard:
             local = self._answer_locally(urb.setup)
-        if local is not None:
-            self._move()
+        if local is None:
+            self._start(urb, complete)
+        elif isinstance(local, UrbResult):
             complete(local)
-            return
-        self._start(urb, complete)
+        else:
+            self._start(urb, complete, local)
 
-    def _start(self, urb: Urb, complete: Completion) -> None:
-        self._open[urb.id] = complete, urb.length
+    def _start(
+        self, urb: Urb, complete: Completion, request: _Request | None = None
+    ) -> None:
+        """Let a URB travel, or the *request* that it stands for."""
+        self._open[urb.id] = complete, urb
         self._bytes += urb.length
-        self._core.submit_urb(self.wire_id, urb, now=self._now())
+        if request is None:
+            self._core.submit_urb(self.wire_id, urb, now=self._now())
+        else:
+            request(urb.id)
         self._move()
         if not self._is_pressed and self._is_full():
             self._press()
@@ -182,8 +179,8 @@ class Attachment:
             for urb_id in list(self._open):
                 self._core.cancel_urb(self.wire_id, urb_id)
             for number, alternate in list(self._state.alternates.items()):
-                if alternate:
-                    self._set_interface(number, 0)
+                if alternate and self._state.select_interface(number, 0):
+                    self._core.set_interface(self.wire_id, number, 0)
         else:
             self._core.reset_device(self.wire_id)
             self._state.unconfigure()
@@ -208,13 +205,25 @@ class Attachment:
         if entry is None:
             log.warning("%s: completion of unknown URB %d", self.name, urb_id)
             return
-        complete, length = entry
-        self._bytes -= length
+        complete, urb = entry
+        self._bytes -= urb.length
         self.urbs_done += 1
         self.bytes_done += result.length
         if self._is_pressed:
             self._press()
         complete(_GONE if self._is_closed else result)
+
+    def request_completed(self, urb_id: int, status: UrbStatus) -> None:
+        """The core completed the request that a URB stands for."""
+        entry = self._open.pop(urb_id, None)
+        if entry is None:
+            log.warning("%s: completion of unknown request %d", self.name, urb_id)
+            return
+        complete, urb = entry
+        self._bytes -= urb.length
+        if self._is_pressed:
+            self._press()
+        complete(_GONE if self._is_closed else UrbResult(status))
 
     def hold(self, is_high: bool) -> None:
         """The client reads too slowly: stop the guest, or let it go on."""
@@ -273,8 +282,11 @@ class Attachment:
             self._is_pressed = want
             self._on_pressure(want)
 
-    def _answer_locally(self, setup: SetupPacket) -> UrbResult | None:
-        """Answer what must not travel as a URB (vrdpusb.md 1.7), else None."""
+    def _answer_locally(self, setup: SetupPacket) -> UrbResult | _Request | None:
+        """Answer what must not travel as a URB (vrdpusb.md 1.7), else None.
+
+        Or return the request that travels in its place, to be called with a number.
+        """
         match setup.request_type, setup.request:
             case 0x00, Request.SET_ADDRESS:
                 return _DONE
@@ -291,8 +303,10 @@ class Attachment:
                 alternate = self._state.alternates.get(setup.index & 0xFF)
                 return _STALL if alternate is None else self._bytes_in(alternate, setup)
             case 0x02, Request.CLEAR_FEATURE if setup.value == Feature.ENDPOINT_HALT:
-                self._core.clear_halt(self.wire_id, setup.index & 0xFF)
-                return _DONE
+                endpoint = setup.index & 0xFF
+                return lambda n: self._core.clear_halt(
+                    self.wire_id, endpoint, request=n
+                )
         return None
 
     def _descriptor(self, setup: SetupPacket) -> UrbResult | None:
@@ -367,22 +381,26 @@ class Attachment:
         data = bytes((value,))[: setup.length]
         return UrbResult(UrbStatus.OK, data, len(data))
 
-    def _set_configuration(self, value: int) -> UrbResult:
+    def _set_configuration(self, value: int) -> UrbResult | _Request:
         old = self._state.configuration
         if not self._state.select_configuration(value):
             return _STALL
-        for number in old.interface_numbers if old else ():
-            self._core.release_interface(self.wire_id, number)
-        self._core.set_configuration(self.wire_id, value)
-        for number in self._state.alternates:
-            self._core.claim_interface(self.wire_id, number)
-        return _DONE
 
-    def _set_interface(self, number: int, alternate: int) -> UrbResult:
-        if not self._state.select_interface(number, alternate):
+        def request(number: int) -> None:
+            for interface in old.interface_numbers if old else ():
+                self._core.release_interface(self.wire_id, interface)
+            self._core.set_configuration(self.wire_id, value, request=number)
+            for interface in self._state.alternates:
+                self._core.claim_interface(self.wire_id, interface)
+
+        return request
+
+    def _set_interface(self, interface: int, alternate: int) -> UrbResult | _Request:
+        if not self._state.select_interface(interface, alternate):
             return _STALL
-        self._core.set_interface(self.wire_id, number, alternate)
-        return _DONE
+        return lambda number: self._core.set_interface(
+            self.wire_id, interface, alternate, request=number
+        )
 
     async def _control_in(self, setup: SetupPacket) -> UrbResult:
         """Submit a control transfer of our own and wait for it, not for long."""

@@ -204,6 +204,10 @@ class RemoteDevices:
                 attachment = self._attached.get(event.device)
                 if attachment is not None:
                     attachment.completed(event.urb_id, event.result)
+            case wire.RequestCompleted():
+                attachment = self._attached.get(event.device)
+                if attachment is not None:
+                    attachment.request_completed(event.request, event.status)
             case wire.DevicesListed():
                 self._update(event.devices)
             case wire.DeviceFailed():

@@ -93,6 +93,16 @@ def test_no_test_imports_a_test(path: Path) -> None:
     assert not re.search(r"^(from|import) (\.|tests\b(?!\.support\b))", text, re.M)
 
 
+def test_the_command_holds_no_device_adapter() -> None:
+    """What a device is and does lies below; the command only lists devices."""
+    for name, path in MODULES.items():
+        if is_in(name, "rusb.cli"):
+            for imported in find_imports(name, path):
+                if is_in(imported, "rusb.usb.backend"):
+                    assert imported == "rusb.usb.backend.LocalDevice", name
+                assert not is_in(imported, "rusb.usb.queue"), name
+
+
 def test_the_map_names_every_module() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     section = text.partition("## 1. ")[2].partition("## 2. ")[0]

@@ -32,6 +32,7 @@ from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from ._emulated.cdc_acm import SerialLoopback
 from ._emulated.core import Data, EmulatedDevice
 from ._emulated.describe import bulk, describe, interrupt, isochronous
+from ._emulated.endpoints import FRAME
 from ._emulated.flash_drive import FlashDrive
 from ._emulated.keyboard import Keyboard
 from ._emulated.loopback import Loopback
@@ -114,6 +115,10 @@ class _Open(OpenDevice):
     async def clear_halt(self, endpoint: int) -> None:
         if not self._here().clear_halt(endpoint):
             raise BackendError(f"there is no endpoint {endpoint:#04x}")
+
+    async def frame_number(self) -> int:
+        self._here()
+        return int(asyncio.get_running_loop().time() / FRAME)
 
     async def reset(self) -> None:
         self._here().reset_port()

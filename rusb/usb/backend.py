@@ -1,15 +1,16 @@
-"""The contract of a device backend: a place where devices come from."""
+"""The contract of a device: where devices come from, and what is asked of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from rusb.errors import BackendError
 
 from .device import DeviceInfo
 from .urb import Completion, Urb
 
-__all__ = ["DeviceBackend", "LocalDevice", "OpenDevice"]
+__all__ = ["DeviceBackend", "DeviceCalls", "LocalDevice", "OpenDevice", "UrbTarget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,8 @@ class LocalDevice:
     has_isochronous: bool = False
 
 
-class OpenDevice(ABC):
-    """A device in use. All methods are called on the event loop's thread.
-
-    ``submit`` and ``cancel`` return at once. The coroutines are called one at a time
-    and never while a call of another one is running.
-    """
+class UrbTarget(Protocol):
+    """What takes transfers. Both calls return at once, on the event loop's thread."""
 
     @abstractmethod
     def submit(self, urb: Urb, complete: Completion) -> None:
@@ -49,12 +46,40 @@ class OpenDevice(ABC):
         Every outcome, also a stall, an unplug, a transfer that cannot be started
         or a bug, is told by calling *complete* exactly once, perhaps before this
         returns. Per endpoint, completions keep the order of submission. ``urb.data``
-        belongs to the callee until then.
+        belongs to the callee until then. ``urb.id`` is unique among what is in flight.
         """
 
     @abstractmethod
     def cancel(self, urb_id: int) -> None:
-        """Abort a transfer, which still completes; unknown ids are ignored."""
+        """Abort a transfer; unknown ids are ignored.
+
+        It still completes, with what it had moved, within the time that the device
+        needs to stop.
+        """
+
+
+class OpenDevice(UrbTarget):
+    """A device in use. All methods are called on the event loop's thread.
+
+    The coroutines are called one at a time and never while a call of another one is
+    running; :class:`~rusb.usb.queue.DeviceQueue` sees to that.
+    """
+
+    def drops(self, urb: Urb) -> bool:
+        """Is an isochronous transfer that had to wait dropped, rather than started?
+
+        It is the drop policy: asked when the request is done that the transfer waited
+        behind. What is dropped completes as :meth:`UrbResult.dropped`.
+        """
+        return False
+
+    async def frame_number(self) -> int | None:
+        """Return the frame that the device's bus is in, counted in milliseconds.
+
+        ``Urb.start_frame`` is in this count. None: nobody knows, and every transfer
+        starts as soon as possible.
+        """
+        return None
 
     @abstractmethod
     async def set_configuration(self, value: int) -> None:
@@ -91,6 +116,72 @@ class OpenDevice(ABC):
 
         Idempotent; it does not fail.
         """
+
+
+class DeviceCalls(ABC):
+    """What a guest asks of devices, which it names by number.
+
+    All calls return at once and are executed in order with the URBs around them.
+    URBs are answered by their completion. A request is answered where *request* names
+    it: it completes exactly once, perhaps before the call returns, also when the device
+    is closed or gone before it was done. None: nobody waits for it. Numbers of requests
+    are chosen by whoever asks, unique among those of the device that wait.
+    """
+
+    @abstractmethod
+    def open_device(self, device: int) -> None:
+        """Take a device into use; what is asked meanwhile waits.
+
+        Raises:
+            LocalProtocolError: there is no such device, or it is open.
+        """
+
+    @abstractmethod
+    def close_device(self, device: int) -> None:
+        """Give it back. Open URBs complete with CANCELLED first."""
+
+    @abstractmethod
+    def reset_device(self, device: int, *, request: int | None = None) -> None:
+        """Reset its port. Open URBs complete with CANCELLED first."""
+
+    @abstractmethod
+    def set_configuration(
+        self, device: int, value: int, *, request: int | None = None
+    ) -> None:
+        """Select a configuration."""
+
+    @abstractmethod
+    def claim_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
+        """Claim an interface."""
+
+    @abstractmethod
+    def release_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
+        """Release an interface."""
+
+    @abstractmethod
+    def set_interface(
+        self, device: int, interface: int, alternate: int, *, request: int | None = None
+    ) -> None:
+        """Select an alternate setting."""
+
+    @abstractmethod
+    def clear_halt(
+        self, device: int, endpoint: int, *, request: int | None = None
+    ) -> None:
+        """Clear a halted endpoint; *endpoint* with its direction bit."""
+
+    @abstractmethod
+    def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
+        """Start a transfer. A type that cannot be carried completes INVALID."""
+
+    @abstractmethod
+    def cancel_urb(self, device: int, urb_id: int) -> None:
+        """Abort a transfer; it completes with what it had moved, and with CANCELLED
+        unless it was finished. That may have to be waited for, but not long."""
 
 
 class DeviceBackend(ABC):

@@ -62,6 +62,8 @@ class Urb:
             sum is ``length`` and packet data lie back to back.
         interval: polling interval hint for periodic transfers, in frames; 0: that
             of the endpoint descriptor.
+        start_frame: isochronous only: the frame of the bus to begin in; None: as soon
+            as possible, which is also what a device does that cannot choose.
     """
 
     id: int
@@ -72,6 +74,7 @@ class Urb:
     setup: SetupPacket | None = None
     packets: tuple[int, ...] = ()
     interval: int = 0
+    start_frame: int | None = None
 
     @property
     def is_in(self) -> bool:
@@ -102,12 +105,25 @@ class UrbResult:
             its actual length.
         length: bytes moved; IN: ``len(data)``.
         packets: isochronous only: actual length and status of each packet.
+        start_frame: isochronous only: the frame it began in; 0 where nobody knows.
     """
 
     status: UrbStatus
     data: bytes | memoryview = b""
     length: int = 0
     packets: tuple[IsoPacket, ...] = ()
+    start_frame: int = 0
+
+    @property
+    def error_count(self) -> int:
+        """How many isochronous packets were not transferred as they should."""
+        return sum(packet.status is not UrbStatus.OK for packet in self.packets)
+
+    @classmethod
+    def dropped(cls, urb: Urb) -> "UrbResult":
+        """The completion of an isochronous URB that came too late to be started."""
+        lost = (IsoPacket(0, UrbStatus.IO_ERROR),)
+        return cls(UrbStatus.OK, packets=lost * len(urb.packets))
 
 
 def cut_payload(message: memoryview, start: int, stop: int) -> bytes | memoryview:

@@ -11,8 +11,9 @@ What a core promises (docs/architecture.md, invariants):
   :class:`~rusb.errors.RemoteProtocolError`; from then on so does every
   ``receive_data``. A message it says to skip becomes an :class:`Ignored` event.
 * On the guest side, every ``submit_urb`` is followed by exactly one
-  :class:`UrbCompleted`, whatever the peer does; after ``channel_closed`` all that are
-  open complete with NO_DEVICE.
+  :class:`UrbCompleted`, and every request that was named by exactly one
+  :class:`RequestCompleted`, whatever the peer does; after ``channel_closed`` all that
+  are open complete with NO_DEVICE.
 * On the device side, every :class:`UrbSubmitted` wants exactly one ``complete_urb``,
   also after :class:`CancelRequested`; when its device is closed, it may be dropped.
 """
@@ -23,10 +24,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from rusb.usb.backend import DeviceCalls
 from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
-from rusb.usb.urb import Urb, UrbResult
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
 __all__ = [
     "AlternateRequested",
@@ -51,6 +53,7 @@ __all__ = [
     "OpenRequested",
     "Output",
     "ReleaseRequested",
+    "RequestCompleted",
     "ResetRequested",
     "Send",
     "Side",
@@ -178,6 +181,20 @@ class UrbCompleted:
 
 
 @dataclass(slots=True)
+class RequestCompleted:
+    """Guest side: the one completion of a request that was named.
+
+    Attributes:
+        request: as the call named it.
+        status: what a control transfer that asks the same would report.
+    """
+
+    device: int
+    request: int
+    status: UrbStatus
+
+
+@dataclass(slots=True)
 class DevicesRequested:
     """Device side: the peer wants the list; answer with ``announce``."""
 
@@ -276,6 +293,7 @@ Event: TypeAlias = (
     | DevicesListed
     | DeviceFailed
     | UrbCompleted
+    | RequestCompleted
     | DevicesRequested
     | OpenRequested
     | CloseRequested
@@ -327,58 +345,13 @@ class Side(ABC):
         """Take the outputs that piled up, oldest first, and clear them."""
 
 
-class GuestSide(Side):
-    """Next to the guest: asks.
+class GuestSide(Side, DeviceCalls):
+    """Next to the guest: asks, as :class:`~rusb.usb.backend.DeviceCalls` says.
 
-    All calls but ``submit_urb`` and ``cancel_urb`` are requests without an answer;
-    trouble shows as :class:`DeviceFailed`. They are executed in order with the URBs
-    around them.
+    URBs are answered by :class:`UrbCompleted`, requests that somebody waits for by
+    :class:`RequestCompleted`. Trouble with a device shows as :class:`DeviceFailed`,
+    also when it cannot be opened; no answer says that it could.
     """
-
-    @abstractmethod
-    def open_device(self, device: int) -> None:
-        """Take a listed device into use.
-
-        Raises:
-            LocalProtocolError: it is not listed or already open.
-        """
-
-    @abstractmethod
-    def close_device(self, device: int) -> None:
-        """Give it back. Open URBs complete with CANCELLED first."""
-
-    @abstractmethod
-    def reset_device(self, device: int) -> None:
-        """Reset its port. Open URBs complete with CANCELLED first."""
-
-    @abstractmethod
-    def set_configuration(self, device: int, value: int) -> None:
-        """Select a configuration."""
-
-    @abstractmethod
-    def claim_interface(self, device: int, interface: int) -> None:
-        """Claim an interface."""
-
-    @abstractmethod
-    def release_interface(self, device: int, interface: int) -> None:
-        """Release an interface."""
-
-    @abstractmethod
-    def set_interface(self, device: int, interface: int, alternate: int) -> None:
-        """Select an alternate setting."""
-
-    @abstractmethod
-    def clear_halt(self, device: int, endpoint: int) -> None:
-        """Clear a halted endpoint; *endpoint* with its direction bit."""
-
-    @abstractmethod
-    def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
-        """Start a transfer. A type the protocol cannot carry completes INVALID."""
-
-    @abstractmethod
-    def cancel_urb(self, device: int, urb_id: int) -> None:
-        """Abort a transfer; it completes with what it had moved, and with CANCELLED
-        unless it was finished. That may have to be waited for, but not long."""
 
 
 class DeviceSide(Side):

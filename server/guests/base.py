@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
+from rusb.usb.backend import UrbTarget
 from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
-from rusb.usb.urb import Completion, Urb
 
 __all__ = ["AttachedDevice", "GuestBackend"]
 
 
-class AttachedDevice(Protocol):
+class AttachedDevice(UrbTarget, Protocol):
     """A remote device, as the guest backend it is attached to sees it.
 
     It takes the URBs of a host controller, standard requests included:
@@ -28,18 +28,6 @@ class AttachedDevice(Protocol):
     info: DeviceInfo
     descriptors: DeviceDescriptors
     name: str
-
-    def submit(self, urb: Urb, complete: Completion) -> None:
-        """Start a transfer; *complete* is called exactly once, perhaps at once.
-
-        ``urb.id`` is unique among this device's URBs in flight.
-        """
-
-    def cancel(self, urb_id: int) -> None:
-        """Abort a transfer; its completion has what it had moved. Unknown ids: nothing.
-
-        The completion comes soon: within the time that the device needs to stop.
-        """
 
     def reset(self) -> None:
         """Reset the port; URBs in flight complete with CANCELLED."""

@@ -1,22 +1,24 @@
 """Devices of the server's own machine, plugged into its guest by hand.
 
 ``controlvm VM usbattach`` does it: no client, no filter and no wire is in between.
-Where such devices come from is not the server's business, see :class:`HostUsb`.
+Where such devices come from is the command's business: it names the backends.
 """
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Self
+from uuid import UUID, uuid5
 
 from rusb.aio.tasks import TaskSet
-from rusb.errors import BackendError, GuestError
+from rusb.errors import BackendError, DeviceGone, GuestError
 from rusb.filters.model import Filter
+from rusb.usb.backend import DeviceBackend, DeviceCalls, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
-from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+from rusb.usb.queue import DeviceQueue, status_of
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
 from .. import events
 from ..attachments import Attachment, why_failed
@@ -25,7 +27,7 @@ from ..policy import SHOWS_ELSE, Policy
 from ..release_log import ReleaseLog, report
 from ..state import DeviceState
 
-__all__ = ["HostDevice", "HostPlugs", "HostUsb", "OpenedDevice"]
+__all__ = ["HostDevice", "HostDevices", "HostPlugs"]
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +43,11 @@ sends beyond it is dropped: such a guest is not serious."""
 
 MAX_ATTACHED = 64
 
+_NAMESPACE = UUID("6c1c0d9e-6f0e-4b52-9d0a-1f6f0b0a7c11")
+
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _FAILED = UrbResult(UrbStatus.IO_ERROR)
-
-
-class OpenedDevice(Protocol):
-    """A device in use; what each call does and raises is OpenDevice's contract."""
-
-    def submit(self, urb: Urb, complete: Completion) -> None: ...
-    def cancel(self, urb_id: int) -> None: ...
-    async def set_configuration(self, value: int) -> None: ...
-    async def claim_interface(self, interface: int) -> None: ...
-    async def release_interface(self, interface: int) -> None: ...
-    async def set_interface(self, interface: int, alternate: int) -> None: ...
-    async def clear_halt(self, endpoint: int) -> None: ...
-    async def reset(self) -> None: ...
-    async def aclose(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +63,30 @@ class HostDevice:
     address: str
     info: DeviceInfo
 
+    @classmethod
+    def of(cls, device: LocalDevice) -> Self:
+        """Return what commands call a device; the same as long as it is plugged in."""
+        info = device.info
+        identity = f"{info.bus}/{info.address}/{device.key}/{info.vendor_id}"
+        number = str(uuid5(_NAMESPACE, identity))
+        return cls(number, f"{info.bus:03}/{info.address:03}", info)
 
-class HostUsb(Protocol):
-    """The USB devices of this machine."""
+
+class HostDevices:
+    """The USB devices of this machine.
+
+    Args:
+        backends: where they are; closed by :meth:`aclose`.
+    """
+
+    def __init__(self, backends: Iterable[DeviceBackend]) -> None:
+        self._backends = tuple(backends)
+        self._tasks = TaskSet()
+        self._known: set[str] = set()
+
+    async def list(self) -> list[tuple[LocalDevice, DeviceBackend]]:
+        """What is plugged in now, and where it is."""
+        return [(d, b) for b in self._backends for d in await b.list_devices()]
 
     async def find(self, text: str) -> HostDevice:
         """Return the device with a UUID or address.
@@ -83,34 +94,63 @@ class HostUsb(Protocol):
         Raises:
             BackendError: there is none, or it cannot be used; the message says why.
         """
+        for device, _ in await self.list():
+            found = HostDevice.of(device)
+            if text.strip("{}").lower() in (found.uuid, found.address):
+                if device.problem is not None:
+                    raise BackendError(f"{found.info}: {device.problem}")
+                return found
+        raise BackendError(
+            f"this machine has no USB device {text}: 'list usbhost' shows UUIDs and"
+            " addresses"
+        )
 
-    async def open(self, device: HostDevice) -> OpenedDevice:
+    async def open(self, device: HostDevice) -> OpenDevice:
         """Open it.
 
         Raises:
             BackendError: see ``DeviceBackend.open``.
         """
+        for known, backend in await self.list():
+            if HostDevice.of(known) == device:
+                opened = await backend.open(known)
+                self._known.add(device.uuid)
+                return opened
+        raise DeviceGone(f"{device.info} was unplugged")
 
     def watch(self, unplugged: Callable[[str], None]) -> None:
-        """Call *unplugged* with the UUID of each device that goes."""
+        """Call *unplugged* with the UUID of each device that was opened and goes."""
+
+        async def look() -> None:
+            here = {HostDevice.of(device).uuid for device, _ in await self.list()}
+            gone, self._known = self._known - here, self._known & here
+            for number in gone:
+                unplugged(number)
+
+        def changed() -> None:
+            self._tasks.start(look(), "look at this machine's devices")
+
+        for backend in self._backends:
+            backend.watch(changed)
 
     async def aclose(self) -> None:
         """Stop watching, close every open device. Idempotent."""
+        await self._tasks.aclose()
+        for backend in self._backends:
+            await backend.aclose()
 
 
-class _Core:
-    """An opened device behind the calls of an :class:`Attachment`.
+class _Calls(DeviceCalls):
+    """An opened device behind the calls of an :class:`Attachment`."""
 
-    Calls that block run one at a time; what comes meanwhile waits in order.
-    """
-
-    def __init__(self, device: OpenedDevice) -> None:
+    def __init__(self, device: OpenDevice) -> None:
         self.attachment: Attachment | None = None
         self._device = device
         self._tasks = TaskSet()
-        self._queue: deque[Urb | Callable[[], Awaitable[None]]] = deque()
-        self._is_busy = False
-        self._is_pressed = False
+        name = "requests to a device of this machine"
+        self._queue = DeviceQueue(
+            partial(self._tasks.start, name=name), self._submit_late
+        )
         self._drops = False
 
     async def wait_closed(self) -> None:
@@ -121,47 +161,53 @@ class _Core:
         """Nothing to do: it is open."""
 
     def close_device(self, device: int) -> None:
-        """Give it back after what waits; URBs that wait complete."""
-        waiting, self._queue = self._queue, deque()
-        for entry in waiting:
+        """Give it back after the request that runs; what waits completes."""
+        for entry in self._queue.clear():
             if isinstance(entry, Urb):
                 self._completed(entry.id, _GONE)
-        self._press()
-        self._call(self._device.aclose)
+            else:
+                entry.done(DeviceGone("it was closed"))
+        self._queue.call(self._device.aclose, partial(self._done, None))
 
-    def reset_device(self, device: int) -> None:
-        self._call(self._device.reset)
+    def reset_device(self, device: int, *, request: int | None = None) -> None:
+        self._call(request, self._device.reset)
 
-    def set_configuration(self, device: int, value: int) -> None:
-        self._call(partial(self._device.set_configuration, value))
+    def set_configuration(
+        self, device: int, value: int, *, request: int | None = None
+    ) -> None:
+        self._call(request, partial(self._device.set_configuration, value))
 
-    def claim_interface(self, device: int, interface: int) -> None:
-        self._call(partial(self._device.claim_interface, interface))
+    def claim_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
+        self._call(request, partial(self._device.claim_interface, interface))
 
-    def release_interface(self, device: int, interface: int) -> None:
-        self._call(partial(self._device.release_interface, interface))
+    def release_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
+        self._call(request, partial(self._device.release_interface, interface))
 
-    def set_interface(self, device: int, interface: int, alternate: int) -> None:
-        self._call(partial(self._device.set_interface, interface, alternate))
+    def set_interface(
+        self, device: int, interface: int, alternate: int, *, request: int | None = None
+    ) -> None:
+        self._call(request, partial(self._device.set_interface, interface, alternate))
 
-    def clear_halt(self, device: int, endpoint: int) -> None:
-        self._call(partial(self._device.clear_halt, endpoint))
+    def clear_halt(
+        self, device: int, endpoint: int, *, request: int | None = None
+    ) -> None:
+        self._call(request, partial(self._device.clear_halt, endpoint))
 
     def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
-        if self._is_busy:
-            self._queue.append(urb)  # as many as the attachment lets through
-            self._press()
+        if self._queue.is_busy:
+            self._queue.wait(urb)  # as many as the attachment lets through
         else:
             self._submit(urb)
 
     def cancel_urb(self, device: int, urb_id: int) -> None:
-        for waiting in self._queue:
-            if isinstance(waiting, Urb) and waiting.id == urb_id:
-                self._queue.remove(waiting)
-                self._completed(urb_id, _CANCELLED)
-                self._press()
-                return
-        self._device.cancel(urb_id)
+        if self._queue.withdraw(urb_id) is not None:
+            self._completed(urb_id, _CANCELLED)
+        else:
+            self._device.cancel(urb_id)
 
     def _submit(self, urb: Urb) -> None:
         try:
@@ -170,48 +216,38 @@ class _Core:
             log.exception("bug of a backend in submit")
             self._completed(urb.id, _FAILED)
 
+    def _submit_late(self, urb: Urb) -> None:
+        if self._device.drops(urb):
+            self._completed(urb.id, UrbResult.dropped(urb))
+        else:
+            self._submit(urb)
+
     def _completed(self, urb_id: int, result: UrbResult) -> None:
         assert self.attachment is not None
         self.attachment.completed(urb_id, result)
 
-    def _press(self) -> None:
-        """Let the guest wait while much waits here: until half is done."""
-        limit = MAX_WAITING // 4 if self._is_pressed else MAX_WAITING // 2
-        want = len(self._queue) >= limit
-        if want != self._is_pressed and self.attachment is not None:
-            self._is_pressed = want
-            self._drops = self._drops and want
-            self.attachment.hold(want)
-
-    def _call(self, call: Callable[[], Awaitable[None]]) -> None:
-        if len(self._queue) >= MAX_WAITING:
-            if not self._drops:
-                self._drops = True
-                log.warning(
-                    "the guest does not wait: requests beyond %d to %s are dropped",
-                    *(MAX_WAITING, self.attachment),
-                )
+    def _call(self, request: int | None, run: Callable[[], Awaitable[object]]) -> None:
+        """Queue a request; too many are not done, for a guest that waits has few."""
+        if len(self._queue.waiting) < MAX_WAITING:
+            self._drops = self._drops and self._queue.is_busy
+            self._queue.call(run, partial(self._done, request))
             return
-        self._queue.append(call)
-        self._press()
-        if not self._is_busy:
-            self._is_busy = True
-            self._tasks.start(self._work(), "requests to a device of this machine")
+        if not self._drops:
+            self._drops = True
+            log.warning(
+                "the guest does not wait: requests beyond %d to %s are dropped",
+                *(MAX_WAITING, self.attachment),
+            )
+        if request is not None and self.attachment is not None:
+            self.attachment.request_completed(request, UrbStatus.IO_ERROR)
 
-    async def _work(self) -> None:
-        while self._queue:
-            waiting = self._queue.popleft()
-            self._press()
-            if isinstance(waiting, Urb):
-                self._submit(waiting)
-                continue
-            try:
-                await waiting()
-            except BackendError as error:  # URBs will tell the guest
-                log.warning("%s", error)
-            except Exception:  # what waits behind it must not wait for ever
-                log.exception("request to a device of this machine")
-        self._is_busy = False
+    def _done(self, request: int | None, error: Exception | None) -> None:
+        if isinstance(error, BackendError):
+            log.warning("%s", error)
+        elif error is not None:
+            log.error("bug in a request to a device of this machine", exc_info=error)
+        if request is not None and self.attachment is not None:
+            self.attachment.request_completed(request, status_of(error))
 
 
 def _subject(device: HostDevice) -> events.Subject:
@@ -232,7 +268,7 @@ class HostPlugs:
 
     def __init__(
         self,
-        usb: HostUsb,
+        usb: HostDevices,
         guest: GuestBackend,
         log: ReleaseLog,
         happened: events.EventLog,
@@ -244,7 +280,7 @@ class HostPlugs:
         self._happened = happened
         self._filters = filters
         self._ends = TaskSet()
-        self._plugged: dict[str, tuple[HostDevice, Attachment, _Core]] = {}
+        self._plugged: dict[str, tuple[HostDevice, Attachment, _Calls]] = {}
         self._number = 0
         self._changing = asyncio.Lock()
         self._is_ready = False
@@ -309,7 +345,7 @@ class HostPlugs:
 
     async def _attach(self, device: HostDevice) -> None:
         self._number += 1
-        core = _Core(await self._usb.open(device))
+        core = _Calls(await self._usb.open(device))
         attachment = core.attachment = Attachment(
             device.info,
             name=f"host-{self._number}",
@@ -356,7 +392,7 @@ class HostPlugs:
     def _tell(self, event: events.Event) -> None:
         report(event, self._happened, self._log)
 
-    async def _give_back(self, attachment: Attachment, core: _Core) -> None:
+    async def _give_back(self, attachment: Attachment, core: _Calls) -> None:
         """Unplug a device and give it back, whatever fails meanwhile."""
         try:
             attachment.close()

@@ -31,7 +31,7 @@ from ..vbox.settings import Machine, load_machine
 from .command_line import qemu_command
 from .console import Console
 from .control import ControlServer, control_path
-from .host_devices import HostPlugs, HostUsb
+from .host_devices import HostDevices, HostPlugs
 
 __all__ = ["Headless"]
 
@@ -87,7 +87,7 @@ class Headless:
         log: str,
         report: Callable[[str], None],
         notes: Iterable[str] = (),
-        host_usb: Callable[[], HostUsb] | None = None,
+        host_usb: Callable[[], HostDevices] | None = None,
         state: Path | None = None,
     ) -> None:
         self.machine = machine

@@ -501,6 +501,25 @@ async def test_isochronous_packets_arrive_at_the_pace_of_the_frames() -> None:
         assert numbers == list(range(40))
 
 
+async def test_isochronous_transfers_begin_in_the_frame_they_name() -> None:
+    async with plugged(Loopback(speed=Speed.FULL)) as host:
+        await host.opened.set_interface(1, 1)
+        now = await host.opened.frame_number()
+        assert now is not None
+        soon, wanted = host.submit(ISO, Loopback.ISO_IN, 256, (256,)), now + 40
+        named = host.submit(ISO, Loopback.ISO_IN, 256, (256,), start_frame=wanted)
+        behind = host.submit(ISO, Loopback.ISO_IN, 256, (256,))
+        past = host.submit(ISO, Loopback.ISO_IN, 256, (256,), start_frame=now - 1)
+        never = host.submit(ISO, Loopback.ISO_IN, 256, (256,), start_frame=now + 9999)
+        await host.until(never)
+        began = [t.result.start_frame for t in (soon, named, behind, past, never)]
+        assert now <= began[0] <= wanted - 1
+        assert began[1:] == [wanted + n for n in range(4)]
+        later = await host.opened.frame_number()
+        assert later is not None
+        assert later >= now + 44
+
+
 async def test_isochronous_out_counts_what_it_took() -> None:
     device = Loopback()
     async with plugged(device) as host:

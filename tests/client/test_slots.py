@@ -314,7 +314,7 @@ async def test_a_flood_of_requests_waits_within_bounds(bench: Bench) -> None:
     handle = bench.read()
     assert bench.errors == [(handle, 2)]  # one more than can wait
     (slot,) = bench.slots._slots.values()
-    assert len(slot.queue) == MAX_REQUESTS_WAITING
+    assert len(slot.queue.waiting) == MAX_REQUESTS_WAITING
     bench.ask(CLOSE)
     bench.backend.gates["reset"].set()
     await bench.slots.aclose()

@@ -25,6 +25,7 @@ from rusb.wire.base import (
     ChannelKind,
     CloseRequested,
     Ignored,
+    RequestCompleted,
     Side,
     UrbCompleted,
     UrbSubmitted,
@@ -320,6 +321,60 @@ def test_a_type_that_is_not_carried_completes_invalid(name: str) -> None:
         urb = Urb(9, kind, IN, 8, packets=(8,))
         assert session.run(session.id, urb).status is UrbStatus.INVALID
     assert session.device_saw(UrbSubmitted) == []
+
+
+def ask_everything(session: Session) -> None:
+    """Name each kind of request, from 1 to 6."""
+    guest, device = session.guest, session.id
+    guest.reset_device(device, request=1)
+    guest.set_configuration(device, 1, request=2)
+    guest.claim_interface(device, 0, request=3)
+    guest.set_interface(device, 0, 0, request=4)
+    guest.clear_halt(device, IN, request=5)
+    guest.release_interface(device, 0, request=6)
+    session.move()
+
+
+def requests(session: Session) -> dict[int, UrbStatus]:
+    done = session.guest_saw(RequestCompleted)
+    assert {e.device for e in done} <= {session.id}
+    found = {e.request: e.status for e in done}
+    assert len(found) == len(done)  # each of them once
+    return found
+
+
+def test_a_request_completes_where_somebody_waits_for_it(name: str) -> None:
+    session = Session(name)
+    assert session.guest_saw(RequestCompleted) == []
+    ask_everything(session)
+    assert requests(session) == dict.fromkeys(range(1, 7), UrbStatus.OK)
+
+
+@pytest.mark.parametrize("end", ["close_device", "channel_closed"])
+def test_no_request_waits_for_ever(name: str, end: str) -> None:
+    session = Session(name, silent)
+    ask_everything(session)
+    before = requests(session)
+    if end == "close_device":
+        session.guest.close_device(session.id)
+        left = UrbStatus.CANCELLED
+    else:
+        session.guest.channel_closed(session.channel)
+        left = UrbStatus.NO_DEVICE
+    session.move()
+    after = requests(session)
+    assert set(after) == set(range(1, 7))
+    assert {s for n, s in after.items() if n not in before} <= {left}
+
+
+def test_a_request_after_the_end_completes_at_once(name: str) -> None:
+    session = Session(name)
+    session.guest.channel_closed(session.channel)
+    session.guest.clear_halt(session.id, IN, request=7)
+    session.guest.claim_interface(session.id, 0, request=8)
+    assert messages(session.guest) == []
+    session.move()
+    assert requests(session) == {7: UrbStatus.NO_DEVICE, 8: UrbStatus.NO_DEVICE}
 
 
 def test_events_and_outputs_are_handed_out_once(name: str) -> None:

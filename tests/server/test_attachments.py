@@ -23,7 +23,13 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
-from rusb.wire.base import CancelRequested, DevicesListed, Send, UrbCompleted
+from rusb.wire.base import (
+    CancelRequested,
+    DevicesListed,
+    RequestCompleted,
+    Send,
+    UrbCompleted,
+)
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 
 DEVICE = DeviceDescriptor(0x0200, 0xFF, 0, 0, 64, 0x1209, 1, 0x0100)
@@ -96,6 +102,8 @@ class Wire:
             for done in self.guest.events():
                 if isinstance(done, UrbCompleted):
                     self.attachment.completed(done.urb_id, done.result)
+                elif isinstance(done, RequestCompleted):
+                    self.attachment.request_completed(done.request, done.status)
                 else:
                     assert not isinstance(done, DevicesListed) or done.devices
             if not outputs and not back:

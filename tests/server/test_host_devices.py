@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from rusb.cli.vbox._host import identify
-from rusb.errors import BackendError, GuestError
+from rusb.client.backends.emulated import SerialLoopback
+from rusb.errors import BackendError, DeviceGone, GuestError
 from rusb.filters.model import Filter
 from rusb.server.attachments import Attachment
-from rusb.server.machine.host_devices import MAX_ATTACHED, MAX_WAITING, _Core
+from rusb.server.machine.host_devices import (
+    MAX_ATTACHED,
+    MAX_WAITING,
+    HostDevice,
+    _Calls,
+)
+from rusb.usb.backend import OpenDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
@@ -57,10 +63,10 @@ async def test_a_device_in_use_is_refused_and_can_be_had_later(host: Host) -> No
     (device, _), _ = await host.devices.list()
     user = await host.backend.open(device)
     with pytest.raises(BackendError, match="open already"):
-        await host.plugs.attach(identify(device).uuid)
+        await host.plugs.attach(HostDevice.of(device).uuid)
     assert host.plugs.devices() == ()
     await user.aclose()
-    await host.plugs.attach(identify(device).uuid)
+    await host.plugs.attach(HostDevice.of(device).uuid)
 
 
 async def test_the_guest_reads_writes_and_cancels(host: Host) -> None:
@@ -91,7 +97,8 @@ async def test_an_unplugged_device_leaves_the_guest(host: Host) -> None:
     await host.plugs.attach(serial)
     (device,) = host.guest.devices.values()
     done: list[UrbResult] = []
-    device.attached.submit(Urb(900, TransferType.BULK, 0x82, 512), done.append)
+    urb = Urb(900, TransferType.BULK, SerialLoopback.IN, 512)
+    device.attached.submit(urb, done.append)
     host.backend.unplug(host.serial)
     await host.wait_empty()
     assert [r.status for r in done] == [UrbStatus.NO_DEVICE]
@@ -108,7 +115,7 @@ async def test_the_end_gives_everything_back(host: Host) -> None:
         await (await backend.open(device)).aclose()
 
 
-class Slow:
+class Slow(OpenDevice):
     """A device whose requests take as long as a test wants; those fail with *error*."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -152,8 +159,8 @@ class Slow:
         await self._run()
 
 
-def attach(device: Slow) -> tuple[Attachment, _Core]:
-    core = _Core(device)
+def attach(device: Slow) -> tuple[Attachment, _Calls]:
+    core = _Calls(device)
     core.attachment = Attachment(
         DeviceInfo(1, 2, 3),
         name="host-1",
@@ -165,8 +172,8 @@ def attach(device: Slow) -> tuple[Attachment, _Core]:
     return core.attachment, core
 
 
-async def test_requests_that_are_answered_at_once_are_bounded() -> None:
-    """200,000 CLEAR_FEATURE(ENDPOINT_HALT), each answered before it is done."""
+async def test_requests_of_a_guest_that_does_not_wait_are_bounded() -> None:
+    """200,000 CLEAR_FEATURE(ENDPOINT_HALT), none of which was answered."""
     device = Slow()
     attachment, core = attach(device)
     pressed: list[bool] = []
@@ -178,18 +185,80 @@ async def test_requests_that_are_answered_at_once_are_bounded() -> None:
             assert pressed == [True]  # a guest that waits when told gets no further
         clear = SetupPacket.clear_halt(0x81)
         attachment.submit(Urb.control(number + 1, clear), done.append)
-    assert len(done) == 200_000
-    assert len(core._queue) <= MAX_WAITING
+    assert len(core._queue.waiting) <= MAX_WAITING
+    assert {r.status for r in done} == {UrbStatus.IO_ERROR}  # refused at once
     device.go.set()
-    while core._is_busy:  # noqa: ASYNC110
+    while core._queue.is_busy:  # noqa: ASYNC110
         await asyncio.sleep(0)
+    assert len(done) == 200_000
     assert device.cleared <= MAX_WAITING + 1
+    assert [r.status for r in done].count(UrbStatus.OK) == device.cleared
     assert pressed == [True, False]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("bug")])
+async def test_a_request_is_answered_when_it_is_done() -> None:
+    device = Slow()
+    attachment, core = attach(device)
+    done: list[UrbResult] = []
+    attachment.submit(Urb.control(1, SetupPacket.clear_halt(0x81)), done.append)
+    attachment.submit(Urb(2, TransferType.BULK, 0x81, 16), done.append)
+    await asyncio.sleep(0)
+    assert done == []
+    device.go.set()
+    while core._queue.is_busy:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert [r.status for r in done] == [UrbStatus.OK] * 2
+
+
+async def test_what_waits_when_the_device_is_closed_is_answered() -> None:
+    device = Slow()
+    attachment, core = attach(device)
+    done: list[UrbResult] = []
+    for number in (1, 2):
+        clear = Urb.control(number, SetupPacket.clear_halt(0x81))
+        attachment.submit(clear, done.append)
+    attachment.submit(Urb(3, TransferType.BULK, 0x81, 16), done.append)
+    await asyncio.sleep(0)  # the first runs
+    attachment.close()
+    assert [r.status for r in done] == [UrbStatus.NO_DEVICE] * 2
+    device.go.set()
+    await core.wait_closed()
+    assert [r.status for r in done] == [UrbStatus.NO_DEVICE] * 3
+    assert device.cleared == 1
+
+
+async def test_an_isochronous_transfer_that_waited_may_be_dropped() -> None:
+    class Live(Slow):
+        def drops(self, urb: Urb) -> bool:
+            return urb.type is TransferType.ISOCHRONOUS
+
+    device = Live()
+    attachment, core = attach(device)
+    done: dict[int, UrbResult] = {}
+    attachment.submit(
+        Urb.control(1, SetupPacket.clear_halt(0x81)), lambda r: done.update({1: r})
+    )
+    sound = Urb(2, TransferType.ISOCHRONOUS, 0x02, 4, b"data", packets=(2, 2))
+    attachment.submit(sound, lambda r: done.update({2: r}))
+    device.go.set()
+    while core._queue.is_busy:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert (done[2].length, done[2].error_count, len(done[2].packets)) == (0, 2, 2)
+    attachment.submit(sound, lambda r: done.update({3: r}))  # it did not wait
+    assert done[3].error_count == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(28, "No space left"), UrbStatus.IO_ERROR),
+        (RuntimeError("bug"), UrbStatus.IO_ERROR),
+        (BackendError("it does not work"), UrbStatus.STALL),
+        (DeviceGone("it was unplugged"), UrbStatus.NO_DEVICE),
+    ],
+)
 async def test_no_failure_of_a_request_holds_up_what_waits_behind_it(
-    error: Exception,
+    error: Exception, status: UrbStatus
 ) -> None:
     device = Slow(error)
     attachment, _ = attach(device)
@@ -200,7 +269,7 @@ async def test_no_failure_of_a_request_holds_up_what_waits_behind_it(
     async with asyncio.timeout(5):
         while len(done) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    assert [r.status for r in done] == [UrbStatus.OK, UrbStatus.IO_ERROR]
+    assert [r.status for r in done] == [status, UrbStatus.IO_ERROR]
     attachment.submit(Urb(3, TransferType.BULK, 0x81, 16), done.append)
     assert done[2].status is UrbStatus.IO_ERROR
 

@@ -3,12 +3,11 @@
 import asyncio
 from pathlib import Path
 
-from rusb.cli.vbox._host import HostDevices, identify
 from rusb.client.backends.emulated import EmulatedBackend, Loopback, SerialLoopback
 from rusb.filters.model import Filter
 from rusb.server.events import EventLog
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.machine.host_devices import HostPlugs
+from rusb.server.machine.host_devices import HostDevice, HostDevices, HostPlugs
 from rusb.server.release_log import ReleaseLog
 
 
@@ -29,7 +28,7 @@ class Host:
         )
 
     async def uuids(self) -> list[str]:
-        return [identify(device).uuid for device, _ in await self.devices.list()]
+        return [HostDevice.of(device).uuid for device, _ in await self.devices.list()]
 
     async def wait_empty(self) -> None:
         async with asyncio.timeout(5):

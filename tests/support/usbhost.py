@@ -72,6 +72,8 @@ class Host:
         data: bytes | int,
         packets: tuple[int, ...] = (),
         then: Callable[[UrbResult], None] = lambda result: None,
+        *,
+        start_frame: int | None = None,
     ) -> Pending:
         """Start a transfer; *data* is how much to read or what to write."""
         is_in = isinstance(data, int)
@@ -79,6 +81,7 @@ class Host:
         body = b"" if isinstance(data, int) else data
         assert is_in == bool(endpoint & 0x80)
         urb = Urb(next(self._ids), urb_type, endpoint, length, body, packets=packets)
+        urb.start_frame = start_frame
         return self.start(urb, then)
 
     def start(

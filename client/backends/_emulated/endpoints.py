@@ -24,6 +24,13 @@ MAX_PENDING = 4096
 MAX_ISO_PACKETS = 1024
 """Packets of one isochronous URB, 128 ms at high speed."""
 
+FRAME = 0.001
+"""Seconds of a frame; frames are counted by the clock of the loop."""
+
+MAX_FRAMES_AHEAD = 1024
+"""How far ahead an isochronous transfer may name its first frame; one that names
+another starts as soon as possible."""
+
 ISO_SLACK = 0.01
 """Seconds an isochronous stream may lag behind the clock before it starts anew."""
 
@@ -331,10 +338,15 @@ class Endpoints:
                 now = loop.time()
                 if not 0 <= now - pipe.frame_time < ISO_SLACK:
                     pipe.frame_time = max(now, pipe.frame_time)
+                if urb.start_frame is not None:
+                    wanted = urb.start_frame * FRAME
+                    if pipe.frame_time < wanted < now + MAX_FRAMES_AHEAD * FRAME:
+                        pipe.frame_time = wanted
                 pipe.frame_time += pipe.period * len(urb.packets)
                 pipe.timer = loop.call_at(pipe.frame_time, self._is_due, pipe)
             return None
         pipe.stop_timer()
+        began = int((pipe.frame_time - pipe.period * len(urb.packets)) / FRAME + 0.5)
         if pipe.is_in:
             found = self._device.iso_in(pipe.address, urb.packets)
             packets = tuple(
@@ -345,14 +357,14 @@ class Endpoints:
                 p for p, packet in zip(found, packets, strict=True) if packet.length
             )
             data = b"".join(kept)
-            return UrbResult(UrbStatus.OK, data, len(data), packets)
+            return UrbResult(UrbStatus.OK, data, len(data), packets, began)
         view, pieces, offset = memoryview(urb.data), list[Data](), 0
         for length in urb.packets:
             pieces.append(view[offset : offset + length])
             offset += length
         self._device.iso_out(pipe.address, pieces)
         packets = tuple(map(IsoPacket, urb.packets))
-        return UrbResult(UrbStatus.OK, b"", offset, packets)
+        return UrbResult(UrbStatus.OK, b"", offset, packets, began)
 
     def _is_due(self, pipe: _Pipe) -> None:
         pipe.timer, pipe.is_due = None, True

@@ -11,12 +11,13 @@ from rusb.errors import NoPermission
 from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
 from rusb.filters.model import Decision, Filter, describe_mask
+from rusb.server.machine.host_devices import HostDevice
 from rusb.server.state import MachineState
 from rusb.server.vbox.settings import Machine
 from rusb.usb.device import DeviceInfo
 
 from ._common import show
-from ._host import host_devices, identify
+from ._host import host_devices
 
 __all__ = ["Candidate", "candidates", "explain"]
 
@@ -91,7 +92,7 @@ def _ids(text: str) -> tuple[int, int]:
 def _local(live: MachineState | None) -> Iterator[Candidate]:
     attached = {d.uuid for d in live.devices if d.client is None} if live else set()
     for device in host_devices():
-        host = identify(device)
+        host = HostDevice.of(device)
         is_busy = not isinstance(device.problem, NoPermission | None)
         names = host.uuid, host.address
         yield Candidate(host.info, "local", is_busy, host.uuid in attached, names)

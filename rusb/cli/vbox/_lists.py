@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 from rusb.errors import ControlError, NoPermission
 from rusb.filters.model import Filter
 from rusb.filters.store import to_attributes
+from rusb.server.machine.host_devices import HostDevice
 from rusb.usb.backend import LocalDevice
 from rusb.usb.device import clean_text
 
 from ._common import live_state, registry, show
-from ._host import host_devices, identify
+from ._host import host_devices
 
 __all__ = [
     "filter_lines",
@@ -58,7 +59,7 @@ def _captured() -> set[str]:
 
 def _host_row(device: LocalDevice, captured: Collection[str]) -> dict[str, str]:
     info = device.info
-    called = identify(device)
+    called = HostDevice.of(device)
     row = {
         "UUID": called.uuid,
         "VendorId": f"0x{info.vendor_id:04x} ({info.vendor_id:04X})",

@@ -41,7 +41,7 @@ from ._common import (
     registry,
     warn,
 )
-from ._host import HostDevices
+from ._host import open_host
 
 __all__ = ["COMMANDS"]
 
@@ -137,7 +137,7 @@ async def _run(
         log=str(log),
         report=report,
         notes=notes,
-        host_usb=HostDevices,
+        host_usb=open_host,
     ) as running:
         status = f"the machine {machine.name!r} is running"
         number = await until_signal(running.wait_ended(), status)

@@ -16,6 +16,7 @@ from rusb.wire.base import (
     Ignored,
     Negotiated,
     Output,
+    RequestCompleted,
     Send,
     UrbCompleted,
 )
@@ -66,6 +67,7 @@ class UsbredirGuestSide(GuestSide):
         self._sent: dict[int, int] = {}  # urb id to wire id
         self._cancelled: set[int] = set()  # urb ids whose answer is waited for
         self._streams: dict[int, _Stream] = {}
+        self._requests: dict[int, int] = {}  # wire id to number
 
     # ---------------------------------------------------------------- Side ----
 
@@ -116,35 +118,50 @@ class UsbredirGuestSide(GuestSide):
             raise LocalProtocolError("no device is connected")
 
     def close_device(self, device: int) -> None:
-        """URBs complete with CANCELLED; the device stays connected."""
+        """What is open completes with CANCELLED; the device stays connected."""
         self._cancel_all(device)
         self._stop_streams()
+        self._end_requests(UrbStatus.CANCELLED)
 
-    def reset_device(self, device: int) -> None:
-        """Send reset; the host stops every stream."""
+    def reset_device(self, device: int, *, request: int | None = None) -> None:
+        """Send reset, which has no answer; the host stops every stream."""
         self._cancel_all(device)
         self._streams.clear()
         self._packet(Type.RESET)
+        self._request_done(request)
 
-    def set_configuration(self, device: int, value: int) -> None:
+    def set_configuration(
+        self, device: int, value: int, *, request: int | None = None
+    ) -> None:
         """Send set_configuration."""
         self._stop_streams()
-        self._packet(Type.SET_CONFIGURATION, next(self._ids), value)
+        self._packet(Type.SET_CONFIGURATION, self._request_id(request), value)
 
-    def claim_interface(self, device: int, interface: int) -> None:
+    def claim_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
         """Nothing: usbredir claims with the configuration."""
+        self._request_done(request)
 
-    def release_interface(self, device: int, interface: int) -> None:
+    def release_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
         """Nothing."""
+        self._request_done(request)
 
-    def set_interface(self, device: int, interface: int, alternate: int) -> None:
+    def set_interface(
+        self, device: int, interface: int, alternate: int, *, request: int | None = None
+    ) -> None:
         """Send set_alt_setting."""
-        self._packet(Type.SET_ALT_SETTING, next(self._ids), interface, alternate)
+        fields = interface, alternate
+        self._packet(Type.SET_ALT_SETTING, self._request_id(request), *fields)
 
-    def clear_halt(self, device: int, endpoint: int) -> None:
+    def clear_halt(
+        self, device: int, endpoint: int, *, request: int | None = None
+    ) -> None:
         """Send the control request."""
         setup = SetupPacket.clear_halt(endpoint)
-        self._control(next(self._ids), setup, b"")
+        self._control(self._request_id(request), setup, b"")
 
     def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
         """Start a transfer."""
@@ -190,6 +207,29 @@ class UsbredirGuestSide(GuestSide):
             return
         self._streams[urb.endpoint].waiting.remove(urb)
         self._finish(urb_id, UrbResult(UrbStatus.CANCELLED))
+
+    # ------------------------------------------------------------- requests ----
+
+    def _request_id(self, request: int | None) -> int:
+        """Return the wire id of a request, whose answer completes it."""
+        wire_id = next(self._ids)
+        if request is None:
+            pass
+        elif self._is_connected:
+            self._requests[wire_id] = request
+        else:
+            self._request_done(request)
+        return wire_id
+
+    def _request_done(self, request: int | None, status: int = codec.SUCCESS) -> None:
+        if request is not None:
+            found = _status(status) if self._is_connected else UrbStatus.NO_DEVICE
+            self._events.append(RequestCompleted(DEVICE, request, found))
+
+    def _end_requests(self, status: UrbStatus) -> None:
+        for request in self._requests.values():
+            self._events.append(RequestCompleted(DEVICE, request, status))
+        self._requests.clear()
 
     # ------------------------------------------------------------ transfers ----
 
@@ -329,9 +369,11 @@ class UsbredirGuestSide(GuestSide):
     def _answered(self, packet: Packet) -> None:
         urb_id = self._wire_ids.get(packet.id)
         urb = self._urbs.get(urb_id) if urb_id is not None else None
-        if urb is None:
-            return  # cancelled, or our own
         fields = packet.fields
+        if urb is None:  # cancelled, or our own
+            if packet.type == Type.CONTROL:
+                self._request_done(self._requests.pop(packet.id, None), fields[3])
+            return
         if packet.type == Type.CONTROL:
             status, length = fields[3], fields[6]
         elif packet.type == Type.BULK:
@@ -348,6 +390,8 @@ class UsbredirGuestSide(GuestSide):
         urb_id = self._wire_ids.get(wire_id)
         urb = self._urbs.get(urb_id) if urb_id is not None else None
         if urb is None:
+            kind = codec.STALL if status else codec.SUCCESS
+            self._request_done(self._requests.pop(wire_id, None), kind)
             return
         if status:  # a host controller would see the request stall
             self._finish(urb.id, UrbResult(UrbStatus.STALL))
@@ -400,6 +444,7 @@ class UsbredirGuestSide(GuestSide):
         self._streams.clear()
         for urb_id in list(self._urbs):
             self._finish(urb_id, UrbResult(UrbStatus.NO_DEVICE))
+        self._end_requests(UrbStatus.NO_DEVICE)
         if was_connected:
             self._events.append(DeviceFailed(DEVICE, "disconnect", removed=True))
 
@@ -433,7 +478,8 @@ class UsbredirGuestSide(GuestSide):
         self._send(self._splitter.serialize(kind, id, *fields, data=data))
 
     def _send(self, data: bytes) -> None:
-        self._outputs.append(Send(0, data))
+        if self._is_open:
+            self._outputs.append(Send(0, data))
 
 
 def _status(code: int) -> UrbStatus:

@@ -17,6 +17,7 @@ from rusb.wire.base import (
     Ignored,
     Negotiated,
     Output,
+    RequestCompleted,
     Send,
     UrbCompleted,
 )
@@ -232,30 +233,42 @@ class VrdpUsbGuestSide(GuestSide):
         del self._devices[device]
         self._send(codec.request(Code.CLOSE, device))
 
-    def reset_device(self, device: int) -> None:
+    def reset_device(self, device: int, *, request: int | None = None) -> None:
         """CANCEL_URB for each URB in flight, then RESET (2.5)."""
         self._cancel_all(device)
-        self._send_request(device, Code.RESET)
+        self._send_request(device, Code.RESET, request=request)
 
-    def set_configuration(self, device: int, value: int) -> None:
+    def set_configuration(
+        self, device: int, value: int, *, request: int | None = None
+    ) -> None:
         """Send SET_CONFIGURATION."""
-        self._send_request(device, Code.SET_CONFIGURATION, value)
+        self._send_request(device, Code.SET_CONFIGURATION, value, request=request)
 
-    def claim_interface(self, device: int, interface: int) -> None:
+    def claim_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
         """Send CLAIM_INTERFACE; the number twice, for the client that needs it (C4)."""
-        self._send_request(device, Code.CLAIM_INTERFACE, interface, interface)
+        numbers = interface, interface
+        self._send_request(device, Code.CLAIM_INTERFACE, *numbers, request=request)
 
-    def release_interface(self, device: int, interface: int) -> None:
+    def release_interface(
+        self, device: int, interface: int, *, request: int | None = None
+    ) -> None:
         """Send RELEASE_INTERFACE."""
-        self._send_request(device, Code.RELEASE_INTERFACE, interface)
+        self._send_request(device, Code.RELEASE_INTERFACE, interface, request=request)
 
-    def set_interface(self, device: int, interface: int, alternate: int) -> None:
+    def set_interface(
+        self, device: int, interface: int, alternate: int, *, request: int | None = None
+    ) -> None:
         """Send SET_INTERFACE."""
-        self._send_request(device, Code.SET_INTERFACE, interface, alternate)
+        numbers = interface, alternate
+        self._send_request(device, Code.SET_INTERFACE, *numbers, request=request)
 
-    def clear_halt(self, device: int, endpoint: int) -> None:
+    def clear_halt(
+        self, device: int, endpoint: int, *, request: int | None = None
+    ) -> None:
         """Send CLEAR_HALT, with the direction bit (1.6)."""
-        self._send_request(device, Code.CLEAR_HALT, endpoint)
+        self._send_request(device, Code.CLEAR_HALT, endpoint, request=request)
 
     def submit_urb(self, device: int, urb: Urb, *, now: float) -> None:
         """Send SUBMIT_URB (1.7).
@@ -507,10 +520,16 @@ class VrdpUsbGuestSide(GuestSide):
             if self._last_handle not in device.pending:
                 return self._last_handle
 
-    def _send_request(self, device: int, code: Code, *arguments: int) -> None:
-        target = self._devices.get(device)
+    def _send_request(
+        self, device: int, code: Code, *arguments: int, request: int | None
+    ) -> None:
+        """Send a request; it is done with that, for no reply confirms one (C2)."""
+        target, status = self._devices.get(device), UrbStatus.NO_DEVICE
         if target is not None and not target.has_failed:
+            status = UrbStatus.OK
             self._send(codec.request(code, device, *arguments))
+        if request is not None:
+            self._events.append(RequestCompleted(device, request, status))
 
     def _send(self, message: bytes) -> None:
         self._outputs.append(Send(self._channel, message))
