@@ -7,14 +7,25 @@ if TYPE_CHECKING:
     from .guests.base import AttachedDevice, GuestBackend
     from .server import Server
     from .server import Server as serve
+    from .vbox.settings import Machine, load_machine
 
-__all__ = ["AttachedDevice", "GuestBackend", "Server", "ServerConfig", "serve"]
+__all__ = [
+    "AttachedDevice",
+    "GuestBackend",
+    "Machine",
+    "Server",
+    "ServerConfig",
+    "load_machine",
+    "serve",
+]
 
 _HOMES = {
     "AttachedDevice": "guests.base",
     "GuestBackend": "guests.base",
+    "Machine": "vbox.settings",
     "Server": "server",
     "ServerConfig": "config",
+    "load_machine": "vbox.settings",
     "serve": "server",
 }
 

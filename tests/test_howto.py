@@ -49,6 +49,7 @@ def environment(folder: Path, sockets: Path) -> dict[str, str]:
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{site}",
         "HOME": str(folder),
+        "PYTEST_ADDOPTS": "-p no:cacheprovider",
         "RUSB_STATE": str(folder / "state"),
         "RUSB_RUNTIME": str(sockets),
     }
@@ -61,8 +62,10 @@ def follow(page: Path, folder: Path, sockets: Path) -> int:
     env = environment(folder, sockets)
     desk = folder / "desk"
     desk.mkdir()
+    (folder / "rusb").symlink_to(ROOT)  # ~/rusb
     for language, title, text in FENCE.findall(page.read_text("utf-8")):
         if title:
+            (desk / title).parent.mkdir(exist_ok=True)
             (desk / title).write_text(text, "utf-8")
             continue
         assert language == "console", f"a block of {language or 'what?'} is not run"
