@@ -5,10 +5,25 @@ from typing import Protocol
 
 from rusb.usb.device import clean_text
 
-__all__ = ["LineQuota", "Lines", "RemoteLog", "Terminal", "Writer"]
+__all__ = [
+    "LineQuota",
+    "Lines",
+    "NetworkQuotas",
+    "RemoteLog",
+    "Terminal",
+    "Writer",
+]
 
 MAX_LINE = 2048
 """Characters of a line; what a peer says may be part of it (T42)."""
+
+MAX_LINES, LINES_PER_SECOND = 2000, 5.0
+"""Lines in the log that a network may cause at once, and those that it may cause in the
+long run: 50 MB a day, of which the log keeps the latest 64. Before the logon and after
+it they are counted apart."""
+
+MAX_NETWORKS = 1024
+"""Networks whose lines are counted at once."""
 
 
 class Writer(Protocol):
@@ -67,6 +82,33 @@ class LineQuota:
 
     def _refilled(self, now: float) -> float:
         return min(self._most, self._left + (now - self._since) * self._rate)
+
+
+class NetworkQuotas:
+    """How many lines each network may cause.
+
+    Those of clients that are logged on are counted apart: nobody hides them by
+    connecting and connecting.
+    """
+
+    def __init__(self) -> None:
+        self._quotas: dict[tuple[str, bool], LineQuota] = {}
+
+    def __len__(self) -> int:
+        return len(self._quotas)
+
+    def of(self, network: str, now: float, *, is_logged_on: bool) -> LineQuota:
+        """Return the quota that connections of a network share."""
+        key = network, is_logged_on
+        found = self._quotas.pop(key, None)
+        if found is None and len(self._quotas) >= MAX_NETWORKS:
+            used = {n: q for n, q in self._quotas.items() if not q.is_full(now)}
+            if len(used) >= MAX_NETWORKS:  # forget the one that was here longest ago
+                del used[next(iter(used))]
+            self._quotas = used
+        quota = found or LineQuota(MAX_LINES, LINES_PER_SECOND)
+        self._quotas[key] = quota
+        return quota
 
 
 class RemoteLog:

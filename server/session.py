@@ -1,34 +1,35 @@
 """One connection of a server: RDP, logon, screen, and the client's devices."""
 
 import asyncio
+import enum
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
 
 from rusb.aio.protocols import load_protocol
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tasks import TaskSet
 from rusb.errors import ConnectionLost, HandshakeError, RusbError
 from rusb.rdp import events as rdp
-from rusb.rdp.bitmaps import Picture
 from rusb.rdp.error_info import SLOT_IS_TAKEN
 from rusb.rdp.server import ServerConnection, ServerSettings
 
 from . import events
-from .attachments import Attachment
-from .auth import Authenticator, Request, asked_lines, decision_line
+from .auth import Request, asked_lines, decision_line
+from .display.viewer import Viewer
+from .guests.base import AttachedDevice
 from .handshakes import explain_handshake
+from .host import SessionHost
 from .network import network_of
-from .quotas import LineQuota, RemoteLog, Terminal
-from .release_log import ReleaseLog, report
-from .remote_devices import DeviceHost, RemoteDevices
-from .state import ClientState
+from .quotas import LineQuota, RemoteLog
+from .release_log import report
+from .remote_devices import RemoteDevices
+from .sessions import Session
+from .state import ClientState, DeviceState
 from .vbox.settings import FEATURES
 
-__all__ = ["ServerSession", "SessionHost"]
+__all__ = ["Phase", "ServerSession"]
 
 log = logging.getLogger(__name__)
 
@@ -55,59 +56,23 @@ MAX_WAITING = 32 << 20
 """Bytes waiting to be sent above which a client is dropped: it makes us answer and
 reads nothing. Guests and pictures stop long before."""
 
-PICTURE_STEP = 256 << 10
-"""Bytes of a picture that are sent at once, and that may wait when more is sent."""
-
-PICTURE_PATIENCE = 2.0
-"""Seconds after which the picture of a client that reads nothing is dropped."""
-
-DRAW_FIRST, DRAW_LAST = 0.005, 0.25
-"""Seconds between looks at whether a client has read what it has: a picture is of no
-hurry, USB is."""
-
 HELD_PERIOD = 10.0
 """Seconds in which it is told once that the guest waits for a client that reads too
 slowly: it may change many times in a second."""
 
-FIRST_PICTURE = 0.2
-"""Seconds from the activation to the first picture, a megabyte or so: a client without
-a window says first that it wants none."""
+
+class Phase(enum.IntEnum):
+    """How far a connection has come."""
+
+    UNKNOWN = 0  # not yet welcome
+    WAITING = 1  # for its logon, or for the answer to it
+    ADMITTED = 2  # it passed its logon, and is not active yet
+    ACTIVE = 3
+    REFUSED = 4  # its logon was not right, or there was no place
 
 
-class SessionHost(DeviceHost, Protocol):
-    """What a session asks of the server it belongs to."""
-
-    authenticator: Authenticator
-    log: ReleaseLog
-    happened: events.EventLog
-    terminal: Terminal
-    told: LineQuota
-
-    def lines_of(self, network: str, *, is_logged_on: bool) -> LineQuota:
-        """Return how many lines in the log a network may still cause.
-
-        Those of clients that are logged on are counted apart: nobody hides them by
-        connecting and connecting.
-        """
-
-    def welcome(self, session: "ServerSession") -> bool:
-        """May this new connection stay? (limits)"""
-
-    def admit(self, session: "ServerSession") -> str:
-        """Say why this logged-on client may not stay; empty: it may.
-
-        Limits, and the single-connection rule.
-        """
-
-    def screen_wanted(self, session: "ServerSession") -> None:
-        """A session wants :meth:`~ServerSession.show_screen` to be called."""
-
-    def session_ended(self, session: "ServerSession") -> None:
-        """The connection is over and its devices are detached."""
-
-
-class ServerSession:
-    """One client, from its first byte until its last device is detached.
+class ServerSession(Session):
+    """A client that speaks RDP.
 
     Args:
         host: the server.
@@ -116,8 +81,9 @@ class ServerSession:
         tls: how to do TLS.
 
     Attributes:
+        phase: how far it has come; it stays when the connection ends.
         network: of the peer, once it is connected.
-        picture_size: bytes of the picture that is on its way to the client.
+        viewer: its screen.
     """
 
     def __init__(
@@ -128,7 +94,7 @@ class ServerSession:
         tls: TlsUpgrade | None,
     ) -> None:
         self.number = number
-        self.is_active = False
+        self.phase = Phase.UNKNOWN
         self.name = f"client {number}"
         self.network = ""
         self._host = host
@@ -145,20 +111,16 @@ class ServerSession:
             tls=tls,
             max_waiting=MAX_WAITING,
         )
+        self.viewer = Viewer(self._rdp, self.stream, host.pacer)
         self._tasks = TaskSet()
         self.devices: RemoteDevices | None = None
         self._client: rdp.ClientDescription | None = None
         self._user = rdp.Credentials("", "", "", 0)
         self._since, self._address, self._is_tls = 0.0, "", False
-        self._is_welcome = self._is_refused = False
-        self._is_granted = False
         self._held_after = 0.0
         self._inputs = 0  # keys and mouse events; the status screen has no use for them
         self._disabled: set[str] = set()
         self._is_ending = False
-        self._strips: Iterator[int] | None = None  # of the picture on its way
-        self.picture_size = 0
-        self._drawing: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         loop = self._loop = asyncio.get_running_loop()
         self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._is_late)
@@ -169,24 +131,42 @@ class ServerSession:
     # --------------------------------------------------------- life cycle ----
 
     @property
-    def is_logged_on(self) -> bool:
-        """Did the client pass logon, and is it still there?"""
-        return self._client is not None and not self._is_ending
-
-    @property
     def is_waiting(self) -> bool:
         """Is the client there, and has yet to pass logon?"""
-        return self._client is None and not self._is_ending
+        return self.phase <= Phase.WAITING and not self._is_ending
+
+    @property
+    def is_logged_on(self) -> bool:
+        """Did the client pass logon, and is it still there?"""
+        return self.was_logged_on and not self._is_ending
 
     @property
     def was_logged_on(self) -> bool:
-        """Did the client pass logon?"""
-        return self._client is not None
+        """Did the client pass logon, be it there or not?"""
+        return self.phase in (Phase.ADMITTED, Phase.ACTIVE)
 
     @property
-    def attached(self) -> list[Attachment]:
-        """What of this client's is plugged into the guest now."""
-        return self.devices.attached if self.devices else []
+    def is_active(self) -> bool:
+        """Is the connection usable?"""
+        return self.phase is Phase.ACTIVE and not self._is_ending
+
+    @property
+    def in_use(self) -> int:
+        """Devices on their way into the guest, in it, or on their way out."""
+        return self.devices.in_use if self.devices else 0
+
+    def device_states(self) -> tuple[DeviceState, ...]:
+        """The client's devices, attached or not."""
+        return self.devices.state() if self.devices else ()
+
+    def reconsider(self) -> None:
+        """The machine's filters have changed: look at every device again."""
+        if self.devices is not None:
+            self.devices.reconsider()
+
+    def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
+        """The guest dropped a device: is it one of ours? Then it is detached."""
+        return self.devices is not None and self.devices.lost_by_guest(device, why)
 
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
@@ -196,7 +176,7 @@ class ServerSession:
 
     def _end(self, reason: int | None) -> None:
         """Close; None: the client just leaves, which is no logoff (7.4)."""
-        if self._client is not None and reason is not None:
+        if self.was_logged_on and reason is not None:
             self._tell_always(events.LoggedOff(self.name, reason))
         self._is_ending = True
         self.stream.close()
@@ -210,62 +190,6 @@ class ServerSession:
     async def wait_ended(self) -> None:
         """Wait until the connection is over and its devices are detached."""
         await self._ended.wait()
-
-    def show_screen(self, make: Callable[[int, int, int], Picture]) -> None:
-        """Send the picture that *make* returns for (width, height, depth).
-
-        A client that still has something to read gets it when it has done so.
-        """
-        core = self._rdp
-        if "Display" in self._disabled or not self.is_active or core.output_suppressed:
-            return
-        self._stop_drawing()
-        if self.stream.bytes_waiting > PICTURE_STEP:
-            self._wait_to_draw()
-            return
-        picture = make(core.width, core.height, core.depth)
-        self.picture_size = len(picture.pixels)
-        self._strips = core.draw(picture)
-        self._draw_on(self._loop.time())
-
-    def _draw_on(self, since: float) -> None:
-        """Send as much of the picture as the client takes; it came so far at *since*.
-
-        A picture that gets no further is dropped, and made again when the client has
-        read what it has.
-        """
-        assert self._strips is not None
-        now = self._loop.time()
-        if self.stream.bytes_waiting <= PICTURE_STEP:
-            since, sent = now, 0
-            for size in self._strips:
-                sent += size
-                if sent >= PICTURE_STEP:
-                    break
-            else:
-                self._stop_drawing()
-            self.stream.flush()
-        elif now - since > PICTURE_PATIENCE:
-            self._stop_drawing()
-            self._wait_to_draw()
-        if self._strips is not None:
-            pause = min(max(now - since, DRAW_FIRST), DRAW_LAST)
-            self._drawing = self._loop.call_later(pause, self._draw_on, since)
-
-    def _stop_drawing(self) -> None:
-        self._strips, self.picture_size = None, 0
-        if self._drawing is not None:
-            self._drawing.cancel()
-            self._drawing = None
-
-    def _wait_to_draw(self) -> None:
-        """Ask for a picture once the client has read what it has."""
-        if self._is_ending:
-            return
-        if self.stream.bytes_waiting <= PICTURE_STEP:
-            self._host.screen_wanted(self)
-        else:
-            self._drawing = self._loop.call_later(DRAW_LAST, self._wait_to_draw)
 
     def state(self, *, ended: float | None = None) -> ClientState:
         """Who it is: what ``showvminfo`` shows of a client (filters.md 3.7)."""
@@ -292,16 +216,15 @@ class ServerSession:
 
     def _lost(self, error: RusbError | None) -> None:
         self._is_ending = True
-        self.is_active = False
-        if self._is_granted:
+        if self.was_logged_on:
             self._host.authenticator.disconnected(self.number)
         self._logon_timer.cancel()
         self._idle_timer.cancel()
-        self._stop_drawing()
+        self.viewer.close()
         why = self._explain(error)
         if self.devices is not None:
             self.devices.close()
-        if self._is_welcome:
+        if self.phase is not Phase.UNKNOWN:
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
 
@@ -319,7 +242,7 @@ class ServerSession:
             await self.devices.wait_detached()
         await self._tasks.drain(LOGON_TIMEOUT)
         self._ended.set()
-        self._host.session_ended(self)
+        self._host.sessions.ended(self)
 
     def _connected(self) -> None:
         self._address = self.stream.peer
@@ -328,15 +251,16 @@ class ServerSession:
         own = LineQuota(MAX_TOLD, TOLD_PER_SECOND)
         name = f"client {self.number}"
         self._terminal = RemoteLog(self._host.terminal, name, own, self._host.told)
-        self._is_welcome = self._host.welcome(self)
-        if not self._is_welcome:
+        if not self._host.admission.welcome(self):
             self.stream.close()
             return
+        self.phase = Phase.WAITING
         self._tell(events.ClientConnected(self.number, self._address))
 
     def _new_log(self, *, is_logged_on: bool) -> RemoteLog:
         own = LineQuota(MAX_LINES, LINES_PER_SECOND)
-        shared = self._host.lines_of(self.network, is_logged_on=is_logged_on)
+        now = self._host.log.now()
+        shared = self._host.lines.of(self.network, now, is_logged_on=is_logged_on)
         return RemoteLog(self._host.log, f"VRDP: client {self.number}", own, shared)
 
     def _secured(self, version: str) -> None:
@@ -345,7 +269,7 @@ class ServerSession:
         self._tell(events.TlsAgreed(version, issuer))
 
     def _is_late(self) -> None:
-        what = "logon" if self._client is None else "activation"
+        what = "activation" if self.phase is Phase.ADMITTED else "logon"
         self.drop(f"no {what} within {LOGON_TIMEOUT:g} s")
 
     def _keep_alive(self) -> None:
@@ -383,12 +307,13 @@ class ServerSession:
                 self._log.write(f"VRDP: {event.text}")
             case rdp.Activated():
                 self._logon_timer.cancel()
-                self.is_active = True
-                self._loop.call_later(FIRST_PICTURE, self._host.screen_wanted, self)
+                self.phase = Phase.ACTIVE
+                if "Display" not in self._disabled:
+                    self.viewer.open()
             case rdp.InputReceived():
                 self._inputs += "Input" not in self._disabled
             case rdp.RefreshRequested():
-                self._host.screen_wanted(self)
+                self.viewer.refresh()
             case rdp.ChannelOpened():
                 if event.name.lower() == CHANNEL:
                     self._open_channel(event)
@@ -446,18 +371,19 @@ class ServerSession:
         if decision.reason:
             self._host.log.write(decision.reason)
         self._host.log.write(decision_line(decision))
-        self._is_granted = decision.granted
         if self._is_ending:  # nobody hides the answer by hanging up
             method.disconnected(self.number)
             return
         if not decision.granted:
             self._refuse(event, decision.reason or "access denied")
             return
-        if problem := self._host.admit(self):
+        if problem := self._host.admission.admit(self):
+            method.disconnected(self.number)
             self._rdp.refuse_logon(SLOT_IS_TAKEN)
             self.stream.send_now()
             self._refuse(event, problem)
             return
+        self.phase = Phase.ADMITTED
         self._client, self._user = event.client, event.credentials
         self._since = time.time()
         self._is_tls = self.stream.is_tls
@@ -478,7 +404,7 @@ class ServerSession:
 
         Without a goodbye of TLS, in which rdesktop 1.9 would wait for ever.
         """
-        self._is_refused = True
+        self.phase = Phase.REFUSED
         user, name = event.credentials.user, event.client.name
         self._tell(events.ClientRefused(self.number, self._address, user, name, reason))
         self.stream.abort()
@@ -493,9 +419,9 @@ class ServerSession:
 
     def _tell_end(self, why: str) -> None:
         stage = "silent"
-        if self._client is not None:
+        if self.was_logged_on:
             stage = "admitted"
-        elif self._is_refused:
+        elif self.phase is Phase.REFUSED:
             stage = "refused"
         elif why or self.stream.bytes_received:
             stage = "waiting"

@@ -1,12 +1,14 @@
 """The status screen: the machine's name and the devices that are plugged in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 from rusb.rdp.bitmaps import Picture
 
-__all__ = ["Picture", "status_picture"]
+from .base import Display
+
+__all__ = ["StatusDisplay", "status_picture"]
 
 BACKGROUND = (24, 48, 80)
 TITLE = (255, 255, 255)
@@ -14,6 +16,24 @@ TEXT = (200, 216, 232)
 MARGIN = 24
 LINE_HEIGHT = 26
 MAX_LINE = 120
+
+
+class StatusDisplay(Display):
+    """Shows the machine's name and what is plugged in.
+
+    Args:
+        machine: its name.
+        devices: returns a line for each plugged device.
+    """
+
+    def __init__(self, machine: str, devices: Callable[[], Sequence[str]]) -> None:
+        super().__init__()
+        self._machine = machine
+        self._devices = devices
+
+    def picture(self, width: int, height: int, depth: int) -> Picture:
+        """Draw the screen."""
+        return status_picture(width, height, depth, self._machine, self._devices())
 
 
 def status_picture(

@@ -19,7 +19,7 @@ from rusb.rdp import mcs
 from rusb.rdp.x224 import ConnectionConfirm
 from rusb.usb.urb import UrbStatus
 from tests.support.memory import memory_below
-from tests.support.whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, sessions_of
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CONFIRM = ConnectionConfirm(selected=1).serialize()
@@ -153,7 +153,7 @@ async def test_t08_a_server_that_reads_nothing_while_urbs_complete(
     async with asyncio.timeout(20), lab.server:
         async with lab.client(EmulatedBackend(devices=[Loopback()])) as client:
             (device,) = await lab.guest.wait_for(1)
-            (deaf,) = lab.server._sessions
+            (deaf,) = sessions_of(lab.server)
             assert client._stream is not None
             assert deaf.stream.transport is not None
             deaf.stream.transport.pause_reading()

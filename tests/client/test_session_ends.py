@@ -24,7 +24,7 @@ from rusb.errors import (
 from rusb.filters.model import Filter
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.x224 import ConnectionConfirm, Failure
-from tests.support.whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, sessions_of
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_a_cut_between_logon_and_session_is_not_a_wrong_password(
     """C2: the server has taken the logon, and is killed before it goes on."""
 
     def die(self: ServerConnection) -> None:
-        for one in list(lab.server._sessions):
+        for one in sessions_of(lab.server):
             one.stream.send_now()
             one.drop("killed")
 

@@ -35,7 +35,7 @@ from tests.support.lab.peers import (
 )
 from tests.support.lab.vboxshell import Shell
 from tests.support.rusbserver import RusbServer
-from tests.support.whole_path import ALL
+from tests.support.whole_path import ALL, sessions_of
 
 pytestmark = [
     pytest.mark.lab,
@@ -261,12 +261,12 @@ async def test_10_more_than_4096_packets_each_way_under_rc4(
     async with server_here(tmp_path) as server:
         with xfreerdp(server.port, tmp_path, display, "/sec:rdp") as program:
             await asyncio.to_thread(shows, display, program)
-            (session,) = server._sessions
+            (session,) = sessions_of(server)
             security = session._rdp._security
             down, up = security._sending, security._receiving  # type: ignore[union-attr]
             while down.count <= 4096:
                 sent = down.count
-                server.devices_changed()
+                server._host.devices_changed()
                 while down.count == sent:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             while up.count <= 4096:
@@ -333,7 +333,7 @@ async def test_the_keepalive_disturbs_nobody(
             await asyncio.sleep(0.5)
             assert program.process.poll() is None, program.said()
             assert display.shows(SCREEN)
-            (session,) = server._sessions
+            (session,) = sessions_of(server)
             assert session.is_active
 
 

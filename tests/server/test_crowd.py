@@ -2,35 +2,16 @@
 
 import resource
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from rusb.server import server as server_module
+from rusb.server import admission
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
-from rusb.server.network import network_of
 from rusb.server.server import Server
-from rusb.server.session import ServerSession
+from tests.support.sessions import PlainSession
 from tests.support.whole_path import machine
-
-
-class Visitor:
-    """What a server looks at of a connection."""
-
-    def __init__(self, crowd: "Crowd", address: str, *, is_logged_on: bool) -> None:
-        crowd.visitors += 1
-        self.number = crowd.visitors
-        self.network = network_of(address)
-        self.is_logged_on = is_logged_on
-        self.is_waiting = not is_logged_on
-        self._drop = partial(crowd.dropped.append, address)
-
-    def drop(self, reason: str) -> None:
-        self.is_waiting = False
-        self._drop()
 
 
 class Crowd:
@@ -41,18 +22,27 @@ class Crowd:
         config = ServerConfig(machine(), log=str(self.path), state=folder)
         config.machine.remote_display.allow_multi_connection = True
         self.server = Server(config, guest=LoopbackGuest())
-        self.visitors = 0
-        self.dropped: list[str] = []
+        self.visitors: list[PlainSession] = []
+
+    @property
+    def dropped(self) -> list[str]:
+        """The addresses of those that had to make room."""
+        return [one.address for one in self.visitors if one.told]
+
+    def visitor(self, address: str, *, is_logged_on: bool = False) -> PlainSession:
+        number = len(self.visitors) + 1
+        found = PlainSession(number, address, is_logged_on=is_logged_on)
+        self.visitors.append(found)
+        return found
 
     def come(self, address: str) -> bool:
         """Connect; return whether the connection may stay."""
-        visitor = Visitor(self, address, is_logged_on=False)
-        return self.server.welcome(cast(ServerSession, visitor))
+        return self.server._host.admission.welcome(self.visitor(address))
 
     def log_on(self, address: str) -> bool:
         """Pass the logon; return whether the client may stay."""
-        client = cast(ServerSession, Visitor(self, address, is_logged_on=True))
-        if self.server.admit(client):
+        client = self.visitor(address, is_logged_on=True)
+        if self.server._host.admission.admit(client):
             return False
         self.server._sessions.add(client)
         return True
@@ -66,7 +56,7 @@ def crowd(tmp_path: Path) -> Iterator[Crowd]:
 
 
 def test_a_network_that_has_many_waiting_gets_no_more(crowd: Crowd) -> None:
-    most = server_module.MAX_WAITING_PER_NETWORK
+    most = admission.MAX_WAITING_PER_NETWORK
     assert all(crowd.come(f"2001:db8::{n:x}") for n in range(most))
     assert not crowd.come("2001:db8::ffff")
     assert crowd.come("192.0.2.1")
@@ -74,11 +64,9 @@ def test_a_network_that_has_many_waiting_gets_no_more(crowd: Crowd) -> None:
 
 
 def test_the_network_with_most_makes_room(crowd: Crowd) -> None:
-    most = server_module.MAX_WAITING_PER_NETWORK
-    first = [
-        f"192.0.2.{1 + n % 2}" for n in range(2 * (server_module.MAX_WAITING - most))
-    ]
-    rest = ["192.0.2.1"] * (server_module.MAX_WAITING - len(first))
+    most = admission.MAX_WAITING_PER_NETWORK
+    first = [f"192.0.2.{1 + n % 2}" for n in range(2 * (admission.MAX_WAITING - most))]
+    rest = ["192.0.2.1"] * (admission.MAX_WAITING - len(first))
     assert all(crowd.come(address) for address in [*first, *rest])
     assert crowd.dropped == []
     for n in range(3):
@@ -87,14 +75,14 @@ def test_the_network_with_most_makes_room(crowd: Crowd) -> None:
 
 
 def test_whoever_waits_longest_makes_room_if_all_have_the_same(crowd: Crowd) -> None:
-    for n in range(server_module.MAX_WAITING):
+    for n in range(admission.MAX_WAITING):
         assert crowd.come(f"2001:db8:0:{n:x}::1")
     assert crowd.come("192.0.2.1")
     assert crowd.dropped == ["2001:db8:0:0::1"]
 
 
 def test_clients_of_one_network_do_not_take_all_the_places(crowd: Crowd) -> None:
-    most = server_module.MAX_CLIENTS_PER_NETWORK
+    most = admission.MAX_CLIENTS_PER_NETWORK
     assert all(crowd.log_on(f"2001:db8::{n:x}") for n in range(most))
     assert not crowd.log_on("2001:db8::ffff")
     assert crowd.log_on("192.0.2.1")
@@ -103,19 +91,9 @@ def test_clients_of_one_network_do_not_take_all_the_places(crowd: Crowd) -> None
 
 
 def test_clients_in_all_are_limited(crowd: Crowd) -> None:
-    for n in range(server_module.MAX_CLIENTS):
+    for n in range(admission.MAX_CLIENTS):
         assert crowd.log_on(f"192.0.2.{n}")
     assert not crowd.log_on("198.51.100.1")
-
-
-class Busy:
-    """What a server looks at of a client with devices."""
-
-    def __init__(self, number: int, address: str, in_use: int) -> None:
-        self.number = number
-        self.network = network_of(address)
-        self.devices = self
-        self.in_use = in_use
 
 
 @pytest.mark.parametrize(
@@ -138,11 +116,8 @@ def test_devices_leave_files_for_others(
 ) -> None:
     """One address took all 1024 files with sixteen clients of 64 devices."""
     monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
-    crowd.server._sessions |= {
-        cast(ServerSession, Busy(number, "192.0.2.1", count))
-        for number, count in enumerate(in_use)
-    }
-    why = crowd.server.lacks_room(0)
+    for number, count in enumerate(in_use):
+        crowd.server._sessions.add(PlainSession(number, "192.0.2.1", in_use=count))
+    why = crowd.server._host.lacks_room(0)
     assert why.startswith(reason)
     assert bool(why) == bool(reason)
-    crowd.server._sessions.clear()

@@ -26,7 +26,7 @@ from tests.support.host_devices import Host
 from tests.support.injected import Injection
 from tests.support.lab.ramdisk import AttachedRamDisk
 from tests.support.lab.redirpeer import RamDisk
-from tests.support.whole_path import ALL, Lab, machine
+from tests.support.whole_path import ALL, Lab, machine, sessions_of
 
 MAX_WAITS = 60
 Method = Callable[..., Coroutine[Any, Any, Any]]
@@ -91,7 +91,7 @@ class WatchedGuest(LoopbackGuest):
 async def attached(lab: Lab) -> None:
     """Wait until the device is attached; every change of filters tries it again."""
     while True:
-        for session in lab.server._sessions:
+        for session in sessions_of(lab.server):
             if session.devices is not None and session.devices.attached:
                 return
         lab.server.set_filters(ALL)

@@ -17,19 +17,21 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.session import ClientSession, connect
 from rusb.errors import ConnectionLost
 from rusb.rdp import mcs, share
+from rusb.rdp.bitmaps import Picture
 from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import SecurityFlag, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
-from rusb.server import server as server_module
 from rusb.server import session
-from rusb.server.display.status import Picture, status_picture
+from rusb.server.display.pacing import MAX_PICTURES
+from rusb.server.display.status import status_picture
+from rusb.server.quotas import MAX_NETWORKS, NetworkQuotas
 from rusb.server.vbox.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
 from tests.support.memory import memory_below
 from tests.support.rdp.raw import RawClient
-from tests.support.whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, sessions_of
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ async def test_hostile_clients_hammer_and_the_others_go_on(lab: Lab) -> None:
             for _ in range(8):
                 attacks = [attack(lab.server.port, c) for c in conversations * 2]
                 await asyncio.gather(*attacks)
-            while len(lab.server._sessions) > 1:  # noqa: ASYNC110
+            while len(sessions_of(lab.server)) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         gc.collect()
         left = [o for o in gc.get_objects() if isinstance(o, session.ServerSession)]
@@ -200,7 +202,7 @@ def deaf_ears(lab: Lab, client: ClientSession) -> asyncio.Transport:
     """Let a client read nothing, and the kernels keep little for it."""
     assert client._stream is not None
     assert client._stream.transport is not None
-    streams = [client._stream, *(s.stream for s in lab.server._sessions)]
+    streams = [client._stream, *(s.stream for s in sessions_of(lab.server))]
     for one in streams:
         assert one.transport is not None
         sock = one.transport.get_extra_info("socket")
@@ -225,7 +227,7 @@ async def test_t08_a_client_that_asks_and_reads_nothing_is_dropped(
         async with connect(lab.config(), backends=[]) as deaf:
             transport = deaf_ears(lab, deaf)
             flood = said(deaf, kind, body) * 1000
-            (ours,) = (s for s in lab.server._sessions if not s.attached)
+            (ours,) = (s for s in sessions_of(lab.server) if not s.in_use)
             most = 0
             while "bytes wait to be read" not in lab.log():
                 transport.write(flood)
@@ -254,17 +256,14 @@ async def test_t08_a_client_fills_no_disk_with_what_is_logged_of_it(lab: Lab) ->
     assert lab.log().count("remote USB protocol version") <= lines + 20
 
 
-def test_lines_are_counted_for_a_bounded_number_of_networks(tmp_path: Path) -> None:
-    server = Lab(tmp_path, machine()).server
-    first = server.lines_of("first", is_logged_on=True)
-    assert all(first.take(server.log.now()) for _ in range(1000))
-    for number in range(2 * server_module.MAX_NETWORKS):  # each of them has used one
-        assert server.lines_of(f"net {number}", is_logged_on=True).take(
-            server.log.now()
-        )
-        assert server.lines_of("first", is_logged_on=True) is first
-    assert len(server._lines) <= server_module.MAX_NETWORKS
-    server.log.close()
+def test_lines_are_counted_for_a_bounded_number_of_networks() -> None:
+    lines = NetworkQuotas()
+    first = lines.of("first", 1.0, is_logged_on=True)
+    assert all(first.take(1.0) for _ in range(1000))
+    for number in range(2 * MAX_NETWORKS):  # each of them has used one
+        assert lines.of(f"net {number}", 1.0, is_logged_on=True).take(1.0)
+        assert lines.of("first", 1.0, is_logged_on=True) is first
+    assert len(lines) <= MAX_NETWORKS
 
 
 async def test_t08_pictures_of_those_who_read_nothing_take_little(lab: Lab) -> None:
@@ -280,12 +279,14 @@ async def test_t08_pictures_of_those_who_read_nothing_take_little(lab: Lab) -> N
         drawn, most = set(), 0
         for _ in range(100):
             await asyncio.sleep(0.02)
-            ours = list(lab.server._sessions)
-            drawn |= {one for one in ours if one.picture_size}
-            kept = sum(one.picture_size + one.stream.bytes_waiting for one in ours)
+            ours = sessions_of(lab.server)
+            drawn |= {one for one in ours if one.viewer.picture_size}
+            kept = sum(
+                one.viewer.picture_size + one.stream.bytes_waiting for one in ours
+            )
             most = max(most, kept)
         assert drawn
-        assert most < server_module.MAX_PICTURES + size
+        assert most < MAX_PICTURES + size
 
 
 async def test_nothing_of_a_client_waits_for_the_garbage_collector(
@@ -307,7 +308,7 @@ async def test_nothing_of_a_client_waits_for_the_garbage_collector(
                 asyncio.ensure_future(device.write(Loopback.SINK, block))
                 for _ in range(8)
             ]
-            (ours,) = lab.server._sessions
+            (ours,) = sessions_of(lab.server)
             while ours.stream.bytes_waiting < 4 << 20:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             transport = ours.stream.transport
@@ -316,7 +317,7 @@ async def test_nothing_of_a_client_waits_for_the_garbage_collector(
             ours.drop("the test wants it")
             await asyncio.gather(*writes)
             del ours, transport
-        while lab.server._sessions:  # noqa: ASYNC110
+        while sessions_of(lab.server):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         async with asyncio.timeout(10):
             while any(ref() for ref in gone):  # noqa: ASYNC110
@@ -337,13 +338,13 @@ async def test_t08_pictures_are_made_for_those_who_take_them(
         drawn.append((width, height))
         return status_picture(width, height, depth, name, devices)
 
-    monkeypatch.setattr("rusb.server.server.status_picture", count)
+    monkeypatch.setattr("rusb.server.display.status.status_picture", count)
     config = lab.config()
     config.width, config.height, config.depth = 3840, 2160, 24
     async with others_go_on(lab):
         async with connect(config, backends=[]) as greedy:
             transport = deaf_ears(lab, greedy)
-            (ours,) = (s for s in lab.server._sessions if s._rdp.width == 3840)
+            (ours,) = (s for s in sessions_of(lab.server) if s._rdp.width == 3840)
             wanted = said(greedy, DataType.SUPPRESS_OUTPUT, b"\1\0\0\0" + bytes(8))
             wanted += said(greedy, DataType.REFRESH_RECT, b"\1" + bytes(11)) * 100
             others = drawn.count((800, 600))

@@ -12,13 +12,12 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.rdp.x224 import ConnectionRequest
-from rusb.server import server as server_module
-from rusb.server import session
+from rusb.server import admission, session
 from rusb.usb.urb import UrbStatus
 from tests.support.rusbserver import RusbServer
 from tests.support.whole_path import Lab, machine
 
-HELD, MORE = server_module.MAX_WAITING_PER_NETWORK, 100
+HELD, MORE = admission.MAX_WAITING_PER_NETWORK, 100
 
 SETTINGS = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
@@ -80,7 +79,7 @@ async def test_two_hundred_are_held_and_a_hundred_more_refused(tmp_path: Path) -
     finally:
         await asyncio.to_thread(server.stop)
     assert after - before < 6144, f"{before} kB, then {after} kB"  # of 900 connections
-    assert log.count("a new one from there was closed") == server_module.MAX_COMPLAINTS
+    assert log.count("a new one from there was closed") == admission.MAX_COMPLAINTS
 
 
 @pytest.fixture
@@ -140,7 +139,7 @@ async def test_a_handshake_that_stops_keeps_nobody_in(lab: Lab) -> None:
 async def test_clients_beyond_the_limit_are_refused(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_CLIENTS", 1)
+    monkeypatch.setattr(admission, "MAX_CLIENTS", 1)
     lab.server.machine.remote_display.allow_multi_connection = True
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         await lab.guest.wait_for(1)

@@ -17,9 +17,9 @@ from rusb.client.backends.emulated import (
     describe,
 )
 from rusb.filters.model import Filter
+from rusb.server.admission import MAX_DEVICES_PER_CLIENT
 from rusb.server.guests.loopback import LoopbackDevice
 from rusb.server.reading import MAX_CONFIGURATIONS
-from rusb.server.server import MAX_DEVICES_PER_CLIENT
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptors,
@@ -440,7 +440,7 @@ async def test_configuration_0_is_selected_where_the_device_has_it(
 async def test_one_client_has_at_most_so_many_devices_in_use(
     lab: Policed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rusb.server.server.MAX_DEVICES_PER_CLIENT", 3)
+    monkeypatch.setattr("rusb.server.admission.MAX_DEVICES_PER_CLIENT", 3)
     assert MAX_DEVICES_PER_CLIENT == 64
     devices: list[EmulatedDevice] = [Loopback() for _ in range(5)]
     async with lab.client(EmulatedBackend(devices=devices)):

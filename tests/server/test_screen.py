@@ -11,7 +11,7 @@ from rusb.client.session import connect
 from rusb.rdp.bitmaps import Picture
 from rusb.rdp.share import DataType
 from rusb.server.display.status import status_picture
-from tests.support.whole_path import Lab, machine, say
+from tests.support.whole_path import Lab, machine, say, sessions_of
 
 ALLOW, SUPPRESS = b"\1\0\0\0" + bytes(8), bytes(4)
 ONE_RECTANGLE = b"\1" + bytes(11)
@@ -22,8 +22,8 @@ class Screen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drawn: list[list[str]] = []
-        monkeypatch.setattr("rusb.server.server.status_picture", self._draw)
-        monkeypatch.setattr("rusb.server.server.SCREEN_PERIOD", 0.0)
+        monkeypatch.setattr("rusb.server.display.status.status_picture", self._draw)
+        monkeypatch.setattr("rusb.server.display.pacing.SCREEN_PERIOD", 0.0)
 
     def _draw(
         self, width: int, height: int, depth: int, name: str, devices: list[str]
@@ -93,7 +93,7 @@ async def test_a_viewer_that_asks_gets_the_picture_again(
         say(viewer, DataType.REFRESH_RECT, ONE_RECTANGLE)
         await screen.settle()
         assert len(screen.drawn) == count
-        (session,) = lab.server._sessions
+        (session,) = sessions_of(lab.server)
         sent = session.stream.bytes_sent
         await screen.next(lambda: say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW))
         assert session.stream.bytes_sent > sent + 10_000

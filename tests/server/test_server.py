@@ -79,7 +79,7 @@ async def test_a_name_of_which_one_address_is_ours(
         return [entry for found in both for entry in found]
 
     known = socket.getaddrinfo
-    monkeypatch.setattr("rusb.server.server.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("rusb.server.network.socket.getaddrinfo", resolve)
     port = free_port()
     async with asyncio.timeout(20), make(tmp_path, str(port), "two.example") as server:
         assert server.port == port

@@ -10,9 +10,9 @@ import pytest
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.filters.model import Filter
 from rusb.server import remote_devices
+from rusb.server.display.viewer import FIRST_PICTURE
 from rusb.server.remote_devices import RemoteDevices
-from rusb.server.session import FIRST_PICTURE
-from tests.support.whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, sessions_of
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
 
 
 def only(lab: Lab) -> RemoteDevices:
-    (session,) = lab.server._sessions
+    (session,) = sessions_of(lab.server)
     assert session.devices is not None
     return session.devices
 
@@ -91,5 +91,5 @@ async def test_a_client_without_a_window_is_spared_the_pictures(lab: Lab) -> Non
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         await lab.guest.wait_for(1)
         await asyncio.sleep(FIRST_PICTURE + 0.1)
-        (session,) = lab.server._sessions
+        (session,) = sessions_of(lab.server)
         assert session.stream.bytes_sent < 10_000

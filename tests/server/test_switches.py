@@ -50,8 +50,8 @@ async def test_no_picture_without_a_display(
         drawn.append(name)
         return status_picture(width, height, depth, name, devices)
 
-    monkeypatch.setattr("rusb.server.server.status_picture", draw)
-    monkeypatch.setattr("rusb.server.server.SCREEN_PERIOD", 0.0)
+    monkeypatch.setattr("rusb.server.display.status.status_picture", draw)
+    monkeypatch.setattr("rusb.server.display.pacing.SCREEN_PERIOD", 0.0)
     properties = {"Client/DisableDisplay": str(int(is_disabled))}
     async with place.serve(properties=properties), place.visit() as client:
         await usb_works(place)

@@ -13,6 +13,7 @@ from rusb.rdp.share import DataType
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
+from rusb.server.session import ServerSession
 from rusb.server.vbox.settings import Machine
 
 ALL = (Filter(name="all"),)
@@ -65,3 +66,8 @@ def say(client: ClientSession, kind: DataType, body: bytes) -> None:
     client._rdp._send_data(kind, body)
     assert client._stream is not None
     client._stream.flush()
+
+
+def sessions_of(server: Server) -> list[ServerSession]:
+    """The connections of a server."""
+    return [s for s in server._sessions if isinstance(s, ServerSession)]

@@ -1,0 +1,127 @@
+"""Which connections may stay: limits, and the single-connection rule."""
+
+import resource
+from collections import Counter
+
+from .release_log import ReleaseLog
+from .sessions import Session, Sessions
+from .vbox.settings import Machine
+
+__all__ = ["Admission"]
+
+MAX_WAITING = 320
+"""Connections at once that have not logged on yet; one more, and the network that has
+most of them loses its oldest: whoever fills the places keeps nobody else out."""
+
+MAX_WAITING_PER_NETWORK = 200
+"""Those of one network; more are closed at once."""
+
+MAX_CLIENTS = 64
+"""Clients that are logged on at once."""
+
+MAX_CLIENTS_PER_NETWORK = 16
+"""Those of one network, so that one user cannot keep all others out."""
+
+MAX_DEVICES_PER_CLIENT = 64
+"""Devices of one client in use at once; the original allows 16."""
+
+MAX_DEVICES_PER_NETWORK = 128
+"""Those of all clients of one network, so that one user does not take all the files
+that may be open."""
+
+KEPT_FILES = 512
+"""Open files that are not for devices, of which each may take three: connections that
+wait, clients, listeners, logs, libraries."""
+
+MAX_COMPLAINTS = 8
+"""Lines in the log about connections that were closed at once."""
+
+STOPPED = 1
+"""Error-info code of a client that the server disconnects (vrdp-server.md 1.19)."""
+
+
+class Admission:
+    """Decides on connections, logons and devices of clients.
+
+    Args:
+        machine: its remote display says whether several clients may be connected.
+        sessions: those that there are.
+        log: the machine's.
+    """
+
+    def __init__(self, machine: Machine, sessions: Sessions, log: ReleaseLog) -> None:
+        self._machine = machine
+        self._sessions = sessions
+        self._log = log
+        self._complaints = 0
+
+    def welcome(self, session: Session) -> bool:
+        """Take a new connection, unless there are too many."""
+        waiting = [one for one in self._sessions if one.is_waiting]
+        crowds = Counter(one.network for one in waiting)
+        if crowds[session.network] >= MAX_WAITING_PER_NETWORK:
+            self._complaints += 1
+            if self._complaints <= MAX_COMPLAINTS:
+                self._log.write(
+                    f"VRDP: {crowds[session.network]} connections from"
+                    f" {session.network} wait for their logon: a new one from there"
+                    " was closed."
+                )
+            return False
+        if len(waiting) >= MAX_WAITING:
+            most = max(crowds, key=crowds.__getitem__)
+            oldest = next(one for one in waiting if one.network == most)
+            oldest.drop(
+                f"it made room for another: {len(waiting)} connections wait for their"
+                f" logon, {crowds[most]} of them from {most}"
+            )
+        self._sessions.add(session)
+        return True
+
+    def admit(self, session: Session) -> str:
+        """Say why a client that passed its logon may not stay; empty: it may.
+
+        Limits count, and the single-connection rule (vrdp-server.md 4.1).
+        """
+        problem = self._crowding(session)
+        if problem:
+            self._log.write(f"AUTH: {problem} Access denied.")
+        else:
+            self._sessions.logged_on()
+        return problem
+
+    def _crowding(self, session: Session) -> str:
+        display = self._machine.remote_display
+        others = [s for s in self._sessions if s is not session and s.is_logged_on]
+        same = sum(1 for one in others if one.network == session.network)
+        if len(others) >= MAX_CLIENTS:
+            return f"{MAX_CLIENTS} clients are connected."
+        if same >= MAX_CLIENTS_PER_NETWORK:
+            return f"{same} clients from {session.network} are connected."
+        if display.allow_multi_connection or not others:
+            return ""
+        if not display.reuse_single_connection:
+            return "Multiple connections are not enabled."
+        self._log.write(
+            "AUTH: Multiple connections are not enabled. Disconnecting the others."
+        )
+        for other in others:
+            other.disconnect(STOPPED)
+        return ""
+
+    def lacks_room(self, number: int) -> str:
+        """Say why a client can have no further device; empty: it can."""
+        counts = {session: session.in_use for session in self._sessions}
+        (asking,) = (s for s in counts if s.number == number)
+        near = sum(n for s, n in counts.items() if s.network == asking.network)
+        if counts[asking] >= MAX_DEVICES_PER_CLIENT:
+            return f"{MAX_DEVICES_PER_CLIENT} devices of the client are in use"
+        if near >= MAX_DEVICES_PER_NETWORK:
+            return f"{near} devices of clients at {asking.network} are in use"
+        most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - KEPT_FILES) // 3
+        if (total := sum(counts.values())) >= most:
+            return (
+                f"{total} devices are in use, all that the limit of open files allows;"
+                " raise it (ulimit -n, or LimitNOFILE of systemd)"
+            )
+        return ""

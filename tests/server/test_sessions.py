@@ -1,0 +1,82 @@
+"""The contract of a session: the server needs to know no more of a client."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from rusb.filters.model import Filter
+from rusb.server.guests.base import AttachedDevice
+from rusb.server.server import Server
+from tests.support.sessions import PlainSession
+from tests.support.whole_path import Lab, machine
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with asyncio.timeout(20), Lab(tmp_path, machine()).server as found:
+        yield found
+
+
+def join(server: Server, number: int) -> PlainSession:
+    """A client of another kind connects, and logs on if it may."""
+    session = PlainSession(number, f"192.0.2.{number}")
+    assert server._host.admission.welcome(session)
+    session.log_on()
+    if server._host.admission.admit(session):
+        session.disconnect(1)
+    return session
+
+
+async def test_the_single_connection_rule(server: Server) -> None:
+    first, second = join(server, 1), join(server, 2)
+    assert (first.is_logged_on, second.is_logged_on) == (True, False)
+    server.machine.remote_display.reuse_single_connection = True
+    third = join(server, 3)
+    assert (first.is_logged_on, third.is_logged_on) == (False, True)
+    assert first.told == ["disconnected: 1"]
+
+
+async def test_filters_and_size(server: Server) -> None:
+    session = join(server, 1)
+    server.set_filters([Filter("new")])
+    server.resize(640, 480)
+    assert session.told == ["other filters", "640x480"]
+
+
+async def test_a_loss_by_the_guest_is_told_until_somebody_has_the_device(
+    server: Server,
+) -> None:
+    server.machine.remote_display.allow_multi_connection = True
+    first, second, third = (join(server, number) for number in (1, 2, 3))
+    device = cast(AttachedDevice, object())
+    second.plugged.append(device)
+    server._sessions.lost_by_guest(device, "it hung")
+    assert [s.told for s in (first, second)] == [["asked: it hung"]] * 2
+    assert third.told == []
+
+
+async def test_state(server: Server) -> None:
+    server.machine.remote_display.allow_multi_connection = True
+    first, second = join(server, 1), join(server, 2)
+    state = server.state()
+    assert [client.number for client in state.clients] == [1, 2]
+    assert (state.clients_so_far, state.sent_total, state.last) == (2, 20, None)
+    assert [device.uuid for device in server.devices()] == ["u1", "u2"]
+    first.disconnect(0)
+    server._sessions.ended(first)
+    state = server.state()
+    assert [client.number for client in state.clients] == [2]
+    assert state.last is not None
+    assert state.last.ended is not None
+    assert (state.last.number, state.sent_total, state.received_total) == (1, 20, 40)
+    assert len(server._sessions) == 1
+    assert second.is_logged_on
+
+
+async def test_the_end_of_the_server(server: Server) -> None:
+    session = join(server, 1)
+    await server.aclose()
+    assert session.told == ["disconnected: 1", "ended"]
