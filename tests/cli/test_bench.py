@@ -7,22 +7,28 @@ import json
 import time
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from rusb.cli import bench, main
+from rusb.cli._bench.clock import Clock, due_time
 from rusb.cli._bench.figures import Figures, Raw, Round, Row, machine_name
 from rusb.cli._bench.history import History, as_line
+from rusb.cli._bench.measure import _Bench
 from rusb.cli._bench.plan import FLOOD, STREAM_IN, Job, Plan
-from rusb.cli._bench.processes import run_far
+from rusb.cli._bench.processes import Far, run_far
 from rusb.cli._bench.table import print_comparison, print_figures
 from rusb.cli._bench.work import control
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.errors import RusbError
+from rusb.server.guests.loopback import LoopbackGuest
 from tests.support.whole_path import Lab, machine
+
+pytestmark = pytest.mark.xdist_group("bench")  # they share a run of the command
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "speed.md"
 
@@ -184,6 +190,51 @@ def _tables(out: str) -> list[list[str]]:
     blocks = out.split("\n\n")
     found = [block.strip().splitlines()[2:] for block in blocks if "|--" in block]
     return found
+
+
+# ------------------------------------------------------------------------ method ----
+
+
+class NoFar:
+    """Stands for a process that costs nothing."""
+
+    async def usage(self) -> dict[str, float]:
+        return {"cpu": 0.0, "rss": 0.0}
+
+
+async def test_every_round_has_every_job_and_the_first_is_not_counted(
+    tmp_path: Path,
+) -> None:
+    done: list[tuple[str, int]] = []
+
+    async def work(job: Job, count: int) -> None:
+        done.append((job.name, count))
+
+    async with contextlib.AsyncExitStack() as stack:
+        run = _Bench(
+            Plan(rounds=3, transfers=80),
+            *(Figures(0.0), LoopbackGuest(), 0, tmp_path, stack),
+        )
+        jobs = [Job("control", 18), Job("interrupt", 8)]
+        found = await run._rounds(cast(Far, NoFar()), jobs, work)
+    warm_up = [("control", 10), ("interrupt", 10)]
+    assert done == [*warm_up, *[("control", 80), ("interrupt", 80)] * 3]
+    assert [len(rounds) for rounds in found.values()] == [3, 3]
+
+
+async def test_what_keeps_the_loop_busy_counts_as_lag() -> None:
+    """Reports carry the time at which they were due."""
+    clock = Clock()
+    clock.power_on()
+    before = time.monotonic()
+    clock.start(3, 0.001)
+    time.sleep(0.03)  # noqa: ASYNC251 - it is what keeps the loop busy
+    await asyncio.sleep(0.05)
+    reports = [clock.data_in(Clock.IN, 8) for _ in range(4)]
+    due = [due_time(report) for report in reports if report is not None]
+    assert len(due) == 3
+    assert due[0] - before < 0.01
+    assert [b - a for a, b in pairwise(due)] == pytest.approx([0.001, 0.001])
 
 
 # ------------------------------------------------------------------------- words ----
