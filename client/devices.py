@@ -102,6 +102,8 @@ class DeviceCatalog:
     Attributes:
         left_out: what is not offered because this machine uses it, by a key that is
             unique per plug event.
+        opened: what is in use, by id. It belongs to the catalog: a session that ends
+            takes nothing with it that it does not give back.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class DeviceCatalog:
     ) -> None:
         self.offers: dict[int, Offer] = {}
         self.left_out: dict[str, LocalDevice] = {}
+        self.opened: dict[int, OpenDevice] = {}
         self._backends = tuple(backends)
         self._filters = tuple(filters)
         self._excluded = tuple(excluded)
@@ -182,23 +185,32 @@ class DeviceCatalog:
         )
 
     def _new_id(self) -> int:
-        taken = set(self._ids.values())
+        taken = {*self._ids.values(), *self.opened}
         while True:
             self._last_id = self._last_id % MAX_ID + 1
             if self._last_id not in taken:
                 return self._last_id
 
     async def open(self, device: int) -> OpenDevice:
-        """Open an offered device.
+        """Open an offered device; one that is in use is the one that is returned.
 
         Raises:
             DeviceGone: it is not offered any more.
             BackendError: see :meth:`DeviceBackend.open`.
         """
+        if device in self.opened:
+            return self.opened[device]
         offer = self.offers.get(device)
         if offer is None:
             raise DeviceGone(f"device {device} is not there any more")
-        return await offer.backend.open(offer.device)
+        opened = self.opened[device] = await offer.backend.open(offer.device)
+        return opened
+
+    async def give_back(self, device: int) -> None:
+        """Give a device back to this machine; one that is not in use is left alone."""
+        opened = self.opened.pop(device, None)
+        if opened is not None:
+            await opened.aclose()
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call *changed* whenever :meth:`refresh` may find something new."""
@@ -216,6 +228,6 @@ class DeviceCatalog:
         return (NoPermission if is_denied else DeviceBusy)(text)
 
     async def aclose(self) -> None:
-        """Close every backend. Idempotent."""
+        """Close every backend, and with it what is in use. Idempotent."""
         for backend in self._backends:
             await backend.aclose()

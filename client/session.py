@@ -318,7 +318,6 @@ class ClientSession:
             self._catalog,
             core,
             self._link.move,
-            self._tasks,
             hold=self._hold,
             report=self._report,
             server=self.config.server,
@@ -334,6 +333,7 @@ class ClientSession:
         elif error is None and self._stream is not None:  # not our own doing
             error = self._why_ended()
         if self._link is not None:
+            # nothing is given back before this: a grace period would begin here
             self._link.close()
         if not self._over.done():
             self._over.set_result(error)

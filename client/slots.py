@@ -64,7 +64,6 @@ class DeviceSlots:
         catalog: opens devices.
         core: what the answers go to.
         move: sends what the core has to send.
-        tasks: owner of our tasks.
         hold: called with True to stop reading requests, then with False.
         report: gets a line for everything a user wants to know.
         server: its name, for messages.
@@ -75,7 +74,6 @@ class DeviceSlots:
         catalog: DeviceCatalog,
         core: wire.DeviceSide,
         move: Callable[[], None],
-        tasks: TaskSet,
         *,
         hold: Callable[[bool], None],
         report: Callable[[str], None],
@@ -84,7 +82,7 @@ class DeviceSlots:
         self._catalog = catalog
         self._core = core
         self._move = move
-        self._tasks = tasks
+        self._tasks = TaskSet()
         self._hold = hold
         self._report = report
         self._server = server
@@ -266,11 +264,10 @@ class DeviceSlots:
             log.warning("%s: %s: %s", slot.name, event, _tell(error))
 
     async def _give_back(self, slot: _Slot) -> None:
-        device = slot.device
-        if device is None:
+        if slot.device is None:
             return
         try:
-            await device.aclose()
+            await self._catalog.give_back(slot.number)
         except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
             self._report(f"{slot.name} was not given back in order: {_tell(error)}")
         else:
@@ -279,7 +276,11 @@ class DeviceSlots:
             slot.device = None
 
     async def aclose(self) -> None:
-        """Close every device and give it back. Idempotent."""
+        """The session is over: what it has in use is given back at once. Idempotent.
+
+        Whoever wants a device to outlive its session lets it stay here, open in the
+        catalog, and gives it back later.
+        """
         for slot in self._slots.values():
             if slot.is_wanted or slot.device is not None:
                 self._close(slot)

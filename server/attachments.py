@@ -20,7 +20,14 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.hiding import is_masked, is_of_device
 from rusb.usb.setup import SetupPacket
 from rusb.usb.state import DeviceState
-from rusb.usb.types import ClassCode, DescriptorType, Feature, Recipient, Request
+from rusb.usb.types import (
+    ClassCode,
+    DescriptorType,
+    Feature,
+    Recipient,
+    Request,
+    TransferType,
+)
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from .policy import Policy, Reading, View, describe_identity
@@ -43,6 +50,7 @@ _DONE = UrbResult(UrbStatus.OK)
 _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _INVALID = UrbResult(UrbStatus.INVALID)
+_FAILED = UrbResult(UrbStatus.IO_ERROR)
 
 _Request: TypeAlias = Callable[[int], None]
 
@@ -259,6 +267,33 @@ class Attachment:
         except GuestError:
             return False
         return (view.mask, view.descriptors) == (self.view.mask, self.descriptors)
+
+    def rebind(self, wire_id: int, core: DeviceCalls, move: Callable[[], None]) -> None:
+        """Reach the same device another way, as when its client has come back.
+
+        It is opened there, and gets the configuration and the settings that the guest
+        chose. Reads of interrupt endpoints are asked for again. All else that is open
+        completes with IO_ERROR: nobody knows whether the device has done it, so only
+        the guest's driver may repeat it. The core before completes nothing any more.
+        """
+        self.wire_id, self._core, self._move = wire_id, core, move
+        opened, self._open, self._bytes = self._open, {}, 0
+        core.open_device(wire_id)
+        configuration = self._state.configuration
+        if configuration is not None:
+            core.set_configuration(wire_id, configuration.value)
+            for interface, alternate in self._state.alternates.items():
+                core.claim_interface(wire_id, interface)
+                if alternate:
+                    core.set_interface(wire_id, interface, alternate)
+        for complete, urb in opened.values():
+            if urb.type is TransferType.INTERRUPT and urb.is_in:
+                self._start(urb, complete)
+            else:
+                complete(_FAILED)
+        move()
+        if self._is_pressed:
+            self._press()
 
     def close(self) -> None:
         """Give the device back; open URBs complete. Idempotent."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from rusb.aio.tasks import TaskSet
 from rusb.client.devices import DeviceCatalog
 from rusb.client.slots import MAX_REQUESTS_WAITING, OPENINGS_AT_ONCE, DeviceSlots
 from rusb.errors import DeviceBusy, DeviceGone
@@ -109,11 +108,12 @@ class Backend(DeviceBackend):
 class Bench:
     """A core and slots as a session has them; what the server gets, by handle."""
 
-    def __init__(self) -> None:
-        self.backend = Backend()
-        self.catalog = DeviceCatalog([self.backend])
+    def __init__(self, before: "Bench | None" = None) -> None:
+        self.backend: Backend = before.backend if before else Backend()
+        self.catalog: DeviceCatalog = (
+            before.catalog if before else DeviceCatalog([self.backend])
+        )
         self.core = VrdpUsbDeviceSide()
-        self.tasks = TaskSet()
         self.reports: list[str] = []
         self.holds: list[bool] = []
         self.errors: list[tuple[int, int]] = []  # handle, error
@@ -123,7 +123,6 @@ class Bench:
             self.catalog,
             self.core,
             self.move,
-            self.tasks,
             hold=self.holds.append,
             report=self.reports.append,
             server="host",
@@ -218,6 +217,24 @@ async def test_whatever_a_backend_raises_each_urb_has_one_answer(
     said = "\n".join(bench.reports) + caplog.text
     cause = {"OSError": "No space left", "RuntimeError": "a bug"}
     assert cause.get(type(error).__name__, "pulled out") in said or where == "submit"
+
+
+async def test_a_device_outlives_what_used_it_until_it_is_given_back(
+    bench: Bench,
+) -> None:
+    bench.ask(OPEN)
+    await bench.settle()
+    (opened,) = bench.catalog.opened.values()
+    later = await Bench(bench).start()  # the session before was lost
+    later.ask(OPEN)
+    handle = later.read()
+    await later.settle()
+    assert (later.errors, bench.backend.calls.count("open")) == ([(handle, 0)], 1)
+    assert list(bench.catalog.opened.values()) == [opened]
+    await later.slots.aclose()
+    assert (bench.catalog.opened, bench.backend.users) == ({}, 0)
+    await bench.slots.aclose()
+    assert bench.backend.calls.count("aclose") == 1
 
 
 async def test_a_refused_opening_names_its_cause(bench: Bench) -> None:

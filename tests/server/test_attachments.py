@@ -292,3 +292,44 @@ async def test_an_attach_that_is_given_up_leaves_nothing_in_flight() -> None:
             await made.attachment.open(BY_HAND)
     made.attachment.close()
     assert made.codes() == [0, 7, 10, 1]
+
+
+async def test_a_device_is_reached_another_way_when_its_client_has_come_back(
+    wire: Wire,
+) -> None:
+    wire.control(SetupPacket.set_configuration(1))
+    wire.control(SetupPacket.set_interface(0, 1))
+    wire.answer = lambda urb: None
+    pressed: list[bool] = []
+    done: dict[int, UrbResult] = {}
+    attachment = wire.attachment
+    attachment.watch_pressure(pressed.append)
+
+    def submit(urb: Urb) -> None:
+        attachment.submit(urb, lambda result: done.update({urb.id: result}))
+
+    submit(Urb(1, TransferType.INTERRUPT, 0x83, 8))
+    for number in range(100, 100 + MAX_URBS_IN_FLIGHT):
+        submit(Urb(number, TransferType.BULK, 0x81, 8))
+    submit(Urb(3, TransferType.BULK, 0x02, 2, b"hi"))
+    submit(Urb.control(4, SetupPacket(0xC0, 1, 0, 0, 8)))
+    submit(Urb(5, TransferType.INTERRUPT, 0x04, 2, b"hi"))
+    assert (pressed, done) == ([True], {})
+
+    other = Wire()
+    other.attachment = attachment
+    asked: list[Urb] = []
+    other.answer = asked.append
+    attachment.rebind(7, other.guest, other.move)
+    assert {r.status for r in done.values()} == {UrbStatus.IO_ERROR}
+    assert len(done) == MAX_URBS_IN_FLIGHT + 3
+    assert [(u.type, u.endpoint, u.length) for u in asked] == [
+        (TransferType.INTERRUPT, 0x83, 8)
+    ]
+    # OPEN, SET_CONFIGURATION, two CLAIM_INTERFACE and SET_INTERFACE; SUBMIT_URB
+    assert other.codes() == [0, 3, 4, 6, 4, 7]
+    assert pressed == [True, False]
+
+    other.device.complete_urb(7, asked[0].id, UrbResult(UrbStatus.OK, b"key", 3))
+    other.move()
+    assert bytes(done[1].data) == b"key"
