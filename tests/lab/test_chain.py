@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab.fatimage import fat_image
-from tests.support.lab.usblab import Client, Guest, LabError
+from tests.support.lab.usblab import BOOT_TIMEOUT, Client, Guest, LabError
 from tests.support.rusbserver import CHECKOUT, RusbServer
 
 pytestmark = [
@@ -42,6 +42,25 @@ MACHINE = """<?xml version="1.0"?>
 """
 
 
+WARM = """
+import importlib, os, sys
+from rusb.cli import main
+
+for name in ("cli.connect", "client.backends.libusb", "wire.vrdpusb"):
+    importlib.import_module(f"rusb.{name}")
+while True:
+    with open("/run/warm") as lines:
+        sys.argv = lines.readline().split()
+    if os.fork() == 0:
+        log = os.open("/run/rusb.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        with open("/run/rusb.pid", "w") as file:
+            file.write(str(os.getpid()))
+        sys.exit(main())
+"""
+"""Starts a command with everything imported: emulated, Python alone takes seconds."""
+
 RUNS = "grep -q 'State:.[RSD]' /proc/$(cat /run/rusb.pid)/status"
 """The client runs; nobody reaps it in its machine, so a zombie does not count."""
 
@@ -54,9 +73,9 @@ class Chain:
 
     def connect(self, options: str = "-v") -> None:
         """Start ``rusb connect`` in the client VM and wait until it is logged on."""
-        rusb = f"{sys.executable} -m rusb connect 10.0.2.2:{self.server.port} {options}"
-        start = f"{rusb} >/run/rusb.log 2>&1 & echo $! >/run/rusb.pid"
-        self.client.sh(f"cd {CHECKOUT} && {{ {start}; }}")
+        rusb = f"rusb connect 10.0.2.2:{self.server.port} {options}"
+        # takes as long as the imports, the first time
+        self.client.sh(f"rm -f /run/rusb.log; echo {rusb} >/run/warm", BOOT_TIMEOUT)
         self.wait_client("grep -q '^connected to' /run/rusb.log")
 
     def wait_client(self, command: str) -> None:
@@ -64,7 +83,7 @@ class Chain:
         try:
             self.client.wait(command)
         except LabError as error:
-            said = self.client.sh("cat /run/rusb.log")
+            said = self.client.sh("cat /run/warm.log /run/rusb.log || true")
             raise LabError(f"{error}\n{said}\n{self.server.log()}") from error
 
     def end_client(self, signal: str) -> None:
@@ -77,7 +96,7 @@ class Chain:
         try:
             self.guest.wait(command)
         except LabError as error:
-            said = self.client.sh("cat /run/rusb.log")
+            said = self.client.sh("cat /run/warm.log /run/rusb.log || true")
             raise LabError(f"{error}\n{said}\n{self.server.log()}") from error
 
     def driver_of(self, product: str) -> str:
@@ -91,6 +110,11 @@ class Chain:
 def chain(
     client_vm: Client, guest_state: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Chain]:
+    client_vm.put("/run/warm.py", WARM.encode())
+    client_vm.sh(
+        f"mkfifo /run/warm; cd {CHECKOUT};"
+        f" PYTHONPATH=. {sys.executable} /run/warm.py >/run/warm.log 2>&1 &"
+    )
     with Guest(incoming=f"exec:cat {guest_state}") as guest:
         folder = tmp_path_factory.mktemp("chain")
         server = RusbServer(folder, MACHINE, "--guest", f"qemu:{guest.monitor}")
