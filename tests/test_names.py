@@ -1,6 +1,9 @@
 """What people and their tools see of the packages."""
 
+import importlib
+import pkgutil
 import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 import rusb
 import rusb.client
+import rusb.errors
 import rusb.filters
 import rusb.server
 
@@ -23,6 +27,47 @@ def test_help_and_completion_show_the_public_names(package: ModuleType) -> None:
     for name in set(package.__all__) - {"__version__"}:
         assert getattr(package, name) is not None
         assert name in text.partition("NAME")[2], name
+
+
+MODULES = [
+    module.name
+    for package in PACKAGES
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_module_says_it_exports_is_there(name: str) -> None:
+    module = importlib.import_module(name)
+    exported = getattr(module, "__all__", [])
+    assert len(exported) == len(set(exported))
+    assert [n for n in exported if not hasattr(module, n)] == []
+
+
+def test_rusb_has_every_error() -> None:
+    errors = {
+        name
+        for name, value in vars(rusb.errors).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    assert errors == set(rusb.errors.__all__)
+    assert errors <= set(rusb.__all__)
+
+
+def test_the_public_surface_is_as_the_architecture_page_says() -> None:
+    """Section 8: ``module`` gives ``name``, ``name``; …"""
+    page = Path(__file__).parents[1] / "docs" / "architecture.md"
+    section = page.read_text("utf-8").partition("## 8. ")[2].partition("## 9. ")[0]
+    module, found = rusb, 0
+    for word in re.findall(r"`([\w. ]+)`", section):
+        if word.split()[-1].startswith("rusb"):
+            module = importlib.import_module(word.split()[-1])
+            continue
+        assert word in module.__all__, f"{module.__name__} has no {word}"
+        assert hasattr(module, word)
+        found += 1
+    assert found >= 7
 
 
 PROGRAM = """

@@ -28,7 +28,6 @@ __all__ = [
     "InterfaceAssociation",
     "InterfaceDescriptor",
     "SsCompanion",
-    "split",
 ]
 
 MAX_CONFIGURATION_SIZE = 8184

@@ -17,7 +17,7 @@ from rusb.server.guests import _qmp, qemu
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
 from rusb.usb.types import Speed
-from tests.support.fake_qemu import DONE, FakeQemu, Refused
+from tests.support.fake_qemu import DONE, FakeQemu, Redirected, Refused
 from tests.support.lab.ramdisk import AttachedRamDisk
 from tests.support.lab.redirpeer import RamDisk
 
@@ -320,6 +320,7 @@ async def test_detach_leaves_nothing_in_qemu(
     await guest.start()
     assert await guest.attach(device) == "port 1 on xhci.0"
     (end,) = fake.ends.values()
+    assert isinstance(end, Redirected)
     assert end.is_attached
     await guest.detach(device)
     assert fake.devices == {}
@@ -441,6 +442,7 @@ async def test_a_device_del_that_is_never_acknowledged_is_bounded(  # T43
     await guest.start()
     await guest.attach(device)
     (end,) = fake.ends.values()
+    assert isinstance(end, Redirected)
     fake.answers["device_del"] = lambda arguments: DONE
     with caplog.at_level(logging.WARNING):
         await guest.detach(device)

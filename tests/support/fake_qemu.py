@@ -11,9 +11,9 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-__all__ = ["DONE", "FakeQemu", "Refused"]
+__all__ = ["DONE", "FakeQemu", "GuestEnd", "Redirected", "Refused"]
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": []}}
 DONE: dict[str, object] = {}
@@ -27,7 +27,16 @@ class Refused(Exception):
     """Raised by an answer: QEMU refuses with this text."""
 
 
-class _Redirected(threading.Thread):
+class GuestEnd(Protocol):
+    """QEMU's end of one usbredir connection, in a thread of its own."""
+
+    is_attached: bool
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+
+
+class Redirected(threading.Thread):
     """QEMU's end of one usbredir connection: attaches what is announced."""
 
     def __init__(self, sock: socket.socket, *, rejects: bool) -> None:
@@ -89,6 +98,8 @@ class FakeQemu:
             returns None is never sent.
         commands: names and arguments of what was executed.
         chardevs, devices: what exists now.
+        ends: QEMU's end of the usbredir connection of each device.
+        plug: makes one of a connected socket.
         rejects: refuse devices on the usbredir connection.
     """
 
@@ -98,7 +109,8 @@ class FakeQemu:
         self.commands: list[tuple[str, dict[str, Any]]] = []
         self.chardevs: dict[str, socket.socket | None] = {}
         self.devices: dict[str, str] = {}
-        self.ends: dict[str, _Redirected] = {}
+        self.ends: dict[str, GuestEnd] = {}
+        self.plug: Callable[[socket.socket], GuestEnd] = self._redirect
         self.rejects = False
         self.tree: dict[str, list[dict[str, str]]] = {
             "/machine/peripheral": [{"name": "xhci", "type": "child<qemu-xhci>"}],
@@ -264,8 +276,11 @@ class FakeQemu:
         sock = self.chardevs[chardev]
         assert sock is not None
         self.devices[id] = chardev
-        self.ends[id] = _Redirected(sock, rejects=self.rejects)
+        self.ends[id] = self.plug(sock)
         return DONE
+
+    def _redirect(self, sock: socket.socket) -> GuestEnd:
+        return Redirected(sock, rejects=self.rejects)
 
     def _do_device_del(self, arguments: dict[str, Any]) -> object:
         if arguments["id"] not in self.devices:

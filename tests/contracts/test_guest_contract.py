@@ -1,0 +1,509 @@
+"""The contract of server/guests/base.py, kept by every guest backend.
+
+A guest is whatever runs programs that use devices: here programs of the test's own,
+in place of QEMU's USB controller, of a pyusb program, or in this process.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+import rusb.server.guests
+from rusb import plugins
+from rusb.errors import GuestError
+from rusb.server.guests.base import AttachedDevice, GuestBackend
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.usb.descriptors import (
+    ConfigurationDescriptor,
+    DeviceDescriptor,
+    DeviceDescriptors,
+    EndpointDescriptor,
+    InterfaceDescriptor,
+)
+from rusb.usb.device import DeviceInfo
+from rusb.usb.types import Speed, TransferType
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+from rusb.wire.base import DevicesListed, Send, UrbCompleted
+from rusb.wire.usbredir import UsbredirGuestSide
+from tests.support.fake_qemu import FakeQemu, GuestEnd
+
+GUESTS = [p.name for p in plugins.find(rusb.server.guests) if p.package == "rusb"]
+
+IN, OTHER_IN, OUT = 0x81, 0x83, 0x02
+ENDPOINTS = tuple(EndpointDescriptor(a, 2, 512, 0) for a in (IN, OTHER_IN, OUT))
+DESCRIPTORS = DeviceDescriptors(
+    DeviceDescriptor(0x0200, 0xFF, 0, 0, 64, 0x1209, 1, 0x0100),
+    (
+        ConfigurationDescriptor(
+            1, 0x80, 50, (InterfaceDescriptor(0, 0, 0xFF, 0, 0, 0, ENDPOINTS),)
+        ),
+    ),
+)
+
+
+# ------------------------------------------------------- what is attached ----
+
+
+class Device(AttachedDevice):
+    """A device that answers control requests and keeps what else it is asked."""
+
+    def __init__(self, number: int = 1) -> None:
+        self.info = DeviceInfo(number, 0x1209, number, speed=Speed.HIGH)
+        self.descriptors = DESCRIPTORS
+        self.name = f"usb-{number}"
+        self.resets = 0
+        self.open: dict[int, tuple[Urb, Completion]] = {}
+        self.seen: list[Urb] = []
+        self.cancelled: list[int] = []
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        if urb.setup is not None:
+            assert not urb.is_in, "a request that was not expected"
+            complete(UrbResult(UrbStatus.OK))
+            return
+        assert urb.id not in self.open, "two URBs in flight have the same id"
+        self.seen.append(urb)
+        self.open[urb.id] = urb, complete
+
+    def cancel(self, urb_id: int) -> None:
+        if urb_id in self.open:
+            self.cancelled.append(urb_id)
+
+    def reset(self) -> None:
+        self.resets += 1
+        self.complete_all(UrbStatus.CANCELLED)
+
+    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
+        pass
+
+    def complete(self, urb: Urb, status: UrbStatus = UrbStatus.OK) -> None:
+        """Answer with as many bytes as were wanted, or with a failure."""
+        _, complete = self.open.pop(urb.id)
+        length = urb.length if status is UrbStatus.OK else 0
+        complete(UrbResult(status, bytes(length) if urb.is_in else b"", length))
+
+    def complete_all(self, status: UrbStatus) -> None:
+        for urb, _ in list(self.open.values()):
+            self.complete(urb, status)
+
+
+# ------------------------------------------------------ programs in guests ----
+
+
+class Program(ABC):
+    """Uses one device in the guest.
+
+    Attributes:
+        results: of each transfer, by a number of the program's own.
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[int, list[UrbResult]] = {}
+        self._numbers = itertools.count(1)
+
+    def start(self, endpoint: int, length: int) -> int:
+        """Start a bulk transfer and return its number."""
+        number = next(self._numbers)
+        self.results[number] = []
+        data = b"" if endpoint & 0x80 else bytes(length)
+        self._submit(Urb(number, TransferType.BULK, endpoint, length, data))
+        return number
+
+    @abstractmethod
+    def _submit(self, urb: Urb) -> None: ...
+
+    @abstractmethod
+    def cancel(self, number: int) -> None:
+        """Abort a transfer."""
+
+    @property
+    def statuses(self) -> list[UrbStatus]:
+        """Of what has ended, by number; nothing ends twice."""
+        assert all(len(found) <= 1 for found in self.results.values())
+        return [found[0].status for found in self.results.values() if found]
+
+
+class Local(Program):
+    """In this process, as those of the loopback guest."""
+
+    def __init__(self, guest: LoopbackGuest, device: Device) -> None:
+        super().__init__()
+        self._device = guest.devices[device.name]
+        self._ids: dict[int, int] = {}
+
+    def _submit(self, urb: Urb) -> None:
+        self._ids[urb.id] = self._device.submit(
+            *(urb.type, urb.endpoint, urb.length, bytes(urb.data)),
+            self.results[urb.id].append,
+        )
+
+    def cancel(self, number: int) -> None:
+        self._device.attached.cancel(self._ids[number])
+
+
+class Redirected(Program):
+    """At the other end of a socket that speaks usbredir, as QEMU and pyusb are."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self.is_attached = False
+        self._socket = sock
+        self._core = UsbredirGuestSide()
+        self._lock = threading.Lock()
+        with self._lock:
+            self._core.channel_opened(0, "", now=0)
+            self._move()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Is the device there, and have its endpoints been described?"""
+        return self.is_attached and bool(self._core.types)
+
+    def _run(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                data = self._socket.recv(1 << 16)
+                if data:
+                    with self._lock:
+                        self._core.receive_data(0, data, now=0)
+                        self._move()
+                    continue
+            break
+        with self._lock:
+            self._core.channel_closed(0)
+            self._move()
+        self.is_attached = False
+
+    def _move(self) -> None:
+        for event in self._core.events():
+            if isinstance(event, UrbCompleted):
+                self.results[event.urb_id].append(event.result)
+            elif isinstance(event, DevicesListed):
+                self.is_attached = bool(event.devices)
+                if event.devices:
+                    self._core.reset_device(1)
+                    self._core.set_configuration(1, 1)
+        data = b"".join(o.data for o in self._core.outputs() if isinstance(o, Send))
+        with contextlib.suppress(OSError):
+            self._socket.sendall(data)
+
+    def _submit(self, urb: Urb) -> None:
+        with self._lock:
+            self._core.submit_urb(1, urb, now=0)
+            self._move()
+
+    def cancel(self, number: int) -> None:
+        with self._lock:
+            self._core.cancel_urb(1, number)
+            self._move()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self._socket.close()
+
+
+# ------------------------------------------------------------------ rigs ----
+
+
+class Rig(ABC):
+    """A guest backend, and the guest that it puts devices into."""
+
+    backend: GuestBackend
+    is_losing = False  # does this guest ever drop a device by itself?
+
+    @abstractmethod
+    async def open(self, device: Device) -> Program:
+        """Run a program that uses an attached device; it is ready for transfers."""
+
+    @abstractmethod
+    def left(self) -> list[str]:
+        """What there is of devices in the guest."""
+
+    def lose(self) -> None:
+        """The guest drops its device."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the guest."""
+
+
+class LoopbackRig(Rig):
+    def __init__(self, folder: Path) -> None:
+        self.backend = self.guest = LoopbackGuest()
+
+    async def open(self, device: Device) -> Program:
+        return Local(self.guest, device)
+
+    def left(self) -> list[str]:
+        return list(self.guest.devices)
+
+    def close(self) -> None:
+        assert self.left() == []
+
+
+class PyusbRig(Rig):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "bus"
+        self.backend = load("pyusb")(str(self.folder))
+        self._programs: list[Redirected] = []
+
+    async def open(self, device: Device) -> Program:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.folder / f"{device.name}.usb"))
+        self._programs.append(program := Redirected(sock))
+        await until(lambda: program.is_ready)
+        return program
+
+    def left(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir()]
+
+    def close(self) -> None:
+        for program in self._programs:
+            program.close()
+
+
+class QemuRig(Rig):
+    is_losing = True
+
+    def __init__(self, folder: Path) -> None:
+        self.fake = FakeQemu(folder / "qmp")
+        self.fake.plug = self._plug
+        self.backend = load("qemu")(str(folder / "qmp"))
+        self._programs: list[Redirected] = []
+
+    def _plug(self, sock: socket.socket) -> GuestEnd:
+        self._programs.append(Redirected(sock))
+        return self._programs[-1]
+
+    async def open(self, device: Device) -> Program:
+        program = self._programs[-1]
+        await until(lambda: program.is_ready)
+        return program
+
+    def left(self) -> list[str]:
+        return [*self.fake.devices, *self.fake.chardevs]
+
+    def lose(self) -> None:
+        self.fake.remove_device(*self.fake.devices)
+
+    def close(self) -> None:
+        self.fake.close()
+
+
+RIGS: dict[str, Callable[[Path], Rig]] = {
+    "loopback": LoopbackRig,
+    "pyusb": PyusbRig,
+    "qemu": QemuRig,
+}
+
+
+def load(name: str) -> type[GuestBackend]:
+    plugin = plugins.load(rusb.server.guests, name)
+    assert isinstance(plugin, type)
+    assert issubclass(plugin, GuestBackend)
+    return plugin
+
+
+@pytest.fixture(params=GUESTS)
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    made = RIGS[request.param](tmp_path)
+    try:
+        await made.backend.start()
+        yield made
+        await made.backend.aclose()
+    finally:
+        made.close()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - programs run in threads
+            await asyncio.sleep(0.002)
+
+
+# ----------------------------------------------------------------- tests ----
+
+
+def test_every_guest_of_ours_has_a_rig() -> None:
+    assert set(GUESTS) == set(RIGS), "describe the new guest in RIGS"
+
+
+@pytest.mark.parametrize("name", GUESTS)
+async def test_a_guest_that_was_never_started_can_be_closed(
+    name: str, tmp_path: Path
+) -> None:
+    try:
+        backend = load(name)(str(tmp_path / "guest"))
+    except GuestError as error:
+        pytest.fail(f"a plausible address is refused: {error}")
+    await backend.detach(Device())
+    await backend.aclose()
+    await backend.aclose()
+
+
+async def test_a_program_in_the_guest_uses_the_device(rig: Rig) -> None:
+    device = Device()
+    where = await rig.backend.attach(device)
+    assert where
+    assert rig.left()
+    program = await rig.open(device)
+    read, write = program.start(IN, 512), program.start(OUT, 31)
+    await until(lambda: len(device.seen) == 2)
+    assert [(u.endpoint, u.length, len(u.data)) for u in device.seen] == [
+        *((IN, 512, 0), (OUT, 31, 31)),
+    ]
+    for urb in list(device.seen):
+        device.complete(urb)
+    await until(lambda: len(program.statuses) == 2)
+    (result,), (written,) = program.results[read], program.results[write]
+    assert (bytes(result.data), written.length) == (bytes(512), 31)
+
+
+async def test_every_transfer_ends_once_with_what_the_device_said(rig: Rig) -> None:
+    device = Device()
+    await rig.backend.attach(device)
+    program = await rig.open(device)
+    wanted = [UrbStatus.OK, UrbStatus.STALL] * 20
+    for _ in wanted:
+        program.start(IN, 64)
+    await until(lambda: len(device.seen) == len(wanted))
+    for urb, status in zip(list(device.seen), wanted, strict=True):
+        device.complete(urb, status)
+    await until(lambda: len(program.statuses) == len(wanted))
+    await asyncio.sleep(0.02)
+    assert program.statuses == wanted
+
+
+async def test_endpoints_do_not_wait_for_each_other(rig: Rig) -> None:
+    """Invariant 2."""
+    device = Device()
+    await rig.backend.attach(device)
+    program = await rig.open(device)
+    slow, fast = program.start(IN, 8), program.start(OTHER_IN, 8)
+    await until(lambda: len(device.seen) == 2)
+    (urb,) = [u for u in device.seen if u.endpoint == OTHER_IN]
+    device.complete(urb)
+    await until(lambda: program.results[fast])
+    assert program.results[slow] == []
+
+
+async def test_a_transfer_that_a_program_aborts_is_cancelled(rig: Rig) -> None:
+    device = Device()
+    await rig.backend.attach(device)
+    program = await rig.open(device)
+    program.start(IN, 8)
+    program.start(OTHER_IN, 8)
+    await until(lambda: len(device.seen) == 2)
+    program.cancel(1)
+    await until(lambda: device.cancelled)
+    (urb,) = [u for u in device.seen if u.endpoint == IN]
+    assert device.cancelled == [urb.id]
+    device.complete(urb, UrbStatus.CANCELLED)
+    await until(lambda: program.results[1])
+    assert program.statuses == [UrbStatus.CANCELLED]
+
+
+async def test_detaching_ends_open_transfers_and_leaves_nothing(rig: Rig) -> None:
+    device = Device()
+    await rig.backend.attach(device)
+    program = await rig.open(device)
+    for endpoint in (IN, IN, OTHER_IN, OUT):
+        program.start(endpoint, 64)
+    await until(lambda: len(device.seen) == 4)
+    detaching = asyncio.create_task(rig.backend.detach(device))
+    await asyncio.sleep(0)
+    device.complete_all(UrbStatus.NO_DEVICE)  # around the call, as its owner does
+    await detaching
+    await until(lambda: len(program.statuses) == 4)
+    assert UrbStatus.OK not in program.statuses
+    assert rig.left() == []
+    await rig.backend.detach(device)
+    await rig.backend.detach(Device(2))  # it was never there
+    assert len(program.statuses) == 4
+
+
+async def test_a_completion_that_comes_after_the_detach_harms_nobody(rig: Rig) -> None:
+    device, other = Device(), Device(2)
+    await rig.backend.attach(device)
+    program = await rig.open(device)
+    program.start(IN, 64)
+    await until(lambda: device.seen)
+    await rig.backend.detach(device)
+    await rig.backend.attach(other)
+    device.complete_all(UrbStatus.NO_DEVICE)
+    await until(lambda: len(program.statuses) == 1)
+    again = await rig.open(other)
+    again.start(IN, 8)
+    await until(lambda: other.seen)
+    other.complete(other.seen[0])
+    await until(lambda: again.statuses == [UrbStatus.OK])
+
+
+async def test_a_device_can_come_back(rig: Rig) -> None:
+    device = Device()
+    programs = []
+    for count in range(1, 4):
+        await rig.backend.attach(device)
+        programs.append(await rig.open(device))
+        programs[-1].start(OUT, 8)
+        await until(lambda: device.open)
+        device.complete_all(UrbStatus.OK)
+        await until(lambda: programs[-1].statuses == [UrbStatus.OK])
+        await rig.backend.detach(device)
+        assert (len(device.seen), rig.left()) == (count, [])
+
+
+async def test_closing_unplugs_everything_and_leaves_no_task(rig: Rig) -> None:
+    """Invariant 6."""
+    before = asyncio.all_tasks()
+    devices = [Device(n) for n in (1, 2, 3)]
+    for device in devices:
+        await rig.backend.attach(device)
+    program = await rig.open(devices[-1])
+    program.start(IN, 64)
+    await until(lambda: devices[-1].seen)
+    for _ in range(2):
+        await rig.backend.aclose()
+    for device in devices:
+        device.complete_all(UrbStatus.NO_DEVICE)
+    await until(lambda: len(program.statuses) == 1)
+    assert rig.left() == []
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before
+
+
+async def test_a_device_that_the_guest_drops_is_lost_once(rig: Rig) -> None:
+    lost: list[tuple[AttachedDevice, str]] = []
+    rig.backend.watch_lost(lambda device, why: lost.append((device, why)))
+    device = Device()
+    await rig.backend.attach(device)
+    if not rig.is_losing:
+        await rig.backend.detach(device)
+        assert lost == []  # it knows of no other end
+        return
+    program = await rig.open(device)
+    program.start(IN, 64)
+    await until(lambda: device.seen)
+    rig.lose()
+    await until(lambda: lost)
+    device.complete_all(UrbStatus.NO_DEVICE)
+    ((found, why),) = lost
+    assert found is device
+    assert why
+    await rig.backend.detach(device)  # it counts as detached
+    await until(lambda: len(program.statuses) == 1)
+    assert rig.left() == []
+    await rig.backend.attach(device)
+    assert len(lost) == 1
