@@ -49,6 +49,7 @@ def qemu_command(
     monitors: Sequence[Path],
     *,
     accelerator: str = "tcg",
+    incoming: str = "",
 ) -> list[str]:
     """Return the command that runs a machine without a window.
 
@@ -57,6 +58,7 @@ def qemu_command(
         hardware: what it has.
         monitors: UNIX sockets where QEMU is to listen for QMP.
         accelerator: ``kvm`` or ``tcg``; KVM does not work wherever it is there.
+        incoming: where its state comes from; empty: it boots.
 
     Raises:
         SettingsError: QEMU or the firmware is not installed, an image is missing, or
@@ -88,6 +90,8 @@ def qemu_command(
         command += ["-device", f"{USB_CONTROLLERS[kind]},id=usb{number}"]
     command += _storage(hardware.disks)
     command += _network(hardware.adapters)
+    if incoming:
+        command += ["-incoming", incoming]
     return command
 
 

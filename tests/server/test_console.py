@@ -11,7 +11,7 @@ import pytest
 from rusb.errors import ControlError, GuestError
 from rusb.server.machine.console import Console
 from rusb.server.machine.control import call, control_path
-from rusb.server.machine.running import Headless
+from rusb.server.machine.running import RunningMachine
 from rusb.server.vbox.forwards import Forward
 from rusb.server.vbox.model import Adapter, Disk, Hardware
 from rusb.server.vbox.serialport import SerialPort
@@ -31,7 +31,9 @@ def free_port() -> int:
     return port
 
 
-def machine(folder: Path, *rules: str, serial: SerialPort | None = None) -> Headless:
+def machine(
+    folder: Path, *rules: str, serial: SerialPort | None = None
+) -> RunningMachine:
     """A machine whose guest types what it reads, with two network adapters."""
     (folder / "floppy.img").write_bytes(ECHO.ljust(1440 << 10, b"\0"))
     hardware = Hardware(
@@ -47,7 +49,7 @@ def machine(folder: Path, *rules: str, serial: SerialPort | None = None) -> Head
 
 
 @pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Headless]:
+async def running(tmp_path: Path) -> AsyncIterator[RunningMachine]:
     async with asyncio.timeout(60), machine(tmp_path) as headless:
         yield headless
 
@@ -63,7 +65,7 @@ def is_open(port: int) -> bool:
 
 
 async def test_ports_are_forwarded_while_it_runs(
-    running: Headless, tmp_path: Path
+    running: RunningMachine, tmp_path: Path
 ) -> None:
     port = free_port()
     rule = f"ssh,tcp,127.0.0.1,{port},,22"
@@ -136,7 +138,7 @@ async def test_the_rules_of_the_settings_are_in_force_and_cables_out(
 
 
 async def test_the_guest_reads_what_is_typed_and_its_screen_is_seen(
-    running: Headless, tmp_path: Path
+    running: RunningMachine, tmp_path: Path
 ) -> None:
     picture = tmp_path / "screen.ppm"
     serial = tmp_path / "com1.log"

@@ -15,14 +15,16 @@ from rusb.client.session import connect
 from rusb.errors import ControlError, GuestError
 from rusb.server.machine.command_line import qemu_command
 from rusb.server.machine.control import call, control_path
-from rusb.server.machine.running import Headless, _accelerators, _kvm_problem
+from rusb.server.machine.process import QemuProcess, _accelerators, _kvm_problem
+from rusb.server.machine.running import RunningMachine
 from rusb.server.state import MachineState
+from rusb.server.vbox.model import Hardware
 from rusb.usb.types import Speed
 from tests.support.running import UUID, make, wait_log
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
-RUNNING = "rusb.server.machine.running"
+PROCESS = "rusb.server.machine.process"
 
 
 @pytest.fixture
@@ -31,9 +33,20 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-async def running(tmp_path: Path, said: list[str]) -> AsyncIterator[Headless]:
+async def running(tmp_path: Path, said: list[str]) -> AsyncIterator[RunningMachine]:
     async with asyncio.timeout(60), make(tmp_path, said) as headless:
         yield headless
+
+
+def qemu_of(running: RunningMachine) -> QemuProcess:
+    assert isinstance(running._hypervisor, QemuProcess)
+    return running._hypervisor
+
+
+def process_of(running: RunningMachine) -> asyncio.subprocess.Process:
+    process = qemu_of(running)._process
+    assert process is not None
+    return process
 
 
 async def info() -> MachineState:
@@ -41,7 +54,7 @@ async def info() -> MachineState:
 
 
 async def test_devices_reach_the_controllers_of_their_speeds(
-    running: Headless, tmp_path: Path, said: list[str]
+    running: RunningMachine, tmp_path: Path, said: list[str]
 ) -> None:
     found = await info()
     assert found.state == "running"
@@ -62,7 +75,7 @@ async def test_devices_reach_the_controllers_of_their_speeds(
 
 
 async def test_power_off_by_command_and_by_itself(
-    running: Headless, runtime: Path
+    running: RunningMachine, runtime: Path
 ) -> None:
     path = control_path(UUID)
     await call(path, "pause")
@@ -80,7 +93,7 @@ async def test_power_off_by_command_and_by_itself(
 
 
 async def test_the_remote_display_is_switched_while_it_runs(
-    running: Headless, said: list[str]
+    running: RunningMachine, said: list[str]
 ) -> None:
     path = control_path(UUID)
     before = (await info()).display.port
@@ -95,7 +108,7 @@ async def test_the_remote_display_is_switched_while_it_runs(
 
 
 async def test_ports_that_are_busy_leave_the_server_as_it_was(
-    running: Headless, tmp_path: Path, said: list[str]
+    running: RunningMachine, tmp_path: Path, said: list[str]
 ) -> None:
     path = control_path(UUID)
     before = (await info()).display.port
@@ -132,45 +145,41 @@ async def test_a_machine_runs_even_without_a_free_port(
 
 
 async def test_a_qemu_that_dies_is_told_from_one_that_is_off(
-    running: Headless, tmp_path: Path
+    running: RunningMachine, tmp_path: Path
 ) -> None:
-    assert running._process is not None
-    running._process.kill()
+    process_of(running).kill()
     await running.wait_ended()
     assert running.failure == "QEMU ended by itself, killed by signal 9"
     assert running.failure in (tmp_path / "VBox.log").read_text()
 
 
 async def test_a_qemu_that_ends_in_order_is_no_failure(
-    running: Headless, tmp_path: Path
+    running: RunningMachine, tmp_path: Path
 ) -> None:
-    assert running._process is not None
-    running._process.terminate()
+    process_of(running).terminate()
     await running.wait_ended()
     assert running.failure == ""
     assert "QEMU: the machine is off." in (tmp_path / "VBox.log").read_text()
 
 
 async def test_a_qemu_that_does_not_answer_is_stuck(
-    running: Headless, monkeypatch: pytest.MonkeyPatch
+    running: RunningMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rusb.server.machine.running.STATUS_TIMEOUT", 0.2)
-    assert running._process is not None
-    running._process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(f"{PROCESS}.STATUS_TIMEOUT", 0.2)
+    process_of(running).send_signal(signal.SIGSTOP)
     assert (await info()).state == "stuck"
-    running._process.send_signal(signal.SIGCONT)
+    process_of(running).send_signal(signal.SIGCONT)
     while (await info()).state != "running":  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
-async def test_a_machine_runs_once(running: Headless, tmp_path: Path) -> None:
+async def test_a_machine_runs_once(running: RunningMachine, tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="already running"):
         make(tmp_path, [])
 
 
 async def test_what_qemu_says_at_its_end_is_told(tmp_path: Path) -> None:
-    headless = make(tmp_path, [])
-    headless._hardware.memory = 1 << 40
+    headless = make(tmp_path, [], Hardware(memory=1 << 40))
     with pytest.raises(GuestError, match="QEMU ended with status 1: .*memory"):
         async with asyncio.timeout(60), headless:
             pass
@@ -212,7 +221,7 @@ async def test_a_line_of_qemu_without_an_end_keeps_nobody(tmp_path: Path) -> Non
         *(sys.executable, "-c", shout), stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(10):
-        await headless._read_words(process)
+        await qemu_of(headless)._read_words(process)
         assert await process.wait() == 0
     await headless.aclose()
     log = (tmp_path / "VBox.log").read_text()
@@ -223,7 +232,7 @@ async def test_a_line_of_qemu_without_an_end_keeps_nobody(tmp_path: Path) -> Non
 async def test_a_broken_kvm_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"{RUNNING}._accelerators", lambda: ["hvf", "tcg"])
+    monkeypatch.setattr(f"{PROCESS}._accelerators", lambda: ["hvf", "tcg"])
     async with asyncio.timeout(60), make(tmp_path, []):
         assert (await info()).state == "running"
     assert (
@@ -248,12 +257,12 @@ async def test_a_machine_without_kvm_says_why_it_is_slow(
 ) -> None:
     if accelerators == ["kvm"]:  # it is not there everywhere; the machine is the same
         monkeypatch.setattr(
-            "rusb.server.machine.running.qemu_command",
-            lambda *a, accelerator: qemu_command(*a, accelerator="tcg"),
+            f"{PROCESS}.qemu_command",
+            lambda *a, accelerator, **o: qemu_command(*a, accelerator="tcg", **o),
         )
     monkeypatch.delenv("RUSB_ACCEL")
-    monkeypatch.setattr(f"{RUNNING}.KVM", "/nowhere/kvm")
-    monkeypatch.setattr(f"{RUNNING}._accelerators", lambda: accelerators)
+    monkeypatch.setattr(f"{PROCESS}.KVM", "/nowhere/kvm")
+    monkeypatch.setattr(f"{PROCESS}._accelerators", lambda: accelerators)
     async with asyncio.timeout(60), make(tmp_path, said, enabled=False):
         notes = (await info()).notes
     if not why:
@@ -271,7 +280,7 @@ def test_kvm_without_permission_says_what_to_do(
         raise PermissionError(13, "no")
 
     monkeypatch.delenv("RUSB_ACCEL")
-    monkeypatch.setattr("rusb.server.machine.running.os.open", refuse)
+    monkeypatch.setattr(f"{PROCESS}.os.open", refuse)
     problem, found = _kvm_problem(), _accelerators()
     monkeypatch.undo()
     assert problem.startswith(
@@ -288,7 +297,7 @@ from tests.support.running import make
 async def main():
     headless = make(Path(sys.argv[1]), [], enabled=False)
     async with headless:
-        print(headless._process.pid, flush=True)
+        print(headless._hypervisor._process.pid, flush=True)
         await headless.wait_ended()
 
 asyncio.run(main())

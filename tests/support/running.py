@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from rusb.filters.model import Filter
-from rusb.server.machine.running import Headless
+from rusb.server.machine.running import RunningMachine
 from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 
@@ -16,7 +16,7 @@ def make(
     said: list[str],
     hardware: Hardware | None = None,
     **display: object,
-) -> Headless:
+) -> RunningMachine:
     settings: dict[str, object] = {"enabled": True, "properties": {"TCP/Ports": "0"}}
     machine = Machine(
         name="Small",
@@ -27,7 +27,7 @@ def make(
     )
     machine.remote_display.properties["TCP/Ports"] = "42000-42999"
     machine.remote_display.properties["TCP/Address"] = "127.0.0.1"
-    return Headless(
+    return RunningMachine(
         machine,
         hardware or Hardware(memory=64, usb=machine.usb_controllers),
         log=str(folder / "VBox.log"),

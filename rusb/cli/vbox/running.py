@@ -126,12 +126,14 @@ def headless(words: Sequence[str]) -> int:
 async def _run(
     machine: Machine, hardware: Hardware, log: Path, notes: Sequence[str]
 ) -> int:
-    from rusb.server.machine.running import Headless  # no other command needs so much
+    from rusb.server.machine.running import (
+        RunningMachine,  # no other command needs so much
+    )
 
     def report(text: str) -> None:
         print(text, flush=True)
 
-    async with Headless(
+    async with RunningMachine(
         machine,
         hardware,
         log=str(log),

@@ -1,0 +1,329 @@
+"""What runs a machine: the contract of a hypervisor, and QEMU as a process of ours."""
+
+import abc
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from rusb.errors import ControlError, GuestError
+from rusb.oserrors import reason
+from rusb.usb.device import clean_text
+
+from ..guests._qmp import Monitor
+from ..guests.base import GuestBackend
+from ..guests.qemu import QemuGuest
+from ..vbox.model import Hardware
+from ..vbox.settings import Machine
+from .command_line import qemu_command
+from .control import control_path
+
+__all__ = ["Hypervisor", "MakeHypervisor", "QemuProcess"]
+
+START_TIMEOUT = 30.0
+"""Seconds until QEMU must answer; it takes a quarter."""
+
+START_POLL = 0.05
+
+KVM = "/dev/kvm"
+
+STOP_TIMEOUT = 10.0
+"""Seconds that QEMU gets to write its disks' last data when it is told to quit."""
+
+STATUS_TIMEOUT = 3.0
+"""Seconds until a QEMU that does not say how it is counts as stuck."""
+
+MAX_WORDS = 20
+"""Lines of QEMU's that are kept for a message about its end."""
+
+
+_SERIAL_ADVICE = (
+    " (the first serial port: start the program that it connects to, free the port that"
+    " it listens on, or take it away: modifyvm VM --uartmode1 disconnected)"
+)
+
+
+class Hypervisor(abc.ABC):
+    """Runs one machine.
+
+    Attributes:
+        notes: what its user is to know, once it has started.
+        failure: why the machine ended, unless guest or user switched it off.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.failure = ""
+
+    @abc.abstractmethod
+    async def start(self, *, incoming: str = "") -> None:
+        """Switch the machine on.
+
+        Args:
+            incoming: where the state of its memory and devices comes from, as QEMU
+                spells it (``tcp:HOST:PORT``, ``unix:PATH``); empty: it boots.
+
+        Raises:
+            SettingsError: it cannot be what the settings say.
+            GuestError: it ended, or does not answer.
+        """
+
+    @abc.abstractmethod
+    async def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None
+    ) -> object:
+        """Run a command of the monitor (QMP) and return its value.
+
+        Raises:
+            ControlError: the machine is going off.
+            GuestError: it refused, or does not answer.
+        """
+
+    async def status(self) -> str:
+        """How the machine is: QEMU's word, or ``stuck`` if it does not answer.
+
+        Raises:
+            ControlError: the machine is going off.
+        """
+        with contextlib.suppress(GuestError, TimeoutError):
+            async with asyncio.timeout(STATUS_TIMEOUT):
+                found = await self.execute("query-status")
+            status = found.get("status") if isinstance(found, dict) else None
+            return str(status or "unknown")
+        return "stuck"
+
+    @abc.abstractmethod
+    def guest(self, use: str) -> GuestBackend:
+        """Return a place for devices; it is started and closed by the caller.
+
+        Args:
+            use: ``usb`` for those of clients, ``host`` for those of this machine.
+        """
+
+    @abc.abstractmethod
+    def expect_end(self) -> None:
+        """That the machine ends from now on is no failure."""
+
+    @abc.abstractmethod
+    async def stop(self) -> None:
+        """Switch the machine off, let go of everything. Idempotent."""
+
+
+MakeHypervisor: TypeAlias = Callable[
+    [Machine, Hardware, Callable[[str], None], Callable[[], None]], Hypervisor
+]
+"""Takes settings, hardware, what writes a line of the log, and what to call when the
+machine has ended."""
+
+
+class QemuProcess(Hypervisor):
+    """QEMU, which ends with us.
+
+    Args:
+        machine: its name and UUID count.
+        hardware: what it is made of.
+        log: writes a line.
+        ended: called when it has ended, however it did.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        hardware: Hardware,
+        log: Callable[[str], None],
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._machine = machine
+        self._hardware = hardware
+        self._log = log
+        self._tell_ended = ended
+        path = control_path(machine.uuid)
+        # QEMU serves one client per monitor: ourselves, the server, host devices
+        self._sockets = [path.with_suffix(f".qmp{n}") for n in ("", "-usb", "-host")]
+        self._process: asyncio.subprocess.Process | None = None
+        self._words: deque[str] = deque(maxlen=MAX_WORDS)
+        self._reading: asyncio.Task[None] | None = None
+        self._monitor: Monitor | None = None
+        self._is_shut_down = False  # the guest, or we, switched it off
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self, *, incoming: str = "") -> None:
+        """Start QEMU: with KVM, or, if it does not start so, without."""
+        accelerators = _accelerators()
+        problem = _kvm_problem()
+        for accelerator in accelerators:
+            try:
+                await self._start(accelerator, incoming)
+                break
+            except GuestError as error:
+                await self.stop()
+                if accelerator == accelerators[-1]:
+                    raise
+                self._log(f"QEMU: without {accelerator}, because: {error}")
+                problem = f"it does not start: {error}"
+        if accelerator == "tcg" and "RUSB_ACCEL" not in os.environ:
+            self.notes.append(f"no KVM, so the guest is many times slower: {problem}")
+
+    async def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None
+    ) -> object:
+        """Run a command of QEMU's monitor."""
+        if self._monitor is None:
+            raise ControlError("the machine is going off")
+        return await self._monitor.execute(command, arguments)
+
+    def guest(self, use: str) -> GuestBackend:
+        """Return QEMU's USB, on a monitor of its own."""
+        (socket,) = (s for s in self._sockets if s.suffix == f".qmp-{use}")
+        return QemuGuest(str(socket), machine=self._machine.name)
+
+    def expect_end(self) -> None:
+        """QEMU is about to be told to quit."""
+        self._is_shut_down = True
+
+    async def stop(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        process, self._process = self._process, None
+        if monitor is not None:
+            with contextlib.suppress(GuestError):
+                await monitor.execute("quit")
+            await monitor.aclose()
+        if process is None:
+            return
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT if monitor is not None else 0):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if self._reading is not None:
+            await self._reading
+        if self._watching is not None:
+            await self._watching
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------- our own ----
+
+    async def _start(self, accelerator: str, incoming: str) -> None:
+        """Start QEMU and connect to its monitor.
+
+        Raises:
+            SettingsError: it cannot be what the settings say.
+            GuestError: it ended, or does not answer.
+        """
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+        machine = self._machine
+        command = qemu_command(
+            machine.name,
+            machine.uuid,
+            self._hardware,
+            self._sockets,
+            accelerator=accelerator,
+            incoming=incoming,
+        )
+        if shutil.which("setpriv"):  # QEMU does not outlive us, even if we are killed
+            command = ["setpriv", "--pdeathsig", "TERM", *command]
+        self._log(f"QEMU: {' '.join(command)}")
+        self._words.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._reading = asyncio.ensure_future(self._read_words(self._process))
+        self._monitor = await self._connect(self._process)
+
+    async def _connect(self, process: asyncio.subprocess.Process) -> Monitor:
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            monitor = Monitor(str(self._sockets[0]), self._noted, self._ended)
+            try:
+                await monitor.open()
+                return monitor
+            except GuestError:
+                await monitor.aclose()
+                await asyncio.sleep(START_POLL)
+                if process.returncode is not None:
+                    assert self._reading is not None
+                    await self._reading
+                    words = " ".join(self._words) or "it did not say why"
+                    if "id=com1" in words:
+                        words += _SERIAL_ADVICE
+                    raise GuestError(
+                        f"QEMU ended with status {process.returncode}: {words}"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise GuestError(
+                        f"QEMU did not answer within {START_TIMEOUT:g} s"
+                    ) from None
+
+    async def _read_words(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # longer than the reader takes; QEMU must not wait
+                line = b"(a line that is too long)\n"
+            if not line:
+                break
+            text = clean_text(line.decode(errors="replace").strip())
+            self._words.append(text)
+            self._log(f"QEMU: {text}")
+
+    def _noted(self, name: str, data: Mapping[str, object]) -> None:
+        """QEMU told of an event."""
+        if name == "SHUTDOWN":
+            self._is_shut_down = True
+
+    def _ended(self) -> None:
+        """QEMU's monitor is gone, so is QEMU; see how it ended."""
+        if self._process is not None:
+            self._watching = asyncio.ensure_future(self._note_end(self._process))
+
+    async def _note_end(self, process: asyncio.subprocess.Process) -> None:
+        status: int | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT):
+                status = await process.wait()
+        if status == 0 and self._is_shut_down:
+            self._log("QEMU: the machine is off.")
+        else:
+            how = "hung up and did not end" if status is None else f"status {status}"
+            if status is not None and status < 0:
+                how = f"killed by signal {-status}"
+            words = f": {' '.join(self._words)}" if self._words else ""
+            self.failure = f"QEMU ended by itself, {how}{words}"
+            self._log(self.failure)
+        self._tell_ended()
+
+
+def _accelerators() -> list[str]:
+    """What to try, in this order; ``RUSB_ACCEL`` names one."""
+    if named := os.environ.get("RUSB_ACCEL"):
+        return [named]
+    return ["tcg"] if _kvm_problem() else ["kvm", "tcg"]
+
+
+def _kvm_problem() -> str:
+    """Why there is no KVM, and what to do about it; empty: it is there."""
+    try:
+        os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        return (
+            f"no permission for {KVM}: add the user to the group kvm and log in again"
+        )
+    except OSError as error:
+        return (
+            f"{KVM}: {reason(error)}: switch virtualization on in the host's firmware,"
+            " or nested virtualization where the host is a virtual machine"
+        )
+    return ""
