@@ -10,6 +10,7 @@ from .events import EventLog
 from .guests.base import GuestBackend
 from .quotas import LineQuota, NetworkQuotas, Terminal
 from .release_log import ReleaseLog
+from .remote_devices import RemoteDevices
 from .sessions import Sessions
 from .vbox.settings import Machine
 
@@ -50,6 +51,34 @@ class SessionHost:
         self._display = StatusDisplay(machine.name, self._plugged)
         self.pacer = Pacer(self._display)
         self._numbers = itertools.count(1)
+        self._devices: dict[int, RemoteDevices] = {}
+
+    def devices_of(self, client: int) -> RemoteDevices:
+        """Return the devices of a client, which belong to the server.
+
+        Args:
+            client: its key. Each connection is a client of its own so far, and its
+                number is the key.
+        """
+        found = self._devices.get(client)
+        if found is None:
+            found = self._devices[client] = RemoteDevices(self, client)
+        return found
+
+    def client_left(self, client: int) -> None:
+        """The connection that lent its link is over: the devices leave the guest.
+
+        It is the one place that says so, and now; a client that may come back is kept
+        waiting for here.
+        """
+        if client in self._devices:
+            self._devices[client].close()
+
+    async def wait_detached(self, client: int) -> None:
+        """Wait until the devices of a client that left have left the guest, too."""
+        if client in self._devices:
+            await self._devices[client].wait_detached()
+            del self._devices[client]
 
     def next_number(self) -> int:
         """Return a number for a device, never used before."""

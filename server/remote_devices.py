@@ -100,23 +100,35 @@ def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
 class RemoteDevices:
     """What one client has plugged in, from the first list to the last detach.
 
+    It belongs to the server; a connection lends it a link.
+
     Args:
         host: the server.
         number: of the client.
-        tell: gets what happens.
-        core: the wire towards the client.
-        types: of the transfers that it carries.
-        send, flush: see :class:`~rusb.aio.link.WireLink`.
-        fail: ends the connection.
 
     Attributes:
-        link: takes what the channel brings.
+        link: takes what the channel brings, once it is lent.
     """
 
-    def __init__(
+    link: WireLink
+    _tell: Callable[[events.Event], None]
+    _core: wire.GuestSide
+    _types: Collection[TransferType]
+    _fail: Callable[[RusbError], None]
+
+    def __init__(self, host: DeviceHost, number: int) -> None:
+        self._host = host
+        self._number = number
+        self._tasks = TaskSet()
+        self._listed: dict[int, _Device] = {}
+        self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
+        self._attached: dict[int, Attachment] = {}
+        self._is_held = False
+        self._loop = asyncio.get_running_loop()
+        self._plugs, self._plugs_since = 0, self._loop.time()
+
+    def lend(
         self,
-        host: DeviceHost,
-        number: int,
         *,
         tell: Callable[[events.Event], None],
         core: wire.GuestSide,
@@ -125,20 +137,17 @@ class RemoteDevices:
         flush: Callable[[], None],
         fail: Callable[[RusbError], None],
     ) -> None:
-        self._host = host
-        self._tell = tell
-        self._number = number
-        self._core = core
-        self._types = types
-        self._fail = fail
+        """Reach the client over a connection, until :meth:`close`.
+
+        Args:
+            tell: gets what happens.
+            core: the wire towards the client.
+            types: of the transfers that it carries.
+            send, flush: see :class:`~rusb.aio.link.WireLink`.
+            fail: ends the connection.
+        """
+        self._tell, self._core, self._types, self._fail = tell, core, types, fail
         self.link = WireLink(core, send=send, flush=flush, on_event=self._dispatch)
-        self._tasks = TaskSet()
-        self._listed: dict[int, _Device] = {}
-        self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
-        self._attached: dict[int, Attachment] = {}
-        self._is_held = False
-        self._loop = asyncio.get_running_loop()
-        self._plugs, self._plugs_since = 0, self._loop.time()
 
     @property
     def attached(self) -> list[Attachment]:
@@ -187,7 +196,7 @@ class RemoteDevices:
         return False
 
     def close(self) -> None:
-        """The connection is over: everything begins to be detached."""
+        """The client has left: everything begins to be detached."""
         self.link.close()
         self._fail = lambda error: None  # the connection is not to live as long as this
         self._update((), "the client's connection ended")

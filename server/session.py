@@ -222,8 +222,7 @@ class ServerSession(Session):
         self._idle_timer.cancel()
         self.viewer.close()
         why = self._explain(error)
-        if self.devices is not None:
-            self.devices.close()
+        self._host.client_left(self.number)
         if self.phase is not Phase.UNKNOWN:
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
@@ -238,8 +237,7 @@ class ServerSession(Session):
         return "; ".join(filter(None, [str(error or ""), help_]))
 
     async def _finish(self) -> None:
-        if self.devices is not None:
-            await self.devices.wait_detached()
+        await self._host.wait_detached(self.number)
         await self._tasks.drain(LOGON_TIMEOUT)
         self._ended.set()
         self._host.sessions.ended(self)
@@ -450,9 +448,8 @@ class ServerSession(Session):
     def _open_channel(self, event: rdp.ChannelOpened) -> None:
         if self.devices is None and "USB" not in self._disabled:
             protocol = load_protocol(CHANNEL)
-            self.devices = RemoteDevices(
-                self._host,
-                self.number,
+            self.devices = self._host.devices_of(self.number)
+            self.devices.lend(
                 # not self._tell, which would keep this session after its end
                 tell=partial(
                     report,

@@ -28,6 +28,18 @@ def only(lab: Lab) -> RemoteDevices:
     return session.devices
 
 
+async def test_devices_belong_to_the_server_until_they_are_detached(lab: Lab) -> None:
+    host = lab.server._host
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        (session,) = sessions_of(lab.server)
+        devices = host.devices_of(session.number)
+        assert devices is only(lab)
+    await lab.guest.wait_for(0)
+    await session.wait_ended()
+    assert host.devices_of(session.number) is not devices
+
+
 async def test_another_device_with_the_same_id_is_a_swap(lab: Lab) -> None:
     """S7: the one is unplugged, the other plugged in."""
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
