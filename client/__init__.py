@@ -6,8 +6,9 @@ if TYPE_CHECKING:
     from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 
     from .config import ClientConfig
-    from .devices import load_backend
-    from .session import ClientSession, connect
+    from .devices import Standing, load_backend
+    from .events import SessionEvent
+    from .session import ClientSession, SessionDevice, connect
 
 __all__ = [
     "ClientConfig",
@@ -15,6 +16,9 @@ __all__ = [
     "DeviceBackend",
     "LocalDevice",
     "OpenDevice",
+    "SessionDevice",
+    "SessionEvent",
+    "Standing",
     "connect",
     "load_backend",
 ]
@@ -25,6 +29,9 @@ _HOMES = {
     "DeviceBackend": "rusb.usb.backend",
     "LocalDevice": "rusb.usb.backend",
     "OpenDevice": "rusb.usb.backend",
+    "SessionDevice": ".session",
+    "SessionEvent": ".events",
+    "Standing": ".devices",
     "connect": ".session",
     "load_backend": ".devices",
 }

@@ -1,5 +1,6 @@
 """What may be offered: the backends' devices, filters, ids, plugging."""
 
+import enum
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from rusb.filters.model import Filter
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
 
-__all__ = ["DeviceCatalog", "Offer", "load_backend"]
+__all__ = ["DeviceCatalog", "KnownDevice", "Standing", "load_backend"]
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +67,23 @@ def _load_file(path: Path, rest: str) -> DeviceBackend:
     return EmulatedBackend(devices=[device])
 
 
+class Standing(enum.Enum):
+    """Is a device offered, and if not, why not?"""
+
+    OFFERED = "offered"
+    EXCLUDED = "excluded"  # by the filters
+    LEFT_OUT = "left out"  # this machine uses it itself
+    WITHDRAWN = "withdrawn"  # by the program
+
+
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A device that is offered: under which id, where it comes from."""
+class KnownDevice:
+    """A device that is plugged in: under which id, where it comes from."""
 
     info: DeviceInfo
     device: LocalDevice
     backend: DeviceBackend
+    standing: Standing
 
 
 def _names_one(rule: Filter) -> bool:
@@ -100,8 +111,8 @@ class DeviceCatalog:
         wants_all: offer also what this machine itself uses, unless it is excluded.
 
     Attributes:
-        left_out: what is not offered because this machine uses it, by a key that is
-            unique per plug event.
+        known: every device that is plugged in, by id.
+        offers: those that are offered.
         opened: what is in use, by id. It belongs to the catalog: a session that ends
             takes nothing with it that it does not give back.
     """
@@ -114,14 +125,15 @@ class DeviceCatalog:
         excluded: Sequence[Filter] = (),
         wants_all: bool = False,
     ) -> None:
-        self.offers: dict[int, Offer] = {}
-        self.left_out: dict[str, LocalDevice] = {}
+        self.known: dict[int, KnownDevice] = {}
+        self.offers: dict[int, KnownDevice] = {}
         self.opened: dict[int, OpenDevice] = {}
         self._backends = tuple(backends)
         self._filters = tuple(filters)
         self._excluded = tuple(excluded)
         self._wants_all = wants_all
         self._ids: dict[tuple[int, str], int] = {}
+        self._choices: dict[int, bool] = {}  # what the program wants offered, or not
         self._last_id = 0
         self._complaints: dict[int, str] = {}  # of each backend, what was said last
 
@@ -131,29 +143,45 @@ class DeviceCatalog:
         A backend that fails keeps what it offered before (vrdpusb.md C24).
         """
         ids: dict[tuple[int, str], int] = {}
-        offers: dict[int, Offer] = {}
-        left_out: dict[str, LocalDevice] = {}
+        known: dict[int, KnownDevice] = {}
         for number, backend in enumerate(self._backends):
             try:
                 devices = await backend.list_devices()
             except Exception as error:  # noqa: BLE001 - hot-plug outlives any fault
                 self._complain(number, error)
-                kept = [o.device for o in self.offers.values() if o.backend is backend]
-                devices = kept
+                devices = [
+                    k.device for k in self.known.values() if k.backend is backend
+                ]
             else:
                 self._complaints.pop(number, None)
             for device in devices:
-                if not self._is_admitted(device):
-                    continue
-                if self._is_kept(device):
-                    left_out[f"{number} {device.key}"] = device
-                    continue
                 key = number, device.key
                 ids[key] = self._ids.get(key) or self._new_id()
                 info = replace(device.info, id=ids[key])
-                offers[info.id] = Offer(info, device, backend)
-        self._ids, self.offers, self.left_out = ids, offers, left_out
-        return [offer.info for offer in offers.values()]
+                standing = self._standing(info.id, device)
+                known[info.id] = KnownDevice(info, device, backend, standing)
+        self._ids, self.known = ids, known
+        self._choices = {i: c for i, c in self._choices.items() if i in known}
+        self.offers = {i: k for i, k in known.items() if k.standing is Standing.OFFERED}
+        return [offer.info for offer in self.offers.values()]
+
+    def choose(self, device: int, *, is_offered: bool) -> None:
+        """Offer a device, or not, whatever filters say; the next refresh does so.
+
+        Raises:
+            DeviceGone: it is not plugged in any more.
+        """
+        if device not in self.known:
+            raise DeviceGone(f"device {device} is not there any more")
+        self._choices[device] = is_offered
+
+    def _standing(self, number: int, device: LocalDevice) -> Standing:
+        if number in self._choices:
+            chosen = self._choices[number]
+            return Standing.OFFERED if chosen else Standing.WITHDRAWN
+        if not self._is_admitted(device):
+            return Standing.EXCLUDED
+        return Standing.LEFT_OUT if self._is_kept(device) else Standing.OFFERED
 
     def _is_admitted(self, device: LocalDevice) -> bool:
         if decide(self._excluded, device.info).matched:

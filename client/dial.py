@@ -13,6 +13,7 @@ from rusb.rdp.client import ClientConnection, ClientSettings
 from rusb.rdp.events import Event
 
 from .config import ClientConfig
+from .events import CertificateTrusted
 
 __all__ = ["dial", "rdp_settings"]
 
@@ -49,7 +50,7 @@ async def dial(
     on_event: Callable[[Event], None],
     on_lost: Callable[[RusbError | None], None],
     on_pressure: Callable[[bool], None],
-    report: Callable[[str], None],
+    on_trust: Callable[[CertificateTrusted], None],
 ) -> RdpStream:
     """Connect and start the handshake; the stream goes on by itself.
 
@@ -61,11 +62,8 @@ async def dial(
 
     def check(certificate: bytes) -> None:
         if config.ca is None and known.check(config.server, certificate):
-            report(
-                f"{config.server} is new here; its certificate"
-                f" {fingerprint(certificate)} is trusted from now on"
-                f" (kept in {known.path})"
-            )
+            found = fingerprint(certificate)
+            on_trust(CertificateTrusted(config.server, found, known.path))
 
     tls = TlsUpgrade(
         client_context(config.ca, legacy=config.legacy_tls), config.host, check

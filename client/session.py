@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeGuard
 
 from rusb.aio.link import WireLink
 from rusb.aio.protocols import load_protocol
@@ -14,6 +15,7 @@ from rusb.aio.tasks import TaskSet
 from rusb.aio.tls import KnownServers
 from rusb.errors import (
     AuthenticationError,
+    BackendError,
     CertificateError,
     ConnectionLost,
     NegotiationError,
@@ -29,11 +31,20 @@ from rusb.usb.types import TransferType
 from rusb.wire import base as wire
 
 from .config import ClientConfig
-from .devices import DeviceCatalog, Offer, load_backend
+from .devices import DeviceCatalog, KnownDevice, Standing, load_backend
 from .dial import dial, rdp_settings
+from .events import (
+    DeviceLeftOut,
+    DeviceLost,
+    DeviceNotOpened,
+    DeviceOffered,
+    DeviceWithdrawn,
+    SecurityLowered,
+    SessionEvent,
+)
 from .slots import DeviceSlots
 
-__all__ = ["ClientSession", "connect"]
+__all__ = ["ClientSession", "SessionDevice", "connect"]
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +53,13 @@ CHANNEL = "vrdpusb"
 OPEN_SECONDS = 15.0
 """After it was offered, a device that the server has not opened is named."""
 
-_WEAKER = {
-    "rdp": "standard RDP security, which is weak",
-    "none": "without any encryption: password and data travel in clear",
-}
-
 
 @contextlib.asynccontextmanager
 async def connect(
     config: ClientConfig,
     *,
     backends: Sequence[DeviceBackend] | None = None,
-    report: Callable[[str], None] = log.info,
+    on_event: Callable[[SessionEvent], None] = log.info,
 ) -> AsyncIterator["ClientSession"]:
     """Offer devices to a server while the ``async with`` block runs.
 
@@ -61,7 +67,7 @@ async def connect(
         config: whom to call, and which devices to offer.
         backends: where devices come from, closed at the end; None: those that
             ``config.backends`` names.
-        report: gets a line for everything a user wants to know.
+        on_event: gets what a user wants to know; ``str()`` of it is a line.
 
     Raises:
         NoPermission, DeviceBusy: none of the devices can be used, and why.
@@ -80,7 +86,7 @@ async def connect(
         await catalog.refresh()
         if (problem := catalog.why_nothing()) is not None:
             raise problem
-        session = await _start(config, catalog, report)
+        session = await _start(config, catalog, on_event)
         try:
             yield session
         finally:
@@ -90,12 +96,14 @@ async def connect(
 
 
 async def _start(
-    config: ClientConfig, catalog: DeviceCatalog, report: Callable[[str], None]
+    config: ClientConfig,
+    catalog: DeviceCatalog,
+    on_event: Callable[[SessionEvent], None],
 ) -> "ClientSession":
     """Start a session with the first kind of security that the server takes."""
     _refuse_less(config)
     while True:
-        session = ClientSession(config, catalog, report=report)
+        session = ClientSession(config, catalog, on_event=on_event)
         try:
             await session.start()
             return session
@@ -105,7 +113,7 @@ async def _start(
                 raise
             config = dataclasses.replace(config, security=config.security[1:])
             _refuse_less(config)
-            report(f"{error}; trying {_WEAKER[config.security[0]]}")
+            on_event(SecurityLowered(error, config.security[0]))
 
 
 def _refuse_less(config: ClientConfig) -> None:
@@ -127,7 +135,9 @@ def _refuse_less(config: ClientConfig) -> None:
         )
 
 
-def _may_do_with_less(error: BaseException, config: ClientConfig) -> bool:
+def _may_do_with_less(
+    error: BaseException, config: ClientConfig
+) -> TypeGuard[NegotiationError]:
     """Is it TLS that failed, other than by a wrong certificate?"""
     return (
         isinstance(error, NegotiationError)
@@ -137,13 +147,32 @@ def _may_do_with_less(error: BaseException, config: ClientConfig) -> bool:
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionDevice:
+    """A device that is plugged in here, as a session has it.
+
+    Attributes:
+        info: its identity; ``id`` is what :meth:`ClientSession.offer` takes.
+        standing: is it offered, and if not, why not.
+        is_open: the server has it in use.
+        problem: why it cannot be used as things stand; None if it can.
+        kept: what this machine itself uses it for; None if it does not.
+    """
+
+    info: DeviceInfo
+    standing: Standing
+    is_open: bool
+    problem: BackendError | None
+    kept: str | None
+
+
 class ClientSession:
     """Offers the devices of a catalog to one server until the connection ends.
 
     Args:
         config: whom to call.
         catalog: the devices; it is watched, and not closed.
-        report: gets a line for everything a user wants to know.
+        on_event: gets what a user wants to know; ``str()`` of it is a line.
     """
 
     def __init__(
@@ -151,16 +180,15 @@ class ClientSession:
         config: ClientConfig,
         catalog: DeviceCatalog,
         *,
-        report: Callable[[str], None] = log.info,
+        on_event: Callable[[SessionEvent], None] = log.info,
     ) -> None:
         self.config = config
         self.reason: int | None = None
         self._catalog = catalog
-        self._report = report
+        self._on_event = on_event
         self._tasks = TaskSet()
         self._slots: DeviceSlots | None = None
-        self._listed: dict[int, Offer] = {}
-        self._told: set[str] = set()  # keys of devices that were left out
+        self._known: dict[int, KnownDevice] = {}  # as the server knows of them
         self._reminders: set[asyncio.TimerHandle] = set()
         self._is_paused = False
         self._is_pressed = False  # the server reads too slowly
@@ -203,7 +231,7 @@ class ClientSession:
                     on_event=self._handle,
                     on_lost=self._lost,
                     on_pressure=self._pressed,
-                    report=self._report,
+                    on_trust=self._on_event,
                 )
                 await self._active
         except TimeoutError:
@@ -226,6 +254,48 @@ class ClientSession:
             return self._rdp.encryption
         name: str = found.version().replace("TLSv", "TLS ")
         return name if "." in name else f"{name}.0"
+
+    @property
+    def devices(self) -> list[SessionDevice]:
+        """What is plugged in here, offered or not, as of the latest list."""
+        slots = self._slots
+        return [
+            SessionDevice(
+                known.info,
+                known.standing,
+                slots is not None and slots.is_open(known.info.id),
+                known.device.problem,
+                known.device.kept,
+            )
+            for known in self._catalog.known.values()
+        ]
+
+    def offer(self, device: int) -> None:
+        """Offer a device, whatever the filters say; a :class:`DeviceOffered` follows.
+
+        Args:
+            device: its ``info.id`` in :attr:`devices`.
+
+        Raises:
+            DeviceGone: it is not plugged in any more.
+        """
+        self._catalog.choose(device, is_offered=True)
+        self._refresh_due.set()
+
+    def withdraw(self, device: int) -> None:
+        """Offer a device no longer; a :class:`DeviceWithdrawn` follows.
+
+        If the server has it in use, the guest sees it unplugged, and this machine
+        gets it back.
+
+        Args:
+            device: its ``info.id`` in :attr:`devices`.
+
+        Raises:
+            DeviceGone: it is not plugged in any more.
+        """
+        self._catalog.choose(device, is_offered=False)
+        self._refresh_due.set()
 
     async def wait_closed(self) -> None:
         """Wait for the end of the connection.
@@ -319,7 +389,7 @@ class ClientSession:
             core,
             self._link.move,
             hold=self._hold,
-            report=self._report,
+            on_event=self._on_event,
             server=self.config.server,
         )
         self._has_channel = True
@@ -412,33 +482,23 @@ class ClientSession:
                 self._stream.fail(ConnectionLost(f"internal error: {error!r}"))
 
     async def _announce(self) -> None:
-        before = self._listed
+        before = self._known
         offered = await self._catalog.refresh()
-        after = self._listed = self._catalog.offers
-        new = [info for info in offered if info.id not in before]
+        after = self._known = self._catalog.known
+        new = [info for info in offered if not _is_offered(before.get(info.id))]
         for info in new:
-            problem = after[info.id].device.problem
-            note = "" if problem is None else f"; it cannot be used now: {problem}"
-            if after[info.id].device.has_isochronous and not self._carries_isochronous:
-                note += (
-                    "; its isochronous endpoints (sound, video) will not work:"
-                    " VirtualBox's remote USB does not carry them"
-                )
-            self._report(f"offering {info}{note}")
-        for key, device in self._catalog.left_out.items():
-            if key not in self._told:
-                self._told.add(key)
-                info = device.info
-                self._report(
-                    f"left out {info}: {device.kept}. To offer it all the same: --all,"
-                    f" or --filter {info.vendor_id:04x}:{info.product_id:04x}"
-                )
-        self._told &= self._catalog.left_out.keys()
-        for number, offer in before.items():
-            if number not in after:
-                self._report(f"{offer.info} was unplugged")
-                if self._core is not None:
-                    self._core.device_lost(number)
+            device = after[info.id].device
+            lacks = device.has_isochronous and not self._carries_isochronous
+            self._on_event(DeviceOffered(info, device.problem, lacks))
+        for number, known in after.items():
+            was = before.get(number)
+            if known.standing is Standing.LEFT_OUT and not (
+                was is not None and was.standing is Standing.LEFT_OUT
+            ):
+                self._on_event(DeviceLeftOut(known.info, known.device.kept or ""))
+        for number, known in before.items():
+            if _is_offered(known) and not _is_offered(after.get(number)):
+                self._take_back(known.info, is_there=number in after)
         if self._core is not None and self._link is not None:
             self._core.announce(offered)
             self._link.move()
@@ -448,17 +508,21 @@ class ClientSession:
             later = loop.call_later(OPEN_SECONDS, self._remind, new)
             self._reminders.add(later)
 
+    def _take_back(self, info: DeviceInfo, *, is_there: bool) -> None:
+        """The server has had a device that is no longer offered."""
+        if is_there and self._slots is not None:
+            self._slots.withdraw(info.id)
+        self._on_event(DeviceWithdrawn(info) if is_there else DeviceLost(info))
+        if self._core is not None:
+            self._core.device_lost(info.id)
+
     def _remind(self, offered: Sequence[DeviceInfo]) -> None:
         """Name what the server did not open: it has no message that says why."""
         for info in offered:
             opened = self._slots is not None and self._slots.was_opened(info.id)
-            if not opened and info.id in self._listed and not self._over.done():
-                self._report(
-                    f"{self.config.server} has not opened {info} so far: no filter of"
-                    " the machine admits it, or its guest cannot take it. The"
-                    " machine's VBox.log says why, 'rusb usbfilter explain' what"
-                    " would change it"
-                )
+            is_there = info.id in self._catalog.offers
+            if not opened and is_there and not self._over.done():
+                self._on_event(DeviceNotOpened(info, self.config.server))
 
     # ------------------------------------------------------- from the wire ----
 
@@ -473,3 +537,7 @@ class ClientSession:
             case _:
                 assert self._slots is not None
                 self._slots.handle(event)
+
+
+def _is_offered(known: KnownDevice | None) -> bool:
+    return known is not None and known.standing is Standing.OFFERED

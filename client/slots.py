@@ -9,11 +9,19 @@ from rusb.aio.tasks import TaskSet
 from rusb.errors import BackendError, DeviceGone
 from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
+from rusb.usb.device import DeviceInfo
 from rusb.usb.queue import DeviceQueue
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 
 from .devices import DeviceCatalog
+from .events import (
+    DeviceClosed,
+    DeviceLost,
+    DeviceOpened,
+    DeviceRefused,
+    SessionEvent,
+)
 
 __all__ = ["DeviceSlots"]
 
@@ -42,13 +50,13 @@ class _Slot:
     """
 
     __slots__ = (
-        *("device", "is_wanted", "name", "next_opening", "number", "pending"),
+        *("device", "info", "is_wanted", "next_opening", "number", "pending"),
         *("queue", "turn"),
     )
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.name = f"device {number}"
+        self.info = DeviceInfo(number, 0, 0)  # until it is opened
         self.device: OpenDevice | None = None
         self.is_wanted = False  # the server has it open
         self.turn = 0  # counts how often the server opened and closed it
@@ -65,7 +73,7 @@ class DeviceSlots:
         core: what the answers go to.
         move: sends what the core has to send.
         hold: called with True to stop reading requests, then with False.
-        report: gets a line for everything a user wants to know.
+        on_event: gets what happens to devices.
         server: its name, for messages.
     """
 
@@ -76,7 +84,7 @@ class DeviceSlots:
         move: Callable[[], None],
         *,
         hold: Callable[[bool], None],
-        report: Callable[[str], None],
+        on_event: Callable[[SessionEvent], None],
         server: str,
     ) -> None:
         self._catalog = catalog
@@ -84,7 +92,7 @@ class DeviceSlots:
         self._move = move
         self._tasks = TaskSet()
         self._hold = hold
-        self._report = report
+        self._on_event = on_event
         self._server = server
         self._slots: dict[int, _Slot] = {}
         self._bytes = 0
@@ -93,6 +101,19 @@ class DeviceSlots:
     def was_opened(self, number: int) -> bool:
         """Did the server ever open this device?"""
         return number in self._slots
+
+    def is_open(self, number: int) -> bool:
+        """Does the server have it in use now?"""
+        slot = self._slots.get(number)
+        return slot is not None and slot.is_wanted and slot.device is not None
+
+    def withdraw(self, number: int) -> None:
+        """Take a device from the server: what is open completes, then it is closed."""
+        slot = self._slots.get(number)
+        if slot is not None and slot.is_wanted:
+            for urb in list(slot.pending.values()):
+                self._complete(slot, urb, _GONE)
+            self._close(slot)
 
     # ------------------------------------------------------- from the wire ----
 
@@ -125,7 +146,7 @@ class DeviceSlots:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = _Slot(number)
-            name = f"requests to {slot.name}"
+            name = f"requests to device {number}"
             slot.queue = DeviceQueue(
                 partial(self._tasks.start, name=name), partial(self._submit_late, slot)
             )
@@ -180,7 +201,7 @@ class DeviceSlots:
             try:
                 slot.device.cancel(event.urb_id)
             except Exception:
-                log.exception("%s: bug while cancelling a transfer", slot.name)
+                log.exception("%s: bug while cancelling a transfer", slot.info)
 
     # ------------------------------------------------------------ URB path ----
 
@@ -190,7 +211,7 @@ class DeviceSlots:
             assert slot.device is not None
             slot.device.submit(urb, complete)
         except Exception:
-            log.exception("%s: bug while starting a transfer", slot.name)
+            log.exception("%s: bug while starting a transfer", slot.info)
             complete(_BUG)
 
     def _submit_late(self, slot: _Slot, urb: Urb) -> None:
@@ -233,17 +254,17 @@ class DeviceSlots:
         slot.next_opening = max(slot.next_opening, now) + OPENING_SECONDS
         offer = self._catalog.offers.get(slot.number)
         if offer is not None:
-            slot.name = str(offer.info)
+            slot.info = offer.info
         slot.device = await self._catalog.open(slot.number)
 
     def _taken(self, slot: _Slot, turn: int, error: Exception | None) -> None:
         """A refusal goes out at once: the guest waits for it (S20)."""
         if error is not None:
-            self._report(f"cannot open {slot.name}: {_tell(error)}")
+            self._on_event(DeviceRefused(slot.info, _tell(error), error))
         if slot.turn != turn:
             return
         if error is None:
-            self._report(f"{slot.name} is in use by {self._server}")
+            self._on_event(DeviceOpened(slot.info, self._server))
             return
         slot.is_wanted = False
         slot.queue.clear()
@@ -256,12 +277,12 @@ class DeviceSlots:
         self, slot: _Slot, event: wire.DeviceRequest, error: Exception | None
     ) -> None:
         if isinstance(error, DeviceGone):
-            self._report(f"{slot.name} is gone: {error}")
+            self._on_event(DeviceLost(slot.info, str(error)))
             self._core.device_lost(slot.number)
             self._move()
         elif error is not None:
             # vrdpusb.md C2: an answer would end the device for the session
-            log.warning("%s: %s: %s", slot.name, event, _tell(error))
+            log.warning("%s: %s: %s", slot.info, event, _tell(error))
 
     async def _give_back(self, slot: _Slot) -> None:
         if slot.device is None:
@@ -269,9 +290,9 @@ class DeviceSlots:
         try:
             await self._catalog.give_back(slot.number)
         except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
-            self._report(f"{slot.name} was not given back in order: {_tell(error)}")
+            self._on_event(DeviceClosed(slot.info, _tell(error)))
         else:
-            self._report(f"{slot.name} was given back")
+            self._on_event(DeviceClosed(slot.info))
         finally:
             slot.device = None
 

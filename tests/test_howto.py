@@ -107,7 +107,7 @@ def run(command: str, output: str, desk: Path, env: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path, sockets: Path) -> None:
-    assert follow(page, tmp_path, sockets) >= 2
+    assert follow(page, tmp_path, sockets) >= 1
 
 
 def test_a_page_that_says_something_else_is_noticed(

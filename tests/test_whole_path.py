@@ -11,6 +11,7 @@ from rusb.client.backends._emulated.keyboard import Keyboard
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.config import ClientConfig
+from rusb.client.events import SessionEvent
 from rusb.client.session import connect
 from rusb.errors import (
     AuthenticationError,
@@ -46,13 +47,13 @@ async def test_a_device_is_enumerated_and_moves_data(lab: Lab) -> None:
 
 async def test_isochronous_endpoints_are_named_at_both_ends(lab: Lab) -> None:
     """C3: remote USB has no message for them; a webcam attached without a word."""
-    reports: list[str] = []
+    events: list[SessionEvent] = []
     backend = EmulatedBackend(devices=[Loopback(), FlashDrive()])
-    async with connect(lab.config(), backends=[backend], report=reports.append):
+    async with connect(lab.config(), backends=[backend], on_event=events.append):
         await lab.guest.wait_for(2)
         await lab.wait_log("its isochronous endpoints (sound, video) will not work")
     assert lab.log().count("isochronous") == 1  # not of the drive
-    assert "Loopback; its isochronous endpoints" in "\n".join(reports)
+    assert "Loopback; its isochronous endpoints" in "\n".join(map(str, events))
 
 
 async def test_plug_and_unplug_show_in_guest_and_log(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from rusb.client.config import ClientConfig
+from rusb.client.events import DeviceLeftOut, SessionEvent
 from rusb.client.session import connect
 from rusb.filters.parser import parse_offer
 
@@ -123,9 +124,18 @@ def run(args: argparse.Namespace) -> int:
 
 async def offer_devices(config: ClientConfig) -> int:
     """Run one client to its end and return the server's reason, 0 for a clean end."""
-    async with connect(config, report=say) as session:
+    async with connect(config, on_event=_tell) as session:
         connected = f"connected to {config.server} ({session.security})"
         say(connected)
         if await until_signal(session.wait_closed(), connected) is None:
             say(f"{config.server} ended the connection")
         return min(session.reason or 0, 255)  # a status has a byte
+
+
+def _tell(event: SessionEvent) -> None:
+    """Tell the user what happened, and which option would change it."""
+    text = str(event)
+    if isinstance(event, DeviceLeftOut):
+        ids = f"{event.device.vendor_id:04x}:{event.device.product_id:04x}"
+        text += f". To offer it all the same: --all, or --filter {ids}"
+    say(text)

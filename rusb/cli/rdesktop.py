@@ -128,7 +128,7 @@ def _legacy_tls() -> bool:
 
 
 async def _run(config: ClientConfig) -> int:
-    async with connect(config, report=say) as session:
+    async with connect(config, on_event=lambda event: say(str(event))) as session:
         what = "offering USB devices" if config.usb else "no device (-r usb)"
         where = f"{config.server} ({session.security})"
         connected = f"connected to {where}; no window, {what}"

@@ -13,6 +13,7 @@ from rusb.client.backends._sysfs import Sysfs
 from rusb.client.backends.libusb import LibusbBackend, is_boot_input, is_isochronous
 from rusb.client.config import ClientConfig
 from rusb.client.devices import DeviceCatalog
+from rusb.client.events import DeviceLeftOut, DeviceOffered, SessionEvent
 from rusb.client.session import connect
 from rusb.errors import DeviceGone
 from rusb.filters.parser import parse_offer
@@ -83,19 +84,21 @@ async def test_what_is_offered(
 
 
 async def test_what_is_left_out_is_listed_once_with_the_reason_and_the_way_in(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reports: list[str] = []
+    events: list[SessionEvent] = []
     lab = Lab(tmp_path, machine())
     async with asyncio.timeout(20), lab.server:
-        async with connect(lab.config(), backends=[Host()], report=reports.append):
+        async with connect(lab.config(), backends=[Host()], on_event=events.append):
             await lab.wait_log("Remote USB: ++++")
             await asyncio.sleep(2.2)  # the server asks for the list every two seconds
-    assert [r for r in reports if "left out" in r] == [
+    (left_out,) = [e for e in events if isinstance(e, DeviceLeftOut)]
+    connect_command._tell(left_out)
+    assert capsys.readouterr().err == (
         "left out 046d:c077 Logi Mouse: it is a keyboard or mouse of this machine. To"
-        " offer it all the same: --all, or --filter 046d:c077"
-    ]
-    (line,) = [r for r in reports if r.startswith("offering")]
+        " offer it all the same: --all, or --filter 046d:c077\n"
+    )
+    (line,) = [str(e) for e in events if isinstance(e, DeviceOffered)]
     assert "Camera; its isochronous endpoints (sound, video) will not work" in line
 
 

@@ -12,6 +12,7 @@ from rusb.cli._status import exit_status
 from rusb.client import session as session_module
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.client.config import ClientConfig
+from rusb.client.events import DeviceNotOpened, SessionEvent
 from rusb.client.session import connect
 from rusb.errors import (
     CertificateError,
@@ -124,14 +125,14 @@ async def test_what_the_server_does_not_open_is_named_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "OPEN_SECONDS", 0.5)
-    reports: list[str] = []
+    events: list[SessionEvent] = []
     lab = Lab(tmp_path, machine(filters=(Filter(name="l", product="Loopback"),)))
     backend = EmulatedBackend(devices=[Keyboard(), Loopback()])
     async with asyncio.timeout(20), lab.server:
-        async with connect(lab.config(), backends=[backend], report=reports.append):
+        async with connect(lab.config(), backends=[backend], on_event=events.append):
             await lab.guest.wait_for(1)
             await asyncio.sleep(0.7)
-    (line,) = [r for r in reports if "has not opened" in r]
+    (line,) = [str(e) for e in events if isinstance(e, DeviceNotOpened)]
     assert "Keyboard so far: no filter of the machine admits it" in line
     assert "VBox.log" in line
 
@@ -198,11 +199,11 @@ async def test_a_pinned_server_is_never_asked_with_less_than_tls(
     """A4: the password went to a man in the middle, through RC4."""
     async with no_tls(tmp_path / "known") as (config, got):
         config.security, config.known_servers = kinds, tmp_path / "known"
-        reports: list[str] = []
+        events: list[SessionEvent] = []
         with pytest.raises(CertificateError, match="nothing weaker than TLS") as e:
-            async with connect(config, backends=[], report=reports.append):
+            async with connect(config, backends=[], on_event=events.append):
                 pass
-        assert reports == []  # nobody reads that RC4 is tried
+        assert events == []  # nobody reads that RC4 is tried
         assert len(got) == (kinds[0] == "tls")
         assert str(tmp_path / "known") in str(e.value)
         assert exit_status(e.value) == 78

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rusb.client.devices import DeviceCatalog
+from rusb.client.events import SessionEvent
 from rusb.client.slots import MAX_REQUESTS_WAITING, OPENINGS_AT_ONCE, DeviceSlots
 from rusb.errors import DeviceBusy, DeviceGone
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
@@ -114,7 +115,7 @@ class Bench:
             before.catalog if before else DeviceCatalog([self.backend])
         )
         self.core = VrdpUsbDeviceSide()
-        self.reports: list[str] = []
+        self.happened: list[SessionEvent] = []
         self.holds: list[bool] = []
         self.errors: list[tuple[int, int]] = []  # handle, error
         self.replies: list[bytes] = []
@@ -124,9 +125,14 @@ class Bench:
             self.core,
             self.move,
             hold=self.holds.append,
-            report=self.reports.append,
+            on_event=self.happened.append,
             server="host",
         )
+
+    @property
+    def reports(self) -> list[str]:
+        """What a user reads of it."""
+        return [str(event) for event in self.happened]
 
     async def start(self) -> "Bench":
         self.core.channel_opened(1006, "vrdpusb", now=0)

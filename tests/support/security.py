@@ -54,7 +54,9 @@ class Place:
         )
         backend = EmulatedBackend(devices=[Loopback()])
         async with connect(
-            config, backends=[backend], report=self.said.append
+            config,
+            backends=[backend],
+            on_event=lambda event: self.said.append(str(event)),
         ) as session:
             self.security = session.security
             (device,) = await self.guest.wait_for(1)

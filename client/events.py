@@ -1,0 +1,208 @@
+"""What happens in a client's session, as typed events.
+
+``str()`` of an event is a line for people; programs read its attributes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rusb.errors import BackendError, RusbError
+from rusb.usb.device import DeviceInfo
+
+__all__ = [
+    "CertificateTrusted",
+    "DeviceClosed",
+    "DeviceEvent",
+    "DeviceLeftOut",
+    "DeviceLost",
+    "DeviceNotOpened",
+    "DeviceOffered",
+    "DeviceOpened",
+    "DeviceRefused",
+    "DeviceWithdrawn",
+    "SecurityLowered",
+    "SessionEvent",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """Something that happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateTrusted(SessionEvent):
+    """A server is new here, and known by its certificate from now on.
+
+    Attributes:
+        server: ``host:port``.
+        fingerprint: of the certificate.
+        path: the file that keeps it.
+    """
+
+    server: str
+    fingerprint: str
+    path: Path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.server} is new here; its certificate {self.fingerprint} is trusted"
+            f" from now on (kept in {self.path})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityLowered(SessionEvent):
+    """A server does not take TLS; the next kind of security is tried.
+
+    Attributes:
+        error: why TLS failed.
+        security: ``rdp`` or ``none``, as in :attr:`ClientConfig.security`.
+    """
+
+    error: RusbError
+    security: str
+
+    def __str__(self) -> str:
+        weaker = {
+            "rdp": "standard RDP security, which is weak",
+            "none": "without any encryption: password and data travel in clear",
+        }
+        return f"{self.error}; trying {weaker[self.security]}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent(SessionEvent):
+    """Something happened to a device.
+
+    Attributes:
+        device: its identity; ``id`` is unique per plug-in.
+    """
+
+    device: DeviceInfo
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOffered(DeviceEvent):
+    """The server may use it from now on.
+
+    Attributes:
+        problem: why it cannot be used as things stand; None if it can.
+        lacks_isochronous: it has isochronous endpoints, which the wire does not carry.
+    """
+
+    problem: BackendError | None = None
+    lacks_isochronous: bool = False
+
+    def __str__(self) -> str:
+        text = f"offering {self.device}"
+        if self.problem is not None:
+            text += f"; it cannot be used now: {self.problem}"
+        if self.lacks_isochronous:
+            text += (
+                "; its isochronous endpoints (sound, video) will not work:"
+                " VirtualBox's remote USB does not carry them"
+            )
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLeftOut(DeviceEvent):
+    """It is not offered, because this machine uses it.
+
+    Attributes:
+        reason: what for.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"left out {self.device}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWithdrawn(DeviceEvent):
+    """It is still plugged in, and no longer offered."""
+
+    def __str__(self) -> str:
+        return f"{self.device} is no longer offered"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLost(DeviceEvent):
+    """It was unplugged, or stopped answering.
+
+    Attributes:
+        reason: the backend's words; empty if it is simply not listed any more.
+    """
+
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"{self.device} is gone: {self.reason}"
+        return f"{self.device} was unplugged"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNotOpened(DeviceEvent):
+    """The server has not opened it for a while; it has no message that says why.
+
+    Attributes:
+        server: ``host:port``.
+    """
+
+    server: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.server} has not opened {self.device} so far: no filter of the"
+            " machine admits it, or its guest cannot take it. The machine's VBox.log"
+            " says why, 'rusb usbfilter explain' what would change it"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOpened(DeviceEvent):
+    """The server uses it.
+
+    Attributes:
+        server: ``host:port``.
+    """
+
+    server: str
+
+    def __str__(self) -> str:
+        return f"{self.device} is in use by {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRefused(DeviceEvent):
+    """The server wanted to open it, and could not.
+
+    Attributes:
+        reason: why not, and what to do about it.
+        error: what the backend raised.
+    """
+
+    reason: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"cannot open {self.device}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClosed(DeviceEvent):
+    """The server no longer uses it; this machine has it back.
+
+    Attributes:
+        reason: what went wrong on the way; empty if nothing did.
+    """
+
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"{self.device} was not given back in order: {self.reason}"
+        return f"{self.device} was given back"
