@@ -1,15 +1,19 @@
 """Links between the project's own papers lead somewhere."""
 
 import ast
+import asyncio
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rusb.filters.engine import decide
 from rusb.server.vbox.settings import load_machine
 from rusb.usb.device import DeviceInfo
+from tests.support.whole_path import Lab, machine
 
 ROOT = Path(__file__).parent.parent
 PAPERS = [
@@ -40,6 +44,26 @@ def test_the_smallest_machine_of_the_readme_is_one(tmp_path: Path) -> None:
     stick = DeviceInfo(1, 0x0951, 0x1666, remote=True)
     assert decide(machine.filters, stick).matched
     assert not decide(machine.filters, DeviceInfo(1, 0x1209, 2, remote=True)).matched
+
+
+async def test_the_program_of_the_quick_start_offers_a_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs/guide/quick-start.md").read_text("utf-8")
+    program = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setenv("RUSB_STATE", str(tmp_path))
+    lab = Lab(tmp_path, machine())
+    async with asyncio.timeout(20), lab.server:
+        names: dict[str, Any] = {}
+        here = f'"127.0.0.1", {lab.server.port}'
+        program = program.replace('"server.example"', here)
+        exec(program.replace("asyncio.run(main())", ""), names)
+        running = asyncio.create_task(names["main"]())
+        (device,) = await lab.guest.wait_for(1)
+        assert device.strings["product"] == "Flash Drive"
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
 
 # ---------------------------------------------------------------- messages ----

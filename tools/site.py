@@ -32,6 +32,9 @@ LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[#)])")
 MARK = re.compile(r"\[([A-Z]\d?)\](?!\()")
 """Where the specifications say what they know something from; not a link."""
 
+FENCE = re.compile(r"^(```\w+) (?!title=).*$", re.M)
+"""The guides mark blocks for the tests that run them, as GitHub allows."""
+
 ROLE = re.compile(r":(?:class|data|exc|func|meth|mod):<code>~?([^<]*)</code>")
 
 
@@ -67,6 +70,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     place = names.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     if page.file.src_uri.startswith("spec/"):
         markdown = MARK.sub(r"\[\1\]", markdown)
+    markdown = FENCE.sub(r"\1", markdown)
     return LINK.sub(lambda m: relink(m[1], place, page.file.src_uri), markdown)
 
 
