@@ -91,12 +91,14 @@ def names(folder: ModuleType) -> list[str]:
 def find(folder: ModuleType) -> list[Plugin]:
     """Return all plugins of package *folder* by name, importing none of them."""
     ours = _ourselves()
-    found = [(name, ours, _install(ours, [name])) for name in _own(folder)]
+    found = [(name, ours, [name]) for name in _own(folder)]
     for name, entries in _others(folder).items():
-        for entry in entries:
-            install = _install(entry.package, _extras(entry.point))
-            found.append((name, entry.package, install))
-    return [Plugin(n, p.name, p.version, i) for n, p, i in sorted(found, key=str)]
+        found += [(name, e.package, _extras(e.point)) for e in entries]
+    plugins = [
+        Plugin(name, package.name, package.version, _install(package, extras))
+        for name, package, extras in found
+    ]
+    return sorted(plugins, key=lambda plugin: (plugin.name, plugin.package))
 
 
 def load(folder: ModuleType, name: str) -> object:
