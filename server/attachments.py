@@ -18,6 +18,7 @@ from rusb.usb.backend import DeviceCalls
 from rusb.usb.descriptors import DeviceDescriptor, DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.hiding import is_masked, is_of_device
+from rusb.usb.polling import RoundTrip
 from rusb.usb.setup import SetupPacket
 from rusb.usb.state import DeviceState
 from rusb.usb.types import (
@@ -51,6 +52,9 @@ _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _INVALID = UrbResult(UrbStatus.INVALID)
 _FAILED = UrbResult(UrbStatus.IO_ERROR)
+
+_ANSWERS = (UrbStatus.OK, UrbStatus.STALL)
+"""What a control transfer completes with when the device has said it."""
 
 _Request: TypeAlias = Callable[[int], None]
 
@@ -125,6 +129,8 @@ class Attachment:
         self._move = move
         self._now = now
         self._open: dict[int, tuple[Completion, Urb]] = {}
+        self._asked: dict[int, float] = {}  # when control transfers left
+        self._way = RoundTrip()
         self._bytes = 0
         self._is_held = False
         self._is_pressed = False
@@ -134,6 +140,11 @@ class Attachment:
         self._is_closed = False
 
     # -------------------------------------------------- for guest backends ----
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the device and back, as measured; None: not known yet."""
+        return self._way.seconds
 
     def submit(self, urb: Urb, complete: Completion) -> None:
         """Start a transfer; *complete* is called exactly once, perhaps at once."""
@@ -162,7 +173,10 @@ class Attachment:
         self._open[urb.id] = complete, urb
         self._bytes += urb.length
         if request is None:
-            self._core.submit_urb(self.wire_id, urb, now=self._now())
+            now = self._now()
+            if urb.setup is not None:
+                self._asked[urb.id] = now
+            self._core.submit_urb(self.wire_id, urb, now=now)
         else:
             request(urb.id)
         self._move()
@@ -217,6 +231,9 @@ class Attachment:
         self._bytes -= urb.length
         self.urbs_done += 1
         self.bytes_done += result.length
+        asked = self._asked.pop(urb_id, None)
+        if asked is not None and result.status in _ANSWERS:
+            self._way.add(self._now() - asked)
         if self._is_pressed:
             self._press()
         complete(_GONE if self._is_closed else result)
@@ -278,6 +295,8 @@ class Attachment:
         """
         self.wire_id, self._core, self._move = wire_id, core, move
         opened, self._open, self._bytes = self._open, {}, 0
+        self._asked.clear()
+        self._way.forget()
         core.open_device(wire_id)
         configuration = self._state.configuration
         if configuration is not None:

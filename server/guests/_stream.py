@@ -51,7 +51,9 @@ class DeviceStream(asyncio.Protocol):
     ) -> None:
         self.transport: asyncio.Transport | None = None
         self.was_used = False
-        self._core = core = UsbredirDeviceSide(configuration)
+        self._core = core = UsbredirDeviceSide(
+            configuration, round_trip=lambda: device.round_trip
+        )
         self._device = device
         self._on_refused = on_refused
         self._on_ended = on_ended

@@ -29,6 +29,11 @@ class AttachedDevice(UrbTarget, Protocol):
     descriptors: DeviceDescriptors
     name: str
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the device and back, as measured; None: not known yet."""
+        return None
+
     def reset(self) -> None:
         """Reset the port; URBs in flight complete with CANCELLED."""
 

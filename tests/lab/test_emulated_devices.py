@@ -27,6 +27,8 @@ CONTENT = random.Random(4).randbytes(3 * MIB)
 class Attached:
     """An emulated device as a guest backend gets it, without any wire."""
 
+    round_trip: float | None = None
+
     def __init__(self, device: EmulatedDevice) -> None:
         device.attached()
         device.power_on()

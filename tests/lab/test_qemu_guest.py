@@ -158,6 +158,8 @@ class Flood(Keyboard):
 class AttachedFlood:
     """See :class:`Flood`."""
 
+    round_trip: float | None = None
+
     def __init__(self) -> None:
         self.keyboard = Flood()
         self.info, self.name = self.keyboard.attached_info, "usb-1"

@@ -61,6 +61,7 @@ class Wire:
 
     def __init__(self, answer: Answer = answer_descriptors) -> None:
         self.answer = answer
+        self.now = 0.0
         self.guest = VrdpUsbGuestSide()
         self.device = VrdpUsbDeviceSide()
         self.sent: list[bytes] = []
@@ -74,7 +75,7 @@ class Wire:
             number=1,
             core=self.guest,
             move=self.move,
-            now=lambda: 0.0,
+            now=lambda: self.now,
         )
         self.move()
         self.device.announce([self.info])
@@ -329,7 +330,35 @@ async def test_a_device_is_reached_another_way_when_its_client_has_come_back(
     # OPEN, SET_CONFIGURATION, two CLAIM_INTERFACE and SET_INTERFACE; SUBMIT_URB
     assert other.codes() == [0, 3, 4, 6, 4, 7]
     assert pressed == [True, False]
+    assert attachment.round_trip is None  # this way has one of its own
 
     other.device.complete_urb(7, asked[0].id, UrbResult(UrbStatus.OK, b"key", 3))
     other.move()
     assert bytes(done[1].data) == b"key"
+
+
+async def test_control_transfers_measure_the_round_trip() -> None:
+    """Those that travel and are answered; not a transfer that waits for its data."""
+    status, seconds = UrbStatus.OK, 0.02
+
+    def answer(urb: Urb) -> UrbResult | None:
+        client.now += seconds
+        found = (
+            answer_descriptors(urb) if urb.setup and urb.setup.request == 6 else None
+        )
+        return found or UrbResult(status)
+
+    client = Wire(answer)
+    assert client.attachment.round_trip is None
+    await client.attachment.open(BY_HAND)
+    assert client.attachment.round_trip == pytest.approx(0.02)
+    seconds = 0.01
+    client.control(SetupPacket.set_configuration(1))
+    client.control(SetupPacket.get_descriptor(1, 0, 18))
+    client.attachment.submit(Urb(3, TransferType.BULK, 0x81, 8), lambda result: None)
+    status = UrbStatus.CANCELLED
+    client.control(SetupPacket(0xC0, 1, 0, 0, 8))
+    assert client.attachment.round_trip == pytest.approx(0.02)
+    status = UrbStatus.STALL
+    client.control(SetupPacket(0xC0, 1, 0, 0, 8))
+    assert client.attachment.round_trip == pytest.approx(0.01)

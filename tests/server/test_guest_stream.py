@@ -46,6 +46,8 @@ class Eager:
         press: what pressure is told to.
     """
 
+    round_trip: float | None = None
+
     def __init__(self) -> None:
         self.info, self.descriptors, self.name = INFO, DESCRIPTORS, "usb-1"
         self.given = self.polls = self.asked = 0

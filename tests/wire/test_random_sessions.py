@@ -167,8 +167,8 @@ class Session:
         """Complete the oldest URB of some endpoint, as a host controller does."""
         if not self.in_flight:
             return
-        device, id = self.chance.choice(list(self.in_flight))
-        endpoint = self.in_flight[device, id].endpoint
+        busy = {(k[0], urb.endpoint) for k, urb in self.in_flight.items()}
+        device, endpoint = self.chance.choice(sorted(busy))
         key = next(
             k
             for k, urb in self.in_flight.items()

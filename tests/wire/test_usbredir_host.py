@@ -1,15 +1,17 @@
 """The device side of usbredir against guests that are rude, slow or hostile (T30)."""
 
 import struct
+from collections import deque
 from dataclasses import replace
 
 import pytest
 
 from rusb.errors import LocalProtocolError, RemoteProtocolError
+from rusb.server.attachments import MAX_URBS_IN_FLIGHT
 from rusb.usb.descriptors import DeviceDescriptors, EndpointDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed
-from rusb.usb.urb import IsoPacket, UrbResult, UrbStatus
+from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
     CancelRequested,
     CloseRequested,
@@ -191,6 +193,73 @@ def test_a_stream_goes_on_after_a_failure_now_and_then(host: Host) -> None:
         for urb in others:
             host.complete(urb, b"x")
     assert INTERRUPT_STATUS not in [kind for kind, _, _ in host.answers()][1:]
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "depth"), [(0.0, 5), (0.02, 22), (0.06, 62), (None, 102), (9, 128)]
+)
+def test_a_stream_has_as_many_transfers_as_a_round_trip_takes(
+    host: Host, round_trip: float | None, depth: int
+) -> None:
+    host.round_trip = round_trip
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))  # each millisecond
+    assert len(host.urbs()) == depth
+
+
+def test_the_transfers_of_a_stream_follow_the_round_trip(host: Host) -> None:
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+    urbs = host.urbs()
+    host.round_trip = 0.02
+    host.complete(urbs.pop(0), b"report")
+    urbs += host.urbs()
+    assert len(urbs) == 22
+    host.round_trip = 0.001
+    for _ in range(30):  # no more is asked until there are fewer
+        if urbs:
+            host.complete(urbs.pop(0), b"report")
+        urbs += host.urbs()
+    assert len(urbs) == 5
+
+
+def test_all_streams_of_a_device_are_bounded() -> None:
+    """What waits for reports is no more than half of what makes the guest wait."""
+    addresses = range(0x81, 0x90)
+    host = Host.with_endpoints(
+        *(EndpointDescriptor(address, 3, 64, 1) for address in addresses)
+    )
+    host.round_trip = None
+    urbs = list[Urb]()
+    for address in addresses:
+        host.send(packet(START_INTERRUPT, 2, bytes((address,))))
+        urbs += host.urbs()
+    assert all(sum(u.endpoint == a for u in urbs) >= 5 for a in addresses)
+    assert len(urbs) < MAX_URBS_IN_FLIGHT // 2
+
+
+@pytest.mark.parametrize("round_trip", [0.02, 0.06])
+def test_a_thousand_reports_a_second_arrive_from_afar(
+    host: Host, round_trip: float
+) -> None:
+    """The device has a report each millisecond and keeps one that nobody asks for."""
+    host.round_trip = round_trip
+    host.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+    way = round(round_trip * 1000) // 2  # milliseconds
+    there = deque[tuple[int, Urb]]((way, u) for u in host.urbs())
+    back = deque[tuple[int, Urb]]()
+    made = kept = lost = arrived = 0
+    for now in range(way, 1000):
+        made += 1
+        lost += kept
+        kept = 1
+        if there and there[0][0] <= now:
+            back.append((now + way, there.popleft()[1]))
+            kept = 0
+        while back and back[0][0] <= now:
+            host.complete(back.popleft()[1], b"report")
+            there += ((now + way, u) for u in host.urbs())
+            arrived += 1
+    assert lost == 0
+    assert arrived == made - way
 
 
 def test_a_device_is_not_offered_before_the_ack(host: Host) -> None:  # T30

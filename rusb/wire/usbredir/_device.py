@@ -1,7 +1,7 @@
 """The device side of usbredir: the usb-host, towards QEMU (usbredir.md 6 to 13)."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rusb.errors import LocalProtocolError, RemoteProtocolError
 from rusb.usb.descriptors import DeviceDescriptors, EndpointDescriptor
@@ -46,11 +46,18 @@ class UsbredirDeviceSide(DeviceSide):
     Args:
         configuration: value of the one that is selected already when the device is
             announced.
+        round_trip: tells how many seconds it is to the device and back; None: nobody
+            knows yet.
     """
 
     _ids = itertools.count(1)
 
-    def __init__(self, configuration: int = 0) -> None:
+    def __init__(
+        self,
+        configuration: int = 0,
+        *,
+        round_trip: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._configuration = configuration
         self._is_held = False
         self._is_congested = False
@@ -65,7 +72,9 @@ class UsbredirDeviceSide(DeviceSide):
         self._is_connected = False  # device_connect was sent
         self._waits_for_ack = False
         self._requests = Requests(self._emit)
-        self._streams = Streams(self._ids, self._splitter, self._emit, self._output)
+        self._streams = Streams(
+            *(self._ids, self._splitter, self._emit, self._output, round_trip)
+        )
         self._was_reset = False  # nothing was asked since the last reset
 
     # ---------------------------------------------------------------- Side ----
@@ -153,6 +162,7 @@ class UsbredirDeviceSide(DeviceSide):
                 raise LocalProtocolError("usbredir needs the device's descriptors")
             self._info, self._state = info, DeviceState(found)
             self._requests.device = self._streams.device = info.id
+            self._streams.speed = info.speed
             if self._configuration:
                 self._state.select_configuration(self._configuration)
             self._connect()

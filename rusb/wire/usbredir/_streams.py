@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from rusb.usb.descriptors import EndpointDescriptor
-from rusb.usb.types import TransferType
+from rusb.usb.polling import MIN_DEPTH, interrupt_depth, interrupt_interval
+from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import CancelRequested, Event, Output, Send, UrbSubmitted
 
@@ -13,8 +14,11 @@ from ._codec import Packet, Splitter, Type
 
 __all__ = ["Streams"]
 
-INTERRUPT_URBS = 5
-"""Transfers kept in flight per interrupt IN stream (9.2)."""
+MAX_POLLS = 128
+"""Transfers in flight of all interrupt IN streams of a device, but for the five that
+each may have at any time. They stay for as long as the device has nothing to say, and
+with five at each of the other 14 endpoints they still are less than half of what the
+server lets a device have, so that bulk transfers never wait for them."""
 
 MAX_FAILURES = 16
 """Transfers of an interrupt IN stream that may fail in a row. One that fails always,
@@ -31,16 +35,23 @@ class _Stream:
 
     Args:
         size: bytes of a packet.
-        urbs: transfers to keep in flight.
+        interval: seconds between two packets of the device; isochronous: not used.
+        urbs: isochronous: transfers to keep in flight.
         packets: isochronous packets of each; 0: interrupt.
     """
 
     def __init__(
-        self, endpoint: EndpointDescriptor, size: int, urbs: int, packets: int = 0
+        self,
+        endpoint: EndpointDescriptor,
+        size: int,
+        interval: float = 0.0,
+        urbs: int = 0,
+        packets: int = 0,
     ) -> None:
         self.address = endpoint.address
         self.kind = endpoint.transfer_type
         self.size = size
+        self.interval = interval
         self.urbs = urbs
         self.packets = packets
         self.next_id = 0
@@ -71,9 +82,11 @@ class Streams:
         splitter: knows how packets are written.
         emit: takes an event.
         output: takes an output.
+        round_trip: seconds to the device and back; None: not known.
 
     Attributes:
         device: id of the device in events.
+        speed: of the device.
         running: by endpoint address.
         urbs: by the id of a URB in flight.
     """
@@ -84,14 +97,17 @@ class Streams:
         splitter: Splitter,
         emit: Callable[[Event], None],
         output: Callable[[Output], None],
+        round_trip: Callable[[], float | None],
     ) -> None:
         self.device = 0
+        self.speed = Speed.UNKNOWN
         self.running: dict[int, _Stream] = {}
         self.urbs: dict[int, _Stream] = {}
         self._ids = ids
         self._splitter = splitter
         self._emit = emit
         self._output = output
+        self._round_trip = round_trip
         self._is_congested = False
 
     def congest(self, is_congested: bool) -> None:
@@ -109,7 +125,8 @@ class Streams:
         """Poll an interrupt IN endpoint (9.2)."""
         stream = None
         if endpoint is not None and endpoint.transfer_type is TransferType.INTERRUPT:
-            stream = _Stream(endpoint, size, INTERRUPT_URBS)
+            interval = interrupt_interval(endpoint, self.speed)
+            stream = _Stream(endpoint, size, interval)
         self._start(packet, Type.INTERRUPT_STATUS, stream)
 
     def start_iso(
@@ -124,7 +141,7 @@ class Streams:
             and 1 <= packets <= MAX_PACKETS_PER_URB
             and 1 <= urbs <= MAX_ISO_URBS
         ):
-            stream = _Stream(endpoint, size, urbs, packets)
+            stream = _Stream(endpoint, size, urbs=urbs, packets=packets)
         self._start(packet, Type.ISO_STATUS, stream)
 
     def _start(self, packet: Packet, answer: Type, stream: _Stream | None) -> None:
@@ -212,9 +229,21 @@ class Streams:
         if self._is_congested and not stream.is_iso:
             return
         packets = (stream.size,) * stream.packets
-        while len(stream.in_flight) < stream.urbs:
-            length = sum(packets) if packets else stream.size
+        length = sum(packets) if packets else stream.size
+        for _ in range(self._depth(stream) - len(stream.in_flight)):
             self._submit(stream, length, b"", packets)
+
+    def _depth(self, stream: _Stream) -> int:
+        """How many IN transfers of the stream should be in flight?"""
+        if stream.is_iso:
+            return stream.urbs
+        depth = interrupt_depth(stream.interval, self._round_trip())
+        others = sum(
+            len(s.in_flight)
+            for s in self.running.values()
+            if s is not stream and not s.is_iso
+        )
+        return min(depth, max(MAX_POLLS - others, MIN_DEPTH))
 
     def output(self, packet: Packet) -> None:
         """Collect; begin when half of the buffer is full, drop half when it is."""

@@ -29,6 +29,7 @@ class AttachedRamDisk:
     disk: RamDisk
     name: str = "usb-1"
     resets: int = 0
+    round_trip: float | None = None
 
     def __post_init__(self) -> None:
         device = DeviceDescriptor.parse(self.disk.descriptor(1 << 8) or b"")

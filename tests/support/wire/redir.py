@@ -98,10 +98,15 @@ def packets_of(side: Side) -> Iterator[tuple[int, int, bytes]]:
 
 
 class Host:
-    """The device side with its device connected, configured and silent."""
+    """The device side with its device connected, configured and silent.
+
+    Attributes:
+        round_trip: seconds to the device and back; None: not known.
+    """
 
     def __init__(self, descriptors: DeviceDescriptors = DESCRIPTORS) -> None:
-        self.core = UsbredirDeviceSide()
+        self.round_trip: float | None = 0.0
+        self.core = UsbredirDeviceSide(round_trip=lambda: self.round_trip)
         self.core.channel_opened(0, "", now=0)
         self.core.announce([INFO], {INFO.id: descriptors})
         self.send(hello(), packet(SET_CONFIGURATION, 1, b"\1"))
