@@ -26,6 +26,7 @@ class ClientConfig:
         compression: ask for RDP compression (never granted by VRDP).
         leave_sound: sound is to stay at the server (``-r sound:remote``).
         usb: offer USB devices.
+        wires: names of the wire protocols to offer them over; the server takes one.
         channels: names of further static channels to ask for.
         backends: where devices come from, ``NAME[:ADDRESS]``.
         filters: what may be offered: a device that one of them admits; none: all.
@@ -61,6 +62,7 @@ class ClientConfig:
     compression: bool = False
     leave_sound: bool = False
     usb: bool = True
+    wires: tuple[str, ...] = ("vrdpusb",)
     channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "rdpdr")
     backends: tuple[str, ...] = ("libusb",)
     filters: tuple[Filter, ...] = field(default=())

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tls import KnownServers, client_context, fingerprint
 from rusb.errors import ConnectionLost, RusbError
 from rusb.oserrors import reason
+from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.client import ClientConnection, ClientSettings
 from rusb.rdp.events import Event
 
@@ -18,7 +19,7 @@ from .events import CertificateTrusted
 __all__ = ["dial", "rdp_settings"]
 
 
-def rdp_settings(config: ClientConfig, channels: Sequence[str]) -> ClientSettings:
+def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSettings:
     """Translate a configuration into what the RDP core wants to know."""
     name = config.client_name or socket.gethostname().partition(".")[0]
     return ClientSettings(
@@ -39,7 +40,8 @@ def rdp_settings(config: ClientConfig, channels: Sequence[str]) -> ClientSetting
         remote_sound=config.leave_sound,
         wants_tls=config.security[0] == "tls",
         encryption=config.security[0] != "none",
-        channels=(*config.channels[:2], *channels, *config.channels[2:]),
+        channels=(*config.channels[:2], *channels.static, *config.channels[2:]),
+        dynamic=channels.dynamic,
     )
 
 

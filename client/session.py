@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeGuard
 
 from rusb.aio.link import WireLink
-from rusb.aio.protocols import load_protocol
 from rusb.aio.stream import RdpStream
 from rusb.aio.tasks import TaskSet
 from rusb.aio.tls import KnownServers
@@ -43,12 +42,11 @@ from .events import (
     SessionEvent,
 )
 from .slots import DeviceSlots
+from .wires import WireChoice
 
 __all__ = ["ClientSession", "SessionDevice", "connect"]
 
 log = logging.getLogger(__name__)
-
-CHANNEL = "vrdpusb"
 
 OPEN_SECONDS = 15.0
 """After it was offered, a device that the server has not opened is named."""
@@ -197,17 +195,19 @@ class ClientSession:
         self._list_task: asyncio.Task[None] | None = None
         self._link: WireLink | None = None
         self._core: wire.DeviceSide | None = None
-        types = load_protocol(CHANNEL).transfer_types
-        self._carries_isochronous = TransferType.ISOCHRONOUS in types
-        self._has_channel = False
         self._has_goodbye = False
         loop = asyncio.get_running_loop()
         self._silence: asyncio.TimerHandle | None = None
         self._active: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[RusbError | None] = loop.create_future()
+        self._wires = WireChoice(
+            config.wires if config.usb else (),
+            taken=self._take_wire,
+            on_event=self._dispatch,
+        )
+        self._channels = self._wires.channels
         self._rdp = ClientConnection(
-            rdp_settings(config, (CHANNEL,) if config.usb else ()),
-            random_bytes=secrets.token_bytes,
+            rdp_settings(config, self._channels), random_bytes=secrets.token_bytes
         )
         self._stream: RdpStream | None = None
 
@@ -233,14 +233,16 @@ class ClientSession:
                     on_pressure=self._pressed,
                     on_trust=self._on_event,
                 )
+                self._wires.connect(self._rdp, self._stream.flush)
                 await self._active
         except TimeoutError:
             raise ConnectionLost(
                 f"{self.config.server} did not finish the connection within"
                 f" {self.config.timeout:g} s"
             ) from None
-        if self.config.usb and not self._has_channel:
-            raise self._no_usb("it does not open the channel vrdpusb")
+        if self.config.usb and not self._wires.is_possible:
+            names = " or ".join(self._channels.static)
+            raise self._no_usb(f"it does not open the channel {names}")
         self._catalog.know_peer(self._stream.peer)
         self._catalog.watch(self._refresh_due.set)
         self._list_task = self._tasks.start(self._keep_list(), "device list")
@@ -333,11 +335,11 @@ class ClientSession:
     def _handle(self, event: rdp.Event) -> None:
         match event:
             case rdp.ChannelData():
-                if self._link is not None:
-                    self._link.received(event.channel, event.data)
-            case rdp.ChannelOpened():
-                if event.name.lower() == CHANNEL:
-                    self._open_channel(event)
+                if event.channel in self._channels.open:
+                    handler = self._channels.open[event.channel]
+                    handler.received(event.channel, event.data)
+            case rdp.ChannelOpened() | rdp.ChannelClosed() | rdp.ChannelRefused():
+                self._channels.handle(event, self._rdp.close_channel)
             case rdp.Activated():
                 if not self._active.done():
                     self._wait_for_usb()
@@ -356,13 +358,8 @@ class ClientSession:
             loop = asyncio.get_running_loop()
             self._silence = loop.call_later(self.config.usb_timeout, self._is_silent)
 
-    @property
-    def _has_heard(self) -> bool:
-        """Has the server said something about USB?"""
-        return self._link is not None and self._link.has_heard
-
     def _is_silent(self) -> None:
-        if self._stream is not None and not self._has_heard:
+        if self._stream is not None and not self._wires.has_heard:
             seconds = f"{self.config.usb_timeout:g} s"
             self._stream.fail(self._no_usb(f"nothing came in {seconds}"))
 
@@ -373,27 +370,17 @@ class ClientSession:
             " Client/DisableUSB is not set"
         )
 
-    def _open_channel(self, event: rdp.ChannelOpened) -> None:
-        core = load_protocol(CHANNEL).device_side()
-        stream = self._stream
-        assert stream is not None
-        self._core = core
-        self._link = WireLink(
-            core,
-            send=self._rdp.send_channel,
-            flush=stream.flush,
-            on_event=self._dispatch,
-        )
+    def _take_wire(self, core: wire.DeviceSide, link: WireLink) -> None:
+        """It is known which wire the server has."""
+        self._core, self._link = core, link
         self._slots = DeviceSlots(
             self._catalog,
             core,
-            self._link.move,
+            link.move,
             hold=self._hold,
             on_event=self._on_event,
             server=self.config.server,
         )
-        self._has_channel = True
-        self._link.opened(event.channel, event.name)
 
     def _lost(self, error: RusbError | None) -> None:
         if self._silence is not None:
@@ -402,15 +389,14 @@ class ClientSession:
             self._active.set_exception(self._why_refused(error))
         elif error is None and self._stream is not None:  # not our own doing
             error = self._why_ended()
-        if self._link is not None:
-            # nothing is given back before this: a grace period would begin here
-            self._link.close()
+        # nothing is given back before this: a grace period would begin here
+        self._wires.close()
         if not self._over.done():
             self._over.set_result(error)
 
     def _why_ended(self) -> RusbError | None:
         """Explain the end of a session; None if the server said goodbye."""
-        if self.config.usb and self.reason is None and not self._has_heard:
+        if self.config.usb and self.reason is None and not self._wires.has_heard:
             # FreeRDP's server does so when we answer what it never asked
             return self._no_usb("it hung up without a word about it")
         if self._has_goodbye:
@@ -482,13 +468,17 @@ class ClientSession:
                 self._stream.fail(ConnectionLost(f"internal error: {error!r}"))
 
     async def _announce(self) -> None:
+        protocol = self._wires.protocol
+        if protocol is None:
+            return  # the wire asks for the list as soon as there is one
+        isochronous = TransferType.ISOCHRONOUS in protocol.transfer_types
         before = self._known
         offered = await self._catalog.refresh()
         after = self._known = self._catalog.known
         new = [info for info in offered if not _is_offered(before.get(info.id))]
         for info in new:
             device = after[info.id].device
-            lacks = device.has_isochronous and not self._carries_isochronous
+            lacks = device.has_isochronous and not isochronous
             self._on_event(DeviceOffered(info, device.problem, lacks))
         for number, known in after.items():
             was = before.get(number)

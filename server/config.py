@@ -23,6 +23,8 @@ class ServerConfig:
         auth_library: the installation's library for machines of type External that
             name none; empty: VBoxAuth, which is PAM.
         pam_service: of ``/etc/pam.d``; empty: as the environment says, else login.
+        wires: names of the wire protocols that a client may bring its devices over, the
+            best first; the first whose channel opens is the one.
         legacy_tls: take clients that know nothing newer than TLS 1.0.
         log: path of ``VBox.log``; None: standard error.
         state: folder of the self-made certificate; None: the user's state folder.
@@ -34,6 +36,7 @@ class ServerConfig:
     address: str | None = None
     auth_library: str = ""
     pam_service: str = ""
+    wires: tuple[str, ...] = ("vrdpusb",)
     legacy_tls: bool = False
     log: str | None = None
     state: Path | None = None

@@ -257,6 +257,14 @@ class WireAgreed(Event):
     error: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class WireMissing(Event):
+    """A client does not have the dynamic channel of a wire."""
+
+    client: int
+    channel: str
+
+
 # ------------------------------------------------------------------ devices ----
 
 

@@ -2,6 +2,8 @@
 
 import itertools
 
+from rusb.wire.base import WireProtocol
+
 from .admission import Admission
 from .auth import Authenticator
 from .display.pacing import Pacer
@@ -21,6 +23,7 @@ class SessionHost:
     """What sessions and the devices of clients ask of their server.
 
     Attributes:
+        wires: what clients may bring their devices over.
         told: lines at the terminal that all clients may cause.
         lines: lines in the log that each network may cause.
         pacer: draws the screen.
@@ -31,6 +34,7 @@ class SessionHost:
         *,
         machine: Machine,
         guest: GuestBackend,
+        wires: list[WireProtocol],
         authenticator: Authenticator,
         log: ReleaseLog,
         happened: EventLog,
@@ -40,6 +44,7 @@ class SessionHost:
     ) -> None:
         self.machine = machine
         self.guest = guest
+        self.wires = wires
         self.authenticator = authenticator
         self.log = log
         self.happened = happened

@@ -230,6 +230,8 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             if event.error is not None:
                 outcome = f"ERROR: {event.error}"
             return (f"Remote USB: {flags}", f"VRDP: {outcome}")
+        case events.WireMissing(_, channel):
+            return (f"Remote USB: The client does not have the channel {channel}.",)
         case events.DeviceEvent():
             return _device_lines(event)
     return ()

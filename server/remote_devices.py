@@ -107,7 +107,7 @@ class RemoteDevices:
         number: of the client.
 
     Attributes:
-        link: takes what the channel brings, once it is lent.
+        link: takes what the channels bring, once it is lent.
     """
 
     link: WireLink
@@ -135,6 +135,8 @@ class RemoteDevices:
         types: Collection[TransferType] = tuple(TransferType),
         send: Callable[[int, bytes], None],
         flush: Callable[[], None],
+        open_channel: Callable[[str], bool],
+        close_channel: Callable[[int], None],
         fail: Callable[[RusbError], None],
     ) -> None:
         """Reach the client over a connection, until :meth:`close`.
@@ -143,11 +145,19 @@ class RemoteDevices:
             tell: gets what happens.
             core: the wire towards the client.
             types: of the transfers that it carries.
-            send, flush: see :class:`~rusb.aio.link.WireLink`.
+            send, flush, open_channel, close_channel: see
+                :class:`~rusb.aio.link.WireLink`.
             fail: ends the connection.
         """
         self._tell, self._core, self._types, self._fail = tell, core, types, fail
-        self.link = WireLink(core, send=send, flush=flush, on_event=self._dispatch)
+        self.link = WireLink(
+            core,
+            send=send,
+            flush=flush,
+            on_event=self._dispatch,
+            open_channel=open_channel,
+            close_channel=close_channel,
+        )
 
     @property
     def attached(self) -> list[Attachment]:

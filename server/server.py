@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import rusb.server.guests
 from rusb import plugins
+from rusb.aio.protocols import load_protocol
 from rusb.errors import ConnectionLost, PluginError, RusbError
 from rusb.filters.model import Filter
 
@@ -77,6 +78,7 @@ class Server:
     ) -> None:
         self.config = config
         self.machine = config.machine
+        wires = [load_protocol(name) for name in config.wires]
         self.guest = guest or load_guest(config.guest)
         self.log = log or ReleaseLog(config.log)
         self._owns_log = log is None
@@ -93,6 +95,7 @@ class Server:
         self._host = SessionHost(
             machine=self.machine,
             guest=self.guest,
+            wires=wires,
             authenticator=self.authenticator,
             log=self.log,
             happened=self.happened,

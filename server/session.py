@@ -1,19 +1,23 @@
 """One connection of a server: RDP, logon, screen, and the client's devices."""
 
 import asyncio
+import dataclasses
 import enum
 import logging
 import secrets
 import time
 from functools import partial
 
-from rusb.aio.protocols import load_protocol
+from rusb.aio.link import WireLink
+from rusb.aio.protocols import listeners
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tasks import TaskSet
 from rusb.errors import ConnectionLost, HandshakeError, RusbError
 from rusb.rdp import events as rdp
+from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.error_info import SLOT_IS_TAKEN
 from rusb.rdp.server import ServerConnection, ServerSettings
+from rusb.wire.base import ChannelKind, WireProtocol
 
 from . import events
 from .auth import Request, asked_lines, decision_line
@@ -32,8 +36,6 @@ from .vbox.settings import FEATURES
 __all__ = ["Phase", "ServerSession"]
 
 log = logging.getLogger(__name__)
-
-CHANNEL = "vrdpusb"
 
 LOGON_TIMEOUT = 60.0
 """Seconds from the connection to the logon (vrdp-server.md 1.1), and again from there
@@ -100,6 +102,15 @@ class ServerSession(Session):
         self._host = host
         self._log = RemoteLog(host.log, self.name)
         self._terminal = RemoteLog(host.terminal, self.name)
+        self._protocol: WireProtocol | None = None  # which the client has
+        self._channels = ChannelRegistry(
+            listener
+            for protocol in host.wires
+            for listener in listeners(protocol, self._open_channel, self._refused)
+        )
+        settings = dataclasses.replace(
+            settings, channels=self._channels.static, dynamic=self._channels.dynamic
+        )
         self._rdp = ServerConnection(settings, random_bytes=secrets.token_bytes)
         self.stream = RdpStream(
             self._rdp,
@@ -223,6 +234,7 @@ class ServerSession(Session):
         self.viewer.close()
         why = self._explain(error)
         self._host.client_left(self.number)
+        self._channels.end()
         if self.phase is not Phase.UNKNOWN:
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
@@ -297,8 +309,9 @@ class ServerSession(Session):
     def _handle(self, event: rdp.Event) -> None:
         match event:
             case rdp.ChannelData():
-                if self.devices is not None:
-                    self.devices.link.received(event.channel, event.data)
+                if event.channel in self._channels.open:
+                    handler = self._channels.open[event.channel]
+                    handler.received(event.channel, event.data)
             case rdp.LogonRequested():
                 self._logon(event)
             case rdp.Noted():
@@ -312,9 +325,10 @@ class ServerSession(Session):
                 self._inputs += "Input" not in self._disabled
             case rdp.RefreshRequested():
                 self.viewer.refresh()
-            case rdp.ChannelOpened():
-                if event.name.lower() == CHANNEL:
-                    self._open_channel(event)
+            case rdp.ChannelOpened() | rdp.ChannelClosed() | rdp.ChannelRefused():
+                self._channels.handle(event, self._rdp.close_channel)
+            case rdp.DynamicReady():
+                self._open_dynamic()
             case rdp.Disconnected():
                 self._end(event.reason)
             case _:
@@ -445,22 +459,54 @@ class ServerSession(Session):
             if feature in self._disabled:
                 self._tell(events.FeatureOff(feature))
 
-    def _open_channel(self, event: rdp.ChannelOpened) -> None:
+    def _open_channel(
+        self, protocol: WireProtocol, channel: int, name: str
+    ) -> WireLink | None:
+        """Serve a channel of a wire: the first one that opens says which wire it is."""
         if self.devices is None and "USB" not in self._disabled:
-            protocol = load_protocol(CHANNEL)
-            self.devices = self._host.devices_of(self.number)
-            self.devices.lend(
-                # not self._tell, which would keep this session after its end
-                tell=partial(
-                    report,
-                    happened=self._host.happened,
-                    log=self._log,
-                    terminal=self._terminal,
-                ),
-                core=protocol.guest_side(),
-                types=protocol.transfer_types,
-                send=self._rdp.send_channel,
-                flush=self.stream.flush,
-                fail=self.stream.fail,
-            )
-            self.devices.link.opened(event.channel, event.name)
+            if name.lower() == protocol.channel.name.lower():
+                self.devices = self._take_wire(protocol)
+        if self.devices is None or self._protocol is not protocol:
+            return None
+        self.devices.link.opened(channel, name)
+        return self.devices.link
+
+    def _take_wire(self, protocol: WireProtocol) -> RemoteDevices:
+        self._protocol = protocol
+        devices = self._host.devices_of(self.number)
+        devices.lend(
+            # not self._tell, which would keep this session after its end
+            tell=partial(
+                report,
+                happened=self._host.happened,
+                log=self._log,
+                terminal=self._terminal,
+            ),
+            core=protocol.guest_side(),
+            types=protocol.transfer_types,
+            send=self._rdp.send_channel,
+            flush=self.stream.flush,
+            open_channel=self._rdp.open_channel,
+            close_channel=self._close_channel,
+            fail=self.stream.fail,
+        )
+        return devices
+
+    def _open_dynamic(self) -> None:
+        """Ask the client for a wire over dynamic channels; static ones are open."""
+        if self.devices is not None or "USB" in self._disabled:
+            return
+        for protocol in self._host.wires:
+            if protocol.channel.kind is ChannelKind.DYNAMIC:
+                self._rdp.open_channel(protocol.channel.name)
+
+    def _refused(self, protocol: WireProtocol, name: str) -> None:
+        """The client does not open a dynamic channel."""
+        if self.devices is not None and self._protocol is protocol:
+            self.devices.link.refused(name)
+        else:
+            self._tell(events.WireMissing(self.number, name))
+
+    def _close_channel(self, channel: int) -> None:
+        self._channels.forget(channel)
+        self._rdp.close_channel(channel)

@@ -27,6 +27,7 @@ class WireLink:
         close_channel: ``close_channel(channel)``, closes a dynamic channel.
 
     Attributes:
+        on_event: see above; it may be changed.
         has_heard: the peer has sent a message.
     """
 
@@ -44,7 +45,7 @@ class WireLink:
         self.has_heard = False
         self._send = send
         self._flush = flush
-        self._on_event = on_event
+        self.on_event = on_event
         self._open_channel = open_channel
         self._close_channel = close_channel
         self._loop = asyncio.get_running_loop()
@@ -104,7 +105,7 @@ class WireLink:
         try:
             while events := self.core.events():
                 for event in events:
-                    self._on_event(event)
+                    self.on_event(event)
             outputs = self.core.outputs()
         finally:
             self._is_moving = False

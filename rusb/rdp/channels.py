@@ -11,7 +11,16 @@ from typing import Protocol
 from .events import ChannelClosed, ChannelOpened, ChannelRefused
 from .svc import MAX_CHANNEL_MESSAGE
 
-__all__ = ["ChannelHandler", "ChannelLimits", "ChannelListener", "ChannelRegistry"]
+__all__ = [
+    "DRDYNVC",
+    "ChannelHandler",
+    "ChannelLimits",
+    "ChannelListener",
+    "ChannelRegistry",
+]
+
+DRDYNVC = "drdynvc"
+"""The static channel that carries the dynamic ones."""
 
 
 class ChannelHandler(Protocol):
@@ -61,46 +70,60 @@ class ChannelRegistry:
     """The listeners of one connection, and the handlers of its open channels.
 
     Attributes:
-        static: names of the static channels that are served, in the order given.
+        static: names of the static channels to ask for or to serve, in the order given.
         dynamic: the limits of the dynamic ones, by name.
         open: who serves a channel, by its number.
     """
 
     def __init__(self, listeners: Iterable[ChannelListener]) -> None:
         self._listeners = {
-            (one.is_dynamic, one.name if one.is_dynamic else one.name.lower()): one
-            for one in listeners
+            _key(one.name, is_dynamic=one.is_dynamic): one for one in listeners
         }
         known = self._listeners.values()
-        self.static = tuple(one.name for one in known if not one.is_dynamic)
         self.dynamic = {one.name: one.limits for one in known if one.is_dynamic}
+        static = [one.name for one in known if not one.is_dynamic]
+        self.static = (*static, *([DRDYNVC] if self.dynamic else []))
         self.open: dict[int, ChannelHandler] = {}
 
-    def opened(self, event: ChannelOpened) -> bool:
-        """Let the listener of its name find a handler; False: there is none."""
-        name = event.name if event.is_dynamic else event.name.lower()
-        listener = self._listeners.get((event.is_dynamic, name))
-        if listener is None:
-            return False
-        handler = listener.opened(event.channel, event.name)
-        if handler is not None:
-            self.open[event.channel] = handler
-        return handler is not None
+    def handle(
+        self,
+        event: ChannelOpened | ChannelClosed | ChannelRefused,
+        close: Callable[[int], None],
+    ) -> None:
+        """Tell whom it concerns; *close* closes a dynamic one that nobody serves."""
+        match event:
+            case ChannelOpened():
+                self._opened(event, close)
+            case ChannelClosed():
+                if event.channel in self.open:
+                    self.open.pop(event.channel).closed(event.channel)
+            case ChannelRefused():
+                listener = self._listeners.get(_key(event.name, is_dynamic=True))
+                if listener is not None:
+                    listener.refused()
 
-    def closed(self, event: ChannelClosed) -> None:
-        """Tell the handler of a channel that it is gone."""
-        handler = self.open.pop(event.channel, None)
-        if handler is not None:
-            handler.closed(event.channel)
+    def forget(self, channel: int) -> None:
+        """Its handler closes a channel itself."""
+        self.open.pop(channel, None)
 
-    def refused(self, event: ChannelRefused) -> None:
-        """Tell the listener that the peer does not open a channel of its name."""
-        listener = self._listeners.get((True, event.name))
-        if listener is not None:
-            listener.refused()
-
-    def close(self) -> None:
+    def end(self) -> None:
         """Tell every handler that its channels are gone: the connection is over."""
+        self._listeners = {}
         while self.open:
             channel, handler = self.open.popitem()
             handler.closed(channel)
+
+    def _opened(self, event: ChannelOpened, close: Callable[[int], None]) -> None:
+        listener = self._listeners.get(_key(event.name, is_dynamic=event.is_dynamic))
+        handler = None
+        if listener is not None:
+            handler = listener.opened(event.channel, event.name)
+        if handler is not None:
+            self.open[event.channel] = handler
+        elif event.is_dynamic:
+            close(event.channel)
+
+
+def _key(name: str, *, is_dynamic: bool) -> tuple[bool, str]:
+    """Names of static channels are the same in any case."""
+    return is_dynamic, name if is_dynamic else name.lower()

@@ -11,9 +11,8 @@ from rusb.errors import (
     RemoteProtocolError,
 )
 
-from .channels import ChannelLimits
+from .channels import DRDYNVC, ChannelLimits
 from .dvc import (
-    DRDYNVC,
     FIRST_DYNAMIC,
     PDU_SIZE,
     DynamicChannels,

@@ -33,7 +33,6 @@ from .events import (
 from .svc import HEADER, SHOW_PROTOCOL, WHOLE, Assembly, ChannelReceiver
 
 __all__ = [
-    "DRDYNVC",
     "FIRST_DYNAMIC",
     "MAX_ASSEMBLED",
     "MAX_DYNAMIC_CHANNELS",
@@ -41,9 +40,6 @@ __all__ = [
     "DynamicChannels",
     "DynamicReceiver",
 ]
-
-DRDYNVC = "drdynvc"
-"""The static channel that carries them."""
 
 FIRST_DYNAMIC = 0x10000
 """What is added to the number of a dynamic channel: those of static ones are below."""

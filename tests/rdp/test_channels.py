@@ -8,9 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from rusb.errors import LocalProtocolError, RemoteProtocolError
-from rusb.rdp.channels import ChannelLimits, ChannelListener, ChannelRegistry
+from rusb.rdp.channels import (
+    DRDYNVC,
+    ChannelLimits,
+    ChannelListener,
+    ChannelRegistry,
+)
 from rusb.rdp.client import ClientSettings
-from rusb.rdp.dvc import DRDYNVC, FIRST_DYNAMIC, PDU_SIZE
+from rusb.rdp.dvc import FIRST_DYNAMIC, PDU_SIZE
 from rusb.rdp.dvc_messages import Close, CreateRequest, CreateResponse
 from rusb.rdp.events import (
     ChannelClosed,
@@ -86,6 +91,7 @@ class Handler:
 def test_a_registry_finds_handlers_by_name_and_number() -> None:
     usb, display = Handler(), Handler()
     refused: list[str] = []
+    closed: list[int] = []
     registry = ChannelRegistry(
         [
             ChannelListener("vrdpusb", lambda channel, name: usb),
@@ -94,30 +100,41 @@ def test_a_registry_finds_handlers_by_name_and_number() -> None:
                 *(OTHER, lambda channel, name: display, True, LIMITS[OTHER]),
                 refused=lambda: refused.append(OTHER),
             ),
+            ChannelListener(USB, lambda channel, name: None, is_dynamic=True),
         ]
     )
-    assert registry.static == ("vrdpusb", "nobody")
-    assert registry.dynamic == {OTHER: LIMITS[OTHER]}
-    assert registry.opened(ChannelOpened(1004, "VrdpUSB"))  # in any case
-    assert registry.opened(ChannelOpened(ONE, OTHER, is_dynamic=True))
-    for nobody in (
+    assert registry.static == ("vrdpusb", "nobody", DRDYNVC)
+    assert registry.dynamic == {OTHER: LIMITS[OTHER], USB: ChannelLimits()}
+    for event in (
+        ChannelOpened(1004, "VrdpUSB"),  # in any case
+        ChannelOpened(ONE, OTHER, is_dynamic=True),
         ChannelOpened(1005, "nobody"),
         ChannelOpened(1006, "rdpsnd"),
         ChannelOpened(1007, OTHER),
         ChannelOpened(TWO, "vrdpusb", is_dynamic=True),
-        ChannelOpened(TWO, OTHER.lower(), is_dynamic=True),
+        ChannelOpened(TWO + 1, OTHER.lower(), is_dynamic=True),
+        ChannelOpened(TWO + 2, USB, is_dynamic=True),
+        ChannelRefused(OTHER, -1),
+        ChannelRefused("vrdpusb", -1),
     ):
-        assert not registry.opened(nobody)
+        registry.handle(event, closed.append)
     assert registry.open == {1004: usb, ONE: display}
-    registry.closed(ChannelClosed(ONE))
-    registry.closed(ChannelClosed(ONE))
-    registry.refused(ChannelRefused(OTHER, -1))
-    registry.refused(ChannelRefused(USB, -1))
+    assert closed == [TWO, TWO + 1, TWO + 2]
     assert refused == [OTHER]
-    registry.close()
-    registry.close()
+    for _ in range(2):
+        registry.handle(ChannelClosed(ONE), closed.append)
+    assert display.calls == [(ONE,)]
+    registry.handle(ChannelOpened(TWO, OTHER, is_dynamic=True), closed.append)
+    registry.forget(TWO)
+    registry.end()
+    registry.end()
     assert (usb.calls, display.calls) == ([(1004,)], [(ONE,)])
-    assert registry.open == {}
+    registry.handle(ChannelRefused(OTHER, -1), closed.append)
+    assert (registry.open, refused) == ({}, [OTHER])
+
+
+def test_without_dynamic_channels_nobody_asks_for_their_carrier() -> None:
+    assert ChannelRegistry([]).static == ()
 
 
 # -------------------------------------------------------------- connections ----

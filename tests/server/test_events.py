@@ -152,6 +152,11 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
         [],
     ),
     (
+        events.WireMissing(3, "URBDRC"),
+        ["Remote USB: The client does not have the channel URBDRC."],
+        [],
+    ),
+    (
         events.DeviceListed(DEVICE),
         ["Remote USB: ++++ Vendor 1209. Product 0001. Name = [Drive]."],
         [],

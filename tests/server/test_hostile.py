@@ -244,9 +244,9 @@ async def test_t08_a_client_fills_no_disk_with_what_is_logged_of_it(lab: Lab) ->
     lines = session.MAX_LINES
     async with asyncio.timeout(15), others_go_on(lab):
         async with connect(lab.config(), backends=[]) as noisy:
-            while not noisy._link or not noisy._link._channels:  # noqa: ASYNC110
+            while not noisy._channels.open:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            (channel,) = noisy._link._channels
+            (channel,) = noisy._channels.open
             assert noisy._stream is not None
             for version in (2, 3) * (2 * lines):
                 body = struct.pack("<IBBI", 6, 12, 2, version)

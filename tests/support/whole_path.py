@@ -20,9 +20,17 @@ ALL = (Filter(name="all"),)
 
 
 class Lab:
-    """A server with a loopback guest, and what it logged."""
+    """A server with a loopback guest, and what it logged.
 
-    def __init__(self, folder: Path, machine: Machine) -> None:
+    Args:
+        folder: where it keeps everything.
+        machine: what it serves.
+        wires: names of the wire protocols it knows.
+    """
+
+    def __init__(
+        self, folder: Path, machine: Machine, wires: tuple[str, ...] = ("vrdpusb",)
+    ) -> None:
         self.folder = folder
         self.guest = LoopbackGuest()
         config = ServerConfig(
@@ -31,6 +39,7 @@ class Lab:
             address="127.0.0.1",
             log=str(folder / "VBox.log"),
             state=folder,
+            wires=wires,
         )
         self.server = Server(config, guest=self.guest)
 
