@@ -103,6 +103,27 @@ def test_the_command_holds_no_device_adapter() -> None:
                 assert not is_in(imported, "rusb.usb.queue"), name
 
 
+COMMAND_IMPORTS_NOT = (
+    *("xml", "rusb.server.vbox.document", "rusb.server.vbox.filter_list"),  # XML
+    *("rusb.filters.engine.decide", "rusb.filters.engine.route", "rusb.server.policy"),
+    *("rusb.server.attachments", "rusb.server.remote_devices", "rusb.server.session"),
+)
+
+
+def test_the_command_holds_no_policy_and_no_xml() -> None:
+    """What settings look like is the store's business, decisions are the filters'."""
+    for name, path in MODULES.items():
+        if is_in(name, "rusb.cli"):
+            for imported in find_imports(name, path):
+                for part in COMMAND_IMPORTS_NOT:
+                    assert not is_in(imported, part), f"{name} imports {imported}"
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                is_document = isinstance(node, ast.Attribute) and (
+                    node.attr in ("document", "attributes")
+                )
+                assert not is_document, f"{name} walks through a document"
+
+
 def test_the_map_names_every_module() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     section = text.partition("## 1. ")[2].partition("## 2. ")[0]

@@ -2,17 +2,15 @@
 
 import argparse
 import pwd
-import uuid
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.filters.parser import parse_offer
-from rusb.filters.store import class_key, to_attributes
 from rusb.paths import state_folder
 from rusb.server.config import ServerConfig
 from rusb.server.machine.serving import Serving
+from rusb.server.vbox.bare import bare_machine
 from rusb.server.vbox.files import make_folder, write_file
 from rusb.server.vbox.ports import check_ports, parse_ports
 from rusb.server.vbox.registry import Registry, check_name
@@ -27,25 +25,6 @@ from ._common import (
     until_signal,
 )
 from ._user import check_guest, check_logons, drop_root, find_user
-
-NAMES = uuid.UUID("6f2f8f0e-6a43-5d0c-9d6b-2f2c6c6a1f3e")
-"""The name space of the UUIDs of machines that only have a name."""
-
-SETTINGS = """<?xml version="1.0"?>
-<!-- Made by rusb serve from its options, and made again each time. -->
-<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
-  <Machine uuid="{{{uuid}}}" name={name}>
-    <ExtraData>{extra}</ExtraData>
-    <Hardware>
-      <USB>
-        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
-        <DeviceFilters>{filters}</DeviceFilters>
-      </USB>
-      <RemoteDisplay enabled="true" authType="{auth}" allowMultiConnection="true"/>
-    </Hardware>
-  </Machine>
-</VirtualBox>
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,26 +130,9 @@ def make_settings(name: str, filters: list[Filter], auth: str | None) -> Path:
         SettingsError: the name cannot be one, or the file cannot be written.
     """
     check_name(name)
-    rows = (
-        " ".join(f"{key}={quoteattr(text)}" for key, text in to_attributes(f).items())
-        for f in filters
-    )
-    extra = (
-        f"<ExtraDataItem name={quoteattr(class_key(f.name))}"
-        f" value={quoteattr(f.interface_class)}/>"
-        for f in filters
-        if f.interface_class
-    )
-    text = SETTINGS.format(
-        uuid=uuid.uuid5(NAMES, name),
-        name=quoteattr(name),
-        extra="".join(extra),
-        filters="".join(f"<DeviceFilter {row}/>" for row in rows),
-        auth=(auth or "null").capitalize(),
-    )
     path = state_folder() / "serve" / name / f"{name}.vbox"
     make_folder(path.parent)
-    write_file(path, text.encode())
+    write_file(path, bare_machine(name, filters, auth or "null"))
     return path
 
 

@@ -13,7 +13,7 @@ from rusb.errors import SettingsError
 from ..vbox.model import (
     NETWORK_CARDS,
     Adapter,
-    Disk,
+    Drive,
     Hardware,
     disk_format,
     place_of,
@@ -88,7 +88,7 @@ def qemu_command(
         command += ["-chardev", _chardev(hardware.serial), "-serial", "chardev:com1"]
     for number, kind in enumerate(dict.fromkeys(hardware.usb)):
         command += ["-device", f"{USB_CONTROLLERS[kind]},id=usb{number}"]
-    command += _storage(hardware.disks)
+    command += _storage(hardware.drives())
     command += _network(hardware.adapters)
     if incoming:
         command += ["-incoming", incoming]
@@ -125,39 +125,39 @@ def _firmware() -> str:
     )
 
 
-def _storage(disks: Sequence[Disk]) -> Iterator[str]:
-    """Yield the controllers that disks need, then a drive and a device for each."""
-    buses = dict.fromkeys(disk.bus for disk in disks)
+def _storage(drives: Sequence[tuple[str, Drive]]) -> Iterator[str]:
+    """Yield the controllers that drives need, then a drive and a device for each."""
+    buses = dict.fromkeys(bus for bus, _ in drives)
     if "sata" in buses:
         yield from ("-device", "ahci,id=sata0")
     if "scsi" in buses:
         yield from ("-device", "lsi53c895a,id=scsi0")
     if "usb" in buses:
         yield from ("-device", "qemu-xhci,id=usbdisks")
-    for number, disk in enumerate(disks):
-        place = place_of(disk.bus, disk.port, disk.device)
+    for number, (bus, drive) in enumerate(drives):
+        place = place_of(bus, drive.port, drive.device)
         options = ["if=none", f"id=disk{number}"]
-        if disk.path is not None:
-            if not disk.path.exists():
+        if drive.medium is not None:
+            if not drive.medium.exists():
                 raise SettingsError(
-                    f"the machine's medium {disk.path} does not exist; attach another"
-                    " with storageattach"
+                    f"the machine's medium {drive.medium} does not exist; attach"
+                    " another with storageattach"
                 )
-            options += [f"file={_escaped(str(disk.path))}"]
-            options += [f"format={disk_format(disk.path)}"]
-            if disk.kind == "dvd":
+            options += [f"file={_escaped(str(drive.medium))}"]
+            options += [f"format={disk_format(drive.medium)}"]
+            if drive.kind == "dvd":
                 options.append("readonly=on")
-        elif disk.kind == "hdd":
+        elif drive.kind == "hdd":
             raise SettingsError("a hard disk without an image; attach one")
         yield from ("-drive", ",".join(options))
-        yield from ("-device", f"{_device(disk, place)},drive=disk{number}")
+        yield from ("-device", f"{_device(bus, drive, place)},drive=disk{number}")
 
 
-def _device(disk: Disk, place: int) -> str:
-    kind = "cd" if disk.kind == "dvd" else "hd"
-    match disk.bus:
+def _device(bus: str, drive: Drive, place: int) -> str:
+    kind = "cd" if drive.kind == "dvd" else "hd"
+    match bus:
         case "ide":
-            return f"ide-{kind},bus=ide.{disk.port},unit={disk.device}"
+            return f"ide-{kind},bus=ide.{drive.port},unit={drive.device}"
         case "sata":
             return f"ide-{kind},bus=sata0.{place}"
         case "scsi":

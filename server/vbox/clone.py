@@ -12,10 +12,11 @@ from rusb.errors import SettingsError
 
 from .document import Document, Node
 from .drives import image_uuid, media
-from .editor import Editor, new_mac
+from .editor import Editor
 from .files import read_file
-from .hardware import Drive, read_parts
-from .model import disk_format
+from .hardware import read_hardware
+from .model import Drive, disk_format
+from .network import new_mac
 from .registry import Entry
 from .settings import machine_node
 
@@ -100,7 +101,7 @@ def _disks(source: Entry, document: Document) -> list[Drive]:
             " it there, or delete them there"
         )
     found = []
-    for controller in read_parts(document, source.path.parent).controllers:
+    for controller in read_hardware(document, source.path.parent).controllers:
         for drive in controller.drives:
             if drive.kind != "hdd":
                 continue

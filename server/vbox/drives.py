@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.errors import SettingsError
-from rusb.filters.store import read_number
 
 from .document import Document, Node
 from .files import open_at_once
-from .model import disk_format, place_of
+from .model import BUS_OF, BUSES, disk_format, place_of
 from .settings import machine_node, parse_version
+from .values import read_number
 
 __all__ = [
-    "BUSES",
-    "BUS_OF",
     "MAX_HEAD",
     "RAW",
     "DrivesEditor",
@@ -28,31 +26,6 @@ __all__ = [
 ]
 
 STORAGE_IN_HARDWARE_SINCE = (1, 17)
-
-BUSES = {
-    "ide": ("PIIX4", 2),
-    "sata": ("AHCI", 30),
-    "scsi": ("LsiLogic", 16),
-    "floppy": ("I82078", 1),
-    "usb": ("USB", 8),
-    "virtio": ("VirtioSCSI", 16),
-}
-"""Storage controllers: the default chip and the number of ports."""
-
-BUS_OF = {
-    "PIIX3": "ide",
-    "PIIX4": "ide",
-    "ICH6": "ide",
-    "AHCI": "sata",
-    "IntelAhci": "sata",
-    "LsiLogic": "scsi",
-    "BusLogic": "scsi",
-    "LsiLogicSas": "scsi",
-    "I82078": "floppy",
-    "USB": "usb",
-    "VirtioSCSI": "virtio",
-}
-"""Chip to bus."""
 
 RAW = (".img", ".raw")
 """What raw images of disks are called."""

@@ -7,15 +7,17 @@ changes nothing.
 
 import re
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 
 from .document import Document, Node
-from .drives import BUSES, DrivesEditor
+from .drives import DrivesEditor
 from .filter_list import FilterList
-from .forwards import Forward, add_forward, remove_forward
+from .kept import Kept
+from .network import NetworkEditor
 from .ports import check_ports
 from .serialport import SerialPort
 from .settings import (
@@ -28,10 +30,11 @@ from .settings import (
     read_display,
     usb_controllers,
 )
+from .values import boolean
 
-__all__ = ["BOOT_DEVICES", "BUSES", "NIC_MODES", "Editor", "new_machine", "set_extra"]
+__all__ = ["BOOT_DEVICES", "Editor", "new_machine", "set_extra"]
 
-VIDEO_SINCE = FORWARDS_SINCE = (1, 10)
+VIDEO_SINCE = (1, 10)
 PROPERTIES_SINCE = (1, 11)
 XHCI_SINCE = TCP_SERIAL_SINCE = (1, 15)
 
@@ -52,9 +55,6 @@ BOOT_DEVICES = {
     "disk": "HardDisk",
     "net": "Network",
 }
-
-NIC_MODES = {"none": "", "null": "", "nat": "NAT"}
-"""Words of ``--nicN`` that rusb can carry out, and their element."""
 
 _NEW = """<?xml version="1.0"?>
 <!-- Settings of a virtual machine, made by rusb. -->
@@ -102,7 +102,7 @@ def set_extra(document: Document, owner: str, key: str, value: str) -> None:
     document.set_pair((owner, "ExtraData"), "ExtraDataItem", key, value)
 
 
-class Editor(DrivesEditor):
+class Editor(NetworkEditor, DrivesEditor):
     """Changes a document; the document's text is what to write.
 
     Args:
@@ -119,6 +119,11 @@ class Editor(DrivesEditor):
     def __init__(self, document: Document, folder: Path | None = None) -> None:
         super().__init__(document, folder)
         self.raised_from: str | None = None
+
+    @property
+    def uuid(self) -> str:
+        """The machine's."""
+        return self._machine.attributes.get("uuid", "").strip("{}").lower()
 
     # -------------------------------------------------------------- simple ----
 
@@ -146,6 +151,36 @@ class Editor(DrivesEditor):
             first = machine.children[0] if machine.children else None
             document.add(machine, "Description", before=first, text=text)
 
+    def set_groups(self, names: Sequence[str]) -> None:
+        """Set the groups that the machine is in, each ``/NAME``; none: the main one."""
+        document = self.document
+        if (old := document.find("Machine", "Groups")) is not None:
+            document.remove(old)
+        for name in names:
+            document.add(self._ensure("Groups"), "Group", {"name": name})
+
+    def set_monitors(self, count: int) -> None:
+        """Set the number of screens."""
+        self.document.set(self._hardware("Display"), "monitorCount", str(count))
+
+    def set_hardware(self, path: Sequence[str], attribute: str, value: str) -> None:
+        """Set an attribute of an element of Hardware that only VirtualBox uses."""
+        self.document.set(self._hardware(*path), attribute, value)
+
+    def keep(self, kept: Kept, word: str, stored: str, number: int = 0) -> None:
+        """Keep a setting that only VirtualBox uses.
+
+        Args:
+            kept: which one.
+            word: for it.
+            stored: what the file has for the word.
+            number: of its network adapter, from 1; 0: it is one of the machine.
+        """
+        owner = self.adapter(number) if number else self._hardware()
+        if kept.to_word(owner) != word:
+            node = self.document.ensure_in(owner, *kept.place(owner))
+            self.document.set(node, kept.attribute, stored)
+
     def set_memory(self, mebibytes: int) -> None:
         """Set the size of the memory."""
         self.document.set(self._hardware("Memory"), "RAMSize", str(mebibytes))
@@ -156,7 +191,7 @@ class Editor(DrivesEditor):
 
     def set_acpi(self, is_on: bool) -> None:
         """Switch ACPI on or off."""
-        self.document.set(self._hardware("BIOS", "ACPI"), "enabled", _boolean(is_on))
+        self.document.set(self._hardware("BIOS", "ACPI"), "enabled", boolean(is_on))
 
     def set_utc(self, is_on: bool) -> None:
         """Let the guest's clock run on UTC, or on the host's local time."""
@@ -176,66 +211,6 @@ class Editor(DrivesEditor):
                 return
         attributes = {"position": str(position), "device": BOOT_DEVICES[device]}
         self.document.add(boot, "Order", attributes)
-
-    def set_nic(self, number: int, mode: str) -> None:
-        """Set what network adapter *number*, from 1, is attached to: NIC_MODES."""
-        if mode == "none" and self._adapter(str(number - 1)) is None:
-            return
-        adapter = self.adapter(number)
-        self.document.set(adapter, "enabled", _boolean(mode != "none"))
-        element = NIC_MODES[mode]
-        modes = nic_modes(adapter)
-        if [node.name for node in modes] == ([element] if element else []):
-            return
-        for node in modes:
-            self.document.remove(node)
-        if element:
-            self.document.add(adapter, element)
-
-    def adapter(self, number: int) -> Node:
-        """Return a network adapter, from 1; one that was not there is switched off."""
-        slot = str(number - 1)
-        found = self._adapter(slot)
-        if found is None:
-            mac = new_mac()
-            attributes = {"slot": slot, "enabled": "false"}
-            attributes |= {"MACAddress": mac, "type": "82540EM"}
-            found = self.document.add(self._hardware("Network"), "Adapter", attributes)
-        return found
-
-    def _adapter(self, slot: str) -> Node | None:
-        network = self.document.find("Machine", "Hardware", "Network")
-        adapters = network.all("Adapter") if network else ()
-        return next((a for a in adapters if a.attributes.get("slot") == slot), None)
-
-    def add_forward(self, number: int, rule: Forward) -> None:
-        """Let the host forward a port to network adapter *number*, from 1.
-
-        Raises:
-            SettingsError: the adapter is not on NAT, or the rule's name or port of the
-                host is taken.
-        """
-        nat = self._nat(number)
-        self._raise_to(FORWARDS_SINCE)
-        add_forward(self.document, nat, rule)
-
-    def remove_forward(self, number: int, name: str) -> None:
-        """Remove a rule of network adapter *number*, from 1.
-
-        Raises:
-            SettingsError: the adapter is not on NAT, or there is none of that name.
-        """
-        remove_forward(self.document, self._nat(number), name)
-
-    def _nat(self, number: int) -> Node:
-        adapter = self._adapter(str(number - 1))
-        nat = adapter.find("NAT") if adapter else None
-        if nat is None:
-            raise SettingsError(
-                f"network adapter {number} is not attached to NAT; --nic{number} nat"
-                " does that"
-            )
-        return nat
 
     def set_serial(self, serial: SerialPort | None) -> None:
         """Connect the first serial port; None: there is none."""
@@ -264,7 +239,7 @@ class Editor(DrivesEditor):
         """Switch the remote display on or off."""
         if self._display().enabled is not is_on:
             default = self.version < DISABLED_SINCE
-            self.set_display("enabled", None if is_on is default else _boolean(is_on))
+            self.set_display("enabled", None if is_on is default else boolean(is_on))
 
     def set_auth_type(self, text: str) -> None:
         """Set the type of authentication, in any case.
@@ -318,7 +293,7 @@ class Editor(DrivesEditor):
     def _set_old_property(self, name: str, value: str) -> None:
         """Set a property in the form before 1.11; what cannot be said is normalised."""
         if value and name == "VideoChannel/Enabled":
-            value = _boolean(value.lower() == "true" or value == "1")
+            value = boolean(value.lower() == "true" or value == "1")
         elif value and name == "VideoChannel/Quality":
             quality = int(value) if re.fullmatch("[0-9]{1,9}", value) else 0
             value = str(min(max(quality or 75, 10), 100))
@@ -370,7 +345,7 @@ class Editor(DrivesEditor):
             wanted = {*usb_controllers(self._hardware(), self.version), kind}
             wanted -= set() if is_on else {kind}
             for known, attribute in OLD_CONTROLLERS.items():
-                self.document.set(old, attribute, _boolean(known in wanted))  # D5
+                self.document.set(old, attribute, boolean(known in wanted))  # D5
         elif is_on:
             self._add_controller(kind)
 
@@ -501,18 +476,3 @@ class Editor(DrivesEditor):
         for name in old.attributes.keys() - set(OLD_CONTROLLERS.values()):
             self.document.set(self._hardware("USB"), name, old.attributes[name])
         self.document.remove(old)
-
-
-def nic_modes(adapter: Node) -> list[Node]:
-    """Return the elements that say what an adapter is attached to."""
-    other = ("DisabledModes",)
-    return [n for n in adapter.children if n.name not in other and n.name[0] != "{"]
-
-
-def new_mac() -> str:
-    """Return the address of a new network adapter; the first half is VirtualBox's."""
-    return f"080027{uuid.uuid4().bytes[:3].hex().upper()}"
-
-
-def _boolean(value: bool) -> str:
-    return "true" if value else "false"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import ATTRIBUTES, Filter
-from rusb.filters.store import from_attributes, to_attributes
 
 from .document import Document, Node
+from .filter_attributes import from_attributes, to_attributes
 
 __all__ = ["MAX_FILTERS", "FilterList"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from rusb.errors import SettingsError
-from rusb.filters.store import read_number
 
 from .document import Document, Node
+from .values import read_number
 
 __all__ = ["Forward", "add_forward", "check_forward", "forwards_of", "remove_forward"]
 

@@ -16,7 +16,7 @@ from rusb.errors import SettingsError
 from .document import Document, Node
 from .drives import MAX_HEAD, image_uuid
 from .files import open_at_once, read_file
-from .hardware import read_parts
+from .hardware import read_hardware
 from .model import disk_format
 from .registry import Entry
 from .settings import machine_node
@@ -59,7 +59,7 @@ def known_media(entries: Iterable[Entry]) -> list[Medium]:
         try:
             document = Document(read_file(entry.path), str(entry.path))
             registry = machine_node(document).find("MediaRegistry")
-            controllers = read_parts(document, folder).controllers
+            controllers = read_hardware(document, folder).controllers
         except SettingsError:  # of other settings; who names the machine hears of it
             continue
         for group in registry.children if registry else ():

@@ -1,4 +1,4 @@
-"""A machine's hardware, as far as a hypervisor is told."""
+"""The model of a machine's hardware, for showvminfo and for the hypervisor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,12 @@ from .forwards import Forward
 from .serialport import SerialPort
 
 __all__ = [
+    "BUSES",
+    "BUS_OF",
     "NETWORK_CARDS",
     "Adapter",
-    "Disk",
+    "Controller",
+    "Drive",
     "Hardware",
     "disk_format",
     "place_of",
@@ -39,26 +42,67 @@ NETWORK_CARDS = {
 }
 """QEMU's network card for one of VirtualBox's; another becomes an e1000."""
 
+BUSES = {
+    "ide": ("PIIX4", 2),
+    "sata": ("AHCI", 30),
+    "scsi": ("LsiLogic", 16),
+    "floppy": ("I82078", 1),
+    "usb": ("USB", 8),
+    "virtio": ("VirtioSCSI", 16),
+}
+"""Storage controllers: the default chip and the number of ports."""
+
+BUS_OF = {
+    "PIIX3": "ide",
+    "PIIX4": "ide",
+    "ICH6": "ide",
+    "AHCI": "sata",
+    "IntelAhci": "sata",
+    "LsiLogic": "scsi",
+    "BusLogic": "scsi",
+    "LsiLogicSas": "scsi",
+    "I82078": "floppy",
+    "USB": "usb",
+    "VirtioSCSI": "virtio",
+}
+"""Chip to bus."""
+
 _PORTS = {"ide": 4, "sata": 6, "scsi": 7, "floppy": 2, "usb": 8, "virtio": 8}
 """Disks that a controller of a kind takes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Disk:
-    """A medium in a drive, or an empty drive.
+class Drive:
+    """A drive in its place.
 
     Attributes:
-        bus: ``ide``, ``sata``, ``scsi``, ``floppy``, ``usb`` or ``virtio``.
         port, device: where on the controller; only IDE has two devices a port.
         kind: ``hdd``, ``dvd`` or ``floppy``.
-        path: the image; None: an empty drive.
+        medium: the image; None: it is empty.
+        uuid: of the image.
+        problem: why QEMU cannot use the image; empty: it can.
     """
 
-    bus: str
     port: int
     device: int
     kind: str
-    path: Path | None = None
+    medium: Path | None = None
+    uuid: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A storage controller.
+
+    Attributes:
+        type: VirtualBox's name of the chip.
+    """
+
+    name: str
+    type: str
+    ports: int
+    drives: Sequence[Drive] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +110,14 @@ class Adapter:
     """A network adapter.
 
     Attributes:
-        mode: ``NAT``; empty: no cable.
+        mode: ``NAT``, or the element of another one; empty: no cable.
         card: VirtualBox's name of the card.
         mac: twelve hexadecimal digits.
         is_linked: the cable is in.
         forwards: what the host forwards to the guest, for NAT.
+        network: the name of what it is attached to; mostly empty.
+        nat: the network of NAT, for NAT.
+        kept: what only VirtualBox uses, see ``kept.py``: word by name.
     """
 
     mode: str = "NAT"
@@ -78,32 +125,70 @@ class Adapter:
     mac: str = ""
     is_linked: bool = True
     forwards: tuple[Forward, ...] = ()
+    network: str = ""
+    nat: str = "nat"
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a machine is made of, as far as QEMU is told.
+    """What a machine is made of, as its settings have it.
 
     Attributes:
         memory: MiB.
-        boot: ``floppy``, ``dvd``, ``disk``, ``net`` in the order they are tried.
+        boot: words of BOOT_DEVICES in the order in which they are tried.
         firmware: ``BIOS`` or ``EFI`` (any variant of it).
         is_local_time: the clock has the host's time zone; else UTC.
         serial: what the first serial port is connected with; None: there is none.
         usb: types of USB controllers.
-        adapters: by slot, from 0.
+        adapters: by slot, from 0; those that are switched off are not there.
+        uuid: what the guest sees; empty: that of the machine.
+        changed: when the state changed last, as the file has it; mostly empty.
+        snapshots: folder of the snapshots; empty: the usual one.
+        kept: what only VirtualBox uses, see ``kept.py``: word by name.
+        not_run: what the settings ask for and the guest has to do without.
     """
 
+    description: str = ""
     memory: int = 128
     cpus: int = 1
     acpi: bool = True
-    boot: Sequence[str] = ("floppy", "dvd", "disk")
+    boot: Sequence[str] = ("floppy", "dvd", "disk", "none")
     firmware: str = "BIOS"
     is_local_time: bool = False
     serial: SerialPort | None = None
     usb: Sequence[str] = ()
-    disks: Sequence[Disk] = ()
+    controllers: Sequence[Controller] = ()
     adapters: Mapping[int, Adapter] = field(default_factory=dict)
+    groups: Sequence[str] = ("/",)
+    uuid: str = ""
+    changed: str = ""
+    snapshots: str = ""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    not_run: Sequence[str] = ()
+
+    def drives(self) -> list[tuple[str, Drive]]:
+        """Return each drive, and the bus of its controller.
+
+        Raises:
+            SettingsError: a storage controller that rusb does not know, or an image
+                that QEMU cannot use.
+        """
+        found = []
+        for controller in self.controllers:
+            bus = BUS_OF.get(controller.type)
+            if bus is None:
+                raise SettingsError(
+                    f"storage controller {controller.name!r} is a {controller.type},"
+                    f" which rusb does not know; choose one of {', '.join(BUSES)}"
+                )
+            for drive in controller.drives:
+                if drive.problem:
+                    raise SettingsError(
+                        f"{drive.medium} cannot be used: {drive.problem}"
+                    )
+                found.append((bus, drive))
+        return found
 
 
 def disk_format(path: Path) -> str:

@@ -7,11 +7,10 @@ starts such a machine learns what its guest does without.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rusb.filters.store import read_number
-
 from .document import Document, Node
 from .model import NETWORK_CARDS
 from .serialport import SERIAL_MODES
+from .values import read_number
 
 __all__ = ["parts_not_run"]
 

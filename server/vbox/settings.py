@@ -11,11 +11,12 @@ from pathlib import Path
 
 from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
-from rusb.filters.store import class_key, read_boolean, read_number
 
 from .document import Document, Node
 from .files import read_file
+from .filter_attributes import class_key
 from .filter_list import FilterList
+from .values import read_boolean, read_number
 
 __all__ = [
     "FEATURES",

@@ -15,7 +15,7 @@ from rusb.filters.criteria import (
 )
 from rusb.filters.engine import Outcome, decide, first_difference, route
 from rusb.filters.model import ATTRIBUTES, Filter
-from rusb.filters.store import from_attributes, to_attributes
+from rusb.server.vbox.filter_attributes import from_attributes, to_attributes
 from rusb.usb.device import DeviceInfo
 from tests.support.vectors import load_vectors
 

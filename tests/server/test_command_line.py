@@ -13,7 +13,8 @@ from qemu.qmp import ConnectError, QMPClient, Runstate
 
 from rusb.errors import SettingsError
 from rusb.server.machine.command_line import qemu_command
-from rusb.server.vbox.model import Adapter, Disk, Hardware, disk_format
+from rusb.server.vbox.model import Adapter, Hardware, disk_format
+from tests.support.hardware import controllers
 
 UUID = "{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a704}"
 
@@ -77,16 +78,16 @@ async def test_a_plain_machine(tmp_path: Path) -> None:
 
 async def test_every_place_for_a_disk_and_every_format(images: Path) -> None:
     disks = [
-        Disk("ide", 0, 0, "hdd", images / "a.vdi"),
-        Disk("ide", 1, 0, "dvd", images / "g.iso"),
-        Disk("ide", 1, 1, "dvd"),
-        Disk("sata", 2, 0, "hdd", images / "b.vmdk"),
-        Disk("scsi", 3, 0, "hdd", images / "c.vhd"),
-        Disk("usb", 0, 0, "hdd", images / "d.qcow2"),
-        Disk("virtio", 0, 0, "hdd", images / "e,f.img"),
-        Disk("floppy", 0, 0, "floppy"),
+        ("ide", 0, 0, "hdd", images / "a.vdi"),
+        ("ide", 1, 0, "dvd", images / "g.iso"),
+        ("ide", 1, 1, "dvd"),
+        ("sata", 2, 0, "hdd", images / "b.vmdk"),
+        ("scsi", 3, 0, "hdd", images / "c.vhd"),
+        ("usb", 0, 0, "hdd", images / "d.qcow2"),
+        ("virtio", 0, 0, "hdd", images / "e,f.img"),
+        ("floppy", 0, 0, "floppy"),
     ]
-    async with machine(Hardware(disks=disks), images) as qmp:
+    async with machine(Hardware(controllers=controllers(*disks)), images) as qmp:
         found = {
             block["device"]: block.get("inserted", {}).get("drv")
             for block in await qmp("query-block")
@@ -142,10 +143,13 @@ async def test_controllers_and_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hardware", "sentence"),
     [
-        (Hardware(disks=[Disk("ide", 2, 0, "dvd")]), "no port 2, device 0 on a"),
-        (Hardware(disks=[Disk("ide", 0, 0, "hdd")]), "without an image"),
         (
-            Hardware(disks=[Disk("ide", 0, 0, "hdd", Path("/gone.vdi"))]),
+            Hardware(controllers=controllers(("ide", 2, 0, "dvd"))),
+            "no port 2, device 0 on a",
+        ),
+        (Hardware(controllers=controllers(("ide", 0, 0, "hdd"))), "without an image"),
+        (
+            Hardware(controllers=controllers(("ide", 0, 0, "hdd", Path("/gone.vdi")))),
             "/gone.vdi does not exist",
         ),
         (Hardware(adapters={0: Adapter("bridged")}), "--nic1 nat"),

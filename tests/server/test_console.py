@@ -13,8 +13,9 @@ from rusb.server.machine.console import Console
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.running import RunningMachine
 from rusb.server.vbox.forwards import Forward
-from rusb.server.vbox.model import Adapter, Disk, Hardware
+from rusb.server.vbox.model import Adapter, Hardware
 from rusb.server.vbox.serialport import SerialPort
+from tests.support.hardware import controllers
 from tests.support.running import UUID, make, wait_log
 
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -38,7 +39,7 @@ def machine(
     (folder / "floppy.img").write_bytes(ECHO.ljust(1440 << 10, b"\0"))
     hardware = Hardware(
         memory=64,
-        disks=[Disk("floppy", 0, 0, "floppy", folder / "floppy.img")],
+        controllers=controllers(("floppy", 0, 0, "floppy", folder / "floppy.img")),
         serial=serial or SerialPort("RawFile", str(folder / "com1.log")),
         adapters={
             0: Adapter(forwards=tuple(map(Forward.parse, rules))),

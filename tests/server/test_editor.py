@@ -8,11 +8,12 @@ import pytest
 
 from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
-from rusb.filters.store import from_attributes, read_number
 from rusb.server.vbox.document import Document
 from rusb.server.vbox.editor import Editor, new_machine
-from rusb.server.vbox.hardware import read_parts, to_hardware
+from rusb.server.vbox.filter_attributes import from_attributes
+from rusb.server.vbox.hardware import read_hardware
 from rusb.server.vbox.settings import Machine, load_machine, read_machine
+from rusb.server.vbox.values import read_number
 
 MACHINE = """<?xml version="1.0"?>
 <!-- kept -->
@@ -161,7 +162,7 @@ def test_the_rest_in_every_version(version: str, tmp_path: Path) -> None:
     assert machine.remote_display.auth_type == "Null"
     assert machine.remote_display.allow_multi_connection
     assert machine.extra_data == {"A": "1", "C": "3"}
-    parts = read_parts(editor.document, tmp_path, machine.usb_controllers)
+    parts = read_hardware(editor.document, tmp_path, machine.usb_controllers)
     assert (parts.memory, parts.cpus, parts.acpi) == (512, 4, True)
     assert parts.boot == ["disk", "dvd", "disk", "none"]
     assert parts.description == "two\nlines & more"
@@ -171,8 +172,7 @@ def test_the_rest_in_every_version(version: str, tmp_path: Path) -> None:
         ("hdd", disk),
         ("dvd", None),
     ]
-    hardware = to_hardware(parts)
-    assert [(d.bus, d.port, d.kind) for d in hardware.disks] == [
+    assert [(bus, d.port, d.kind) for bus, d in parts.drives()] == [
         ("ide", 0, "hdd"),
         ("ide", 1, "dvd"),
     ]
@@ -510,7 +510,7 @@ def test_networks_keep_what_is_theirs() -> None:
     editor.set_nic(1, "null")
     assert editor.document.data == text.replace(nat, "").encode()
     editor.set_nic(1, "nat")
-    parts = read_parts(editor.document, Path())
+    parts = read_hardware(editor.document, Path())
     assert parts.adapters[0].mode == "NAT"
 
 

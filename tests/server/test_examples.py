@@ -15,7 +15,7 @@ from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.server.vbox.document import Document
 from rusb.server.vbox.editor import Editor
-from rusb.server.vbox.hardware import read_parts
+from rusb.server.vbox.hardware import read_hardware
 from rusb.server.vbox.registry import Registry
 from rusb.server.vbox.settings import NAMESPACES, load_machine, read_machine
 
@@ -230,7 +230,7 @@ def test_what_is_written_is_read(stem: str) -> None:
     path = DATA / f"{stem}.vbox"
     machine = load_machine(path)
     display = machine.remote_display
-    parts = read_parts(Document(path.read_bytes()), DATA, machine.usb_controllers)
+    parts = read_hardware(Document(path.read_bytes()), DATA, machine.usb_controllers)
     assert machine.version == tuple(map(int, stem.rpartition("-")[2].split(".")))
     assert want == Want(
         name=machine.name,
@@ -297,7 +297,7 @@ Do = Callable[[Editor], object]
 
 def controller(editor: Editor) -> str:
     """Any storage controller; it is made if there is none."""
-    parts = read_parts(editor.document, DATA)
+    parts = read_hardware(editor.document, DATA)
     if not parts.controllers:
         editor.add_controller("new", "sata")
         return "new"
@@ -306,7 +306,7 @@ def controller(editor: Editor) -> str:
 
 def place(editor: Editor, name: str) -> tuple[int, int]:
     """The last place of a controller of any kind; it is free in every example."""
-    parts = read_parts(editor.document, DATA)
+    parts = read_hardware(editor.document, DATA)
     kind = next(c.type for c in parts.controllers if c.name == name)
     return (1, 1) if kind.startswith("PIIX") else (5, 0)
 
@@ -350,7 +350,7 @@ def same(editor: Editor) -> None:
 def put_back(what: str, editor: Editor) -> Do:
     """Return what sets a thing to what it is now."""
     machine = read_machine(editor.document, DATA / "x.vbox")
-    memory = read_parts(editor.document, DATA).memory
+    memory = read_hardware(editor.document, DATA).memory
     address = machine.remote_display.property("TCP/Address")
     library = machine.remote_display.auth_library or None
     given = machine.filters[0] if machine.filters else None

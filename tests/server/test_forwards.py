@@ -8,7 +8,7 @@ from rusb.errors import SettingsError
 from rusb.server.vbox.document import Document
 from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.forwards import Forward
-from rusb.server.vbox.hardware import read_parts
+from rusb.server.vbox.hardware import read_hardware
 
 FILE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="{version}">
@@ -80,7 +80,7 @@ def test_the_file_has_them_as_virtualbox_writes_them() -> None:
     assert f'{ssh} guestport="22"/>' in data
     dns = '<Forwarding name="dns" proto="0" hostport="53" guestip="10.0.2.15"'
     assert f'{dns} guestport="5353"/>' in data
-    adapter = read_parts(editor.document, Path()).adapters[0]
+    adapter = read_hardware(editor.document, Path()).adapters[0]
     assert [str(rule) for rule in adapter.forwards] == [
         "ssh,tcp,127.0.0.1,2222,,22",
         "dns,udp,,53,10.0.2.15,5353",
@@ -122,6 +122,6 @@ def test_an_old_file_is_raised_and_other_networks_have_none() -> None:
 def test_a_rule_of_a_file_that_is_wrong_is_kept_for_its_message() -> None:
     rules = '<Forwarding name="a" proto="7" hostport="x" guestport="22"/>'
     text = FILE.format(version="1.18-linux", rules=rules)
-    (rule,) = read_parts(Document(text.encode()), Path()).adapters[0].forwards
+    (rule,) = read_hardware(Document(text.encode()), Path()).adapters[0].forwards
     assert rule.name == "a"
     assert rule.problem == "the protocol '7' is not tcp or udp"

@@ -7,7 +7,7 @@ import pytest
 from rusb.errors import SettingsError
 from rusb.server.vbox.document import Document
 from rusb.server.vbox.editor import new_machine
-from rusb.server.vbox.hardware import read_parts, to_hardware
+from rusb.server.vbox.hardware import read_hardware
 from rusb.server.vbox.notrun import parts_not_run
 
 DATA = Path(__file__).parent / "data"
@@ -155,4 +155,4 @@ def test_an_image_that_qemu_would_misread_is_refused(entry: str, sentence: str) 
     data = new_machine("M")[1].replace(b"<Network>", drive.encode() + b"<Network>")
     data = data.replace(b"<Hardware>", registry.encode() + b"<Hardware>")
     with pytest.raises(SettingsError, match=f"/x/a.vdi cannot be used: {sentence}"):
-        to_hardware(read_parts(Document(data), Path("/x")))
+        read_hardware(Document(data), Path("/x")).drives()

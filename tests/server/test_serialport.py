@@ -9,7 +9,7 @@ from rusb.errors import SettingsError
 from rusb.server.machine.command_line import qemu_command
 from rusb.server.vbox.document import Document
 from rusb.server.vbox.editor import Editor, new_machine
-from rusb.server.vbox.hardware import read_parts
+from rusb.server.vbox.hardware import read_hardware
 from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.serialport import SerialPort
 
@@ -36,7 +36,7 @@ def test_every_mode(
     editor.set_serial(SerialPort.parse(word, value))
     assert in_file in editor.document.data.decode()
     assert editor.document.data.count(b'slot="0" enabled="true" IOBase="0x3f8"') == 1
-    serial = read_parts(editor.document, Path("/elsewhere")).serial
+    serial = read_hardware(editor.document, Path("/elsewhere")).serial
     command = qemu_command("m", "u", Hardware(serial=serial), [])
     chardev = command[command.index("-chardev") + 1]
     assert in_command.format(tmp_path) in chardev
@@ -100,7 +100,7 @@ def test_what_is_not_connected_is_not_there(attributes: str) -> None:
     data = new_machine("M")[1].replace(
         b"<Network>", f'<UART><Port slot="0" {attributes}/></UART><Network>'.encode()
     )
-    assert read_parts(Document(data), Path()).serial is None
+    assert read_hardware(Document(data), Path()).serial is None
 
 
 def test_tcp_raises_an_old_file() -> None:

@@ -1,16 +1,15 @@
 """Which filter decides on a device, why, and what would have to change."""
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rusb.cli._vbox_options import UsageError
 from rusb.errors import NoPermission
-from rusb.filters.engine import Interfaces, decide
-from rusb.filters.explain import admitting
-from rusb.filters.model import Decision, Filter, describe_mask
+from rusb.filters.engine import Interfaces
+from rusb.filters.explain import Explanation
+from rusb.filters.explain import explain as why
+from rusb.filters.model import Filter
 from rusb.server.machine.host_devices import HostDevice
 from rusb.server.state import MachineState
 from rusb.server.vbox.settings import Machine
@@ -130,78 +129,73 @@ def explain(
             would be.
         is_json: for programs.
     """
-    rows = [_row(machine, device, machine.filters) for device in devices]
+    rows = [_explained(machine, device, machine.filters) for device in devices]
     after = None
     if planned is not None:
-        after = [_row(machine, device, planned) for device in devices]
+        after = [_explained(machine, device, planned) for device in devices]
     if is_json:
-        whole: object = rows
-        if after is not None:
-            whole = [
-                {"now": row, "then": then}
-                for row, then in zip(rows, after, strict=True)
-            ]
-        print(json.dumps(whole, indent=2))
+        print(json.dumps(_objects(devices, rows, after), indent=2))
         return
-    for number, row in enumerate(rows):
-        show(f"{row['device']} ({row['origin']})")
-        for line in _lines(row if after is None else after[number]):
+    for number, device in enumerate(devices):
+        show(f"{device.info} ({device.where})")
+        for line in _lines(device, (rows if after is None else after)[number]):
             show(f"    {line}")
         if after is not None:
-            is_same = row["admitted"] == after[number]["admitted"]
-            was = "admitted" if row["admitted"] else "refused"
+            is_same = rows[number].admitted == after[number].admitted
+            was = "admitted" if rows[number].admitted else "refused"
             print(f"    {'as before' if is_same else 'until now it is ' + was}")
-    if not rows:
+    if not devices:
         print(
             "No USB devices are here or at a client; name one that might come:"
             " rusb usbfilter explain VM 1209:0001"
         )
 
 
-def _lines(row: dict[str, Any]) -> Iterator[str]:
-    yield "admitted" if row["admitted"] else "refused"
-    yield from row["reasons"]
-    if row["change"]:
-        yield "to keep it out:" if row["admitted"] else "to admit it, one of:"
-        yield from (f"  rusb {line}" for line in row["change"])
-    if row["note"]:
-        yield row["note"]
-
-
-def _decide(filters: Sequence[Filter], device: Candidate) -> Decision:
-    return decide(
-        *(filters, device.info), busy=device.is_busy, interfaces=device.interfaces
+def _explained(
+    machine: Machine, device: Candidate, filters: Sequence[Filter]
+) -> Explanation:
+    return why(
+        *(machine.name, filters, device.info),
+        has_controller=bool(machine.usb_controllers),
+        busy=device.is_busy,
+        interfaces=device.interfaces,
     )
 
 
-def _row(
-    machine: Machine, device: Candidate, filters: Sequence[Filter]
-) -> dict[str, Any]:
-    decision = _decide(filters, device)
-    admitted = decision.matched and bool(machine.usb_controllers)
-    reasons = list(decision.reasons)
-    if decision.filter is not None:
-        reasons.append(f"filter {decision.index} {decision.filter} admits it")
-        if mask := decision.masked_interfaces:
-            reasons.append(describe_mask(mask))
-        if decision.filter.interface_criterion and device.interfaces is None:
-            reasons.append(
-                "its interfaces are not known yet; they decide when it is plugged in"
-            )
-    elif not filters:
-        reasons.append("there are no filters")
-    if not machine.usb_controllers:
-        reasons.insert(0, "the machine has no USB controller: filters do not count")
+def _lines(device: Candidate, found: Explanation) -> Iterator[str]:
+    yield "admitted" if found.admitted else "refused"
+    yield from found.reasons
+    if found.change:
+        yield "to keep it out:" if found.admitted else "to admit it, one of:"
+        yield from (f"  rusb {line}" for line in found.change)
+    if note := _note(device, admitted=found.admitted):
+        yield note
+
+
+def _objects(
+    devices: Sequence[Candidate],
+    now: Sequence[Explanation],
+    then: Sequence[Explanation] | None,
+) -> list[object]:
+    """What JSON has of each device."""
+    rows: list[object] = list(map(_object, devices, now))
+    if then is None:
+        return rows
+    later = map(_object, devices, then)
+    return [{"now": a, "then": b} for a, b in zip(rows, later, strict=True)]
+
+
+def _object(device: Candidate, found: Explanation) -> dict[str, object]:
     return {
         "device": str(device.info),
         "origin": device.where,
-        "admitted": admitted,
+        "admitted": found.admitted,
         "attached": device.is_attached,
-        "filter": decision.index,
-        "maskedInterfaces": decision.masked_interfaces,
-        "reasons": reasons,
-        "change": _change(machine, device, filters, decision),
-        "note": _note(device, admitted=admitted),
+        "filter": found.filter,
+        "maskedInterfaces": found.masked_interfaces,
+        "reasons": list(found.reasons),
+        "change": list(found.change),
+        "note": _note(device, admitted=found.admitted),
     }
 
 
@@ -215,23 +209,3 @@ def _note(device: Candidate, *, admitted: bool) -> str:
         why = device.problem or "the machine's VBox.log says why"
         return f"it is not attached all the same: {why}"
     return ""
-
-
-def _change(
-    machine: Machine,
-    device: Candidate,
-    filters: Sequence[Filter],
-    decision: Decision,
-) -> list[str]:
-    """Return the commands that would turn the decision round."""
-    target = shlex.quote(machine.name)
-    if not machine.usb_controllers:
-        return [f"modifyvm {target} --usb-xhci on"]
-    if not decision.matched:
-        return list(admitting(machine.name, device.info, filters))
-    left, commands = list(filters), []
-    while (now := _decide(left, device)).matched:
-        assert now.index is not None
-        commands.append(f"usbfilter modify {now.index} --target {target} --active no")
-        left[now.index] = replace(left[now.index], active=False)
-    return commands

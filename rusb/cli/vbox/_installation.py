@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.server.vbox.hardware import MAX_CPUS, MAX_MEMORY
+from rusb.server.vbox.kept import MAX_VIDEO_MEMORY
 from rusb.server.vbox.model import ports_of
 from rusb.server.vbox.registry import Registry
 from rusb.server.vbox.settings import MAX_MONITORS
 
-from ._kept import MAX_VIDEO_MEMORY
 from .storage import MAX_SIZE
 
 __all__ = ["host_lines", "property_lines"]

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from rusb.errors import ControlError, NoPermission
 from rusb.filters.model import Filter
-from rusb.filters.store import to_attributes
 from rusb.server.machine.host_devices import HostDevice
+from rusb.server.vbox.filter_attributes import to_attributes
 from rusb.usb.backend import LocalDevice
 from rusb.usb.device import clean_text
 

@@ -5,17 +5,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rusb.filters.store import read_number
 from rusb.server.state import MachineState
-from rusb.server.vbox.document import Document, Node
-from rusb.server.vbox.drives import BUS_OF
-from rusb.server.vbox.hardware import Controller, Drive, Parts
-from rusb.server.vbox.model import ports_of
+from rusb.server.vbox.kept import KEPT
+from rusb.server.vbox.model import BUS_OF, Controller, Drive, Hardware, ports_of
 from rusb.server.vbox.registry import Entry
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import Machine
+from rusb.server.vbox.values import read_number
 
-from . import _kept, _ostypes
+from . import _ostypes
 
 __all__ = [
     "MODES",
@@ -114,40 +112,37 @@ def _size(label: str, key: str, value: int) -> Row:
 def machine_rows(
     entry: Entry,
     machine: Machine,
-    parts: Parts,
-    document: Document,
+    hardware: Hardware,
     live: MachineState | None,
 ) -> Iterator[Row]:
     """Yield what comes before the storage controllers."""
     folder = entry.path.parent
-    node = document.find("Machine")
-    snapshots = node.attributes.get("snapshotFolder", "") if node else ""
     yield _same("Name", "name", machine.name)
-    yield _same("Groups", "groups", ",".join(parts.groups))
+    yield _same("Groups", "groups", ",".join(hardware.groups))
     yield _same("Guest OS", "ostype", _ostypes.describe(machine.os_type))
     yield _same("UUID", "UUID", entry.uuid)
     yield _same("Config file", "CfgFile", str(entry.path))
-    place = folder / (snapshots or "Snapshots")
+    place = folder / (hardware.snapshots or "Snapshots")
     yield _same("Snapshot folder", "SnapFldr", str(place))
     yield _same("Log folder", "LogFldr", str(folder / "Logs"))
-    yield _same("Hardware UUID", "hardwareuuid", parts.uuid or entry.uuid)
-    yield _size("Memory size", "memory", parts.memory)
+    yield _same("Hardware UUID", "hardwareuuid", hardware.uuid or entry.uuid)
+    yield _size("Memory size", "memory", hardware.memory)
     yield _switch("Page Fusion", "pagefusion", "off")
-    memory = read_number(_kept.value(document, "vram")) or 0
+    memory = read_number(hardware.kept["vram"]) or 0
     yield _size("VRAM size", "vram", memory)
     yield Row("CPU exec cap", "100%", "cpuexecutioncap", 100)
-    yield from _processor_rows(parts, document)
-    yield from _firmware_rows(parts, document)
-    yield _virtual("Hardware Virtualization", "hwvirtex", document)
-    yield _virtual("Nested Paging", "nested-paging", document)
-    yield _virtual("Large Pages", "large-pages", document)
-    yield _virtual("VT-x VPID", "vtx-vpid", document)
-    yield _virtual("VT-x Unrestricted Exec.", "vtx-ux", document)
-    word = _kept.value(document, "paravirt-provider")
+    yield from _processor_rows(hardware)
+    yield from _firmware_rows(hardware)
+    yield _virtual("Hardware Virtualization", "hwvirtex", hardware)
+    yield _virtual("Nested Paging", "nested-paging", hardware)
+    yield _virtual("Large Pages", "large-pages", hardware)
+    yield _virtual("VT-x VPID", "vtx-vpid", hardware)
+    yield _virtual("VT-x Unrestricted Exec.", "vtx-ux", hardware)
+    word = hardware.kept["paravirt-provider"]
     yield Row("Paravirt. Provider", word.capitalize(), "paravirtprovider", word)
-    yield from _state_rows(entry, parts, live)
-    word = _kept.value(document, "graphicscontroller")
-    names = _kept.KEPT["graphicscontroller"].words
+    yield from _state_rows(entry, hardware, live)
+    word = hardware.kept["graphicscontroller"]
+    names = KEPT["graphicscontroller"].words
     text = names.get(word, word) if isinstance(names, dict) else word
     yield Row("Graphics Controller", text, "graphicscontroller", word)
     yield _same("Monitor count", "monitorcount", machine.monitors)
@@ -158,56 +153,58 @@ def machine_rows(
     yield _same("Default Frontend", "defaultfrontend", "headless")
 
 
-def _virtual(label: str, name: str, document: Document) -> Row:
-    return _switch(label, name.replace("-", ""), _kept.value(document, name))
+def _virtual(label: str, name: str, hardware: Hardware) -> Row:
+    return _switch(label, name.replace("-", ""), hardware.kept[name])
 
 
-def _processor_rows(parts: Parts, document: Document) -> Iterator[Row]:
-    yield _virtual("HPET", "hpet", document)
+def _processor_rows(hardware: Hardware) -> Iterator[Row]:
+    yield _virtual("HPET", "hpet", hardware)
     yield _same("CPUProfile", "cpu-profile", "host")
     yield _same("Chipset", "chipset", "piix3")
-    yield _same("Firmware", "firmware", parts.firmware)
-    yield _same("Number of CPUs", "cpus", parts.cpus)
-    yield _virtual("PAE", "pae", document)
-    yield _virtual("Long Mode", "long-mode", document)
-    yield _virtual("Triple Fault Reset", "triple-fault-reset", document)
-    yield _virtual("APIC", "apic", document)
-    yield _virtual("X2APIC", "x2apic", document)
-    word = _kept.value(document, "nested-hw-virt")
+    yield _same("Firmware", "firmware", hardware.firmware)
+    yield _same("Number of CPUs", "cpus", hardware.cpus)
+    yield _virtual("PAE", "pae", hardware)
+    yield _virtual("Long Mode", "long-mode", hardware)
+    yield _virtual("Triple Fault Reset", "triple-fault-reset", hardware)
+    yield _virtual("APIC", "apic", hardware)
+    yield _virtual("X2APIC", "x2apic", hardware)
+    word = hardware.kept["nested-hw-virt"]
     yield _switch("Nested VT-x/AMD-V", "nested-hw-virt", word)
     yield _same("CPUID Portability Level", "cpuid-portability-level", 0)
 
 
-def _firmware_rows(parts: Parts, document: Document) -> Iterator[Row]:
-    word = _kept.value(document, "bios-boot-menu")
+def _firmware_rows(hardware: Hardware) -> Iterator[Row]:
+    word = hardware.kept["bios-boot-menu"]
     yield Row("Boot menu mode", _MENU.get(word, word), "bootmenu", word)
-    for position, device in enumerate(parts.boot, 1):
+    for position, device in enumerate(hardware.boot, 1):
         key = f"boot{position}"
         yield Row(f"Boot Device {position}", _BOOT[device], key, device)
-    yield _switch("ACPI", "acpi", "on" if parts.acpi else "off")
+    yield _switch("ACPI", "acpi", "on" if hardware.acpi else "off")
     yield _switch("IOAPIC", "ioapic", "on")
     yield Row("BIOS APIC mode", "APIC", "biosapic", "apic")
     yield Row("Time offset", "0ms", "biossystemtimeoffset", 0)
-    clock = ("local time", "off") if parts.is_local_time else ("UTC", "on")
+    clock = ("local time", "off") if hardware.is_local_time else ("UTC", "on")
     yield Row("RTC", clock[0], "rtcuseutc", clock[1])
 
 
-def _state_rows(entry: Entry, parts: Parts, live: MachineState | None) -> Iterator[Row]:
+def _state_rows(
+    entry: Entry, hardware: Hardware, live: MachineState | None
+) -> Iterator[Row]:
     state = "powered off" if live is None else live.state
-    since = _since(entry, parts, live)
+    since = _since(entry, hardware, live)
     word = "poweroff" if live is None else state
     yield Row("State", f"{state} (since {since})", "VMState", word)
     yield Row("", "", "VMStateChangeTime", since)
 
 
-def _since(entry: Entry, parts: Parts, live: MachineState | None) -> str:
+def _since(entry: Entry, hardware: Hardware, live: MachineState | None) -> str:
     """When the state changed last: as the file says, or what we did later.
 
     A machine that was running has its log closed when it goes off.
     """
     if live is not None and live.started is not None:
         return _time(live.started)
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z?", parts.changed)
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z?", hardware.changed)
     noted = f"{found[1]}.000000000" if found else ""
     for path in (entry.path.parent / "Logs" / "VBox.log", entry.path):
         if path.exists() and (path != entry.path or not noted):
@@ -223,9 +220,9 @@ def _time(seconds: float) -> str:
 # ----------------------------------------------------------------- storage ----
 
 
-def drive_rows(parts: Parts) -> Iterator[Row]:
+def drive_rows(hardware: Hardware) -> Iterator[Row]:
     """Yield storage controllers, then drives."""
-    for number, controller in enumerate(parts.controllers):
+    for number, controller in enumerate(hardware.controllers):
         kind = _TYPES.get(controller.type, controller.type)
         most, _ = _ports(controller)
         for label, key, value in (
@@ -238,7 +235,7 @@ def drive_rows(parts: Parts) -> Iterator[Row]:
         ):
             place = f"storagecontroller{key}{number}"
             yield Row(f"Storage Controller {label} ({number})", value, place, value)
-    for controller in parts.controllers:
+    for controller in hardware.controllers:
         yield from _places(controller)
 
 
@@ -279,25 +276,19 @@ def _drive(controller: Controller, drive: Drive, key: str) -> Iterator[Row]:
 # ----------------------------------------------------------------- network ----
 
 
-def adapter_rows(
-    parts: Parts, document: Document, live: MachineState | None
-) -> Iterator[Row]:
+def adapter_rows(hardware: Hardware, live: MachineState | None) -> Iterator[Row]:
     """Yield the network adapters, each followed by the ports that are forwarded."""
-    nodes = _adapters(document)
     for slot in range(8):
-        number, adapter = slot + 1, parts.adapters.get(slot)
+        number, adapter = slot + 1, hardware.adapters.get(slot)
         if adapter is None:
             yield Row(f"NIC {number}", "disabled", f"nic{number}", "none")
             continue
-        node = nodes.get(slot)
-        speed = _kept.adapter_value(node, "nic-speed")
-        named = node.find(adapter.mode) if node and adapter.mode else None
-        name = named.attributes.get("name", "") if named else ""
+        kept, name = adapter.kept, adapter.network
+        speed = kept["nic-speed"]
         if key := _NAMED.get(adapter.mode):
             yield Row("", "", f"{key}{number}", name)
         if adapter.mode == "NAT":
-            net = (named.attributes.get("network") if named else "") or "nat"
-            yield Row("", "", f"natnet{number}", net)
+            yield Row("", "", f"natnet{number}", adapter.nat)
         links = (live and live.links) or {}
         cable = "on" if links.get(str(slot), adapter.is_linked) else "off"
         yield Row("", "", f"macaddress{number}", adapter.mac.upper())
@@ -310,8 +301,8 @@ def adapter_rows(
             f"{f' {name!r}' if name else ''}, Cable connected: {cable}, Trace: off"
             f" (file: none), Type: {adapter.card}, Reported speed:"
             f" {int(read_number(speed) or 0) // 1000} Mbps, Boot priority:"
-            f" {_kept.adapter_value(node, 'nic-boot-prio')}, Promisc Policy:"
-            f" {_kept.adapter_value(node, 'nic-promisc')}, Bandwidth group: none",
+            f" {kept['nic-boot-prio']}, Promisc Policy:"
+            f" {kept['nic-promisc']}, Bandwidth group: none",
             f"nic{number}",
             mode,
         )
@@ -324,12 +315,6 @@ def adapter_rows(
             yield _forward_row(number, index, rule)
 
 
-def _adapters(document: Document) -> dict[int | None, Node]:
-    network = document.find("Machine", "Hardware", "Network")
-    nodes = network.all("Adapter") if network else ()
-    return {read_number(node.attributes.get("slot")): node for node in nodes}
-
-
 def _forward_row(number: int, index: int, rule: str) -> Row:
     names = ("name", "protocol", "host ip", "host port", "guest ip", "guest port")
     pairs = zip(names, rule.split(","), strict=False)
@@ -340,19 +325,19 @@ def _forward_row(number: int, index: int, rule: str) -> Row:
 # ------------------------------------------------------------------ devices ----
 
 
-def device_rows(parts: Parts, document: Document) -> Iterator[Row]:
+def device_rows(hardware: Hardware) -> Iterator[Row]:
     """Yield what comes after the network adapters."""
     for label, key, name, words in (
         ("Pointing Device", "hidpointing", "mouse", _POINTING),
         ("Keyboard Device", "hidkeyboard", "keyboard", _KEYBOARD),
     ):
-        word = _kept.value(document, name)
+        word = hardware.kept[name]
         text, value = words.get(word, (word, word))
         yield Row(label, text, key, value)
-    if parts.serial is None:
+    if hardware.serial is None:
         yield Row("UART 1", "disabled", "uart1", "off")
     else:
-        mode, path = _mode(parts.serial), parts.serial.path
+        mode, path = _mode(hardware.serial), hardware.serial.path
         text = f"I/O base: 0x03f8, IRQ: 4, attached to {mode} '{path}', 16550A"
         yield Row("UART 1", text, "uart1", "0x03f8,4")
         yield Row("", "", "uartmode1", f"{mode},{path}")

@@ -5,29 +5,24 @@ machine's file has those that were set; and the snapshots that VirtualBox made.
 """
 
 import fnmatch
-import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rusb.cli._vbox_options import Option, UsageError, literal
 from rusb.errors import SettingsError
-from rusb.server.vbox.document import Document, Node
-from rusb.server.vbox.editor import Editor
-from rusb.server.vbox.files import read_file
-from rusb.server.vbox.registry import Entry
+from rusb.server.vbox.past import (
+    GuestProperty,
+    read_properties,
+    read_snapshots,
+    set_property,
+)
 
 from ._common import given, machine_of, registry, show
 from ._settings import quoted
 
 __all__ = ["COMMANDS"]
 
-_PLACE = ("Machine", "Hardware", "GuestProperties")
 _NO_ADDITIONS = "there are no Guest Additions"
 _NO_SNAPSHOTS = "there are no snapshots and no saved states"
-
-MAX_NAME, MAX_VALUE = 63, 127
-"""Bytes of a property (VirtualBox's limits)."""
-
 
 # --------------------------------------------------------------- properties ----
 
@@ -58,22 +53,18 @@ _OPTIONS = (
 )
 
 
-def _properties(entry: Entry) -> list[Node]:
-    parent = _document(entry).find(*_PLACE)
-    return list(parent.all("GuestProperty")) if parent else []
-
-
-def _document(entry: Entry) -> Document:
+def _properties(target: str) -> list[GuestProperty]:
+    entry = registry().find(target)
     machine_of(entry)
-    return Document(read_file(entry.path), str(entry.path))
+    return read_properties(entry.path)
 
 
 def _get(words: Sequence[str]) -> int:
     found = given(words, _OPTIONS[2:], count=2)
     target, name = found.words
-    for node in _properties(registry().find(target)):
-        if node.attributes.get("name") == name:
-            show(f"Value: {node.attributes.get('value', '')}")
+    for one in _properties(target):
+        if one.name == name:
+            show(f"Value: {one.value}")
             return 0
     print("No value set!")
     return 0
@@ -86,17 +77,12 @@ def _enumerate(words: Sequence[str]) -> int:
     patterns = [*found.words[1:], *(found.last("patterns") or "").split("|")]
     patterns = [pattern for pattern in patterns if pattern]
     is_none = True
-    for node in _properties(registry().find(found.words[0])):
-        name = node.attributes.get("name", "")
-        if patterns and not any(fnmatch.fnmatchcase(name, p) for p in patterns):
+    for one in _properties(found.words[0]):
+        if patterns and not any(fnmatch.fnmatchcase(one.name, p) for p in patterns):
             continue
         is_none = False
-        value, when, flags = (
-            node.attributes.get(key, "") for key in ("value", "timestamp", "flags")
-        )
-        show(
-            f"Name: {name}, value: {value}, timestamp: {when}, flags: {flags}".rstrip()
-        )
+        end = f"timestamp: {one.timestamp}, flags: {one.flags}".rstrip()
+        show(f"Name: {one.name}, value: {one.value}, {end}")
     if is_none:
         print("No properties found.")
     return 0
@@ -105,23 +91,9 @@ def _enumerate(words: Sequence[str]) -> int:
 def _set(words: Sequence[str]) -> int:
     found = given(words, _OPTIONS[1:2])
     target, name, value = (*literal(found.words, (2, 3)), "")[:3]
-    for what, text, limit in (("name", name, MAX_NAME), ("value", value, MAX_VALUE)):
-        if len(text.encode("utf-8", "replace")) > limit:
-            raise SettingsError(f"the {what} {text!r} has more than {limit} bytes")
-    if not name or re.search(r"[*?|]", name):
-        raise SettingsError(f"invalid name {name!r} of a guest property")
-
-    def change(editor: Editor) -> None:
-        document = editor.document
-        document.set_pair(_PLACE, "GuestProperty", name, value)
-        parent = document.find(*_PLACE)
-        for node in parent.all("GuestProperty") if parent else ():
-            if node.attributes.get("name") == name:
-                document.set(node, "timestamp", str(time.time_ns()))
-                document.set(node, "flags", found.last("flags") or "")
-
+    flags = found.last("flags") or ""
     known = registry()
-    known.edit(known.find(target), change)
+    known.edit(known.find(target), lambda e: set_property(e, name, value, flags))
     return 0
 
 
@@ -141,38 +113,25 @@ def snapshot(words: Sequence[str]) -> int:
     if len(found.words) != 2 or found.words[1] != "list":
         raise UsageError("snapshot VM list")
     entry = registry().find(found.words[0])
-    machine = _document(entry).find("Machine")
-    first = machine.find("Snapshot") if machine else None
-    if machine is None or first is None:
+    machine_of(entry)
+    snapshots = read_snapshots(entry.path)
+    if not snapshots:
         print("This machine does not have any snapshots")
         return 0
-    current = machine.attributes.get("currentSnapshot", "").strip("{}")
-    rows = list(_snapshots(first))
     if not found.has("machinereadable"):
-        for _, name, number, depth in rows:
-            star = " *" if number == current else ""
-            show(f"{'   ' * (depth + 1)}Name: {name} (UUID: {number}){star}")
+        for one in snapshots:
+            star = " *" if one.is_current else ""
+            show(f"{'   ' * (one.depth + 1)}Name: {one.name} (UUID: {one.uuid}){star}")
         return 0
-    for path, name, number, _ in rows:
-        show(f"SnapshotName{path}={quoted(name)}")
-        show(f"SnapshotUUID{path}={quoted(number)}")
-    for path, name, number, _ in rows:
-        if number == current:
-            show(f"CurrentSnapshotName={quoted(name)}")
-            show(f"CurrentSnapshotUUID={quoted(number)}")
-            show(f"CurrentSnapshotNode={quoted(f'SnapshotName{path}')}")
+    for one in snapshots:
+        show(f"SnapshotName{one.path}={quoted(one.name)}")
+        show(f"SnapshotUUID{one.path}={quoted(one.uuid)}")
+    for one in snapshots:
+        if one.is_current:
+            show(f"CurrentSnapshotName={quoted(one.name)}")
+            show(f"CurrentSnapshotUUID={quoted(one.uuid)}")
+            show(f"CurrentSnapshotNode={quoted(f'SnapshotName{one.path}')}")
     return 0
-
-
-def _snapshots(
-    node: Node, path: str = "", depth: int = 0
-) -> Iterator[tuple[str, str, str, int]]:
-    """Yield place, name, UUID and depth of a snapshot and of those made from it."""
-    given_ = node.attributes
-    yield path, given_.get("name", ""), given_.get("uuid", "").strip("{}"), depth
-    below = node.find("Snapshots")
-    for number, child in enumerate(below.all("Snapshot") if below else (), 1):
-        yield from _snapshots(child, f"{path}-{number}", depth + 1)
 
 
 # ------------------------------------------------------------------ metrics ----

@@ -8,13 +8,13 @@ from typing import Any
 
 from rusb.cli._vbox_options import Option, unsigned
 from rusb.errors import ControlError
-from rusb.filters.store import read_number, to_attributes
 from rusb.server.state import ClientState, DeviceState, DisplayState, MachineState
-from rusb.server.vbox.document import Document
-from rusb.server.vbox.files import read_file
-from rusb.server.vbox.hardware import Controller, Parts, read_parts
+from rusb.server.vbox.filter_attributes import to_attributes
+from rusb.server.vbox.hardware import load_hardware
+from rusb.server.vbox.model import Controller, Hardware
 from rusb.server.vbox.registry import Entry
 from rusb.server.vbox.settings import Machine
+from rusb.server.vbox.values import read_number
 from rusb.usb.device import clean_text
 
 from ._common import given, live_state, machine_of, registry, show, warn
@@ -83,8 +83,7 @@ def showvminfo(words: Sequence[str]) -> int:
     if number := found.last("log"):
         return _print_log(entry, unsigned("--log", number))
     machine = machine_of(entry)
-    document = Document(read_file(entry.path), str(entry.path))
-    parts = read_parts(document, entry.path.parent, machine.usb_controllers)
+    hardware = load_hardware(entry.path, machine.usb_controllers)
     try:
         live = live_state(entry.uuid)
     except ControlError as error:
@@ -93,12 +92,12 @@ def showvminfo(words: Sequence[str]) -> int:
     if live is not None:  # its command line may have other settings
         machine.remote_display = live.display.settings
     if found.has("json"):
-        print(json.dumps(_object(entry, machine, parts, live), indent=2))
+        print(json.dumps(_object(entry, machine, hardware, live), indent=2))
     elif found.has("machinereadable"):
-        for key, value in _pairs(entry, machine, parts, live):
+        for key, value in _pairs(entry, machine, hardware, live):
             print(f"{key}={value}")
     else:
-        for line in _lines(entry, machine, parts, live):
+        for line in _lines(entry, machine, hardware, live):
             print(line)
     return 0
 
@@ -129,21 +128,20 @@ def _enabled(value: bool) -> str:
 
 
 def _rows(
-    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
+    entry: Entry, machine: Machine, hardware: Hardware, live: MachineState | None
 ) -> Iterator[Row]:
     """The settings that both forms show in the same order."""
-    document = Document(read_file(entry.path), str(entry.path))
-    yield from machine_rows(entry, machine, parts, document, live)
-    yield from drive_rows(parts)
-    yield from adapter_rows(parts, document, live)
-    yield from device_rows(parts, document)
+    yield from machine_rows(entry, machine, hardware, live)
+    yield from drive_rows(hardware)
+    yield from adapter_rows(hardware, live)
+    yield from device_rows(hardware)
 
 
 def _lines(
-    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
+    entry: Entry, machine: Machine, hardware: Hardware, live: MachineState | None
 ) -> Iterator[str]:
     """The form for people."""
-    for row in _rows(entry, machine, parts, live):
+    for row in _rows(entry, machine, hardware, live):
         if row.label:
             line = f"{row.label}: {row.text}" if row.is_drive else None
             yield clean_text(line or _row(row.label, row.text))
@@ -156,9 +154,9 @@ def _lines(
     yield from filter_lines(machine.filters)
     if live is not None:
         yield from _device_lines(live)
-    if parts.description:
+    if hardware.description:
         yield "Description:"
-        yield parts.description
+        yield hardware.description
 
 
 def _display_lines(machine: Machine, live: MachineState | None) -> Iterator[str]:
@@ -288,10 +286,10 @@ def _live_pairs(live: MachineState) -> Iterator[tuple[str, str]]:
 
 
 def _pairs(
-    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
+    entry: Entry, machine: Machine, hardware: Hardware, live: MachineState | None
 ) -> Iterator[tuple[str, str]]:
     """The form for programs."""
-    for row in _rows(entry, machine, parts, live):
+    for row in _rows(entry, machine, hardware, live):
         if row.key:
             shown = row.value
             if isinstance(shown, str):
@@ -319,8 +317,8 @@ def _pairs(
         yield f"USBFilterActive{number}", quoted(_on_off(found.active))
         for key, attribute in _FILTER_KEYS.items():
             yield f"USBFilter{key}{number}", quoted(getattr(found, attribute))
-    if parts.description:
-        lines = map(clean_text, parts.description.splitlines())
+    if hardware.description:
+        lines = map(clean_text, hardware.description.splitlines())
         text = "\\n".join(quoted(line)[1:-1] for line in lines)
         yield "description", f'"{text}"'
     if live is not None:
@@ -346,7 +344,7 @@ def _controller_object(controller: Controller) -> dict[str, Any]:
 
 
 def _object(
-    entry: Entry, machine: Machine, parts: Parts, live: MachineState | None
+    entry: Entry, machine: Machine, hardware: Hardware, live: MachineState | None
 ) -> dict[str, Any]:
     display = machine.remote_display
     return {
@@ -355,12 +353,12 @@ def _object(
         "file": str(entry.path),
         "ostype": machine.os_type,
         "state": "powered off" if live is None else live.state,
-        "memory": parts.memory,
-        "cpus": parts.cpus,
-        "description": parts.description,
-        "groups": list(parts.groups),
-        "hardwareuuid": parts.uuid or entry.uuid,
-        "storage": [_controller_object(c) for c in parts.controllers],
+        "memory": hardware.memory,
+        "cpus": hardware.cpus,
+        "description": hardware.description,
+        "groups": list(hardware.groups),
+        "hardwareuuid": hardware.uuid or entry.uuid,
+        "storage": [_controller_object(c) for c in hardware.controllers],
         "adapters": [
             {
                 "number": slot + 1,
@@ -368,7 +366,7 @@ def _object(
                 "type": a.card,
             }
             | {"mac": a.mac.upper()}
-            for slot, a in sorted(parts.adapters.items())
+            for slot, a in sorted(hardware.adapters.items())
         ],
         "usb": list(machine.usb_controllers),
         "filters": [to_attributes(f) for f in machine.filters],

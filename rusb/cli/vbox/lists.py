@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError
 from rusb.errors import SettingsError
-from rusb.server.vbox.document import Document
-from rusb.server.vbox.files import read_file
-from rusb.server.vbox.hardware import read_parts
+from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.registry import Entry
 
 from . import _refused, info
@@ -56,8 +54,7 @@ def _print_groups(is_json: bool) -> None:
     found = {"/"}
     for entry in registry().machines():
         with contextlib.suppress(SettingsError):  # who names the machine hears of it
-            document = Document(read_file(entry.path), str(entry.path))
-            found.update(read_parts(document, entry.path.parent).groups)
+            found.update(load_hardware(entry.path).groups)
     names = sorted(found)
     if is_json:
         print(json.dumps(names, indent=2))

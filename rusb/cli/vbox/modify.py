@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of, unsigned
 from rusb.errors import SettingsError
-from rusb.server.vbox.editor import BOOT_DEVICES, NIC_MODES, Editor, new_mac
+from rusb.server.vbox.editor import BOOT_DEVICES, Editor
 from rusb.server.vbox.forwards import Forward
 from rusb.server.vbox.hardware import MAX_CPUS, MAX_MEMORY
 from rusb.server.vbox.model import NETWORK_CARDS
+from rusb.server.vbox.network import NIC_MODES, new_mac
 from rusb.server.vbox.ports import check_ports
 from rusb.server.vbox.registry import check_free, check_name
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
@@ -56,7 +57,7 @@ def _nic(number: int) -> Change:
 
 
 def _adapter(number: int, attribute: str, read: Callable[[str], str]) -> Change:
-    return lambda e, value: e.document.set(e.adapter(number), attribute, read(value))
+    return lambda e, value: e.set_adapter(number, attribute, read(value))
 
 
 def _card(value: str) -> str:
@@ -87,9 +88,7 @@ def _name(editor: Editor, value: str) -> None:
         check_name(value)
     except SettingsError as error:
         raise UsageError(str(error)) from error
-    machine = editor.document.find("Machine")
-    own = machine.attributes.get("uuid", "").strip("{}").lower() if machine else ""
-    check_free(value, [e for e in registry().machines() if e.uuid != own])
+    check_free(value, [e for e in registry().machines() if e.uuid != editor.uuid])
     editor.set_attribute("name", value)
 
 
@@ -97,19 +96,14 @@ def _groups(editor: Editor, value: str) -> None:
     names = [name for name in value.split(",") if name not in ("", "/")]
     if not all(name.startswith("/") for name in names):
         raise UsageError(f"--groups {value!r}: each group begins with /")
-    document = editor.document
-    if (old := document.find("Machine", "Groups")) is not None:
-        document.remove(old)
-    for name in names:
-        document.add(document.ensure("Machine", "Groups"), "Group", {"name": name})
+    editor.set_groups(names)
 
 
 def _monitors(editor: Editor, value: str) -> None:
-    display = editor.document.ensure("Machine", "Hardware", "Display")
     count = unsigned("--monitorcount", value, MAX_MONITORS)
     if not count:
         raise UsageError("invalid value 0 of --monitorcount")
-    editor.document.set(display, "monitorCount", str(count))
+    editor.set_monitors(count)
 
 
 def _only_on(name: str, why: str, *path: str, **attribute: str) -> Change:
@@ -118,9 +112,8 @@ def _only_on(name: str, why: str, *path: str, **attribute: str) -> Change:
     def apply(editor: Editor, value: str) -> None:
         if not on_off(name, value):
             raise SettingsError(f"--{name} {value}: {why}")
-        node = editor.document.ensure("Machine", "Hardware", *path)
         ((key, text),) = attribute.items()
-        editor.document.set(node, key, text)
+        editor.set_hardware(path, key, text)
 
     return apply
 

@@ -22,11 +22,9 @@ from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
 from rusb.server.state import MachineState
-from rusb.server.vbox.document import Document
-from rusb.server.vbox.files import make_folder, read_file
-from rusb.server.vbox.hardware import read_parts, to_hardware
+from rusb.server.vbox.files import make_folder
+from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Hardware
-from rusb.server.vbox.notrun import parts_not_run
 from rusb.server.vbox.ports import check_ports
 from rusb.server.vbox.settings import Machine
 from rusb.usb.device import clean_text
@@ -114,13 +112,12 @@ def headless(words: Sequence[str]) -> int:
         auth_library=display.auth_library or known.get_property("VRDEAuthLibrary"),
     )
     set_up_logging(0)
-    document = Document(read_file(entry.path), str(entry.path))
-    parts = read_parts(document, entry.path.parent, machine.usb_controllers)
+    hardware = load_hardware(entry.path, machine.usb_controllers)
     log = entry.path.parent / "Logs" / "VBox.log"
     make_folder(log.parent)
-    notes = [f"not run: {part}" for part in parts_not_run(document)]
+    notes = [f"not run: {part}" for part in hardware.not_run]
     open_more_files()
-    return run_async(_run(machine, to_hardware(parts), log, notes))
+    return run_async(_run(machine, hardware, log, notes))
 
 
 async def _run(

@@ -9,9 +9,9 @@ from pathlib import Path
 from rusb.cli._vbox_options import Given, Option, UsageError, one_of, unsigned
 from rusb.errors import SettingsError
 from rusb.oserrors import reason
-from rusb.server.vbox.drives import BUSES, RAW, image_uuid
+from rusb.server.vbox.drives import RAW, image_uuid
 from rusb.server.vbox.editor import Editor
-from rusb.server.vbox.model import disk_format
+from rusb.server.vbox.model import BUSES, disk_format
 
 from ._common import change_stopped, given
 from ._refused import refused

@@ -15,8 +15,9 @@ from rusb.cli._vbox_options import (
 )
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
-from rusb.filters.store import class_key, read_number
 from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.filter_attributes import class_key
+from rusb.server.vbox.values import read_number
 
 from ._common import given, live_state, machine_of, registry, say_changed, warn
 from ._explain import candidates, explain

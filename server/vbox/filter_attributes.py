@@ -1,33 +1,16 @@
 """Filters as the attributes of a ``DeviceFilter`` element (filters.md 2.4)."""
 
-import re
 from collections.abc import Mapping
 
 from rusb.errors import FilterError
+from rusb.filters.criteria import parse_number
+from rusb.filters.model import ATTRIBUTES, NUMERIC, Filter
 
-from .criteria import parse_number
-from .model import ATTRIBUTES, NUMERIC, Filter
+from .values import read_boolean, read_number
 
-__all__ = [
-    "class_key",
-    "from_attributes",
-    "read_boolean",
-    "read_number",
-    "to_attributes",
-]
+__all__ = ["class_key", "from_attributes", "to_attributes"]
 
 _OLD_NAMES = ("vendorid", "productid", "serialnumber")  # before settings 1.3
-
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|0[0-7]{0,22}|[1-9][0-9]{0,9}")
-
-_BOOLEANS = {
-    "true": True,
-    "yes": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "0": False,
-}
 
 
 def class_key(name: str) -> str:
@@ -36,23 +19,6 @@ def class_key(name: str) -> str:
     VirtualBox drops attributes of a ``DeviceFilter`` that it does not know.
     """
     return f"rusb/Filter/{name}/InterfaceClass"
-
-
-def read_boolean(text: str | None) -> bool | None:
-    """Read a boolean of a settings file; any other text counts as absent (2.1)."""
-    return None if text is None else _BOOLEANS.get(text)
-
-
-def read_number(text: str | None) -> int | None:
-    """Read an unsigned 32-bit number: decimal, ``0x`` hex, leading-0 octal.
-
-    What is entirely no such number counts as absent (2.1).
-    """
-    if text is None or _NUMBER.fullmatch(text) is None:
-        return None
-    base = 16 if text[:2] in ("0x", "0X") else 8 if text[0] == "0" else 10
-    number = int(text, base)
-    return number if number <= 0xFFFFFFFF else None
 
 
 def from_attributes(
