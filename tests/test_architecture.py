@@ -133,7 +133,7 @@ def test_the_map_names_every_module() -> None:
 
 
 def test_importing_rusb_imports_little() -> None:
-    heavy = "{'asyncio', 'usb1', 'cryptography'}"
+    heavy = "{'asyncio', 'usb1', 'cryptography', 'construct'}"
     code = f"import sys, rusb; print({heavy} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,12 +1,26 @@
 """Demand Active, Confirm Active and the capability sets in them (1.12, 8.4)."""
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rusb.errors import ParseError
+from construct import (
+    Array,
+    Bytes,
+    Construct,
+    Container,
+    Default,
+    GreedyBytes,
+    Int8ul,
+    Int16ul,
+    Int32ul,
+    Padding,
+    Rebuild,
+    Struct,
+    len_,
+    this,
+)
 
-from .per import Reader
+from .layout import parse
 from .share import SERVER_USER
 
 __all__ = [
@@ -27,10 +41,70 @@ MIN_CHUNK = 1600
 MAX_CHUNK = 16256
 """Bytes of the longest channel chunk; with its headers it still fits a packet."""
 
-_GENERAL = struct.Struct("<9H2B")
-_BITMAP = struct.Struct("<9H2B2H")
-_ORDER = struct.Struct("<16s4x6H32s2H4xI4H")
-_INPUT = struct.Struct("<2H4I64x")
+_GENERAL = Struct(
+    "os_major" / Default(Int16ul, 1),
+    "os_minor" / Default(Int16ul, 3),
+    "version" / Default(Int16ul, 0x0200),
+    Padding(4),
+    "extra_flags" / Int16ul,
+    Padding(6),
+    "can_refresh" / Default(Int8ul, 1),
+    "can_suppress" / Default(Int8ul, 1),
+)
+_BITMAP = Struct(
+    "depth" / Int16ul,
+    "takes_depths" / Default(Array(3, Int16ul), (1, 1, 1)),  # of 1, 4 and 8 bits
+    "width" / Int16ul,
+    "height" / Int16ul,
+    Padding(2),
+    "can_resize" / Default(Int16ul, 1),
+    "can_compress" / Default(Int16ul, 1),
+    Padding(2),
+    "takes_several" / Default(Int16ul, 1),  # rectangles
+    Padding(2),
+)
+_ORDER = Struct(
+    Padding(20),
+    "grid" / Default(Array(2, Int16ul), (1, 20)),
+    Padding(2),
+    "levels" / Default(Array(2, Int16ul), (1, 0)),
+    "flags" / Int16ul,
+    "orders" / Bytes(32),
+    "text_flags" / Default(Int16ul, 0x06A1),
+    "extra_flags" / Int16ul,
+    Padding(4),
+    "save_size" / Int32ul,
+    Padding(8),
+)
+_INPUT = Struct(
+    "flags" / Int16ul,
+    Padding(2),
+    "keyboard_layout" / Int32ul,
+    "keyboard_type" / Default(Int32ul, 4),
+    "keyboard_subtype" / Default(Int32ul, 0),
+    "function_keys" / Default(Int32ul, 12),
+    Padding(64),
+)
+_VIRTUAL_CHANNEL = Struct("flags" / Default(Int32ul, 0), "chunk_size" / Int32ul)
+
+_SET = Struct(
+    "type" / Int16ul,
+    "size" / Rebuild(Int16ul, 4 + len_(this.body)),
+    "body" / Bytes(this.size - 4),
+)
+_SETS = Struct("count" / Int16ul, Padding(2), "sets" / Array(this.count, _SET))
+_ACTIVE = Struct(
+    "source_size" / Rebuild(Int16ul, len_(this.source)),
+    "size" / Rebuild(Int16ul, len_(this.sets)),
+    "source" / Bytes(this.source_size),
+    "sets" / GreedyBytes,
+)
+_DEMAND_ACTIVE = Struct("share_id" / Int32ul, "active" / _ACTIVE)
+_CONFIRM_ACTIVE = Struct(
+    "share_id" / Int32ul,
+    "originator" / Default(Int16ul, SERVER_USER),
+    "active" / _ACTIVE,
+)
 
 _FAST_OUTPUT = 0x0001
 _EXTRA_FLAGS = 0x040D  # fast-path output, long credentials, no compression header, …
@@ -70,22 +144,17 @@ class Capabilities:
     @classmethod
     def of(cls, sets: Mapping[int, bytes]) -> "Capabilities":
         """Read capability sets; what is missing or short counts as absent."""
-        general = sets.get(_Set.GENERAL, b"")
-        extra, suppress = 0, 0
-        if len(general) >= _GENERAL.size:
-            extra, suppress = (_GENERAL.unpack_from(general)[i] for i in (5, 10))
-        bitmap = sets.get(_Set.BITMAP, b"")
-        depth = width = height = resize = 0
-        if len(bitmap) >= _BITMAP.size:
-            depth, _, _, _, width, height, _, resize, *_ = _BITMAP.unpack_from(bitmap)
-        chunk = int.from_bytes(sets.get(_Set.VIRTUAL_CHANNEL, b"")[4:8], "little")
+        general = _read(_GENERAL, sets.get(_Set.GENERAL, b""))
+        bitmap = _read(_BITMAP, sets.get(_Set.BITMAP, b""))
+        channel = _read(_VIRTUAL_CHANNEL, sets.get(_Set.VIRTUAL_CHANNEL, b""))
+        chunk = channel.chunk_size
         return cls(
-            has_fast_output=bool(extra & _FAST_OUTPUT),
-            has_suppress_output=bool(suppress),
-            width=width,
-            height=height,
-            depth=depth,
-            can_resize=bool(resize),
+            has_fast_output=bool(general.extra_flags & _FAST_OUTPUT),
+            has_suppress_output=bool(general.can_suppress),
+            width=bitmap.width,
+            height=bitmap.height,
+            depth=bitmap.depth,
+            can_resize=bool(bitmap.can_resize),
             chunk_size=chunk if MIN_CHUNK <= chunk <= MAX_CHUNK else MIN_CHUNK,
         )
 
@@ -99,43 +168,42 @@ def parse_demand_active(body: bytes) -> tuple[int, dict[int, bytes]]:
     Raises:
         ParseError: a malformed header or set.
     """
-    reader = Reader(body, "Demand Active")
-    share_id = reader.u32()
-    return share_id, _parse_sets(reader)
+    found = parse(_DEMAND_ACTIVE, body, "Demand Active")
+    return found.share_id, _parse_sets(found.active)
 
 
 def parse_confirm_active(body: bytes) -> tuple[int, dict[int, bytes]]:
     """Read a Confirm Active behind its share control header, like Demand Active."""
-    reader = Reader(body, "Confirm Active")
-    share_id = reader.u32()
-    reader.take(2)  # originator
-    return share_id, _parse_sets(reader)
+    found = parse(_CONFIRM_ACTIVE, body, "Confirm Active")
+    return found.share_id, _parse_sets(found.active)
 
 
 def serialize_demand_active(share_id: int, sets: Sequence[bytes]) -> bytes:
     """Return the body of a Demand Active."""
-    return struct.pack("<I", share_id) + _serialize_sets(b"RDP\0", sets) + bytes(4)
+    active = {"source": b"RDP\0", "sets": _join(sets)}
+    built: bytes = _DEMAND_ACTIVE.build({"share_id": share_id, "active": active})
+    return built + bytes(4)
 
 
 def serialize_confirm_active(share_id: int, sets: Sequence[bytes]) -> bytes:
     """Return the body of a Confirm Active."""
-    head = struct.pack("<IH", share_id, SERVER_USER)
-    return head + _serialize_sets(b"MSTSC\0", sets)
+    active = {"source": b"MSTSC\0", "sets": _join(sets)}
+    built: bytes = _CONFIRM_ACTIVE.build({"share_id": share_id, "active": active})
+    return built
 
 
 def server_sets(width: int, height: int, depth: int) -> list[bytes]:
     """Return the sets of Demand Active in the original's order (1.12)."""
-    supported = bytearray(32)
-    for index in (*range(5), *range(7, 12), *range(15, 23), *range(24, 28)):
-        supported[index] = 1
+    indices = {*range(5), *range(7, 12), *range(15, 23), *range(24, 28)}
+    supported = bytes(index in indices for index in range(32))
     return [
-        _set(_Set.SHARE, struct.pack("<HH", SERVER_USER, 0)),
+        _words(_Set.SHARE, SERVER_USER, 0),
         _general(_FAST_OUTPUT),
         _bitmap(width, height, depth),
-        _order(0x00AA, bytes(supported), 0x06A1, 0x0004, 0xF4240),
-        _set(_Set.COLOUR_CACHE, struct.pack("<HH", 6, 0)),
-        _set(_Set.LARGE_POINTER, struct.pack("<H", 1)),
-        _set(_Set.POINTER, struct.pack("<HHH", 1, 64, 64)),
+        _order(flags=0x00AA, orders=supported, extra_flags=0x0004, save_size=0xF4240),
+        _words(_Set.COLOUR_CACHE, 6, 0),
+        _words(_Set.LARGE_POINTER, 1),
+        _words(_Set.POINTER, 1, 64, 64),
         _input(_SCANCODES | _FAST_INPUT, 0),
         _virtual_channel(),
     ]
@@ -145,70 +213,67 @@ def client_sets(
     width: int, height: int, depth: int, *, keyboard_layout: int, is_rdp4: bool
 ) -> list[bytes]:
     """Return the sets of Confirm Active; no drawing orders, so bitmaps come."""
-    pointer = struct.pack("<HH", 1, 20) if is_rdp4 else struct.pack("<HHH", 1, 20, 20)
     return [
         _general(0 if is_rdp4 else _EXTRA_FLAGS),
         _bitmap(width, height, depth),
-        _order(0x002A, bytes(32), 0x06A1, 0, 0x38400),
+        _order(flags=0x002A, orders=bytes(32), extra_flags=0, save_size=0x38400),
         _set(_Set.BITMAP_CACHE, bytes(36)),
-        _set(_Set.POINTER, pointer),
-        _set(_Set.COLOUR_CACHE, struct.pack("<HH", 6, 0)),
+        _words(_Set.POINTER, *((1, 20) if is_rdp4 else (1, 20, 20))),
+        _words(_Set.COLOUR_CACHE, 6, 0),
         _set(_Set.ACTIVATION, bytes(8)),
-        _set(_Set.CONTROL, struct.pack("<4H", 0, 0, 2, 2)),
-        _set(_Set.SHARE, bytes(4)),
-        _set(_Set.BRUSH, struct.pack("<I", 1)),
+        _words(_Set.CONTROL, 0, 0, 2, 2),
+        _words(_Set.SHARE, 0, 0),
+        _words(_Set.BRUSH, 1, 0),
         _input(_SCANCODES, keyboard_layout),
-        _set(_Set.SOUND, struct.pack("<HH", 1, 0)),
-        _set(_Set.FONT, struct.pack("<HH", 1, 0)),
+        _words(_Set.SOUND, 1, 0),
+        _words(_Set.FONT, 1, 0),
         _set(_Set.GLYPH_CACHE, bytes(48)),
         _virtual_channel(),
     ]
 
 
 def _set(kind: int, body: bytes) -> bytes:
-    return struct.pack("<HH", kind, 4 + len(body)) + body
+    built: bytes = _SET.build({"type": kind, "body": body})
+    return built
+
+
+def _words(kind: int, *words: int) -> bytes:
+    return _set(kind, b"".join(word.to_bytes(2, "little") for word in words))
 
 
 def _general(extra_flags: int) -> bytes:
-    numbers = (1, 3, 0x0200, 0, 0, extra_flags, 0, 0, 0, 1, 1)
-    return _set(_Set.GENERAL, _GENERAL.pack(*numbers))
+    return _set(_Set.GENERAL, _GENERAL.build({"extra_flags": extra_flags}))
 
 
 def _bitmap(width: int, height: int, depth: int) -> bytes:
-    numbers = (depth, 1, 1, 1, width, height, 0, 1, 1, 0, 0, 1, 0)
-    return _set(_Set.BITMAP, _BITMAP.pack(*numbers))
+    fields = {"width": width, "height": height, "depth": depth}
+    return _set(_Set.BITMAP, _BITMAP.build(fields))
 
 
-def _order(flags: int, orders: bytes, text: int, extra: int, save_size: int) -> bytes:
-    numbers = (1, 20, 0, 1, 0, flags)
-    body = _ORDER.pack(b"", *numbers, orders, text, extra, save_size, 0, 0, 0, 0)
-    return _set(_Set.ORDER, body)
+def _order(**fields: int | bytes) -> bytes:
+    return _set(_Set.ORDER, _ORDER.build(fields))
 
 
 def _input(flags: int, layout: int) -> bytes:
-    return _set(_Set.INPUT, _INPUT.pack(flags, 0, layout, 4, 0, 12))
+    fields = {"flags": flags, "keyboard_layout": layout}
+    return _set(_Set.INPUT, _INPUT.build(fields))
 
 
 def _virtual_channel() -> bytes:
-    return _set(_Set.VIRTUAL_CHANNEL, struct.pack("<II", 0, MAX_CHUNK))
+    return _set(_Set.VIRTUAL_CHANNEL, _VIRTUAL_CHANNEL.build({"chunk_size": MAX_CHUNK}))
 
 
-def _serialize_sets(source: bytes, sets: Sequence[bytes]) -> bytes:
-    body = struct.pack("<HH", len(sets), 0) + b"".join(sets)
-    return struct.pack("<HH", len(source), len(body)) + source + body
+def _join(sets: Sequence[bytes]) -> bytes:
+    return len(sets).to_bytes(2, "little") + bytes(2) + b"".join(sets)
 
 
-def _parse_sets(reader: Reader) -> dict[int, bytes]:
-    source_size, size = reader.u16(), reader.u16()
-    reader.take(source_size)
+def _parse_sets(active: Container) -> dict[int, bytes]:
     # 1.12: the original counts four bytes too many; read what is there
-    inside = Reader(reader.take(min(size, reader.left)), "capability sets")
-    count = inside.u16()
-    inside.take(2)
-    found = {}
-    for _ in range(count):
-        kind, length = inside.u16(), inside.u16()
-        if length < 4:
-            raise ParseError(f"capability set {kind} of length {length}", inside.pos)
-        found[kind] = inside.take(length - 4)
-    return found
+    found = parse(_SETS, active.sets[: active.size], "capability sets")
+    return {one.type: one.body for one in found.sets}
+
+
+def _read(layout: Construct, body: bytes) -> Container:
+    """Read a set; where it is too short, everything in it is 0."""
+    size = layout.sizeof()
+    return parse(layout, body if len(body) >= size else bytes(size), "capability set")

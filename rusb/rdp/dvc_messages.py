@@ -12,7 +12,6 @@ from construct import (
     Array,
     BitsInteger,
     BitStruct,
-    ConstructError,
     CString,
     Error,
     Int8ul,
@@ -29,6 +28,8 @@ from construct import (
 )
 
 from rusb.errors import ParseError
+
+from .layout import parse
 
 __all__ = [
     "MAX_NAME",
@@ -87,14 +88,6 @@ def number_width(number: int) -> int:
     return 0 if number < 0x100 else 1 if number < 0x10000 else 2
 
 
-def _parse(layout: Any, data: bytes, what: str) -> Any:
-    try:
-        return layout.parse(data)
-    except ConstructError as error:
-        why = str(error).splitlines()[-1]
-        raise ParseError(f"{what} {data[:32].hex()}: {why}") from error
-
-
 def _build(layout: Any, command: Command, number: int, **fields: object) -> bytes:
     head = {"command": command, "extra": 0, "width": number_width(number)}
     built: bytes = layout.build({"head": head, "channel": number, **fields})
@@ -120,7 +113,7 @@ class Capabilities:
         Raises:
             ParseError: it is too short.
         """
-        found = _parse(_CAPABILITIES, data, "capabilities")
+        found = parse(_CAPABILITIES, data, "capabilities")
         return cls(found.version, found.charges and tuple(found.charges))
 
     def serialize(self) -> bytes:
@@ -146,7 +139,7 @@ class CreateRequest:
         """
         if len(data) > 1 + 4 + MAX_NAME + 1:
             raise ParseError(f"request for a channel with a name of {len(data)} bytes")
-        found = _parse(_CREATE_REQUEST, data, "request for a channel")
+        found = parse(_CREATE_REQUEST, data, "request for a channel")
         return cls(found.channel, found.name)
 
     def serialize(self) -> bytes:
@@ -168,7 +161,7 @@ class CreateResponse:
         Raises:
             ParseError: it has another form.
         """
-        found = _parse(_CREATE_RESPONSE, data, "answer about a channel")
+        found = parse(_CREATE_RESPONSE, data, "answer about a channel")
         return cls(found.channel, found.status)
 
     def serialize(self) -> bytes:
@@ -190,7 +183,7 @@ class Close:
         Raises:
             ParseError: it has another form.
         """
-        return cls(_parse(_CLOSE, data, "close").channel)
+        return cls(parse(_CLOSE, data, "close").channel)
 
     def serialize(self) -> bytes:
         """Return the whole message."""

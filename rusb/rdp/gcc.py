@@ -1,13 +1,23 @@
 """GCC conference (T.124): the blocks that client and server open with (1.5, 1.6)."""
 
 import enum
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Self
+
+from construct import (
+    Bytes,
+    Default,
+    GreedyBytes,
+    Int16ul,
+    Int32ul,
+    Optional,
+    Struct,
+)
 
 from rusb.errors import ParseError
 
+from .layout import array, parse, text
 from .mcs import FIRST_CHANNEL, IO_CHANNEL
 from .per import Reader, per_length, read_per_length
 
@@ -27,10 +37,47 @@ _KEY = b"\x00\x05\x00\x14\x7c\x00\x01"  # T.124's object identifier
 _REQUEST = b"\x00\x08\x00\x10\x00\x01\xc0\x00Duca"
 _RESPONSE = _KEY + b"\x2a\x14\x76\x0a\x01\x01\x00\x01\xc0\x00McDn"
 
-_HEADER = struct.Struct("<HH")
-_CORE = struct.Struct("<IHHHHII32sIII64s")
-_CORE_MORE = struct.Struct("<HHIHHH64sBB")
-_CHANNEL = struct.Struct("<8sI")
+_HEADER_SIZE = 4
+
+_CORE = Struct(
+    "version" / Int32ul,
+    "width" / Int16ul,
+    "height" / Int16ul,
+    "color_depth" / Default(Int16ul, 0xCA01),
+    "sas_sequence" / Default(Int16ul, 0xAA03),
+    "keyboard_layout" / Int32ul,
+    "build" / Int32ul,
+    "name" / text(32, "utf-16-le", "replace"),
+    "keyboard_type" / Default(Int32ul, 4),
+    "keyboard_subtype" / Default(Int32ul, 0),
+    "function_keys" / Default(Int32ul, 12),
+    "ime" / Default(Bytes(64), bytes(64)),
+    # a client may leave out what is below, from any field on
+    "low_depth" / Default(Int16ul, 0xCA01),
+    "product" / Default(Int16ul, 1),
+    "serial" / Default(Int32ul, 0),
+    "depth" / Int16ul,
+    "depths" / Default(Int16ul, 7),
+    "early_flags" / Int16ul,
+    "product_id" / Default(Bytes(64), bytes(64)),
+    "connection_type" / Default(Int16ul, 0),
+    "selected" / Int32ul,
+)
+_MIN_CORE = 128
+"""Bytes of what a client must not leave out."""
+
+_CLIENT_FLAGS = Struct("flags" / Int32ul, "more" / Default(Optional(Int32ul), 0))
+"""CS_SECURITY and CS_CLUSTER."""
+
+_CHANNEL = Struct("name" / text(8, "ascii", "backslashreplace"), "options" / Int32ul)
+_CLIENT_NETWORK = array(Int32ul, MAX_CHANNELS, _CHANNEL)
+_SERVER_CORE = Struct("version" / Int32ul, "requested" / Optional(Int32ul))
+_SERVER_NETWORK = Struct(
+    "io_channel" / Int16ul, "channels" / array(Int16ul, MAX_CHANNELS, Int16ul)
+)
+_SERVER_SECURITY = Struct(
+    "method" / Int32ul, "level" / Int32ul, "security" / GreedyBytes
+)
 
 _DEPTHS = {0xCA00: 4, 0xCA01: 8, 0xCA02: 15, 0xCA03: 16, 0xCA04: 24}
 
@@ -97,50 +144,28 @@ class ClientCore:
         Raises:
             ParseError: too short, or not version 8.
         """
-        if len(body) < _CORE.size:
-            raise ParseError(f"CS_CORE of {len(body)} bytes, not {_CORE.size} or more")
-        version, width, height, _, _, layout, build, name, *_ = _CORE.unpack_from(body)
-        if version >> 16 != 8:
-            raise ParseError(f"CS_CORE of version 0x{version:08X}")
-        more = Reader(body[_CORE.size :], "CS_CORE")
-        low = more.u16() if more.left >= 2 else 0
-        depth = _DEPTHS.get(low, 0)
-        if more.left >= 8:
-            more.take(6)
-            depth = more.u16() or depth
-        early = selected = 0
-        if more.left >= 4:
-            more.take(2)
-            early = more.u16()
-        if more.left >= 70:
-            more.take(66)
-            selected = more.u32()
+        if len(body) < _MIN_CORE:
+            raise ParseError(f"CS_CORE of {len(body)} bytes, not {_MIN_CORE} or more")
+        found = parse(_CORE, body.ljust(_CORE.sizeof(), b"\0"), "CS_CORE")
+        if found.version >> 16 != 8:
+            raise ParseError(f"CS_CORE of version 0x{found.version:08X}")
         return cls(
-            name=name.decode("utf-16-le", "replace").partition("\0")[0],
-            width=width,
-            height=height,
-            depth=depth,
-            build=build,
-            version=version,
-            keyboard_layout=layout,
-            early_flags=early,
-            selected=selected,
-            size=len(body) + _HEADER.size,
+            name=found.name,
+            width=found.width,
+            height=found.height,
+            depth=found.depth or _DEPTHS.get(found.low_depth, 0),
+            build=found.build,
+            version=found.version,
+            keyboard_layout=found.keyboard_layout,
+            early_flags=found.early_flags,
+            selected=found.selected,
+            size=len(body) + _HEADER_SIZE,
         )
 
     def serialize(self) -> bytes:
         """Return the block as rdesktop writes it, 216 bytes."""
-        name = self.name[:15].encode("utf-16-le")[:30]
-        numbers = (0xCA01, 0xAA03, self.keyboard_layout, self.build)
-        core = _CORE.pack(
-            *(self.version, self.width, self.height, *numbers, name, 4, 0, 12, b"")
-        )
-        more = _CORE_MORE.pack(
-            *(0xCA01, 1, 0, self.depth, 7, self.early_flags, b"", 0, 0)
-        )
-        return _block(
-            Block.CLIENT_CORE, core + more + self.selected.to_bytes(4, "little")
-        )
+        fields = asdict(self) | {"name": self.name[:15]}
+        return _block(Block.CLIENT_CORE, _CORE.build(fields))
 
 
 @dataclass(slots=True)
@@ -176,12 +201,13 @@ class ClientBlocks:
                 case Block.CLIENT_CORE:
                     core = ClientCore.parse(body)
                 case Block.CLIENT_SECURITY:
-                    found.methods = Reader(body, "CS_SECURITY").u32()
+                    found.methods = parse(_CLIENT_FLAGS, body, "CS_SECURITY").flags
                 case Block.CLIENT_NETWORK:
-                    found.channels = _parse_channels(body)
+                    asked = parse(_CLIENT_NETWORK, body, "CS_NET")
+                    found.channels = [ChannelRequest(c.name, c.options) for c in asked]
                     found.has_network = True
                 case Block.CLIENT_CLUSTER:
-                    found.cluster = Reader(body, "CS_CLUSTER").u32()
+                    found.cluster = parse(_CLIENT_FLAGS, body, "CS_CLUSTER").flags
                 case Block.CLIENT_MONITOR:
                     pass  # one screen per connection
                 case _:
@@ -195,14 +221,13 @@ class ClientBlocks:
         """Return the ConferenceCreateRequest with the blocks in rdesktop's order."""
         blocks = self.core.serialize()
         if self.cluster is not None:
-            blocks += _block(Block.CLIENT_CLUSTER, struct.pack("<II", self.cluster, 0))
-        blocks += _block(Block.CLIENT_SECURITY, struct.pack("<II", self.methods, 0))
+            cluster = _CLIENT_FLAGS.build({"flags": self.cluster})
+            blocks += _block(Block.CLIENT_CLUSTER, cluster)
+        security = _CLIENT_FLAGS.build({"flags": self.methods})
+        blocks += _block(Block.CLIENT_SECURITY, security)
         if self.has_network:
-            channels = (
-                _CHANNEL.pack(c.name.encode(), c.options) for c in self.channels
-            )
-            count = len(self.channels).to_bytes(4, "little")
-            blocks += _block(Block.CLIENT_NETWORK, count + b"".join(channels))
+            network = _CLIENT_NETWORK.build([asdict(c) for c in self.channels])
+            blocks += _block(Block.CLIENT_NETWORK, network)
         inside = _REQUEST + per_length(len(blocks)) + blocks
         return _KEY + per_length(len(inside)) + inside
 
@@ -242,22 +267,19 @@ class ServerBlocks:
         found = cls()
         has_network = False
         for kind, body in _split(_open_response(user_data)):
-            reader = Reader(body, "server block")
             match kind:
                 case Block.SERVER_CORE:
-                    found.version = reader.u32()
-                    if reader.left >= 4:
-                        found.requested = reader.u32()
+                    core = parse(_SERVER_CORE, body, "SC_CORE")
+                    found.version, found.requested = core.version, core.requested
                 case Block.SERVER_NETWORK:
-                    found.io_channel = reader.u16()
-                    count = reader.u16()
-                    if count > MAX_CHANNELS:
-                        raise ParseError(f"SC_NET grants {count} channels")
-                    found.channels = [reader.u16() for _ in range(count)]
+                    network = parse(_SERVER_NETWORK, body, "SC_NET")
+                    found.io_channel = network.io_channel
+                    found.channels = list(network.channels)
                     has_network = True
                 case Block.SERVER_SECURITY:
-                    found.method, found.level = reader.u32(), reader.u32()
-                    found.security = reader.rest()
+                    security = parse(_SERVER_SECURITY, body, "SC_SECURITY")
+                    found.method, found.level = security.method, security.level
+                    found.security = security.security
         if not has_network:
             raise ParseError("no SC_NET among the server's blocks")
         return found
@@ -265,27 +287,22 @@ class ServerBlocks:
     def serialize(self) -> bytes:
         """Return the ConferenceCreateResponse in the original's order."""
         blocks = self.serialize_core() + self.serialize_network()
-        security = struct.pack("<II", self.method, self.level) + self.security
-        blocks += _block(Block.SERVER_SECURITY, security)
+        blocks += _block(Block.SERVER_SECURITY, _SERVER_SECURITY.build(asdict(self)))
         return _RESPONSE + per_length(len(blocks)) + blocks
 
     def serialize_core(self) -> bytes:
         """Return SC_CORE."""
-        body = self.version.to_bytes(4, "little")
-        if self.requested is not None:
-            body += self.requested.to_bytes(4, "little")
-        return _block(Block.SERVER_CORE, body)
+        return _block(Block.SERVER_CORE, _SERVER_CORE.build(asdict(self)))
 
     def serialize_network(self) -> bytes:
         """Return SC_NET, padded after an odd number of channels."""
-        count = len(self.channels)
-        ids = struct.pack(f"<{count}H", *self.channels) + bytes(count % 2 * 2)
-        head = struct.pack("<HH", self.io_channel, count)
-        return _block(Block.SERVER_NETWORK, head + ids)
+        body = _SERVER_NETWORK.build(asdict(self))
+        return _block(Block.SERVER_NETWORK, body + bytes(len(body) % 4))
 
 
 def _block(kind: int, body: bytes) -> bytes:
-    return _HEADER.pack(kind, _HEADER.size + len(body)) + body
+    size = _HEADER_SIZE + len(body)
+    return kind.to_bytes(2, "little") + size.to_bytes(2, "little") + body
 
 
 def _split(data: bytes) -> list[tuple[int, bytes]]:
@@ -294,9 +311,9 @@ def _split(data: bytes) -> list[tuple[int, bytes]]:
     found = []
     while reader.left:
         kind, size = reader.u16(), reader.u16()
-        if size < _HEADER.size:
+        if size < _HEADER_SIZE:
             raise ParseError(f"GCC block 0x{kind:04X} of length {size}", reader.pos)
-        found.append((kind, reader.take(size - _HEADER.size)))
+        found.append((kind, reader.take(size - _HEADER_SIZE)))
     return found
 
 
@@ -333,16 +350,3 @@ def _open_response(user_data: bytes) -> bytes:
     blocks = reader.take(read_per_length(reader))
     reader.end()
     return blocks
-
-
-def _parse_channels(body: bytes) -> list[ChannelRequest]:
-    reader = Reader(body, "CS_NET")
-    count = reader.u32()
-    if count > MAX_CHANNELS:
-        raise ParseError(f"CS_NET asks for {count} channels, at most {MAX_CHANNELS}")
-    found = []
-    for _ in range(count):
-        raw, options = _CHANNEL.unpack(reader.take(_CHANNEL.size))
-        name = raw.partition(b"\0")[0].decode("ascii", "backslashreplace")
-        found.append(ChannelRequest(name, options))
-    return found
