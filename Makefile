@@ -15,12 +15,18 @@ PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslin
 
 # Many tests only wait: two processes for each core of a small machine.
 SIDE_BY_SIDE := -n 4 --dist loadgroup
+UNIT := tests/usb tests/wire tests/rdp tests/filters
 
-.PHONY: help demo test check bench manual docs clean wheel-test system
+.PHONY: help demo test unit fast fuzz soak coverage check bench manual docs clean wheel-test system
 
 help:
 	@echo "make demo        see a USB drive travel to a guest and back"
 	@echo "make test        all tests, virtual machines included"
+	@echo "make unit        the protocols, filters and USB itself, in half a minute"
+	@echo "make fast        all tests but those with virtual machines, in 90 s"
+	@echo "make fuzz        random inputs from a random seed, for some minutes"
+	@echo "make soak        what takes long by itself: a million inputs, for some hours"
+	@echo "make coverage    the share of branches that make unit takes, and its floor"
 	@echo "make check       ruff, formatting, strict typing"
 	@echo "make bench       measure the URB path beside a raw TLS stream"
 	@echo "make manual      write the man pages and the shells' completion again"
@@ -33,6 +39,28 @@ demo: .make/venv
 
 test: .make/dev .make/node system
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 $(PYTEST_ARGS)
+
+unit: .make/dev
+	$(BIN)/python -m pytest -q $(UNIT) $(PYTEST_ARGS)
+
+fast: .make/dev
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not lab" $(PYTEST_ARGS)
+
+fuzz: RUSB_TEST_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
+fuzz: RUSB_TEST_INPUTS ?= 50000
+fuzz: .make/dev
+	RUSB_TEST_SEED=$(RUSB_TEST_SEED) RUSB_TEST_INPUTS=$(RUSB_TEST_INPUTS) \
+		$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m fuzz --timeout=3600 $(PYTEST_ARGS)
+
+soak: RUSB_TEST_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
+soak: .make/dev
+	RUSB_TEST_SEED=$(RUSB_TEST_SEED) RUSB_TEST_INPUTS=1000000 \
+		$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "fuzz or soak" --timeout=36000 $(PYTEST_ARGS)
+
+coverage: .make/dev
+	$(BIN)/python -m pytest -q -n 2 $(UNIT) -m "not fuzz and not soak" \
+		--cov --cov-report=json:.make/coverage.json $(PYTEST_ARGS)
+	$(BIN)/python tests/coverage_floor.py .make/coverage.json
 
 check: .make/dev
 	$(BIN)/ruff check .
@@ -55,7 +83,7 @@ wheel-test: .make/dev
 	.make/wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
 	mkdir .make/wheel/away && cp -r tests pyproject.toml .make/wheel/away/
 	cd .make/wheel/away && sed -i 's/^pythonpath.*/pythonpath = ["."]/' pyproject.toml \
-		&& ../bin/python -m pytest -q tests/usb tests/wire tests/rdp tests/filters tests/test_whole_path.py
+		&& ../bin/python -m pytest -q $(UNIT) tests/test_whole_path.py
 
 .make/venv: pyproject.toml
 	@sh tools/setup.sh venv "$(PYTHON)" "$(VENV)"

@@ -31,6 +31,7 @@ from rusb.wire.base import (
     UrbSubmitted,
     WireProtocol,
 )
+from tests.support.amount import seeds
 from tests.support.wire.joined import Answer, Joined, echo, messages
 
 PROTOCOLS = plugins.names(rusb.wire)
@@ -430,8 +431,9 @@ def damage(chance: random.Random, data: bytes) -> bytes:
     return bytes(copy)
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("is_guest", [True, False])
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(60, 40))
 def test_a_core_gives_events_or_one_error_whatever_arrives(
     name: str, is_guest: bool, seed: int
 ) -> None:

@@ -38,6 +38,7 @@ from rusb.rdp.events import (
     Event,
     Ignored,
 )
+from tests.support.amount import inputs, seeds
 from tests.support.memory import memory_below
 
 VECTORS: dict[str, Any] = json.loads(
@@ -597,13 +598,14 @@ def test_what_is_finished_or_closed_is_not_counted_any_more() -> None:
     assert end.dynamic._assembled == 0
 
 
+@pytest.mark.soak
 def test_tiny_fragments_cost_no_more_than_their_bytes() -> None:
     end = opened()
     end.feed(b"\x28\x01" + struct.pack("<I", 16 << 20))
     with memory_below(1 << 20):
-        for _ in range(100_000):
+        for _ in range(inputs(100_000)):
             end.feed(b"\x30\x01a")
-        for _ in range(100_000):
+        for _ in range(inputs(100_000)):
             end.feed(b"\x30\x01")
 
 
@@ -651,8 +653,9 @@ def test_what_is_not_open_is_skipped(number: int) -> None:
     assert len(end.complaints) == 1
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("make", [opened, client])
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", seeds(200, 60))
 def test_whatever_arrives_gives_events_or_one_error(
     make: Callable[[], End], seed: int
 ) -> None:

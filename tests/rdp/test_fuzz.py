@@ -12,9 +12,12 @@ from rusb.rdp.connection import Connection
 from rusb.rdp.events import LogonRequested, TlsRequested
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.tpkt import packet_size
+from tests.support.amount import chance, inputs
 from tests.support.rdp.joined import Joined, clear, no_random
 
-ROUNDS = 1500
+pytestmark = pytest.mark.fuzz
+
+ROUNDS = inputs(1500)
 
 
 def session() -> tuple[list[bytes], list[bytes]]:
@@ -44,28 +47,28 @@ def new_client() -> Connection:
     return client
 
 
-def mutate(chance: random.Random, flights: list[bytes]) -> list[bytes]:
+def mutate(source: random.Random, flights: list[bytes]) -> list[bytes]:
     """Damage a session: flip, cut, insert, repeat, or grow lengths."""
     flights = list(flights)
-    for _ in range(chance.randint(1, 4)):
-        at = chance.randrange(len(flights))
+    for _ in range(source.randint(1, 4)):
+        at = source.randrange(len(flights))
         data = bytearray(flights[at])
-        where = chance.randrange(len(data) + 1)
-        match chance.randrange(6):
+        where = source.randrange(len(data) + 1)
+        match source.randrange(6):
             case 0 if where < len(data):
-                data[where] ^= 1 << chance.randrange(8)
+                data[where] ^= 1 << source.randrange(8)
             case 1:
-                del data[where : where + chance.randint(1, 20)]
+                del data[where : where + source.randint(1, 20)]
             case 2:
-                data[where:where] = chance.randbytes(chance.randint(1, 20))
+                data[where:where] = source.randbytes(source.randint(1, 20))
             case 3:
                 data += data[where : where + 40]
             case 4 if where + 2 < len(data):
-                data[where : where + 2] = chance.choice(
+                data[where : where + 2] = source.choice(
                     (b"\xff\xff", b"\0\0", b"\x7f\xff")
                 )
             case _:
-                flights.insert(at, flights[chance.randrange(len(flights))])
+                flights.insert(at, flights[source.randrange(len(flights))])
                 continue
         flights[at] = bytes(data)
     return flights
@@ -94,21 +97,21 @@ SIDES = [(new_server, BY_CLIENT), (new_client, BY_SERVER)]
 
 @pytest.mark.parametrize(("new", "flights"), SIDES)
 def test_mutated_sessions(new: Callable[[], Connection], flights: list[bytes]) -> None:
-    chance = random.Random(20100)
+    source = chance(20100)
     for _ in range(ROUNDS):
-        run(new(), mutate(chance, flights))
+        run(new(), mutate(source, flights))
 
 
 @pytest.mark.parametrize(("new", "flights"), SIDES)
 def test_noise_at_any_moment(
     new: Callable[[], Connection], flights: list[bytes]
 ) -> None:
-    chance = random.Random(20101)
+    source = chance(20101)
     for _ in range(ROUNDS // 3):
-        noise = chance.randbytes(chance.randint(1, 400))
-        if chance.random() < 0.7:  # in a frame, or most of it ends at once
+        noise = source.randbytes(source.randint(1, 400))
+        if source.random() < 0.7:  # in a frame, or most of it ends at once
             noise = b"\x03\x00" + (len(noise) + 7).to_bytes(2) + b"\x02\xf0\x80" + noise
-        run(new(), [*flights[: chance.randrange(len(flights))], noise])
+        run(new(), [*flights[: source.randrange(len(flights))], noise])
 
 
 def packets(flights: list[bytes]) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from rusb.rdp.standard import (
     salted_checksum,
 )
 from rusb.rdp.tpkt import packet_size
+from tests.support.amount import inputs
 from tests.support.rdp.joined import Joined
 from tests.support.rdp.raw import RawClient, group, vector
 from tests.support.rdp.standard import (
@@ -81,13 +82,15 @@ def test_show_protocol_is_echoed_in_what_is_encrypted_too() -> None:
     assert chunk == struct.pack("<II", 5, 0x13) + b"hello"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_ten_thousand_packets_each_way_across_two_key_changes(
     strength: Encryption,
 ) -> None:
     joined = Joined(*encrypted(strength)).run()
     channel = channel_of(joined.of_client(rdp.ChannelOpened))
-    for number in range(10_000):
+    count = inputs(10_000)
+    for number in range(count):
         message = number.to_bytes(4)
         joined.client.send_channel(channel, message)
         joined.server.send_channel(channel, message)
@@ -95,7 +98,7 @@ def test_ten_thousand_packets_each_way_across_two_key_changes(
             joined.run()
     for found in (joined.of_client, joined.of_server):
         numbers = [int.from_bytes(e.data) for e in found(rdp.ChannelData)]
-        assert numbers == list(range(10_000))
+        assert numbers == list(range(count))
 
 
 def test_pictures_and_input_on_the_fast_path_are_encrypted_too() -> None:

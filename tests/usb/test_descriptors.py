@@ -1,6 +1,5 @@
 """Descriptors against the examples of the specifications, and broken ones (T33)."""
 
-import random
 import re
 
 import pytest
@@ -23,6 +22,7 @@ from rusb.usb.strings import (
     serialize_string,
 )
 from rusb.usb.types import TransferType
+from tests.support.amount import chance, inputs
 
 # HID 1.11, appendix E: a keyboard with a mouse
 HID_DEVICE = "12010001 00000008 ffff0100 0100040e 3001"
@@ -318,11 +318,12 @@ def test_t33_broken_strings_are_refused(data: str) -> None:
         parse_languages(bytes.fromhex(data))
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("data", CONFIGURATIONS)
 def test_t33_random_damage_is_refused_or_parsed_for_good(data: bytes) -> None:
-    generator = random.Random(len(data))
+    generator, count = chance(len(data)), inputs(3000)
     refused = 0
-    for _ in range(3000):
+    for _ in range(count):
         broken = bytearray(data)
         for _ in range(generator.randint(1, 3)):
             broken[generator.randrange(len(broken))] = generator.randrange(256)
@@ -332,7 +333,7 @@ def test_t33_random_damage_is_refused_or_parsed_for_good(data: bytes) -> None:
             refused += 1
         else:
             assert ConfigurationDescriptor.parse(found.serialize()) == found
-    assert 0 < refused < 3000
+    assert 0 < refused < count
 
 
 # ----------------------------------------------- T33: as real devices have them ----
@@ -456,9 +457,10 @@ def test_notes_of_a_hostile_device_are_bounded() -> None:
     assert len(notes) == MAX_NOTES
 
 
+@pytest.mark.fuzz
 def test_noise_with_notes_gives_a_tree_or_the_documented_error() -> None:
-    source = random.Random(33)
-    for _ in range(2000):
+    source = chance(33)
+    for _ in range(inputs(2000)):
         data = bytearray(source.choice([GOOD, *CONFIGURATIONS]))
         for _ in range(source.randrange(1, 6)):
             data[source.randrange(len(data))] = source.randrange(256)

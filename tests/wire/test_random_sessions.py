@@ -33,9 +33,10 @@ from rusb.wire.base import (
     UrbSubmitted,
     WireProtocol,
 )
+from tests.support.amount import chance, inputs
 from tests.support.wire.joined import messages
 
-URBS = 3000
+URBS = inputs(3000)
 BULK, INTERRUPT, CONTROL = (
     *(TransferType.BULK, TransferType.INTERRUPT),
     TransferType.CONTROL,
@@ -274,17 +275,18 @@ class Session:
                     assert not value, f"{type(part).__name__}.{name} is not empty"
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(
     "protocol", [vrdpusb.PLUGIN, usbredir.PLUGIN], ids=["vrdpusb", "usbredir"]
 )
 def test_whatever_happens_each_urb_completes_once_in_order(
     protocol: WireProtocol,
 ) -> None:
-    chance = random.Random(1)
+    source = chance(1)
     first, done = 1, 0
     while first < URBS:
-        session = Session(protocol, chance)
-        numbers = range(first, first + chance.choice((5, 50, 500, 1000)))
+        session = Session(protocol, source)
+        numbers = range(first, first + source.choice((5, 50, 500, 1000)))
         session.run(numbers)
         session.end()
         first = numbers.stop

@@ -15,6 +15,7 @@ from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 from rusb.wire.vrdpusb._codec import MAX_DEVICES, MAX_STRING, MAX_URB_LENGTH
 from rusb.wire.vrdpusb._device import MAX_BYTES_IN_FLIGHT, MAX_URBS_IN_FLIGHT
 from rusb.wire.vrdpusb._guest import CANCEL_TIMEOUT, CONTROL_TIMEOUT, MAX_RECORDS
+from tests.support.amount import inputs, seeds
 from tests.support.wire.joined import clear, messages
 from tests.support.wire.vrdp import (
     CHANNEL,
@@ -578,18 +579,19 @@ def test_t25_many_records_in_one_message_are_bounded() -> None:
     assert isinstance(done, wire.UrbCompleted)
 
 
+@pytest.mark.soak
 def test_t25_endless_fragments_take_no_memory() -> None:
-    guest = make_guest(ID)
+    guest, times = make_guest(ID), inputs(50, 4001)
     guest.submit_urb(ID, bulk(1, 1 << 20), now=0)
     clear(guest)
     empty = results(*[record(1, flags=2)] * 4000, record(1, flags=3))
-    assert receive(guest, *[empty] * 50) == []
+    assert receive(guest, *[empty] * times) == []
     small = results(*[record(1, b"x", flags=2)] * 4000, record(1, b"x", flags=3))
-    events = receive(guest, *[small] * 50)
+    events = receive(guest, *[small] * times)
     buffer = guest._devices[ID].pending[1].buffer
     assert events == []
     assert buffer is not None
-    assert len(buffer) == 50 * 4001
+    assert len(buffer) == times * 4001
 
 
 def test_t25_many_urbs_end_in_linear_time() -> None:
@@ -677,7 +679,8 @@ def damage(chance: random.Random, data: bytes) -> bytes:
     return bytes(copy)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", seeds(100, 60))
 def test_whatever_a_client_sends_every_urb_completes_once(seed: int) -> None:
     chance = random.Random(seed)
     guest = make_guest(ID, 5, version=chance.choice([1, 2, 3]))
@@ -700,7 +703,8 @@ def test_whatever_a_client_sends_every_urb_completes_once(seed: int) -> None:
         assert 0 <= event.result.length <= urbs[event.urb_id].length
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", seeds(100, 60))
 def test_whatever_a_server_sends_no_urb_is_answered_twice(seed: int) -> None:
     chance = random.Random(seed)
     device = make_device(ID, is_open=chance.random() < 0.7)
