@@ -26,7 +26,8 @@ class ClientConfig:
         compression: ask for RDP compression (never granted by VRDP).
         leave_sound: sound is to stay at the server (``-r sound:remote``).
         usb: offer USB devices.
-        wires: names of the wire protocols to offer them over; the server takes one.
+        wires: names of the wire protocols to offer them over; the first that the server
+            speaks is taken.
         channels: names of further static channels to ask for.
         backends: where devices come from, ``NAME[:ADDRESS]``.
         filters: what may be offered: a device that one of them admits; none: all.

@@ -23,8 +23,9 @@ class ServerConfig:
         auth_library: the installation's library for machines of type External that
             name none; empty: VBoxAuth, which is PAM.
         pam_service: of ``/etc/pam.d``; empty: as the environment says, else login.
-        wires: names of the wire protocols that a client may bring its devices over, the
-            best first; the first whose channel opens is the one.
+        wires: names of the wire protocols that a client may bring its devices over. The
+            first whose channel opens is taken: static ones in the client's order,
+            then dynamic ones in this order.
         legacy_tls: take clients that know nothing newer than TLS 1.0.
         log: path of ``VBox.log``; None: standard error.
         state: folder of the self-made certificate; None: the user's state folder.
