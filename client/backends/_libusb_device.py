@@ -10,6 +10,7 @@ import usb1
 from rusb.errors import BackendError, DeviceGone
 from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
+from rusb.usb.queue import status_of
 from rusb.usb.types import Feature, Request, TransferType
 from rusb.usb.urb import Completion, IsoPacket, Urb, UrbResult, UrbStatus
 
@@ -304,7 +305,7 @@ class OpenUsbDevice(OpenDevice):
         async def run() -> None:
             setup = urb.setup
             assert setup is not None
-            status = UrbStatus.OK
+            error: BackendError | None = None
             try:
                 if setup.request == Request.SET_CONFIGURATION:
                     await self.set_configuration(setup.value & 0xFF)
@@ -312,11 +313,9 @@ class OpenUsbDevice(OpenDevice):
                     await self.set_interface(setup.index & 0xFF, setup.value & 0xFF)
                 else:
                     await self.clear_halt(setup.index & 0xFF)
-            except DeviceGone:
-                status = UrbStatus.NO_DEVICE
-            except BackendError:
-                status = UrbStatus.STALL
-            complete(UrbResult(status))
+            except BackendError as caught:
+                error = caught
+            complete(UrbResult(status_of(error)))
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)

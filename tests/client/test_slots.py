@@ -360,6 +360,39 @@ async def test_reading_stops_while_the_server_asks_too_much(
     await bench.slots.aclose()
 
 
+async def test_a_handle_that_waits_and_is_used_again_is_submitted_once(
+    bench: Bench,
+) -> None:
+    gate = bench.backend.gates["open"] = asyncio.Event()
+    bench.ask(OPEN)
+    bench.receive(submit(1, number=1))
+    bench.receive(submit(1, number=1))
+    await bench.settle()
+    gate.set()
+    await bench.settle()
+    assert (bench.backend.calls.count("submit"), bench.errors) == (1, [(1, 0)])
+    await bench.slots.aclose()
+
+
+async def test_an_isochronous_transfer_that_waited_may_be_dropped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Opened, "drops", lambda device, urb: urb.length == 8)
+    gate = bench.backend.gates["reset"] = asyncio.Event()
+    bench.ask(OPEN)
+    await bench.settle()
+    bench.ask(RESET)
+    for length in (8, 16):
+        bench.read(length)
+    gate.set()
+    await bench.settle()
+    assert bench.backend.calls.count("submit") == 1
+    assert sorted(h for h, _ in bench.errors) == [1, 2]
+    bench.read(8)  # it does not wait
+    assert bench.backend.calls.count("submit") == 2
+    await bench.slots.aclose()
+
+
 async def test_the_handle_of_a_cancelled_urb_may_be_used_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from rusb.wire.base import (
     DeviceFailed,
     DevicesListed,
     Ignored,
+    RequestCompleted,
     UrbCompleted,
     UrbSubmitted,
 )
@@ -148,6 +149,29 @@ class Both(Joined):
 
 
 # ------------------------------------------------------------- requests ----
+
+
+def test_a_named_request_completes_with_the_hosts_answer(guest: Guest) -> None:
+    core = guest.core
+    core.set_configuration(DEVICE, 2, request=11)
+    core.set_interface(DEVICE, 0, 1, request=12)
+    core.clear_halt(DEVICE, BULK_IN, request=13)
+    core.set_configuration(DEVICE, 1)  # nobody waits for this one
+    configuration, setting, halt, other = (id for _, id, _ in guest.sent())
+    assert core.events() == []
+    cleared = struct.pack("<BBBBHHH", 0, 1, 2, IOERROR, 0, BULK_IN, 0)
+    guest.send(
+        packet(CONFIGURATION_STATUS, configuration, bytes((INVAL, 0))),
+        packet(ALT_STATUS, setting, bytes((SUCCESS, 0, 1))),
+        packet(CONTROL, halt, cleared),
+        packet(CONFIGURATION_STATUS, other, bytes((SUCCESS, 1))),
+        packet(CONFIGURATION_STATUS, configuration, bytes((SUCCESS, 1))),  # again
+    )
+    assert core.events() == [
+        RequestCompleted(DEVICE, 11, UrbStatus.STALL),
+        RequestCompleted(DEVICE, 12, UrbStatus.OK),
+        RequestCompleted(DEVICE, 13, UrbStatus.IO_ERROR),
+    ]
 
 
 @pytest.mark.parametrize(
