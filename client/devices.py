@@ -253,7 +253,9 @@ class DeviceCatalog:
         lines = [f"\n{name}: {problem}" for name, problem in problems.items()]
         text = "none of the devices can be used:" + "".join(lines)
         is_denied = any(isinstance(p, NoPermission) for p in problems.values())
-        return (NoPermission if is_denied else DeviceBusy)(text)
+        hints = [p.hint for p in problems.values() if p is not None and p.hint]
+        error = (NoPermission if is_denied else DeviceBusy)(text)
+        return error.hinting(hints[0] if hints else None)
 
     async def aclose(self) -> None:
         """Close every backend, and with it what is in use. Idempotent."""

@@ -17,6 +17,7 @@ from rusb.errors import (
     BackendError,
     CertificateError,
     ConnectionLost,
+    Hint,
     NegotiationError,
     RusbError,
     ServerBusy,
@@ -124,12 +125,15 @@ def _refuse_less(config: ClientConfig) -> None:
         return
     known = KnownServers(config.known_servers)
     if config.ca is not None or known.knows(config.server):
-        line = f"the line of {config.server} in {known.path}"
-        raise CertificateError(
+        text = (
             f"{config.server} is known by its certificate, so nothing weaker than TLS"
-            " is tried: somebody between you and the server could read the password."
-            " If the server's owner has really switched TLS off, remove"
-            f" {'--ca' if config.ca else line} and connect again"
+            " is tried: somebody between you and the server could read the password"
+        )
+        if config.ca is not None:
+            raise CertificateError(text).hinting(Hint.DROP_AUTHORITY)
+        raise CertificateError(
+            f"{text}. If the server's owner has really switched TLS off, remove the"
+            f" line of {config.server} in {known.path} and connect again"
         )
 
 
@@ -418,10 +422,9 @@ class ClientSession:
             )
         if reason == SLOT_IS_TAKEN:
             return ServerBusy(
-                f"{server} has as many clients as it takes, which is one unless"
-                " 'modifyvm NAME --vrdemulticon on' allows several: try again when"
-                " another has left"
-            )
+                f"{server} has as many clients as it takes; try again when another has"
+                " left"
+            ).hinting(Hint.ALLOW_SEVERAL_CLIENTS)
         if reason:
             return ConnectionLost(f"{server} ended the connection: {explain(reason)}")
         if self._rdp.is_admitted:

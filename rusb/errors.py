@@ -4,6 +4,9 @@ A USB failure (stall, timeout, unplugged) is a :class:`rusb.usb.urb.UrbStatus`, 
 an exception.
 """
 
+import enum
+from typing import Self
+
 __all__ = [
     "AuthenticationError",
     "BackendError",
@@ -15,6 +18,7 @@ __all__ = [
     "FilterError",
     "GuestError",
     "HandshakeError",
+    "Hint",
     "LocalProtocolError",
     "NegotiationError",
     "NoPermission",
@@ -28,8 +32,44 @@ __all__ = [
 ]
 
 
+class Hint(enum.Enum):
+    """What the user could do about an error; the command says which option does it."""
+
+    ACCEPT_CLEARTEXT = enum.auto()
+    """Connect to a server that does not encrypt."""
+    ALLOW_SEVERAL_CLIENTS = enum.auto()
+    """Let the machine serve several clients at a time."""
+    DROP_AUTHORITY = enum.auto()
+    """Trust the server on first use instead of an authority."""
+    OTHER_AUTHORITY = enum.auto()
+    """Name the authority that signed the server's certificate."""
+    OTHER_KNOWN_SERVERS = enum.auto()
+    """Keep the certificates of servers in another file."""
+    TAKE_FROM_SYSTEM = enum.auto()
+    """Offer a device although this machine uses it."""
+    OTHER_ADDRESS = enum.auto()
+    """Listen on another address."""
+    OTHER_PORT = enum.auto()
+    """Listen on another port."""
+    OTHER_LOG = enum.auto()
+    """Write the log to another file."""
+    OTHER_GUEST_ADDRESS = enum.auto()
+    """Say where the guest is, or offer it devices elsewhere."""
+
+
 class RusbError(Exception):
-    """Every error that rusb raises on purpose."""
+    """Every error that rusb raises on purpose.
+
+    Attributes:
+        hint: what the user could do that the message does not say; None: nothing.
+    """
+
+    hint: Hint | None = None
+
+    def hinting(self, hint: Hint | None) -> Self:
+        """Set the hint; return the error, to raise it."""
+        self.hint = hint
+        return self
 
 
 class ParseError(RusbError, ValueError):

@@ -4,7 +4,7 @@ import errno
 import ipaddress
 import socket
 
-from rusb.errors import SettingsError
+from rusb.errors import Hint, SettingsError
 from rusb.oserrors import reason
 
 __all__ = ["BACKLOG", "bind", "network_of", "site_of"]
@@ -50,9 +50,9 @@ def bind(address: str | None, port: int) -> list[socket.socket]:
         )
     except socket.gaierror as error:
         raise SettingsError(
-            f"cannot listen on {address!r}: {reason(error)}; check --address or the"
-            " property TCP/Address"
-        ) from error
+            f"cannot listen on {address!r}: {reason(error)}; check the property"
+            " TCP/Address"
+        ).hinting(Hint.OTHER_ADDRESS) from error
     bound: list[socket.socket] = []
     problem = ""
     for family, kind, protocol, _, where in found:

@@ -125,8 +125,7 @@ class Policy:
                 raise GuestError(
                     f"maskedInterfaces 0x{mask:x} of filter {decision.index} hides all"
                     f" its interfaces ({', '.join(map(str, numbers))}): nothing is left"
-                    f" for the guest; change it with 'usbfilter modify {decision.index}"
-                    " --maskedinterfaces'"
+                    " for the guest; let the filter hide fewer"
                 )
             notes.append(_say_hidden(mask, numbers, set(numbers_of(found))))
         if reading.info.speed >= Speed.SUPER and not self.carries_streams:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import rusb.server.guests
 from rusb import plugins
 from rusb.aio.protocols import load_protocol
-from rusb.errors import ConnectionLost, PluginError, RusbError
+from rusb.errors import ConnectionLost, Hint, PluginError, RusbError
 from rusb.filters.model import Filter
 
 from . import events
@@ -220,9 +220,9 @@ class Server:
             if self.config.ports:
                 text = ",".join(map(str, ports))
             raise ConnectionLost(
-                f"can't bind to the port(s) {text}: {error}; choose others with the"
-                " property TCP/Ports (--vrdeport, or --port of rusb serve)"
-            ) from None
+                f"can't bind to the port(s) {text}: {error}; the property TCP/Ports"
+                " has the ports to try"
+            ).hinting(Hint.OTHER_PORT) from None
         self._warn_of_open_door(self._listeners.addresses)
         self._tell(events.ServerStarted(self.port, self._listeners.families))
 

@@ -16,6 +16,7 @@ from rusb.errors import ConnectionLost, HandshakeError, RusbError
 from rusb.rdp import events as rdp
 from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.error_info import SLOT_IS_TAKEN
+from rusb.rdp.notices import Notice
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.wire.base import ChannelKind, WireProtocol
 
@@ -27,7 +28,7 @@ from .handshakes import explain_handshake
 from .host import SessionHost
 from .network import network_of
 from .quotas import LineQuota, RemoteLog
-from .release_log import report
+from .release_log import notice_lines, report
 from .remote_devices import RemoteDevices
 from .sessions import Session
 from .state import ClientState, DeviceState
@@ -314,8 +315,9 @@ class ServerSession(Session):
                     handler.received(event.channel, event.data)
             case rdp.LogonRequested():
                 self._logon(event)
-            case rdp.Noted():
-                self._log.write(f"VRDP: {event.text}")
+            case Notice():
+                for line in notice_lines(event):
+                    self._log.write(line)
             case rdp.Activated():
                 self._logon_timer.cancel()
                 self.phase = Phase.ACTIVE

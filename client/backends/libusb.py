@@ -17,7 +17,7 @@ from pathlib import Path
 import libusb_package
 import usb1
 
-from rusb.errors import BackendError, DeviceBusy, DeviceGone, NoPermission
+from rusb.errors import BackendError, DeviceBusy, DeviceGone, Hint, NoPermission
 from rusb.oserrors import reason
 from rusb.paths import state_folder
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
@@ -244,7 +244,8 @@ class LibusbBackend(DeviceBackend):
         in_use = None if self.force else self._sysfs.in_use(name)
         if in_use is None:
             return None
-        return DeviceBusy(f"{before}{in_use}: unmount it first, or use --force")
+        busy = DeviceBusy(f"{before}{in_use}: unmount it first")
+        return busy.hinting(Hint.TAKE_FROM_SYSTEM)
 
     async def open(self, device: LocalDevice) -> OpenDevice:
         found = self._devices.get(device.key)

@@ -11,6 +11,7 @@ from rusb.errors import (
     CertificateError,
     ConnectionLost,
     HandshakeError,
+    Hint,
     NegotiationError,
     RusbError,
 )
@@ -349,10 +350,8 @@ class RdpStream(asyncio.Protocol):
             )
         except ssl.SSLCertVerificationError as error:
             raise CertificateError(
-                f"the server's certificate is not trusted: {error.verify_message};"
-                " give the authority that signed it with --ca, or leave --ca out to"
-                " trust the server on first use"
-            ) from error
+                f"the server's certificate is not trusted: {error.verify_message}"
+            ).hinting(Hint.OTHER_AUTHORITY) from error
         except ConnectionResetError as error:
             raise HandshakeError("the peer hung up during the TLS handshake") from error
         except OSError as error:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from rusb.errors import CertificateError, SettingsError
+from rusb.errors import CertificateError, Hint, SettingsError
 from rusb.oserrors import reason
 from rusb.paths import state_folder
 from rusb.rdp.standard import (
@@ -106,7 +106,7 @@ def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    _load_authorities(context, ca, "--ca")
+    _load_authorities(context, ca, "authorities of servers")
     return context
 
 
@@ -302,10 +302,8 @@ class KnownServers:
         except OSError as error:
             raise SettingsError(
                 f"the certificate of {server}, {shown}, cannot be compared with what is"
-                f" known: {self.path}: {reason(error)}. Make that file writable, or"
-                " name another one with --known-servers (RUSB_STATE names the"
-                " directory)"
-            ) from error
+                f" known: {self.path}: {reason(error)}. Make that file writable"
+            ).hinting(Hint.OTHER_KNOWN_SERVERS) from error
 
     def knows(self, server: str) -> bool:
         """Is there a pin for *server*? What cannot be read is taken for one."""

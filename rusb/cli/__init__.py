@@ -18,6 +18,7 @@ from rusb.errors import RusbError
 from rusb.usb.device import clean_lines
 
 from . import vbox
+from ._advice import advised
 from ._hints import did_you_mean
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
 from ._words import OWN, VBOX
@@ -151,5 +152,5 @@ def _run(program: str, words: list[str]) -> int:
     try:
         return int(module.run(args))
     except RusbError as error:
-        print(clean_lines(f"rusb {words[0]}: {error}"), file=sys.stderr)
+        print(clean_lines(f"rusb {words[0]}: {advised(error)}"), file=sys.stderr)
         return exit_status(error)

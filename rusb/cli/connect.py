@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 from rusb.client.config import ClientConfig
-from rusb.client.events import DeviceLeftOut, SessionEvent
+from rusb.client.events import DeviceLeftOut, DeviceOffered, SessionEvent
 from rusb.client.session import connect
 from rusb.filters.parser import parse_offer
 
 from ._address import parse_address
+from ._advice import advised
 from ._common import (
     NO_PASSWORD,
     add_verbose,
@@ -135,6 +136,8 @@ async def offer_devices(config: ClientConfig) -> int:
 def _tell(event: SessionEvent) -> None:
     """Tell the user what happened, and which option would change it."""
     text = str(event)
+    if isinstance(event, DeviceOffered) and event.problem is not None:
+        text = text.replace(str(event.problem), advised(event.problem))
     if isinstance(event, DeviceLeftOut):
         ids = f"{event.device.vendor_id:04x}:{event.device.product_id:04x}"
         text += f". To offer it all the same: --all, or --filter {ids}"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from rusb.client.devices import load_backend
 from rusb.usb.backend import LocalDevice
 
+from ._advice import advised
 from ._common import add_verbose, run_async, set_up_logging
 
 
@@ -75,7 +76,7 @@ def _as_text(device: LocalDevice) -> str:
         details.append(f"serial {info.serial}")
     text += f"\n    {', '.join(details)}"
     if device.problem is not None:
-        text += f"\n    cannot be used: {device.problem}"
+        text += f"\n    cannot be used: {advised(device.problem)}"
     if device.kept:
         text += f"\n    left out by 'rusb connect' without --all: {device.kept}"
     return text

@@ -9,6 +9,7 @@ from rusb.client.session import connect
 from rusb.errors import BackendError, RusbError
 from rusb.rdp.error_info import explain
 
+from ._advice import RDESKTOP_ADVICE, advised
 from ._common import (
     NO_PASSWORD,
     find_password,
@@ -55,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_async(_run(config))
     except BackendError as error:
-        say(f"ERROR: {error}")
+        say(f"ERROR: {advised(error, RDESKTOP_ADVICE)}")
         return EX_OS_ERROR
     except RusbError as error:
-        say(f"ERROR: {error}")
+        say(f"ERROR: {advised(error, RDESKTOP_ADVICE)}")
         return EX_PROTOCOL
 
 

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from rusb.errors import NegotiationError, RemoteProtocolError
+from rusb.errors import Hint, NegotiationError, RemoteProtocolError
 
 from . import mcs, share
 from .capabilities import (
@@ -16,10 +16,11 @@ from .capabilities import (
 )
 from .channels import ChannelLimits
 from .connection import Connection
-from .events import Activated, Noted
+from .events import Activated
 from .gcc import ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, InfoFlag
 from .licensing import answer_licence
+from .notices import ErrorInfoReceived
 from .per import Reader
 from .security import SecurityFlag, StandardSecurity, parse_header
 from .share import Control, DataType, ShareData, ShareType
@@ -274,9 +275,9 @@ class ClientConnection(Connection):
         if not method and not blocks.level:
             if self._methods:
                 raise NegotiationError(
-                    "the server wants no encryption at all; password and data would"
-                    " travel in clear, which -e (--security none) allows"
-                )
+                    "the server does not encrypt at all; your password and data would"
+                    " be sent in the clear"
+                ).hinting(Hint.ACCEPT_CLEARTEXT)
             return
         if method not in METHODS or not self._methods & method:
             raise NegotiationError(
@@ -449,7 +450,7 @@ class ClientConnection(Connection):
                 if len(pdu.body) < 4:
                     raise RemoteProtocolError(f"error info of {len(pdu.body)} bytes")
                 self._reason = int.from_bytes(pdu.body[:4], "little")
-                self._events.append(Noted(f"server error info {self._reason}"))
+                self._events.append(ErrorInfoReceived(self._reason))
             case DataType.SHUTDOWN_DENIED | DataType.MONITOR_LAYOUT:
                 self._ignore(f"share data PDU {pdu.type}")
             case _:

@@ -4,6 +4,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from .notices import Notice
+
 __all__ = [
     "Activated",
     "ChannelClosed",
@@ -19,7 +21,6 @@ __all__ = [
     "InputKind",
     "InputReceived",
     "LogonRequested",
-    "Noted",
     "RefreshRequested",
     "TlsRequested",
 ]
@@ -185,13 +186,6 @@ class Ignored:
     reason: str
 
 
-@dataclass(slots=True)
-class Noted:
-    """A fact that belongs in the release log (7.3)."""
-
-    text: str
-
-
 Event: TypeAlias = (
     TlsRequested
     | LogonRequested
@@ -205,5 +199,5 @@ Event: TypeAlias = (
     | RefreshRequested
     | InputReceived
     | Ignored
-    | Noted
+    | Notice
 )

@@ -21,7 +21,6 @@ __all__ = [
     "StandardSecurity",
     "advise",
     "header",
-    "name_policy",
     "name_wish",
     "parse_header",
     "select_protocol",
@@ -71,17 +70,8 @@ def select_protocol(
     return Failure.TLS_REQUIRED
 
 
-def name_policy(methods: frozenset[Method]) -> str:
-    """Say what a server allows, for its log (7.3)."""
-    if Method.RDP not in methods:
-        return "enhanced RDP security"
-    if Method.TLS not in methods:
-        return "standard RDP security"
-    return "negotiating RDP security"
-
-
 def name_wish(protocols: int) -> str:
-    """Say what a client asks for, bits of :class:`Protocol`, for the log (7.3)."""
+    """Say what a client asks for, bits of :class:`Protocol`."""
     if protocols & Protocol.TLS:
         return "enhanced RDP security"
     if protocols == 0:

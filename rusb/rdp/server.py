@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
 
-from . import bitmaps, mcs, share
+from . import bitmaps, mcs, notices, share
 from .bitmaps import Picture
 from .capabilities import (
     Capabilities,
@@ -22,7 +22,6 @@ from .events import (
     ClientDescription,
     Credentials,
     LogonRequested,
-    Noted,
     RefreshRequested,
 )
 from .gcc import ClientBlocks, ClientCore, ServerBlocks
@@ -38,7 +37,6 @@ from .security import (
     StandardSecurity,
     advise,
     header,
-    name_policy,
     name_wish,
     parse_header,
     select_protocol,
@@ -257,9 +255,8 @@ class ServerConnection(Connection):
             raise RemoteProtocolError(f"X.224 packet 0x{body[1]:02X} in the session")
         request = ConnectionRequest.parse(body)
         self.requested = request.protocols
-        self._note(f"Policy: {name_policy(self.settings.methods)}")
-        wish = name_wish(request.protocols or 0)
-        self._note(f"Client requested {wish}")
+        asked = request.protocols or 0
+        self._events.append(notices.SecurityAsked(self.settings.methods, asked))
         choice = select_protocol(
             self.settings.methods,
             has_certificate=self.settings.has_certificate,
@@ -273,17 +270,17 @@ class ServerConnection(Connection):
             reason = choice.name.lower().replace("_", " ")
             help_ = advise(choice, request.protocols)
             raise NegotiationError(
-                f"refused a client that wants {wish}: {reason}; {help_}"
+                f"refused a client that wants {name_wish(asked)}: {reason}; {help_}"
             )
         selected = None if request.protocols is None else choice
         self._output.append(ConnectionConfirm(selected=selected).serialize())
         self._protocol = choice
         self._phase = _Phase.CONNECT
         if choice is Protocol.TLS:
-            self._note("Using enhanced RDP security")
+            self._events.append(notices.SecurityChosen(Method.TLS))
             self._ask_for_tls()
         else:
-            self._note("Using standard RDP security")
+            self._events.append(notices.SecurityChosen(Method.RDP))
 
     def _tls_is_up(self) -> None:
         pass  # the client goes on
@@ -329,26 +326,27 @@ class ServerConnection(Connection):
         height = min(core.height or self.height, MAX_SIDE)
         self.height = min(height, MAX_AREA // self.width)
         self.depth = min(core.depth, 24)  # section 10, 6
-        self._note(f"Methods 0x{blocks.methods:08x}")
+        self._events.append(notices.EncryptionOffered(blocks.methods))
         known = {name.lower() for name in self.settings.channels}
         for channel, request in enumerate(blocks.channels, mcs.FIRST_CHANNEL):
             name = request.name
             is_known = name.lower() in known
             known.discard(name.lower())  # a second one of that name is mute
-            verdict = "Accepted." if is_known else "Not supported."
-            self._note(f"Channel: [{name}] [{channel}]. {verdict}")
+            self._events.append(notices.ChannelAsked(name, channel, is_known))
             if is_known:
                 self._add_channel(channel, name)
                 if request.shows_protocol:
                     self._chunk_flags[channel] = SHOW_PROTOCOL
-        self._note_dynamic_channels(blocks)
+        names = {request.name.lower() for request in blocks.channels}
+        if "drdynvc" in names and not names & set(self.settings.channels):
+            self._events.append(notices.UsbUnreachable())
         for kind in blocks.others[:32]:
-            self._note(f"Unsupported GCC block 0x{kind:04X}")
+            self._events.append(notices.UnknownBlock(kind))
         answer = ServerBlocks.granting(self.requested, len(blocks.channels))
         self._phase = _Phase.LOGON
         if self._protocol is Protocol.RDP:
             self._encryption = self._choose_encryption(blocks.methods)
-            self._note(f"Encryption: {self._encryption.label}")
+            self._events.append(notices.EncryptionChosen(self._encryption))
         if self._encryption:
             key = self._choose_key(core)
             self._random = self._random_bytes(RANDOM_SIZE)
@@ -359,21 +357,6 @@ class ServerConnection(Connection):
             self._phase = _Phase.EXCHANGE
         self._output.append(mcs.serialize_connect_response(answer.serialize()))
         self._has_session = True
-
-    def _note_dynamic_channels(self, blocks: ClientBlocks) -> None:
-        """Say what USB devices a client may mean to bring that we cannot take.
-
-        Whether it has any (rdpeusb.md) would show inside the dynamic channels alone.
-        """
-        names = {request.name.lower() for request in blocks.channels}
-        if "drdynvc" in names and not names & set(self.settings.channels):
-            self._note(
-                "The client has dynamic channels, and none for the devices of"
-                " VirtualBox's clients: USB devices that it is told to bring (xfreerdp"
-                " /usb:…, RemoteFX USB) need MS-RDPEUSB, which this server does not"
-                " have yet, and stay where they are. Bring them with rusb connect or"
-                " rdesktop-vrdp -r usb."
-            )
 
     def _choose_encryption(self, offered: int) -> Encryption:
         """Take the strongest method that both know (1.6).
@@ -400,7 +383,7 @@ class ServerConnection(Connection):
         key = settings.key
         if settings.x509_key is not None and core.version & 0xFFFF >= _RDP5:
             key = settings.x509_key
-            self._note("Certificate: X.509")
+            self._events.append(notices.X509Chosen())
         assert key is not None
         self._key = key
         return key
@@ -438,8 +421,8 @@ class ServerConnection(Connection):
             assert isinstance(self._security, PlainSecurity)
             self._security.skipped = HEADER_SIZE
             self._security.prefix = self._sender.prefix = bytes(HEADER_SIZE)
-        self._note(f"Client type: {kind}")
-        self._note(f"Client screen: {core.width}x{core.height}, {core.depth} bit")
+        size = core.width, core.height, core.depth
+        self._events.append(notices.ClientDescribed(kind, *size))
         domain, screen = split_screen(info.domain)
         self._phase = _Phase.DECISION
         self._events.append(
@@ -541,7 +524,7 @@ class ServerConnection(Connection):
             case DataType.SUPPRESS_OUTPUT:
                 self._suppress(pdu.body)
             case DataType.SHUTDOWN_REQUEST:
-                self._note("Client requested disconnect")
+                self._events.append(notices.DisconnectAsked())
                 self._say_goodbye(0)
                 self._end(0)
             case DataType.KEY_LIST:
@@ -579,6 +562,3 @@ class ServerConnection(Connection):
 
     def _send_data(self, kind: int, body: bytes) -> None:
         self._send_io(share.share_data(kind, body, SERVER_USER))
-
-    def _note(self, text: str) -> None:
-        self._events.append(Noted(text))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rusb.errors import GuestError
+from rusb.errors import GuestError, Hint
 from rusb.oserrors import reason
 from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
@@ -101,13 +101,13 @@ class PyusbGuest(GuestBackend):
         except OSError as error:
             raise GuestError(
                 f"cannot make the directory {self.folder} for pyusb guests:"
-                f" {reason(error)}; name another one with --guest pyusb:FOLDER"
-            ) from error
+                f" {reason(error)}"
+            ).hinting(Hint.OTHER_GUEST_ADDRESS) from error
         if is_foreign:
             raise GuestError(
                 f"{self.folder} belongs to or can be written by others, or is a"
-                " symbolic link; name another directory with --guest pyusb:FOLDER"
-            )
+                " symbolic link"
+            ).hinting(Hint.OTHER_GUEST_ADDRESS)
         for path in self.folder.glob("*.usb"):
             if stat.S_ISSOCK(path.lstat().st_mode) and await _is_stale(path):
                 path.unlink(missing_ok=True)
@@ -117,8 +117,8 @@ class PyusbGuest(GuestBackend):
         path = self.folder / f"{device.name}.usb"
         if len(os.fsencode(path)) > MAX_PATH:
             raise GuestError(
-                f"{path} is longer than the {MAX_PATH} bytes of a socket's address;"
-                " name a shorter directory with --guest pyusb:FOLDER"
+                f"{path} is longer than the {MAX_PATH} bytes of a socket's address:"
+                " its directory has too long a name"
             )
         ours = _Socket(device, path)
         ours.configure()

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Mapping
 
 from rusb.aio.tasks import TaskSet
-from rusb.errors import GuestError
+from rusb.errors import GuestError, Hint
 from rusb.usb.types import Speed
 
 from ._buses import XHCI, Bus, choose_bus, find_buses
@@ -85,7 +85,9 @@ class QemuGuest(GuestBackend):
         path, _, option = (address or "").partition(",")
         self._path = path.removeprefix("unix:")
         if not self._path:
-            raise GuestError("the guest's QMP socket is missing: --guest qemu:PATH")
+            raise GuestError("the guest's QMP socket is missing").hinting(
+                Hint.OTHER_GUEST_ADDRESS
+            )
         key, _, self._wanted_bus = option.partition("=")
         if option and (key != "bus" or not self._wanted_bus):
             raise GuestError(f"{option!r} after the QMP socket should be bus=NAME")

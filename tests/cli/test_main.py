@@ -122,7 +122,11 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["connect", "127.0.0.1:1"], 76, "answers at 127.0.0.1:1: Connection refused;"),
         (["connect", "localhost:1"], 76, "answers at localhost:1: Connection refused;"),
         (["connect", "127.0.0.1:1", "--filter", "colour=red"], 64, "no attribute"),
-        (["connect", "127.0.0.1:1", "--ca", "nowhere.pem"], 65, "--ca nowhere.pem"),
+        (
+            ["connect", "127.0.0.1:1", "--ca", "nowhere.pem"],
+            65,
+            "authorities of servers nowhere.pem",
+        ),
     ],
 )
 def test_each_failure_has_its_sentence_and_status(

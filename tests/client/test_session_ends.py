@@ -105,7 +105,7 @@ async def test_a_cut_between_logon_and_session_is_not_a_wrong_password(
 
 async def test_who_finds_the_slot_taken_is_told_exactly_that(lab: Lab) -> None:
     async with lab.client(EmulatedBackend(devices=[])):
-        with pytest.raises(ServerBusy, match="as many clients as it takes, .* one"):
+        with pytest.raises(ServerBusy, match="as many clients as it takes; try again"):
             async with lab.client(EmulatedBackend(devices=[])):
                 pass
 
@@ -147,7 +147,7 @@ async def test_pins_that_cannot_be_written_end_the_connection_at_once(
     config = lab.config()
     config.known_servers = Path("/proc/1/nowhere/known")
     async with asyncio.timeout(5):
-        with pytest.raises(SettingsError, match=r"/proc/1/nowhere/known: .*--known"):
+        with pytest.raises(SettingsError, match="/proc/1/nowhere/known: "):
             async with connect(config, backends=[EmulatedBackend(devices=[])]):
                 pass
 
@@ -223,7 +223,7 @@ async def test_with_an_authority_nothing_weaker_is_tried(
 ) -> None:
     async with no_tls(None) as (config, got):
         config.security, config.ca = ("tls", "rdp"), tmp_path / "server-cert.pem"
-        with pytest.raises(NegotiationError, match="remove --ca"):
+        with pytest.raises(NegotiationError, match="nothing weaker than TLS"):
             async with connect(config, backends=[]):
                 pass
         assert len(got) == 1

@@ -11,9 +11,10 @@ import pytest
 from rusb.errors import NegotiationError, RemoteProtocolError
 from rusb.rdp import mcs, share
 from rusb.rdp.capabilities import MAX_CHUNK, MIN_CHUNK, Capabilities, client_sets
-from rusb.rdp.events import Activated, ChannelData, Ignored, LogonRequested, Noted
+from rusb.rdp.events import Activated, ChannelData, Ignored, LogonRequested
 from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
 from rusb.rdp.info import ClientInfo, InfoFlag
+from rusb.rdp.notices import ChannelAsked, UnknownBlock
 from rusb.rdp.per import Reader, ber, read_ber, read_per_length
 from rusb.rdp.security import Method
 from rusb.rdp.server import MAX_DOMAIN_REQUESTS, ServerConnection, ServerSettings
@@ -228,12 +229,11 @@ def test_t03_duplicate_names_and_names_without_an_end() -> None:
     raw.negotiate()
     wire = ClientBlocks(BLOCKS.core, channels=[ChannelRequest(n, 0) for n in names])
     raw.connect(wire.serialize())
-    notes = [e.text for e in raw.seen if isinstance(e, Noted) and "Channel" in e.text]
-    assert notes == [
-        "Channel: [vrdpusb] [1004]. Accepted.",
-        "Channel: [VRDPUSB] [1005]. Not supported.",
-        "Channel: [12345678] [1006]. Not supported.",
-        "Channel: [] [1007]. Not supported.",
+    assert [e for e in raw.seen if isinstance(e, ChannelAsked)] == [
+        ChannelAsked("vrdpusb", 1004, is_known=True),
+        ChannelAsked("VRDPUSB", 1005, is_known=False),
+        ChannelAsked("12345678", 1006, is_known=False),
+        ChannelAsked("", 1007, is_known=False),
     ]
 
 
@@ -302,7 +302,7 @@ def test_t04_unknown_blocks_are_skipped_with_a_note() -> None:
     raw = RawClient()
     raw.negotiate()
     raw.connect(with_block(struct.pack("<HHI", 0xC0FF, 8, 0)))
-    assert Noted("Unsupported GCC block 0xC0FF") in raw.seen
+    assert UnknownBlock(0xC0FF) in raw.seen
 
 
 @pytest.mark.parametrize(

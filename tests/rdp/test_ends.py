@@ -9,7 +9,7 @@ from rusb.rdp.bitmaps import Picture
 from rusb.rdp.error_info import REASONS, SLOT_IS_TAKEN, explain
 from rusb.rdp.gcc import ClientBlocks, ClientCore
 from rusb.rdp.info import ClientInfo
-from rusb.rdp.security import SecurityFlag, advise, header, name_wish
+from rusb.rdp.security import SecurityFlag, advise, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import Failure, Protocol
 from tests.support.rdp.joined import Joined, clear
@@ -120,9 +120,5 @@ def test_monitors_are_one_screen_each_connection_has() -> None:
 
 
 def test_a_client_that_wants_nla_alone_is_told_how_to_do_without() -> None:
-    assert name_wish(Protocol.CREDSSP) == "network level authentication (NLA) only"
-    assert name_wish(Protocol.CREDSSP | Protocol.TLS) == "enhanced RDP security"
-    assert name_wish(0) == "standard RDP security"
-    assert name_wish(0x40) == "unsupported security 0x00000040"
     advice = advise(Failure.TLS_REQUIRED, Protocol.CREDSSP)
     assert "switch it off in the client (xfreerdp: /sec:tls)" in advice

@@ -11,6 +11,7 @@ from rusb.rdp import mcs
 from rusb.rdp.bitmaps import Picture
 from rusb.rdp.gcc import ServerBlocks
 from rusb.rdp.info import ClientInfo
+from rusb.rdp.notices import EncryptionChosen
 from rusb.rdp.security import SecurityFlag, StandardSecurity
 from rusb.rdp.standard import (
     Direction,
@@ -159,7 +160,7 @@ def test_t05_fips_alone_is_refused() -> None:
 
 def test_a_client_takes_no_less_than_it_asked_for() -> None:
     peer = Peer()
-    with pytest.raises(NegotiationError, match="no encryption at all"):
+    with pytest.raises(NegotiationError, match="does not encrypt at all"):
         peer.answer(ServerBlocks.granting(0, 1))
 
 
@@ -182,19 +183,16 @@ def test_the_security_exchange_comes_before_client_info() -> None:
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_the_log_has_the_strength_that_was_chosen(strength: Encryption) -> None:
     joined = Joined(*encrypted(strength)).run()
-    bits = {1: 40, 8: 56, 2: 128}[strength]
-    notes = [e.text for e in joined.of_server(rdp.Noted)]
-    assert f"Encryption: RC4, {bits} bit" in notes
+    assert joined.of_server(EncryptionChosen) == [EncryptionChosen(strength)]
 
 
 def test_the_log_says_that_nothing_is_encrypted() -> None:
     client, server = encrypted()
     client.encryption = False
     joined = Joined(client, server).run()
-    assert rdp.Noted("Encryption: none") in joined.server_events
+    assert EncryptionChosen(Encryption.NONE) in joined.server_events
     joined = Joined().run()  # TLS
-    texts = [e.text for e in joined.of_server(rdp.Noted)]
-    assert not any(text.startswith("Encryption") for text in texts)
+    assert not joined.of_server(EncryptionChosen)
 
 
 @pytest.mark.parametrize(

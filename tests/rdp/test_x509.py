@@ -12,6 +12,7 @@ from rusb.errors import ParseError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
 from rusb.rdp.gcc import ServerBlocks
+from rusb.rdp.notices import X509Chosen
 from rusb.rdp.standard import RsaKey, parse_certificate
 from tests.support.rdp.joined import Joined
 from tests.support.rdp.standard import KEY, Peer, encrypted, secured
@@ -69,7 +70,7 @@ def test_a_session_with_an_x509_chain_of_two(bits: int) -> None:
     server.x509_key = x509_key(bits)
     joined = Joined(client, server).run()
     assert joined.of_client(rdp.Activated)
-    assert rdp.Noted("Certificate: X.509") in joined.server_events
+    assert X509Chosen() in joined.server_events
     blocks = ServerBlocks.parse(response(joined))
     root, leaf = server.x509_key.chain
     chain = struct.pack("<III", 2, 2, len(root)) + root

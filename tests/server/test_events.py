@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from rusb.errors import ControlError
+from rusb.rdp import notices
+from rusb.rdp.security import Method
+from rusb.rdp.standard import Encryption
+from rusb.rdp.x224 import Protocol
 from rusb.server import events
 from rusb.server.events import KEPT, MAX_TEXT, EventLog
 from rusb.server.machine import control as control_module
 from rusb.server.machine.control import MAX_STREAMS, ControlServer, call, follow
-from rusb.server.release_log import log_lines, terminal_lines
+from rusb.server.release_log import log_lines, notice_lines, terminal_lines
 from rusb.server.vbox.lock import MachineLock
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
@@ -203,6 +207,79 @@ def test_lines(event: events.Event, log: list[str], terminal: list[str]) -> None
     assert list(terminal_lines(event)) == terminal
 
 
+NOTICES: list[tuple[notices.Notice, list[str]]] = [
+    (
+        notices.SecurityAsked(frozenset([Method.TLS]), protocols),
+        ["VRDP: Policy: enhanced RDP security", f"VRDP: Client requested {wish}"],
+    )
+    for protocols, wish in (
+        (Protocol.CREDSSP, "network level authentication (NLA) only"),
+        (Protocol.CREDSSP | Protocol.TLS, "enhanced RDP security"),
+        (0, "standard RDP security"),
+        (0x40, "unsupported security 0x00000040"),
+    )
+]
+NOTICES += [
+    (
+        notices.SecurityAsked(frozenset([Method.RDP]), 0),
+        [
+            "VRDP: Policy: standard RDP security",
+            "VRDP: Client requested standard RDP security",
+        ],
+    ),
+    (
+        notices.SecurityAsked(frozenset(Method), 0),
+        [
+            "VRDP: Policy: negotiating RDP security",
+            "VRDP: Client requested standard RDP security",
+        ],
+    ),
+    (
+        notices.SecurityChosen(Method.TLS),
+        ["VRDP: Using enhanced RDP security"],
+    ),
+    (
+        notices.SecurityChosen(Method.RDP),
+        ["VRDP: Using standard RDP security"],
+    ),
+    (notices.EncryptionOffered(0x1B), ["VRDP: Methods 0x0000001b"]),
+    (
+        notices.ChannelAsked("vrdpusb", 1004, is_known=True),
+        ["VRDP: Channel: [vrdpusb] [1004]. Accepted."],
+    ),
+    (
+        notices.ChannelAsked("x", 1005, is_known=False),
+        ["VRDP: Channel: [x] [1005]. Not supported."],
+    ),
+    (notices.UnknownBlock(0xC0FF), ["VRDP: Unsupported GCC block 0xC0FF"]),
+    (
+        notices.EncryptionChosen(Encryption.BITS_128),
+        ["VRDP: Encryption: RC4, 128 bit"],
+    ),
+    (notices.EncryptionChosen(Encryption.NONE), ["VRDP: Encryption: none"]),
+    (notices.X509Chosen(), ["VRDP: Certificate: X.509"]),
+    (
+        notices.ClientDescribed("rdesktop", 800, 600, 16),
+        [
+            "VRDP: Client type: rdesktop",
+            "VRDP: Client screen: 800x600, 16 bit",
+        ],
+    ),
+    (notices.DisconnectAsked(), ["VRDP: Client requested disconnect"]),
+]
+
+
+@pytest.mark.parametrize(("notice", "lines"), NOTICES)
+def test_lines_of_a_connection(notice: notices.Notice, lines: list[str]) -> None:
+    assert list(notice_lines(notice)) == lines
+
+
+def test_where_usb_devices_cannot_come_from_is_said() -> None:
+    (line,) = notice_lines(notices.UsbUnreachable())
+    assert "MS-RDPEUSB" in line
+    assert "rdesktop-vrdp -r usb" in line
+
+
 # ------------------------------------------------------------------ stream ----
 
 
@@ -280,11 +357,11 @@ async def test_a_reader_that_does_not_read_is_dropped_and_nothing_piles_up(
     reader, writer = await asyncio.open_unix_connection(control.path, limit=1024)
     writer.write(b'{"command": "events"}\n')
     await wait_for(lambda: len(control._streams) == 1)
+    (sender,) = control._writers
     for _ in range(2 * KEPT):
         happened.add(events.DeviceRefused(DEVICE, "x" * MAX_TEXT))
         await asyncio.sleep(0)
-    (sender,) = control._writers
-    assert sender.transport.get_write_buffer_size() < 1 << 18
+        assert sender.transport.get_write_buffer_size() < 1 << 18
     await wait_for(lambda: not control._writers)
     assert not control._streams
     writer.close()

@@ -197,7 +197,7 @@ async def test_t40_a_device_of_which_everything_is_masked_is_refused(
     async with lab.client(EmulatedBackend(devices=[Keyboard()])):
         await lab.wait_log("hides all its interfaces (0): nothing is left")
         assert lab.guest.devices == {}
-        assert "usbfilter modify 0 --maskedinterfaces" in lab.log()
+        assert "let the filter hide fewer" in lab.log()
 
 
 @pytest.mark.parametrize("is_composite", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.errors import SettingsError
+from rusb.errors import Hint, SettingsError
 from rusb.server.quotas import MAX_LINE, LineQuota, RemoteLog
 from rusb.server.release_log import ReleaseLog
 
@@ -68,8 +68,9 @@ def test_t42_control_characters_and_endless_lines_do_not_pass(tmp_path: Path) ->
 
 
 def test_a_folder_that_is_not_there_is_an_error_with_a_cure(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--log"):
+    with pytest.raises(SettingsError, match="cannot write the log") as caught:
         ReleaseLog(str(tmp_path / "nowhere" / "VBox.log"))
+    assert caught.value.hint is Hint.OTHER_LOG
 
 
 def test_a_full_disk_ends_the_log_and_not_the_server(

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
+from rusb.cli._advice import advised
 from rusb.cli._vbox_options import HelpWanted, Option, UsageError
 from rusb.cli._words import VBOX
 from rusb.errors import RusbError
@@ -57,7 +58,7 @@ def run(program: str, word: str, words: Sequence[str]) -> int:
         print("\n".join(synopses(called, command)), file=sys.stderr)
         return status
     except RusbError as error:
-        _complain(program, str(error), 1)
+        _complain(program, advised(error), 1)
         code = getattr(error, "code", "")  # registry.CodedError, which costs an import
         if program == "VBoxManage" and code:
             _complain(program, f"Details: code {code}", 1)

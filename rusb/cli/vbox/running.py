@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import rusb
+from rusb.cli._advice import advised
 from rusb.cli._common import (
     open_more_files,
     run_async,
@@ -167,7 +168,7 @@ def startvm(words: Sequence[str]) -> int:
         except RusbError as error:
             if len(found.words) == 1:
                 raise
-            say(f"{_PREFIX}{clean_text(str(error))}")
+            say(f"{_PREFIX}{clean_text(advised(error))}")
             status = 1
     return status
 

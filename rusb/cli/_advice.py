@@ -1,0 +1,38 @@
+"""What to do about an error, in the words of the command line."""
+
+from collections.abc import Mapping
+
+from rusb.errors import Hint
+
+__all__ = ["ADVICE", "RDESKTOP_ADVICE", "advised"]
+
+ADVICE: Mapping[Hint, str] = {
+    Hint.ACCEPT_CLEARTEXT: "Use --security none to accept that.",
+    Hint.ALLOW_SEVERAL_CLIENTS: "'modifyvm NAME --vrdemulticon on' allows several.",
+    Hint.DROP_AUTHORITY: "If the server's owner has really switched TLS off, remove"
+    " --ca and connect again.",
+    Hint.OTHER_AUTHORITY: "Give the authority that signed it with --ca, or leave --ca"
+    " out to trust the server on first use.",
+    Hint.OTHER_KNOWN_SERVERS: "Or name another file with --known-servers (RUSB_STATE"
+    " names the directory).",
+    Hint.TAKE_FROM_SYSTEM: "Or use --force.",
+    Hint.OTHER_ADDRESS: "Check --address of rusb serve, or --vrde-address.",
+    Hint.OTHER_PORT: "Choose others with --vrde-port, or --port of rusb serve.",
+    Hint.OTHER_LOG: "Name another file with --log.",
+    Hint.OTHER_GUEST_ADDRESS: "Name another place with --guest KIND:ADDRESS.",
+}
+"""Of rusb's own commands and of those of VBoxManage."""
+
+RDESKTOP_ADVICE: Mapping[Hint, str] = {
+    Hint.ACCEPT_CLEARTEXT: "Use -e to accept that.",
+    Hint.ALLOW_SEVERAL_CLIENTS: ADVICE[Hint.ALLOW_SEVERAL_CLIENTS],
+    Hint.OTHER_KNOWN_SERVERS: "Or set RUSB_STATE to another directory.",
+}
+"""Of rdesktop-vrdp; it has no word for the rest."""
+
+
+def advised(error: Exception, advice: Mapping[Hint, str] = ADVICE) -> str:
+    """Return what an error says, and what to do about it."""
+    hint = getattr(error, "hint", None)
+    text = advice.get(hint) if hint is not None else None
+    return f"{error}. {text}" if text else str(error)

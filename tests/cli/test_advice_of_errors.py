@@ -1,0 +1,102 @@
+"""Errors say what happened; the command says which of its options helps."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from rusb.cli import main
+from rusb.cli._advice import ADVICE, RDESKTOP_ADVICE, advised
+from rusb.errors import Hint, NegotiationError, ServerBusy, SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_hint_has_advice() -> None:
+    assert set(ADVICE) == set(Hint)
+    assert set(RDESKTOP_ADVICE) <= set(Hint)
+
+
+@pytest.mark.parametrize("hint", Hint)
+def test_advice_is_a_sentence_with_a_word_of_the_command(hint: Hint) -> None:
+    text = advised(SettingsError("no").hinting(hint))
+    assert text == f"no. {ADVICE[hint]}"
+    assert re.search(r"--[a-z]", text)
+    assert text.endswith(".")
+
+
+def test_no_hint_no_advice() -> None:
+    assert advised(SettingsError("no")) == "no"
+    assert advised(SettingsError("no").hinting(None)) == "no"
+
+
+def test_each_program_has_words_of_its_own() -> None:
+    error = NegotiationError("in the clear").hinting(Hint.ACCEPT_CLEARTEXT)
+    assert advised(error) == "in the clear. Use --security none to accept that."
+    assert advised(error, RDESKTOP_ADVICE) == "in the clear. Use -e to accept that."
+    busy = ServerBusy("full").hinting(Hint.OTHER_LOG)
+    assert advised(busy, RDESKTOP_ADVICE) == "full"
+
+
+def test_the_command_says_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "Lab.vbox"
+    settings.write_text(
+        '<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">'
+        '<Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a70a}" name="Lab"/>'
+        "</VirtualBox>"
+    )
+    log = tmp_path / "log"
+    log.mkdir()
+    command = ["serve", str(settings), "--guest", "loopback", "--log", str(log)]
+    assert main(command) == 65
+    said = capsys.readouterr().err
+    assert f"cannot write the log {log}: " in said
+    assert said.endswith(". Name another file with --log.\n")
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z]")
+CORES = ("rusb/rdp", "rusb/wire", "rusb/aio", "client")
+OF_OTHERS = re.compile(r"udevadm|usbipd")
+
+
+def texts() -> list[tuple[str, str]]:
+    """Every text of the cores and of the client that a user may see."""
+    found = []
+    for folder in CORES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            tree = ast.parse(path.read_text("utf-8"))
+            documented = {
+                id(node.body[0].value)
+                for node in ast.walk(tree)
+                if isinstance(
+                    node,
+                    ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+                )
+                and node.body
+                and isinstance(node.body[0], ast.Expr)
+            }
+            constants = {
+                id(node.value)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            }
+            found += [
+                (str(path.relative_to(ROOT)), node.value)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and id(node) not in documented | constants
+            ]
+    return found
+
+
+def test_cores_and_client_name_no_option() -> None:
+    named = [
+        (path, text)
+        for path, text in texts()
+        if OPTION.search(text) and not OF_OTHERS.search(text)
+    ]
+    assert named == []
