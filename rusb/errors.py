@@ -19,6 +19,7 @@ __all__ = [
     "GuestError",
     "HandshakeError",
     "Hint",
+    "ListenError",
     "LocalProtocolError",
     "NegotiationError",
     "NoPermission",
@@ -169,6 +170,10 @@ class GuestError(RusbError):
 
 class ControlError(RusbError):
     """A machine is (not) running, or a running one refused a command."""
+
+
+class ListenError(RusbError):
+    """No port to listen on is free, or this user may not have it."""
 
 
 class FilterError(RusbError, ValueError):

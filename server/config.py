@@ -28,6 +28,7 @@ class ServerConfig:
             then dynamic ones in this order.
         legacy_tls: take clients that know nothing newer than TLS 1.0.
         log: path of ``VBox.log``; None: standard error.
+        is_bare: the machine only has a name: its filters are options of ``rusb serve``.
         state: folder of the self-made certificate; None: the user's state folder.
     """
 
@@ -40,4 +41,5 @@ class ServerConfig:
     wires: tuple[str, ...] = ("vrdpusb",)
     legacy_tls: bool = False
     log: str | None = None
+    is_bare: bool = False
     state: Path | None = None

@@ -413,9 +413,11 @@ class Cure(DeviceEvent):
 
     Attributes:
         command: a line for ``rusb``.
+        is_bare: what it changes is made of options when the server starts.
     """
 
     command: str
+    is_bare: bool = False
 
 
 # -------------------------------------------------------------------- stream ----

@@ -24,6 +24,7 @@ class SessionHost:
 
     Attributes:
         wires: what clients may bring their devices over.
+        is_bare: see :class:`~rusb.server.config.ServerConfig`.
         told: lines at the terminal that all clients may cause.
         lines: lines in the log that each network may cause.
         pacer: draws the screen.
@@ -41,9 +42,11 @@ class SessionHost:
         terminal: Terminal,
         told: LineQuota,
         sessions: Sessions,
+        is_bare: bool = False,
     ) -> None:
         self.machine = machine
         self.guest = guest
+        self.is_bare = is_bare
         self.wires = wires
         self.authenticator = authenticator
         self.log = log

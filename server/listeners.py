@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 
-from rusb.errors import ConnectionLost
+from rusb.errors import ListenError
 
 from .network import BACKLOG, bind
 
@@ -43,13 +43,13 @@ class Listeners:
 
         Raises:
             SettingsError: the address is none of ours.
-            ConnectionLost: no port is free.
+            ListenError: no port is free.
         """
         for port in ports:
             if sockets := bind(address, port):
                 break
         else:
-            raise ConnectionLost("all are in use, or not for this user")
+            raise ListenError("all are in use, or not for this user")
         loop = asyncio.get_running_loop()
         for sock in sockets:
             self._servers.append(

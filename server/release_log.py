@@ -253,8 +253,8 @@ def _device_lines(event: events.DeviceEvent) -> tuple[str, ...]:
             return (f"{whose}: {info}: {text}",)
         case events.DeviceLeft(_, why):
             return (f"{whose}: {info} {why}",)
-        case events.Cure(_, command):
-            return (f"{whose}: to admit {info}: rusb {command}",)
+        case events.Cure():
+            return (f"{whose}: {_cure(event)}",)
         case events.DeviceUnfit(_, why):
             return (f"{whose}: {info}: refused: {why}",)
         case events.DeviceFailed(_, device, why):
@@ -319,6 +319,15 @@ def _policy(methods: frozenset[Method]) -> str:
     return "negotiating RDP security"
 
 
+def _cure(event: events.Cure) -> str:
+    info = event.subject.info
+    text = f"to admit {info}: rusb {event.command}"
+    if event.is_bare:
+        ids = f"{info.vendor_id:04x}:{info.product_id:04x}"
+        text += f"; for good: start rusb serve with --allow {ids}, too"
+    return text
+
+
 def terminal_lines(event: events.Event) -> tuple[str, ...]:
     """Return what a user at the terminal learns of an event."""
     match event:
@@ -334,8 +343,8 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
         case events.ClientLeft(stage="waiting"):
             why = event.reason or "it left before its logon"
             return (f"client {event.client} at {event.address}: {why}",)
-        case events.Cure(subject, command):
-            return (f"to admit {subject.info}: rusb {command}",)
+        case events.Cure():
+            return (_cure(event),)
         case events.DeviceRefused(subject, words) | events.DeviceNoted(subject, words):
             return (f"{subject.info}: {words}",)
         case events.DeviceUnfit(subject, why):

@@ -40,6 +40,7 @@ class DeviceHost(Protocol):
 
     machine: Machine
     guest: GuestBackend
+    is_bare: bool
 
     def next_number(self) -> int:
         """Return a number for a device, never used before."""
@@ -350,7 +351,8 @@ class RemoteDevices:
         if machine.usb_controllers:
             commands = list(admitting(machine.name, device.info, machine.filters))
         if commands:
-            self._tell(events.Cure(self._subject(device), commands[-1]))
+            is_bare = self._host.is_bare
+            self._tell(events.Cure(self._subject(device), commands[-1], is_bare))
 
     async def _attach_until_over(self, device: _Device) -> None:
         info, device.why = device.info, ""

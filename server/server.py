@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import rusb.server.guests
 from rusb import plugins
 from rusb.aio.protocols import load_protocol
-from rusb.errors import ConnectionLost, Hint, PluginError, RusbError
+from rusb.errors import Hint, ListenError, PluginError, RusbError
 from rusb.filters.model import Filter
 
 from . import events
@@ -102,6 +102,7 @@ class Server:
             terminal=Terminal(report, self.log.now),
             told=LineQuota(MAX_TOLD, TOLD_PER_SECOND),
             sessions=self._sessions,
+            is_bare=config.is_bare,
         )
         self._client_numbers = itertools.count(1)
         self._is_closed = False
@@ -119,7 +120,7 @@ class Server:
         Raises:
             SettingsError: the address or the port list cannot be used.
             GuestError: the guest cannot be reached.
-            ConnectionLost: no port of the list is free.
+            ListenError: no port of the list is free.
         """
         try:
             self._security = Security(self.config, log=self.log.write, warn=self._warn)
@@ -173,6 +174,21 @@ class Server:
         """What clients offer, attached or not."""
         return self._sessions.devices()
 
+    async def move(self, ports: Sequence[int]) -> None:
+        """Listen on other ports; clients that are connected stay.
+
+        Raises:
+            ListenError: none of them is free; it listens where it did then.
+        """
+        before = self.config.ports, self._listeners
+        self.config.ports, self._listeners = ports, Listeners()
+        try:
+            await self._listen()
+        except RusbError:
+            self.config.ports, self._listeners = before
+            raise
+        before[1].close()
+
     def set_filters(self, filters: Sequence[Filter]) -> None:
         """Use other filters from now on, also for devices that are here already."""
         self.machine.filters = tuple(filters)
@@ -216,10 +232,10 @@ class Server:
         ports = self.config.ports or parse_ports(text)
         try:
             await self._listeners.open(address, ports, self._accept)
-        except ConnectionLost as error:
+        except ListenError as error:
             if self.config.ports:
                 text = ",".join(map(str, ports))
-            raise ConnectionLost(
+            raise ListenError(
                 f"can't bind to the port(s) {text}: {error}; the property TCP/Ports"
                 " has the ports to try"
             ).hinting(Hint.OTHER_PORT) from None

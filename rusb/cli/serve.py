@@ -153,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
         pam_service=args.pam_service,
         legacy_tls=args.legacy_tls,
         log=log_path(path, args.log),
+        is_bare=args.name is not None,
     )
     if user is not None:
         check_guest(config)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..events import EventLog
 from ..server import Server
 from ..state import MachineState
 from ..vbox.lock import MachineLock, lock_path
+from ..vbox.ports import parse_ports
 from ..vbox.settings import load_machine
 from .control import Command, ControlServer, control_path
 
@@ -23,9 +25,11 @@ __all__ = ["Serving"]
 LOOK_PERIOD = 2.0
 """Seconds between looks at whether the file of the settings has changed."""
 
+PORTS = "TCP/Ports"
+
 _UNKNOWN = (
     "rusb serve does not know {}: it serves USB to a machine that another program runs;"
-    " poweroff ends it"
+    " vrdeport moves it to another port, poweroff ends it"
 )
 
 
@@ -149,6 +153,7 @@ class Serving:
             "info": self._info,
             "poweroff": self._poweroff,
             "reload": self._reload,
+            "vrdeproperty": self._set_property,
         }
 
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
@@ -157,6 +162,20 @@ class Serving:
 
     async def _reload(self, arguments: Mapping[str, Any]) -> None:
         self.reload()
+
+    async def _set_property(self, arguments: Mapping[str, Any]) -> None:
+        """Listen on other ports, for this run: the only property that is simple."""
+        name, value = str(arguments["name"]), str(arguments["value"])
+        if name != PORTS:
+            raise ControlError(
+                f"rusb serve changes {PORTS} while it runs, not {name}; set it in the"
+                " machine's settings and start rusb serve again"
+            )
+        await self.server.move(parse_ports(value or "3389"))
+        properties = self._machine.remote_display.properties | {PORTS: value}
+        display = replace(self._machine.remote_display, properties=properties)
+        self._machine.remote_display = display
+        self._report(f"{self._machine.name}: listening on port {self.server.port}")
 
     async def _info(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The state of the machine, as ``showvminfo`` wants it."""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from rusb.errors import SettingsError
+from rusb.errors import ControlError, SettingsError
 from rusb.filters.model import Filter
 
 from .document import Document, Node, escape
@@ -168,9 +168,10 @@ class Registry:
         """Those that run, and are not on the list: ``rusb serve`` has any file."""
         listed = {entry.uuid for entry in self.machines()}
         found = []
-        for path in settings_in_use():
-            with contextlib.suppress(SettingsError):
-                found.append(_load_entry(path))
+        with contextlib.suppress(ControlError):  # without locks nothing runs
+            for path in settings_in_use():
+                with contextlib.suppress(SettingsError):
+                    found.append(_load_entry(path))
         return [entry for entry in found if entry.uuid not in listed]
 
     def find(self, text: str) -> Entry:

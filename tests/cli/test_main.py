@@ -267,6 +267,11 @@ def test_codes_that_tools_look_for(
         assert main(["showvminfo", "Lab"]) == 1
         (first,) = capsys.readouterr().err.splitlines()
         assert first.startswith(f"rusb: {sentence}")
+        (tmp_path / "file").touch()  # where nobody can be asked what runs
+        with monkeypatch.context() as patch:
+            patch.setenv("RUSB_RUNTIME", str(tmp_path / "file" / "run"))
+            assert called("VBoxManage", "showvminfo Lab", monkeypatch) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == code
         for name in ("Lab", "Other"):
             assert main(["createvm", "--name", name, "--register"]) == 0
         capsys.readouterr()

@@ -87,7 +87,7 @@ def test_the_port_that_is_busy_is_named(tmp_path: Path) -> None:
             text=True,
             timeout=60,
         )
-    assert done.returncode == 76
+    assert done.returncode == 69
     problem = f"can't bind to the port(s) {port}: all are in use"
     assert problem in done.stderr
     assert f" VRDP: {problem}" in (tmp_path / "Logs" / "VBox.log").read_text()

@@ -176,6 +176,17 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
         [f"to admit {INFO}: rusb usbfilter add"],
     ),
     (
+        events.Cure(DEVICE, "usbfilter add", is_bare=True),
+        [
+            f"Remote USB: to admit {INFO}: rusb usbfilter add; for good: start rusb"
+            " serve with --allow 1209:0001, too"
+        ],
+        [
+            f"to admit {INFO}: rusb usbfilter add; for good: start rusb serve with"
+            " --allow 1209:0001, too"
+        ],
+    ),
+    (
         events.DeviceUnfit(DEVICE, "no room"),
         [f"Remote USB: {INFO}: refused: no room"],
         [f"{INFO}: refused: no room"],

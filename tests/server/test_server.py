@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.errors import ConnectionLost, SettingsError
+from rusb.errors import ListenError, SettingsError
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
@@ -35,7 +35,7 @@ async def test_the_second_port_when_the_first_is_busy(tmp_path: Path) -> None:
 async def test_no_port_at_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = taken.getsockname()[1]
-        with pytest.raises(ConnectionLost, match=rf"the port\(s\) {busy}: all are"):
+        with pytest.raises(ListenError, match=rf"the port\(s\) {busy}: all are"):
             await make(tmp_path, str(busy)).start()
     log = (tmp_path / "VBox.log").read_text()
     assert f" VRDP: can't bind to the port(s) {busy}: all are in use" in log
@@ -46,7 +46,7 @@ async def test_a_range_without_a_free_port_is_named(tmp_path: Path) -> None:
         busy = taken.getsockname()[1]
         server = make(tmp_path, "1")
         server.config.ports = [busy, busy]
-        with pytest.raises(ConnectionLost, match=rf"port\(s\) {busy},{busy}: all"):
+        with pytest.raises(ListenError, match=rf"port\(s\) {busy},{busy}: all"):
             await server.start()
 
 

@@ -1,8 +1,10 @@
 """What ``rusb serve`` has around its server: settings, lock, control socket."""
 
 import asyncio
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from rusb.cli.serve import make_settings
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from rusb.errors import ControlError, SettingsError
+from rusb.errors import ConnectionLost, ControlError, SettingsError
 from rusb.filters.parser import parse_offer
 from rusb.server.config import ServerConfig
 from rusb.server.machine import serving as serving_module
@@ -43,6 +45,7 @@ class Station:
             ports=[0],
             address="127.0.0.1",
             log=str(place / "VBox.log"),
+            is_bare=True,
         )
         self.serving = Serving(self.config, self.said.append)
 
@@ -118,3 +121,50 @@ async def test_a_change_of_its_file_counts_at_once(
         station.path.write_text(good.replace('vendorId="0951"', 'vendorId="1209"'))
         await station.hears("in use by the guest")
     assert "settings read again, 1 USB filters" in (place / "VBox.log").read_text()
+
+
+async def test_it_moves_to_another_port_while_clients_stay(
+    station: Station, tmp_path: Path
+) -> None:
+    server, uuid = station.serving.server, station.serving._machine.uuid
+    before = server.port
+    config = ClientConfig("127.0.0.1", before, known_servers=tmp_path / "known")
+    async with asyncio.timeout(20), connect(config, backends=[]) as client:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            busy = str(taken.getsockname()[1])
+            with pytest.raises(ControlError, match="all are in use"):
+                await tell(uuid, name="TCP/Ports", value=busy)
+        assert server.port == before
+        await tell(uuid, name="TCP/Ports", value="42000-42999")
+        assert 42000 <= server.port < 43000
+        assert station.said[-1] == f"My <Lab>: listening on port {server.port}"
+        state = await call(running_path(uuid), "info")
+        assert state["display"]["port"] == server.port
+        assert len(state["display"]["clients"]) == 1
+        other = replace(config, port=server.port)
+        async with connect(other, backends=[]):
+            pass
+        with pytest.raises(ConnectionLost, match="Connection refused"):
+            async with connect(config, backends=[]):
+                pass
+        assert client.reason is None
+        assert len(server.state().clients) == 1
+
+
+async def tell(uuid: str, **arguments: str) -> None:
+    await call(running_path(uuid), "vrdeproperty", **arguments)
+
+
+async def test_other_properties_need_a_new_start(station: Station) -> None:
+    with pytest.raises(ControlError, match="changes TCP/Ports while it runs, not x"):
+        await tell(station.serving._machine.uuid, name="x", value="1")
+
+
+async def test_what_a_name_does_not_admit_is_allowed_for_good_by_an_option(
+    station: Station, tmp_path: Path
+) -> None:
+    port = station.serving.server.port
+    config = ClientConfig("127.0.0.1", port, known_servers=tmp_path / "known")
+    backend = EmulatedBackend(devices=[Loopback()])
+    async with asyncio.timeout(20), connect(config, backends=[backend]):
+        await station.hears("; for good: start rusb serve with --allow 1209:0004, too")
