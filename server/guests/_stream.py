@@ -23,6 +23,10 @@ WRITE_HIGH = 8 << 20
 """Bytes waiting for the guest above which nothing is taken from it, interrupt
 endpoints are not polled and isochronous input is dropped."""
 
+BLOCK = 64 << 10
+"""Bytes in which what waits is given to the transport: each block that it keeps has a
+price, and for a report of 8 bytes that is seven times its packet."""
+
 CLOSE_TIMEOUT = 2.0
 """Seconds that the guest gets to read the last words."""
 
@@ -59,7 +63,10 @@ class DeviceStream(asyncio.Protocol):
         self._on_ended = on_ended
         self._in_flight: set[int] = set()
         self._out: list[bytes] = []
+        self._block = bytearray()  # waits with what the transport has
         self._is_write_due = False
+        self._is_full = False  # more than one block waits there
+        self._is_congested = False
         self._is_paused = False
         self._is_over = False
         self._is_closing = False
@@ -88,7 +95,7 @@ class DeviceStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello and announce the device."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+        self.transport.set_write_buffer_limits(high=BLOCK)
         self._device.watch_pressure(self._pressed)
         info = self._device.info
         self._link.opened(0, "")
@@ -120,12 +127,15 @@ class DeviceStream(asyncio.Protocol):
             self._on_ended()
 
     def pause_writing(self) -> None:
-        """The guest reads too slowly."""
-        self._congest(True)
+        """The guest reads more slowly than its device answers."""
+        self._is_full = True
 
     def resume_writing(self) -> None:
         """It caught up."""
-        self._congest(False)
+        self._is_full = False
+        self._write()
+        if self._is_congested:
+            self._congest(False)
 
     # ------------------------------------------------- called by the owner ----
 
@@ -136,6 +146,7 @@ class DeviceStream(asyncio.Protocol):
             return
         self._core.announce([])
         self._link.move()
+        self._is_full = False  # these are the last words
         self._write()
         self.transport.close()
         try:
@@ -191,9 +202,20 @@ class DeviceStream(asyncio.Protocol):
 
     def _write(self) -> None:
         self._is_write_due = False
-        pieces, self._out = self._out, []
-        if pieces and self.transport is not None and not self._is_over:
-            self.transport.write(b"".join(pieces))
+        data, self._out = b"".join(self._out), []
+        transport = self.transport
+        if transport is None or self._is_over:
+            return
+        if self._is_full and len(self._block) + len(data) < BLOCK:
+            self._block += data
+        elif data or self._block:
+            if self._block:
+                data = bytes(self._block) + data
+                self._block.clear()
+            transport.write(data)
+        waiting = transport.get_write_buffer_size() + len(self._block)
+        if waiting > WRITE_HIGH and not self._is_congested:
+            self._congest(True)
 
     def _pressed(self, is_high: bool) -> None:
         """The network is slow: let the guest wait, as a device that NAKs."""
@@ -201,6 +223,7 @@ class DeviceStream(asyncio.Protocol):
         self._pause_or_go_on()
 
     def _congest(self, is_congested: bool) -> None:
+        self._is_congested = is_congested
         self._core.congest(is_congested)
         self._link.move()
         self._pause_or_go_on()
