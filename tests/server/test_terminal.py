@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import re
+import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from rusb.aio.tls import fingerprint, read_certificate
+from rusb.cli import main
+from rusb.cli.serve import make_settings
 from rusb.client.backends._emulated.flash_drive import FlashDrive
 from rusb.client.backends._emulated.keyboard import Keyboard
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
@@ -21,7 +24,7 @@ from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
-from rusb.server.vbox.settings import Machine, RemoteDisplay
+from rusb.server.vbox.settings import Machine, RemoteDisplay, load_machine
 
 OURS = (Filter("ours", vendor_id="1209", product_id="0004"),)
 OTHERS = (Filter("others", vendor_id="0951"),)
@@ -210,6 +213,21 @@ async def test_an_open_door_is_warned_of_once(
             assert f"({address})" in warnings[0]
             assert "modifyvm 'My Lab' --vrdeauthtype external" in warnings[0]
             assert "with rusb serve --name: --auth external" in warnings[0]
+
+
+async def test_what_shuts_an_open_door_works_for_a_file_that_is_not_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RUSB_HOME", "RUSB_STATE", "RUSB_RUNTIME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    path = make_settings("Lab", [], None).rename(tmp_path / "My Lab.vbox")
+    desk = Desk(tmp_path, address="0.0.0.0")
+    desk.server.machine.path = path
+    async with desk.server:
+        pass
+    (command,) = re.findall(r"once the machine is off: ([^;]*);", desk.said[0])
+    assert await asyncio.to_thread(main, shlex.split(command)) == 0
+    assert load_machine(path).remote_display.auth_type == "External"
 
 
 async def test_what_the_quick_start_shows(tmp_path: Path) -> None:
