@@ -16,6 +16,14 @@ RULES = CONTRIB / "udev" / "70-rusb.rules"
 INSTALLED = "/usr/local/bin/rusb"
 
 
+@pytest.mark.parametrize("guide", ["quick-start", "services"])
+def test_for_whom_pam_checks_passwords_is_said_alike(guide: str) -> None:
+    text = (CONTRIB.parent / f"docs/guide/{guide}.md").read_text("utf-8")
+    assert (
+        "the passwords of others only for root or members of the group `shadow`" in text
+    )
+
+
 def test_the_units_are_there() -> None:
     names = ["rusb-connect@.service", "rusb-serve@.service", "rusb-vm@.service"]
     assert [unit.name for unit in UNITS] == names

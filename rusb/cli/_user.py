@@ -72,13 +72,14 @@ def check_logons(server: Server) -> None:
     """Refuse what has to be asked as root.
 
     Raises:
-        SettingsError: it is PAM: only root can check the passwords of others.
+        SettingsError: it is PAM, which wants root or a member of ``shadow``.
     """
     if "PAM" in server.authenticator.library:
         raise SettingsError(
-            "--user does not go with PAM, which checks passwords as root only; use"
-            " VBoxAuthSimple (modifyvm … --vrdeauthlibrary VBoxAuthSimple), or leave"
-            " --user out"
+            "--user does not go with PAM, which checks the passwords of others only"
+            " for root or members of the group shadow; use VBoxAuthSimple (modifyvm …"
+            " --vrdeauthlibrary VBoxAuthSimple), start rusb serve as such a member, or"
+            " leave --user out"
         )
 
 
