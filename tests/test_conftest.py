@@ -35,6 +35,17 @@ def test_notes(matrix) -> None:
 """
 
 
+GROUPS = """
+import os
+import pytest
+
+@pytest.mark.xdist_group("one")
+@pytest.mark.parametrize("number", range(8))
+def test_together(number, matrix) -> None:
+    matrix(os.environ["PYTEST_XDIST_WORKER"], "", "", "")
+"""
+
+
 def run(folder: Path, text: str, *options: str, **env: str) -> tuple[int, str]:
     """Return the status and the output of pytest with our conftest."""
     shutil.copy(Path(__file__).with_name("conftest.py"), folder)
@@ -79,3 +90,9 @@ def test_the_matrix_is_printed(options: tuple[str, ...], tmp_path: Path) -> None
     status, said = run(tmp_path, NOTES, *options)
     assert status == 0
     assert "\ntheir client  our server  TLS  a screen\n" in said
+
+
+def test_a_group_stays_in_one_process(tmp_path: Path) -> None:
+    status, said = run(tmp_path, GROUPS, "-n", "2", "--dist", "loadgroup")
+    assert status == 0
+    assert len(set(re.findall("^gw[0-9]", said, re.M))) == 1

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from tests.support.lab.assets import GUEST, LabError, assets, initramfs
 from tests.support.lab.peers import missing
 from tests.support.lab.usblab import Client, Guest
+from tests.support.lab.warm import warm
 
 INIT = """#!/bin/busybox sh
 export PATH=/bin
@@ -59,6 +61,13 @@ def programs() -> None:
     if packages := missing():
         words = "install them: apt-get install --no-install-recommends"
         _refuse(f"{words} {' '.join(packages)}")
+
+
+@pytest.fixture(scope="session")
+def vboxmanage() -> Iterator[Path]:
+    """A program that does what VBoxManage does, and starts sooner."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, warm(Path(folder)) as found:
+        yield found
 
 
 @contextlib.contextmanager

@@ -184,11 +184,15 @@ def test_7_the_second_screen(serve: Serve, display: Display, tmp_path: Path) -> 
 
 
 def test_8_input_switched_off_and_on_again(
-    lab: None, display: Display, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: None,
+    display: Display,
+    tmp_path: Path,
+    vboxmanage: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The machine runs all the time: the next connection counts."""
     key = "VRDP/Feature/Client/DisableInput"
-    with Shell.open(tmp_path) as shell:
+    with Shell.open(tmp_path, vboxmanage) as shell:
         monkeypatch.setenv("RUSB_RUNTIME", shell.env["RUSB_RUNTIME"])
         shell(f"VBoxManage createvm --name {NAME} --register")
         shell(f"VBoxManage modifyvm {NAME} --memory 32 --vrde on --vrdeport 5010-5019")

@@ -31,9 +31,11 @@ SOUND = '<AudioAdapter controller="AC97" driver="Pulse" enabled="true"/>'
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def prepared(
+    vboxmanage: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shell]:
     """The machine that the guide's first commands make, with an xHCI besides."""
-    with Shell.open(tmp_path_factory.mktemp("lab")) as shell:
+    with Shell.open(tmp_path_factory.mktemp("lab"), vboxmanage) as shell:
         block = GUIDE.read_text().partition("```sh\n")[2].partition("```")[0]
         for line in block.splitlines():
             shell(line)

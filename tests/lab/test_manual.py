@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    with Shell.open(tmp_path) as made:
+def shell(tmp_path: Path, vboxmanage: Path) -> Iterator[Shell]:
+    with Shell.open(tmp_path, vboxmanage) as made:
         yield made
 
 

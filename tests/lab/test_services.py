@@ -13,8 +13,13 @@ from tests.support.notify import Manager
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
 
-def test_running_and_startvm_say_when_the_machine_runs(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder, Shell.open(tmp_path) as shell:
+def test_headless_and_startvm_say_when_the_machine_runs(
+    tmp_path: Path, vboxmanage: Path
+) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Shell.open(tmp_path, vboxmanage) as shell,
+    ):
         manager = Manager(f"{folder}/notify")
         shell.env["NOTIFY_SOCKET"] = f"{folder}/notify"
         ready = ["READY=1", "STATUS=the machine 'Lab' is running"]

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab.warm import warm
 from tests.support.rusbserver import CHECKOUT
 
 pytestmark = [
@@ -38,7 +37,7 @@ def table() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def calls() -> Iterator[dict[str, dict[str, Any]]]:
+def calls(vboxmanage: Path) -> Iterator[dict[str, dict[str, Any]]]:
     """What each call brought."""
     if not shutil.which("vagrant"):
         reason = "install it: apt-get install --no-install-recommends vagrant"
@@ -48,6 +47,7 @@ def calls() -> Iterator[dict[str, dict[str, Any]]]:
     with tempfile.TemporaryDirectory(dir="/tmp") as text, socket.socket() as port:
         folder = Path(text)
         (folder / "bin").mkdir()
+        (folder / "bin" / "VBoxManage").symlink_to(vboxmanage)
         port.bind(("127.0.0.1", 0))
         number = port.getsockname()[1]
         port.close()
@@ -60,15 +60,14 @@ def calls() -> Iterator[dict[str, dict[str, Any]]]:
             "RUSB_MACHINE_FOLDER": f"{text}/machines",
             "RUSB_ACCEL": "tcg",
         }
-        with warm(folder / "bin"):
-            done = subprocess.run(
-                ["ruby", "-W0", CALLS, text, str(number)],
-                env=env,
-                capture_output=True,
-                text=True,
-                timeout=240,
-                check=False,
-            )
+        done = subprocess.run(
+            ["ruby", "-W0", CALLS, text, str(number)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in done.stdout.splitlines()]
         yield {row.pop("call"): row for row in rows}

@@ -68,8 +68,9 @@ class Program:
                 start_new_session=True,  # with whatever it starts
             )
         assert self.process.stdin is not None
-        self.process.stdin.write(stdin)
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            self.process.stdin.write(stdin)
+            self.process.stdin.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +89,8 @@ class Program:
             self.process.wait()
         self._signal(signal.SIGKILL)  # a viewer's own processes
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
     def _signal(self, number: signal.Signals) -> None:
         """Send a signal to it and to what it has started."""

@@ -16,13 +16,21 @@ __all__ = ["Shell"]
 
 
 class Shell:
-    """Runs commands of the manual in a folder and a home of their own."""
+    """Runs commands of the manual in a folder and a home of their own.
 
-    def __init__(self, folder: Path, runtime: str) -> None:
+    Args:
+        folder: the home.
+        runtime: the folder of sockets.
+        vboxmanage: what stands for ``VBoxManage``.
+    """
+
+    def __init__(self, folder: Path, runtime: str, vboxmanage: Path) -> None:
         self.folder = folder
         programs = folder / "bin"
         command = [sys.executable, "-m", "rusb", "aliases", str(programs)]
         subprocess.run(command, check=True, cwd=CHECKOUT, timeout=30)
+        (programs / "VBoxManage").unlink()
+        (programs / "VBoxManage").symlink_to(vboxmanage)
         self.env = {
             **os.environ,
             "PATH": f"{programs}:{os.environ['PATH']}",
@@ -67,10 +75,10 @@ class Shell:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, folder: Path) -> Iterator["Shell"]:
+    def open(cls, folder: Path, vboxmanage: Path) -> Iterator["Shell"]:
         """One whose machines are off at the end."""
         with tempfile.TemporaryDirectory(dir="/tmp") as runtime:  # its path is short
-            shell = cls(folder, runtime)
+            shell = cls(folder, runtime, vboxmanage)
             yield shell
             shell.power_off()
 

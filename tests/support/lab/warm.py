@@ -1,11 +1,13 @@
 """A VBoxManage that is warm: each call is a fork of a process that has it all imported.
 
-Tools call VBoxManage a hundred times; on a slow machine Python's start would take
-most of a test. Arguments, directory, environment and the three files are the caller's.
+Tests and tools call VBoxManage hundreds of times; on a slow machine Python's start
+would take most of their time. Arguments, directory, environment and the three files are
+the caller's.
 """
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,14 +34,14 @@ with socket.socket(socket.AF_UNIX) as server:
 
 @contextlib.contextmanager
 def warm(folder: Path, name: str = "VBoxManage") -> Iterator[Path]:
-    """Put the program into a folder, and serve it."""
+    """Put the program into a folder, whose path is short, and serve it."""
     path = folder / "warm.sock"
     program = folder / name
     program.write_text(CLIENT.format(python=sys.executable, path=str(path)))
     program.chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
-        listener.listen(8)
+        listener.listen(64)
         number = listener.fileno()
         command = [sys.executable, "-m", "tests.support.lab.warm", str(number), name]
         process = subprocess.Popen(
@@ -57,8 +59,14 @@ def warm(folder: Path, name: str = "VBoxManage") -> Iterator[Path]:
 
 def _serve(listener: socket.socket, name: str) -> None:
     vbox.commands()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for what answers
     while True:
         connection, _ = listener.accept()
+        if os.fork():
+            connection.close()
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        listener.close()
         size, files, _, _ = socket.recv_fds(connection, 10, 3)
         data = bytearray()
         while len(data) < int(size):
@@ -70,9 +78,7 @@ def _serve(listener: socket.socket, name: str) -> None:
             _, status = os.waitpid(process, 0)
             with contextlib.suppress(OSError):
                 connection.sendall(b"%d" % os.waitstatus_to_exitcode(status))
-            connection.close()
-            continue
-        listener.close()
+            os._exit(0)
         connection.close()
         for number, file in enumerate(files):
             os.dup2(file, number)
