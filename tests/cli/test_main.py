@@ -1,7 +1,9 @@
 """The command itself: sub-commands, usage errors, exit statuses."""
 
 import pkgutil
+import platform
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -325,3 +327,26 @@ def test_a_closed_pipe_is_no_traceback(words: list[str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+FAULTS = """
+import resource
+from rusb.cli._common import run_async
+
+async def work():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        blocks = [b"x" * (1 << 20) for _ in range(3)]
+        del blocks
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+run_async(work())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
+def test_memory_that_is_freed_is_kept_and_not_asked_for_again() -> None:
+    """Once the blocks have been there, they cost no page fault any more."""
+    words = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 2 * (3 << 20) // resource.getpagesize()

@@ -27,7 +27,7 @@ from .._common import run_async
 from .clock import Clock
 from .raw import RawPeer
 
-__all__ = ["prime_heap", "usage"]
+__all__ = ["usage"]
 
 KINDS = {"loopback": Loopback, "drive": FlashDrive, "clock": Clock}
 
@@ -36,14 +36,6 @@ def usage() -> dict[str, float]:
     """CPU seconds of this process so far and its largest resident set in MB."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {"cpu": used.ru_utime + used.ru_stime, "rss": used.ru_maxrss / 1024}
-
-
-def prime_heap() -> None:
-    """Have glibc keep memory that is freed, instead of giving it back each time.
-
-    A large block that is freed raises its thresholds (speed.md 3); nothing touches it.
-    """
-    bytes(16 << 20)
 
 
 class _Far:
@@ -97,7 +89,6 @@ class _Far:
 
 async def main(port: int, known_servers: Path) -> None:
     """Connect, then obey until standard input ends."""
-    prime_heap()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin

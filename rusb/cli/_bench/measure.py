@@ -23,7 +23,7 @@ from rusb.server.guests.loopback import LoopbackDevice, LoopbackGuest
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine
 
-from .far import prime_heap, usage
+from .far import usage
 from .figures import Figures, Round, Row
 from .hearing import (
     REPORT_SIZE,
@@ -92,7 +92,6 @@ async def measure(
         RusbError: a process of the bench ended, or a device of its own failed.
     """
     figures = Figures(os.getloadavg()[0])
-    prime_heap()
     with tempfile.TemporaryDirectory(prefix="rusb-bench-") as name:
         folder = Path(name)
         machine = Machine(
