@@ -193,8 +193,8 @@ class ClientSession:
         self._known: dict[int, KnownDevice] = {}  # as the server knows of them
         self._reminders: set[asyncio.TimerHandle] = set()
         self._is_paused = False
-        self._is_pressed = False  # the server reads too slowly
-        self._is_holding = False  # it asks too much
+        self._is_server_slow = False  # the server reads too slowly
+        self._is_full = False  # it asks too much
         self._refresh_due = asyncio.Event()
         self._list_task: asyncio.Task[None] | None = None
         self._link: WireLink | None = None
@@ -234,7 +234,7 @@ class ClientSession:
                     self._rdp,
                     on_event=self._handle,
                     on_lost=self._lost,
-                    on_pressure=self._pressed,
+                    on_pressure=self._on_pressure,
                     on_trust=self._on_event,
                 )
                 self._wires.connect(self._rdp, self._stream.flush)
@@ -360,9 +360,9 @@ class ClientSession:
         """The server should say something about USB soon, else it has none."""
         if self.config.usb:
             loop = asyncio.get_running_loop()
-            self._silence = loop.call_later(self.config.usb_timeout, self._is_silent)
+            self._silence = loop.call_later(self.config.usb_timeout, self._on_silence)
 
-    def _is_silent(self) -> None:
+    def _on_silence(self) -> None:
         if self._stream is not None and not self._wires.has_heard:
             seconds = f"{self.config.usb_timeout:g} s"
             self._stream.fail(self._no_usb(f"nothing came in {seconds}"))
@@ -380,8 +380,8 @@ class ClientSession:
         self._slots = DeviceSlots(
             self._catalog,
             core,
-            link.move,
-            hold=self._hold,
+            link.flush,
+            on_full=self._on_full,
             on_event=self._on_event,
             server=self.config.server,
         )
@@ -439,17 +439,17 @@ class ClientSession:
             " VBox.log says which"
         )
 
-    def _pressed(self, is_high: bool) -> None:
-        self._is_pressed = is_high
+    def _on_pressure(self, is_high: bool) -> None:
+        self._is_server_slow = is_high
         self._pause_or_resume()
 
-    def _hold(self, is_high: bool) -> None:
-        self._is_holding = is_high
+    def _on_full(self, is_full: bool) -> None:
+        self._is_full = is_full
         self._pause_or_resume()
 
     def _pause_or_resume(self) -> None:
         """Stop reading requests while the server reads slowly or asks too much."""
-        want = self._is_pressed or self._is_holding
+        want = self._is_server_slow or self._is_full
         transport = self._stream.transport if self._stream else None
         if want == self._is_paused or transport is None or transport.is_closing():
             return
@@ -494,7 +494,7 @@ class ClientSession:
                 self._take_back(known.info, is_there=number in after)
         if self._core is not None and self._link is not None:
             self._core.announce(offered)
-            self._link.move()
+            self._link.flush()
         if new:
             loop = asyncio.get_running_loop()
             self._reminders = {r for r in self._reminders if r.when() > loop.time()}

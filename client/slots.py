@@ -71,8 +71,8 @@ class DeviceSlots:
     Args:
         catalog: opens devices.
         core: what the answers go to.
-        move: sends what the core has to send.
-        hold: called with True to stop reading requests, then with False.
+        flush: sends what the core has to send.
+        on_full: called with True to stop reading requests, then with False.
         on_event: gets what happens to devices.
         server: its name, for messages.
     """
@@ -81,22 +81,22 @@ class DeviceSlots:
         self,
         catalog: DeviceCatalog,
         core: wire.DeviceSide,
-        move: Callable[[], None],
+        flush: Callable[[], None],
         *,
-        hold: Callable[[bool], None],
+        on_full: Callable[[bool], None],
         on_event: Callable[[SessionEvent], None],
         server: str,
     ) -> None:
         self._catalog = catalog
         self._core = core
-        self._move = move
+        self._flush = flush
         self._tasks = TaskSet()
-        self._hold = hold
+        self._on_full = on_full
         self._on_event = on_event
         self._server = server
         self._slots: dict[int, _Slot] = {}
         self._bytes = 0
-        self._is_holding = False
+        self._is_full = False
 
     def was_opened(self, number: int) -> bool:
         """Did the server ever open this device?"""
@@ -233,13 +233,13 @@ class DeviceSlots:
     def _count(self, change: int) -> None:
         """Stop reading requests while the server asks too much."""
         self._bytes += change
-        if (self._bytes >= MAX_BYTES_IN_FLIGHT) != self._is_holding:
-            self._is_holding = not self._is_holding
-            self._hold(self._is_holding)
+        if (self._bytes >= MAX_BYTES_IN_FLIGHT) != self._is_full:
+            self._is_full = not self._is_full
+            self._on_full(self._is_full)
 
     def _answer(self, number: int, urb_id: int, result: UrbResult) -> None:
         self._core.complete_urb(number, urb_id, result)
-        self._move()
+        self._flush()
 
     # ---------------------------------------------------- what may block ----
 
@@ -271,7 +271,7 @@ class DeviceSlots:
         self._core.open_failed(slot.number)
         for urb in list(slot.pending.values()):
             self._complete(slot, urb, _GONE)
-        self._move()
+        self._flush()
 
     def _executed(
         self, slot: _Slot, event: wire.DeviceRequest, error: Exception | None
@@ -279,7 +279,7 @@ class DeviceSlots:
         if isinstance(error, DeviceGone):
             self._on_event(DeviceLost(slot.info, str(error)))
             self._core.device_lost(slot.number)
-            self._move()
+            self._flush()
         elif error is not None:
             # vrdpusb.md C2: an answer would end the device for the session
             log.warning("%s: %s: %s", slot.info, event, _tell(error))

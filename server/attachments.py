@@ -99,7 +99,7 @@ class Attachment:
         name: unique among everything attached to the guest, ``usb-3``.
         number: likewise unique; becomes ``info.id``.
         core: the wire towards the client, or what stands for it.
-        move: sends what the core has to send.
+        flush: sends what the core has to send.
         now: the loop's clock.
     """
 
@@ -110,7 +110,7 @@ class Attachment:
         name: str,
         number: int,
         core: DeviceCalls,
-        move: Callable[[], None],
+        flush: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
         self.wire_id = info.id
@@ -126,14 +126,14 @@ class Attachment:
         self.view = View(self.descriptors)
         self._state = DeviceState(self.descriptors)
         self._core = core
-        self._move = move
+        self._flush = flush
         self._now = now
         self._open: dict[int, tuple[Completion, Urb]] = {}
         self._asked: dict[int, float] = {}  # when control transfers left
         self._way = RoundTrip()
         self._bytes = 0
-        self._is_held = False
-        self._is_pressed = False
+        self._is_client_slow = False
+        self._is_paused = False
         self._on_pressure: Callable[[bool], None] = lambda is_high: None
         self._on_changed: Callable[[str], None] = lambda why: None
         self._own_ids = itertools.count(-1, -1)  # guests count upwards
@@ -179,15 +179,15 @@ class Attachment:
             self._core.submit_urb(self.wire_id, urb, now=now)
         else:
             request(urb.id)
-        self._move()
-        if not self._is_pressed and self._is_full():
-            self._press()
+        self._flush()
+        if not self._is_paused and self._is_full():
+            self._pause_or_resume()
 
     def cancel(self, urb_id: int) -> None:
         """Abort a transfer; its completion comes soon. Unknown ids: nothing."""
         if urb_id in self._open:
             self._core.cancel_urb(self.wire_id, urb_id)
-            self._move()
+            self._flush()
 
     def reset(self) -> None:
         """Reset the port; URBs in flight complete with CANCELLED.
@@ -211,12 +211,12 @@ class Attachment:
                     DescriptorType.DEVICE, 0, DEVICE_SIZE
                 )
                 self._start(Urb.control(next(self._own_ids), setup), self._compare)
-        self._move()
+        self._flush()
 
     def watch_pressure(self, changed: Callable[[bool], None]) -> None:
         """Call ``changed(True)`` when the guest should stop submitting."""
         self._on_pressure = changed
-        if self._is_pressed:
+        if self._is_paused:
             changed(True)
 
     # ------------------------------------------------------ for the session ----
@@ -234,8 +234,8 @@ class Attachment:
         asked = self._asked.pop(urb_id, None)
         if asked is not None and result.status in _ANSWERS:
             self._way.add(self._now() - asked)
-        if self._is_pressed:
-            self._press()
+        if self._is_paused:
+            self._pause_or_resume()
         complete(_GONE if self._is_closed else result)
 
     def request_completed(self, urb_id: int, status: UrbStatus) -> None:
@@ -246,14 +246,19 @@ class Attachment:
             return
         complete, urb = entry
         self._bytes -= urb.length
-        if self._is_pressed:
-            self._press()
+        if self._is_paused:
+            self._pause_or_resume()
         complete(_GONE if self._is_closed else UrbResult(status))
 
-    def hold(self, is_high: bool) -> None:
-        """The client reads too slowly: stop the guest, or let it go on."""
-        self._is_held = is_high
-        self._press()
+    def pause(self) -> None:
+        """The client reads too slowly: stop the guest."""
+        self._is_client_slow = True
+        self._pause_or_resume()
+
+    def resume(self) -> None:
+        """The client has caught up: let the guest go on."""
+        self._is_client_slow = False
+        self._pause_or_resume()
 
     def watch_changed(self, changed: Callable[[str], None]) -> None:
         """Call *changed*, with the reason, if the device turns into another one."""
@@ -267,7 +272,7 @@ class Attachment:
                 was listed as, or nothing of it is for the guest.
         """
         self._core.open_device(self.wire_id)
-        self._move()
+        self._flush()
         self.reading = await self._reader.read()
         self.reading = await self._reader.add_strings(self.reading, policy.strings)
         self.view = policy.judge(self.reading)
@@ -285,7 +290,9 @@ class Attachment:
             return False
         return (view.mask, view.descriptors) == (self.view.mask, self.descriptors)
 
-    def rebind(self, wire_id: int, core: DeviceCalls, move: Callable[[], None]) -> None:
+    def rebind(
+        self, wire_id: int, core: DeviceCalls, flush: Callable[[], None]
+    ) -> None:
         """Reach the same device another way, as when its client has come back.
 
         It is opened there, and gets the configuration and the settings that the guest
@@ -293,7 +300,7 @@ class Attachment:
         completes with IO_ERROR: nobody knows whether the device has done it, so only
         the guest's driver may repeat it. The core before completes nothing any more.
         """
-        self.wire_id, self._core, self._move = wire_id, core, move
+        self.wire_id, self._core, self._flush = wire_id, core, flush
         opened, self._open, self._bytes = self._open, {}, 0
         self._asked.clear()
         self._way.forget()
@@ -310,16 +317,16 @@ class Attachment:
                 self._start(urb, complete)
             else:
                 complete(_FAILED)
-        move()
-        if self._is_pressed:
-            self._press()
+        flush()
+        if self._is_paused:
+            self._pause_or_resume()
 
     def close(self) -> None:
         """Give the device back; open URBs complete. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
             self._core.close_device(self.wire_id)
-            self._move()
+            self._flush()
 
     # -------------------------------------------------------------- our own ----
 
@@ -329,11 +336,11 @@ class Attachment:
             or self._bytes * share >= MAX_BYTES_IN_FLIGHT
         )
 
-    def _press(self) -> None:
+    def _pause_or_resume(self) -> None:
         """Tell the guest to stop or to go on; once stopped, until half is done."""
-        want = self._is_held or self._is_full(2 if self._is_pressed else 1)
-        if want != self._is_pressed:
-            self._is_pressed = want
+        want = self._is_client_slow or self._is_full(2 if self._is_paused else 1)
+        if want != self._is_paused:
+            self._is_paused = want
             self._on_pressure(want)
 
     def _answer_locally(self, setup: SetupPacket) -> UrbResult | _Request | None:

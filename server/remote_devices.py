@@ -124,7 +124,7 @@ class RemoteDevices:
         self._listed: dict[int, _Device] = {}
         self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
         self._attached: dict[int, Attachment] = {}
-        self._is_held = False
+        self._is_paused = False
         self._loop = asyncio.get_running_loop()
         self._plugs, self._plugs_since = 0, self._loop.time()
 
@@ -192,11 +192,17 @@ class RemoteDevices:
         for device in self._listed.values():
             device.retry()
 
-    def hold(self, is_high: bool) -> None:
-        """The client reads too slowly: stop the guest, or let it go on."""
-        self._is_held = is_high
+    def pause(self) -> None:
+        """The client reads too slowly: stop the guest."""
+        self._is_paused = True
         for attachment in self._attached.values():
-            attachment.hold(is_high)
+            attachment.pause()
+
+    def resume(self) -> None:
+        """The client has caught up: let the guest go on."""
+        self._is_paused = False
+        for attachment in self._attached.values():
+            attachment.resume()
 
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of ours? Then it is detached."""
@@ -366,10 +372,11 @@ class RemoteDevices:
             name=f"usb-{number}",
             number=number,
             core=self._core,
-            move=self.link.move,
+            flush=self.link.flush,
             now=self._loop.time,
         )
-        attachment.hold(self._is_held)
+        if self._is_paused:
+            attachment.pause()
         attachment.watch_changed(device.end)
         self._attached[info.id] = attachment
         try:

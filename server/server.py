@@ -174,7 +174,7 @@ class Server:
         """What clients offer, attached or not."""
         return self._sessions.devices()
 
-    async def move(self, ports: Sequence[int]) -> None:
+    async def listen_on(self, ports: Sequence[int]) -> None:
         """Listen on other ports; clients that are connected stay.
 
         Raises:

@@ -119,7 +119,7 @@ class ServerSession(Session):
             on_lost=self._lost,
             on_connected=self._connected,
             on_secured=self._secured,
-            on_pressure=self._pressed,
+            on_pressure=self._on_pressure,
             tls=tls,
             max_waiting=MAX_WAITING,
         )
@@ -135,8 +135,8 @@ class ServerSession(Session):
         self._is_ending = False
         self._ended = asyncio.Event()
         loop = self._loop = asyncio.get_running_loop()
-        self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._is_late)
-        self._idle_timer = loop.call_later(IDLE_TIMEOUT, self._keep_alive)
+        self._logon_timer = loop.call_later(LOGON_TIMEOUT, self._on_late)
+        self._idle_timer = loop.call_later(IDLE_TIMEOUT, self._on_idle)
         self._traffic = (0, 0)
         self._taken = 0
 
@@ -279,11 +279,11 @@ class ServerSession(Session):
         issuer = self.stream.tls.issuer
         self._tell(events.TlsAgreed(version, issuer))
 
-    def _is_late(self) -> None:
+    def _on_late(self) -> None:
         what = "activation" if self.phase is Phase.ADMITTED else "logon"
         self.drop(f"no {what} within {LOGON_TIMEOUT:g} s")
 
-    def _keep_alive(self) -> None:
+    def _on_idle(self) -> None:
         """Send a sign of life after a time without traffic; drop who takes nothing."""
         stream = self.stream
         taken = stream.bytes_sent - stream.bytes_waiting
@@ -295,15 +295,15 @@ class ServerSession(Session):
             self._rdp.keepalive()
             stream.flush()
         self._traffic, self._taken = traffic, taken
-        self._idle_timer = self._loop.call_later(IDLE_TIMEOUT, self._keep_alive)
+        self._idle_timer = self._loop.call_later(IDLE_TIMEOUT, self._on_idle)
 
-    def _pressed(self, is_high: bool) -> None:
-        """The client reads too slowly: hold the guest until it has caught up."""
+    def _on_pressure(self, is_high: bool) -> None:
+        """The client reads too slowly: the guest waits until it has caught up."""
         if is_high and (now := self._loop.time()) >= self._held_after:
             self._held_after = now + HELD_PERIOD
             self._tell(events.LinkHeld(self.number))
         if self.devices is not None:
-            self.devices.hold(is_high)
+            (self.devices.pause if is_high else self.devices.resume)()
 
     # ------------------------------------------------- from the connection ----
 
@@ -409,7 +409,7 @@ class ServerSession(Session):
         self._log.tell_left_out()
         self._log = self._new_log(is_logged_on=True)
         self._log_switches()
-        self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._is_late)
+        self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._on_late)
         self._rdp.accept_logon()
         self.stream.flush()
 

@@ -18,7 +18,7 @@ class WireLink:
     """One wire core and the channels under it.
 
     Args:
-        core: the wire core; call :meth:`move` after every call to it.
+        core: the wire core; call :meth:`flush` after every call to it.
         send: ``send(channel, message)``, hands a message to what is below.
         flush: sends what is below has to send.
         on_event: called for each event of the core; it may call the core.
@@ -50,7 +50,7 @@ class WireLink:
         self._close_channel = close_channel
         self._loop = asyncio.get_running_loop()
         self._channels: set[int] = set()
-        self._is_moving = False
+        self._is_flushing = False
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
@@ -59,12 +59,12 @@ class WireLink:
         """A channel is operational."""
         self._channels.add(channel)
         self.core.channel_opened(channel, name, now=self._loop.time())
-        self.move()
+        self.flush()
 
     def refused(self, name: str) -> None:
         """The peer does not open a channel that the core wanted."""
         self.core.channel_refused(name)
-        self.move()
+        self.flush()
 
     def received(self, channel: int, data: bytes) -> None:
         """A whole message arrived; raises what the core raises.
@@ -75,14 +75,14 @@ class WireLink:
             return
         self.has_heard = True
         self.core.receive_data(channel, data, now=self._loop.time())
-        self.move()
+        self.flush()
 
     def closed(self, channel: int) -> None:
         """A channel is gone, the others stay. Idempotent."""
         if channel in self._channels:
             self._channels.remove(channel)
             self.core.channel_closed(channel)
-            self.move()
+            self.flush()
 
     def close(self) -> None:
         """All is over; the core's last events are handed out. Idempotent."""
@@ -97,18 +97,18 @@ class WireLink:
         if self._timer is not None:
             self._timer.cancel()
 
-    def move(self) -> None:
+    def flush(self) -> None:
         """Hand out events and send outputs until there are no more."""
-        if self._is_moving:
+        if self._is_flushing:
             return  # the call further out goes on with it
-        self._is_moving = True
+        self._is_flushing = True
         try:
             while events := self.core.events():
                 for event in events:
                     self.on_event(event)
             outputs = self.core.outputs()
         finally:
-            self._is_moving = False
+            self._is_flushing = False
         if self._is_closed:
             return
         for output in outputs:
@@ -142,10 +142,10 @@ class WireLink:
         self._due = due
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if due is None else self._loop.call_at(due, self._is_due)
+        self._timer = None if due is None else self._loop.call_at(due, self._on_due)
 
-    def _is_due(self) -> None:
+    def _on_due(self) -> None:
         self._timer = self._due = None
         if not self._is_closed:
             self.core.handle_deadline(self._loop.time())
-            self.move()
+            self.flush()

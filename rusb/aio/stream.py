@@ -145,7 +145,7 @@ class RdpStream(asyncio.Protocol):
         self._upgrade: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
         self._plain: asyncio.Transport | None = None  # below the one of TLS
-        self._is_pressed = False
+        self._is_high = False
         self._looking: asyncio.TimerHandle | None = None
         self._closing: asyncio.TimerHandle | None = None
 
@@ -284,7 +284,7 @@ class RdpStream(asyncio.Protocol):
         if waiting > self._max_waiting:
             self.fail(ConnectionLost(f"{waiting} bytes wait to be read"))
             self.abort()
-        elif waiting > WRITE_HIGH and not self._is_pressed:
+        elif waiting > WRITE_HIGH and not self._is_high:
             self._look()
 
     def _look(self, pause: float = LOOK_FIRST, before: int = 0) -> None:
@@ -299,13 +299,13 @@ class RdpStream(asyncio.Protocol):
         if self._is_over:
             return
         waiting = self.bytes_waiting
-        is_high = waiting > (WRITE_LOW if self._is_pressed else WRITE_HIGH)
+        is_high = waiting > (WRITE_LOW if self._is_high else WRITE_HIGH)
         if is_high:
             pause = LOOK_FIRST if waiting < before else min(2 * pause, LOOK_LAST)
             loop = asyncio.get_running_loop()
             self._looking = loop.call_later(pause, self._look, pause, waiting)
-        if is_high != self._is_pressed:
-            self._is_pressed = is_high
+        if is_high != self._is_high:
+            self._is_high = is_high
             self._on_pressure(is_high)
 
     def _start_tls(self) -> None:

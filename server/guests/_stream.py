@@ -96,11 +96,11 @@ class DeviceStream(asyncio.Protocol):
         """Say hello and announce the device."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=BLOCK)
-        self._device.watch_pressure(self._pressed)
+        self._device.watch_pressure(self._on_pressure)
         info = self._device.info
         self._link.opened(0, "")
         self._core.announce([info], {info.id: self._device.descriptors})
-        self._link.move()
+        self._link.flush()
 
     def data_received(self, data: bytes) -> None:
         """Take what the guest says, as far as there is room."""
@@ -145,7 +145,7 @@ class DeviceStream(asyncio.Protocol):
         if self.transport is None or self._is_over:
             return
         self._core.announce([])
-        self._link.move()
+        self._link.flush()
         self._is_full = False  # these are the last words
         self._write()
         self.transport.close()
@@ -187,7 +187,7 @@ class DeviceStream(asyncio.Protocol):
         self._in_flight.discard(urb_id)
         if not self._is_over:
             self._core.complete_urb(self._device.info.id, urb_id, result)
-            self._link.move()
+            self._link.flush()
             if self._is_paused:
                 self._pause_or_go_on()
 
@@ -217,15 +217,15 @@ class DeviceStream(asyncio.Protocol):
         if waiting > WRITE_HIGH and not self._is_congested:
             self._congest(True)
 
-    def _pressed(self, is_high: bool) -> None:
+    def _on_pressure(self, is_high: bool) -> None:
         """The network is slow: let the guest wait, as a device that NAKs."""
-        self._core.hold(is_high)
+        (self._core.pause if is_high else self._core.resume)()
         self._pause_or_go_on()
 
     def _congest(self, is_congested: bool) -> None:
         self._is_congested = is_congested
         self._core.congest(is_congested)
-        self._link.move()
+        self._link.flush()
         self._pause_or_go_on()
 
     def _pause_or_go_on(self) -> None:

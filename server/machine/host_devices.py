@@ -351,7 +351,7 @@ class HostPlugs:
             name=f"host-{self._number}",
             number=self._number,
             core=core,
-            move=lambda: None,
+            flush=lambda: None,
             now=asyncio.get_running_loop().time,
         )
         attachment.watch_changed(partial(self._unplugged, device.uuid))

@@ -171,7 +171,7 @@ class Serving:
                 f"rusb serve changes {PORTS} while it runs, not {name}; set it in the"
                 " machine's settings and start rusb serve again"
             )
-        await self.server.move(parse_ports(value or "3389"))
+        await self.server.listen_on(parse_ports(value or "3389"))
         properties = self._machine.remote_display.properties | {PORTS: value}
         display = replace(self._machine.remote_display, properties=properties)
         self._machine.remote_display = display

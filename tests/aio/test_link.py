@@ -116,7 +116,7 @@ async def test_every_output_is_executed_in_order() -> None:
     below.core.put(
         Send(3, b"1"), OpenChannel("toy"), Send(4, b"2"), CloseChannel(4), Send(3, b"3")
     )
-    below.link.move()
+    below.link.flush()
     assert below.take() == ["> 3 1", "open toy", "> 4 2", "close 4", "> 3 3"]
     below.link.closed(4)  # the core knows
     below.link.received(4, b"late")
@@ -132,20 +132,20 @@ async def test_an_unknown_output_raises() -> None:
     below = Below()
     below.core.put(cast(Output, Strange()))
     with pytest.raises(AssertionError, match="Strange"):
-        below.link.move()
+        below.link.flush()
 
 
 async def test_a_channel_that_cannot_be_had_is_refused() -> None:
     below = Below()
     below.has_room = False
     below.core.put(OpenChannel("toy"))
-    below.link.move()
+    below.link.flush()
     await asyncio.sleep(0)
     assert below.take() == ["open toy", "refused toy"]
     below.link.refused("toy")  # by the peer
     assert below.take() == ["refused toy"]
     below.core.put(OpenChannel("toy"))
-    below.link.move()
+    below.link.flush()
     below.link.close()
     await asyncio.sleep(0)
     assert below.take() == ["open toy"]
@@ -163,7 +163,7 @@ async def test_a_stream_has_no_channels_to_open(output: Output) -> None:
     link.opened(0, "")
     core.put(output)
     with pytest.raises(LocalProtocolError):
-        link.move()
+        link.flush()
 
 
 async def test_deadlines_end_with_the_link() -> None:
@@ -171,12 +171,12 @@ async def test_deadlines_end_with_the_link() -> None:
     loop = asyncio.get_running_loop()
     below.link.opened(3, "toy")
     below.core.due = loop.time()
-    below.link.move()
+    below.link.flush()
     async with asyncio.timeout(5):
         while "due" not in below.log:  # noqa: ASYNC110
             await asyncio.sleep(0)
     below.core.due = loop.time()
-    below.link.move()
+    below.link.flush()
     below.link.close()
     await asyncio.sleep(0.01)
     assert below.log.count("due") == 1

@@ -123,8 +123,8 @@ class Bench:
         self.slots = DeviceSlots(
             self.catalog,
             self.core,
-            self.move,
-            hold=self.holds.append,
+            self.flush,
+            on_full=self.holds.append,
             on_event=self.happened.append,
             server="host",
         )
@@ -140,7 +140,7 @@ class Bench:
         self.core.announce(await self.catalog.refresh())
         return self
 
-    def move(self) -> None:
+    def flush(self) -> None:
         for event in self.core.events():
             if hasattr(event, "device"):
                 self.slots.handle(event)
@@ -154,7 +154,7 @@ class Bench:
 
     def receive(self, data: bytes) -> None:
         self.core.receive_data(1006, data, now=0)
-        self.move()
+        self.flush()
 
     def ask(self, code: int, arguments: bytes = b"") -> None:
         self.receive(message(code, b"\1\0\0\0" + arguments))

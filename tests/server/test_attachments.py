@@ -74,15 +74,15 @@ class Wire:
             name="usb-1",
             number=1,
             core=self.guest,
-            move=self.move,
+            flush=self.flush,
             now=lambda: self.now,
         )
-        self.move()
+        self.flush()
         self.device.announce([self.info])
-        self.move()
+        self.flush()
         self.sent.clear()
 
-    def move(self) -> None:
+    def flush(self) -> None:
         while True:
             outputs = self.guest.outputs()
             for output in outputs:
@@ -205,9 +205,9 @@ async def test_pressure_comes_with_the_bytes_in_flight_too(wire: Wire) -> None:
 async def test_a_slow_client_holds_the_guest(wire: Wire) -> None:
     seen: list[bool] = []
     wire.attachment.watch_pressure(seen.append)
-    wire.attachment.hold(True)
-    wire.attachment.hold(True)
-    wire.attachment.hold(False)
+    wire.attachment.pause()
+    wire.attachment.pause()
+    wire.attachment.resume()
     assert seen == [True, False]
 
 
@@ -321,7 +321,7 @@ async def test_a_device_is_reached_another_way_when_its_client_has_come_back(
     other.attachment = attachment
     asked: list[Urb] = []
     other.answer = asked.append
-    attachment.rebind(7, other.guest, other.move)
+    attachment.rebind(7, other.guest, other.flush)
     assert {r.status for r in done.values()} == {UrbStatus.IO_ERROR}
     assert len(done) == MAX_URBS_IN_FLIGHT + 3
     assert [(u.type, u.endpoint, u.length) for u in asked] == [
@@ -333,7 +333,7 @@ async def test_a_device_is_reached_another_way_when_its_client_has_come_back(
     assert attachment.round_trip is None  # this way has one of its own
 
     other.device.complete_urb(7, asked[0].id, UrbResult(UrbStatus.OK, b"key", 3))
-    other.move()
+    other.flush()
     assert bytes(done[1].data) == b"key"
 
 

@@ -166,7 +166,7 @@ def attach(device: Slow) -> tuple[Attachment, _Calls]:
         name="host-1",
         number=1,
         core=core,
-        move=lambda: None,
+        flush=lambda: None,
         now=lambda: 0.0,
     )
     return core.attachment, core

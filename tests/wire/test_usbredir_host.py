@@ -461,10 +461,10 @@ def test_while_the_guest_does_not_read_nothing_is_polled(host: Host) -> None:
 
 
 def test_while_the_network_is_slow_nothing_is_asked(host: Host) -> None:
-    host.core.hold(True)
+    host.core.pause()
     host.send(bulk(9, BULK_IN, 8))
     assert host.urbs() == []
-    host.core.hold(False)
+    host.core.resume()
     host.send()
     assert len(host.urbs()) == 1
 

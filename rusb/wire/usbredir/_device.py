@@ -59,7 +59,7 @@ class UsbredirDeviceSide(DeviceSide):
         round_trip: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._configuration = configuration
-        self._is_held = False
+        self._is_paused = False
         self._is_congested = False
         self._splitter = Splitter(from_host=False, caps=codec.HOST_CAPS)
         self._events: list[Event] = []
@@ -124,11 +124,15 @@ class UsbredirDeviceSide(DeviceSide):
 
     def is_full(self) -> bool:
         """Must the guest wait now? Once too much is in flight, until half is done."""
-        return self._requests.is_full() or self._is_held or self._is_congested
+        return self._requests.is_full() or self._is_paused or self._is_congested
 
-    def hold(self, is_held: bool) -> None:
-        """The way to the device is too slow, or free again."""
-        self._is_held = is_held
+    def pause(self) -> None:
+        """The way to the device is too slow: ask nothing of it."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """The way to the device is free again."""
+        self._is_paused = False
 
     def congest(self, is_congested: bool) -> None:
         """The guest does not take what it is sent, or does again.
