@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rusb.errors import LocalProtocolError, RemoteProtocolError
+from rusb.rdp import svc
 from rusb.rdp.channels import (
     DRDYNVC,
     ChannelLimits,
@@ -223,6 +224,13 @@ def test_both_ends_must_serve_dynamic_channels(has_server: bool) -> None:
         joined.server.open_channel(USB)
 
 
+def test_a_static_channel_that_is_not_open_takes_nothing() -> None:
+    joined = join()
+    for channel in (1004 + 31, 0, -1):
+        with pytest.raises(LocalProtocolError):
+            joined.server.send_channel(channel, b"x")
+
+
 def test_nothing_is_sent_once_the_connection_is_over() -> None:
     joined = join()
     channel = open_one(joined)
@@ -330,6 +338,46 @@ def test_runs_of_two_channels_interleave() -> None:
         assert sorted((e.channel, e.data) for e in events) == [  # type: ignore[union-attr]
             *zip(channels, messages, strict=True)
         ]
+
+
+def test_runs_of_two_channels_are_joined_as_far_as_they_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined = foreign(join())
+    channels = [open_one(joined), open_one(joined)]
+    packets = []
+    for channel in channels:
+        joined.server.send_channel(channel, bytes(120_000))
+        pieces = joined.server.data_to_send()
+        pairs = zip(pieces[::2], pieces[1::2], strict=True)
+        packets.append([head + piece for head, piece in pairs])
+    dynamic = joined.client._dynamic
+    assert dynamic is not None
+    seen: list[bytes] = []
+    receive = dynamic.receive
+
+    def count(message: bytes) -> None:
+        seen.append(message)
+        receive(message)
+
+    dynamic.receive = count  # type: ignore[method-assign]
+    runs: list[int] = []
+    make = svc._run
+
+    def run(header: int, size: int, count: int) -> struct.Struct:
+        runs.append(count)
+        return make(header, size, count)
+
+    monkeypatch.setattr(svc, "_run", run)
+    one, two = packets
+    joined.client.receive_data(b"".join([one[0], two[0], *one[1:21], *two[1:21]]))
+    assert len(seen) == 2
+    runs.clear()
+    alternating = zip(one[21:71], two[21:71], strict=True)
+    joined.client.receive_data(b"".join(itertools.chain(*alternating)))
+    assert (len(seen), runs) == (102, [])  # there is nothing to be gained
+    joined.client.receive_data(b"".join([*one[71:], *two[71:]]))
+    assert joined.client.events() == [ChannelData(c, bytes(120_000)) for c in channels]
 
 
 def test_show_protocol_in_every_chunk_does_not_matter() -> None:
@@ -465,22 +513,50 @@ def test_a_lie_in_a_run_closes_the_channel_alone(make: Callable[[], Raw]) -> Non
 @HOSTILE
 def test_odd_packets_in_a_row_are_taken_one_by_one(make: Callable[[], Raw]) -> None:
     """What :meth:`.DynamicChannels.take_run` must not take for pieces."""
-    raw = make()
-    body = bytes(1598)
-    odd = [
-        chunk(raw, b"\x30\x01" + body, WHOLE, 4000),  # dropped: it is not whole
-        chunk(raw, b"\x30\x05" + body),  # not open
-        chunk(raw, b"\x30\x01" + body, 1, 1700),  # no last chunk
-        chunk(raw, b"\x30"[:0] + b"\x30\x01"),  # empty
-        chunk(raw, b"\x90\x01" + body),
-    ]
-    for packet in odd:
+    piece = b"\x30\x01" + bytes(1598)
+    for payload, flags, total in (
+        (piece, WHOLE, 4000),  # dropped: it is not whole
+        (piece, 1, 1600),  # no last chunk
+        (b"\x30\x05" + bytes(1598), WHOLE, None),  # not open
+        (b"\x30\x01", WHOLE, None),
+        (b"\x90\x01" + bytes(1598), WHOLE, None),
+    ):
         raw = make()
         raw.feed(chunk(raw, b"\x28\x01" + struct.pack("<I", 1 << 20)))
-        before = len(raw.seen)
-        raw.feed(packet + packet + packet)
-        found = raw.seen[before:]
-        assert not any(isinstance(e, ChannelData | ChannelClosed) for e in found)
+        raw.feed(3 * chunk(raw, payload, flags, total))
+        assert not any(isinstance(e, ChannelData | ChannelClosed) for e in raw.seen)
+        assert raw.core._dynamic is not None
+        assert raw.core._dynamic._channels[1].left == 1 << 20
+
+
+@HOSTILE
+@pytest.mark.parametrize(
+    "payload", [b"\x33\x01" + bytes(1598), b"\x32", b"\x31\1", b""]
+)
+def test_malformed_messages_in_a_row_end_the_connection(
+    make: Callable[[], Raw], payload: bytes
+) -> None:
+    for after in (b"\x03", chunk(make(), payload)):
+        raw = make()
+        with pytest.raises(RemoteProtocolError):
+            raw.feed(chunk(raw, payload) + after)
+
+
+def test_pieces_that_are_joined_are_counted() -> None:
+    raw = hostile_client()
+    for number in range(2, 6):
+        raw.server.open_channel(USB)
+        raw.feed(chunk(raw, CreateResponse(number, 0).serialize()))
+
+    def pour() -> None:
+        for number in range(1, 6):
+            head = bytes((number,))
+            first = b"\x28" + head + struct.pack("<I", 16 << 20)
+            full = chunk(raw, b"\x30" + head + bytes(16_000))
+            raw.feed(chunk(raw, first) + 1000 * full)
+
+    with pytest.raises(RemoteProtocolError, match="unfinished"):
+        pour()
 
 
 @HOSTILE
