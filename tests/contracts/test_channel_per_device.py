@@ -7,6 +7,7 @@ dynamic ones; client, server, guest and devices are what users run.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import secrets
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -41,6 +42,8 @@ toystatic = tests.support.wire.toy:STATIC
 toydynamic = tests.support.wire.toy:DYNAMIC
 toyother = tests.support.wire.toy:OTHER
 toyfew = tests.support.wire.toy:FEW
+toymore = tests.support.wire.toy:MORE
+toyone = tests.support.wire.toy:ONE
 toyshort = tests.support.wire.toy:SHORT
 """
 
@@ -219,6 +222,12 @@ async def test_a_device_without_a_channel_left_is_refused(tmp_path: Path) -> Non
 # ---------------------------------------------------------------- which wire ----
 
 
+def opened(session: ServerSession) -> int:
+    """Return how many dynamic channels a server has asked for."""
+    dynamic = session._rdp._dynamic
+    return 0 if dynamic is None else dynamic._last
+
+
 @pytest.mark.parametrize(
     ("server", "client", "chosen"),
     [
@@ -242,6 +251,7 @@ async def test_the_first_wire_whose_channel_opens_is_taken(
             for end in (session._wires.protocol, lab.session()._protocol):
                 assert end is not None
                 assert end.name == chosen
+            assert opened(lab.session()) == (2 if chosen == "toydynamic" else 0)
 
 
 async def test_what_the_wire_cannot_carry_is_said_of_that_wire(tmp_path: Path) -> None:
@@ -276,9 +286,21 @@ async def test_usb_that_is_switched_off_opens_nothing(
         display = lab.server.machine.remote_display
         display.properties["Client/DisableUSB"] = "1"
         backend = EmulatedBackend(devices=[Loopback()])
-        with pytest.raises(NegotiationError, match="no remote USB"):
-            async with lab.toys(backend, usb_timeout=0.3) as client:
+        async with lab.toys(backend, usb_timeout=0.3) as client:
+            session = lab.session()
+            with pytest.raises(NegotiationError, match="no remote USB"):
                 await client.wait_closed()
+        assert opened(session) == 0
+
+
+async def test_a_further_channel_of_a_client_alone_is_no_wire(tmp_path: Path) -> None:
+    async with serving(tmp_path, "toystatic") as lab:
+        backend = EmulatedBackend(devices=[Loopback()])
+        async with lab.toys(backend, wires=("toyone",), usb_timeout=0.3) as client:
+            session = lab.session()
+            with pytest.raises(NegotiationError, match="no remote USB"):
+                await client.wait_closed()
+        assert session._protocol is None
 
 
 async def test_a_second_wire_is_closed(tmp_path: Path) -> None:
@@ -298,13 +320,19 @@ async def test_a_second_wire_is_closed(tmp_path: Path) -> None:
 
 
 class Undecided:
-    """A server that opens both kinds of wires, and then speaks over the static one."""
+    """A server that opens both kinds of wires, and then speaks over the static one.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where its certificate is kept.
+        first: the dynamic channel that it opens.
+    """
+
+    def __init__(self, folder: Path, first: str = "TOY") -> None:
+        self.first = first
         self.events: list[rdp.Event] = []
         limits = ChannelLimits(1 << 20, 33)
         settings = ServerSettings(
-            channels=("vrdpusb", DRDYNVC), dynamic={"TOY": limits}
+            channels=("vrdpusb", DRDYNVC), dynamic={"TOY": limits, "MORE": limits}
         )
         self.core = ServerConnection(settings, random_bytes=secrets.token_bytes)
         self.stream = RdpStream(
@@ -315,6 +343,21 @@ class Undecided:
         )
         self.static = 0
 
+    @contextlib.asynccontextmanager
+    async def calling(self, folder: Path) -> AsyncIterator[ClientSession]:
+        """A client that has both wires."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: self.stream, "127.0.0.1", 0)
+        config = ClientConfig(
+            "127.0.0.1",
+            server.sockets[0].getsockname()[1],
+            known_servers=folder / "known",
+            wires=("vrdpusb", "toymore"),
+        )
+        async with server:
+            async with connect(config, backends=[EmulatedBackend(devices=[])]) as one:
+                yield one
+
     def _handle(self, event: rdp.Event) -> None:
         self.events.append(event)
         match event:
@@ -323,7 +366,7 @@ class Undecided:
             case rdp.ChannelOpened(channel, "vrdpusb"):
                 self.static = channel
             case rdp.DynamicReady():
-                self.core.open_channel("TOY")
+                self.core.open_channel(self.first)
             case rdp.ChannelOpened(_, "TOY"):
                 negotiate = struct.pack("<IBHH", 5, 12, 3, 0)
                 self.core.send_channel(self.static, negotiate)
@@ -333,21 +376,27 @@ class Undecided:
 
 
 async def test_a_wire_that_says_nothing_gives_way_to_one_that_does(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "rusb.client")
     peer = Undecided(tmp_path)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: peer.stream, "127.0.0.1", 0)
-    config = ClientConfig(
-        "127.0.0.1",
-        server.sockets[0].getsockname()[1],
-        known_servers=tmp_path / "known",
-        wires=("vrdpusb", "toydynamic"),
-    )
-    async with asyncio.timeout(20), server:
-        async with connect(config, backends=[EmulatedBackend(devices=[])]) as client:
-            await until(lambda: peer.saw(rdp.ChannelClosed))
-            assert client._wires.protocol is not None
-            assert client._wires.protocol.name == "vrdpusb"
-            assert list(client._channels.open) == [peer.static]
-            await until(lambda: peer.saw(rdp.ChannelData))  # it is answered
+    async with asyncio.timeout(20), peer.calling(tmp_path) as client:
+        await until(lambda: peer.saw(rdp.ChannelClosed))
+        assert client._wires.protocol is not None
+        assert client._wires.protocol.name == "vrdpusb"
+        assert client._wires._links["toymore"]._is_closed
+        assert list(client._channels.open) == [peer.static]
+        await until(lambda: peer.saw(rdp.ChannelData))  # it is answered
+        for count in (2, 3):  # it is too late
+            peer.core.open_channel("TOY")
+            peer.stream.flush()
+            await until(lambda: len(peer.saw(rdp.ChannelClosed)) == count)  # noqa: B023
+    assert "it never began" not in caplog.text
+
+
+async def test_a_further_channel_alone_is_no_wire(tmp_path: Path) -> None:
+    peer = Undecided(tmp_path, first="MORE")
+    async with asyncio.timeout(20), peer.calling(tmp_path) as client:
+        await until(lambda: peer.saw(rdp.ChannelClosed))
+        assert list(client._channels.open) == [peer.static]
+        assert list(client._wires._links) == ["vrdpusb"]

@@ -17,7 +17,7 @@ from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base
 
 __all__ = [
-    *("DYNAMIC", "FEW", "OTHER", "SHORT", "STATIC"),
+    *("DYNAMIC", "FEW", "MORE", "ONE", "OTHER", "SHORT", "STATIC"),
     *("Toy", "ToyDeviceSide", "ToyGuestSide"),
 ]
 
@@ -243,7 +243,10 @@ class ToyGuestSide(_Side, base.GuestSide):
 class ToyDeviceSide(_Side, base.DeviceSide):
     """Answers."""
 
+    has_begun = False
+
     def on_hello(self) -> None:
+        self.has_begun = True
         self.put(self.control, "hello")
         self._events += [base.Negotiated(1), base.DevicesRequested()]
 
@@ -264,6 +267,8 @@ class ToyDeviceSide(_Side, base.DeviceSide):
         self._events.append(base.CancelRequested(self.bound[channel], urb_id))
 
     def channel_closed(self, channel: int) -> None:
+        if not self.has_begun:
+            self._events.append(base.Ignored("it never began"))
         channels = list(self.bound) if channel == self.control else [channel]
         for one in channels:
             if one in self.bound:
@@ -305,5 +310,7 @@ class Toy:
 STATIC = Toy("toystatic", _STATIC)
 DYNAMIC = Toy("toydynamic", _DYNAMIC)
 OTHER = Toy("toyother", replace(_DYNAMIC, name="OTHER"))
+ONE = Toy("toyone", base.ChannelSpec("toy1", base.ChannelKind.STATIC))
+MORE = Toy("toymore", replace(_DYNAMIC, further=("MORE",)))
 FEW = Toy("toyfew", replace(_DYNAMIC, max_channels=2))
 SHORT = Toy("toyshort", replace(_DYNAMIC, max_message=100_000))
