@@ -160,6 +160,7 @@ async def test_a_channel_that_closes_leaves_the_others_alone(
             if kind == "toydynamic":  # a number is used once
                 await until(lambda: len(client._channels.open) == 3)
                 assert max(client._channels.open) == FIRST_DYNAMIC + 6
+            assert set(lab.session()._channels.open) == set(client._channels.open)
         log = lab.log()
         assert log.count("VUSB: Attached") == log.count("VUSB: Detached") == 5
 
@@ -267,9 +268,10 @@ async def test_what_the_wire_cannot_carry_is_said_of_that_wire(tmp_path: Path) -
 async def test_a_client_without_the_wire_is_told_so(tmp_path: Path) -> None:
     async with serving(tmp_path, "toydynamic") as lab:
         backend = EmulatedBackend(devices=[Loopback()])
-        with pytest.raises(NegotiationError, match="no remote USB: nothing came"):
-            async with lab.toys(backend, wires=("vrdpusb",), usb_timeout=0.2) as one:
-                await one.wait_closed()
+        async with lab.toys(backend, wires=("vrdpusb",), usb_timeout=0.5) as client:
+            backend.plug(FlashDrive())  # there is nobody to tell
+            with pytest.raises(NegotiationError, match="no remote USB: nothing came"):
+                await client.wait_closed()
 
 
 async def test_a_wire_that_the_client_refuses_is_logged(tmp_path: Path) -> None:
