@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import shlex
 import uuid
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -353,7 +352,7 @@ class RemoteDevices:
     def _say_cure(self, device: _Device) -> None:
         """Tell a user what to do if the filters should not refuse a device."""
         machine = self._host.machine
-        commands = [f"modifyvm {shlex.quote(machine.name)} --usb-xhci on"]
+        commands = [f"modifyvm {machine.operand} --usb-xhci on"]
         if machine.usb_controllers:
             commands = list(admitting(machine.name, device.info, machine.filters))
         if commands:

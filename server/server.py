@@ -4,7 +4,6 @@ import asyncio
 import ipaddress
 import itertools
 import logging
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 
 import rusb.server.guests
@@ -207,15 +206,13 @@ class Server:
         method = self.authenticator
         is_open = "null" in (method.name.lower(), method.library.lower())
         outside = [a for a in addresses if not ipaddress.ip_address(a).is_loopback]
-        file = self.machine.path  # its name is known only if it is registered
-        target = shlex.quote(str(file.absolute()) if file else self.machine.name)
         if is_open and outside:
             self._warn(
                 f"nobody is asked for a password, and port {self.port} is open to"
                 f" other machines ({', '.join(outside)}): whoever reaches it can use"
                 " the guest's USB. Set the authentication (once the machine is off:"
-                f" modifyvm {target} --vrdeauthtype external; with rusb serve"
-                " --name: --auth external), or listen on 127.0.0.1 only"
+                f" modifyvm {self.machine.operand} --vrdeauthtype external; with"
+                " rusb serve --name: --auth external), or listen on 127.0.0.1 only"
                 " (--address, or the property TCP/Address)"
             )
 

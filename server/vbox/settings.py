@@ -5,6 +5,7 @@ than 1.20 is read like 1.20, with a note for whoever names the machine.
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,6 +105,12 @@ class Machine:
     extra_data: dict[str, str] = field(default_factory=dict)
     monitors: int = 1
     note: str = field(default="", compare=False)
+
+    @property
+    def operand(self) -> str:
+        """What a command that changes it calls it, for a shell: its file, if it has
+        one, because its name is known only while it runs or if it is registered."""
+        return shlex.quote(str(self.path.absolute()) if self.path else self.name)
 
     def feature_disabled(self, feature: str) -> bool:
         """Is a feature switched off for clients (vrdp-server.md 4.4)?

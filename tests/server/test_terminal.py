@@ -215,19 +215,26 @@ async def test_an_open_door_is_warned_of_once(
             assert "with rusb serve --name: --auth external" in warnings[0]
 
 
-async def test_what_shuts_an_open_door_works_for_a_file_that_is_not_registered(
+async def test_what_a_machine_lacks_can_be_had_if_it_is_not_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The commands name its file: modifyvm wants it off, and then knows no name."""
     for name in ("RUSB_HOME", "RUSB_STATE", "RUSB_RUNTIME"):
         monkeypatch.setenv(name, str(tmp_path / name))
     path = make_settings("Lab", [], None).rename(tmp_path / "My Lab.vbox")
+    path.write_text(re.sub("<Controller .*/>", "", path.read_text()))
+    assert load_machine(path).usb_controllers == ()
     desk = Desk(tmp_path, address="0.0.0.0")
     desk.server.machine.path = path
-    async with desk.server:
-        pass
+    desk.server.machine.usb_controllers = ()
+    async with desk.server, asyncio.timeout(15), desk.visit():
+        cure = (await desk.hears("to admit")).partition(": rusb ")[2]
     (command,) = re.findall(r"once the machine is off: ([^;]*);", desk.said[0])
-    assert await asyncio.to_thread(main, shlex.split(command)) == 0
-    assert load_machine(path).remote_display.auth_type == "External"
+    for words in (cure, command):
+        assert await asyncio.to_thread(main, shlex.split(words)) == 0
+    changed = load_machine(path)
+    assert changed.remote_display.auth_type == "External"
+    assert "XHCI" in changed.usb_controllers
 
 
 async def test_what_the_quick_start_shows(tmp_path: Path) -> None:
