@@ -12,18 +12,15 @@ from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
 from rusb.usb.queue import status_of
 from rusb.usb.types import Feature, Request, TransferType
-from rusb.usb.urb import Completion, IsoPacket, Urb, UrbResult, UrbStatus
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from ._journal import Journal
 from ._sysfs import Sysfs
+from ._transfers import Transfer, Transfers
 
 __all__ = ["KernelMemory", "OpenUsbDevice"]
 
 log = logging.getLogger(__name__)
-
-CONTROL_TIMEOUT_MS = 300_000
-"""The guest sets the limit of a control transfer, which may be a minute (chip erase);
-this one is for guests that are gone. Every other transfer waits for ever."""
 
 CLOSE_SECONDS = 2.0
 """Until cancelled transfers must have come back."""
@@ -33,15 +30,6 @@ MAX_ISO_PACKETS = 1024
 
 RETRY_SECONDS, MAX_RETRIES = 0.05, 100
 """How often to ask for memory of the kernel that other programs have."""
-
-_STATUSES = {
-    usb1.TRANSFER_COMPLETED: UrbStatus.OK,
-    usb1.TRANSFER_STALL: UrbStatus.STALL,
-    usb1.TRANSFER_OVERFLOW: UrbStatus.OVERFLOW,
-    usb1.TRANSFER_TIMED_OUT: UrbStatus.TIMEOUT,
-    usb1.TRANSFER_CANCELLED: UrbStatus.CANCELLED,
-    usb1.TRANSFER_NO_DEVICE: UrbStatus.NO_DEVICE,
-}
 
 _SUBMIT_ERRORS = {
     usb1.ERROR_NO_DEVICE: UrbStatus.NO_DEVICE,
@@ -179,8 +167,8 @@ class OpenUsbDevice(OpenDevice):
         self._journal = journal
         self._memory = memory
         self._closed = closed
-        self._in_flight: dict[int, usb1.USBTransfer] = {}
-        self._spare: list[usb1.USBTransfer] = []
+        self._transfers = Transfers(handle, self._returned)
+        self._in_flight: dict[int, Transfer] = {}
         self._claimed: set[int] = set()
         self._detached: dict[int, str] = {}
         self._is_closing = False
@@ -210,83 +198,32 @@ class OpenUsbDevice(OpenDevice):
         if is_iso and not 0 < len(urb.packets) <= MAX_ISO_PACKETS:
             complete(UrbResult(UrbStatus.INVALID))
             return True
-        if is_iso or not self._spare:
-            transfer = self._handle.getTransfer(len(urb.packets))
-        else:
-            transfer = self._spare.pop()
-        try:
-            self._fill(transfer, urb, complete)
-            transfer.submit()
-        except usb1.USBError as error:
-            self._keep(transfer, urb)
-            if error.value == usb1.ERROR_NO_MEM:
-                return False
-            complete(UrbResult(_SUBMIT_ERRORS.get(error.value, UrbStatus.IO_ERROR)))
+        started = self._transfers.start(urb, complete)
+        if started == usb1.ERROR_NO_MEM:
+            return False
+        if isinstance(started, int):
+            complete(UrbResult(_SUBMIT_ERRORS.get(started, UrbStatus.IO_ERROR)))
             return True
         self._memory.took(self, urb)
-        self._in_flight[urb.id] = transfer
+        self._in_flight[urb.id] = started
         return True
 
-    def _fill(self, transfer: usb1.USBTransfer, urb: Urb, complete: Completion) -> None:
-        def done(transfer: usb1.USBTransfer) -> None:
-            self._completed(transfer, urb, complete)
-
-        setup = urb.setup
-        payload: int | bytearray = urb.length if urb.is_in else bytearray(urb.data)
-        if setup is not None:
-            transfer.setControl(
-                setup.request_type,
-                setup.request,
-                setup.value,
-                setup.index,
-                urb.length if urb.is_in else bytes(urb.data),
-                done,
-                timeout=CONTROL_TIMEOUT_MS,
-            )
-        elif urb.type is TransferType.BULK:
-            transfer.setBulk(urb.endpoint, payload, done)
-        elif urb.type is TransferType.INTERRUPT:
-            transfer.setInterrupt(urb.endpoint, payload, done)
-        else:
-            transfer.setIsochronous(
-                urb.endpoint,
-                payload,
-                done,
-                iso_transfer_length_list=list(urb.packets),
-            )
-
-    def _completed(
-        self, transfer: usb1.USBTransfer, urb: Urb, complete: Completion
-    ) -> None:
+    def _returned(self, transfer: Transfer) -> None:
         """A transfer came back; libusb calls this from its event handling."""
-        self._in_flight.pop(urb.id, None)
-        status = _STATUSES.get(transfer.getStatus(), UrbStatus.IO_ERROR)
-        if urb.type is TransferType.ISOCHRONOUS:
-            result = _iso_result(transfer, urb, status)
-        else:
-            length = transfer.getActualLength()
-            data = transfer.getBuffer()[:length] if urb.is_in else b""
-            result = UrbResult(status, data, length)
-        self._keep(transfer, urb)
+        urb, complete, result = transfer.urb, transfer.complete, transfer.result()
+        self._transfers.keep(transfer)
+        del self._in_flight[urb.id]
         if self._is_closing and not self._in_flight:
             self._idle.set()
         complete(result)
         self._memory.gave_back(self, urb)
 
-    def _keep(self, transfer: usb1.USBTransfer, urb: Urb) -> None:
-        """Keep a transfer for the next URB; isochronous ones have a fixed size."""
-        if urb.type is not TransferType.ISOCHRONOUS and not self._is_closing:
-            self._spare.append(transfer)
-
     def cancel(self, urb_id: int) -> None:
         transfer = self._in_flight.get(urb_id)
         if transfer is None:
             self._memory.cancel(self, urb_id)
-        else:
-            try:
-                transfer.cancel()
-            except usb1.USBError as error:  # it is on its way back already
-                log.debug("%s: cancel: %s", self._name, error)
+        elif error := self._transfers.cancel(transfer):  # it is on its way back already
+            log.debug("%s: cancel: %s", self._name, usb1.USBError(error))
 
     # -------------------------------------------- requests that need libusb ----
 
@@ -430,7 +367,7 @@ class OpenUsbDevice(OpenDevice):
         for task in list(self._tasks):
             task.cancel()
         handle, self._handle = self._handle, None
-        self._spare.clear()
+        self._transfers.close()
         await asyncio.to_thread(self._give_back, handle)
         handle.close()
         self._closed(self)
@@ -469,17 +406,3 @@ class OpenUsbDevice(OpenDevice):
                 " get its driver back",
                 *(self._journal.path, reason(error), self._name),
             )
-
-
-def _iso_result(transfer: usb1.USBTransfer, urb: Urb, status: UrbStatus) -> UrbResult:
-    packets, pieces = [], []
-    setups = transfer.getISOSetupList()
-    buffers = transfer.getISOBufferList() if urb.is_in else [b""] * len(setups)
-    for setup, buffer in zip(setups, buffers, strict=True):
-        length = setup["actual_length"]
-        found = _STATUSES.get(setup["status"], UrbStatus.IO_ERROR)
-        packets.append(IsoPacket(length, found))
-        pieces.append(bytes(buffer[:length]))
-    data = b"".join(pieces)
-    length = sum(p.length for p in packets)
-    return UrbResult(status, data, length, tuple(packets))

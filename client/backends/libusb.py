@@ -10,7 +10,6 @@ import ctypes
 import logging
 import os
 import select
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from rusb.usb.types import ClassCode, DescriptorType, Speed, TransferType
 from ._journal import Journal
 from ._libusb_device import KernelMemory, OpenUsbDevice
 from ._sysfs import Sysfs, udev_rule
+from ._transfers import EventHandler
 
 __all__ = ["LibusbBackend"]
 
@@ -95,10 +95,10 @@ class LibusbBackend(DeviceBackend):
         self._memory = KernelMemory(self._sysfs.usbfs_memory())
         self._open: set[OpenUsbDevice] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.get_ident()
         self._changed: Callable[[], None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._watched: set[int] = set()
+        self._poll: select.epoll | None = None
+        self._handler: EventHandler
 
     # ---------------------------------------------------------- event loop ----
 
@@ -108,7 +108,6 @@ class LibusbBackend(DeviceBackend):
             return self._context
         _load()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         context = usb1.USBContext()
         try:
             context.open()
@@ -117,9 +116,12 @@ class LibusbBackend(DeviceBackend):
                 f"libusb cannot be started: {error}; is /dev/bus/usb there?"
             ) from error
         self._context = context
+        self._handler = EventHandler(context)
+        self._poll = poll = select.epoll()
         context.setPollFDNotifiers(self._fd_added, self._fd_removed)
         for fd, events in context.getPollFDList():
-            self._watch_fd(fd, events)
+            poll.register(fd, events)
+        self._loop.add_reader(poll.fileno(), self._handle_events)
         try:
             for line in self._journal.recover():
                 log.warning("%s", line)
@@ -132,38 +134,18 @@ class LibusbBackend(DeviceBackend):
         return context
 
     def _fd_added(self, fd: int, events: int, user_data: object) -> None:
-        self._on_loop(self._watch_fd, fd, events)
+        """A device was opened, in whatever thread: one descriptor stands for all, so
+        that events are handled once per turn of the loop."""
+        assert self._poll is not None
+        self._poll.register(fd, events)
 
     def _fd_removed(self, fd: int, user_data: object) -> None:
-        self._on_loop(self._unwatch_fd, fd)
-
-    def _on_loop(self, call: Callable[..., None], *args: int) -> None:
-        assert self._loop is not None
-        if threading.get_ident() == self._thread:
-            call(*args)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, *args)
-
-    def _watch_fd(self, fd: int, events: int) -> None:
-        assert self._loop is not None
-        self._watched.add(fd)
-        if events & select.POLLIN:
-            self._loop.add_reader(fd, self._handle_events)
-        if events & select.POLLOUT:
-            self._loop.add_writer(fd, self._handle_events)
-
-    def _unwatch_fd(self, fd: int) -> None:
-        assert self._loop is not None
-        self._watched.discard(fd)
-        self._loop.remove_reader(fd)
-        self._loop.remove_writer(fd)
+        assert self._poll is not None
+        self._poll.unregister(fd)
 
     def _handle_events(self) -> None:
-        if self._context is not None:
-            try:
-                self._context.handleEventsTimeout(0)
-            except usb1.USBError as error:
-                log.error("libusb: %s", error)
+        if self._context is not None and (error := self._handler()):
+            log.error("libusb: %s", usb1.USBError(error))
 
     # -------------------------------------------------------------- devices ----
 
@@ -313,9 +295,11 @@ class LibusbBackend(DeviceBackend):
         context, self._context = self._context, None
         if context is not None:
             self._devices.clear()
-            for fd in list(self._watched):
-                self._unwatch_fd(fd)
+            assert self._loop is not None
+            assert self._poll is not None
+            self._loop.remove_reader(self._poll.fileno())
             context.close()
+            self._poll.close()
 
 
 def is_boot_input(descriptor: bytes) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rusb.client.backends._journal import Journal
-from rusb.client.backends._libusb_device import CONTROL_TIMEOUT_MS
 from rusb.client.backends._sysfs import Sysfs, udev_rule
 from rusb.client.backends.libusb import LibusbBackend
 from rusb.errors import DeviceBusy
@@ -120,9 +119,14 @@ def test_what_arrived_before_a_cancel_is_not_lost(
     assert said == {"status": "CANCELLED", "length": 512, "data": 512}
 
 
-def test_the_guest_sets_the_limit_of_a_control_transfer() -> None:
-    """D3: chip erase takes 8 s, and a guest may allow a minute."""
-    assert CONTROL_TIMEOUT_MS >= 120_000
+def test_transfers_are_used_again_and_results_keep_their_data(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    used, closed = play(fakeusb, tmp_path, "again")
+    # one for each endpoint and direction of control transfers
+    assert used == {"bulk": True, "control": True, "made": 4}
+    assert 0 < closed["spare"] <= closed["limit"]
+    assert closed["left"] == 0
 
 
 def test_transfers_wait_for_the_memory_that_usbfs_lends(

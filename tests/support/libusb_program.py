@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rusb.client.backends import libusb
+from rusb.client.backends import _transfers, libusb
 from rusb.client.backends.libusb import LibusbBackend
 from rusb.errors import BackendError
 from rusb.usb.backend import LocalDevice, OpenDevice
@@ -170,6 +170,37 @@ async def keeps(backend: LibusbBackend) -> None:
     (got,) = bench.results[2]
     say(status=got.status.name, length=got.length, data=len(got.data))
     await bench.device.aclose()
+
+
+async def again(backend: LibusbBackend) -> None:
+    """Transfers and buffers are used again: each result keeps what it had."""
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    texts = [b"a", b"", b"long " * 5000, b"b", b"long " * 5000, b"c" * 512, b"d"]
+    for n, text in enumerate(texts):
+        await bench.run(Urb(10 * n + 1, BULK, 0x04, len(text), text))
+        await bench.run(Urb(10 * n + 2, BULK, 0x83, max(len(text), 512)))
+        part = text[:4096]  # the longest control transfer that libusb takes
+        store = SetupPacket(0x40, 2, length=len(part))
+        await bench.run(Urb.control(10 * n + 3, store, part))
+        fetch = SetupPacket(0xC0, 3, length=len(part))
+        await bench.run(Urb.control(10 * n + 4, fetch))
+    came = {u: bytes(r.data) for u, (r,) in bench.results.items()}
+    numbers = range(len(texts))
+    transfers = bench.device._transfers  # type: ignore[attr-defined]
+    say(
+        bulk=[came[10 * n + 2] for n in numbers] == texts,
+        control=[came[10 * n + 4] for n in numbers] == [t[:4096] for t in texts],
+        made=sum(map(len, transfers._spare.values())),
+    )
+    for n in range(1000, 1100):  # all at once
+        bench.submit(Urb(n, BULK, 0x83, 100_000))
+    for n in range(1000, 1100):
+        bench.device.cancel(n)
+    await bench.wait(lambda: all(bench.results.values()))
+    spare = transfers._spare_bytes
+    await bench.device.aclose()
+    say(spare=spare, limit=_transfers.MAX_SPARE_BYTES, left=len(_transfers._submitted))
 
 
 async def memory(backend: LibusbBackend) -> None:
