@@ -28,7 +28,8 @@ from .handshakes import explain_handshake
 from .host import SessionHost
 from .network import network_of
 from .quotas import LineQuota, RemoteLog
-from .release_log import notice_lines, report
+from .rdp_log import notice_lines
+from .release_log import report
 from .remote_devices import RemoteDevices
 from .sessions import Session
 from .state import ClientState, DeviceState

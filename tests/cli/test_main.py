@@ -1,5 +1,6 @@
 """The command itself: sub-commands, usage errors, exit statuses."""
 
+import os
 import pkgutil
 import platform
 import re
@@ -350,3 +351,19 @@ def test_memory_that_is_freed_is_kept_and_not_asked_for_again() -> None:
     words = [sys.executable, "-c", FAULTS]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) < 2 * (3 << 20) // resource.getpagesize()
+
+
+def test_commands_about_machines_load_no_rdp(tmp_path: Path) -> None:
+    """Its cryptography takes as long to import as all the rest."""
+    code = (
+        "import sys; from rusb.cli import main; main(['list', 'vms']);"
+        " print({m for m in sys.modules if m in ('cryptography', 'PIL', 'rusb.rdp')})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"RUSB_HOME": str(tmp_path), "RUSB_RUNTIME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set()\n"

@@ -18,7 +18,8 @@ from rusb.server import events
 from rusb.server.events import KEPT, MAX_TEXT, EventLog
 from rusb.server.machine import control as control_module
 from rusb.server.machine.control import MAX_STREAMS, ControlServer, call, follow
-from rusb.server.release_log import log_lines, notice_lines, terminal_lines
+from rusb.server.rdp_log import notice_lines
+from rusb.server.release_log import log_lines, terminal_lines
 from rusb.server.vbox.lock import MachineLock
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
