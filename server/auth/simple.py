@@ -27,8 +27,8 @@ class Simple:
     def logon(self, request: Request, judgement: Judgement) -> int:
         """Compare; an unknown user costs the time of a known one."""
         stored = self._extra_data.get(PREFIX + self.who(request), "")
-        is_right = verify(stored, request.password)
-        return Result.GRANTED if is_right and stored else Result.DENIED
+        is_right = verify(stored, request.password)  # nothing has an empty hash
+        return Result.GRANTED if is_right else Result.DENIED
 
     def logoff(self, client_id: int) -> None:
         """Nothing to do."""

@@ -199,8 +199,26 @@ def test_t41_numbers_are_ascii_and_bounded(text: str, trouble: str | None) -> No
 
 def test_t41_case_and_look_alikes_differ() -> None:
     kingston = replace(STICK, manufacturer="Kingston")
-    for text in ("kingston", "KINGSTON", "K\u0456ngston", "Kingston\u200b"):
+    for text in (
+        *("kingston", "KINGSTON", "K\u0456ngston", "Kingston\u200b"),
+        "\uff2bingston",  # full width: the same after normalisation
+        "K\u0131ngston",
+    ):
         assert not decide([Filter("f", manufacturer=text)], kingston).matched
+    composed = replace(STICK, manufacturer="Caf\u00e9")
+    assert not decide([Filter("f", manufacturer="Cafe\u0301")], composed).matched
+
+
+def test_t41_an_expression_is_short_even_where_little_of_it_is_stored() -> None:
+    """Leading separators do not count towards the budget of a filter's texts."""
+    assert Filter("f", vendor_id="|" * 253 + "1").criteria
+    with pytest.raises(FilterError, match="vendorId an expression of more than 254"):
+        Filter("f", vendor_id="|" * 254 + "1")
+
+
+def test_t41_an_empty_rule_is_not_everything() -> None:
+    with pytest.raises(FilterError, match="an empty filter; without --filter"):
+        parse_offer("")
 
 
 def test_t41_a_pattern_takes_no_time_whatever_it_is() -> None:

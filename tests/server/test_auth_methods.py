@@ -492,6 +492,7 @@ async def test_the_machines_library_goes_before_the_installations() -> None:
     assert (await second.check(request(password="no"))).granted
 
 
-async def test_an_unknown_type_is_not_let_in() -> None:
-    it = choose(machine("Other", "no.such.module"))
+@pytest.mark.parametrize("kind", ["Other", "", "null "])
+async def test_t46_an_unknown_type_is_not_let_in(kind: str) -> None:
+    it = choose(machine(kind, "no.such.module"))
     assert not (await it.check(request())).granted

@@ -246,6 +246,10 @@ def check_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "run"))
     assert control_path("{AB-CD}") == tmp_path / "run" / "ab-cd.control"
     assert stat.S_IMODE(runtime_folder().stat().st_mode) == 0o700
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getuid", lambda: 4711)
+        with pytest.raises(ControlError, match="belongs to or can be written by"):
+            runtime_folder()
     (tmp_path / "run").chmod(0o777)
     with pytest.raises(ControlError, match="written by others"):
         runtime_folder()
@@ -353,9 +357,25 @@ def test_t44_the_folder_of_locks_must_be_ours(
         lock_path("{AB-CD}")
     monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "real"))
     assert lock_path("{AB-CD}") == tmp_path / "real" / "ab-cd.lock"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getuid", lambda: 4711)
+        with pytest.raises(ControlError, match="belongs to or can be written by"):
+            lock_path("{AB-CD}")
     (tmp_path / "real").chmod(0o770)
     with pytest.raises(ControlError, match="written by others"):
         lock_path("{AB-CD}")
+
+
+def test_t44_the_folder_of_locks_is_made_for_us_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "run"))
+    before = os.umask(0)
+    try:
+        lock_path("{AB-CD}")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
 
 
 def test_the_lock_does_not_depend_on_the_login(

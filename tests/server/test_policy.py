@@ -16,9 +16,11 @@ from rusb.client.backends.emulated import (
     EmulatedDevice,
     describe,
 )
+from rusb.errors import GuestError
 from rusb.filters.model import Filter
 from rusb.server.admission import MAX_DEVICES_PER_CLIENT
 from rusb.server.guests.loopback import LoopbackDevice
+from rusb.server.policy import Policy, Reading
 from rusb.server.reading import MAX_CONFIGURATIONS
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
@@ -28,6 +30,7 @@ from rusb.usb.descriptors import (
     InterfaceDescriptor,
 )
 from rusb.usb.device import DeviceInfo
+from rusb.usb.hiding import with_configurations
 from rusb.usb.setup import SetupPacket
 from rusb.usb.strings import serialize_string
 from rusb.usb.types import ClassCode, Speed
@@ -61,8 +64,8 @@ class Hub(EmulatedDevice):
     """A hub, by its device descriptor or only by one of its interfaces."""
 
     def __init__(self, *, is_composite: bool) -> None:
-        hub = InterfaceDescriptor(0, 0, ClassCode.HUB, 0, 0)
-        described = describe(Speed.HIGH, 0x0099, hub)
+        code = ClassCode.HUB if is_composite else ClassCode.VENDOR_SPECIFIC
+        described = describe(Speed.HIGH, 0x0099, InterfaceDescriptor(0, 0, code, 0, 0))
         if not is_composite:
             device = replace(described.device, device_class=ClassCode.HUB)
             described = replace(described, device=device)
@@ -297,6 +300,21 @@ async def test_t40_a_hidden_keyboard_is_seen_by_filters_that_ask(lab: Policed) -
         lab.use(Filter("disks", interface_class="08", masked_interfaces=0b10))
         assert seen(await lab.one()) == (0,)
     assert lab.log().count("VUSB: Attached") == 1
+
+
+def test_t40_a_keyboard_in_another_configuration_is_seen_too() -> None:
+    """The guest may select any of them."""
+    disk = InterfaceDescriptor(0, 0, 8, 6, 0x50)
+    keys = InterfaceDescriptor(0, 0, 3, 1, 1)
+    whole = describe(Speed.HIGH, 0x0099, disk)
+    (first,) = whole.configurations
+    second = replace(first, value=2, members=(keys,))
+    policy = Policy((Filter("disks", interface_class="08"),))
+    info = DeviceInfo(1, 0x1209, 0x0099, remote=True)
+    assert policy.judge(Reading(info, whole)).descriptors == whole
+    both = with_configurations(whole, (first, second))
+    with pytest.raises(GuestError, match="interface 0 has 0003"):
+        policy.judge(Reading(info, both))
 
 
 async def test_the_next_filter_takes_it_with_its_own_mask(lab: Policed) -> None:

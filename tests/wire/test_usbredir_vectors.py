@@ -128,6 +128,7 @@ def test_the_index_of_an_endpoint() -> None:
 @pytest.mark.parametrize(  # T30
     ("body", "is_right"),
     [
+        (struct.pack("<I128x", 0), True),  # of a device that is not configured
         (struct.pack("<I128x", 32), True),
         (struct.pack("<I128x", 33), False),
         (struct.pack("<I127x", 1), False),
