@@ -30,6 +30,7 @@ from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.svc import SHOW_PROTOCOL, WHOLE
+from tests.support.amount import seeds
 from tests.support.rdp.joined import Cut, Joined, clear, whole
 from tests.support.rdp.raw import RawClient, RawServer
 from tests.support.rdp.standard import encrypted
@@ -559,8 +560,9 @@ def test_pieces_that_are_joined_are_counted() -> None:
         pour()
 
 
+@pytest.mark.fuzz
 @HOSTILE
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", seeds(30, 200))
 def test_whatever_arrives_gives_events_or_one_error(
     make: Callable[[], Raw], seed: int
 ) -> None:
