@@ -1,8 +1,7 @@
-"""One real device in use, through libusb, and the kernel's memory for transfers."""
+"""One real device in use, through libusb."""
 
 import asyncio
 import logging
-from collections import Counter, deque
 from collections.abc import Callable
 
 import usb1
@@ -15,10 +14,11 @@ from rusb.usb.types import Feature, Request, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from ._journal import Journal
+from ._kernel_memory import KernelMemory
 from ._sysfs import Sysfs
 from ._transfers import Transfer, Transfers
 
-__all__ = ["KernelMemory", "OpenUsbDevice"]
+__all__ = ["OpenUsbDevice"]
 
 log = logging.getLogger(__name__)
 
@@ -28,123 +28,11 @@ CLOSE_SECONDS = 2.0
 MAX_ISO_PACKETS = 1024
 """Packets of one isochronous URB."""
 
-RETRY_SECONDS, MAX_RETRIES = 0.05, 100
-"""How often to ask for memory of the kernel that other programs have."""
-
 _SUBMIT_ERRORS = {
     usb1.ERROR_NO_DEVICE: UrbStatus.NO_DEVICE,
     usb1.ERROR_NOT_FOUND: UrbStatus.INVALID,
     usb1.ERROR_INVALID_PARAM: UrbStatus.INVALID,
 }
-
-
-class KernelMemory:
-    """Where transfers wait for what usbfs lets all programs have at once.
-
-    The kernel refuses what is above it (ENOMEM). Per endpoint the order stays; a
-    quarter is for endpoints that have nothing in flight yet, so that none waits for
-    reads that wait for it.
-
-    Args:
-        limit: bytes, for this process; 0: none.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit - limit // 16  # the kernel counts its own structures, too
-        self._used = 0
-        self._in_flight: Counter[tuple[OpenUsbDevice, int]] = Counter()
-        self._waiting: deque[tuple[OpenUsbDevice, Urb, Completion]] = deque()
-        self._retry: asyncio.TimerHandle | None = None
-        self._retries = 0
-        self._is_moving = False
-
-    def submit(self, device: "OpenUsbDevice", urb: Urb, complete: Completion) -> None:
-        """Start a transfer, now or when there is room."""
-        if (
-            not self._waiting
-            and self._fits(device, urb)
-            and device.start(urb, complete)
-        ):
-            return
-        self._waiting.append((device, urb, complete))
-        self._move()
-
-    def took(self, device: "OpenUsbDevice", urb: Urb) -> None:
-        """The kernel has a transfer."""
-        self._used += urb.length
-        self._in_flight[device, urb.endpoint] += 1
-
-    def gave_back(self, device: "OpenUsbDevice", urb: Urb) -> None:
-        """It gave it back."""
-        self._used -= urb.length
-        self._in_flight[device, urb.endpoint] -= 1
-        if not self._in_flight[device, urb.endpoint]:
-            del self._in_flight[device, urb.endpoint]
-        self._retries = 0
-        if self._waiting:
-            self._move()
-
-    def cancel(self, device: "OpenUsbDevice", urb_id: int | None = None) -> None:
-        """Complete what of a device waits here: one transfer, or all."""
-        for entry in list(self._waiting):
-            if entry[0] is device and urb_id in (None, entry[1].id):
-                self._waiting.remove(entry)
-                entry[2](UrbResult(UrbStatus.CANCELLED))
-
-    def _move(self) -> None:
-        """Start what there is room for, in order."""
-        if self._is_moving:
-            return  # the call further out goes on with it
-        self._is_moving = True
-        try:
-            while self._start_one():
-                pass
-        finally:
-            self._is_moving = False
-
-    def _fits(self, device: "OpenUsbDevice", urb: Urb) -> bool:
-        """Is there room? A transfer that is larger than all of it goes alone."""
-        if not (self._limit and self._used):
-            return True
-        is_first = not self._in_flight[device, urb.endpoint]
-        room = self._limit if is_first else self._limit * 3 // 4
-        return self._used + urb.length <= room
-
-    def _start_one(self) -> bool:
-        blocked: set[tuple[OpenUsbDevice, int]] = set()
-        for entry in self._waiting:
-            device, urb, complete = entry
-            if not self._fits(device, urb) or (device, urb.endpoint) in blocked:
-                blocked.add((device, urb.endpoint))
-                continue
-            if device.start(urb, complete):
-                self._waiting.remove(entry)
-                return True
-            return self._was_refused(entry)
-        return False
-
-    def _was_refused(self, entry: tuple["OpenUsbDevice", Urb, Completion]) -> bool:
-        """Wait for other programs, but not for ever; True: go on with the next."""
-        if not self._used and self._retries >= MAX_RETRIES:
-            self._retries = 0
-            self._waiting.remove(entry)
-            log.error(
-                "a transfer of %d bytes failed: the kernel has no memory for it; write"
-                " a larger number into"
-                " /sys/module/usbcore/parameters/usbfs_memory_mb",
-                entry[1].length,
-            )
-            entry[2](UrbResult(UrbStatus.IO_ERROR))
-            return True
-        if self._retry is None:
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(RETRY_SECONDS, self._try_again)
-        return False
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._retries += 1
-        self._move()
 
 
 class OpenUsbDevice(OpenDevice):
@@ -219,10 +107,10 @@ class OpenUsbDevice(OpenDevice):
         self._memory.gave_back(self, urb)
 
     def cancel(self, urb_id: int) -> None:
+        self._memory.cancel(self, urb_id)
         transfer = self._in_flight.get(urb_id)
-        if transfer is None:
-            self._memory.cancel(self, urb_id)
-        elif error := self._transfers.cancel(transfer):  # it is on its way back already
+        if transfer is not None and (error := self._transfers.cancel(transfer)):
+            # it is on its way back already
             log.debug("%s: cancel: %s", self._name, usb1.USBError(error))
 
     # -------------------------------------------- requests that need libusb ----

@@ -24,7 +24,8 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.types import ClassCode, DescriptorType, Speed, TransferType
 
 from ._journal import Journal
-from ._libusb_device import KernelMemory, OpenUsbDevice
+from ._kernel_memory import KernelMemory, usable
+from ._libusb_device import OpenUsbDevice
 from ._sysfs import Sysfs, udev_rule
 from ._transfers import EventHandler
 
@@ -254,6 +255,16 @@ class LibusbBackend(DeviceBackend):
         )
         self._open.add(opened)
         return opened
+
+    def limits(self) -> str | None:
+        limit = self._sysfs.usbfs_memory()
+        if not limit:
+            return "usbfs does not limit the memory of transfers (usbfs_memory_mb is 0)"
+        return (
+            f"usbfs lends all programs {limit >> 20} MiB for transfers"
+            f" (usbfs_memory_mb); rusb has {usable(limit) >> 20} MiB of it in use at"
+            " most, and further transfers wait"
+        )
 
     # ------------------------------------------------------------- hot-plug ----
 

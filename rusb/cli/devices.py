@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List them."""
     set_up_logging(args.verbose)
-    devices = run_async(_list(args.backend or ["libusb"], args.force))
+    devices, limits = run_async(_list(args.backend or ["libusb"], args.force))
     if args.json:
         print(json.dumps([_as_object(d) for d in devices], indent=2))
         return 0
@@ -37,18 +37,24 @@ def run(args: argparse.Namespace) -> int:
         print(_as_text(device))
     if not devices:
         print("No USB devices but hubs are plugged in.")
+    if args.verbose:
+        for limit in limits:
+            print(f"Limit: {limit}")
     return 0
 
 
-async def _list(names: list[str], force: bool) -> list[LocalDevice]:
-    found = []
+async def _list(names: list[str], force: bool) -> tuple[list[LocalDevice], list[str]]:
+    """Return the devices, and what bounds their transfers."""
+    found, limits = list[LocalDevice](), list[str]()
     for name in names:
         backend = load_backend(name, force=force)
         try:
             found += await backend.list_devices()
         finally:
             await backend.aclose()
-    return found
+        if (limit := backend.limits()) is not None:
+            limits.append(limit)
+    return found, limits
 
 
 def _as_object(device: LocalDevice) -> dict[str, object]:

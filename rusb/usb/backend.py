@@ -219,6 +219,10 @@ class DeviceBackend(ABC):
             BackendError: anything else.
         """
 
+    def limits(self) -> str | None:
+        """Say in a sentence what bounds the transfers of its devices, if anything."""
+        return None
+
     @abstractmethod
     def watch(self, changed: Callable[[], None]) -> None:
         """Call *changed* on the loop whenever ``list_devices`` may differ."""

@@ -141,6 +141,32 @@ def test_transfers_wait_for_the_memory_that_usbfs_lends(
     assert end == {"once": True}
 
 
+def test_a_transfer_of_more_than_usbfs_lends_goes_in_pieces(
+    fakeusb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKEUSB_MEMORY_MB", "1")
+    said, cancelled = play(fakeusb, tmp_path, "large")
+    assert said["told"] == {str(n): ["OK"] for n in range(1, 6)}
+    assert (said["same"], said["after"], said["control"]) == (True, "after", "OK")
+    assert cancelled == {"status": "CANCELLED", "kept": True}
+
+
+def test_devices_v_names_what_usbfs_lends(fakeusb: Path, tmp_path: Path) -> None:
+    command = [fakeusb, "-r", tmp_path / "usb", sys.executable, "-m", "rusb", "devices"]
+    for options, count in (["-v"], 1), ([], 0):
+        said = subprocess.run(
+            [*map(str, command), *options],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        line = "Limit: usbfs lends all programs 16 MiB for transfers (usbfs_memory_mb);"
+        assert said.count(line) == count
+        assert "FakeUSB Disk and Loopback" in said
+
+
 def test_a_full_disk_keeps_nobody_from_a_device(fakeusb: Path, tmp_path: Path) -> None:
     (said,) = play(fakeusb, tmp_path, "full_disk")
     assert (said["status"], said["bound"]) == ("OK", True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rusb.client.backends import _transfers, libusb
+from rusb.client.backends._kernel_memory import KernelMemory
 from rusb.client.backends.libusb import LibusbBackend
 from rusb.errors import BackendError
 from rusb.usb.backend import LocalDevice, OpenDevice
@@ -222,6 +223,34 @@ async def memory(backend: LibusbBackend) -> None:
     say(failed=failed, control=control.status.name, order=order, cancelled=told)
     await bench.device.aclose()
     say(once=all(len(r) == 1 for r in bench.results.values()))
+
+
+async def large(backend: LibusbBackend) -> None:
+    """Transfers of more than usbfs lends, 1 MiB here, and what follows them."""
+    backend._memory = KernelMemory(1 << 20)
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    data = os.urandom(5 << 19)
+    bench.submit(Urb(1, BULK, 0x04, len(data), data))
+    bench.submit(Urb(2, BULK, 0x04, 5, b"after"))
+    bench.submit(Urb(3, BULK, 0x83, len(data)))
+    bench.submit(Urb(4, BULK, 0x83, 4 << 20))
+    control = await bench.run(Urb.control(5, SetupPacket.get_descriptor(1, 0, 18)))
+    await bench.wait(lambda: all(bench.results.values()))
+    (came,), (after,) = bench.results[3], bench.results[4]
+    say(
+        told=bench.told(),
+        same=bytes(came.data) == data,
+        after=bytes(after.data).decode(),
+        control=control.status.name,
+    )
+    bench.submit(Urb(6, BULK, 0x83, 4 << 20))
+    await bench.run(Urb(7, BULK, 0x04, 1 << 19, data[: 1 << 19]))
+    bench.device.cancel(6)
+    await bench.wait(lambda: all(bench.results.values()))
+    (got,) = bench.results[6]
+    say(status=got.status.name, kept=bytes(got.data) == data[: 1 << 19])
+    await bench.device.aclose()
 
 
 async def full_disk(backend: LibusbBackend) -> None:
