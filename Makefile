@@ -13,6 +13,9 @@ PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslin
 	remmina-plugin-rdp krdc gnome-connections dbus-daemon \
 	groff-base zsh fish
 
+# Each of the hundreds of programs that the tests start would compile all of rusb.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Many tests only wait: two processes for each core of a small machine.
 SIDE_BY_SIDE := -n 4 --dist loadgroup
 UNIT := tests/usb tests/wire tests/rdp tests/filters

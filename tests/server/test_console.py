@@ -17,6 +17,7 @@ from rusb.server.vbox.model import Adapter, Hardware
 from rusb.server.vbox.serialport import SerialPort
 from tests.support.hardware import controllers
 from tests.support.running import UUID, make, wait_log
+from tests.support.rusbserver import free_port
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -24,12 +25,6 @@ ECHO = bytes.fromhex("baf803 b021 ee b400 cd16 baf803 ee ebf6")
 ECHO = ECHO.ljust(510, b"\0") + b"\x55\xaa"
 """A boot sector that sends an exclamation mark to COM1, then each key: mov dx,3f8h;
 mov al,21h; out dx,al; again: mov ah,0; int 16h; mov dx,3f8h; out dx,al; jmp again."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 def machine(

@@ -4,8 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,56 +19,14 @@ from rusb.server.vbox.files import (
     write_file,
 )
 from rusb.server.vbox.registry import Registry
+from tests.support.dying import die
 
 OLD, NEW = b"old " * 1000, b"new " * 3000
 
-DIE = """
-import os, sys
-from pathlib import Path
-from rusb.server.vbox import files
-
-step, count = int(sys.argv[2]), 0
-
-def deadly(function):
-    def run(*args, **known):
-        global count
-        count += 1
-        if count == step:
-            os._exit(9)
-        return function(*args, **known)
-    return run
-
-for name in ("open", "fsync", "link", "replace", "close"):
-    setattr(os, name, deadly(getattr(os, name)))
-Path.unlink = deadly(Path.unlink)
-real = os.fdopen
-
-def fdopen(*args):
-    file = real(*args)
-    write = file.write
-    class Half:
-        def __enter__(self): return self
-        def __exit__(self, *a): file.close()
-        def write(self, data):
-            write(data[: len(data) // 2]); file.flush()
-            deadly(lambda: None)()
-            write(data[len(data) // 2 :])
-        def flush(self): file.flush()
-        def fileno(self): return file.fileno()
-    return Half()
-
-os.fdopen = fdopen
-path = Path(sys.argv[1])
+CHANGE = """
+from rusb.server.vbox.files import change_file
+change_file(path, lambda old: b"new " * 3000)
 """
-"""Dies at the given one of the steps that the code after it makes."""
-
-
-def die(step: int, code: str, path: Path) -> bool:
-    """Run *code* in a process that dies at a step; tell whether it came to its end."""
-    command = [sys.executable, "-c", DIE + code, str(path), str(step)]
-    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
-    assert done.returncode in (0, 9), done.stderr
-    return done.returncode == 0
 
 
 def test_a_writer_that_dies_at_any_step_leaves_the_old_or_the_new(
@@ -80,8 +36,7 @@ def test_a_writer_that_dies_at_any_step_leaves_the_old_or_the_new(
     seen = set()
     for step in range(1, 40):
         path.write_bytes(OLD)
-        code = 'files.change_file(path, lambda old: b"new " * 3000)'
-        is_done = die(step, code, path)
+        is_done = die(step, CHANGE, path)
         found = path.read_bytes()
         assert found in (OLD, NEW)
         seen.add((is_done, found))

@@ -7,6 +7,7 @@ from rusb.filters.model import Filter
 from rusb.server.machine.running import RunningMachine
 from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.settings import Machine, RemoteDisplay
+from tests.support.rusbserver import free_port
 
 UUID = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a705"
 
@@ -25,7 +26,7 @@ def make(
         usb_controllers=("OHCI", "EHCI"),  # as most machines of VirtualBox have
         remote_display=RemoteDisplay(**(settings | display)),  # type: ignore[arg-type]
     )
-    machine.remote_display.properties["TCP/Ports"] = "42000-42999"
+    machine.remote_display.properties["TCP/Ports"] = str(free_port())
     machine.remote_display.properties["TCP/Address"] = "127.0.0.1"
     return RunningMachine(
         machine,

@@ -1,6 +1,8 @@
 """``rusb serve`` as a process of its own."""
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -78,11 +80,12 @@ class RusbServer:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that no system gives away by itself."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 MACHINE = """<?xml version="1.0"?>
