@@ -357,7 +357,11 @@ async def follow(
         reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
         try:
             writer.write(_line({"command": "events", "arguments": arguments}))
-            while line := await reader.readline():
+            while True:
+                async with asyncio.timeout(None if follows else ANSWER_TIMEOUT):
+                    line = await reader.readline()
+                if not line:
+                    break
                 event = json.loads(line)
                 match event:
                     case {"event": str()}:
@@ -370,6 +374,10 @@ async def follow(
             writer.close()
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError("the machine is not running") from None
+    except TimeoutError:
+        raise ControlError(
+            f"the running machine sent no events in {ANSWER_TIMEOUT:g} s"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, RusbError):
             raise

@@ -3,13 +3,15 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rusb.errors import ControlError
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.errors import ControlError, GuestError, ServerBusy
 from rusb.rdp import notices
 from rusb.rdp.security import Method
 from rusb.rdp.standard import Encryption
@@ -23,6 +25,7 @@ from rusb.server.release_log import log_lines, terminal_lines
 from rusb.server.vbox.lock import MachineLock
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
+from tests.support.whole_path import Lab, machine, sessions_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 INFO = DeviceInfo(7, 0x1209, 1, product="Drive", speed=Speed.HIGH)
@@ -418,3 +421,86 @@ async def test_an_older_rusb_does_not_know_the_command(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="does not know 'events'"):
         _ = [e async for e in follow(tmp_path / "old", None, follows=False)]
     server.close()
+
+
+async def test_a_machine_that_says_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "ANSWER_TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute"))
+        mute.listen()
+        with pytest.raises(ControlError, match=r"sent no events in 0\.1 s"):
+            _ = [e async for e in follow(tmp_path / "mute", None, follows=False)]
+
+
+# ------------------------------------------------------------------ server ----
+
+
+async def heard(lab: Lab, name: str, count: int = 1) -> list[dict[str, Any]]:
+    """The events of a name, once there are so many."""
+
+    def found() -> list[dict[str, Any]]:
+        return [e for e in lab.server.happened.after(None) if e["event"] == name]
+
+    await wait_for(lambda: len(found()) >= count)
+    return found()
+
+
+async def test_what_a_server_tells(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, machine())
+    async with asyncio.timeout(20), lab.server:
+        (started,) = await heard(lab, "server.started")
+        assert started["port"] == lab.server.port
+        async with lab.client(EmulatedBackend(devices=[Loopback()])):
+            (attached,) = await heard(lab, "device.attached")
+            assert (attached["device"], attached["id"]) == ("usb-1", "1209:0004")
+            with pytest.raises(ServerBusy):
+                async with lab.client(EmulatedBackend(devices=[])):
+                    pass
+            (refused,) = await heard(lab, "client.refused")
+            assert refused["client"] == 2
+            assert refused["reason"] == "Multiple connections are not enabled."
+            lab.server.set_filters([])
+            (changed,) = await heard(lab, "filters.changed")
+            assert changed["count"] == 0
+            (detached,) = await heard(lab, "device.detached")
+            assert detached["why"] == "refused: there are no filters"
+            (verdict,) = await heard(lab, "device.refused")
+            assert verdict["uuid"] == attached["uuid"]
+        left = await heard(lab, "client.left", 2)
+        assert {event["client"] for event in left} == {1, 2}
+    assert (await heard(lab, "server.stopping"))[0]["seq"] == lab.server.happened.last
+
+
+async def test_a_device_that_the_guest_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(device: object) -> str:
+        raise GuestError("no port is left")
+
+    lab = Lab(tmp_path, machine())
+    monkeypatch.setattr(lab.guest, "attach", refuse)
+    async with asyncio.timeout(20), lab.server:
+        async with lab.client(EmulatedBackend(devices=[Loopback()])):
+            (failed,) = await heard(lab, "device.failed")
+            assert failed["why"] == "no port is left"
+            (device,) = lab.server.devices()
+            assert (device.attached, device.problem) == (False, "no port is left")
+
+
+async def test_a_link_that_is_held_is_told_now_and_then(tmp_path: Path) -> None:
+    """Not each time: a slow client changes its mind many times in a second."""
+    lab = Lab(tmp_path, machine())
+    async with asyncio.timeout(20), lab.server:
+        async with lab.client(EmulatedBackend(devices=[])):
+            await heard(lab, "client.admitted")
+            (session,) = sessions_of(lab.server)
+            for is_high in (True, False) * 5:
+                session._on_pressure(is_high)
+            assert len(await heard(lab, "link.held")) == 1
+            session._held_after = 0.0
+            session._on_pressure(True)
+            held = await heard(lab, "link.held", 2)
+            assert [event["client"] for event in held] == [1, 1]
+            session._on_pressure(False)
