@@ -2,8 +2,9 @@
 
 import resource
 from collections import Counter
+from collections.abc import Callable
 
-from .release_log import ReleaseLog
+from . import events
 from .sessions import Session, Sessions
 from .vbox.settings import Machine
 
@@ -46,13 +47,18 @@ class Admission:
     Args:
         machine: its remote display says whether several clients may be connected.
         sessions: those that there are.
-        log: the machine's.
+        tell: gets what happens.
     """
 
-    def __init__(self, machine: Machine, sessions: Sessions, log: ReleaseLog) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        sessions: Sessions,
+        tell: Callable[[events.Event], None],
+    ) -> None:
         self._machine = machine
         self._sessions = sessions
-        self._log = log
+        self._tell = tell
         self._complaints = 0
 
     def welcome(self, session: Session) -> bool:
@@ -62,11 +68,7 @@ class Admission:
         if crowds[session.network] >= MAX_WAITING_PER_NETWORK:
             self._complaints += 1
             if self._complaints <= MAX_COMPLAINTS:
-                self._log.write(
-                    f"VRDP: {crowds[session.network]} connections from"
-                    f" {session.network} wait for their logon: a new one from there"
-                    " was closed."
-                )
+                self._tell(events.Crowded(session.network, crowds[session.network]))
             return False
         if len(waiting) >= MAX_WAITING:
             most = max(crowds, key=crowds.__getitem__)
@@ -85,7 +87,7 @@ class Admission:
         """
         problem = self._crowding(session)
         if problem:
-            self._log.write(f"AUTH: {problem} Access denied.")
+            self._tell(events.PlaceDenied(problem))
         else:
             self._sessions.logged_on()
         return problem
@@ -102,9 +104,7 @@ class Admission:
             return ""
         if not display.reuse_single_connection:
             return "Multiple connections are not enabled."
-        self._log.write(
-            "AUTH: Multiple connections are not enabled. Disconnecting the others."
-        )
+        self._tell(events.OthersDisconnected())
         for other in others:
             other.disconnect(STOPPED)
         return ""

@@ -1,17 +1,12 @@
-"""What happens at a server, as typed events; those that have a name go out as JSON.
+"""What happens at a server, as typed events.
 
 The lines of ``VBox.log`` and of the terminal are made of them in ``release_log.py``;
-``rusb events`` prints them, one JSON object a line (docs/spec/events.md).
+``rusb events`` prints those with a name (docs/spec/events.md).
 """
 
 import dataclasses
-import datetime
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rusb.usb.device import DeviceInfo
 
@@ -20,6 +15,7 @@ __all__ = [
     "ClientConnected",
     "ClientLeft",
     "ClientRefused",
+    "Crowded",
     "Cure",
     "DeviceAdmitted",
     "DeviceAttached",
@@ -33,30 +29,23 @@ __all__ = [
     "DeviceRefused",
     "DeviceUnfit",
     "Event",
-    "EventLog",
     "FeatureOff",
     "FiltersChanged",
     "LinkHeld",
     "LoggedOff",
     "LogonAsked",
+    "OthersDisconnected",
+    "PlaceDenied",
     "ScreenMissing",
     "ServerStarted",
+    "ServerFailed",
+    "ServerStopped",
     "ServerStopping",
     "Subject",
     "TlsAgreed",
+    "Warned",
     "WireAgreed",
 ]
-
-VERSION = 1
-"""Of the form in JSON."""
-
-KEPT = 1000
-"""Events that are kept; who is more than that behind learns how many it missed."""
-
-MAX_TEXT = 1024
-"""Characters of a text in an event, of which peers may be the authors."""
-
-LOST = "events.lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +91,33 @@ class ServerStopping(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerStopped(Event):
+    """It listens no more, and everybody is disconnected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFailed(Event):
+    """It could not start.
+
+    Attributes:
+        problem: a sentence.
+    """
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Event):
+    """There is something that its owner should fix.
+
+    Attributes:
+        text: a sentence.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class FiltersChanged(Event):
     """Other filters count from now on.
 
@@ -123,6 +139,34 @@ class ClientConnected(Event):
     NAME: ClassVar[str] = "client.connected"
     client: int
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded(Event):
+    """A connection was closed at once: too many of its network wait for their logon.
+
+    Attributes:
+        waiting: how many do.
+    """
+
+    network: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceDenied(Event):
+    """A client passed its logon, and there is no place for it.
+
+    Attributes:
+        problem: a sentence.
+    """
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class OthersDisconnected(Event):
+    """A client takes the only place, and the others have to go (4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,70 +462,3 @@ class Cure(DeviceEvent):
 
     command: str
     is_bare: bool = False
-
-
-# -------------------------------------------------------------------- stream ----
-
-
-class EventLog:
-    """The latest events of a machine, numbered from 1.
-
-    Args:
-        machine: its name.
-        clock: seconds since 1970.
-    """
-
-    def __init__(self, machine: str, clock: Callable[[], float] = time.time) -> None:
-        self._machine = machine
-        self._clock = clock
-        self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._watchers: set[Callable[[], None]] = set()
-        self.last = 0
-
-    def add(self, event: Event) -> None:
-        """Keep an event that has a name, and tell who watches."""
-        if not event.NAME:
-            return
-        self.last += 1
-        members = {name: _clip(value) for name, value in event.members().items()}
-        self._kept.append(self._head(event.NAME, self.last) | members)
-        for changed in list(self._watchers):
-            changed()
-
-    def after(self, number: int | None) -> list[dict[str, Any]]:
-        """Return the events after a number; None: all that are kept.
-
-        If some of them are not kept any more, the first one says how many. A number
-        that there has not been yet is one of an earlier run: all are returned.
-        """
-        if number is None or number > self.last:
-            return list(self._kept)
-        missing = self.last - number
-        found = list(self._kept)[-missing:] if missing else []
-        if lost := missing - len(found):
-            head = self._head(LOST, number + lost)
-            found.insert(0, head | {"count": lost})
-        return found
-
-    @contextmanager
-    def watch(self, changed: Callable[[], None]) -> Iterator[None]:
-        """Call *changed* after each event."""
-        self._watchers.add(changed)
-        try:
-            yield
-        finally:
-            self._watchers.discard(changed)
-
-    def _head(self, name: str, number: int) -> dict[str, Any]:
-        when = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
-        return {
-            "v": VERSION,
-            "seq": number,
-            "time": when.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "event": name,
-            "machine": self._machine,
-        }
-
-
-def _clip(value: object) -> object:
-    return value[:MAX_TEXT] if isinstance(value, str) else value

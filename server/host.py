@@ -8,10 +8,11 @@ from .admission import Admission
 from .auth import Authenticator
 from .display.pacing import Pacer
 from .display.status import StatusDisplay
-from .events import EventLog
+from .event_log import EventLog
+from .events import Event
 from .guests.base import GuestBackend
 from .quotas import LineQuota, NetworkQuotas, Terminal
-from .release_log import ReleaseLog
+from .release_log import ReleaseLog, report
 from .remote_devices import RemoteDevices
 from .sessions import Sessions
 from .vbox.settings import Machine
@@ -55,7 +56,7 @@ class SessionHost:
         self.told = told
         self.lines = NetworkQuotas()
         self.sessions = sessions
-        self.admission = Admission(machine, sessions, log)
+        self.admission = Admission(machine, sessions, self.tell)
         self._display = StatusDisplay(machine.name, self._plugged)
         self.pacer = Pacer(self._display)
         self._numbers = itertools.count(1)
@@ -87,6 +88,10 @@ class SessionHost:
         if client in self._devices:
             await self._devices[client].wait_detached()
             del self._devices[client]
+
+    def tell(self, event: Event) -> None:
+        """Report what no client alone causes; for that there are quotas."""
+        report(event, self.happened, self.log, self.terminal)
 
     def next_number(self) -> int:
         """Return a number for a device, never used before."""

@@ -23,6 +23,7 @@ from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
 from . import events
+from .event_log import EventLog
 from .quotas import MAX_LINE, Writer
 
 __all__ = ["ReleaseLog", "log_lines", "report", "terminal_lines"]
@@ -200,6 +201,21 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
         case events.ServerStarted():
             where = f"{event.port} ({event.families})"
             return (f"VRDP: TCP server listening on port {where}.",)
+        case events.ServerFailed(problem):
+            return (f"VRDP: {problem}",)
+        case events.ServerStopped():
+            return ("VRDP: TCP server closed.",)
+        case events.Warned(text):
+            return (f"VRDP: WARNING: {text}",)
+        case events.Crowded(network, waiting):
+            which = f"{waiting} connections from {network}"
+            end = "wait for their logon: a new one from there was closed."
+            return (f"VRDP: {which} {end}",)
+        case events.PlaceDenied(problem):
+            return (f"AUTH: {problem} Access denied.",)
+        case events.OthersDisconnected():
+            why = "Multiple connections are not enabled."
+            return (f"AUTH: {why} Disconnecting the others.",)
         case events.ClientConnected(client, address):
             family = "IPv6" if ":" in address else "IPv4"
             opened = f"VRDP: Connection opened ({family}): {client}"
@@ -284,6 +300,8 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
             if isinstance(event, events.ClientRefused):
                 end = f"refused: {event.reason}"
             return (f"client {event.client}: {who} {end}",)
+        case events.Warned(text):
+            return (f"WARNING: {text}",)
         case events.ClientLeft(stage="admitted"):
             why = f": {event.reason}" if event.reason else ""
             return (f"client {event.client}: disconnected{why}",)
@@ -307,7 +325,7 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
 
 def report(
     event: events.Event,
-    happened: events.EventLog,
+    happened: EventLog,
     log: Writer,
     terminal: Writer | None = None,
 ) -> None:

@@ -16,11 +16,12 @@ from . import events
 from .admission import STOPPED
 from .auth import choose
 from .config import ServerConfig
+from .event_log import EventLog
 from .guests.base import GuestBackend
 from .host import SessionHost
 from .listeners import Listeners
 from .quotas import LineQuota, Terminal
-from .release_log import ReleaseLog, report
+from .release_log import ReleaseLog
 from .security import Security
 from .session import ServerSession
 from .sessions import Sessions
@@ -72,7 +73,7 @@ class Server:
         *,
         guest: GuestBackend | None = None,
         log: ReleaseLog | None = None,
-        happened: events.EventLog | None = None,
+        happened: EventLog | None = None,
         report: Callable[[str], None] = log.warning,
     ) -> None:
         self.config = config
@@ -81,8 +82,7 @@ class Server:
         self.guest = guest or load_guest(config.guest)
         self.log = log or ReleaseLog(config.log)
         self._owns_log = log is None
-        self.happened = happened or events.EventLog(self.machine.name)
-        self.report = report
+        self.happened = happened or EventLog(self.machine.name)
         self.authenticator = choose(
             self.machine,
             library=config.auth_library,
@@ -127,7 +127,7 @@ class Server:
             self.guest.watch_lost(self._sessions.lost_by_guest)
             await self._listen()
         except RusbError as error:
-            self.log.write(f"VRDP: {error}")
+            self._host.tell(events.ServerFailed(str(error)))
             await self.aclose()
             raise
         except BaseException:
@@ -151,7 +151,7 @@ class Server:
         self._is_closed = True
         was_open = self._listeners.close()
         if was_open:
-            self._tell(events.ServerStopping())
+            self._host.tell(events.ServerStopping())
         self._host.pacer.close()
         sessions = list(self._sessions)
         for session in sessions:
@@ -161,7 +161,7 @@ class Server:
             await asyncio.wait(ends, timeout=END_TIMEOUT)
         await self.guest.aclose()
         if was_open:
-            self.log.write("VRDP: TCP server closed.")
+            self._host.tell(events.ServerStopped())
         if self._owns_log:
             self.log.close()
 
@@ -191,7 +191,7 @@ class Server:
     def set_filters(self, filters: Sequence[Filter]) -> None:
         """Use other filters from now on, also for devices that are here already."""
         self.machine.filters = tuple(filters)
-        self._tell(events.FiltersChanged(len(filters)))
+        self._host.tell(events.FiltersChanged(len(filters)))
         self._sessions.reconsider()
 
     def resize(self, width: int, height: int) -> None:
@@ -216,13 +216,9 @@ class Server:
                 " (--address, or the property TCP/Address)"
             )
 
-    def _tell(self, event: events.Event) -> None:
-        report(event, self.happened, self.log)
-
     def _warn(self, text: str) -> None:
         """Say in the log and at the terminal what its owner should fix."""
-        self.log.write(f"VRDP: WARNING: {text}")
-        self.report(f"WARNING: {text}")
+        self._host.tell(events.Warned(text))
 
     async def _listen(self) -> None:
         display = self.machine.remote_display
@@ -239,7 +235,7 @@ class Server:
                 " has the ports to try"
             ).hinting(Hint.OTHER_PORT) from None
         self._warn_of_open_door(self._listeners.addresses)
-        self._tell(events.ServerStarted(self.port, self._listeners.families))
+        self._host.tell(events.ServerStarted(self.port, self._listeners.families))
 
     def _accept(self) -> asyncio.Protocol:
         """Make the protocol of a new connection."""

@@ -21,7 +21,7 @@ from rusb.errors import ControlError, RusbError
 from rusb.oserrors import reason
 from rusb.usb.device import clean_text
 
-from ..events import EventLog
+from ..event_log import EventLog
 from ..vbox.files import belongs_to_others
 from ..vbox.lock import MachineLock, holder_of, lock_path
 

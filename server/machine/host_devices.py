@@ -22,6 +22,7 @@ from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
 from .. import events
 from ..attachments import Attachment, why_failed
+from ..event_log import EventLog
 from ..guests.base import AttachedDevice, GuestBackend
 from ..policy import SHOWS_ELSE, Policy
 from ..release_log import ReleaseLog, report
@@ -271,7 +272,7 @@ class HostPlugs:
         usb: HostDevices,
         guest: GuestBackend,
         log: ReleaseLog,
-        happened: events.EventLog,
+        happened: EventLog,
         filters: Callable[[], Iterable[Filter]] = lambda: (),
     ) -> None:
         self._usb = usb

@@ -13,7 +13,7 @@ from typing import Any
 from rusb.errors import ControlError, RusbError
 
 from ..config import ServerConfig
-from ..events import EventLog
+from ..event_log import EventLog
 from ..guests.base import GuestBackend
 from ..guests.loopback import LoopbackGuest
 from ..release_log import ReleaseLog

@@ -12,7 +12,7 @@ from typing import Any
 from rusb.errors import ControlError, RusbError
 
 from ..config import ServerConfig
-from ..events import EventLog
+from ..event_log import EventLog
 from ..server import Server
 from ..state import MachineState
 from ..vbox.lock import MachineLock, lock_path

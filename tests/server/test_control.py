@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import ControlError
-from rusb.server.events import EventLog
+from rusb.server.event_log import EventLog
 from rusb.server.machine import control as control_module
 from rusb.server.machine.control import (
     MAX_CONNECTIONS,

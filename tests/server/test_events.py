@@ -17,7 +17,7 @@ from rusb.rdp.security import Method
 from rusb.rdp.standard import Encryption
 from rusb.rdp.x224 import Protocol
 from rusb.server import events
-from rusb.server.events import KEPT, MAX_TEXT, EventLog
+from rusb.server.event_log import KEPT, LOST, MAX_TEXT, EventLog
 from rusb.server.machine import control as control_module
 from rusb.server.machine.control import MAX_STREAMS, ControlServer, call, follow
 from rusb.server.rdp_log import notice_lines
@@ -97,12 +97,12 @@ def test_texts_of_peers_are_bounded() -> None:
 
 
 def named() -> set[str]:
-    others = {"Event", "EventLog", "Subject"}
+    others = {"Event", "Subject"}
     kinds = [getattr(events, name) for name in {*events.__all__} - others]
     found = {
         k.NAME for k in kinds if isinstance(k, type) and issubclass(k, events.Event)
     }
-    return (found - {""}) | {events.LOST}
+    return (found - {""}) | {LOST}
 
 
 @pytest.mark.parametrize("paper", ["spec/events.md", "guide/services.md"])
@@ -119,6 +119,23 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
     (
         events.ServerStarted(3389, "IPv4 and IPv6"),
         ["VRDP: TCP server listening on port 3389 (IPv4 and IPv6)."],
+        [],
+    ),
+    (events.ServerFailed("no port"), ["VRDP: no port"], []),
+    (events.ServerStopped(), ["VRDP: TCP server closed."], []),
+    (events.Warned("fix it"), ["VRDP: WARNING: fix it"], ["WARNING: fix it"]),
+    (
+        events.Crowded("192.0.2.1", 200),
+        [
+            "VRDP: 200 connections from 192.0.2.1 wait for their logon: a new one from"
+            " there was closed."
+        ],
+        [],
+    ),
+    (events.PlaceDenied("Full."), ["AUTH: Full. Access denied."], []),
+    (
+        events.OthersDisconnected(),
+        ["AUTH: Multiple connections are not enabled. Disconnecting the others."],
         [],
     ),
     (

@@ -73,7 +73,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @contextlib.asynccontextmanager
 async def running(folder: Path, said: list[str]):  # type: ignore[no-untyped-def]
     display = RemoteDisplay(
-        True, properties={"TCP/Ports": "42000-42999", "TCP/Address": "127.0.0.1"}
+        True, properties={"TCP/Ports": "44000-44999", "TCP/Address": "127.0.0.1"}
     )
     machine = Machine("Far", UUID, usb_controllers=("XHCI",), remote_display=display)
     made = RunningMachine(

@@ -135,8 +135,8 @@ async def test_it_moves_to_another_port_while_clients_stay(
             with pytest.raises(ControlError, match="all are in use"):
                 await tell(uuid, name="TCP/Ports", value=busy)
         assert server.port == before
-        await tell(uuid, name="TCP/Ports", value="42000-42999")
-        assert 42000 <= server.port < 43000
+        await tell(uuid, name="TCP/Ports", value="43000-43999")
+        assert 43000 <= server.port < 44000
         assert station.said[-1] == f"My <Lab>: listening on port {server.port}"
         state = await call(running_path(uuid), "info")
         assert state["display"]["port"] == server.port

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rusb.errors import GuestError
-from rusb.server.events import EventLog
+from rusb.server.event_log import EventLog
 from rusb.server.machine.control import (
     ControlServer,
 )

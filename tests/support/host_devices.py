@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rusb.client.backends.emulated import EmulatedBackend, Loopback, SerialLoopback
 from rusb.filters.model import Filter
-from rusb.server.events import EventLog
+from rusb.server.event_log import EventLog
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.machine.host_devices import HostDevice, HostDevices, HostPlugs
 from rusb.server.release_log import ReleaseLog

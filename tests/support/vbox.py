@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rusb.cli import main
-from rusb.server.events import EventLog
+from rusb.server.event_log import EventLog
 from rusb.server.machine.control import ControlServer, control_path
 from rusb.server.state import DisplayState, MachineState
 from rusb.server.vbox.lock import MachineLock, lock_path
