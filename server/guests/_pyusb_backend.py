@@ -1,18 +1,19 @@
 """A pyusb backend whose devices are those that ``rusb serve --guest pyusb`` offers.
 
 Any pyusb program can use it; ``python -m rusb.server.guests.pyusb`` gives it to
-programs that know nothing of it. It is synchronous, as pyusb is: a thread per device
-reads.
+programs that know nothing of it. It is synchronous, as pyusb is, and has no threads.
 """
 
 import errno
 import itertools
 import os
+import select
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -72,115 +73,175 @@ def default_folder() -> Path:
     return Path(f"/tmp/rusb-pyusb-{os.getuid()}")
 
 
-class _Waiting:
-    """A transfer and who waits for it."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.result = UrbResult(UrbStatus.NO_DEVICE)
-
-
 class _Remote:
-    """One device: its socket, its usbredir core, its reading thread."""
+    """One device: its socket and its usbredir core.
+
+    Whoever waits for something reads the socket, so that a program with one thread
+    never changes threads. Of several threads one reads, for all of them; when it has
+    what it waits for, another one goes on.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._gone = threading.Event()
         self.speed = Speed.UNKNOWN
         digits = "".join(c for c in path.stem if c.isdigit())
         self.address = int(digits or 1) % 128
-        self._lock = threading.Lock()
-        self._sending = threading.Lock()
-        self._out: deque[bytes] = deque()
+        self._turn = threading.Condition(threading.Lock())
+        self._is_read = False  # a thread reads, and waits for data without the lock
+        self._is_connected = self._is_gone = self._is_over = False
+        self._out = deque[bytes | memoryview]()
         self._core = UsbredirGuestSide()
         self._ids = itertools.count(1)
-        self._waiting: dict[int, _Waiting] = {}
-        self._connected = threading.Event()
+        self._results: dict[int, UrbResult | None] = {}  # of the URBs in flight
+        self._buffer = memoryview(bytearray(READ_SIZE))
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(CONNECT_SECONDS)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
         try:
             self._socket.connect(str(path))
-        except OSError:
-            self._socket.close()
-            raise
-        self._socket.settimeout(None)
-        self._core.channel_opened(0, "", now=0)
-        self._move()
-        self._send()
-        reader = threading.Thread(target=self._read, daemon=True)
-        reader.start()
-        if not self._connected.wait(CONNECT_SECONDS) or self.is_gone:
+            self._socket.setblocking(False)
+            with self._turn:
+                self._core.channel_opened(0, "", now=time.monotonic())
+                self._move()
+                self._wait(lambda: self._is_connected or self._is_gone, CONNECT_SECONDS)
+            if not self._is_connected or self._is_gone:
+                raise OSError(errno.EBUSY, f"{path} is in use by another program")
+            kind = DescriptorType.DEVICE
+            self.device = DeviceDescriptor.parse(self._descriptor(kind, 0))
+            self.configurations = [
+                self._configuration(n) for n in range(self.device.num_configurations)
+            ]
+        except BaseException:
             self.close()
-            raise OSError(errno.EBUSY, f"{path} is in use by another program")
-        self.device = DeviceDescriptor.parse(self._descriptor(DescriptorType.DEVICE, 0))
-        self.configurations = [
-            self._configuration(n) for n in range(self.device.num_configurations)
-        ]
+            raise
 
-    @property
     def is_gone(self) -> bool:
-        """Is it unplugged, or the connection over?"""
-        return self._gone.is_set()
+        """Is it unplugged, or the connection over? Reads what has been said of it."""
+        with self._turn:
+            if not self._is_read:
+                self._receive()
+            return self._is_gone
 
     def close(self) -> None:
-        """Hang up; whoever waits gets NO_DEVICE."""
-        self._gone.set()
+        """Hang up; whoever waits gets NO_DEVICE. Idempotent."""
+        with self._turn:
+            self._end()
+            if self._wake >= 0 and not self._is_read:
+                self._free()
+            elif self._wake >= 0:
+                os.eventfd_write(self._wake, 1)  # its reader frees it
+
+    # ----------------------------------------------- reading, under the lock ----
+
+    def _wait(self, is_done: Callable[[], bool], seconds: float | None) -> bool:
+        """Read until *is_done*, or let another thread; False: the time is over."""
+        until = None if seconds is None else time.monotonic() + seconds
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end was faster
-        self._socket.close()
+            while not (is_done() or self._is_over):
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                if self._is_read:
+                    self._turn.wait(left)
+                else:
+                    self._read(left)
+        finally:
+            self._turn.notify()  # whoever also waits reads from now on
+        return is_done()
 
-    # ------------------------------------------------------------- threads ----
+    def _read(self, seconds: float | None) -> None:
+        """Wait for data without the lock, and take it; send what could not be sent."""
+        wanted = select.POLLIN | (select.POLLOUT if self._out else 0)
+        self._poll.register(self._socket, wanted)
+        self._is_read = True
+        self._turn.release()
+        try:
+            ready = self._poll.poll(None if seconds is None else ceil(1000 * seconds))
+        finally:
+            self._turn.acquire()
+            self._is_read = False
+        if any(fd == self._wake for fd, _ in ready):
+            os.eventfd_read(self._wake)
+        if ready:
+            self._receive()
+            self._flush()
+        if self._is_over:
+            self._free()
 
-    def _read(self) -> None:
-        """The reading thread: feed the core until the stream ends.
-
-        It sends nothing: the server may read only when we have read.
-        """
-        while True:
+    def _receive(self) -> None:
+        """Feed the core with what there is."""
+        while not self._is_over:
             try:
-                data = self._socket.recv(READ_SIZE)
+                count = self._socket.recv_into(self._buffer)
+            except BlockingIOError:
+                return
             except OSError:
-                data = b""
-            with self._lock:
-                try:
-                    if data:
-                        self._core.receive_data(0, data, now=time.monotonic())
-                    else:
-                        self._core.channel_closed(0)
-                except RemoteProtocolError:
-                    data = b""
-                    self._core.channel_closed(0)
-                self._move()
-                if not data:
-                    self._gone.set()
-                    self._connected.set()
-                    return
+                count = 0
+            if not count:
+                self._end()
+                return
+            data = bytes(self._buffer[:count])
+            try:
+                self._core.receive_data(0, data, now=time.monotonic())
+            except RemoteProtocolError:
+                self._end()
+            self._move()
+            if count < READ_SIZE:
+                return
+
+    def _end(self) -> None:
+        """The stream is over: everything completes."""
+        if not self._is_over:
+            self._is_gone = self._is_over = True
+            self._core.channel_closed(0)
+            self._move()
+            self._turn.notify_all()
+
+    def _free(self) -> None:
+        """Close the descriptors, once nobody waits for them."""
+        if self._wake >= 0:
+            self._socket.close()
+            os.close(self._wake)
+            self._wake = -1
 
     def _move(self) -> None:
-        """Hand out events, take outputs; the lock is held, or not needed yet."""
+        """Take what the core says, and send."""
         for event in self._core.events():
             if isinstance(event, UrbCompleted):
-                waiting = self._waiting.pop(event.urb_id, None)
-                if waiting is not None:
-                    waiting.result = event.result
-                    waiting.done.set()
+                if event.urb_id in self._results:
+                    self._results[event.urb_id] = event.result
+                    self._turn.notify_all()
             elif isinstance(event, DevicesListed) and event.devices:
                 self.speed = event.devices[0].speed
-                self._connected.set()
+                self._is_connected = True
             elif isinstance(event, DeviceFailed):
-                self._gone.set()
+                self._is_gone = True
         self._out += [o.data for o in self._core.outputs() if isinstance(o, Send)]
+        self._flush()
 
-    def _send(self) -> None:
-        """Send what the core has to send, in order; without its lock."""
-        with self._sending:
-            while self._out and not self.is_gone:
-                try:
-                    self._socket.sendall(self._out.popleft())
-                except OSError:
-                    self._gone.set()
+    def _flush(self) -> None:
+        """Send what the socket takes; whoever reads sends the rest when it can.
+
+        A thread that only sent could wait for ever: a server that has much to say
+        reads no more until somebody listens.
+        """
+        while self._out and not self._is_over:
+            piece = self._out[0]
+            try:
+                count = self._socket.send(piece)
+            except BlockingIOError:
+                if self._is_read:
+                    os.eventfd_write(self._wake, 1)
+                return
+            except OSError:  # the end of the stream follows, after what was sent to us
+                self._out.clear()
+                return
+            if count < len(piece):
+                self._out[0] = memoryview(piece)[count:]
+            else:
+                self._out.popleft()
 
     # ------------------------------------------------------------ transfers ----
 
@@ -192,33 +253,40 @@ class _Remote:
         Raises:
             usb.core.USBError: any outcome but OK.
         """
-        waiting = _Waiting()
-        with self._lock:
-            if self.is_gone:
+        results, id = self._results, urb.id
+
+        def is_done() -> bool:
+            return results[id] is not None
+
+        with self._turn:
+            if self._is_gone:
                 raise _error(UrbStatus.NO_DEVICE)
-            self._waiting[urb.id] = waiting
-            self._core.submit_urb(1, urb, now=time.monotonic())
-            self._move()
-        self._send()
-        is_late = not waiting.done.wait(timeout_ms / 1000 if timeout_ms else None)
-        if is_late:
-            with self._lock:
-                self._core.cancel_urb(1, urb.id)
+            results[id] = None
+            try:
+                self._core.submit_urb(1, urb, now=time.monotonic())
                 self._move()
-            self._send()
-            if not waiting.done.wait(CANCEL_SECONDS):
+                is_late = not self._wait(
+                    is_done, timeout_ms / 1000 if timeout_ms else None
+                )
+                if is_late:
+                    self._core.cancel_urb(1, id)
+                    self._move()
+                    self._wait(is_done, CANCEL_SECONDS)
+            finally:
+                result = results.pop(id)
+            if result is None:
                 raise _error(UrbStatus.TIMEOUT)
-        result = waiting.result
-        if result.status is UrbStatus.OK or (
-            is_late and result.length and not urb.setup
-        ):
-            return result
-        if is_late and not self.is_gone:
-            raise _error(UrbStatus.TIMEOUT)
-        if result.status in (UrbStatus.CANCELLED, UrbStatus.IO_ERROR):
-            # What is in flight during an unplug ends a moment before the device does.
-            self._gone.wait(GONE_SECONDS)
-        raise _error(UrbStatus.NO_DEVICE if self.is_gone else result.status)
+            if result.status is UrbStatus.OK or (
+                is_late and result.length and not urb.setup
+            ):
+                return result
+            if is_late and not self._is_gone:
+                raise _error(UrbStatus.TIMEOUT)
+            if result.status in (UrbStatus.CANCELLED, UrbStatus.IO_ERROR):
+                # What is in flight during an unplug ends a moment before the device.
+                self._wait(lambda: self._is_gone, GONE_SECONDS)
+            status = UrbStatus.NO_DEVICE if self._is_gone else result.status
+            raise _error(status)
 
     def control(
         self, setup: SetupPacket, data: bytes = b"", timeout_ms: int = DESCRIPTOR_MS
@@ -241,10 +309,10 @@ class _Remote:
 
     def reset(self) -> None:
         """Reset the device."""
-        with self._lock:
+        with self._turn:
             self._core.reset_device(1)
             self._move()
-        self._send()
+            self._wait(lambda: not self._out, CANCEL_SECONDS)
 
     def _packet_size(self, endpoint: int) -> int:
         for configuration in self.configurations:
@@ -293,7 +361,7 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
         found = {}
         for path in self._paths():
             remote = self._remotes.get(path)
-            if remote is None or remote.is_gone:
+            if remote is None or remote.is_gone():
                 try:
                     remote = _Remote(path)
                 except (OSError, usb.core.USBError, ParseError):
@@ -422,7 +490,7 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
 
     def open_device(self, dev: _Remote) -> _Remote:
         """It is open since it was enumerated."""
-        if dev.is_gone:
+        if dev.is_gone():
             raise _error(UrbStatus.NO_DEVICE)
         return dev
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +12,12 @@ from typing import Any, TypeVar
 import pytest
 import usb.core
 
-from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from rusb.client.backends.emulated import Data, EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
+from rusb.server.guests import _stream
 from rusb.server.guests._pyusb_backend import Backend
 from rusb.server.guests.pyusb import PyusbGuest
 from rusb.server.server import Server
@@ -26,11 +28,22 @@ SOURCE, SINK = Loopback.SOURCE, Loopback.SINK
 ECHO_IN, ECHO_OUT = Loopback.BULK_IN, Loopback.BULK_OUT
 
 
+class Talker(Loopback):
+    """Its interrupt endpoint always has something to say, if it *talks*."""
+
+    talks = False
+
+    def data_in(self, endpoint: int, room: int) -> Data | None:
+        if self.talks and endpoint == self.INTERRUPT_IN:
+            return bytes(room)
+        return super().data_in(endpoint, room)
+
+
 class Bench:
     """A remote device, and the folder in which programs find it."""
 
     def __init__(self, folder: Path) -> None:
-        self.device = Loopback()
+        self.device = Talker()
         self.backend = EmulatedBackend(devices=[self.device])
         self.bus = folder / "bus"
 
@@ -145,3 +158,74 @@ async def test_threads_that_read_and_write_much_do_not_block_each_other(
         return moved
 
     assert await bench.run(program) == [size] * 4
+
+
+async def test_a_program_with_one_thread_stays_one(bench: Bench) -> None:
+    before = threading.active_count()
+
+    def program(device: Any) -> int:
+        device.write(ECHO_OUT, b"hello")
+        device.read(ECHO_IN, 64)
+        return threading.active_count()
+
+    assert await bench.run(program) == before + 1  # the one that to_thread makes
+
+
+async def test_threads_wait_for_each_other_and_take_turns(bench: Bench) -> None:
+    """The one that reads goes first, and what others wait for comes all the same."""
+
+    def program(device: Any) -> bytes:
+        came: list[bytes] = []
+
+        def brief() -> None:
+            poll = lambda: device.read(Loopback.INTERRUPT_IN, 8, timeout=100)  # noqa: E731
+            assert failure(poll) == (errno.ETIMEDOUT, -7)
+
+        def long() -> None:
+            came.append(bytes(device.read(ECHO_IN, 64, timeout=5000)))
+
+        threads = [threading.Thread(target=t) for t in (brief, long)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+        threads[0].join()
+        device.write(ECHO_OUT, b"late", timeout=5000)
+        threads[1].join()
+        return came[0]
+
+    assert await bench.run(program) == b"late"
+
+
+async def test_an_unplug_while_the_program_does_nothing_is_noticed(
+    bench: Bench,
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def program(device: Any) -> list[Any]:
+        backend = device.backend
+        assert len(list(backend.enumerate_devices())) == 1
+        loop.call_soon_threadsafe(bench.backend.unplug, bench.device)
+        while bench.bus.joinpath("usb-1.usb").exists():
+            time.sleep(0.01)
+        assert failure(lambda: device.read(ECHO_IN, 64)) == (errno.ENODEV, -4)
+        return list(backend.enumerate_devices())
+
+    assert await bench.run(program) == []
+
+
+async def test_a_server_that_has_much_to_say_is_heard_while_we_send(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads nothing more from a program that does not listen."""
+    monkeypatch.setattr(_stream, "WRITE_HIGH", 64 << 10)
+    size = 4 << 20
+
+    def program(device: Any) -> int:
+        bench.device.talks = True
+        assert len(device.read(Loopback.INTERRUPT_IN, 64)) == 64
+        time.sleep(1)  # and nobody reads what it says
+        written: int = device.write(SINK, bytes(size), timeout=10_000)
+        bench.device.talks = False
+        return written
+
+    assert await bench.run(program) == size
