@@ -124,6 +124,11 @@ class Program(ABC):
         """Abort a transfer."""
 
     @property
+    @abstractmethod
+    def has_device(self) -> bool:
+        """Is the device still plugged in, as the program sees it?"""
+
+    @property
     def statuses(self) -> list[UrbStatus]:
         """Of what has ended, by number; nothing ends twice."""
         assert all(len(found) <= 1 for found in self.results.values())
@@ -135,6 +140,7 @@ class Local(Program):
 
     def __init__(self, guest: LoopbackGuest, device: Device) -> None:
         super().__init__()
+        self._guest = guest
         self._device = guest.devices[device.name]
         self._ids: dict[int, int] = {}
 
@@ -146,6 +152,10 @@ class Local(Program):
 
     def cancel(self, number: int) -> None:
         self._device.attached.cancel(self._ids[number])
+
+    @property
+    def has_device(self) -> bool:
+        return self._device in self._guest.devices.values()
 
 
 class Redirected(Program):
@@ -162,6 +172,10 @@ class Redirected(Program):
             self._move()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    @property
+    def has_device(self) -> bool:
+        return self.is_attached
 
     @property
     def is_ready(self) -> bool:
@@ -422,12 +436,14 @@ async def test_detaching_ends_open_transfers_and_leaves_nothing(rig: Rig) -> Non
     for endpoint in (IN, IN, OTHER_IN, OUT):
         program.start(endpoint, 64)
     await until(lambda: len(device.seen) == 4)
+    assert program.has_device
     detaching = asyncio.create_task(rig.backend.detach(device))
     await asyncio.sleep(0)
     device.complete_all(UrbStatus.NO_DEVICE)  # around the call, as its owner does
     await detaching
     await until(lambda: len(program.statuses) == 4)
     assert UrbStatus.OK not in program.statuses
+    await until(lambda: not program.has_device)
     assert rig.left() == []
     await rig.backend.detach(device)
     await rig.backend.detach(Device(2))  # it was never there
@@ -506,4 +522,5 @@ async def test_a_device_that_the_guest_drops_is_lost_once(rig: Rig) -> None:
     await until(lambda: len(program.statuses) == 1)
     assert rig.left() == []
     await rig.backend.attach(device)
+    await asyncio.sleep(0.4)  # whatever else its end is noticed by
     assert len(lost) == 1

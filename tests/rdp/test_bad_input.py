@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from rusb.errors import NegotiationError, RemoteProtocolError
+from rusb.errors import NegotiationError, ParseError, RemoteProtocolError
 from rusb.rdp import mcs, share
 from rusb.rdp.capabilities import MAX_CHUNK, MIN_CHUNK, Capabilities, client_sets
 from rusb.rdp.events import Activated, ChannelData, Ignored, LogonRequested
@@ -323,6 +323,18 @@ def test_t04_malformed_blocks(block: bytes) -> None:
     raw = RawClient()
     raw.negotiate()
     refuse(lambda: raw.connect(with_block(block)))
+
+
+def test_t04_what_a_core_block_may_leave_out() -> None:
+    """Each field from low_depth on; one that is cut counts as far as it goes."""
+    whole = ClientCore("raw", 800, 600, 16, early_flags=1, selected=1).serialize()[4:]
+    for size in range(128, len(whole)):
+        core = ClientCore.parse(whole[:size])
+        assert (core.name, core.width, core.size) == ("raw", 800, size + 4)
+        assert core.depth == (16 if size > 136 else 8 if size > 129 else 0)
+        assert (core.early_flags, core.selected) == (size > 140, size > 208)
+    with pytest.raises(ParseError, match="127 bytes, not 128 or more"):
+        ClientCore.parse(whole[:127])
 
 
 def test_t04_no_core_block() -> None:

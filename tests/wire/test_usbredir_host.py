@@ -94,13 +94,16 @@ def test_an_id_in_flight_is_refused_and_not_submitted_again(host: Host) -> None:
 
 def test_no_answer_is_longer_than_what_was_asked_for(host: Host) -> None:
     host.send(bulk(2, BULK_IN, 4), control(3, 0xC0, 2), bulk(4, BULK_OUT, 0, b"abc"))
+    host.send(control(5, 0x40, 1, b"x"), live(INTERRUPT, REPORTS, b"report", id=6))
     for urb in host.urbs():
         result = UrbResult(UrbStatus.OK, bytes(600), 600)
         host.core.complete_urb(INFO.id, urb.id, result)
-    first, second, third = (body for _, _, body in host.answers())
+    first, second, third, fourth, fifth = (body for _, _, body in host.answers())
     assert first == struct.pack("<BBHIH4x", BULK_IN, 0, 4, 0, 0)
     assert second == struct.pack("<BBBBHHH2x", 0x80, 1, 0xC0, 0, 0, 0, 2)
     assert third == struct.pack("<BBHIH", BULK_OUT, 0, 3, 0, 0)
+    assert fourth == struct.pack("<BBBBHHH", 0, 1, 0x40, 0, 0, 0, 1)
+    assert fifth == struct.pack("<BBH", REPORTS, 0, 6)
 
 
 def test_a_wrong_endpoint_is_refused_at_once(host: Host) -> None:
