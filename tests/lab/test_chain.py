@@ -4,6 +4,7 @@ The client VM owns a disk and a keyboard of QEMU's; ``rusb connect`` runs in it 
 this checkout. ``rusb serve`` runs on the host and plugs into the guest.
 """
 
+import compileall
 import hashlib
 import random
 import sys
@@ -110,6 +111,8 @@ class Chain:
 def chain(
     client_vm: Client, guest_state: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Chain]:
+    for part in ("rusb", "client", "server", "filters"):  # it can read, not write
+        compileall.compile_dir(CHECKOUT / part, quiet=2)
     client_vm.put("/run/warm.py", WARM.encode())
     client_vm.sh(
         f"mkfifo /run/warm; cd {CHECKOUT};"

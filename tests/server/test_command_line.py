@@ -66,6 +66,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.lab
 async def test_a_plain_machine(tmp_path: Path) -> None:
     async with machine(Hardware(memory=96, cpus=2), tmp_path) as qmp:
         assert (await qmp("query-name"))["name"] == "a, b"
@@ -76,6 +77,7 @@ async def test_a_plain_machine(tmp_path: Path) -> None:
         assert uuid["UUID"] == UUID.strip("{}")
 
 
+@pytest.mark.lab
 async def test_every_place_for_a_disk_and_every_format(images: Path) -> None:
     disks = [
         ("ide", 0, 0, "hdd", images / "a.vdi"),
@@ -96,6 +98,7 @@ async def test_every_place_for_a_disk_and_every_format(images: Path) -> None:
     assert found == {f"disk{n}": driver for n, driver in enumerate(drivers)}
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize(("is_local", "zone"), [(False, 0), (True, 3)])
 async def test_the_clock(
     is_local: bool, zone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +114,7 @@ async def test_the_clock(
     assert abs(ahead - zone * 3600) < 60
 
 
+@pytest.mark.lab
 async def test_controllers_and_network(tmp_path: Path) -> None:
     hardware = Hardware(
         usb=("OHCI", "EHCI", "XHCI"),

@@ -19,7 +19,7 @@ from tests.support.hardware import controllers
 from tests.support.running import UUID, make, wait_log
 from tests.support.rusbserver import free_port
 
-pytestmark = pytest.mark.usefixtures("runtime")
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 
 ECHO = bytes.fromhex("baf803 b021 ee b400 cd16 baf803 ee ebf6")
 ECHO = ECHO.ljust(510, b"\0") + b"\x55\xaa"

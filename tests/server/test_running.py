@@ -22,7 +22,7 @@ from rusb.server.vbox.model import Hardware
 from rusb.usb.types import Speed
 from tests.support.running import UUID, make, wait_log
 
-pytestmark = pytest.mark.usefixtures("runtime")
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 
 PROCESS = "rusb.server.machine.process"
 
