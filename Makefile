@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Many tests only wait: two processes for each core of a small machine.
 SIDE_BY_SIDE := -n 4 --dist loadgroup
-UNIT := tests/usb tests/wire tests/rdp tests/filters
+UNIT := tests/usb tests/wire tests/rdp tests/rfb tests/filters
 
 .PHONY: help demo test unit fast fuzz soak coverage check bench manual docs clean wheel-test system
 

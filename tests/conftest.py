@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 
-_UNIT = tuple(f"tests/{layer}/" for layer in ("filters", "rdp", "usb", "wire"))
+_UNIT = tuple(f"tests/{layer}/" for layer in ("filters", "rdp", "rfb", "usb", "wire"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("client", "server", "filters")
 
-SANS_IO = ("rusb.errors", "rusb.usb", "rusb.filters", "rusb.wire", "rusb.rdp")
+SANS_IO = (
+    *("rusb.errors", "rusb.usb", "rusb.filters", "rusb.wire", "rusb.rdp"),
+    "rusb.rfb",
+)
 NO_IO = {
     *("asyncio", "os", "pathlib", "select", "socket", "ssl"),
     *("subprocess", "threading", "time", "usb"),
@@ -20,7 +23,7 @@ NO_IO = {
 GROUND = ["rusb.oserrors", "rusb.paths"]
 ENDS = [
     *("rusb.aio", "rusb.rdp", "rusb.wire", "rusb.filters", "rusb.usb"),
-    *("rusb.plugins", *GROUND),
+    *("rusb.rfb", "rusb.plugins", *GROUND),
 ]
 MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.errors": [],
@@ -28,6 +31,7 @@ MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.filters": ["rusb.usb"],
     "rusb.wire": ["rusb.usb"],
     "rusb.rdp": [],
+    "rusb.rfb": [],
     "rusb.plugins": [],
     "rusb.oserrors": [],
     "rusb.paths": [],

@@ -1,0 +1,1 @@
+"""The client side of QEMU's VNC server, sans-IO."""
