@@ -221,7 +221,7 @@ class ClientSession:
         """Connect and return once the connection is active.
 
         Raises:
-            ConnectionLost: nobody answers, or the connection broke.
+            ConnectionLost: the connection failed or broke.
             NegotiationError: no common ground; CertificateError: wrong certificate.
             AuthenticationError: the server closed after the logon.
             ServerBusy: it has as many clients as it takes.

@@ -42,12 +42,12 @@ works around.
 """
 
 NO_WINDOWS = (
-    "rusb: rusb does not run on Windows, which lacks file locks and signals of Unix;"
-    " run it in WSL 2, and attach the device there with usbipd-win."
+    "rusb: rusb does not run on Windows, which lacks Unix file locks and signals;"
+    " run it in WSL 2 and attach the device there with usbipd-win."
 )
 
 QUIET = ("-q", "-nologo", "--nologo")
-"""Options of VBoxManage before its command: no banner, which rusb has not anyhow."""
+"""Options of VBoxManage before its command: no banner, which rusb does not print."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         end = "" if message.endswith("?") else ";"
-        hint = f"'{self.prog} --help' lists what it takes"
+        hint = f"'{self.prog} --help' lists its options"
         self.exit(EXIT_USAGE, f"{self.prog}: {message}{end} {hint}.\n")
 
 
@@ -89,7 +89,12 @@ def _make_parser(word: str) -> _Parser:
 def _overview() -> str:
     lines = ["usage: rusb COMMAND [OPTION ...]", "", "Commands:"]
     lines += [f"  {word:<14}{what}" for word, what in OWN.items()]
-    lines += ["", "'rusb COMMAND --help' tells more.", "", "As of VBoxManage:"]
+    lines += [
+        "",
+        "'rusb COMMAND --help' describes a command.",
+        "",
+        "Commands of VBoxManage:",
+    ]
     words = " ".join(sorted(VBOX))
     lines += textwrap.wrap(words, 76, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
@@ -138,7 +143,7 @@ def _run(program: str, words: list[str]) -> int:
         known = [*VBOX, *(() if is_manager else OWN)]
         hint = did_you_mean(words[0], known)
         print(
-            f"{program}: error: there is no command {words[0]!r}{hint or ';'}"
+            f"{program}: error: unknown command {words[0]!r}{hint or ';'}"
             f" '{program} --help' lists them.",
             file=sys.stderr,
         )

@@ -45,17 +45,18 @@ def _parse_plain(place: str, text: str) -> Address:
     user, _, server = place.rpartition("@")
     if ":" in user:
         raise ArgumentTypeError(
-            "no password in an address, where others can see it: -p - asks for it"
+            "do not put the password into the address, where other users can see it;"
+            " use -p - to be asked for it"
         )
     host, port = _split(server)
     if not host or not port.isascii() or not port.isdigit():
         raise ArgumentTypeError(
-            f"{text!r} is not [user@]host[:port]; an IPv6 address with a port is"
+            f"{text!r} is not [user@]host[:port]; write an IPv6 address with a port as"
             " [address]:port"
         )
     number = int(port[:6])  # int() refuses thousands of digits
     if not 0 < number < 65536:
-        raise ArgumentTypeError(f"{port[:6]} is not a port, 1 to 65535 are")
+        raise ArgumentTypeError(f"{port[:6]} is not a port; ports are 1 to 65535")
     return Address(host, number, user)
 
 

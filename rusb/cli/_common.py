@@ -29,7 +29,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-NO_PASSWORD = "no password was given: -p - asks for it, and nobody answered."
+NO_PASSWORD = "no password was given: -p - asks for one, but nothing was typed."
 
 PASSWORD_IS_SEEN = "other users of this machine can see a password on the command line"
 """A process of Python cannot take it off there, as rdesktop does."""
@@ -42,7 +42,7 @@ def add_verbose(parser: Any) -> None:
         "--verbose",
         action="count",
         default=0,
-        help="say more; twice: every message",
+        help="log more; given twice, log every message",
     )
 
 
@@ -95,7 +95,10 @@ def find_password(word: str | None, prompt: str) -> str | None:
         return os.environ.get("RUSB_PASSWORD", "")
     if word != "-":
         if word:
-            say(f"{PASSWORD_IS_SEEN}; use -p - or the variable RUSB_PASSWORD.")
+            say(
+                f"{PASSWORD_IS_SEEN}; use -p - or the environment variable"
+                " RUSB_PASSWORD."
+            )
         return word
     try:
         return getpass.getpass(prompt)

@@ -133,7 +133,9 @@ def parse(argv: Sequence[str]) -> RdesktopOptions:
     options.domain = options.domain or address.domain
     if options.usb and options.version == 4:
         options.usb = False
-        options.warnings.append("RDP version 4 has no channels, hence no USB: omit -4")
+        options.warnings.append(
+            "RDP version 4 has no channels, so it cannot carry USB; omit -4"
+        )
     return options
 
 
@@ -156,7 +158,9 @@ def _apply(options: RdesktopOptions, letter: str, value: str) -> None:
             _geometry(options, value)
         case "-a":
             if not value.isdigit() or int(value) not in DEPTHS:
-                raise UsageError(f"invalid server bpp {value!r}; 8, 15, 16, 24, 32")
+                raise UsageError(
+                    f"invalid server bpp {value!r}; choose one of 8, 15, 16, 24, 32"
+                )
             options.depth = int(value)
         case "-x":
             options.experience = _experience(value)
@@ -175,7 +179,9 @@ def _apply(options: RdesktopOptions, letter: str, value: str) -> None:
         case "-h" | "-?":
             options.wants_help = True
         case "-i" | "-o":
-            raise UsageError(f"{letter} needs a build with smart cards")
+            raise UsageError(
+                f"{letter} is not supported: this client has no smart cards"
+            )
         case _:
             about = WITHOUT_MEANING[letter]
             options.notes.append(f"{letter} is accepted: {about}")
@@ -193,7 +199,9 @@ def _geometry(options: RdesktopOptions, text: str) -> None:
     elif found[3] and not 0 < int(found[3]) <= 100:
         raise UsageError(f"invalid geometry {text!r}")
     else:
-        options.notes.append("-g is accepted: there is no screen here, 800x600 is used")
+        options.notes.append(
+            "-g is accepted: this client has no screen and uses 800x600"
+        )
     if found[4]:
         options.notes.append("-g is accepted: the window's position")
 
@@ -204,7 +212,7 @@ def _experience(text: str) -> int:
     try:
         return int(text, 16) & 0xFF | LAN
     except ValueError:
-        raise UsageError(f"-x {text!r}: m, b, l or a hexadecimal number") from None
+        raise UsageError(f"-x {text!r}: use m, b, l or a hexadecimal number") from None
 
 
 def _redirect(options: RdesktopOptions, text: str) -> None:
@@ -218,5 +226,7 @@ def _redirect(options: RdesktopOptions, text: str) -> None:
                 options.leave_sound = True
             options.notes.append(f"-r {name} is accepted: {about}")
             return
-    hint = did_you_mean(text, ("usb", *OTHER_DEVICES)) or "; -r usb is known"
-    options.warnings.append(f"unknown -r argument {text!r}, ignored{hint}")
+    hint = (
+        did_you_mean(text, ("usb", *OTHER_DEVICES)) or "; this client supports -r usb"
+    )
+    options.warnings.append(f"unknown -r argument {text!r} is ignored{hint}")

@@ -25,21 +25,21 @@ EXIT_USAGE = 64
 EXIT_INTERRUPTED = 130
 
 STATUSES: dict[type[RusbError], tuple[int, str]] = {
-    FilterError: (EXIT_USAGE, "a filter text is wrong"),
+    FilterError: (EXIT_USAGE, "a filter is invalid"),
     PluginError: (EXIT_USAGE, "no such backend or guest kind"),
     SettingsError: (65, "the machine's settings file cannot be used"),
     AuthenticationError: (67, "the server refused the credentials"),
-    ControlError: (72, "a machine is or is not running, or refused a command"),
+    ControlError: (72, "a machine is running, is not running, or refused a command"),
     ListenError: (69, "no port to listen on is free"),
-    GuestError: (69, "the guest cannot be reached or refuses"),
+    GuestError: (69, "the guest cannot be reached, or refused"),
     BackendError: (71, "the local USB system failed"),
     DeviceBusy: (73, "a device is in use on this machine"),
     DeviceGone: (74, "a device was unplugged"),
-    NegotiationError: (75, "no common ground with the peer"),
-    ConnectionLost: (76, "nobody answers, or the connection broke"),
-    ProtocolError: (76, "the peer does not keep to the protocol"),
+    NegotiationError: (75, "client and server have no security or protocol in common"),
+    ConnectionLost: (76, "the connection failed or broke"),
+    ProtocolError: (76, "the peer violated the protocol"),
     NoPermission: (77, "no permission to use a device"),
-    CertificateError: (78, "the server's certificate is not the trusted one"),
+    CertificateError: (78, "the server's certificate is not trusted"),
 }
 """Exit status and meaning of each error; the most special class counts."""
 

@@ -27,17 +27,17 @@ def find_user(name: str) -> pwd.struct_passwd:
     except (KeyError, ValueError):
         raise SettingsError(f"--user {name}: there is no such user") from None
     if user.pw_uid == 0:
-        raise SettingsError(f"--user {name}: that is root, who is to be dropped")
+        raise SettingsError(f"--user {name}: that is root; name an ordinary user")
     if user.pw_gid == 0:
         raise SettingsError(
-            f"--user {name}: the group of {name} is root's, which is to be dropped,"
-            f" too; give {name} a group of its own (usermod -g)"
+            f"--user {name}: the primary group of {name} is root's; give {name} a"
+            " group of its own (usermod -g)"
         )
     for module in (os.__file__, rusb.__file__):
         if not _can_read(user, module):
             raise SettingsError(
-                f"--user {name}: {name} cannot read {module}, which is needed all the"
-                f" time; install Python and rusb where {name} can read them"
+                f"--user {name}: {name} cannot read {module}, which rusb needs at all"
+                f" times; install Python and rusb where {name} can read them"
             )
     return user
 
@@ -63,8 +63,8 @@ def check_guest(config: ServerConfig) -> None:
     """
     if config.guest.partition(":")[0] == "pyusb":
         raise SettingsError(
-            "--user does not go with --guest pyusb, whose sockets must belong to the"
-            " user who serves; start rusb serve as that user"
+            "--user cannot be combined with --guest pyusb: its sockets must belong to"
+            " the user that runs rusb serve; start rusb serve as that user"
         )
 
 
@@ -76,10 +76,10 @@ def check_logons(server: Server) -> None:
     """
     if "PAM" in server.authenticator.library:
         raise SettingsError(
-            "--user does not go with PAM, which checks the passwords of others only"
-            " for root or members of the group shadow; use VBoxAuthSimple (modifyvm …"
-            " --vrdeauthlibrary VBoxAuthSimple), start rusb serve as such a member, or"
-            " leave --user out"
+            "--user cannot be combined with PAM, which checks the passwords of others"
+            " only for root or members of the group shadow; use VBoxAuthSimple"
+            " (modifyvm … --vrdeauthlibrary VBoxAuthSimple), start rusb serve as such a"
+            " member, or omit --user"
         )
 
 

@@ -169,9 +169,7 @@ def parse(
         if len(values) < count:
             raise UsageError(f"option {name} needs {_COUNTS[count]}")
         if option.instead:
-            given.warnings.append(
-                f"{name} is deprecated; --{option.instead} is its name now"
-            )
+            given.warnings.append(f"{name} is deprecated; use --{option.instead}")
         given.options.append((option.instead or option.name, tuple(values)))
     if given.refused and not is_patient:
         raise SettingsError("; ".join(given.refusals()))
@@ -212,7 +210,9 @@ def literal(words: Sequence[str], counts: Collection[int]) -> list[str]:
     if words[:1] and words[0] in HELP:
         raise HelpWanted(())
     if len(words) not in counts:
-        raise UsageError("too few words" if len(words) < min(counts) else "too many")
+        raise UsageError(
+            "too few arguments" if len(words) < min(counts) else "too many arguments"
+        )
     return list(words)
 
 
@@ -223,7 +223,9 @@ def one_of(name: str, text: str, words: Collection[str]) -> str:
         UsageError: it is none of them.
     """
     if text.lower() not in words:
-        raise UsageError(f"invalid value {text!r} of --{name}: {', '.join(words)}")
+        raise UsageError(
+            f"invalid value {text!r} for --{name}; choose one of {', '.join(words)}"
+        )
     return text.lower()
 
 
@@ -243,7 +245,7 @@ def yes_no(name: str, text: str) -> bool:
         UsageError: it is neither.
     """
     if text not in ("yes", "no"):
-        raise UsageError(f"invalid value {text!r} of --{name}: yes or no")
+        raise UsageError(f"invalid value {text!r} for --{name}; use yes or no")
     return text == "yes"
 
 
@@ -255,9 +257,11 @@ def unsigned(name: str, text: str, limit: int = MAX_UNSIGNED) -> int:
     """
     digits = text.removeprefix("+")
     if not (digits.isascii() and digits.isdigit()):
-        raise UsageError(f"invalid value {text!r} of {name}: a number is wanted")
+        raise UsageError(f"invalid value {text!r} for {name}: it must be a number")
     digits = digits.lstrip("0") or "0"
     # int() refuses thousands of digits
     if len(digits) > len(str(limit)) or int(digits) > limit:
-        raise UsageError(f"invalid value {text!r} of {name}: at most {limit}")
+        raise UsageError(
+            f"invalid value {text!r} for {name}: it must be at most {limit}"
+        )
     return int(digits)

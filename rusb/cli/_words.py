@@ -7,16 +7,16 @@ __all__ = ["OWN", "VBOX"]
 
 OWN = {
     "aliases": "make links named VBoxManage and rdesktop-vrdp in a directory",
-    "bench": "measure the URB path beside a raw TLS stream",
+    "bench": "measure how fast transfers are, compared with a raw TLS stream",
     "connect": "offer USB devices of this machine to a virtual machine elsewhere",
-    "demo": "watch a USB drive travel to a guest and back, on this machine alone",
+    "demo": "watch a USB drive move to a guest and back, all on this machine",
     "devices": "list this machine's USB devices, and why some cannot be used",
-    "events": "print what happens at machines that run, as JSON",
+    "events": "print events of running machines, as JSON",
     "passwordhash": "print the hash of a password, for VBoxAuthSimple",
     "plugins": "list wire protocols, device backends and guest kinds",
-    "rdesktop": "the options of rdesktop-vrdp: -r usb -a 16 -N host[:port]",
+    "rdesktop": "a client with the options of rdesktop-vrdp: -r usb host[:port]",
     "serve": "serve remote USB to a virtual machine",
-    "version": "say which version this is, as --version does",
+    "version": "print the version, as --version does",
 }
 """Our own commands, and what each does; its module has its name, ``_`` for ``-``."""
 

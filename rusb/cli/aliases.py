@@ -11,7 +11,12 @@ NAMES = ("VBoxManage", "VBoxHeadless", "VBoxVRDP", "rdesktop-vrdp")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="put it into PATH")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="where to make the links; add it to PATH",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,6 +42,6 @@ def run(args: argparse.Namespace) -> int:
         print(link)
     if foreign:
         raise SettingsError(
-            f"{', '.join(foreign)}: there already, and no link to rusb; left alone"
+            "not replaced, because they are not links to rusb: " + ", ".join(foreign)
         )
     return 0

@@ -18,13 +18,18 @@ MAX_RTT_MS = 5000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     add = parser.add_argument
-    add("--json", action="store_true", help="one JSON object instead of tables")
+    add(
+        "--json",
+        action="store_true",
+        help="print print one JSON object instead of tables",
+    )
     add(
         "--rtt",
         metavar="MS[,MS...]",
         type=_round_trips,
         default=(0,),
-        help="round trips to simulate, in milliseconds, for storage and reports (0)",
+        help="round trips to simulate, in milliseconds, for storage and reports"
+        " (default: 0)",
     )
     add(
         "--history",
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare",
         metavar="FILE",
         type=Path,
-        help="compare with the last run of this machine in a FILE of --history",
+        help="compare with this machine's last run in FILE, which --history wrote",
     )
     add_verbose(parser)
 
@@ -49,7 +54,7 @@ def _round_trips(text: str) -> tuple[int, ...]:
         found = (-1,)
     if min(found) < 0 or max(found) > MAX_RTT_MS:
         raise argparse.ArgumentTypeError(
-            f"{text!r} should be milliseconds from 0 to {MAX_RTT_MS}, with commas"
+            f"{text!r} must be milliseconds from 0 to {MAX_RTT_MS}, separated by commas"
         )
     return found
 

@@ -39,14 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "server",
         type=parse_address,
         metavar="[USER@]HOST[:PORT]",
-        help="default port 3389; rdp://… as other RDP clients write it",
+        help="default port 3389; rdp://… also works",
     )
     add("-u", "--user", default="", help="user name")
     add(
         "-p",
         "--password",
-        help="better than an argument is the variable RUSB_PASSWORD; '-' asks for it,"
-        " as -u does on a terminal when there is neither",
+        help="'-' asks for it, as -u alone does on a terminal; the environment"
+        " variable RUSB_PASSWORD is safer than an argument, which other users can"
+        " see",
     )
     add("-d", "--domain", default="", help="domain; '@N' at its end selects screen N")
     add(
@@ -54,14 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE",
-        help="offer only what a rule admits: 1209:0001 or vendorId=1209,product=Blink*;"
+        help="offer only devices that a rule admits: 1209:0001 or"
+        " vendorId=1209,product=Blink*;"
         " a rule that begins with ! excludes; may be given several times",
     )
     add(
         "--all",
         action="store_true",
         dest="wants_all",
-        help="also keyboards, mice, the root disk and the network adapter in use here",
+        help="also offer the keyboards, mice, root disk and network adapter of this"
+        " machine",
     )
     add(
         "--backend",
@@ -70,22 +73,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where devices come from: libusb (default), emulated, another one that"
         " 'rusb plugins' lists, or a class in a file; may be given several times",
     )
-    add("--force", action="store_true", help="take devices with mounted file systems")
+    add(
+        "--force",
+        action="store_true",
+        help="use devices even if their file systems are mounted",
+    )
     add(
         "--security",
         choices=list(SECURITY),
         default="tls",
         help="tls (default), negotiate: TLS or else RC4, rdp: RC4 (weak), none",
     )
-    add("--legacy-tls", action="store_true", help="take servers with TLS 1.0")
-    add("--ca", type=Path, help="PEM file of the authority that signed the server")
-    add("--known-servers", type=Path, help="file of the trusted certificates")
-    add("--timeout", type=float, default=30.0, help="seconds until connected (30)")
+    add("--legacy-tls", action="store_true", help="accept servers with TLS 1.0")
+    add(
+        "--ca",
+        type=Path,
+        help="PEM file of the authority that signed the server's certificate",
+    )
+    add("--known-servers", type=Path, help="file with the trusted certificates")
+    add(
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="give up if connecting takes longer than this many seconds (default: 30)",
+    )
     add(
         "--usb-timeout",
         type=float,
         default=45.0,
-        help="seconds until a server that is silent about USB is left (45)",
+        help="give up if the server does not offer remote USB within this many"
+        " seconds (default: 45)",
     )
     add_verbose(parser)
 
@@ -140,5 +157,5 @@ def _tell(event: SessionEvent) -> None:
         text = text.replace(str(event.problem), advised(event.problem))
     if isinstance(event, DeviceLeftOut):
         ids = f"{event.device.vendor_id:04x}:{event.device.product_id:04x}"
-        text += f". To offer it all the same: --all, or --filter {ids}"
+        text += f". To offer it anyway: --all, or --filter {ids}"
     say(text)

@@ -48,7 +48,9 @@ MACHINE = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     parser.add_argument(
-        "--keep", action="store_true", help="keep the directory with log and disk image"
+        "--keep",
+        action="store_true",
+        help="keep the directory with the log and the disk image",
     )
 
 
@@ -82,8 +84,8 @@ class _Demo:
         image = make_fat_image(16 << 20, {"PAYLOAD.BIN": payload}, "RUSB DEMO")
         self._image.write_bytes(image)
         (self._folder / "Demo.vbox").write_text(MACHINE)
-        self._tell("a flash drive and a keyboard are at the client; the machine's")
-        self._tell("filters admit the drive and want no keyboard from elsewhere")
+        self._tell("the client has a flash drive and a keyboard; the machine's")
+        self._tell("filters admit the drive and refuse the keyboard")
         async with self._serve() as port, self._connect(port):
             await self._wait("VUSB: Attached")
             self._tell(
@@ -95,7 +97,7 @@ class _Demo:
             away = self._image.with_suffix(".away")
             self._image.rename(away)
             await self._wait("VUSB: Detached")
-            self._tell("… and plugged again")
+            self._tell("… and plugged in again")
             away.rename(self._image)
             await self._wait("VUSB: Attached", 2)
             lines += await self._guest("PAYLOAD.BIN", "HELLO.TXT")
@@ -215,4 +217,4 @@ class _Demo:
     @staticmethod
     def _expect(held: bool) -> None:
         if not held:
-            raise RusbError("the demo did not show what it should; see above")
+            raise RusbError("the demo did not work; see above")

@@ -14,7 +14,7 @@ from ._common import add_verbose, run_async, set_up_logging
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     add = parser.add_argument
-    add("--json", action="store_true", help="a JSON array of objects")
+    add("--json", action="store_true", help="print a JSON array")
     add(
         "--backend",
         action="append",
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     for device in devices:
         print(_as_text(device))
     if not devices:
-        print("No USB devices but hubs are plugged in.")
+        print("No USB devices are plugged in, except hubs.")
     if args.verbose:
         for limit in limits:
             print(f"Limit: {limit}")

@@ -18,22 +18,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "machine",
         nargs="?",
         metavar="VM",
-        help="a machine's name or UUID; without it: every machine that is running",
+        help="a machine's name or UUID (default: all running machines)",
     )
     parser.add_argument(
-        "--follow", action="store_true", help="wait for more, until the machine is off"
+        "--follow",
+        action="store_true",
+        help="wait for more events, until the machine is off",
     )
     parser.add_argument(
         "--since",
         type=_number,
         metavar="SEQ",
-        help="only events after the one with this number (seq); with VM",
+        help="print only events after this number (seq); needs VM",
     )
 
 
 def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of an event")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an event number")
     return int(text)
 
 
@@ -45,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
         run_async(_print(entry, args.since, follows=args.follow))
         return 0
     if args.since is not None:
-        raise SettingsError("each machine numbers its own events: name one for --since")
+        raise SettingsError(
+            "--since needs a machine, because each machine numbers its own events"
+        )
     listed = [entry for entry in known.machines() if _is_running(entry)]
     entries = [*listed, *known.running_unlisted()]
     if not entries:

@@ -15,10 +15,15 @@ MAX_PASSWORD = 1024
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     parser.add_argument(
-        "password", nargs="?", metavar="PASSWORD", help="'-' reads a line; default: ask"
+        "password",
+        nargs="?",
+        metavar="PASSWORD",
+        help="'-' reads a line from standard input (default: ask)",
     )
     parser.add_argument(
-        "--legacy", action="store_true", help="VirtualBox's form, SHA-256 without salt"
+        "--legacy",
+        action="store_true",
+        help="print print VirtualBox's form, SHA-256 without salt",
     )
 
 
@@ -26,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Print it."""
     password = _password(args.password)
     if password is None or len(password) > MAX_PASSWORD:
-        print("rusb passwordhash: no usable password was given.", file=sys.stderr)
+        print(
+            "rusb passwordhash: no usable password was given; it must not be empty or"
+            " too long.",
+            file=sys.stderr,
+        )
         return 64
     if args.legacy:
         print(f"Password hash: {hash_legacy(password)}")

@@ -109,7 +109,9 @@ def _security(options: RdesktopOptions) -> tuple[str, ...]:
     """
     word = os.environ.get("RUSB_SECURITY", "tls")
     if word not in SECURITY:
-        raise UsageError(f"RUSB_SECURITY is {word!r}, not one of {', '.join(SECURITY)}")
+        raise UsageError(
+            f"RUSB_SECURITY is {word!r}; choose one of {', '.join(SECURITY)}"
+        )
     weak = "rdp" if options.encryption else "none"
     if options.version == 4:
         return (weak,)
@@ -124,7 +126,7 @@ def _legacy_tls() -> bool:
     """
     word = os.environ.get("RUSB_LEGACY_TLS", "0")
     if word not in ("0", "1"):
-        raise UsageError(f"RUSB_LEGACY_TLS is {word!r}, not 0 or 1")
+        raise UsageError(f"RUSB_LEGACY_TLS is {word!r}; use 0 or 1")
     return word == "1"
 
 

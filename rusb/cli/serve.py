@@ -34,44 +34,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "machine",
         nargs="?",
         metavar="MACHINE",
-        help="a machine's name, or its settings, a .vbox file",
+        help="a machine's name, or its .vbox file",
     )
-    add("--name", help="instead of MACHINE: what to call one without settings")
+    add("--name", help="instead of MACHINE: the name of a machine without a .vbox file")
     add(
         "--allow",
         action="append",
         default=[],
         metavar="RULE",
-        help="with --name: which devices may come, 1209:0001 or vendorId=1209,…;"
+        help="with --name: which devices to admit, 1209:0001 or vendorId=1209,…;"
         " may be given several times",
     )
     add(
         "--auth",
         choices=["null", "external"],
-        help="with --name: who may connect, anybody (default) or users with a password",
+        help="with --name: who may connect: anyone (default), or users with a password",
     )
     add(
         "--guest",
         default="pyusb",
         metavar="KIND[:ADDRESS]",
-        help="where devices go: qemu:QMP-SOCKET, pyusb[:FOLDER] (default), loopback, or"
+        help="where devices go: qemu:QMP-SOCKET, pyusb[:DIR] (default), loopback, or"
         " another one that 'rusb plugins' lists",
     )
     add("--port", metavar="LIST", help="ports to try: 3389 or 5000,5010-5012")
     add("--address", help="address to listen on")
-    add("--auth-library", default="", help="for External: VBoxAuth (PAM, default), …")
-    add("--pam-service", default="", help="service in /etc/pam.d (login)")
+    add(
+        "--auth-library",
+        default="",
+        help="library that checks passwords: VBoxAuth (PAM, default), …",
+    )
+    add("--pam-service", default="", help="service in /etc/pam.d (default: login)")
     add(
         "--legacy-tls",
         action="store_true",
-        help="take clients with TLS 1.0, such as rdesktop-vrdp 1.8",
+        help="accept clients with TLS 1.0, such as rdesktop-vrdp 1.8",
     )
     add(
         "--user",
         metavar="NAME",
-        help="with root: open ports, log, certificate and guest, then become NAME",
+        help="started as root: open ports, log, certificate and guest, then become"
+        " NAME",
     )
-    add("--log", metavar="FILE", help="VBox.log; default: Logs/VBox.log beside MACHINE")
+    add(
+        "--log",
+        metavar="FILE",
+        help="where to write the log (default: Logs/VBox.log beside the .vbox file)",
+    )
     add_verbose(parser)
 
 
@@ -101,13 +110,13 @@ def find_settings(args: argparse.Namespace) -> Path:
     if args.name is None:
         if args.machine is None:
             raise SettingsError(
-                "which machine? Name one, or its .vbox file; without settings:"
-                " --name NAME --allow RULE"
+                "no machine was named; give its name or its .vbox file, or use --name"
+                " NAME --allow RULE"
             )
         if args.allow or args.auth:
             raise SettingsError(
-                "--allow and --auth go with --name; the settings of a machine have"
-                " filters (usbfilter add) and authType (modifyvm --vrdeauthtype)"
+                "--allow and --auth need --name; for a machine with settings use"
+                " usbfilter add and modifyvm --vrdeauthtype"
             )
         path = Path(args.machine)
         is_path = path.suffix == ".vbox" or "/" in args.machine or path.is_file()
@@ -116,8 +125,8 @@ def find_settings(args: argparse.Namespace) -> Path:
         raise SettingsError("give MACHINE or --name, not both")
     if not args.allow:
         raise SettingsError(
-            "--name wants --allow RULE, or no device could come;"
-            " --allow vid=0x0000-0xffff is every device"
+            "--name needs --allow RULE, because no device is admitted without a rule;"
+            " --allow vid=0x0000-0xffff admits every device"
         )
     rules = [parse_offer(text, reads_devices=True) for text in args.allow]
     return make_settings(args.name, rules, args.auth)
@@ -168,12 +177,12 @@ async def _serve(config: ServerConfig, user: pwd.struct_passwd | None) -> int:
         if user is not None:
             check_logons(server)
             drop_root(user)
-            say(f"{name}: goes on as {user.pw_name}")
+            say(f"{name}: now runs as {user.pw_name}")
         listening = f"{name}: listening on port {server.port}"
         say(listening)
         if server.fingerprint:
             say(f"{name}: the certificate is {server.fingerprint}")
-        say(f"{name}: log in {config.log}")
+        say(f"{name}: the log is {config.log}")
         await until_signal(serving.wait_ended(), listening, on_hangup=serving.reload)
         say(f"{name}: stopping")
     return 0

@@ -1,4 +1,4 @@
-"""Type *guest*: refused, for there are no Guest Additions to ask."""
+"""Type *guest*: refused, for rusb has no Guest Additions to ask."""
 
 from .base import Decision, Request
 

@@ -347,7 +347,7 @@ async def follow(
     Args:
         path: where it listens.
         since: yield only what has a greater number; None: all.
-        follows: wait for more, until the machine is off.
+        follows: wait for more events, until the machine is off.
 
     Raises:
         ControlError: no machine runs there, or it refused.

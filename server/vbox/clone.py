@@ -122,7 +122,7 @@ def _place(home: Path, wish: Wish, number: int, source: Path) -> Path:
         name = f"{wish.name}-disk{number}{source.suffix}"
     path = home / name
     if path.exists():
-        raise SettingsError(f"{path} exists already; it was not touched")
+        raise SettingsError(f"{path} already exists; it was not changed")
     return path
 
 

@@ -145,5 +145,5 @@ class FilterList:
                 if self._nodes
                 else "there are no filters"
             )
-            raise SettingsError(f"there is no USB filter {index}: {allowed}")
+            raise SettingsError(f"there is no USB filter {index}; {allowed}")
         return self._nodes[index]

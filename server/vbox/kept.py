@@ -15,11 +15,11 @@ MAX_VIDEO_MEMORY = 256
 """MiB (VirtualBox's limit)."""
 
 CARD = "the guest has QEMU's standard VGA card, which has the memory it needs"
-PROCESSOR = "QEMU uses KVM and what the processor has wherever it can"
+PROCESSOR = "QEMU always uses what KVM and the processor offer"
 DECIDES = "QEMU decides that"
 POINTER = "pointer and keyboard are PS/2; USB ones come from clients"
-FIRMWARE = "the firmware is QEMU's SeaBIOS or OVMF, without such switches"
-NETWORK = "only NAT networks are there; it would count for another one"
+FIRMWARE = "the firmware is QEMU's SeaBIOS or OVMF, which has no such setting"
+NETWORK = "NAT is the only network, and does not use it"
 NAT = "QEMU's NAT always answers names through the host's resolver"
 
 
@@ -133,7 +133,7 @@ ADAPTER: dict[str, Kept] = {
     "nic-speed": Kept(DECIDES, (), "speed", 0xFFFF_FFFF, "0"),
     "nic-promisc": Kept(NETWORK, (), "promiscuousModePolicy", _PROMISCUOUS, "deny"),
     "nic-boot-prio": Kept(
-        "the boot order is that of --boot1 to --boot4", (), "bootPriority", 4, "0"
+        "--boot1 to --boot4 set the boot order", (), "bootPriority", 4, "0"
     ),
     "bridge-adapter": Kept(NETWORK, (_OTHER, "BridgedInterface"), "name", None, ""),
     "host-only-adapter": Kept(NETWORK, (_OTHER, "HostOnlyInterface"), "name", None, ""),

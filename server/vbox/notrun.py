@@ -122,7 +122,7 @@ def _attributes(hardware: Node) -> Iterator[str]:
 def _folders(hardware: Node) -> Iterator[str]:
     shared = hardware.find("SharedFolders")
     if names := [n.attributes.get("name", "") for n in _all(shared, "SharedFolder")]:
-        yield f"shared folders ({', '.join(names)}): there are no Guest Additions"
+        yield f"shared folders ({', '.join(names)}): rusb has no Guest Additions"
 
 
 def _ports(hardware: Node) -> Iterator[str]:

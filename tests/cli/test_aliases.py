@@ -69,7 +69,9 @@ def test_what_is_there_is_left_alone_and_named(
     broken.symlink_to("nowhere")
     assert main(["aliases", str(tmp_path)]) == 65
     out, err = capsys.readouterr()
-    assert f"{original}, {broken}: there already, and no link to rusb" in err
+    assert (
+        f"{original}, {broken}not replaced, because they are not links to rusb: " in err
+    )
     assert original.read_text() == "the real one"
     assert os.readlink(broken) == "nowhere"
     assert out.split() == [str(tmp_path / n) for n in ("VBoxHeadless", "rdesktop-vrdp")]

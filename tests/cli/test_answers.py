@@ -119,12 +119,12 @@ def test_disks_on_top_of_others(vbox: Vbox) -> None:
     text = vbox("showmediuminfo 22222222-0000-4000-8000-000000000011")
     assert "Child UUIDs:    22222222-0000-4000-8000-000000000012\n" in text
     line = "closemedium Snapshots/one.vdi"
-    vbox.fails(line, "is a medium of 'With snapshots'", 1)
+    vbox.fails(line, "is attached to 'With snapshots'", 1)
 
 
 def test_what_is_closed(disks: Vbox) -> None:
-    disks.fails("closemedium disk a.vdi --delete", "is a medium of 'Lab'", 1)
-    disks.fails(f"closemedium {OWN}", "is a medium of 'Lab'", 1)
+    disks.fails("closemedium disk a.vdi --delete", "is attached to 'Lab'", 1)
+    disks.fails(f"closemedium {OWN}", "is attached to 'Lab'", 1)
     other = Path("b.img")
     other.write_bytes(bytes(1024))
     assert disks(f"closemedium disk {other}") == ""
@@ -135,11 +135,11 @@ def test_what_is_closed(disks: Vbox) -> None:
     assert not other.exists()
     letter = Path("letter.vdi")
     letter.write_text("Dear Anna")
-    disks.fails("closemedium letter.vdi --delete", "is not an image of a disk", 1)
+    disks.fails("closemedium letter.vdi --delete", "is not a disk image", 1)
     assert letter.exists()
     link = Path("link.vdi")
     link.symlink_to("a.vdi")
-    disks.fails("closemedium link.vdi --delete", "is a medium of 'Lab'", 1)
+    disks.fails("closemedium link.vdi --delete", "is attached to 'Lab'", 1)
 
 
 @pytest.mark.skipif(not shutil.which("qemu-img"), reason="apt-get install qemu-utils")
@@ -159,9 +159,9 @@ def test_copies_of_disks(vbox: Vbox) -> None:
     vbox("clonemedium e.img f.vdi --variant Fixed")
     assert Path("f.vdi").stat().st_size > len(data)
     for line, sentence in (
-        ("clonemedium b.vdi c.vdi", "c.vdi exists already; it was not touched"),
+        ("clonemedium b.vdi c.vdi", "c.vdi already exists; it was not changed"),
         ("clonemedium b.vdi x.vdi --format VMDK", "a vmdk disk is recognised by its"),
-        ("clonemedium b.vdi x.vmdk --variant Fixed", "a fixed disk is a vdi, vhd or"),
+        ("clonemedium b.vdi x.vmdk --variant Fixed", "only vdi, vhd and"),
         ("clonemedium none.vdi x.vdi", "there is no medium"),
         ("convertfromraw none.img x.vdi", "there is no image"),
     ):
@@ -169,7 +169,7 @@ def test_copies_of_disks(vbox: Vbox) -> None:
     Path("letter.vdi").write_text("Dear Anna")
     vbox.fails("clonemedium letter.vdi x.vdi", "nothing of the copy is left", 1)
     assert not list(Path().glob("x.*"))
-    vbox.fails("clonemedium a.img", "name a disk, and where", 2)
+    vbox.fails("clonemedium a.img", "name a disk, and the file", 2)
 
 
 def test_a_disk_keeps_the_uuid_that_createmedium_told(
@@ -297,7 +297,7 @@ def test_guest_properties_are_kept(vbox: Vbox) -> None:
         ("set Lab a* b", "invalid name 'a*'"),
         (f"set Lab {'n' * 64} b", "more than 63 bytes"),
         (f"set Lab n {'v' * 128}", "more than 127 bytes"),
-        ("wait Lab *", "there are no Guest Additions"),
+        ("wait Lab *", "rusb has no Guest Additions"),
     ):
         vbox.fails(f"guestproperty {line}", sentence, 1)
     vbox("guestproperty", 2)
@@ -325,7 +325,7 @@ def test_snapshots_that_virtualbox_made(vbox: Vbox) -> None:
     )
     vbox.fails("snapshot Lab --details take", "snapshot VM list", 2)
     for verb in ("take Now", "delete Now", "restore Now", "restorecurrent"):
-        vbox.fails(f"snapshot Lab {verb}", "there are no snapshots", 1)
+        vbox.fails(f"snapshot Lab {verb}", "rusb has no snapshots", 1)
 
 
 def test_metrics(vbox: Vbox) -> None:
@@ -346,7 +346,7 @@ def test_the_log_of_a_machine(vbox: Vbox) -> None:
     (logs / "VBox.log.1").write_text("00:00 before\n")
     assert vbox("showvminfo Lab --log 0") == "00:00 now [31m\ufffd\n"
     assert vbox("showvminfo --log 1 Lab") == "00:00 before\n"
-    vbox.fails("showvminfo Lab --log x", "a number is wanted", 2)
+    vbox.fails("showvminfo Lab --log x", "it must be a number", 2)
 
 
 def test_since_when(vbox: Vbox) -> None:

@@ -129,8 +129,8 @@ def test_what_may_be_wished(disks: Vbox) -> None:
         ("Lab --options Fast", "invalid value 'Fast' of --options: keepall", 2),
         ("Lab --mode some", "invalid value 'some' of --mode", 2),
         ("Lab --uuid 1", "invalid value '1' of --uuid", 2),
-        ("Lab --snapshot x", "there are no snapshots", 1),
-        ("Lab --groups a", "each group begins with /", 2),
+        ("Lab --snapshot x", "rusb has no snapshots", 1),
+        ("Lab --groups a", "each group must begin with /", 2),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -209,7 +209,7 @@ def test_what_is_there_is_not_touched(disks: Vbox) -> None:
     home = Registry().machine_folder / "Twin"
     home.mkdir(parents=True)
     (home / "Twin-disk2.vmdk").write_bytes(b"mine")
-    disks.fails("clonevm Lab --name Twin", "Twin-disk2.vmdk exists already", 1)
+    disks.fails("clonevm Lab --name Twin", "Twin-disk2.vmdk already exists", 1)
     assert [p.name for p in home.iterdir()] == ["Twin-disk2.vmdk"]
     assert (home / "Twin-disk2.vmdk").read_bytes() == b"mine"
 

@@ -119,7 +119,7 @@ def test_nobody_answers(
     assert main([command, "-p", "-", "127.0.0.1:1"]) == 64
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(
-        ": no password was given: -p - asks for it, and nobody answered."
+        ": no password was given: -p - asks for one, but nothing was typed."
     )
 
 
@@ -243,7 +243,7 @@ def test_what_rdesktop_tries(
     ("variable", "message"),
     [
         ("RUSB_SECURITY", "RUSB_SECURITY is 'x', not one of tls, negotiate, rdp, none"),
-        ("RUSB_LEGACY_TLS", "RUSB_LEGACY_TLS is 'x', not 0 or 1"),
+        ("RUSB_LEGACY_TLS", "RUSB_LEGACY_TLS is 'x'; use 0 or 1"),
     ],
 )
 def test_an_unknown_word_in_a_variable(

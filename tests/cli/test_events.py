@@ -161,9 +161,9 @@ def test_the_state_says_the_same(server: RusbServer, tmp_path: Path) -> None:
     [
         ([], 72, "no machine is running"),
         (["Lab"], 65, "Lab"),
-        (["--since", "3"], 65, "name one for --since"),
+        (["--since", "3"], 65, "--since needs a machine"),
         (["Lab", "--since", "-1"], 64, "--since"),
-        (["Lab", "--since", "x"], 64, "'x' is not the number of an event"),
+        (["Lab", "--since", "x"], 64, "'x' is not an event number"),
     ],
 )
 def test_what_is_wrong_is_said(

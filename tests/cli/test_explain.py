@@ -187,5 +187,5 @@ def test_what_the_filters_admit_and_the_guest_lacks_says_why(
     device = replace(TRAVELER, attached=False, problem="no free port")
     machine = Machine("M", usb_controllers=("XHCI",), filters=(Filter("any"),))
     explain(machine, candidates(replace(LIVE, devices=(device,)), "0951:1666"))
-    sentence = "it is not attached all the same: no free port\n"
+    sentence = "it is admitted, but not attached: no free port\n"
     assert sentence in capsys.readouterr().out

@@ -48,11 +48,11 @@ def test_json_has_a_value_as_it_is(vbox: Vbox, target: str) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence", "status"),
     [
-        ("setextradata Lab", "too few words", 2),
+        ("setextradata Lab", "too few arguments", 2),
         ("setextradata Lab K V W", "too many", 2),
         ("setextradata Nowhere K V", "'Nowhere'", 1),
         ("getextradata Nowhere", "'Nowhere'", 1),
-        ("getextradata Lab K V", "too many words", 2),
+        ("getextradata Lab K V", "too many arguments", 2),
         ("getextradata Lab --jason", "did you mean --json?", 2),
         ("setextradata Lab 'a\nb' V", "invalid extra data key", 1),
         ("setextradata global 'a\nb' V", "invalid extra data key", 1),
@@ -110,7 +110,7 @@ def test_new_machines_go_into_the_machine_folder(empty: Vbox) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence", "status"),
     [
-        ("vrdeauthlibrary", "too few words", 2),
+        ("vrdeauthlibrary", "too few arguments", 2),
         ("vrdeauthlibrary a b", "too many", 2),
         ("colour red", "vrdeauthlibrary, machinefolder, vrdeextpack", 2),
         ("vrdeextpack null", "new machines have no remote display", 1),

@@ -32,7 +32,7 @@ def test_what_createvm_says(empty: Vbox) -> None:
     assert re.fullmatch(rf'"A b" \{{{UUID}\}}\n', empty("list vms"))
     assert "is created.\n" in empty("createvm --name B --basefolder .")
     assert "is created.\n" in empty("createvm --name C --machine-folder=sub")
-    assert "--basefolder is its name now" in empty.err
+    assert "use --basefolder" in empty.err
     assert Path("B/B.vbox").exists()
     assert Path("sub/C/C.vbox").exists()
     assert empty("list vms").count("\n") == 1
@@ -80,8 +80,11 @@ def test_disks_elsewhere_are_never_deleted(vbox: Vbox) -> None:
     vbox.fails("unregistervm Lab --delete-all", "are never deleted: --delete", 1)
     said = vbox("unregistervm Lab --delete")
     assert f"Deleted: {own}\n" in said
-    assert f"Kept, it is elsewhere or another machine has it: {other}\n" in said
-    assert f"Kept, it is not an image of a disk: {text}\n" in said
+    assert (
+        "Kept, because it is in another directory or another machine uses it:"
+        f" {other}\n" in said
+    )
+    assert f"Kept, because it is not a disk image: {text}\n" in said
     assert {*folder.iterdir()} == {stranger, text}  # not one of the machine's
     assert other.exists()
 

@@ -225,7 +225,7 @@ def test_vboxmanage_speaks_as_itself(
     assert capsys.readouterr().out == out
     assert called("VBoxManage", "frobnicate", monkeypatch) == 2
     assert capsys.readouterr().err == (
-        "VBoxManage: error: there is no command 'frobnicate';"
+        "VBoxManage: error: unknown command 'frobnicate';"
         " 'VBoxManage --help' lists them.\n"
     )
     assert called("VBoxManage", "--nologo modifyvm x --bogus", monkeypatch) == 2

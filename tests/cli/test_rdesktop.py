@@ -105,11 +105,11 @@ def test_other_devices_are_accepted_and_noted(text: str) -> None:
 
 
 def test_an_unknown_device_is_a_warning() -> None:
-    warning = "unknown -r argument 'toaster', ignored; -r usb is known"
+    warning = "unknown -r argument 'toaster' is ignored; this client supports -r usb"
     assert parse(["-r", "toaster", "host"]).warnings == [warning]
     asks = parse(["-r", "ubs", "-r", "clipbord", "host"]).warnings
     assert [w.partition("; ")[2] for w in asks] == [
-        "-r usb is known",
+        "this client supports -r usb",
         "did you mean clipboard?",
     ]
 

@@ -135,9 +135,9 @@ def test_a_machine_without_settings_from_the_first_to_the_last(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "which machine?"),
-        (["--name", "Lab"], "--name wants --allow RULE"),
-        (["Lab", "--allow", "1209:"], "--allow and --auth go with --name"),
+        ([], "no machine was named"),
+        (["--name", "Lab"], "--name needs --allow RULE"),
+        (["Lab", "--allow", "1209:"], "--allow and --auth need --name"),
         (["Lab", "--name", "Lab", "--allow", "1209:"], "not both"),
         (["nowhere.vbox"], "nowhere.vbox"),
         (["Nobody"], "could not find a registered machine named 'Nobody'"),
@@ -241,10 +241,13 @@ async def visit(port: int, known: Path) -> None:
     ("options", "sentence"),
     [
         (["--user", "no-such-user"], "there is no such user"),
-        (["--user", "root"], "that is root, who is to be dropped"),
+        (["--user", "root"], "that is root; name an ordinary user"),
         (["--user", "wheel"], "the group of wheel is root's"),
-        (["--user", "nobody", "--guest", "pyusb"], "does not go with --guest pyusb"),
-        (["--user", "nobody", "--auth", "external"], "does not go with PAM"),
+        (
+            ["--user", "nobody", "--guest", "pyusb"],
+            "cannot be combined with --guest pyusb",
+        ),
+        (["--user", "nobody", "--auth", "external"], "cannot be combined with PAM"),
     ],
 )
 def test_what_does_not_go_without_root_is_refused(

@@ -64,16 +64,16 @@ def test_disks_are_made_by_qemu(
     [
         ("--size 1", "missing --filename", 2),
         ("--filename a", "missing --size", 2),
-        ("--filename a --size 0", "needs a size", 2),
-        ("--filename a --size 1.5", "a number is wanted", 2),
+        ("--filename a --size 0", "cannot be 0", 2),
+        ("--filename a --size 1.5", "it must be a number", 2),
         ("--filename a --size 67108865", "at most", 2),
         ("--filename a --size 1 --format qed", "vdi, vmdk, vhd, raw", 2),
         ("--filename a.vdi --size 1 --format vmdk", "call it a.vmdk", 1),
         ("--filename a --size 1 --variant Split2G", "standard and fixed", 1),
         ("--filename a --size 1 --variant Thin", "of --variant: standard", 2),
-        ("--filename a.vmdk --size 1 --variant Fixed", "a fixed disk is", 1),
-        ("--filename there.vdi --size 1", "exists already", 1),
-        ("dvd --filename a --size 1", "only disks can be made", 1),
+        ("--filename a.vmdk --size 1 --variant Fixed", "can be of fixed size", 1),
+        ("--filename there.vdi --size 1", "already exists", 1),
+        ("dvd --filename a --size 1", "only disks can be created", 1),
         ("disk disk --filename a --size 1", "unexpected 'disk'", 2),
         ("tape --filename a --size 1", "unexpected 'tape'", 2),
     ],
@@ -114,7 +114,7 @@ def test_a_fixed_disk_has_all_its_blocks(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    sentence = "no room for all of a fixed disk: No space left on device"
+    sentence = "not enough space for a disk of fixed size: No space left on device"
     empty.fails("createmedium --filename c --size 1 --static", sentence, 1)
     assert not Path("c.vdi").exists()
 
@@ -159,7 +159,7 @@ def test_controllers(vbox: Vbox, words: str, kind: str) -> None:
         ("--name X --add sata --controller NVMe", "there are lsilogic", 1),
         ("--name X --add sata --controller PIIX4", "is no sata controller", 1),
         ("--name X --add sata --portcount 31", "at most 30", 2),
-        ("--name IDE --portcount 2", "only go with --add", 1),
+        ("--name IDE --portcount 2", "need --add", 1),
     ],
 )
 def test_controllers_that_cannot_be(
@@ -199,14 +199,14 @@ def test_media_come_and_go(disks: Vbox) -> None:
         ("--storagectl IDE --medium none", "nothing is attached", 1),
         ("--storagectl IDE --medium emptydrive --type hdd", "cannot be empty", 1),
         ("--storagectl IDE --medium a.vdi --type tape", "hdd, dvddrive, fdd", 2),
-        ("--storagectl IDE --medium a.vdi --port x", "a number is wanted", 2),
+        ("--storagectl IDE --medium a.vdi --port x", "it must be a number", 2),
         ("--storagectl IDE --medium a.vdi --device 2", "at most 1", 2),
         ("--storagectl IDE --medium a.vdi --type dvddrive", "is a hard disk", 1),
         ("--storagectl IDE --medium a.VMDK --type dvddrive", "is a hard disk", 1),
         ("--storagectl IDE --medium a.vdi --type fdd", "is a hard disk", 1),
         ("--storagectl IDE --medium host:/dev/sr0", "drives of the host", 1),
-        ("--storagectl IDE --medium additions", "there are only files", 1),
-        ("--storagectl IDE --medium iscsi", "there are only files", 1),
+        ("--storagectl IDE --medium additions", "only files can be attached", 1),
+        ("--storagectl IDE --medium iscsi", "only files can be attached", 1),
     ],
 )
 def test_media_that_cannot_be(

@@ -70,4 +70,4 @@ def test_each_line_works(
 
 
 def test_where_docker_machine_ends(empty: Vbox) -> None:
-    empty.fails("hostonlyif create", "hostonlyif: only NAT networks are there", 1)
+    empty.fails("hostonlyif create", "hostonlyif: NAT is the only network", 1)

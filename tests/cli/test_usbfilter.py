@@ -75,7 +75,7 @@ def test_an_index_out_of_range_names_the_range(
     two: Vbox, verb: str, target: str
 ) -> None:  # D7
     line = f"usbfilter {verb} --target {target}"
-    two.fails(line, "there is no USB filter 2: 0 to 1", 1)
+    two.fails(line, "there is no USB filter 2; the last one is 1", 1)
 
 
 @pytest.mark.parametrize("verb", ["modify 0 --name X", "remove 0"])
@@ -219,7 +219,7 @@ def test_global_filters_have_no_origin_and_no_mask(
         ("remove 0", "missing --target"),
         ("add 0 --target Lab", "missing --name"),
         ("modify 0 --target Lab", "nothing to change"),
-        ("add --target Lab --name X", "too few words"),
+        ("add --target Lab --name X", "too few arguments"),
         ("add 0 1 --target Lab --name X", "unexpected '1'"),
         ("add 0 --target Lab --name X --active maybe", "yes or no"),
         ("add 0 --target Lab --name X --active Yes", "yes or no"),
@@ -227,7 +227,7 @@ def test_global_filters_have_no_origin_and_no_mask(
         ("add 0 --target Lab --name X --vendor 1", "did you mean --vendorid?"),
         ("remove 0 --target Lab --name X", "unknown option '--name'"),
         ("add 0 --target Lab --name", "--name needs a value"),
-        ("replace 0 --target Lab", "which one: add, modify, remove or explain"),
+        ("replace 0 --target Lab", "choose one of add, modify, remove, explain"),
         ("explan Lab", "remove or explain; did you mean explain?"),
     ],
 )
@@ -302,7 +302,7 @@ def test_a_dry_run_tells_what_would_be(two: Vbox, line: str, admitted: bool) -> 
     before = two.files()
     text = two(f"usbfilter {line} --target Lab --dry-run")
     assert text.startswith("1209:0001 rusb Flash Drive (local)\n")
-    assert ("until now it is refused" in text) == admitted
+    assert ("currently it is refused" in text) == admitted
     (row,) = json.loads(two(f"usbfilter {line} -t Lab --dry-run --json"))
     assert (row["now"]["admitted"], row["then"]["admitted"]) == (False, admitted)
     assert two.files() == before
@@ -311,7 +311,7 @@ def test_a_dry_run_tells_what_would_be(two: Vbox, line: str, admitted: bool) -> 
 def test_a_dry_run_has_the_same_errors(two: Vbox) -> None:
     two.fails("usbfilter remove 2 --target Lab --dry-run", "0 to 1", 1)
     two.fails("usbfilter modify 0 --target Lab --dry-run", "nothing to change")
-    two.fails("usbfilter remove 0 --target Lab --json", "goes with --dry-run")
+    two.fails("usbfilter remove 0 --target Lab --json", "needs --dry-run")
     line = "usbfilter add 0 --target global --name X --action hold --dry-run"
     two.fails(line, "--dry-run is not supported for global filters")
 

@@ -45,7 +45,7 @@ def test_hyphens_do_not_count() -> None:
 def test_a_deprecated_name_warns_and_works() -> None:
     given = parse(["--vrdpport", "5000"], OPTIONS)
     assert given.last("vrde-port") == "5000"
-    assert given.warnings == ["--vrdpport is deprecated; --vrde-port is its name now"]
+    assert given.warnings == ["--vrdpport is deprecated; use --vrde-port"]
 
 
 def test_words_flags_and_options_with_two_values() -> None:
@@ -141,7 +141,7 @@ def test_a_missing_option_is_named() -> None:
 def test_words_for_yes_and_no() -> None:
     assert on_off("vrde", "ON")
     assert not yes_no("active", "no")
-    with pytest.raises(UsageError, match="'Yes' of --active: yes or no"):
+    with pytest.raises(UsageError, match="'Yes' for --active; use yes or no"):
         yes_no("active", "Yes")
     assert one_of("format", "VDI", ("vdi", "raw")) == "vdi"
     with pytest.raises(UsageError, match="'qed' of --format: vdi, raw"):
@@ -155,13 +155,13 @@ def test_numbers(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0x1", "-1", "1a", "", "٣", "+", "1.5"])
 def test_what_is_no_number(text: str) -> None:
-    with pytest.raises(UsageError, match="of INDEX: a number is wanted"):
+    with pytest.raises(UsageError, match="for INDEX: it must be a number"):
         unsigned("INDEX", text)
 
 
 @pytest.mark.parametrize("text", ["4294967296", "9" * 99, "+1" + "0" * 5000])
 def test_a_number_that_is_too_big_hears_the_limit(text: str) -> None:
-    with pytest.raises(UsageError, match="of INDEX: at most 4294967295"):
+    with pytest.raises(UsageError, match="for INDEX: it must be at most 4294967295"):
         unsigned("INDEX", text)
 
 

@@ -96,7 +96,7 @@ async def test_what_is_left_out_is_listed_once_with_the_reason_and_the_way_in(
     connect_command._tell(left_out)
     assert capsys.readouterr().err == (
         "left out 046d:c077 Logi Mouse: it is a keyboard or mouse of this machine. To"
-        " offer it all the same: --all, or --filter 046d:c077\n"
+        " offer it anyway: --all, or --filter 046d:c077\n"
     )
     (line,) = [str(e) for e in events if isinstance(e, DeviceOffered)]
     assert "Camera; its isochronous endpoints (sound, video) will not work" in line

@@ -135,7 +135,7 @@ def test_a_machine_is_created_or_not_whenever_the_writer_dies(
             registry.create_registered("Z")
         is_done = die(step, CREATE, folder)
         is_there = True
-        with contextlib.suppress(SettingsError):  # it exists already
+        with contextlib.suppress(SettingsError):  # it already exists
             registry.create_registered("A", "Debian_64")
             is_there = False  # no left-over was in the way
         seen.add((is_done, is_there))

@@ -40,7 +40,7 @@ class Elsewhere(Hypervisor):
 
     async def start(self, *, incoming: str = "") -> None:
         self.is_on = True
-        self.notes.append("it is elsewhere")
+        self.notes.append("it is in another directory")
 
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None
@@ -100,7 +100,7 @@ async def test_a_machine_of_another_hypervisor_runs(tmp_path: Path) -> None:
     async with running(tmp_path, said) as (machine, hypervisor):
         assert hypervisor.is_on
         assert hypervisor.guests == ["usb"]
-        assert "Warning: it is elsewhere" in said
+        assert "Warning: it is in another directory" in said
         assert (await info()).state == "running"
         await call(control_path(UUID), "pause")
         assert hypervisor.asked[-1] == "stop"

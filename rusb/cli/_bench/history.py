@@ -70,7 +70,7 @@ def _last(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RusbError(f"cannot read {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
-        raise RusbError(f"{path} is not a file of --history") from error
+        raise RusbError(f"{path} was not written by --history") from error
     name = machine_name()
     for line in reversed(lines):
         try:
@@ -80,5 +80,5 @@ def _last(path: Path) -> dict[str, Any]:
         if isinstance(run, dict) and run.get("v") == 2 and run.get("machine") == name:
             return run
     raise RusbError(
-        f"{path} has no run of this machine ({name}); make one with --history {path}"
+        f"{path} has no run on this machine ({name}); record one with --history {path}"
     )

@@ -237,7 +237,7 @@ class _Bench:
                     async with asyncio.timeout(ROUND_SECONDS):
                         done = await self._round(far, job, work, count)
                 except TimeoutError as error:
-                    text = f"{job.name} was not done in {ROUND_SECONDS:g} s"
+                    text = f"{job.name} did not finish within {ROUND_SECONDS:g} s"
                     raise RusbError(text) from error
                 if n:
                     found[job].append(done)
@@ -280,7 +280,7 @@ class _Bench:
             async with asyncio.timeout(ATTACH_SECONDS):
                 await self._guest.wait_for(len(before) + count)
         except TimeoutError as error:
-            raise RusbError("the bench's own devices did not attach") from error
+            raise RusbError("the bench's own devices were not attached") from error
         return [d for name, d in self._guest.devices.items() if name not in before]
 
     async def _connect_raw(self, far: Far) -> RawPeer:

@@ -24,7 +24,7 @@ async def _line(process: asyncio.subprocess.Process) -> bytes:
     except TimeoutError:
         line = b""
     if not line:
-        raise RusbError("a process of the bench ended or hangs; its errors are above")
+        raise RusbError("a bench process ended or is stuck; its errors are above")
     return line
 
 

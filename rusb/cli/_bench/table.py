@@ -81,7 +81,7 @@ def print_figures(figures: Figures) -> None:
     _print(console, _transfers(console, figures))
     _print(console, _reports(console, figures))
     console.print(
-        f"\nmemory at most: client {figures.rss_client_mb:.0f} MB,"
+        f"\npeak memory: client {figures.rss_client_mb:.0f} MB,"
         f" server {figures.rss_server_mb:.0f} MB"
     )
 

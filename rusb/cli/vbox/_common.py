@@ -55,7 +55,7 @@ def given(
         warn(warning)
     if count is not None and len(found.words) != count:
         extra = found.words[count:]
-        raise UsageError(f"unexpected {extra[0]!r}" if extra else "too few words")
+        raise UsageError(f"unexpected {extra[0]!r}" if extra else "too few arguments")
     return found
 
 
@@ -155,4 +155,7 @@ def say_changed(uuid: str) -> None:
         try:
             ask_running(uuid, "reload")
         except ControlError as error:
-            warn(f"saved; the running machine goes by the old ones: {error}")
+            warn(
+                "Saved, but the running machine still uses the previous settings."
+                f" Reason: {error}"
+            )

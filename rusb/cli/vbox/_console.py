@@ -39,14 +39,14 @@ def _forward(number: int, uuid: str, values: Sequence[str]) -> None:
         case [word, name] if word.lower() == "delete":
             ask_running(uuid, "natpf", number=number, delete=name)
         case _:
-            raise UsageError(f"natpf{number} takes a rule, or: delete NAME")
+            raise UsageError(f"natpf{number} needs a rule, or: delete NAME")
 
 
 def _link(number: int, uuid: str, values: Sequence[str]) -> None:
     """``setlinkstate1 on|off``."""
     verb = f"setlinkstate{number}"
     if len(values) != 1:
-        raise UsageError(f"{verb} takes one value: on or off")
+        raise UsageError(f"{verb} needs one value: on or off")
     is_on = on_off(verb, values[0])
     ask_running(uuid, "setlinkstate", number=number, enabled=is_on)
 
@@ -60,10 +60,10 @@ def _scancodes(uuid: str, values: Sequence[str]) -> None:
         raise UsageError(f"keyboardputscancode: {error}") from None
     except ValueError:
         raise UsageError(
-            "keyboardputscancode takes hexadecimal bytes, such as 1c 9c for Enter"
+            "keyboardputscancode needs hexadecimal bytes, such as 1c 9c for Enter"
         ) from None
     if not 0 < len(keys) <= MAX_KEYS:
-        raise UsageError(f"keyboardputscancode takes 1 to {MAX_KEYS} keys at once")
+        raise UsageError(f"keyboardputscancode accepts 1 to {MAX_KEYS} keys at once")
     ask_running(uuid, "keys", codes=codes.hex())
 
 
@@ -71,7 +71,7 @@ def _text(uuid: str, values: Sequence[str]) -> None:
     """``keyboardputstring TEXT…``."""
     text = "".join(values)
     if not 0 < len(text) <= MAX_TEXT:
-        raise UsageError(f"a text of 1 to {MAX_TEXT} characters can be typed")
+        raise UsageError(f"only only a text of 1 to {MAX_TEXT} characters can be typed")
     try:
         keys = typed(text)
     except ParseError as error:
@@ -85,7 +85,7 @@ def _text(uuid: str, values: Sequence[str]) -> None:
 def _file(uuid: str, values: Sequence[str]) -> None:
     """``keyboardputfile FILE``."""
     if len(values) != 1:
-        raise UsageError("keyboardputfile takes the name of one file")
+        raise UsageError("keyboardputfile needs the name of one file")
     with open(values[0], encoding="utf-8", errors="replace") as file:
         _text(uuid, [file.read(MAX_TEXT + 1)])
 
@@ -95,12 +95,14 @@ def _screenshot(uuid: str, values: Sequence[str]) -> None:
     from PIL import Image  # takes time
 
     if len(values) not in (1, 2):
-        raise UsageError("screenshotpng takes the name of a file")
+        raise UsageError("screenshotpng needs the name of a file")
     if values[1:] not in ([], ["0"]):
-        raise SettingsError(f"there is no screen {values[1]}: machines have one, 0")
+        raise SettingsError(
+            f"there is no screen {values[1]}: machines only have screen 0"
+        )
     path = Path(os.path.realpath(values[0]))
     if path.exists() and not path.is_file():
-        raise SettingsError(f"{values[0]} is not a file; name another one")
+        raise SettingsError(f"{values[0]} is not a regular file; name another one")
     with tempfile.NamedTemporaryFile(dir=runtime_folder(), suffix=".ppm") as picture:
         ask_running(uuid, "screenshot", file=picture.name)
         with open(picture.name, "rb") as file:
@@ -131,7 +133,7 @@ def _replace(path: Path, data: bytes) -> None:
 def _sleep(uuid: str, values: Sequence[str]) -> None:
     """``acpisleepbutton``."""
     if values:
-        raise UsageError(f"acpisleepbutton takes no value; unexpected {values[0]!r}")
+        raise UsageError(f"acpisleepbutton accepts no value; unexpected {values[0]!r}")
     ask_running(uuid, "acpisleepbutton")
 
 

@@ -82,8 +82,8 @@ def _ids(text: str) -> tuple[int, int]:
         vendor_id = product_id = -1
     if not (0 <= vendor_id <= 0xFFFF and 0 <= product_id <= 0xFFFF):
         raise UsageError(
-            f"{text!r} is no device: give VENDOR:PRODUCT in hexadecimal, or a UUID or"
-            " address that list usbhost or showvminfo shows"
+            f"{text!r} is not a device; use VENDOR:PRODUCT in hexadecimal, or a UUID"
+            " or address that list usbhost or showvminfo shows"
         )
     return vendor_id, product_id
 
@@ -143,11 +143,11 @@ def explain(
         if after is not None:
             is_same = rows[number].admitted == after[number].admitted
             was = "admitted" if rows[number].admitted else "refused"
-            print(f"    {'as before' if is_same else 'until now it is ' + was}")
+            print(f"    {'as before' if is_same else 'currently it is ' + was}")
     if not devices:
         print(
-            "No USB devices are here or at a client; name one that might come:"
-            " rusb usbfilter explain VM 1209:0001"
+            "No USB devices are plugged in, here or at a client; to ask about one by"
+            " its ids: rusb usbfilter explain VM 1209:0001"
         )
 
 
@@ -166,7 +166,7 @@ def _lines(device: Candidate, found: Explanation) -> Iterator[str]:
     yield "admitted" if found.admitted else "refused"
     yield from found.reasons
     if found.change:
-        yield "to keep it out:" if found.admitted else "to admit it, one of:"
+        yield "to keep it out:" if found.admitted else "to admit it, use one of:"
         yield from (f"  rusb {line}" for line in found.change)
     if note := _note(device, admitted=found.admitted):
         yield note
@@ -202,10 +202,9 @@ def _object(device: Candidate, found: Explanation) -> dict[str, object]:
 def _note(device: Candidate, *, admitted: bool) -> str:
     if device.where == "local" and not device.is_attached:
         return (
-            "a device of this machine comes in by hand: controlvm VM usbattach"
-            f" {device.names[1]}"
+            f"to attach this device by hand: controlvm VM usbattach {device.names[1]}"
         )
     if device.where == "remote" and admitted and not device.is_attached:
         why = device.problem or "the machine's VBox.log says why"
-        return f"it is not attached all the same: {why}"
+        return f"it is admitted, but not attached: {why}"
     return ""

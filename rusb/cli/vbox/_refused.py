@@ -17,7 +17,7 @@ _MODIFY = (
         "accelerate-3d accelerate-2d-video",
     ),
     (
-        "machines have no sound card; devices with sound come in over USB",
+        "machines have no sound card",
         "none off null",
         "audio audio-driver audio-enabled audio-in audio-out audio-controller"
         " audio-codec",
@@ -27,9 +27,9 @@ _MODIFY = (
         "disabled",
         "clipboard clipboard-mode clipboard-file-transfers",
     ),
-    ("nothing can be dragged into a guest", "disabled", "draganddrop drag-and-drop"),
-    ("there are no snapshots", "default", "snapshot-folder"),
-    ("a guest may use all of the processors it has", "100", "cpu-execution-cap"),
+    ("drag and drop is not supported", "disabled", "draganddrop drag-and-drop"),
+    ("rusb has no snapshots", "default", "snapshot-folder"),
+    ("a guest may always use its processors fully", "100", "cpu-execution-cap"),
     ("the number of processors cannot change", "off", "cpu-hotplug"),
     ("the number of processors cannot change", "", "plug-cpu unplug-cpu"),
     (
@@ -42,58 +42,62 @@ _MODIFY = (
         "default",
         "paravirt-debug",
     ),
-    ("machines have the board i440FX with a PIIX3", "piix3", "chipset"),
-    ("there is no emulated TPM", "none", "tpm-type tpm-location"),
+    ("machines always have the i440FX and PIIX3 chipset", "piix3", "chipset"),
+    ("machines have no TPM", "none", "tpm-type tpm-location"),
     (
-        "the firmware is QEMU's SeaBIOS or OVMF, without such switches",
+        "the firmware is QEMU's SeaBIOS or OVMF, which has no such setting",
         "0",
         "bios-logo-image-path bios-apic bios-system-time-offset"
         " firmware-logo-image-path firmware-apic firmware-system-time-offset",
     ),
     ("the guest sees the machine's own UUID", "", "hardware-uuid"),
     (
-        "only NAT networks are there",
+        "NAT is the only network",
         "none",
         "host-only-net# nic-generic-drv# nic-property# nic-bandwidth-group#",
     ),
     ("network traffic is not traced", "off", "nic-trace# nic-trace-file#"),
     (
-        "QEMU's NAT is used as it is; the guest reaches out, nobody reaches in",
+        "QEMU's NAT is used with its own settings",
         "default",
         "nat-net# nat-settings# nat-tftp-prefix# nat-tftp-file#"
         " nat-tftp-server# nat-bind-ip# nat-alias-mode#",
     ),
     ("guests reach the host at 10.0.2.2", "on", "nat-localhostreachable#"),
     (
-        "there is one serial port, --uart1",
+        "machines have only one serial port, --uart1",
         "off",
         "uart2 uart3 uart4 uart-mode2 uart-mode3 uart-mode4",
     ),
     ("QEMU's serial ports are 16550A", "16550a", "uart-type1"),
     (
-        "there is one serial port, --uart1",
+        "machines have only one serial port, --uart1",
         "",
         "uart-type2 uart-type3 uart-type4",
     ),
-    ("there are no parallel ports", "off", "lpt1 lpt2 lpt-mode1 lpt-mode2"),
-    ("memory is not taken from a running guest", "0", "guest-memory-balloon"),
-    ("there is no emulated card reader; remote ones work", "off", "usb-card-reader"),
+    ("machines have no parallel ports", "off", "lpt1 lpt2 lpt-mode1 lpt-mode2"),
+    ("the memory of a running guest cannot change", "0", "guest-memory-balloon"),
     (
-        "teleporting is not there yet",
+        "machines have no emulated card reader; attach a real one",
+        "off",
+        "usb-card-reader",
+    ),
+    (
+        "teleporting is not supported yet",
         "off",
         "teleporter teleporter-port teleporter-address teleporter-password"
         " teleporter-password-file fault-tolerance fault-tolerance-address"
         " fault-tolerance-port fault-tolerance-password",
     ),
-    ("there is no window that would show it", "", "icon-file"),
-    ("machines have no window, they start headless", "headless", "default-frontend"),
+    ("machines have no window to show it in", "", "icon-file"),
+    ("machines have no window and start headless", "headless", "default-frontend"),
     (
         "let systemd start 'rusb headless' when the host starts",
         "off",
         "autostart-enabled autostart-delay autostop-type",
     ),
     (
-        "nothing is recorded",
+        "the screen cannot be recorded",
         "off",
         "recording recording-screens recording-file recording-max-size"
         " recording-max-time recording-opts recording-video-fps recording-video-rate"
@@ -101,10 +105,10 @@ _MODIFY = (
         " videocap-rate videocap-fps videocap-max-time videocap-max-size"
         " videocap-opts",
     ),
-    ("use nice(1) when you start it", "default", "vm-process-priority"),
-    ("no device on the host's PCI bus can be passed on", "", "pci-attach pci-detach"),
+    ("use nice(1) when you start the machine", "default", "vm-process-priority"),
+    ("PCI devices of the host cannot be passed through", "", "pci-attach pci-detach"),
     (
-        "the log is Logs/VBox.log, there is no tracing",
+        "there is no tracing; the log is Logs/VBox.log",
         "off",
         "tracing-enabled tracing-config tracing-allow-vm-access",
     ),
@@ -147,35 +151,35 @@ MODIFY = tuple(
 """Options of ``modifyvm``."""
 
 _CONTROL = (
-    ("there is no saving of a machine's state", "savestate"),
+    ("the state of a machine cannot be saved", "savestate"),
     (
-        "nothing is recorded; screenshotpng takes a picture",
+        "the screen cannot be recorded; screenshotpng saves a picture",
         "recording videocap videocapscreens videocapfile videocapres"
         " videocaprate videocapfps",
     ),
     (
-        "the size of the screen is the guest's affair",
+        "the guest sets the size of its screen",
         "setvideomodehint setscreenlayout",
     ),
-    ("teleporting is not there yet", "teleport"),
-    ("there are no Guest Additions", "setcredentials reboot shutdown"),
+    ("teleporting is not supported yet", "teleport"),
+    ("rusb has no Guest Additions", "setcredentials reboot shutdown"),
     ("machines have no sound card", "audioin audioout"),
     ("the clipboard is not shared", "clipboard"),
-    ("nothing can be dragged into a guest", "draganddrop"),
-    ("it changes while the machine is off: modifyvm VM --nicN", "nic#"),
-    ("NAT, the one kind of network, has no such setting", "nicpromisc# nicproperty#"),
+    ("drag and drop is not supported", "draganddrop"),
+    ("change it while the machine is off: modifyvm VM --nicN", "nic#"),
+    ("NAT, the only network, has no such setting", "nicpromisc# nicproperty#"),
     ("network traffic is not traced", "nictrace# nictracefile#"),
     (
-        "their number changes while the machine is off: modifyvm VM --cpus NUMBER",
+        "change their number while the machine is off: modifyvm VM --cpus NUMBER",
         "plugcpu unplugcpu",
     ),
-    ("a guest may use all of the processors it has", "cpuexecutioncap"),
-    ("memory is not taken from a running guest", "guestmemoryballoon"),
+    ("a guest may always use its processors fully", "cpuexecutioncap"),
+    ("the memory of a running guest cannot change", "guestmemoryballoon"),
     (
-        "it changes while the machine is off: modifyvm VM --uartmode1",
+        "change it while the machine is off: modifyvm VM --uartmode1",
         "changeuartmode1",
     ),
-    ("there are no cameras but those that come in over USB", "webcam"),
+    ("machines have no emulated camera", "webcam"),
     ("rusb does not encrypt disks", "addencpassword removeencpassword"),
     ("use renice(1)", "vm-process-priority"),
     (
@@ -189,14 +193,14 @@ CONTROL = {word: why for why, words in _CONTROL for word in _expanded(words)}
 
 PROPERTIES = {
     "autostartdbpath": "let systemd start 'rusb headless' when the host starts",
-    "defaultfrontend": "machines have no window, they start headless",
-    "hwvirtexclusive": "QEMU shares the processor's virtualisation with others",
-    "language": "rusb speaks English",
-    "logginglevel": "'rusb serve -v' and '-vv' say more",
-    "loghistorycount": "three old logs are kept",
+    "defaultfrontend": "machines have no window and start headless",
+    "hwvirtexclusive": "QEMU always shares hardware virtualization with other programs",
+    "language": "rusb is available in English only",
+    "logginglevel": "use 'rusb serve -v' or '-vv' to log more",
+    "loghistorycount": "rusb always keeps three old logs",
     "proxymode": "rusb downloads nothing",
     "proxyurl": "rusb downloads nothing",
-    "websrvauthlibrary": "there is no web service",
+    "websrvauthlibrary": "rusb has no web service",
 }
 """Properties of ``setproperty``."""
 
@@ -206,40 +210,40 @@ LISTS = (
 )
 """Words of ``list``."""
 
-_NO_SNAPSHOTS = "there are no snapshots and no saved states"
-_NO_NETWORKS = "only NAT networks are there: modifyvm VM --nic1 nat"
+_NO_SNAPSHOTS = "rusb has no snapshots and no saved states"
+_NO_NETWORKS = "NAT is the only network: modifyvm VM --nic1 nat"
 _NO_IMAGES = "use qemu-img for that; machines name their disks by path"
 
 COMMANDS = {
     "adoptstate": _NO_SNAPSHOTS,
-    "bandwidthctl": "QEMU does not limit bandwidth",
-    "cloud": "rusb knows no clouds",
-    "cloudprofile": "rusb knows no clouds",
-    "debugvm": "there is no debugger of guests",
+    "bandwidthctl": "rusb does not limit bandwidth",
+    "cloud": "rusb does not support clouds",
+    "cloudprofile": "rusb does not support clouds",
+    "debugvm": "rusb has no debugger for guests",
     "dhcpserver": _NO_NETWORKS,
     "discardstate": _NO_SNAPSHOTS,
     "encryptmedium": "rusb does not encrypt disks",
     "encryptvm": "rusb does not encrypt settings",
-    "export": "machines are not exported; their folder is all there is of them",
-    "extpack": "there are no extension packs; remote display and USB are in rusb",
-    "guestcontrol": "there are no Guest Additions",
+    "export": "machines cannot be exported; copy their directory instead",
+    "extpack": "rusb needs no extension packs for remote display and USB",
+    "guestcontrol": "rusb has no Guest Additions",
     "hostonlyif": _NO_NETWORKS,
     "hostonlynet": _NO_NETWORKS,
-    "import": "appliances are not imported; registervm FILE takes a .vbox file",
+    "import": "appliances cannot be imported; to use a .vbox file: registervm FILE",
     "mediumio": _NO_IMAGES,
     "mediumproperty": _NO_IMAGES,
     "modifyhd": _NO_IMAGES,
     "modifymedium": _NO_IMAGES,
     "modifynvram": "the firmware is QEMU's",
-    "movevm": "clonevm VM --name NAME --basefolder DIR --register copies it there",
+    "movevm": "clonevm VM --name NAME --basefolder DIR --register makes a copy there",
     "natnetwork": _NO_NETWORKS,
-    "openmedium": "there is no list of media; storageattach takes a file",
-    "sharedfolder": "there are no Guest Additions",
-    "signova": "machines are not exported",
-    "unattended": "a CD installs it: storageattach VM --storagectl IDE --port 1"
+    "openmedium": "rusb keeps no list of media; storageattach accepts a file",
+    "sharedfolder": "rusb has no Guest Additions",
+    "signova": "machines cannot be exported",
+    "unattended": "install from a CD: storageattach VM --storagectl IDE --port 1"
     " --type dvddrive --medium FILE",
-    "updatecheck": "pip or your distribution updates rusb",
-    "usbdevsource": "devices come from clients: usbfilter add 0 --target VM --name"
-    " NAME",
+    "updatecheck": "update rusb with pip or your distribution",
+    "usbdevsource": "devices come from clients; to admit one: usbfilter add 0"
+    " --target VM --name NAME",
 }
 """Whole commands."""

@@ -27,7 +27,7 @@ _KEEP = {
 """Words of ``--options``."""
 
 _NOT = {
-    "link": "disks that build on others are not made; a full copy is",
+    "link": "linked clones are not supported; without it, a full copy is made",
     "keephwuuids": "the guest sees the machine's own UUID",
 }
 
@@ -39,7 +39,7 @@ CLONE = (
     Option("groups"),
     Option("uuid"),
     Option("register", values=0),
-    *_refused.refused("there are no snapshots", "snapshot"),
+    *_refused.refused("rusb has no snapshots", "snapshot"),
 )
 
 
@@ -97,7 +97,9 @@ def _number(text: str | None, taken: Sequence[str]) -> str:
     try:
         number = str(uuid.UUID(text))
     except ValueError:
-        raise UsageError(f"invalid value {text!r} of --uuid: no UUID") from None
+        raise UsageError(
+            f"invalid value {text!r} for --uuid: it is not a UUID"
+        ) from None
     if number in taken:
         raise SettingsError(f"a machine with UUID {{{number}}} is registered already")
     return number

@@ -21,8 +21,8 @@ from ._settings import quoted
 
 __all__ = ["COMMANDS"]
 
-_NO_ADDITIONS = "there are no Guest Additions"
-_NO_SNAPSHOTS = "there are no snapshots and no saved states"
+_NO_ADDITIONS = "rusb has no Guest Additions"
+_NO_SNAPSHOTS = "rusb has no snapshots and no saved states"
 
 # --------------------------------------------------------------- properties ----
 
@@ -42,14 +42,14 @@ def guestproperty(words: Sequence[str]) -> int:
         raise SettingsError(f"guestproperty wait: {_NO_ADDITIONS}")
     if verb not in verbs:
         given(words[:1], _OPTIONS)
-        raise UsageError("which one: get, enumerate, set or unset")
+        raise UsageError("choose one of get, enumerate, set, unset")
     return verbs[verb](words[1:])
 
 
 _OPTIONS = (
     Option("patterns"),
     Option("flags"),
-    Option("verbose", values=0, idle="there is no more to tell"),
+    Option("verbose", values=0, idle="there are no more details"),
 )
 
 
@@ -73,7 +73,7 @@ def _get(words: Sequence[str]) -> int:
 def _enumerate(words: Sequence[str]) -> int:
     found = given(words, _OPTIONS)
     if not found.words:
-        raise UsageError("too few words")
+        raise UsageError("too few arguments")
     patterns = [*found.words[1:], *(found.last("patterns") or "").split("|")]
     patterns = [pattern for pattern in patterns if pattern]
     is_none = True
@@ -103,7 +103,7 @@ def _set(words: Sequence[str]) -> int:
 def snapshot(words: Sequence[str]) -> int:
     """``snapshot VM list [--machinereadable]``: those that VirtualBox made."""
     options = (
-        Option("details", values=0, idle="there is no more to tell"),
+        Option("details", values=0, idle="there are no more details"),
         Option("machinereadable", values=0),
     )
     verb = words[1] if len(words) > 1 else ""

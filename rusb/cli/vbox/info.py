@@ -87,7 +87,7 @@ def showvminfo(words: Sequence[str]) -> int:
     try:
         live = live_state(entry.uuid)
     except ControlError as error:
-        warn(f"{error}; what follows is from its settings")
+        warn(f"{error}; the following comes from its settings")
         live = MachineState("stuck", DisplayState(machine.remote_display))
     if live is not None:  # its command line may have other settings
         machine.remote_display = live.display.settings
@@ -111,7 +111,7 @@ def _print_log(entry: Entry, number: int) -> int:
             while line := file.readline(MAX_LINE):
                 show(line.removesuffix("\n"))
     except FileNotFoundError:
-        warn(f"there is no log {path}: the machine has not run so often")
+        warn(f"there is no log {path}: the machine has not run that often")
     return 0
 
 

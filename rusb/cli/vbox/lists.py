@@ -114,7 +114,7 @@ def list_(words: Sequence[str]) -> int:
         print(text, end="\n" if text else "")
     else:
         hint = did_you_mean(word, LISTS)
-        sentence = f"list {word}: there are {', '.join(LISTS)}{hint}"
+        sentence = f"list {word}: no such list; choose one of {', '.join(LISTS)}{hint}"
         is_known = word in _refused.LISTS
         raise SettingsError(sentence) if is_known else UsageError(sentence)
     return 0

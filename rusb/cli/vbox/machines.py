@@ -20,7 +20,7 @@ CREATE = (
     *_refused.refused("modifyvm VM --groups sets them", "groups"),
     *_refused.refused("a new machine gets a UUID of its own", "uuid"),
     *_refused.refused("storagectl and storageattach give it drives", "default"),
-    *_refused.refused("there are no snapshots", "snapshot-folder"),
+    *_refused.refused("rusb has no snapshots", "snapshot-folder"),
     *_refused.refused("machines have an x86 processor", "platform-architecture", "x86"),
     *_refused.refused("rusb does not encrypt settings", "cipher password-id password"),
 )
@@ -67,9 +67,12 @@ def unregistervm(words: Sequence[str]) -> int:
     for path in removal.deleted:
         show(f"Deleted: {path}")
     for path in removal.kept:
-        show(f"Kept, it is elsewhere or another machine has it: {path}")
+        show(
+            "Kept, because it is in another directory or another machine uses it:"
+            f" {path}"
+        )
     for path in removal.strange:
-        show(f"Kept, it is not an image of a disk: {path}")
+        show(f"Kept, because it is not a disk image: {path}")
     return 0
 
 

@@ -95,7 +95,7 @@ def showmediuminfo(words: Sequence[str]) -> int:
 CLONE = (
     Option("format"),
     Option("variant"),
-    *_refused.refused("an image that exists is not touched", "existing"),
+    *_refused.refused("existing images are not overwritten", "existing"),
 )
 
 
@@ -108,10 +108,10 @@ def clonemedium(words: Sequence[str]) -> int:
     if len(found.words) > 2 and found.words[0] == "disk":
         del found.words[0]
     if len(found.words) != 2:
-        raise UsageError("name a disk, and where its copy is to be")
+        raise UsageError("name a disk, and the file for its copy")
     source = find_medium(known_media(registry().machines()), found.words[0])
     if source.kind != "disk":
-        raise SettingsError(f"{source.path} is a {source.kind}; cp copies it")
+        raise SettingsError(f"{source.path} is a {source.kind}; copy it with cp")
     _copy(source.path, found)
     return 0
 
@@ -133,12 +133,14 @@ def _copy(source: Path, found: Given, kind: str = "") -> None:
     target = disk_path(found.words[1], found, default if default in own else "vdi")
     target = target.absolute()
     if target.exists():
-        raise SettingsError(f"{target} exists already; it was not touched")
+        raise SettingsError(f"{target} already exists; it was not changed")
     wanted, options = disk_format(target), None
     if found.has("variant"):
         is_fixed = is_fixed_disk(found.last("variant") or "")
         if is_fixed and wanted not in FIXED:
-            raise SettingsError(f"{target}: a fixed disk is a vdi, vhd or raw one")
+            raise SettingsError(
+                f"{target}: only vdi, vhd and raw disks can be of fixed size"
+            )
         options = ("-o", FIXED[wanted]) if is_fixed else ()
     made: list[Path] = []
     try:
@@ -160,14 +162,14 @@ def closemedium(words: Sequence[str]) -> int:
     medium = _named(found)
     if owners := _owners(medium):
         raise CodedError(
-            f"{medium.path} is a medium of {', '.join(owners)}; storageattach --medium"
-            " none detaches it",
+            f"{medium.path} is attached to {', '.join(owners)}; detach it with"
+            " storageattach --medium none",
             IN_USE,
         )
     if found.has("delete"):
         if not is_image(medium.path):
             raise SettingsError(
-                f"{medium.path} is not an image of a disk; it was not deleted"
+                f"{medium.path} is not a disk image; it was not deleted"
             )
         medium.path.unlink()
         show(f"Deleted: {medium.path}")

@@ -48,7 +48,7 @@ def _nic(number: int) -> Change:
     def apply(editor: Editor, value: str) -> None:
         if value.lower() not in NIC_MODES:
             raise SettingsError(
-                f"--nic{number} {value}: rusb has no such network; there are"
+                f"--nic{number} {value}: rusb has no such network; choose one of"
                 f" {', '.join(NIC_MODES)}"
             )
         editor.set_nic(number, value.lower())
@@ -64,7 +64,9 @@ def _card(value: str) -> str:
     for card in NETWORK_CARDS:
         if card.lower() == value.lower():
             return card
-    raise SettingsError(f"network card {value!r}: there are {', '.join(NETWORK_CARDS)}")
+    raise SettingsError(
+        f"unknown network card {value!r}; choose one of {', '.join(NETWORK_CARDS)}"
+    )
 
 
 def _cable(value: str) -> str:
@@ -77,8 +79,8 @@ def _mac(value: str) -> str:
     is_hex = all(c in "0123456789abcdefABCDEF" for c in value)
     if len(value) != 12 or not is_hex or int(value[1], 16) & 1:
         raise UsageError(
-            f"invalid MAC address {value!r}: auto, or twelve hexadecimal digits, the"
-            " second one even"
+            f"invalid MAC address {value!r}: use use auto, or twelve hexadecimal"
+            " digits, the second one even"
         )
     return value.upper()
 
@@ -95,7 +97,7 @@ def _name(editor: Editor, value: str) -> None:
 def _groups(editor: Editor, value: str) -> None:
     names = [name for name in value.split(",") if name not in ("", "/")]
     if not all(name.startswith("/") for name in names):
-        raise UsageError(f"--groups {value!r}: each group begins with /")
+        raise UsageError(f"--groups {value!r}: each group must begin with /")
     editor.set_groups(names)
 
 
@@ -145,7 +147,7 @@ def _library(editor: Editor, value: str) -> None:
 
 def _ext_pack(editor: Editor, value: str) -> None:
     if value.lower() != "default":
-        warn("there are no extension packs; rusb's own server is used all the same")
+        warn("rusb has no extension packs; rusb's own server is used")
     editor.set_display("VRDEExtPack", None if value.lower() == "default" else value)
 
 
@@ -171,7 +173,7 @@ def _uart(editor: Editor, base: str, irq: str = "") -> None:
     if base.lower() == "off":
         editor.set_serial(None)
     elif (base.lower(), irq) != ("0x3f8", "4"):
-        raise SettingsError(f"--uart1 {base} {irq}: COM1 is at 0x3F8 4")
+        raise SettingsError(f"--uart1 {base} {irq}: COM1 is always at 0x3F8 4")
 
 
 def _uart_mode(editor: Editor, mode: str, value: str = "") -> None:
@@ -182,7 +184,7 @@ def _uart_mode(editor: Editor, mode: str, value: str = "") -> None:
         return
     if word not in SERIAL_MODES:
         raise SettingsError(
-            f"--uartmode1 {mode}: COM1 is not connected with a device of the host;"
+            f"--uartmode1 {mode}: COM1 cannot be connected to a device of the host;"
             f" choose one of disconnected, {', '.join(SERIAL_MODES)}"
         )
     try:
@@ -215,7 +217,7 @@ OPTIONS: dict[str, Change] = {
     "cpus": _number("cpus", MAX_CPUS, Editor.set_cpus),
     "monitor-count": _monitors,
     "ioapic": _only_on(
-        *("ioapic", "QEMU's machines have an I/O APIC", "BIOS", "IOAPIC"),
+        *("ioapic", "QEMU's machines always have an I/O APIC", "BIOS", "IOAPIC"),
         enabled="true",
     ),
     "rtc-use-utc": _flag("rtcuseutc", Editor.set_utc),

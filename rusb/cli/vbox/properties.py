@@ -44,7 +44,9 @@ def getextradata(words: Sequence[str]) -> int:
     """``getextradata VM|global [KEY|enumerate] [--json]``: print extra data."""
     found = given(words, (Option("json", values=0),))
     if not 1 <= len(found.words) <= 2:
-        raise UsageError("too few words" if not found.words else "too many words")
+        raise UsageError(
+            "too few arguments" if not found.words else "too many arguments"
+        )
     target, key = (*found.words, "enumerate")[:2]
     known = registry()
     if target == "global":
@@ -66,12 +68,14 @@ def setproperty(words: Sequence[str]) -> int:
     """``setproperty vrdeauthlibrary|machinefolder|vrdeextpack default|VALUE``."""
     name, value = literal(words, (2,))
     if name in _DEPRECATED:
-        warn(f"{name} is deprecated; {_DEPRECATED[name]} is its name now")
+        warn(f"{name} is deprecated; use {_DEPRECATED[name]}")
         name = _DEPRECATED[name]
     if name in _refused.PROPERTIES:
         raise SettingsError(f"{name}: {_refused.PROPERTIES[name]}")
     if name not in _PROPERTIES:
-        raise UsageError(f"there is no property {name!r}: {', '.join(_PROPERTIES)}")
+        raise UsageError(
+            f"unknown property {name!r}; choose one of {', '.join(_PROPERTIES)}"
+        )
     attribute, default = _PROPERTIES[name]
     if value == "default":
         value = default
@@ -80,10 +84,10 @@ def setproperty(words: Sequence[str]) -> int:
     elif name == "vrdeextpack":
         if value == "null":
             raise SettingsError(
-                "vrdeextpack null: by default, new machines have no remote display;"
-                " modifyvm VM --vrde off takes away that of one"
+                "vrdeextpack null: by default, new machines have no remote display; to"
+                " switch it off for one: modifyvm VM --vrde off"
             )
-        warn("there are no extension packs; rusb's own server is used all the same")
+        warn("rusb has no extension packs; rusb's own server is used")
     registry().set_property(attribute, value)
     return 0
 
@@ -92,7 +96,7 @@ def internalcommands(words: Sequence[str]) -> int:
     """``internalcommands passwordhash PASSWORD``: for VBoxAuthSimple."""
     verb, password = literal(words, (2,))
     if verb != "passwordhash":
-        raise UsageError(f"there is no {verb!r}: passwordhash")
+        raise UsageError(f"unknown command {verb!r}; rusb only has passwordhash")
     print(f"Password hash: {hash_legacy(password)}")
     return 0
 

@@ -116,7 +116,7 @@ def headless(words: Sequence[str]) -> int:
     hardware = load_hardware(entry.path, machine.usb_controllers)
     log = entry.path.parent / "Logs" / "VBox.log"
     make_folder(log.parent)
-    notes = [f"not run: {part}" for part in hardware.not_run]
+    notes = [f"not supported: {part}" for part in hardware.not_run]
     open_more_files()
     return run_async(_run(machine, hardware, log, notes))
 
@@ -153,13 +153,13 @@ def startvm(words: Sequence[str]) -> int:
     found = given(words, (Option("type"),))
     kind = one_of("type", found.last("type") or "gui", _TYPES)
     if not found.words:
-        raise UsageError("which machine?")
+        raise UsageError("no machine was named")
     if kind == "vrdp":
-        say("Warning: --type vrdp is deprecated; headless is its name now")
+        say("Warning: --type vrdp is deprecated; use headless")
     elif kind != "headless":
         say(
             "rusb has no window: the machine starts headless; controlvm VM"
-            " screenshotpng FILE shows its screen"
+            " screenshotpng FILE saves a picture of its screen"
         )
     status = 0
     for name in found.words:
@@ -259,7 +259,7 @@ def controlvm(words: Sequence[str]) -> int:
         raise UsageError("controlvm VM COMMAND")
     name, verb, *values = found.words
     if verb in _RENAMED:
-        say(f"Warning: {verb} is deprecated; {_RENAMED[verb]} is its name now")
+        say(f"Warning: {verb} is deprecated; use {_RENAMED[verb]}")
         verb = _RENAMED[verb]
     uuid = registry().find(name).uuid
     if verb in _refused.CONTROL:
@@ -270,9 +270,9 @@ def controlvm(words: Sequence[str]) -> int:
             _wait_off(uuid)
         return 0
     if verb in _PLAIN:
-        raise UsageError(f"{verb} takes no value; unexpected {values[0]!r}")
+        raise UsageError(f"{verb} accepts no value; unexpected {values[0]!r}")
     if len(values) != 1 and verb in _VALUED:
-        raise UsageError(f"{verb} takes one value")
+        raise UsageError(f"{verb} needs one value")
     value = "".join(values[:1])
     match verb:
         case "vrde":
@@ -293,8 +293,8 @@ def controlvm(words: Sequence[str]) -> int:
         case "usbattach" | "usbdetach":
             if "remote" in value.lower():
                 raise SettingsError(
-                    f"controlvm {verb} {value}: a device at a client comes and goes by"
-                    " the machine's filters: usbfilter explain"
+                    f"controlvm {verb} {value}: the machine's filters decide on"
+                    " devices at clients; see usbfilter explain"
                 )
             ask_running(uuid, verb, device=value)
         case _:
@@ -308,7 +308,9 @@ def _wait_off(uuid: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while is_running(uuid):
         if time.monotonic() > deadline:
-            raise ControlError(f"the machine is not off after {START_TIMEOUT:g} s")
+            raise ControlError(
+                f"the machine did not power off within {START_TIMEOUT:g} s"
+            )
         time.sleep(0.05)
 
 

@@ -56,8 +56,8 @@ CREATE = (
     Option("format"),
     Option("variant"),
     Option("static", values=0),
-    *refused("qemu-img create -b makes disks on top of others", "diffparent"),
-    *refused("all disks are normal ones", "type", "normal"),
+    *refused("use qemu-img create -b for a disk on top of another one", "diffparent"),
+    *refused("all disks are of type normal", "type", "normal"),
     Option("comment", idle="rusb keeps no list of media"),
     Option("remember", values=0, idle="rusb keeps no list of media"),
     *refused("rusb keeps no properties of media", "property property-file"),
@@ -73,7 +73,7 @@ CONTROL = (
     Option("host-io-cache", idle="QEMU always uses the host's cache"),
     *refused("every controller can be booted from", "bootable", "on"),
     *refused(
-        "SATA ports are SATA ports",
+        "SATA ports cannot emulate IDE",
         "sata-ide-emulation1 sata-ide-emulation2 sata-ide-emulation3"
         " sata-ide-emulation4 sata-ide-emulation",
     ),
@@ -84,18 +84,22 @@ ATTACH = (
     Option("device"),
     Option("type"),
     Option("medium"),
-    *refused("all disks are normal ones", "mtype", "normal"),
+    *refused("all disks are of type normal", "mtype", "normal"),
     Option("comment", idle="rusb keeps no list of media"),
-    *refused("disks have no UUID of their own here", "set-uuid set-parent-uuid"),
-    Option("nonrotational", idle="rusb tells the guest nothing of that kind"),
-    *refused("drives stay while the machine runs", "hot-pluggable", "off"),
+    *refused("the UUID of a disk cannot be set", "set-uuid set-parent-uuid"),
+    Option("nonrotational", idle="rusb does not tell the guest"),
+    *refused(
+        "drives cannot be removed while the machine is running", "hot-pluggable", "off"
+    ),
     Option("force-unmount", values=0, idle="a machine that is off uses no drive"),
-    *refused("drives stay while the machine runs", "temp-eject", "off"),
+    *refused(
+        "drives cannot be removed while the machine is running", "temp-eject", "off"
+    ),
     *refused("drives of the host cannot be attached", "passthrough", "off"),
     Option("discard", idle="freed blocks stay in the image"),
-    *refused("QEMU does not limit bandwidth", "bandwidth-group", "none"),
+    *refused("rusb does not limit bandwidth", "bandwidth-group", "none"),
     *refused(
-        "there is no iSCSI",
+        "iSCSI is not supported",
         "server target tport lun encodedlun username password password-file"
         " initiator intnet",
     ),
@@ -109,7 +113,7 @@ def createmedium(words: Sequence[str]) -> int:
     if len(found.words) > 1 or kind not in ("disk", "dvd", "floppy"):
         raise UsageError(f"unexpected {found.words[-1]!r}")
     if kind != "disk":
-        raise SettingsError(f"createmedium {kind}: only disks can be made")
+        raise SettingsError(f"createmedium {kind}: only disks can be created")
     path = _disk_path(found)
     if found.has("sizebyte"):
         size = unsigned("--sizebyte", found.need("sizebyte", ""), MAX_SIZE << 20)
@@ -117,7 +121,7 @@ def createmedium(words: Sequence[str]) -> int:
         text = found.need("size", "its size in MiB")
         size = unsigned("--size", text, MAX_SIZE) << 20
     if not size:
-        raise UsageError("a disk needs a size")
+        raise UsageError("the size of a disk cannot be 0")
     is_fixed = is_fixed_disk(found.last("variant", "") or "") or found.has("static")
     _make(path.absolute(), size, is_fixed=is_fixed)
     print(f"Medium created. UUID: {image_uuid(path.absolute())}")
@@ -125,7 +129,7 @@ def createmedium(words: Sequence[str]) -> int:
 
 
 def _disk_path(found: Given) -> Path:
-    return disk_path(found.need("filename", "where the disk is to be"), found)
+    return disk_path(found.need("filename", "the file to create"), found)
 
 
 def disk_path(text: str, found: Given, default: str = "vdi") -> Path:
@@ -144,7 +148,7 @@ def disk_path(text: str, found: Given, default: str = "vdi") -> Path:
     wanted = disk_format(Path(f"x{_EXTENSIONS[word]}"))
     if found.has("format") and disk_format(path) != wanted:
         raise SettingsError(
-            f"{path}: a {word} disk is recognised by its name; call it"
+            f"{path}: the format of a {word} disk follows from its name; call it"
             f" {path.stem}{_EXTENSIONS[word]}"
         )
     return path
@@ -161,7 +165,9 @@ def is_fixed_disk(variant: str) -> bool:
     for word in words:
         one_of("variant", word, ("standard", "fixed", "split2g", "stream", "esx"))
         if word not in ("standard", "fixed"):
-            raise SettingsError(f"--variant {word}: there are standard and fixed disks")
+            raise SettingsError(
+                f"--variant {word}: only standard and fixed disks are supported"
+            )
     return "fixed" in words
 
 
@@ -173,18 +179,20 @@ def _make(path: Path, size: int, *, is_fixed: bool) -> None:
             "qemu-img is not installed; on Debian: apt-get install qemu-utils"
         )
     if path.exists():
-        raise SettingsError(f"{path} exists already; it was not touched")
+        raise SettingsError(f"{path} already exists; it was not changed")
     kind = disk_format(path)
     command = [program, "create", "-q", "-f", kind]
     if is_fixed:
         if kind not in FIXED:
-            raise SettingsError(f"{path}: a fixed disk is a vdi, vhd or raw one")
+            raise SettingsError(
+                f"{path}: only vdi, vhd and raw disks can be of fixed size"
+            )
         command += ["-o", FIXED[kind]]
     command += [str(path), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         path.unlink(missing_ok=True)
-        raise SettingsError(f"cannot make {path}: {done.stderr.strip()}")
+        raise SettingsError(f"cannot create {path}: {done.stderr.strip()}")
     if is_fixed:
         _allocate(path)
 
@@ -202,7 +210,8 @@ def _allocate(path: Path) -> None:
     except OSError as error:
         path.unlink(missing_ok=True)
         raise SettingsError(
-            f"cannot make {path}: no room for all of a fixed disk: {reason(error)};"
+            f"cannot create {path}: not enough space for a disk of fixed size:"
+            f" {reason(error)};"
             " the file was removed"
         ) from error
 
@@ -217,9 +226,14 @@ def storagectl(words: Sequence[str]) -> int:
     if bus == "sas":  # a SCSI controller to QEMU
         bus, chip = "scsi", chip or "lsilogicsas"
     if bus and bus not in BUSES:
-        raise SettingsError(f"--add {bus}: there are sas, {', '.join(BUSES)}")
+        raise SettingsError(
+            f"--add {bus}: no such bus; choose one of sas, {', '.join(BUSES)}"
+        )
     if chip and chip not in _CHIPS:
-        raise SettingsError(f"--controller {chip}: there are {', '.join(_CHIPS)}")
+        raise SettingsError(
+            f"--controller {chip}: no such controller; choose one of"
+            f" {', '.join(_CHIPS)}"
+        )
 
     def change(editor: Editor) -> None:
         if bus:
@@ -229,10 +243,10 @@ def storagectl(words: Sequence[str]) -> int:
         elif new := found.last("rename"):
             editor.rename_controller(name, new)
         else:
-            raise UsageError("nothing to do: --add, --rename or --remove")
+            raise UsageError("nothing to do; use --add, --rename or --remove")
 
     if not bus and (chip or ports):
-        raise SettingsError("--controller and --portcount only go with --add")
+        raise SettingsError("--controller and --portcount need --add")
     change_stopped(found.words[0], change)
     return 0
 
@@ -252,10 +266,12 @@ def storageattach(words: Sequence[str]) -> int:
         if medium.startswith("host:"):
             raise SettingsError(f"{medium}: drives of the host cannot be attached")
         if medium in ("additions", "iscsi"):
-            raise SettingsError(f"--medium {medium}: there are only files")
+            raise SettingsError(f"--medium {medium}: only files can be attached")
         path = Path(medium).absolute()
         if not path.exists():
-            raise SettingsError(f"there is no medium {path}; createmedium makes disks")
+            raise SettingsError(
+                f"there is no medium {path}; createmedium creates disks"
+            )
 
     def change(editor: Editor) -> None:
         if medium == "none":

@@ -69,7 +69,7 @@ def usbfilter(words: Sequence[str]) -> int:
     if verb not in ("add", "modify", "remove"):
         given(words[:1], (*_OPTIONS, *_DRY))
         hint = did_you_mean(verb, ("add", "modify", "remove", "explain"))
-        raise UsageError(f"which one: add, modify, remove or explain{hint}")
+        raise UsageError(f"choose one of add, modify, remove, explain{hint}")
     options = _OPTIONS if verb != "remove" else _OPTIONS[:1]
     _change(verb, given(words[1:], (*options, *_DRY), count=1))
     return 0
@@ -88,7 +88,7 @@ def _change(verb: str, found: Given) -> None:
     if verb == "modify" and not any(n in _VALUES for n, _ in found.options):
         raise UsageError("nothing to change: give at least one option")
     if found.has("json") and not found.has("dry-run"):
-        raise UsageError("--json goes with --dry-run")
+        raise UsageError("--json needs --dry-run")
     if target == "global":
         _check_global(verb, found)
         changes = _changes(found)
@@ -132,7 +132,7 @@ def _check_global(verb: str, found: Given) -> None:
         if found.has(name):
             raise UsageError(f"--{name} is not supported for global filters")
     if verb == "add" and not found.has("action"):
-        raise UsageError("missing --action: ignore or hold")
+        raise UsageError("missing --action: use ignore or hold")
 
 
 def _apply(
@@ -150,8 +150,8 @@ def _apply(
 
 def _check_index(index: int, count: int) -> None:
     if index >= count:
-        allowed = f"0 to {count - 1}" if count else "there are no filters"
-        raise SettingsError(f"there is no USB filter {index}: {allowed}")
+        allowed = f"the last one is {count - 1}" if count else "there are none"
+        raise SettingsError(f"there is no USB filter {index}; {allowed}")
 
 
 def _made(before: Filter | None, changes: dict[str, Any]) -> Filter:
@@ -173,12 +173,14 @@ def _changes(found: Given) -> dict[str, Any]:
             case "maskedinterfaces":
                 mask = read_number(value) if value else 0
                 if mask is None or mask > MAX_UNSIGNED:
-                    raise UsageError(f"--maskedinterfaces {value!r}: a 32-bit number")
+                    raise UsageError(
+                        f"--maskedinterfaces {value!r}: it must be a 32-bit number"
+                    )
                 changes["masked_interfaces"] = mask
             case "action":
                 if value not in ("ignore", "hold"):
                     raise UsageError(
-                        f"invalid value {value!r} of --action: ignore or hold"
+                        f"invalid value {value!r} for --action; use ignore or hold"
                     )
                 changes["action"] = value.capitalize()
             case _ if name in _TEXTS:
