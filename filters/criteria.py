@@ -165,7 +165,7 @@ def parse_number(text: str) -> Criterion:
             if number <= MAX_NUMBER or number == OLD_ANY:
                 return NumberIs(number=min(number, MAX_NUMBER))
             raise FilterError(
-                f"{text!r}: a lone number is hexadecimal and at most FFFF"
+                f"{text!r}: a single number is hexadecimal and at most FFFF"
             )
     return parse_expression(text)
 
@@ -193,8 +193,9 @@ def parse_expression(text: str) -> NumberExpression:
         position = _skip(_BLANKS, text, position)
         if position < len(text) and text[position] != "|":
             raise FilterError(
-                f"{text!r}: {text[position]!r} at column {position + 1} belongs to no"
-                " number; members are separated by '|', hexadecimal ones begin with 0x",
+                f"{text!r}: {text[position]!r} at column {position + 1} is not part of"
+                " a number; separate numbers with '|', and begin hexadecimal ones"
+                " with 0x",
                 position,
             )
         ranges.append((min(first, last), max(first, last)))

@@ -74,7 +74,7 @@ def _why_not(
         wanted, found = (
             ("remote", "local") if not device.remote else ("local", "remote")
         )
-        return f"it wants {wanted} devices, this one is {found}"
+        return f"it is for {wanted} devices, this one is {found}"
     if busy and not device.remote and not candidate.is_substantial:
         return "the host uses the device, and the filter does not name it"
     if device.remote and device.vendor_id == 0:

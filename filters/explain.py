@@ -58,12 +58,15 @@ def explain(
             reasons.append(describe_mask(mask))
         if decision.filter.interface_criterion and interfaces is None:
             reasons.append(
-                "its interfaces are not known yet; they decide when it is plugged in"
+                "its interfaces are not known yet; the filter checks them when it is"
+                " plugged in"
             )
     elif not filters:
-        reasons.append("there are no filters")
+        reasons.append("the machine has no filters")
     if not has_controller:
-        reasons.insert(0, "the machine has no USB controller: filters do not count")
+        reasons.insert(
+            0, "the machine has no USB controller, so filters have no effect"
+        )
         change = [f"modifyvm {shlex.quote(target)} --usb-xhci on"]
     elif decision.matched:
         change = list(_refusing(target, filters, info, busy, interfaces))

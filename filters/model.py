@@ -79,13 +79,15 @@ class Filter:
             raise FilterError("a filter needs a name")
         if self.remote not in REMOTE_TEXTS:
             raise FilterError(
-                f"remote {self.remote!r}: it is yes, no, true, false, 1, 0, or empty"
-                " for any"
+                f"remote {self.remote!r}: use yes, no, true, false, 1, 0, or an empty"
+                " text for any"
             )
         if self.action not in ACTIONS:
-            raise FilterError(f"action {self.action!r}: it is Ignore or Hold")
+            raise FilterError(f"action {self.action!r}: use Ignore or Hold")
         if not 0 <= self.masked_interfaces <= 0xFFFFFFFF:
-            raise FilterError(f"maskedInterfaces {self.masked_interfaces}: 32 bits")
+            raise FilterError(
+                f"maskedInterfaces {self.masked_interfaces}: it must be a 32-bit number"
+            )
         criteria: dict[str, Criterion] = {}
         left = BUDGET
         for attribute, documented in ATTRIBUTES.items():

@@ -42,7 +42,7 @@ def parse_offer(text: str, *, reads_devices: bool = False) -> Filter:
         pair = _PAIR.match(text, position)
         if pair is None:
             raise FilterError(
-                f"filter {text!r}: column {position + 1}: want name=value, such as"
+                f"filter {text!r}: column {position + 1}: expected name=value, such as"
                 " vendorId=1209,product=Blink*, or VVVV:PPPP",
                 position,
             )
@@ -52,18 +52,19 @@ def parse_offer(text: str, *, reads_devices: bool = False) -> Filter:
                 [*ATTRIBUTES.values(), "vid", "pid", "serial", "interfaceClass"]
             )
             raise FilterError(
-                f"filter {text!r}: no attribute {pair[1]!r}; there are {known}",
+                f"filter {text!r}: unknown attribute {pair[1]!r}; choose one of"
+                f" {known}",
                 position,
             )
         if field == "interface_class" and not reads_devices:
             raise FilterError(
-                f"filter {text!r}: {pair[1]} is for the server, which reads a device"
-                " before its guest has it: rusb serve --allow, or the extra data"
-                " rusb/Filter/NAME/InterfaceClass of a machine",
+                f"filter {text!r}: only the server can check {pair[1]}; use rusb serve"
+                " --allow, or the extra data rusb/Filter/NAME/InterfaceClass of a"
+                " machine",
                 position,
             )
         texts[field] = pair[3] if pair[2] is None else pair[2]
         position = pair.end()
     if not texts:
-        raise FilterError("an empty filter; without --filter everything is offered")
+        raise FilterError("the filter is empty; omit --filter to offer everything")
     return Filter(text, **texts)

@@ -118,7 +118,7 @@ def load(folder: ModuleType, name: str) -> object:
     others = _others(folder)
     if name not in others:
         known = ", ".join(names(folder))
-        raise PluginError(f"{kind}: there is no {name!r}, only {known}")
+        raise PluginError(f"{kind}: there is no {name!r}; choose one of {known}")
     entry, *more = others[name]
     if more:
         owners = " and ".join(str(e.package) for e in others[name])

@@ -103,8 +103,8 @@ HOWS = {
     "elliptic": "not an RSA key",
     "large": "3072 bits",
     "protected": "cannot be read: Password",
-    "other": "do not belong together",
-    "long": "longer than 12 KiB",
+    "other": "do not match",
+    "long": "the maximum is 12 KiB",
     "missing": "cannot be read: .*No such file",
     "junk": "cannot be read",
 }

@@ -11,7 +11,7 @@ __all__ = ["WireLink"]
 
 
 def _refuse(_: object) -> NoReturn:
-    raise LocalProtocolError("no channels can be opened or closed here")
+    raise LocalProtocolError("this link cannot open or close channels")
 
 
 class WireLink:

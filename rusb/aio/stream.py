@@ -338,7 +338,9 @@ class RdpStream(asyncio.Protocol):
     async def _handshake(self) -> None:
         plain = self.transport
         if self.tls is None or plain is None:
-            raise NegotiationError("the peer wants TLS, which is not set up", "tls")
+            raise NegotiationError(
+                "the peer wants TLS, which is not set up here", "tls"
+            )
         try:
             transport = await asyncio.get_running_loop().start_tls(
                 plain,

@@ -63,7 +63,7 @@ def server_context(
 
     def ask() -> str:  # OpenSSL would ask at the terminal, and the server hang
         raise SettingsError(
-            f"TLS: {key} is protected by a passphrase, and nobody is there to type it:"
+            f"TLS: {key} is protected by a passphrase, which rusb does not ask for;"
             " store the key without one (openssl pkey -in FILE -out FILE)"
         )
 
@@ -106,7 +106,7 @@ def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    _load_authorities(context, ca, "authorities of servers")
+    _load_authorities(context, ca, "--ca")
     return context
 
 
@@ -115,7 +115,7 @@ def _load_authorities(context: ssl.SSLContext, path: Path, name: str) -> None:
         context.load_verify_locations(path)
     except OSError as error:
         raise SettingsError(
-            f"{name} {path}: no PEM certificates there: {reason(error)}"
+            f"{name} {path}: it contains no PEM certificates: {reason(error)}"
         ) from error
 
 
@@ -188,9 +188,12 @@ def read_x509_key(certificate: Path, key: Path) -> RsaKey:
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingsError(f"{what} cannot be read: {error}") from error
     if not isinstance(private, rsa.RSAPrivateKey):
-        raise SettingsError(f"{what}: not an RSA key, which X.509 needs there")
+        raise SettingsError(
+            f"{what}: the key is not an RSA key, which Security/RDPCertificate=x509"
+            " needs"
+        )
     if private.public_key() != public:
-        raise SettingsError(f"{what} do not belong together")
+        raise SettingsError(f"{what} do not match")
     numbers = private.private_numbers()
     ders = [c.public_bytes(serialization.Encoding.DER) for c in reversed(chain)]
     found = RsaKey(
@@ -201,11 +204,11 @@ def read_x509_key(certificate: Path, key: Path) -> RsaKey:
     )
     if not MIN_MODULUS <= found.size <= MAX_MODULUS:
         raise SettingsError(
-            f"{what}: {private.key_size} bits, 2048 is the most that clients take"
+            f"{what}: the key has {private.key_size} bits; the maximum is 2048"
         )
     if len(ders) > MAX_CERTIFICATES or len(found.certificate) > MAX_CHAIN:
         raise SettingsError(
-            f"{what}: the chain is longer than 12 KiB, the most that clients take"
+            f"{what}: the certificate chain is too long; the maximum is 12 KiB"
         )
     return found
 
@@ -301,8 +304,8 @@ class KnownServers:
                 return True
         except OSError as error:
             raise SettingsError(
-                f"the certificate of {server}, {shown}, cannot be compared with what is"
-                f" known: {self.path}: {reason(error)}. Make that file writable"
+                f"cannot compare the certificate of {server} ({shown}) with the trusted"
+                f" ones: {self.path}: {reason(error)}. Make that file writable"
             ).hinting(Hint.OTHER_KNOWN_SERVERS) from error
 
     def knows(self, server: str) -> bool:
@@ -318,9 +321,9 @@ class KnownServers:
             return False
         raise CertificateError(
             f"the certificate of {server} has changed: it was {pinned}, now it"
-            f" is {shown}. Somebody may be between you and the server. If the"
-            " server's owner confirms the new one, remove the line of"
-            f" {server} from {self.path} and connect again"
+            f" is {shown}. Somebody may be between you and the server. If the server's"
+            f" owner confirms the new one, remove the line for {server} from"
+            f" {self.path} and connect again"
         )
 
     def _read(self) -> dict[str, str]:

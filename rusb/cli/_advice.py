@@ -11,13 +11,14 @@ ADVICE: Mapping[Hint, str] = {
     Hint.ALLOW_SEVERAL_CLIENTS: "'modifyvm NAME --vrdemulticon on' allows several.",
     Hint.DROP_AUTHORITY: "If the server's owner has really switched TLS off, remove"
     " --ca and connect again.",
-    Hint.OTHER_AUTHORITY: "Give the authority that signed it with --ca, or leave --ca"
-    " out to trust the server on first use.",
-    Hint.OTHER_KNOWN_SERVERS: "Or name another file with --known-servers (RUSB_STATE"
-    " names the directory).",
+    Hint.OTHER_AUTHORITY: "Give the authority that signed it with --ca, or omit --ca"
+    " to trust the server on first use.",
+    Hint.OTHER_KNOWN_SERVERS: "Or name another file with --known-servers, or another"
+    " directory with RUSB_STATE.",
     Hint.TAKE_FROM_SYSTEM: "Or use --force.",
     Hint.OTHER_ADDRESS: "Check --address of rusb serve, or --vrde-address.",
-    Hint.OTHER_PORT: "Choose others with --vrde-port, or --port of rusb serve.",
+    Hint.OTHER_PORT: "Choose another port with --vrde-port, or with --port of rusb"
+    " serve.",
     Hint.OTHER_LOG: "Name another file with --log.",
     Hint.OTHER_GUEST_ADDRESS: "Name another place with --guest KIND:ADDRESS.",
 }

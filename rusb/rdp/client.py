@@ -190,8 +190,9 @@ class ClientConnection(Connection):
             raise RemoteProtocolError(f"the server chose protocol {selected}")
         if self.settings.wants_tls and selected != Protocol.TLS:
             raise NegotiationError(
-                "the server offers no TLS, and without it password and data would"
-                " travel in clear: allow TLS in the server (Security/Method)",
+                "the server does not offer TLS; without it your password and data"
+                " would be sent in the clear. Allow TLS at the server"
+                " (Security/Method)",
                 "tls",
             )
         if selected == Protocol.TLS:
@@ -275,14 +276,14 @@ class ClientConnection(Connection):
         if not method and not blocks.level:
             if self._methods:
                 raise NegotiationError(
-                    "the server does not encrypt at all; your password and data would"
+                    "The server does not encrypt at all; your password and data would"
                     " be sent in the clear"
                 ).hinting(Hint.ACCEPT_CLEARTEXT)
             return
         if method not in METHODS or not self._methods & method:
             raise NegotiationError(
                 f"the server insists on encryption method 0x{method:X}, which is not"
-                " supported: allow TLS in the server (Security/Method)"
+                " supported. Allow TLS at the server (Security/Method)"
             )
         reader = Reader(blocks.security, "SC_SECURITY")
         sizes = reader.u32(), reader.u32()
@@ -294,7 +295,7 @@ class ClientConnection(Connection):
         keys = derive_keys(client_random, server_random, method)
         is_low = blocks.level == _LOW
         security = StandardSecurity(keys, method, is_server=False, is_low=is_low)
-        what = ", what the server sends in clear" if is_low else ""
+        what = ", but not what the server sends" if is_low else ""
         self.encryption = Encryption(method).label + what
         sealed = encrypt_random(client_random, modulus, exponent)
         self._exchange = struct.pack("<I", len(sealed)) + sealed, security
@@ -360,7 +361,9 @@ class ClientConnection(Connection):
         if not self._security.is_encrypted and flags == len(payload):
             return False  # 1.20: that is a length, so no header
         if flags & SecurityFlag.REDIRECTION:
-            raise NegotiationError("the server redirects to another, not supported")
+            raise NegotiationError(
+                "the server redirects to another server, which is not supported"
+            )
         if not flags & SecurityFlag.LICENCE:
             return False
         self.is_admitted = True
@@ -430,7 +433,9 @@ class ClientConnection(Connection):
                 case ShareType.DATA:
                     self._share_data(ShareData.parse(body))
                 case ShareType.REDIRECTION:
-                    raise NegotiationError("the server redirects, not supported")
+                    raise NegotiationError(
+                        "the server redirects to another server, which is not supported"
+                    )
                 case _:
                     self._ignore(f"share PDU {kind}")
 

@@ -288,7 +288,7 @@ class Connection(ABC):
         while pos < limit and not self._is_over:
             if self._waits_for_tls:
                 # what comes in clear before TLS could be anybody's (T02)
-                raise RemoteProtocolError(f"{limit - pos} bytes in clear before TLS")
+                raise RemoteProtocolError(f"{limit - pos} unencrypted bytes before TLS")
             size = packet_size(data, pos)
             if not size or size > limit - pos:
                 buffer += data[pos:] if pos else data

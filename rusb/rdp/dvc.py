@@ -267,7 +267,7 @@ class DynamicChannels:
             answer = ANSWER if self.is_own else Capabilities(version)
             self._output.append(answer.serialize())
         elif self._is_ready:
-            self._ignore("capabilities that came before")
+            self._ignore("repeated capabilities")
         else:
             self.is_own = found == ANSWER
             self._is_ready = True
@@ -295,7 +295,7 @@ class DynamicChannels:
         """Server: the client has opened a channel, or refused to."""
         known = self._channels.get(response.number)
         if known is None or known.is_open:
-            self._ignore(f"answer about {response.number}, which nobody asked for")
+            self._ignore(f"answer about {response.number}, which was not asked for")
         elif response.status < 0:
             self._forget(known)
             self._events.append(ChannelRefused(known.name, response.status))

@@ -15,7 +15,7 @@ REASONS = {
     7: "the server denied the connection",
     9: "the user cannot connect to the server due to insufficient access privileges",
     12: "logoff requested by the user",
-    SLOT_IS_TAKEN: "it serves one client at a time and has one",
+    SLOT_IS_TAKEN: "it serves one client at a time, and one is connected",
 }
 """What rdesktop says for a code, and ours."""
 

@@ -50,7 +50,7 @@ def parse_fast_input(head: int, body: bytes) -> list[InputReceived]:
         ParseError: no input, an unknown event, or cut off.
     """
     if head & 0x43:
-        raise ParseError(f"fast-path header 0x{head:02X} is not of input")
+        raise ParseError(f"fast-path header 0x{head:02X} is not input")
     reader = Reader(body, "fast-path input")
     count = head >> 2 & 0x0F or reader.u8()
     found = []

@@ -70,7 +70,7 @@ def answer_licence(
     elif kind == _Message.CHALLENGE:
         raise NegotiationError(
             "the server wants a Terminal Services licence, which this client does not"
-            " have; remote USB needs a VRDP server"
+            " have; for remote USB connect to a VRDP server"
         )
     elif kind not in (_Message.NEW, _Message.UPGRADE):
         raise NegotiationError(f"the server sent an unknown licence message {kind}")

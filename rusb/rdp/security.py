@@ -82,7 +82,7 @@ def name_wish(protocols: int) -> str:
 
 
 NLA_ADVICE = (
-    "rusb does not have network level authentication (NLA): switch it off in the"
+    "rusb does not support network level authentication (NLA); switch it off in the"
     " client (xfreerdp: /sec:tls)"
 )
 
@@ -94,17 +94,17 @@ def advise(failure: Failure, requested: int | None) -> str:
         return NLA_ADVICE
     if failure is Failure.TLS_REQUIRED:
         return (
-            "the machine's Security/Method=Negotiate serves clients that have no TLS,"
-            " with RC4"
+            "to serve clients without TLS, with RC4, set the machine's Security/Method"
+            " to Negotiate"
         )
     if failure is Failure.TLS_NOT_ALLOWED:
         return (
-            "a client that also does without TLS comes again; for the others, set the"
+            "a client that can do without TLS connects again; for the others, set the"
             " machine's Security/Method to Negotiate or TLS"
         )
     return (
-        "set Security/ServerCertificate and Security/ServerPrivateKey to files that"
-        " can be read, or remove both"
+        "set Security/ServerCertificate and Security/ServerPrivateKey to readable"
+        " files, or remove both"
     )
 
 
@@ -244,7 +244,7 @@ class StandardSecurity:
         if self._takes_clear:
             return flags, body
         raise RemoteProtocolError(
-            f"a packet in clear, flags 0x{flags:04X}, where all are encrypted"
+            f"an unencrypted packet, flags 0x{flags:04X}, where all must be encrypted"
         )
 
     def unwrap_share(self, payload: bytes) -> bytes:
@@ -273,7 +273,9 @@ class StandardSecurity:
             )
         if self._takes_clear:
             return head, body
-        raise RemoteProtocolError("a fast-path packet in clear where all are encrypted")
+        raise RemoteProtocolError(
+            "an unencrypted fast-path packet where all must be encrypted"
+        )
 
 
 _FAST_SALTED, _FAST_ENCRYPTED = 0x40, 0x80

@@ -368,13 +368,13 @@ class ServerConnection(Connection):
         if not offered:
             if settings.allow_clear:
                 return Encryption.NONE
-            raise NegotiationError("refused a client that wants no encryption")
+            raise NegotiationError("refused a client that does not want encryption")
         for method in settings.encryption if settings.key else ():
             if offered & method:
                 return method
         raise NegotiationError(
             f"refused a client with encryption methods 0x{offered:02X}: none of them is"
-            " allowed here"
+            " allowed"
         )
 
     def _choose_key(self, core: ClientCore) -> RsaKey:
@@ -456,7 +456,7 @@ class ServerConnection(Connection):
 
     def _confirm_active(self, body: bytes) -> None:
         if self._phase not in (_Phase.ACTIVATION, _Phase.FINALISATION):
-            self._ignore("Confirm Active that nobody asked for")
+            self._ignore("Confirm Active that was not asked for")
             return
         is_first = self._phase is _Phase.ACTIVATION
         self._phase = _Phase.FINALISATION
@@ -507,7 +507,9 @@ class ServerConnection(Connection):
 
     def _share_data(self, pdu: ShareData) -> None:
         if pdu.is_compressed:
-            raise RemoteProtocolError("compressed PDU, compression was not agreed on")
+            raise RemoteProtocolError(
+                "compressed PDU, although compression was not agreed on"
+            )
         match pdu.type:
             case DataType.SYNCHRONIZE:
                 if self._phase is _Phase.ACTIVE:  # before, it was answered unasked

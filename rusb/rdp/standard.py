@@ -235,8 +235,8 @@ def _rc4(key: bytes) -> _Stream:
         return Cipher(ARC4(key), mode=None).encryptor()
     except UnsupportedAlgorithm as error:
         raise NegotiationError(
-            "this machine's OpenSSL has no RC4, which standard RDP security needs:"
-            " use TLS"
+            "this machine's OpenSSL has no RC4, which standard RDP security needs; use"
+            " TLS"
         ) from error
 
 

@@ -223,7 +223,7 @@ class ChannelReceiver(Assembly):
                     f" {self._max_message}"
                 )
             if self._is_open:
-                self._ignore("a message without its end")
+                self._ignore("a message without an end")
             if flags & _LAST:
                 self._whole(data[payload : min(end, payload + total)], total)
                 return end

@@ -55,18 +55,20 @@ class Failure(enum.IntEnum):
 
 
 _MEANINGS = {
-    Failure.TLS_REQUIRED: "the server insists on TLS: do not switch encryption off and"
-    " do not use version 4",
-    Failure.TLS_NOT_ALLOWED: "the server allows standard RDP security only: set its"
+    Failure.TLS_REQUIRED: "the server insists on TLS; do not switch encryption off,"
+    " and do not use RDP version 4",
+    Failure.TLS_NOT_ALLOWED: "the server only allows standard RDP security; set its"
     " Security/Method to Negotiate or TLS",
-    Failure.NO_CERTIFICATE: "the server has no certificate for TLS: set its"
+    Failure.NO_CERTIFICATE: "the server has no certificate for TLS; set its"
     " Security/ServerCertificate and Security/ServerPrivateKey",
-    Failure.INCONSISTENT_FLAGS: "the server found our request inconsistent; it is not"
-    " a server that can be used with this client",
+    Failure.INCONSISTENT_FLAGS: "the server rejected our request as inconsistent; this"
+    " client cannot be used with it",
     Failure.CREDSSP_REQUIRED: "the server insists on network level authentication"
-    " (CredSSP), which this client does not have: switch it off in the server",
+    " (CredSSP), which this client does not support; switch"
+    " it off at the server",
     Failure.TLS_WITH_CLIENT_CERTIFICATE_REQUIRED: "the server insists on a client"
-    " certificate (smart card logon), which this client does not have",
+    " certificate (smart card logon),"
+    " which this client does not support",
 }
 
 
@@ -75,7 +77,7 @@ def explain_failure(code: int) -> NegotiationError:
     try:
         meaning = _MEANINGS[Failure(code)]
     except ValueError:
-        meaning = "the server refused the connection for a reason unknown here"
+        meaning = "the server refused the connection for an unknown reason"
     stage = (
         "tls" if code in (Failure.TLS_NOT_ALLOWED, Failure.NO_CERTIFICATE) else "rdp"
     )

@@ -92,7 +92,7 @@ class DeviceQueue:
                 if isinstance(entry, Urb):
                     self._submit(entry)
                     continue
-                error: Exception | None = BackendError("it was given up")
+                error: Exception | None = BackendError("the request was abandoned")
                 try:
                     await entry.run()
                     error = None

@@ -128,7 +128,7 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["connect", "127.0.0.1:1", "--ca", "nowhere.pem"],
             65,
-            "authorities of servers nowhere.pem",
+            "--ca nowhere.pem",
         ),
     ],
 )

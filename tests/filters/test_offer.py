@@ -84,7 +84,7 @@ def test_a_refusal_says_for_each_filter_what_was_wanted_and_found() -> None:
     ]
     assert str(decide(filters, STICK)) == (
         'refused: filter 0 "off": it is inactive;'
-        ' filter 1 "here": it wants local devices, this one is remote;'
+        ' filter 1 "here": it is for local devices, this one is remote;'
         ' filter 2 "other": productId wanted 1667, found 1666;'
         ' filter 3 "named": serialNumber wanted X*, found E0D5'
     )

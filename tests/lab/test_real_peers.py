@@ -306,7 +306,7 @@ def security_in(said: str) -> str:
 
 NO_USB = "has no remote USB"
 TLS13, NOTHING = "TLS 1.3", "no encryption"
-ONE_WAY = "RC4, 40 bit, what the server sends in clear"
+ONE_WAY = "RC4, 40 bit, but not what the server sends"
 
 
 XRDP = [  # its security_layer and crypt_level, our --security, what that gives

@@ -100,7 +100,7 @@ def test_a_client_that_leaves_is_an_orderly_end() -> None:
 
 def test_a_client_never_sends_its_password_in_clear_by_itself() -> None:
     joined = Joined(ClientSettings(password="s3cret"), clear()[1])
-    with pytest.raises(NegotiationError, match="offers no TLS"):
+    with pytest.raises(NegotiationError, match="does not offer TLS"):
         joined.run()
     assert "s3cret".encode("utf-16-le") not in b"".join(joined.sent_by_client)
     client = ClientConnection(ClientSettings(), random_bytes=no_random)

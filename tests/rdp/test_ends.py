@@ -65,7 +65,9 @@ def test_a_refusal_is_told_to_who_knows_the_pdu(  # 3.7
 
 
 def test_what_codes_mean() -> None:
-    assert explain(SLOT_IS_TAKEN) == "it serves one client at a time and has one"
+    assert (
+        explain(SLOT_IS_TAKEN) == "it serves one client at a time, and one is connected"
+    )
     assert explain(5) == REASONS[5]
     assert explain(4711) == "reason 4711"
 

@@ -225,7 +225,7 @@ def parse_packet(
     elif kind == Type.FILTER_FILTER and bytes(data[-1:]) != b"\0":
         raise ParseError("filter text without its terminating zero")
     elif kind == Type.INTERFACE_INFO and fields[0] > ENDPOINTS:
-        raise ParseError(f"{fields[0]} interfaces, {ENDPOINTS} are allowed")
+        raise ParseError(f"{fields[0]} interfaces, at most {ENDPOINTS} are allowed")
     elif kind in _NEEDS_IN and not fields[2 if kind == 25 else -1] & 0x80:
         raise ParseError(f"packet of type {kind} for an OUT endpoint")
     return Packet(kind, id, fields, data)
@@ -307,7 +307,7 @@ class Splitter:
         kind, length, id = header.unpack_from(self._buffer)
         if length > MAX_LENGTH:
             raise RemoteProtocolError(
-                f"usbredir packet of {length} bytes, {MAX_LENGTH} are allowed"
+                f"usbredir packet of {length} bytes, at most {MAX_LENGTH} are allowed"
             )
         self._need = header.size + length
         if len(self._buffer) < self._need:

@@ -381,12 +381,12 @@ class VrdpUsbGuestSide(GuestSide):
             devices = codec.parse_list(data[5:], extended=self._is_extended)
         except ParseError as error:
             # The original drops the rest of the list, which unplugs good devices.
-            self._ignore(f"device list: {error}; the one before stands")
+            self._ignore(f"device list: {error}; the previous one stays in effect")
             return
         if not devices and self._listed and self.version == 1 and not self._was_empty:
             # C24: rdesktop-vrdp, always version 1, sends this when it fails to look.
             self._was_empty = True
-            self._ignore("empty device list; the next one decides")
+            self._ignore("empty device list; waiting for the next one")
             return
         self._was_empty = False
         if devices != self._listed:
