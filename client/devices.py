@@ -49,7 +49,7 @@ def _load_file(path: Path, rest: str) -> DeviceBackend:
 
     name, _, address = rest.partition(":")
     if not name:
-        raise PluginError(f"which class of {path}? Write {path}:CLASS")
+        raise PluginError(f"no class of {path} was named; write {path}:CLASS")
     found = plugins.load_file(path, name)
     if isinstance(found, type) and issubclass(found, DeviceBackend):
         return found(address or None)
@@ -58,7 +58,7 @@ def _load_file(path: Path, rest: str) -> DeviceBackend:
             f"{path}: {name} is neither a DeviceBackend nor an EmulatedDevice"
         )
     if address:
-        raise PluginError(f"{path}: {name} is a device, which takes no address")
+        raise PluginError(f"{path}: {name} is a device and accepts no address")
     make: Callable[[], EmulatedDevice] = found
     try:
         device = make()
@@ -172,7 +172,7 @@ class DeviceCatalog:
             DeviceGone: it is not plugged in any more.
         """
         if device not in self.known:
-            raise DeviceGone(f"device {device} is not there any more")
+            raise DeviceGone(f"device {device} is no longer plugged in")
         self._choices[device] = is_offered
 
     def _standing(self, number: int, device: LocalDevice) -> Standing:
@@ -207,7 +207,7 @@ class DeviceCatalog:
         self._complaints[backend] = str(error)
         is_bug = not isinstance(error, (BackendError, OSError))
         log.warning(
-            "USB devices cannot be listed: %s; those known so far stand",
+            "cannot list USB devices: %s; the previous list stays in effect",
             error,
             exc_info=error if is_bug else None,
         )
@@ -230,7 +230,7 @@ class DeviceCatalog:
             return self.opened[device]
         offer = self.offers.get(device)
         if offer is None:
-            raise DeviceGone(f"device {device} is not there any more")
+            raise DeviceGone(f"device {device} is no longer plugged in")
         opened = self.opened[device] = await offer.backend.open(offer.device)
         return opened
 

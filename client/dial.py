@@ -85,12 +85,13 @@ async def dial(
         )
     except socket.gaierror as error:
         raise ConnectionLost(
-            f"there is no host {config.host!r}: {reason(error)}; check the name"
+            f"cannot find the host {config.host!r}: {reason(error)}; check the name"
         ) from error
     except OSError as error:
         raise ConnectionLost(
-            f"nobody answers at {config.server}: {reason(error)}; is the"
-            " machine running with its remote display on, and is this its port?"
+            f"Cannot connect to {config.server}: {reason(error)}. Check that the"
+            " machine is running, that its remote display is enabled, and that the"
+            " port is right."
         ) from error
     if stream.transport is not None:  # what the server logs as our address
         core.settings.address = stream.transport.get_extra_info("sockname")[0]

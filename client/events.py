@@ -46,8 +46,8 @@ class CertificateTrusted(SessionEvent):
 
     def __str__(self) -> str:
         return (
-            f"{self.server} is new here; its certificate {self.fingerprint} is trusted"
-            f" from now on (kept in {self.path})"
+            f"First connection to {self.server}: its certificate {self.fingerprint} is"
+            f" now trusted (saved in {self.path})."
         )
 
 
@@ -66,9 +66,9 @@ class SecurityLowered(SessionEvent):
     def __str__(self) -> str:
         weaker = {
             "rdp": "standard RDP security, which is weak",
-            "none": "without any encryption: password and data travel in clear",
+            "none": "no encryption: your password and data are sent in the clear",
         }
-        return f"{self.error}; trying {weaker[self.security]}"
+        return f"{self.error}. Trying {weaker[self.security]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,9 @@ class DeviceNotOpened(DeviceEvent):
 
     def __str__(self) -> str:
         return (
-            f"{self.server} has not opened {self.device} so far: no filter of the"
-            " machine admits it, or its guest cannot take it. The machine's VBox.log"
-            " says why, 'rusb usbfilter explain' what would change it"
+            f"{self.server} has not opened {self.device} yet: no filter of the machine"
+            " admits it, or its guest cannot use it. The machine's VBox.log says why,"
+            " and 'rusb usbfilter explain' shows what would change it"
         )
 
 
@@ -204,5 +204,5 @@ class DeviceClosed(DeviceEvent):
 
     def __str__(self) -> str:
         if self.reason:
-            return f"{self.device} was not given back in order: {self.reason}"
+            return f"{self.device} was not given back cleanly: {self.reason}"
         return f"{self.device} was given back"

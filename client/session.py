@@ -133,7 +133,7 @@ def _refuse_less(config: ClientConfig) -> None:
             raise CertificateError(text).hinting(Hint.DROP_AUTHORITY)
         raise CertificateError(
             f"{text}. If the server's owner has really switched TLS off, remove the"
-            f" line of {config.server} in {known.path} and connect again"
+            f" line for {config.server} from {known.path} and connect again"
         )
 
 
@@ -365,13 +365,13 @@ class ClientSession:
     def _on_silence(self) -> None:
         if self._stream is not None and not self._wires.has_heard:
             seconds = f"{self.config.usb_timeout:g} s"
-            self._stream.fail(self._no_usb(f"nothing came in {seconds}"))
+            self._stream.fail(self._no_usb(f"it sent nothing about USB for {seconds}"))
 
     def _no_usb(self, why: str) -> NegotiationError:
         return NegotiationError(
-            f"{self.config.server} has no remote USB: {why}. That needs a VRDP server"
-            " (rusb serve, or VirtualBox with its extension pack) whose property"
-            " Client/DisableUSB is not set"
+            f"{self.config.server} has no remote USB: {why}. Remote USB needs a VRDP"
+            " server (rusb serve, or VirtualBox with its extension pack) whose"
+            " property Client/DisableUSB is not set"
         )
 
     def _take_wire(self, core: wire.DeviceSide, link: WireLink) -> None:
@@ -402,12 +402,12 @@ class ClientSession:
         """Explain the end of a session; None if the server said goodbye."""
         if self.config.usb and self.reason is None and not self._wires.has_heard:
             # FreeRDP's server does so when we answer what it never asked
-            return self._no_usb("it hung up without a word about it")
+            return self._no_usb("it closed the connection without offering it")
         if self._has_goodbye:
             return None
         return ConnectionLost(
-            f"the connection to {self.config.server} was cut without a goodbye: the"
-            " server was killed, or something between here and there closed it"
+            f"the connection to {self.config.server} was lost: the server was killed,"
+            " or the network in between closed it"
         )
 
     def _why_refused(self, error: RusbError | None) -> RusbError:
@@ -422,21 +422,21 @@ class ClientSession:
             )
         if reason == SLOT_IS_TAKEN:
             return ServerBusy(
-                f"{server} has as many clients as it takes; try again when another has"
-                " left"
+                f"{server} already has as many clients as it accepts; try again when"
+                " one has left"
             ).hinting(Hint.ALLOW_SEVERAL_CLIENTS)
         if reason:
             return ConnectionLost(f"{server} ended the connection: {explain(reason)}")
         if self._rdp.is_admitted:
             return error or ConnectionLost(
-                f"the connection to {server} was cut after the logon, before the"
-                " session began; the machine's VBox.log says more"
+                f"the connection to {server} was lost after the logon, before the"
+                " session began; see the machine's VBox.log"
             )
         return AuthenticationError(
             f"{server} closed the connection right after the logon and gave no reason:"
-            " the user name or password is wrong, the screen does not exist, it serves"
-            " only one client and has one, or it was killed just then. The machine's"
-            " VBox.log says which"
+            " the user name or password is wrong, the screen does not exist, the server"
+            " only serves one client and another is connected, or it was killed at that"
+            " moment. The machine's VBox.log says which"
         )
 
     def _on_pressure(self, is_high: bool) -> None:

@@ -333,10 +333,10 @@ def test_a_backend_class_in_a_file_gets_its_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("x.py", "", "which class of .*x.py. Write .*x.py:CLASS"),
+        ("x.py", "", "no class of .*x.py was named; write .*x.py:CLASS"),
         ("x.py:Gone", DEVICE, "x.py does not define 'Gone'"),
         ("x.py:Speed", DEVICE, "Speed is neither a DeviceBackend nor an Emulated"),
-        ("x.py:Thermometer:1", DEVICE, "a device, which takes no address"),
+        ("x.py:Thermometer:1", DEVICE, "a device and accepts no address"),
         ("x.py:T", "def", r"x.py cannot be loaded: SyntaxError: .*line 1\)"),
         ("x.py:T", "\n\nnope", r"NameError: name 'nope' is not defined \(x.py, line 3"),
         ("gone.py:T", "", "gone.py cannot be read: No such file or directory"),

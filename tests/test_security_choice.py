@@ -71,7 +71,7 @@ async def test_less_than_tls_only_if_the_user_allows_it(place: Place) -> None:
         with pytest.raises(NegotiationError, match="Security/Method"):
             await place.visit(server, "tls")
         await place.visit(server, "tls", "rdp")
-    assert any("trying standard RDP security, which is weak" in s for s in place.said)
+    assert any("Trying standard RDP security, which is weak" in s for s in place.said)
 
 
 async def test_nothing_at_all_only_if_both_allow_it(place: Place) -> None:
@@ -220,9 +220,14 @@ async def test_rdesktop_vrdp_knows_only_tls_1_0(
 @pytest.mark.parametrize(
     ("wish", "method", "answer", "advice"),
     [
-        (3, "TLS", 1, "it insists on that: rusb does not have network level"),
-        (2, "TLS", None, "(NLA) only: tls required; rusb does not have network level"),
-        (2, "RDP", None, "(NLA) only: tls not allowed; rusb does not have network"),
+        (3, "TLS", 1, "it insists on that: rusb does not support network level"),
+        (
+            2,
+            "TLS",
+            None,
+            "(NLA) only: tls required; rusb does not support network level",
+        ),
+        (2, "RDP", None, "(NLA) only: tls not allowed; rusb does not support network"),
         (1, "TLS", 1, "it may not trust the server's certificate"),
     ],
 )

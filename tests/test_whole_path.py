@@ -143,7 +143,7 @@ async def test_two_clients_with_two_devices_each_do_not_disturb_one_another(
 
 async def test_a_second_client_is_refused_where_one_is_allowed(lab: Lab) -> None:
     async with lab.client(EmulatedBackend(devices=[])):
-        with pytest.raises(ServerBusy, match="as many clients as it takes"):
+        with pytest.raises(ServerBusy, match="as many clients as it accepts"):
             async with lab.client(EmulatedBackend(devices=[])):
                 pass
     await lab.wait_log("Multiple connections are not enabled")
@@ -170,7 +170,7 @@ async def test_t45_another_certificate_is_refused(lab: Lab) -> None:
 
 async def test_a_dead_port_is_explained() -> None:
     config = ClientConfig("127.0.0.1", 1)
-    with pytest.raises(ConnectionLost, match="nobody answers at 127.0.0.1:1"):
+    with pytest.raises(ConnectionLost, match="Cannot connect to 127.0.0.1:1"):
         async with connect(config, backends=[]):
             pass
 

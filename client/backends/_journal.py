@@ -95,11 +95,11 @@ class Journal:
                 if self._sysfs.bind(name, interface, entry["driver"]):
                     done.append(
                         f"interface {interface} of device {name} was given back to"
-                        f" {entry['driver']}: a client that was killed had it"
+                        f" {entry['driver']}; a client that was killed had detached it"
                     )
                 else:
                     log.warning(
-                        "interface %d of %s has no driver; %s had it",
+                        "interface %d of %s has no driver any more; it was %s",
                         interface,
                         name,
                         entry["driver"],

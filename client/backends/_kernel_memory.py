@@ -220,8 +220,7 @@ class KernelMemory:
             self._waiting.remove(entry)
             log.error(
                 "a transfer of %d bytes failed: the kernel has no memory for it; write"
-                " a larger number into"
-                " /sys/module/usbcore/parameters/usbfs_memory_mb",
+                " a larger number to /sys/module/usbcore/parameters/usbfs_memory_mb",
                 urb.length,
             )
             entry.complete(UrbResult(UrbStatus.IO_ERROR))

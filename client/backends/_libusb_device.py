@@ -251,7 +251,7 @@ class OpenUsbDevice(OpenDevice):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._idle.wait()
             except TimeoutError:
-                log.error("%s: transfers do not come back", self._name)
+                log.error("%s: cancelled transfers do not complete", self._name)
         for task in list(self._tasks):
             task.cancel()
         handle, self._handle = self._handle, None
@@ -276,7 +276,12 @@ class OpenUsbDevice(OpenDevice):
             except usb1.USBErrorBusy:
                 pass  # somebody has it again
             except usb1.USBError as error:
-                log.error("%s: driver of %d: %s", self._name, number, error)
+                log.error(
+                    "%s: cannot give interface %d back to its driver: %s",
+                    self._name,
+                    number,
+                    error,
+                )
                 continue  # the journal's next reader tries again
             self._strike_out(number)
         self._detached.clear()

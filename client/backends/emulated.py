@@ -313,7 +313,9 @@ class EmulatedBackend(DeviceBackend):
         kind, value, port = match["kind"], match["value"], int(match["port"] or 0)
         if kind not in _MAKERS:
             kinds = ", ".join(_MAKERS)
-            raise BackendError(f"no emulated device {kind!r}; there are {kinds}")
+            raise BackendError(
+                f"unknown emulated device {kind!r}; choose one of {kinds}"
+            )
         same = self._kinds.count(kind)
         self._kinds.append(kind)
         # each kind's own default, unless there are several
@@ -321,7 +323,7 @@ class EmulatedBackend(DeviceBackend):
         if kind == "flash-drive" and value is not None:
             return self._make_drive(value, port, serial)
         if value is not None:
-            raise BackendError(f"emulated device {kind!r} takes no value")
+            raise BackendError(f"emulated device {kind!r} accepts no value")
         device: EmulatedDevice = _MAKERS[kind](port=port, serial=serial)
         return device
 

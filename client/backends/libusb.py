@@ -87,7 +87,7 @@ class LibusbBackend(DeviceBackend):
     ) -> None:
         super().__init__(address)
         if address:
-            raise BackendError(f"libusb takes no address, {address!r} was given")
+            raise BackendError(f"libusb accepts no address, but {address!r} was given")
         self._sysfs = sysfs or Sysfs()
         self._journal = Journal((state or state_folder()) / "detached", self._sysfs)
         self._context: usb1.USBContext | None = None
@@ -114,7 +114,7 @@ class LibusbBackend(DeviceBackend):
             context.open()
         except usb1.USBError as error:
             raise BackendError(
-                f"libusb cannot be started: {error}; is /dev/bus/usb there?"
+                f"libusb cannot be started: {error}; check that /dev/bus/usb exists"
             ) from error
         self._context = context
         self._handler = EventHandler(context)
@@ -128,8 +128,8 @@ class LibusbBackend(DeviceBackend):
                 log.warning("%s", line)
         except OSError as error:
             log.warning(
-                "%s: %s: drivers that a killed client left may be missing; plug their"
-                " devices in again",
+                "%s: %s: drivers that a killed client detached may be missing; plug"
+                " their devices in again",
                 *(self._journal.path, reason(error)),
             )
         return context
@@ -276,7 +276,7 @@ class LibusbBackend(DeviceBackend):
                 context.hotplugRegisterCallback(self._plugged, flags=0)
                 return
         except usb1.USBError as error:
-            log.warning("libusb cannot tell of new devices: %s; looking often", error)
+            log.warning("libusb cannot report new devices: %s; polling instead", error)
         self._rescan()
 
     def _plugged(

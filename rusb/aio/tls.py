@@ -106,7 +106,7 @@ def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    _load_authorities(context, ca, "--ca")
+    _load_authorities(context, ca, "authorities of servers")
     return context
 
 

@@ -140,10 +140,7 @@ class FilterList:
 
     def _at(self, index: int) -> Node:
         if index >= len(self._nodes):
-            allowed = (
-                f"0 to {len(self._nodes) - 1}"
-                if self._nodes
-                else "there are no filters"
-            )
+            last = len(self._nodes) - 1
+            allowed = f"the last one is {last}" if self._nodes else "there are none"
             raise SettingsError(f"there is no USB filter {index}; {allowed}")
         return self._nodes[index]

@@ -41,7 +41,7 @@ def test_files_that_are_no_pem_are_refused(tmp_path: Path) -> None:
     junk.write_text("not a certificate")
     with pytest.raises(SettingsError, match=r"junk.pem.*not a PEM"):
         server_context(junk, junk, None)
-    with pytest.raises(SettingsError, match=r"junk.pem: no PEM"):
+    with pytest.raises(SettingsError, match=r"junk.pem: it contains no PEM"):
         client_context(junk)
 
 

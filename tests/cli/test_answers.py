@@ -160,7 +160,10 @@ def test_copies_of_disks(vbox: Vbox) -> None:
     assert Path("f.vdi").stat().st_size > len(data)
     for line, sentence in (
         ("clonemedium b.vdi c.vdi", "c.vdi already exists; it was not changed"),
-        ("clonemedium b.vdi x.vdi --format VMDK", "a vmdk disk is recognised by its"),
+        (
+            "clonemedium b.vdi x.vdi --format VMDK",
+            "the format of a vmdk disk follows from its",
+        ),
         ("clonemedium b.vdi x.vmdk --variant Fixed", "only vdi, vhd and"),
         ("clonemedium none.vdi x.vdi", "there is no medium"),
         ("convertfromraw none.img x.vdi", "there is no image"),
@@ -301,7 +304,7 @@ def test_guest_properties_are_kept(vbox: Vbox) -> None:
     ):
         vbox.fails(f"guestproperty {line}", sentence, 1)
     vbox("guestproperty", 2)
-    vbox.fails("guestproperty frobnicate Lab", "which one", 2)
+    vbox.fails("guestproperty frobnicate Lab", "choose one of", 2)
 
 
 def test_snapshots_that_virtualbox_made(vbox: Vbox) -> None:

@@ -270,7 +270,7 @@ def test_the_last_run_of_this_machine_is_what_counts(tmp_path: Path) -> None:
     assert before is not None
     assert before["time"] == "new"
     path.write_text(json.dumps(lines[-1]))
-    with pytest.raises(RusbError, match="has no run of this machine"):
+    with pytest.raises(RusbError, match="has no run on this machine"):
         History(None, path)
     path.write_bytes(b"\xff")
     with pytest.raises(RusbError, match="was not written by --history"):

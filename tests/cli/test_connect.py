@@ -242,7 +242,10 @@ def test_what_rdesktop_tries(
 @pytest.mark.parametrize(
     ("variable", "message"),
     [
-        ("RUSB_SECURITY", "RUSB_SECURITY is 'x', not one of tls, negotiate, rdp, none"),
+        (
+            "RUSB_SECURITY",
+            "RUSB_SECURITY is 'x'; choose one of tls, negotiate, rdp, none",
+        ),
         ("RUSB_LEGACY_TLS", "RUSB_LEGACY_TLS is 'x'; use 0 or 1"),
     ],
 )

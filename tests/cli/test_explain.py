@@ -123,7 +123,7 @@ def test_devices_of_this_machine_and_of_clients_are_asked_for(home: Vbox) -> Non
 
 @pytest.mark.parametrize("text", ["stick", "1209", "1209:", ":1", "10000:1", "-1:1"])
 def test_what_is_no_device_is_an_error(home: Vbox, text: str) -> None:
-    with pytest.raises(RusbError, match="is no device"):
+    with pytest.raises(RusbError, match="is not a device"):
         candidates(None, text)
 
 

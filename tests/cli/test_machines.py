@@ -212,11 +212,11 @@ def test_types_of_systems(vbox: Vbox) -> None:
 
 
 def test_lists_that_are_not_there(vbox: Vbox) -> None:
-    vbox.fails("list toasters", "there are vms, runningvms", 2)
+    vbox.fails("list toasters", "choose one of vms, runningvms", 2)
     vbox.fails("list vms usbhost", "unexpected 'usbhost'", 2)
     vbox.fails("list vms --colour", "unknown option", 2)
     for word in _refused.LISTS:
-        vbox.fails(f"list {word}", f"list {word}: there are vms", 1)
+        vbox.fails(f"list {word}", f"list {word}: no such list; choose one of vms", 1)
 
 
 # ----------------------------------------------------- --machinereadable ----

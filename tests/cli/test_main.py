@@ -54,7 +54,11 @@ def test_an_unknown_option_says_what_to_do(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
-        ("conect host", 64, "no command 'conect'; did you mean connect? 'rusb --help'"),
+        (
+            "conect host",
+            64,
+            "unknown command 'conect'; did you mean connect? 'rusb --help'",
+        ),
         ("startmv Lab", 64, "did you mean startvm?"),
         ("list runingvms", 2, "; did you mean runningvms?"),
         # the word after an unknown option is not taken for the server
@@ -119,16 +123,16 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["serve", "m.vbox", "--guest", "toaster"],
             64,
-            "'toaster', only loopback, pyusb",
+            "'toaster'; choose one of loopback, pyusb",
         ),
         (["serve", "m.vbox", "--guest", "qemu:/nowhere"], 69, "/nowhere"),
-        (["connect", "127.0.0.1:1"], 76, "answers at 127.0.0.1:1: Connection refused;"),
-        (["connect", "localhost:1"], 76, "answers at localhost:1: Connection refused;"),
-        (["connect", "127.0.0.1:1", "--filter", "colour=red"], 64, "no attribute"),
+        (["connect", "127.0.0.1:1"], 76, "connect to 127.0.0.1:1: Connection refused."),
+        (["connect", "localhost:1"], 76, "connect to localhost:1: Connection refused."),
+        (["connect", "127.0.0.1:1", "--filter", "colour=red"], 64, "unknown attribute"),
         (
             ["connect", "127.0.0.1:1", "--ca", "nowhere.pem"],
             65,
-            "--ca nowhere.pem",
+            "authorities of servers nowhere.pem",
         ),
     ],
 )

@@ -18,7 +18,9 @@ ON_OFF = {
 def test_all_of_it_or_nothing(vbox: Vbox) -> None:
     line = "modifyvm Lab --memory 512 --cpus 2 --vrdeport 70000"
     vbox.fails(line, "'70000' is no port", 1)
-    vbox.fails("modifyvm Lab --memory 512 --acpi maybe", "--acpi: on, off")
+    vbox.fails(
+        "modifyvm Lab --memory 512 --acpi maybe", "--acpi; choose one of on, off"
+    )
     line = "modifyvm Lab --memory 512 --audio pulse"
     vbox.fails(line, "--audio: machines have no sound card", 1)
     vbox.fails("modifyvm Lab --memory 512 --memroy 1", "did you mean --memory?")
@@ -82,7 +84,7 @@ def test_what_changes_nothing_is_kept(vbox: Vbox) -> None:
         *(("vram", "257"), ("vram", "-1"), ("mouse", "trackball"), ("pae", "yes")),
         ("graphicscontroller", "s3"),
     ):
-        vbox.fails(f"modifyvm Lab --{option} {word}", f"invalid value '{word}' of --")
+        vbox.fails(f"modifyvm Lab --{option} {word}", f"invalid value '{word}' for --")
 
 
 def test_the_name_of_a_network_that_is_used(vbox: Vbox) -> None:
@@ -105,7 +107,7 @@ def test_on_and_off_in_any_case(
 
 @pytest.mark.parametrize("word", ["yes", "1", "true", "", "enable"])
 def test_no_other_word_is_on(vbox: Vbox, word: str) -> None:
-    vbox.fails(f"modifyvm Lab --vrde '{word}'", "of --vrde: on, off")
+    vbox.fails(f"modifyvm Lab --vrde '{word}'", "for --vrde; choose one of on, off")
 
 
 def test_a_running_machine_is_refused(vbox: Vbox) -> None:
@@ -132,7 +134,11 @@ def test_a_running_machine_is_refused(vbox: Vbox) -> None:
         ("Lab --boot1 cdrom", "none, floppy, dvd, disk, net", 2),
         ("Lab --firmware coreboot", "bios, efi", 2),
         ("Lab --nic1 bridged", "rusb has no such network", 1),
-        ("Lab --nictype1 82576", "there are Am79C970A", 1),
+        (
+            "Lab --nictype1 82576",
+            "unknown network card '82576'; choose one of Am79C970A",
+            1,
+        ),
         ("Lab --macaddress1 0900270000aa", "the second one even", 2),
         ("Lab --macaddress1 08:00:27:00:00:aa", "twelve hexadecimal digits", 2),
         ("Lab --cableconnected1 out", "invalid value 'out'", 2),

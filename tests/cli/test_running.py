@@ -77,5 +77,8 @@ def test_a_window_is_not_there_and_that_is_said(
 
 
 def test_a_type_that_nobody_knows_starts_nothing(vbox: Vbox) -> None:
-    sentence = "invalid value 'window' of --type: headless, vrdp, gui, sdl, separate"
+    sentence = (
+        "invalid value 'window' for --type; choose one of headless, vrdp, gui, sdl,"
+        " separate"
+    )
     vbox.fails("startvm Lab --type window", sentence)

@@ -114,7 +114,7 @@ def test_a_machine_without_settings_from_the_first_to_the_last(tmp_path: Path) -
         )
         assert process.stderr is not None
         for line in process.stderr:
-            if "log in" in line:
+            if "the log is" in line:
                 break
         try:
             assert rusb("list", "runningvms").startswith('"Bench" {')
@@ -209,7 +209,7 @@ def test_root_opens_what_is_needed_and_goes(
     try:
         server.wait_log("TCP server listening")
         end = time.monotonic() + 20
-        while "goes on as nobody" not in server.said():
+        while "now runs as nobody" not in server.said():
             assert time.monotonic() < end
             time.sleep(0.05)
         assert ids(server.process.pid) == {str(nobody.pw_uid), str(nobody.pw_gid)}
@@ -242,7 +242,7 @@ async def visit(port: int, known: Path) -> None:
     [
         (["--user", "no-such-user"], "there is no such user"),
         (["--user", "root"], "that is root; name an ordinary user"),
-        (["--user", "wheel"], "the group of wheel is root's"),
+        (["--user", "wheel"], "the primary group of wheel is root's"),
         (
             ["--user", "nobody", "--guest", "pyusb"],
             "cannot be combined with --guest pyusb",

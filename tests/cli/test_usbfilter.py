@@ -82,7 +82,7 @@ def test_an_index_out_of_range_names_the_range(
 @pytest.mark.parametrize("target", ["Lab", "global"])
 def test_an_empty_list_has_no_index(vbox: Vbox, verb: str, target: str) -> None:
     line = f"usbfilter {verb} --target {target}"
-    vbox.fails(line, "there is no USB filter 0: there are no filters", 1)
+    vbox.fails(line, "there is no USB filter 0; there are none", 1)
 
 
 # ------------------------------------------------------------------ values ----
@@ -228,7 +228,7 @@ def test_global_filters_have_no_origin_and_no_mask(
         ("remove 0 --target Lab --name X", "unknown option '--name'"),
         ("add 0 --target Lab --name", "--name needs a value"),
         ("replace 0 --target Lab", "choose one of add, modify, remove, explain"),
-        ("explan Lab", "remove or explain; did you mean explain?"),
+        ("explan Lab", "remove, explain; did you mean explain?"),
     ],
 )
 def test_a_wrong_command_line(two: Vbox, line: str, sentence: str) -> None:
@@ -261,7 +261,7 @@ def test_an_unknown_machine(two: Vbox) -> None:
 
 def test_words_are_judged_before_machines_are_sought(two: Vbox) -> None:
     """Status 2 says that the line is wrong wherever it is typed."""
-    two.fails("usbfilter frob x --bogus", "which one")
+    two.fails("usbfilter frob x --bogus", "choose one of")
     two.fails("usbfilter add x --target Nowhere --bogus 1", "unknown option '--bogus'")
     two.fails("usbfilter add x --target Nowhere", "INDEX")
     two.fails("usbfilter add 0 --target Nowhere", "missing --name")
@@ -309,7 +309,7 @@ def test_a_dry_run_tells_what_would_be(two: Vbox, line: str, admitted: bool) -> 
 
 
 def test_a_dry_run_has_the_same_errors(two: Vbox) -> None:
-    two.fails("usbfilter remove 2 --target Lab --dry-run", "0 to 1", 1)
+    two.fails("usbfilter remove 2 --target Lab --dry-run", "the last one is 1", 1)
     two.fails("usbfilter modify 0 --target Lab --dry-run", "nothing to change")
     two.fails("usbfilter remove 0 --target Lab --json", "needs --dry-run")
     line = "usbfilter add 0 --target global --name X --action hold --dry-run"

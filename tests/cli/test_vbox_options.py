@@ -144,7 +144,7 @@ def test_words_for_yes_and_no() -> None:
     with pytest.raises(UsageError, match="'Yes' for --active; use yes or no"):
         yes_no("active", "Yes")
     assert one_of("format", "VDI", ("vdi", "raw")) == "vdi"
-    with pytest.raises(UsageError, match="'qed' of --format: vdi, raw"):
+    with pytest.raises(UsageError, match="'qed' for --format; choose one of vdi, raw"):
         one_of("format", "qed", ("vdi", "raw"))
 
 

@@ -60,10 +60,10 @@ async def test_an_address_names_kinds_values_and_ports(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("toaster", "no emulated device 'toaster'; there are flash-drive"),
+        ("toaster", "unknown emulated device 'toaster'; choose one of flash-drive"),
         ("keyboard,", "is not KIND"),
         ("keyboard@x", "is not KIND"),
-        ("keyboard=5", "takes no value"),
+        ("keyboard=5", "accepts no value"),
         ("keyboard@1,serial@1", "port 1 is taken"),
         ("keyboard@0,serial@200", "port 200"),
         ("flash-drive=/nowhere/disk.img", "No such file"),

@@ -194,7 +194,7 @@ STICK = DeviceInfo(3, 0x0951, 0x1666, product="Stick")
     [
         (
             SecurityLowered(NegotiationError("no TLS", stage="tls"), "rdp"),
-            "no TLS; trying standard RDP security, which is weak",
+            "no TLS. Trying standard RDP security, which is weak",
         ),
         (
             DeviceOffered(STICK, BackendError("it is broken")),
@@ -203,7 +203,7 @@ STICK = DeviceInfo(3, 0x0951, 0x1666, product="Stick")
         (DeviceLost(STICK, "pulled out"), "0951:1666 Stick is gone: pulled out"),
         (
             DeviceClosed(STICK, "a bug"),
-            "0951:1666 Stick was not given back in order: a bug",
+            "0951:1666 Stick was not given back cleanly: a bug",
         ),
         (DeviceWithdrawn(STICK), "0951:1666 Stick is no longer offered"),
     ],

@@ -107,7 +107,7 @@ def test_t42_what_a_device_says_is_made_harmless_in_sentences() -> None:
         ({"name": "f", "action": "Keep"}, "Ignore or Hold"),
         ({"name": "f", "vendor_id": "12345"}, "vendorId '12345'"),
         ({"name": "f", "product": "x" * 255}, "product: a filter's texts"),
-        ({"name": "f", "masked_interfaces": 1 << 32}, "32 bits"),
+        ({"name": "f", "masked_interfaces": 1 << 32}, "a 32-bit number"),
     ],
 )
 def test_a_wrong_filter_names_the_attribute(fields: dict[str, str], part: str) -> None:
@@ -217,7 +217,7 @@ def test_t41_an_expression_is_short_even_where_little_of_it_is_stored() -> None:
 
 
 def test_t41_an_empty_rule_is_not_everything() -> None:
-    with pytest.raises(FilterError, match="an empty filter; without --filter"):
+    with pytest.raises(FilterError, match="the filter is empty; omit --filter"):
         parse_offer("")
 
 

@@ -104,7 +104,7 @@ def test_a_client_never_sends_its_password_in_clear_by_itself() -> None:
         joined.run()
     assert "s3cret".encode("utf-16-le") not in b"".join(joined.sent_by_client)
     client = ClientConnection(ClientSettings(), random_bytes=no_random)
-    with pytest.raises(NegotiationError, match="in clear"):
+    with pytest.raises(NegotiationError, match="in the clear"):
         client.receive_data(bytes.fromhex("030000130ed000003412000201080000000000"))
 
 

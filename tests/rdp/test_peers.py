@@ -329,7 +329,7 @@ def test_a_server_that_wants_rc4_is_refused_with_a_way_out() -> None:
     wire = vector("gcc_and_connect_response", "connect-response-128-3ch", "bytes")
     raw = RawServer()
     raw.feed(ConnectionConfirm(selected=0).serialize())
-    with pytest.raises(NegotiationError, match="allow TLS"):
+    with pytest.raises(NegotiationError, match="Allow TLS"):
         raw.feed(wire)
 
 
@@ -527,7 +527,7 @@ def test_refusals_say_what_to_do(code: int, match: str) -> None:
 
 def test_a_server_that_knows_no_negotiation_is_not_sent_a_password() -> None:
     raw = RawServer(ClientSettings(password="secret"))
-    with pytest.raises(NegotiationError, match="in clear"):
+    with pytest.raises(NegotiationError, match="in the clear"):
         raw.feed(ConnectionConfirm().serialize())
 
 

@@ -143,7 +143,7 @@ async def test_clients_beyond_the_limit_are_refused(
     lab.server.machine.remote_display.allow_multi_connection = True
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         await lab.guest.wait_for(1)
-        with pytest.raises(Exception, match="has as many clients as it takes"):
+        with pytest.raises(Exception, match="has as many clients as it accepts"):
             async with lab.client(EmulatedBackend(devices=[Loopback()])):
                 pass
     assert "AUTH: 1 clients are connected. Access denied." in lab.log()

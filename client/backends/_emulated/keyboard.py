@@ -112,7 +112,7 @@ class Keyboard(EmulatedDevice):
             BackendError: too much is waiting for the host.
         """
         if len(keys) > 6:
-            raise ValueError(f"{len(keys)} keys at once, 6 are possible")
+            raise ValueError(f"{len(keys)} keys at once; the maximum is 6")
         if len(self._reports) >= MAX_REPORTS:
             raise BackendError("the host does not read what the keyboard typed")
         self._report(bytes((modifiers, 0, *keys)).ljust(8, b"\0"))

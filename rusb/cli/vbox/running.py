@@ -92,7 +92,9 @@ def headless(words: Sequence[str]) -> int:
     display = machine.remote_display
     word = (found.last("vrde") or "on").lower()
     if word not in (*_STATES, "config"):
-        raise UsageError(f"invalid value {word!r} of --vrde: on, off or config")
+        raise UsageError(
+            f"invalid value {word!r} for --vrde; choose one of on, off, config"
+        )
     properties = dict(display.properties)
     given_properties = [v for n, (v, *_) in found.options if n == "vrde-property"]
     if len(given_properties) > MAX_PROPERTIES:
