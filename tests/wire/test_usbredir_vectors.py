@@ -120,6 +120,10 @@ def test_a_bad_packet_is_skipped_and_the_next_one_read(vector: dict[str, Any]) -
     assert packet.type == follower["type"]
 
 
+def test_the_bits_of_capabilities() -> None:
+    assert list(codec.Cap) == [1 << n for n in VECTORS["capability_bits"].values()]
+
+
 def test_the_index_of_an_endpoint() -> None:
     for vector in VECTORS["endpoint_index"]:
         assert endpoint_index(vector["endpoint"]) == vector["index"]
