@@ -25,6 +25,7 @@ from .share import SERVER_USER
 
 __all__ = [
     "MAX_CHUNK",
+    "MAX_UPDATE",
     "MIN_CHUNK",
     "Capabilities",
     "client_sets",
@@ -40,6 +41,10 @@ MIN_CHUNK = 1600
 
 MAX_CHUNK = 16256
 """Bytes of the longest channel chunk; with its headers it still fits a packet."""
+
+MAX_UPDATE = 0xFFFF
+"""Bytes of an update in several packets that we would take; clients only tell theirs
+where a server tells its own."""
 
 _GENERAL = Struct(
     "os_major" / Default(Int16ul, 1),
@@ -85,6 +90,9 @@ _INPUT = Struct(
     "function_keys" / Default(Int32ul, 12),
     Padding(64),
 )
+_POINTER = Struct(Padding(2), "colour_cache" / Int16ul, "new_cache" / Int16ul)
+_LARGE_POINTER = Struct("flags" / Int16ul)
+_MULTIFRAGMENT = Struct("size" / Int32ul)
 _VIRTUAL_CHANNEL = Struct("flags" / Default(Int32ul, 0), "chunk_size" / Int32ul)
 
 _SET = Struct(
@@ -108,7 +116,11 @@ _CONFIRM_ACTIVE = Struct(
 
 _FAST_OUTPUT = 0x0001
 _EXTRA_FLAGS = 0x040D  # fast-path output, long credentials, no compression header, …
+_LONG_CREDENTIALS, _NO_COMPRESSION_HEAD = 0x0004, 0x0400
 _SCANCODES, _FAST_INPUT = 0x0001, 0x0008 | 0x0020
+_MORE_INPUT = 0x0004 | 0x0010 | 0x0100  # extended mouse, unicode, horizontal wheel
+_LARGE_POINTERS = 1  # up to 96x96
+_SCRBLT = 2  # index into the order support
 
 
 class _Set:
@@ -117,7 +129,7 @@ class _Set:
     GENERAL, BITMAP, ORDER, BITMAP_CACHE, CONTROL = 1, 2, 3, 4, 5
     ACTIVATION, POINTER, SHARE, COLOUR_CACHE = 7, 8, 9, 10
     SOUND, INPUT, FONT, BRUSH, GLYPH_CACHE = 12, 13, 14, 15, 16
-    VIRTUAL_CHANNEL, LARGE_POINTER = 20, 27
+    VIRTUAL_CHANNEL, MULTIFRAGMENT, LARGE_POINTER = 20, 26, 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,13 @@ class Capabilities:
         has_suppress_output: it obeys Suppress Output.
         width, height, depth: of the Bitmap set; 0 if there is none.
         can_resize: its desktopResizeFlag: the size may change in a session.
+        takes_compressed: it takes compressed bitmaps.
+        needs_no_head: it takes them without a header.
+        has_scrblt: it takes ScrBlt orders.
+        colour_cache, new_cache: how many colour and new pointers it keeps; 0: it does
+            not take new ones.
+        has_large_pointers: it takes new pointers up to 96x96.
+        max_update: bytes of the longest update in several packets; 0: it takes none.
         chunk_size: bytes of payload per channel chunk it takes; MIN_CHUNK if it does
             not say, or says what is not allowed.
     """
@@ -139,6 +158,13 @@ class Capabilities:
     height: int
     depth: int
     can_resize: bool
+    takes_compressed: bool
+    needs_no_head: bool
+    has_scrblt: bool
+    colour_cache: int
+    new_cache: int
+    has_large_pointers: bool
+    max_update: int
     chunk_size: int
 
     @classmethod
@@ -146,6 +172,11 @@ class Capabilities:
         """Read capability sets; what is missing or short counts as absent."""
         general = _read(_GENERAL, sets.get(_Set.GENERAL, b""))
         bitmap = _read(_BITMAP, sets.get(_Set.BITMAP, b""))
+        order = _read(_ORDER, sets.get(_Set.ORDER, b""))
+        pointer = sets.get(_Set.POINTER, b"")  # 1.12: RDP 4 has no new pointers
+        pointer = _read(_POINTER, pointer.ljust(_POINTER.sizeof(), b"\0"))
+        large = _read(_LARGE_POINTER, sets.get(_Set.LARGE_POINTER, b""))
+        fragments = _read(_MULTIFRAGMENT, sets.get(_Set.MULTIFRAGMENT, b""))
         channel = _read(_VIRTUAL_CHANNEL, sets.get(_Set.VIRTUAL_CHANNEL, b""))
         chunk = channel.chunk_size
         return cls(
@@ -155,6 +186,13 @@ class Capabilities:
             height=bitmap.height,
             depth=bitmap.depth,
             can_resize=bool(bitmap.can_resize),
+            takes_compressed=bool(bitmap.can_compress),
+            needs_no_head=bool(general.extra_flags & _NO_COMPRESSION_HEAD),
+            has_scrblt=bool(order.orders[_SCRBLT]),
+            colour_cache=pointer.colour_cache,
+            new_cache=pointer.new_cache,
+            has_large_pointers=bool(large.flags & _LARGE_POINTERS),
+            max_update=fragments.size,
             chunk_size=chunk if MIN_CHUNK <= chunk <= MAX_CHUNK else MIN_CHUNK,
         )
 
@@ -198,13 +236,15 @@ def server_sets(width: int, height: int, depth: int) -> list[bytes]:
     supported = bytes(index in indices for index in range(32))
     return [
         _words(_Set.SHARE, SERVER_USER, 0),
-        _general(_FAST_OUTPUT),
+        # display.md 4.2: FreeRDP mirrors it
+        _general(_FAST_OUTPUT | _LONG_CREDENTIALS | _NO_COMPRESSION_HEAD),
         _bitmap(width, height, depth),
         _order(flags=0x00AA, orders=supported, extra_flags=0x0004, save_size=0xF4240),
         _words(_Set.COLOUR_CACHE, 6, 0),
-        _words(_Set.LARGE_POINTER, 1),
+        _words(_Set.LARGE_POINTER, _LARGE_POINTERS),
+        _words(_Set.MULTIFRAGMENT, MAX_UPDATE, 0),
         _words(_Set.POINTER, 1, 64, 64),
-        _input(_SCANCODES | _FAST_INPUT, 0),
+        _input(_SCANCODES | _FAST_INPUT | _MORE_INPUT, 0),
         _virtual_channel(),
     ]
 

@@ -2,13 +2,12 @@
 
 import enum
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
 
-from . import bitmaps, mcs, notices, share
-from .bitmaps import Picture
+from . import mcs, notices, share
 from .capabilities import (
     Capabilities,
     parse_confirm_active,
@@ -25,6 +24,15 @@ from .events import (
     RefreshRequested,
 )
 from .gcc import ClientBlocks, ClientCore, ServerBlocks
+from .graphics.framing import fast_updates, slow_update
+from .graphics.pointers import PointerLimits
+from .graphics.updates import (
+    CLIP_RESET,
+    Compression,
+    Form,
+    Update,
+    palette_update,
+)
 from .info import ClientInfo, split_screen
 from .input import parse_fast_input, parse_slow_input
 from .licensing import VALID_CLIENT
@@ -140,6 +148,7 @@ class ServerConnection(Connection):
         self._blocks: ClientBlocks | None = None
         self._domain_requests = 0
         self._is_rdesktop = False
+        self._has_dynamic = False  # it asked for dynamic channels
         self._encryption = Encryption.NONE
         self._key: RsaKey | None = None
         self._random = b""
@@ -154,6 +163,8 @@ class ServerConnection(Connection):
     def accept_logon(self) -> None:
         """Let the client in: send the licence and Demand Active.
 
+        A size that ``resize()`` named before is the session's from the start.
+
         Raises:
             LocalProtocolError: nobody asked.
         """
@@ -163,6 +174,9 @@ class ServerConnection(Connection):
             return
         # 1.20: flags exactly 0x0080, rdesktop 1.8 knows no others
         self._send(self._io_channel, header(SecurityFlag.LICENCE) + VALID_CLIENT)
+        if self._next_size is not None:  # display.md 4.6
+            self.width, self.height = self._next_size
+            self._next_size = None
         self._demand_active()
 
     def refuse_logon(self, reason: int) -> None:
@@ -183,7 +197,7 @@ class ServerConnection(Connection):
         """Change the size of the client's screen; Activated follows (1.17).
 
         At once, or as soon as the session is active; never if the client says that
-        its screen keeps its size.
+        its screen keeps its size. Before ``accept_logon()``: for every client.
         """
         self._next_size = width, height
         if self._phase is _Phase.ACTIVE and not self._is_over:
@@ -202,36 +216,62 @@ class ServerConnection(Connection):
             self._deactivate()
         self._demand_active()
 
-    def draw(self, picture: Picture) -> Iterator[int]:
-        """Send a picture of the whole screen, strip by strip, as the caller goes on.
+    @property
+    def form(self) -> Form:
+        """In which form the client takes bitmaps; known once it is active."""
+        able = self._capabilities
+        if not able.takes_compressed:
+            return Form(self.depth, Compression.NONE)
+        is_bare = able.needs_no_head
+        return Form(self.depth, Compression.BARE if is_bare else Compression.HEADED)
 
-        It ends early when output is suppressed or the screen has changed its size.
+    @property
+    def pointer_limits(self) -> PointerLimits:
+        """Which pointers the client takes; known once it is active."""
+        able = self._capabilities
+        # display.md 4.5: rdesktop-vrdp draws new pointers wrongly
+        is_old = self._is_rdesktop and not self._has_dynamic
+        return PointerLimits.of(
+            *(0 if is_old else able.new_cache, able.colour_cache, self._max_update),
+            is_large=able.has_large_pointers,
+        )
 
-        Yields:
-            The bytes of each strip, once it has been sent.
+    @property
+    def takes_output(self) -> bool:
+        """Does an update reach the client's screen now?
 
-        Raises:
-            LocalProtocolError: it has another depth than the session.
+        Not before it is active, between two sizes, or while it suppresses output.
         """
-        if picture.depth != self.depth:
-            raise LocalProtocolError(
-                f"picture of {picture.depth} bit, not {self.depth}"
-            )
-        for update in bitmaps.slow_updates(picture):
-            if (
-                self._phase is not _Phase.ACTIVE
-                or self.output_suppressed
-                or self._is_over
-                or (picture.width, picture.height) != (self.width, self.height)
-            ):
-                return
-            if self._capabilities.has_fast_output:
-                self._output.append(
-                    self._security.wrap_fast(bitmaps.fast_update(update))
-                )
-            else:
-                self._send_data(DataType.UPDATE, update)
-            yield len(update)
+        is_active = self._phase is _Phase.ACTIVE and not self._is_over
+        return is_active and not self.output_suppressed
+
+    def send_update(self, update: Update) -> None:
+        """Draw something, if the client takes output now.
+
+        What was encoded for another form or size than the present ones must not come:
+        compare ``form``, ``width`` and ``height`` where time has passed meanwhile.
+        """
+        if self.takes_output:
+            self._send_update(update)
+
+    def _send_update(self, update: Update) -> None:
+        if not self._capabilities.has_fast_output:
+            self._send_data(*slow_update(update))
+            return
+        for part in fast_updates(update, self._max_update):
+            self._output.append(self._security.wrap_fast(part))
+
+    @property
+    def _max_update(self) -> int:
+        able = self._capabilities
+        return able.max_update if able.has_fast_output else 0
+
+    def _prepare_screen(self) -> None:
+        """Send what a client needs before anything else is drawn (display.md 3.3)."""
+        if self.depth == 8:
+            self._send_update(palette_update())
+        if self._capabilities.has_scrblt:
+            self._send_update(CLIP_RESET)
 
     def keepalive(self) -> None:
         """Send the Synchronize that an idle connection gets every 30 s (1.1)."""
@@ -338,7 +378,8 @@ class ServerConnection(Connection):
                 if request.shows_protocol:
                     self._chunk_flags[channel] = SHOW_PROTOCOL
         names = {request.name.lower() for request in blocks.channels}
-        if "drdynvc" in names and not names & set(self.settings.channels):
+        self._has_dynamic = "drdynvc" in names
+        if self._has_dynamic and not names & set(self.settings.channels):
             self._events.append(notices.UsbUnreachable())
         for kind in blocks.others[:32]:
             self._events.append(notices.UnknownBlock(kind))
@@ -478,6 +519,7 @@ class ServerConnection(Connection):
             return  # 1.13: the first of two
         self._send_data(DataType.FONT_MAP, share.font_map())
         self._phase = _Phase.ACTIVE
+        self._prepare_screen()
         self._events.append(Activated(self.width, self.height, self.depth))
         self._open_channels()
         self._resize()

@@ -7,7 +7,7 @@ drawn for whom, a viewer sends the picture as its client takes it.
 import abc
 from collections.abc import Callable
 
-from rusb.rdp.bitmaps import Picture
+from rusb.rdp.graphics.pixels import Frame
 
 __all__ = ["Display"]
 
@@ -19,12 +19,11 @@ class Display(abc.ABC):
         self._watchers: list[Callable[[], None]] = []
 
     @abc.abstractmethod
-    def picture(self, width: int, height: int, depth: int) -> Picture:
-        """Return what there is to see now.
+    def frame(self, width: int, height: int) -> Frame:
+        """Return what there is to see now; nobody changes it any more.
 
         Args:
             width, height: pixels, as the client's desktop.
-            depth: bits per pixel of the session: 8, 15, 16, 24 or 32.
         """
 
     def watch(self, changed: Callable[[], None]) -> None:

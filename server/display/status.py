@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from rusb.rdp.bitmaps import Picture
+from rusb.rdp.graphics.pixels import Frame, frame_of
 
 from .base import Display
 
-__all__ = ["StatusDisplay", "status_picture"]
+__all__ = ["StatusDisplay", "status_frame"]
 
 BACKGROUND = (24, 48, 80)
 TITLE = (255, 255, 255)
@@ -31,19 +31,18 @@ class StatusDisplay(Display):
         self._machine = machine
         self._devices = devices
 
-    def picture(self, width: int, height: int, depth: int) -> Picture:
+    def frame(self, width: int, height: int) -> Frame:
         """Draw the screen."""
-        return status_picture(width, height, depth, self._machine, self._devices())
+        return status_frame(width, height, self._machine, self._devices())
 
 
-def status_picture(
-    width: int, height: int, depth: int, machine: str, devices: Sequence[str]
-) -> Picture:
+def status_frame(
+    width: int, height: int, machine: str, devices: Sequence[str]
+) -> Frame:
     """Draw the screen.
 
     Args:
         width, height: pixels, as the client's desktop.
-        depth: bits per pixel of the session: 8, 15, 16, 24 or 32.
         machine: name of the virtual machine.
         devices: a line for each plugged device; what does not fit is counted.
     """
@@ -58,4 +57,4 @@ def status_picture(
     for number, line in enumerate(lines):
         y = 2 * MARGIN + 28 + number * LINE_HEIGHT
         draw.text((MARGIN, y), line[:MAX_LINE], TEXT, small)
-    return Picture.from_rgb(width, height, depth, image.tobytes())
+    return frame_of(width, height, image.tobytes())

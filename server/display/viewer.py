@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 from rusb.aio.stream import RdpStream
+from rusb.rdp.graphics.updates import Damage, Encoder, Update
 from rusb.rdp.server import ServerConnection
 
 from .base import Display
@@ -43,7 +44,8 @@ class Viewer:
         self._stream = stream
         self._pacer = pacer
         self._is_open = False
-        self._strips: Iterator[int] | None = None  # of the picture on its way
+        self._updates: Iterator[Update] | None = None  # of the picture on its way
+        self._size = 0, 0  # of that picture
         self.picture_size = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -72,15 +74,19 @@ class Viewer:
         A client that still has something to read gets it when it has done so.
         """
         core = self._core
-        if not self._is_open or core.output_suppressed:
+        if not self._is_open or not core.takes_output:
             return
         self._stop()
         if self._stream.bytes_waiting > PICTURE_STEP:
             self._wait()
             return
-        picture = display.picture(core.width, core.height, core.depth)
-        self.picture_size = len(picture.pixels)
-        self._strips = core.draw(picture)
+        self._size = core.width, core.height
+        damage = Damage(*self._size)
+        damage.add_all()
+        encoder = Encoder(display.frame(*self._size), *self._size)
+        updates = encoder.updates(damage.take(), core.form)
+        self.picture_size = sum(len(update.body) for update in updates)
+        self._updates = iter(updates)
         self._go_on(asyncio.get_running_loop().time())
 
     def _go_on(self, since: float) -> None:
@@ -89,13 +95,18 @@ class Viewer:
         A picture that gets no further is dropped, and made again when the client has
         read what it has.
         """
-        assert self._strips is not None
+        core = self._core
+        assert self._updates is not None
+        if not core.takes_output or self._size != (core.width, core.height):
+            self._stop()
+            return
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._stream.bytes_waiting <= PICTURE_STEP:
             since, sent = now, 0
-            for size in self._strips:
-                sent += size
+            for update in self._updates:
+                core.send_update(update)
+                sent += len(update.body)
                 if sent >= PICTURE_STEP:
                     break
             else:
@@ -104,12 +115,12 @@ class Viewer:
         elif now - since > PICTURE_PATIENCE:
             self._stop()
             self._wait()
-        if self._strips is not None:
+        if self._updates is not None:
             pause = min(max(now - since, DRAW_FIRST), DRAW_LAST)
             self._timer = loop.call_later(pause, self._go_on, since)
 
     def _stop(self) -> None:
-        self._strips, self.picture_size = None, 0
+        self._updates, self.picture_size = None, 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -17,7 +17,7 @@ from rusb.cli import main
 from rusb.cli._common import say, set_up_logging
 from rusb.client.backends._sysfs import Sysfs
 from rusb.errors import DeviceGone
-from rusb.server.display.status import status_picture
+from rusb.server.display.status import status_frame
 from rusb.server.state import DeviceState, MachineState
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import MAX_NAME, DeviceInfo
@@ -105,7 +105,8 @@ def test_what_an_error_says(
 
 
 def test_the_status_screen() -> None:
-    assert status_picture(640, 480, 32, NAME, [str(INFO), ENDLESS]).width == 640
+    frame = status_frame(640, 480, NAME, [str(INFO), ENDLESS])
+    assert frame.shape == (512, 640)
 
 
 # ------------------------------------------------------- the running machine ----

@@ -17,11 +17,11 @@ import pytest
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from rusb.rdp.bitmaps import Picture
+from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.server import ServerConnection
 from rusb.server.auth.hashes import hash_legacy
 from rusb.server.config import ServerConfig
-from rusb.server.display.status import status_picture
+from rusb.server.display.status import status_frame
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.machine.control import call, control_path
 from rusb.server.server import Server
@@ -93,7 +93,7 @@ def display(tmp_path: Path) -> Iterator[Display]:
         yield display
 
 
-SCREEN = status_picture(WIDTH, HEIGHT, 16, NAME, [])
+SCREEN = status_frame(WIDTH, HEIGHT, NAME, [])[:HEIGHT, :WIDTH]
 
 
 def rdesktop(port: int, folder: Path, display: Display, *options: str) -> Program:
@@ -110,7 +110,7 @@ def xfreerdp(port: int, folder: Path, display: Display, *options: str) -> Progra
     return Program([*command, *options], folder, display.name)
 
 
-def shows(display: Display, program: Program, picture: Picture = SCREEN) -> None:
+def shows(display: Display, program: Program, picture: Frame = SCREEN) -> None:
     wait(lambda: display.shows(picture), "the status screen", program.said)
 
 
@@ -285,7 +285,7 @@ async def test_11_another_size(
     viewer: Callable[..., Program], display: Display, tmp_path: Path
 ) -> None:
     width, height = 640, 400
-    smaller = status_picture(width, height, 16, NAME, [])
+    smaller = status_frame(width, height, NAME, [])[:height, :width]
     async with server_here(tmp_path) as server:
         with viewer(server.port, tmp_path, display) as program:
             await asyncio.to_thread(shows, display, program)
@@ -346,7 +346,7 @@ async def test_viewers_see_devices_come_and_go(
     viewer: Callable[..., Program], display: Display, tmp_path: Path
 ) -> None:
     line = "1209:0004 rusb Loopback"
-    with_device = status_picture(WIDTH, HEIGHT, 16, NAME, [line])
+    with_device = status_frame(WIDTH, HEIGHT, NAME, [line])[:HEIGHT, :WIDTH]
     backend, device = EmulatedBackend(devices=[]), Loopback()
     async with server_here(tmp_path) as server:
         config = ClientConfig(

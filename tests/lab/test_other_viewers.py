@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import ImageGrab
 
-from rusb.server.display.status import status_picture
+from rusb.server.display.status import status_frame
 from tests.support.lab.peers import (
     HEIGHT,
     MACHINE,
@@ -80,7 +80,7 @@ TOLERANCE = 10
 
 def background() -> tuple[int, ...]:
     """The colour of most of the status screen."""
-    picture = as_image(status_picture(WIDTH, HEIGHT, 24, NAME, []))
+    picture = as_image(status_frame(WIDTH, HEIGHT, NAME, []), 24)
     found = picture.getpixel((0, HEIGHT - 1))
     assert isinstance(found, tuple)
     return found

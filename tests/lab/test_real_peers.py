@@ -19,7 +19,7 @@ from _pytest.mark import ParameterSet
 from rusb.rdp.standard import METHODS as METHODS_OF_RC4
 from rusb.rdp.standard import Encryption
 from rusb.server.config import ServerConfig
-from rusb.server.display.status import status_picture
+from rusb.server.display.status import status_frame
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
 from rusb.server.vbox.settings import RemoteDisplay
@@ -162,12 +162,14 @@ def try_viewer(
 ) -> tuple[str, str]:
     """Return the security that the server found, and what was seen."""
     make, options = VIEWERS[viewer]
-    expected = status_picture(WIDTH, HEIGHT, depth, NAME, [])
+    expected = status_frame(WIDTH, HEIGHT, NAME, [])[:HEIGHT, :WIDTH]
     before = server.log()
     command = make(server, depth, *options)
     with Program(command, folder, display.name, b"yes\n") as program:
         wait(
-            lambda: display.shows(expected) or program.process.poll() is not None,
+            lambda: (
+                display.shows(expected, depth) or program.process.poll() is not None
+            ),
             "the status screen, or the end",
             program.said,
         )
@@ -175,7 +177,7 @@ def try_viewer(
         status = program.process.poll()
         security = security_of(server.log().removeprefix(before))
         if status is None:
-            assert display.shows(expected)
+            assert display.shows(expected, depth)
             return security, SCREEN
         assert status == 76 if viewer.startswith("rdesktop") else status != 0
         assert display.is_blank()

@@ -5,9 +5,9 @@ import pytest
 from rusb.errors import LocalProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
-from rusb.rdp.bitmaps import Picture
 from rusb.rdp.error_info import REASONS, SLOT_IS_TAKEN, explain
 from rusb.rdp.gcc import ClientBlocks, ClientCore
+from rusb.rdp.graphics.updates import palette_update
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import SecurityFlag, advise, header
 from rusb.rdp.share import DataType
@@ -89,9 +89,7 @@ def test_nothing_is_sent_any_more_after_the_end() -> None:
         core.disconnect()
     joined.server.keepalive()
     joined.server.resize(640, 480)
-    screen = joined.server
-    picture = Picture(screen.width, screen.height, screen.depth, b"")
-    assert list(joined.server.draw(picture)) == []
+    joined.server.send_update(palette_update())
     assert joined.client.data_to_send() == joined.server.data_to_send() == []
 
 

@@ -8,8 +8,8 @@ import pytest
 from rusb.errors import NegotiationError, ParseError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
-from rusb.rdp.bitmaps import Picture
 from rusb.rdp.gcc import ServerBlocks
+from rusb.rdp.graphics.updates import palette_update
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.notices import EncryptionChosen
 from rusb.rdp.security import SecurityFlag, StandardSecurity
@@ -104,8 +104,8 @@ def test_ten_thousand_packets_each_way_across_two_key_changes(
 
 def test_pictures_and_input_on_the_fast_path_are_encrypted_too() -> None:
     joined = Joined(*encrypted(display=True)).run()
-    picture = Picture(800, 600, joined.server.depth, bytes(800 * 600 * 2))
-    list(joined.server.draw(picture))
+    for _ in range(2):
+        joined.server.send_update(palette_update())
     wire = b"".join(joined.server.data_to_send())
     assert wire[0] == 0x80
     assert packet_size(wire, 0) < len(wire)

@@ -17,19 +17,20 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.session import ClientSession, connect
 from rusb.errors import ConnectionLost
 from rusb.rdp import mcs, share
-from rusb.rdp.bitmaps import Picture
 from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
+from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import SecurityFlag, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
 from rusb.server import session
 from rusb.server.display.pacing import MAX_PICTURES
-from rusb.server.display.status import status_picture
+from rusb.server.display.status import status_frame
 from rusb.server.quotas import MAX_NETWORKS, NetworkQuotas
 from rusb.server.vbox.settings import RemoteDisplay
 from rusb.usb.urb import UrbStatus
 from tests.support.memory import memory_below
+from tests.support.rdp.pictures import noise
 from tests.support.rdp.raw import RawClient
 from tests.support.whole_path import Lab, machine, sessions_of
 
@@ -266,11 +267,15 @@ def test_lines_are_counted_for_a_bounded_number_of_networks() -> None:
     assert len(lines) <= MAX_NETWORKS
 
 
-async def test_t08_pictures_of_those_who_read_nothing_take_little(lab: Lab) -> None:
+async def test_t08_pictures_of_those_who_read_nothing_take_little(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each viewer's picture is 25 MB; 32 of them took 1.6 GB."""
     config = lab.config()
     config.width, config.height, config.depth = 8192, 1024, 24
     size = config.width * config.height * 3
+    frame = noise(config.width, config.height)
+    monkeypatch.setattr("rusb.server.display.status.status_frame", lambda *_: frame)
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(3):
             deaf = await stack.enter_async_context(connect(config, backends=[]))
@@ -332,13 +337,11 @@ async def test_t08_pictures_are_made_for_those_who_take_them(
     """A client with the largest screen asks for it all the time and reads nothing."""
     drawn: list[tuple[int, int]] = []
 
-    def count(
-        width: int, height: int, depth: int, name: str, devices: Sequence[str]
-    ) -> Picture:
+    def count(width: int, height: int, name: str, devices: Sequence[str]) -> Frame:
         drawn.append((width, height))
-        return status_picture(width, height, depth, name, devices)
+        return status_frame(width, height, name, devices)
 
-    monkeypatch.setattr("rusb.server.display.status.status_picture", count)
+    monkeypatch.setattr("rusb.server.display.status.status_frame", count)
     config = lab.config()
     config.width, config.height, config.depth = 3840, 2160, 24
     async with others_go_on(lab):

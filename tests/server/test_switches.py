@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from rusb.client.backends.emulated import Loopback
-from rusb.rdp.bitmaps import Picture
+from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.input import parse_slow_input
 from rusb.rdp.share import DataType
-from rusb.server.display.status import status_picture
+from rusb.server.display.status import status_frame
 from rusb.server.state import ClientState
 from rusb.usb.urb import UrbStatus
 from tests.support.logon import Place
@@ -44,13 +44,11 @@ async def test_no_picture_without_a_display(
 ) -> None:
     drawn: list[str] = []
 
-    def draw(
-        width: int, height: int, depth: int, name: str, devices: list[str]
-    ) -> Picture:
+    def draw(width: int, height: int, name: str, devices: list[str]) -> Frame:
         drawn.append(name)
-        return status_picture(width, height, depth, name, devices)
+        return status_frame(width, height, name, devices)
 
-    monkeypatch.setattr("rusb.server.display.status.status_picture", draw)
+    monkeypatch.setattr("rusb.server.display.status.status_frame", draw)
     monkeypatch.setattr("rusb.server.display.pacing.SCREEN_PERIOD", 0.0)
     properties = {"Client/DisableDisplay": str(int(is_disabled))}
     async with place.serve(properties=properties), place.visit() as client:

@@ -14,7 +14,7 @@ from typing import Self
 
 from PIL import Image, ImageChops, ImageGrab
 
-from rusb.rdp.bitmaps import Picture
+from rusb.rdp.graphics.pixels import PALETTE, Frame, from_depth, to_depth
 from tests.support.lab.assets import LabError
 from tests.support.rusbserver import free_port
 
@@ -138,12 +138,12 @@ class Display(Program):
         found = re.search(r"^(\d+)\n", self.said(), re.MULTILINE)
         return int(found[1]) if found else None
 
-    def shows(self, picture: Picture) -> bool:
-        """Is a picture at the top left, as exactly as its colour depth allows?"""
+    def shows(self, picture: Frame, depth: int = 16) -> bool:
+        """Is a picture at the top left, as exactly as the colour depth allows?"""
         found = ImageGrab.grab(xdisplay=self.name).convert("RGB")
-        found = found.crop((0, 0, picture.width, picture.height))
-        worst = {8: 85, 15: 9, 16: 9}.get(picture.depth, 0)
-        difference = ImageChops.difference(found, as_image(picture))
+        found = found.crop((0, 0, picture.shape[1], picture.shape[0]))
+        worst = {8: 85, 15: 9, 16: 9}.get(depth, 0)
+        difference = ImageChops.difference(found, as_image(picture, depth))
         return all(not any(n[worst + 1 :]) for n in _histograms(difference))
 
     def is_blank(self) -> bool:
@@ -158,23 +158,11 @@ def _histograms(image: Image.Image) -> list[list[int]]:
     return [counts[start : start + 256] for start in (0, 256, 512)]
 
 
-def as_image(picture: Picture) -> Image.Image:
-    """Convert a picture in the format of a session back to red, green and blue."""
-    size = (picture.width, picture.height)
-    if picture.depth >= 24:
-        raw = {24: "BGR", 32: "BGRX"}[picture.depth]
-        return Image.frombytes("RGB", size, picture.pixels, "raw", raw)
-    if picture.depth > 8:
-        raw = {15: "BGR;15", 16: "BGR;16"}[picture.depth]
-        return Image.frombytes("RGB", size, picture.pixels, "raw", raw)
-    image = Image.frombytes("P", size, picture.pixels)
-    image.putpalette(
-        b"".join(
-            bytes(((n >> 5) * 255 // 7, (n >> 2 & 7) * 255 // 7, (n & 3) * 85))
-            for n in range(256)
-        )
-    )
-    return image.convert("RGB")
+def as_image(picture: Frame, depth: int) -> Image.Image:
+    """Convert a picture to red, green and blue, with the colours that a depth has."""
+    seen = from_depth(to_depth(picture, depth), depth, PALETTE)
+    height, width = seen.shape
+    return Image.frombytes("RGB", (width, height), seen.tobytes(), "raw", "BGRX")
 
 
 def wait(

@@ -1,0 +1,1 @@
+"""The screen as RDP has it: pictures, pointers, and what both are made of."""
