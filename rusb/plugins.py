@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 
 from rusb import __version__
 from rusb.errors import PluginError
+from rusb.oserrors import reason
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -147,7 +148,7 @@ def load_file(path: Path, name: str) -> object:
     try:
         spec.loader.exec_module(module)
     except OSError as error:
-        raise PluginError(f"{path} cannot be read: {error.strerror}") from error
+        raise PluginError(f"{path} cannot be read: {reason(error)}") from error
     except Exception as error:  # whatever people's own code does when it runs
         raise PluginError(f"{path} cannot be loaded: {tell(error)}") from error
     if not hasattr(module, name):

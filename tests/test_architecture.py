@@ -32,7 +32,7 @@ MAY_IMPORT = {  # besides itself and rusb.errors
     "rusb.wire": ["rusb.usb"],
     "rusb.rdp": [],
     "rusb.rfb": [],
-    "rusb.plugins": [],
+    "rusb.plugins": ["rusb.oserrors"],
     "rusb.oserrors": [],
     "rusb.paths": [],
     "rusb.aio": ["rusb.rdp", "rusb.wire", "rusb.usb", "rusb.plugins", *GROUND],
