@@ -1,8 +1,6 @@
 """Decide: filters and a device in, a decision with its reason out (filters.md 1.8)."""
 
-import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from rusb.usb.device import DeviceInfo, clean_text
@@ -12,11 +10,8 @@ from .model import ATTRIBUTES, BUDGET, Decision, Filter
 
 __all__ = [
     "Interfaces",
-    "Outcome",
-    "Routing",
     "decide",
     "first_difference",
-    "route",
 ]
 
 Interfaces: TypeAlias = Mapping[int, Collection[int]]
@@ -134,49 +129,3 @@ def decide(
             return Decision(candidate, index, tuple(reasons))
         reasons.append(f'filter {index} "{candidate.name}": {why_not}')
     return Decision(None, None, tuple(reasons))
-
-
-class Outcome(enum.Enum):
-    """Where a device ends up."""
-
-    ATTACHED = "attached"
-    HELD = "held"  # reserved for later use
-    RELEASED = "released"  # given back to the host
-    AVAILABLE = "available"  # remote, not attached
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """The outcome for one device, with the machine and its decision if attached."""
-
-    outcome: Outcome
-    machine: str | None = None
-    decision: Decision | None = None
-
-
-def route(
-    device: DeviceInfo,
-    machines: Mapping[str, Sequence[Filter]],
-    global_filters: Sequence[Filter] = (),
-    *,
-    busy: bool = False,
-) -> Routing:
-    """Find the machine that gets a device (1.8).
-
-    Args:
-        machines: filters of each machine that has a USB controller, in order.
-        global_filters: those of the installation; never applied to remote devices.
-    """
-    is_held = False
-    if not device.remote:
-        first = decide(global_filters, device, busy=busy).filter  # 1.7, in-use rule
-        if first is not None and first.action == "Ignore":
-            return Routing(Outcome.RELEASED)
-        is_held = first is not None
-    for name, filters in machines.items():
-        decision = decide(filters, device, busy=busy)
-        if decision.matched:
-            return Routing(Outcome.ATTACHED, name, decision)
-    if device.remote:
-        return Routing(Outcome.AVAILABLE)
-    return Routing(Outcome.HELD if is_held else Outcome.RELEASED)

@@ -109,7 +109,7 @@ def test_the_command_holds_no_device_adapter() -> None:
 
 COMMAND_IMPORTS_NOT = (
     *("xml", "rusb.server.vbox.document", "rusb.server.vbox.filter_list"),  # XML
-    *("rusb.filters.engine.decide", "rusb.filters.engine.route", "rusb.server.policy"),
+    *("rusb.filters.engine.decide", "rusb.server.policy"),
     *("rusb.server.attachments", "rusb.server.remote_devices", "rusb.server.session"),
 )
 

@@ -104,3 +104,15 @@ SAID = [
 def test_what_the_guide_explains_is_really_said(message: str) -> None:
     for part in filter(None, map(str.strip, STANDS_FOR.split(message))):
         assert any(part in text for text in SAID), f"nothing says {part!r}"
+
+
+# ------------------------------------------------------------------- variables ----
+
+
+def test_the_guide_has_every_environment_variable() -> None:
+    texts = (
+        path.read_text("utf-8") for folder in FOLDERS for path in folder.rglob("*.py")
+    )
+    read = {name for text in texts for name in re.findall(r"\bRUSB_[A-Z_]+\b", text)}
+    guide = (ROOT / "docs" / "guide" / "environment.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(RUSB_\w+)`", guide, re.M)) == read

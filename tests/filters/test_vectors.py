@@ -13,7 +13,7 @@ from rusb.filters.criteria import (
     Value,
     parse_expression,
 )
-from rusb.filters.engine import Outcome, decide, first_difference, route
+from rusb.filters.engine import decide, first_difference
 from rusb.filters.model import ATTRIBUTES, Filter
 from rusb.server.vbox.filter_attributes import from_attributes, to_attributes
 from rusb.usb.device import DeviceInfo
@@ -117,17 +117,24 @@ def evaluate_list(vector: dict[str, Any]) -> dict[str, Any]:
         ours = [make_filter(f) for f in vector["globalFilters"]]
     except FilterError:
         return {"outcome": "error"}
-    device = vector["device"]
-    found = route(make_device(device), machines, ours, busy=device.get("busy", False))
-    if found.outcome is not Outcome.ATTACHED:
-        return {"outcome": found.outcome.value}
-    assert found.decision is not None
-    return {
-        "outcome": "attached",
-        "machine": found.machine,
-        "index": found.decision.index,
-        "maskedInterfaces": found.decision.masked_interfaces,
-    }
+    device, busy = make_device(vector["device"]), vector["device"].get("busy", False)
+    ours_first = None  # 1.8: the installation's filters are asked for local devices
+    if not device.remote:
+        ours_first = decide(ours, device, busy=busy).filter
+        if ours_first is not None and ours_first.action == "Ignore":
+            return {"outcome": "released"}
+    for name, filters in machines.items():
+        decision = decide(filters, device, busy=busy)
+        if decision.matched:
+            return {
+                "outcome": "attached",
+                "machine": name,
+                "index": decision.index,
+                "maskedInterfaces": decision.masked_interfaces,
+            }
+    if device.remote:
+        return {"outcome": "available"}
+    return {"outcome": "released" if ours_first is None else "held"}
 
 
 @pytest.mark.parametrize(
