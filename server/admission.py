@@ -74,8 +74,8 @@ class Admission:
             most = max(crowds, key=crowds.__getitem__)
             oldest = next(one for one in waiting if one.network == most)
             oldest.drop(
-                f"it made room for another: {len(waiting)} connections wait for their"
-                f" logon, {crowds[most]} of them from {most}"
+                f"it was dropped to make room for another: {len(waiting)} connections"
+                f" have not logged on yet, {crowds[most]} of them from {most}"
             )
         self._sessions.add(session)
         return True
@@ -115,13 +115,16 @@ class Admission:
         (asking,) = (s for s in counts if s.number == number)
         near = sum(n for s, n in counts.items() if s.network == asking.network)
         if counts[asking] >= MAX_DEVICES_PER_CLIENT:
-            return f"{MAX_DEVICES_PER_CLIENT} devices of the client are in use"
+            return (
+                f"{MAX_DEVICES_PER_CLIENT} devices of the client are in use, the"
+                " maximum"
+            )
         if near >= MAX_DEVICES_PER_NETWORK:
             return f"{near} devices of clients at {asking.network} are in use"
         most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - KEPT_FILES) // 3
         if (total := sum(counts.values())) >= most:
             return (
-                f"{total} devices are in use, all that the limit of open files allows;"
-                " raise it (ulimit -n, or LimitNOFILE of systemd)"
+                f"{total} devices are in use, the maximum for the limit of open files;"
+                " raise that limit (ulimit -n, or LimitNOFILE of systemd)"
             )
         return ""

@@ -82,9 +82,12 @@ def why_failed(error: Exception, seconds: float) -> str:
         case RusbError():
             return str(error)
         case TimeoutError():
-            return f"not done within {seconds:g} s"
+            return f"it was not finished within {seconds:g} s"
         case OSError(errno=errno.EMFILE | errno.ENFILE):
-            return "too many open files; raise the limit (ulimit -n, LimitNOFILE=)"
+            return (
+                "too many open files; raise the limit (ulimit -n, or LimitNOFILE of"
+                " systemd)"
+            )
         case OSError():
             return reason(error)
     log.error("a bug while attaching a device", exc_info=error)
@@ -432,7 +435,7 @@ class Attachment:
         if after != before:
             was, now = (d.serialize().hex() for d in (before, after))
             self._on_changed(
-                "after a reset it is another device: it was"
+                "after a reset it is a different device: it was"
                 f" {describe_identity(before)} ({was}), now it is"
                 f" {describe_identity(after)} ({now})"
             )

@@ -38,33 +38,34 @@ def explain_handshake(
     if error.reason in _OLD:
         if Method.RDP in methods:
             return (
-                "it knows nothing newer than TLS 1.1, and may come again without TLS,"
-                " which this machine allows (Security/Method=Negotiate)"
+                "it supports nothing newer than TLS 1.1, and may connect again without"
+                " TLS, which this machine allows (Security/Method=Negotiate)"
             )
         return (
-            "it knows nothing newer than TLS 1.1 (as rdesktop-vrdp 1.8), and this"
-            " server wants TLS 1.2. Update the client; or serve it with RC4: set the"
-            " machine's Security/Method=Negotiate; or with TLS 1.0: start rusb serve"
-            " with --legacy-tls. A client whose OpenSSL has a higher security level"
+            "it supports nothing newer than TLS 1.1 (like rdesktop-vrdp 1.8), and this"
+            " server requires TLS 1.2. Update the client; or allow RC4: set the"
+            " machine's Security/Method=Negotiate; or allow TLS 1.0: start rusb serve"
+            " with --legacy-tls. A client whose OpenSSL has a higher security"
+            " level"
             " also needs CipherString = DEFAULT@SECLEVEL=0 in its openssl.cnf"
         )
     if error.reason in _NOTHING_COMMON:
         return (
-            "client and server have no cipher or signature algorithm in common: look"
-            " at the security level of OpenSSL at both ends, and at the kind of key of"
+            "client and server have no cipher or signature algorithm in common; check"
+            " the security level of OpenSSL at both ends, and the kind of key in"
             " Security/ServerPrivateKey"
         )
     if any(word in error.reason for word in _DISTRUST):
         return (
-            "the client does not trust the server's certificate: let it accept the"
-            " certificate, or set Security/ServerCertificate to one that its"
-            " authorities signed"
+            "the client does not trust the server's certificate; accept the certificate"
+            " at the client, or set Security/ServerCertificate to one that an authority"
+            " known to the client signed"
         )
     if error.reason:
         return ""
     if (requested or 0) & Protocol.CREDSSP:
         return (
-            "it asked for network level authentication, too, and leaves if it insists"
-            f" on that: {NLA_ADVICE}"
+            "it also asked for network level authentication, and disconnects if it"
+            f" insists on that: {NLA_ADVICE}"
         )
     return "it may not trust the server's certificate"

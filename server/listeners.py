@@ -49,7 +49,7 @@ class Listeners:
             if sockets := bind(address, port):
                 break
         else:
-            raise ListenError("all are in use, or not for this user")
+            raise ListenError("all are in use, or this user may not use them")
         loop = asyncio.get_running_loop()
         for sock in sockets:
             self._servers.append(

@@ -30,7 +30,7 @@ __all__ = [
     "why_different",
 ]
 
-SHOWS_ELSE = "the filters show the guest something else of it now"
+SHOWS_ELSE = "the filters now show the guest a different part of it"
 """Why a device that stays leaves the guest and comes again."""
 
 _STRINGS = frozenset(("manufacturer", "product", "serial_number"))
@@ -111,8 +111,8 @@ class Policy:
             raise GuestError(f"what the device says of itself is {decision}")
         if _is_hub(reading):
             raise GuestError(
-                "it is a hub: what is plugged into it is used one by one, a hub itself"
-                " is not; plug its devices in, and they are listed by themselves"
+                "it is a hub, which cannot be attached itself; the devices that are"
+                " plugged into it are listed one by one"
             )
         notes = [f"odd descriptors: {note}" for note in reading.notes]
         found = reading.descriptors
@@ -124,8 +124,8 @@ class Policy:
             if numbers and not numbers_of(found):
                 raise GuestError(
                     f"maskedInterfaces 0x{mask:x} of filter {decision.index} hides all"
-                    f" its interfaces ({', '.join(map(str, numbers))}): nothing is left"
-                    " for the guest; let the filter hide fewer"
+                    f" its interfaces ({', '.join(map(str, numbers))}), so nothing is"
+                    " left for the guest; hide fewer of them"
                 )
             notes.append(_say_hidden(mask, numbers, set(numbers_of(found))))
         if reading.info.speed >= Speed.SUPER and not self.carries_streams:
@@ -167,7 +167,7 @@ def _say_uas(before: tuple[int, ...], after: tuple[int, ...]) -> list[str]:
     if after:
         notes.append(
             f"interface {', '.join(map(str, after))} has nothing but UAS, which needs"
-            " bulk streams, and this guest does not get them: the disk may not work"
+            " bulk streams; this guest does not get them, so the disk may not work"
         )
     return notes
 
@@ -199,8 +199,9 @@ def why_different(listed: DeviceInfo, device: DeviceDescriptor) -> str | None:
         return None
     return (
         f"it was listed as {describe_identity(listed)}, but its device descriptor says"
-        f" {describe_identity(device)}: it is not what the filters decided on. Plug it"
-        " in again; if it stays so, do not trust the device or its client"
+        f" {describe_identity(device)}: it is not the device that the filters decided"
+        " on. Plug it in again; if that does not help, do not trust the device or its"
+        " client"
     )
 
 

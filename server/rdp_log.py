@@ -41,10 +41,10 @@ def _notice_texts(notice: notices.Notice) -> tuple[str, ...]:
 
 
 _USB_UNREACHABLE = (
-    "The client has dynamic channels, and none for the devices of VirtualBox's clients:"
-    " USB devices that it is told to bring (xfreerdp /usb:…, RemoteFX USB) need"
-    " MS-RDPEUSB, which this server does not have yet, and stay where they are. Bring"
-    " them with rusb connect or rdesktop-vrdp -r usb."
+    "The client has dynamic channels, but not the channel that VirtualBox's clients use"
+    " for USB: USB devices that it redirects (xfreerdp /usb:…, RemoteFX USB) need"
+    " MS-RDPEUSB, which this server does not support yet, so they are not attached."
+    " Offer them with rusb connect or rdesktop-vrdp -r usb."
 )
 
 

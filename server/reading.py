@@ -90,7 +90,7 @@ class DescriptorReader:
             raise GuestError(f"{self._info} has no configuration")
         if count > MAX_CONFIGURATIONS:
             self._notes.append(
-                f"it claims {count} configurations; {MAX_CONFIGURATIONS} are read"
+                f"it claims {count} configurations; only {MAX_CONFIGURATIONS} are read"
             )
         found: list[ConfigurationDescriptor] = []
         for index in range(min(count, MAX_CONFIGURATIONS)):
@@ -113,8 +113,8 @@ class DescriptorReader:
             data = await self._descriptor(kind, index, size, HEAD_SIZE, attempts)
         if total > MAX_CONFIGURATION_SIZE <= len(data):
             raise GuestError(
-                f"{self._info}: configuration {index} claims {total} bytes, up to"
-                f" {MAX_CONFIGURATION_SIZE} can be carried"
+                f"{self._info}: configuration {index} claims {total} bytes; the maximum"
+                f" is {MAX_CONFIGURATION_SIZE}"
             )
         try:
             return ConfigurationDescriptor.parse(data, self._notes)
@@ -156,7 +156,7 @@ class DescriptorReader:
         if before:
             return before
         raise GuestError(
-            f"{self._info}: descriptor {kind}/{index} cannot be read: {trouble}"
+            f"{self._info}: cannot read descriptor {kind}/{index}: {trouble}"
         )
 
     async def _string(self, index: int) -> str | None:

@@ -73,7 +73,7 @@ class ReleaseLog:
         except OSError as error:
             why = reason(error)
             if error.errno == errno.ENXIO:
-                why = "nobody reads from it"
+                why = "no program reads from it"
             raise SettingsError(f"cannot write the log {self._path}: {why}").hinting(
                 Hint.OTHER_LOG
             ) from error
@@ -209,7 +209,7 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             return (f"VRDP: WARNING: {text}",)
         case events.Crowded(network, waiting):
             which = f"{waiting} connections from {network}"
-            end = "wait for their logon: a new one from there was closed."
+            end = "have not logged on yet: a new one from there was closed."
             return (f"VRDP: {which} {end}",)
         case events.PlaceDenied(problem):
             return (f"AUTH: {problem} Access denied.",)
@@ -287,7 +287,7 @@ def _cure(event: events.Cure) -> str:
     text = f"to admit {info}: rusb {event.command}"
     if event.is_bare:
         ids = f"{info.vendor_id:04x}:{info.product_id:04x}"
-        text += f"; for good: start rusb serve with --allow {ids}, too"
+        text += f"; to keep that, also start rusb serve with --allow {ids}"
     return text
 
 
@@ -306,7 +306,7 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
             why = f": {event.reason}" if event.reason else ""
             return (f"client {event.client}: disconnected{why}",)
         case events.ClientLeft(stage="waiting"):
-            why = event.reason or "it left before its logon"
+            why = event.reason or "it disconnected before logging on"
             return (f"client {event.client} at {event.address}: {why}",)
         case events.Cure():
             return (_cure(event),)

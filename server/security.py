@@ -71,7 +71,7 @@ class Security:
         if methods is None:
             methods = frozenset({Method.TLS})
             if text:
-                self._log(f"VRDP: Security/Method {text!r} is not known: TLS.")
+                self._log(f"VRDP: Security/Method {text!r} is unknown; using TLS.")
         settings = self.settings
         settings.methods = methods
         if Method.TLS in methods:
@@ -80,8 +80,8 @@ class Security:
             except SettingsError as error:  # 2.1: the server starts without it
                 then = "no client can connect"
                 if Method.RDP in methods:
-                    then = "standard RDP security for all"
-                self._warn(f"{error}. Until then: {then}.")
+                    then = "all clients get standard RDP security"
+                self._warn(f"{error}. Until then, {then}.")
         settings.has_certificate = self.tls is not None
         if Method.RDP in methods:
             settings.key = make_rsa_key()
@@ -105,9 +105,13 @@ class Security:
                 certificate, key, _ = self._certificate_files()
                 return read_x509_key(certificate, key)
             except SettingsError as error:
-                self._warn(f"{error}. Until then: a proprietary certificate.")
+                self._warn(
+                    f"{error}. Until then, clients get a proprietary certificate."
+                )
         elif kind != "proprietary":
-            self._warn(f"Security/RDPCertificate {word!r} is not known: proprietary.")
+            self._warn(
+                f"Security/RDPCertificate {word!r} is unknown; using proprietary."
+            )
         return None
 
     def _certificate_files(self) -> tuple[Path, Path, Path | None]:
@@ -125,14 +129,14 @@ class Security:
                 certificate, key = make_self_signed(folder)
             except OSError as error:
                 raise SettingsError(
-                    f"TLS: cannot keep the server's certificate in {folder}:"
-                    f" {reason(error)}; name another directory in RUSB_STATE, or a"
-                    " certificate in Security/ServerCertificate"
+                    f"TLS: cannot save the server's certificate in {folder}:"
+                    f" {reason(error)}; name another directory with RUSB_STATE, or set"
+                    " Security/ServerCertificate"
                 ) from error
         if certificate is None or key is None:
             raise SettingsError(
-                "Security/ServerCertificate and Security/ServerPrivateKey go together:"
-                " set both, or neither for a certificate that rusb makes"
+                "Security/ServerCertificate and Security/ServerPrivateKey belong"
+                " together; set both, or neither to let rusb make a certificate"
             )
         return certificate, key, ca
 

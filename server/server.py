@@ -209,8 +209,9 @@ class Server:
         if is_open and outside:
             self._warn(
                 f"nobody is asked for a password, and port {self.port} is open to"
-                f" other machines ({', '.join(outside)}): whoever reaches it can use"
-                " the guest's USB. Set the authentication (once the machine is off:"
+                f" other machines ({', '.join(outside)}): anyone who can reach it can"
+                " use the guest's USB. Set the authentication (once the machine is"
+                " off:"
                 f" modifyvm {self.machine.operand} --vrdeauthtype external; with"
                 " rusb serve --name: --auth external), or listen on 127.0.0.1 only"
                 " (--address, or the property TCP/Address)"
@@ -232,7 +233,7 @@ class Server:
                 text = ",".join(map(str, ports))
             raise ListenError(
                 f"can't bind to the port(s) {text}: {error}; the property TCP/Ports"
-                " has the ports to try"
+                " lists the ports to try"
             ).hinting(Hint.OTHER_PORT) from None
         self._warn_of_open_door(self._listeners.addresses)
         self._host.tell(events.ServerStarted(self.port, self._listeners.families))

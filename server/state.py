@@ -228,13 +228,14 @@ class MachineState:
         version = value.get("version") if isinstance(value, dict) else None
         if type(version) is not int:
             raise ControlError(
-                "the running machine sends its state without a version: another rusb"
-                " started it; use that one, or power the machine off and start it again"
+                "the running machine sends its state without a version, because another"
+                " version of rusb started it; use that one, or power the machine off"
+                " and start it again"
             )
         if version > VERSION:
             raise ControlError(
-                f"the running machine sends its state in version {version}; this rusb"
-                f" reads version {VERSION}: use the rusb that started the machine"
+                f"the running machine sends its state in version {version}, but this"
+                f" rusb reads version {VERSION}; use the rusb that started the machine"
             )
         found: Self = _read(cls, value, "the state")
         return found

@@ -140,10 +140,10 @@ async def test_without_a_usable_one_it_is_proprietary(place: Place, how: str) ->
     async with place.server(Method="RDP", RDPCertificate="x509", **names) as server:
         await place.visit(server, "rdp")
     assert "Certificate: X.509" not in place.log()
-    assert "Until then: a proprietary certificate." in place.log()
+    assert "Until then, clients get a proprietary certificate." in place.log()
 
 
 async def test_a_kind_that_nobody_knows(place: Place) -> None:
     async with place.server(Method="RDP", RDPCertificate="pgp") as server:
         await place.visit(server, "rdp")
-    assert "Security/RDPCertificate 'pgp' is not known: proprietary." in place.log()
+    assert "Security/RDPCertificate 'pgp' is unknown; using proprietary." in place.log()

@@ -94,8 +94,8 @@ def advise(failure: Failure, requested: int | None) -> str:
         return NLA_ADVICE
     if failure is Failure.TLS_REQUIRED:
         return (
-            "to serve clients without TLS, with RC4, set the machine's Security/Method"
-            " to Negotiate"
+            "to serve clients without TLS, with RC4, set the machine's"
+            " Security/Method=Negotiate"
         )
     if failure is Failure.TLS_NOT_ALLOWED:
         return (

@@ -57,7 +57,7 @@ class External:
             return Decision(False, "AUTH: a name or password is too long")
         address = request.address
         if not self._places.enter(address):
-            return Decision(False, f"AUTH: too many logons from {address} wait")
+            return Decision(False, f"AUTH: too many logons from {address} are waiting")
         try:
             user = self._library.who(request)
             async with self._limits.turn(address, user):
@@ -88,7 +88,10 @@ class External:
             async with asyncio.timeout(PATIENCE):
                 place = await self._places.take(request.address)
         except TimeoutError:
-            reason = f"AUTH: not asked: earlier checks took more than {PATIENCE:g} s"
+            reason = (
+                "AUTH: the library was not asked: earlier checks took more than"
+                f" {PATIENCE:g} s"
+            )
             return Decision(False, reason)
         try:
             async with asyncio.timeout(self._timeout):

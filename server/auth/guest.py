@@ -15,8 +15,8 @@ class Guest:
         """Deny."""
         return Decision(
             False,
-            "AUTH: the guest cannot be asked (judgement 4);"
-            " use authentication type external",
+            "AUTH: the guest cannot be asked (judgement 4); use the authentication"
+            " type external",
         )
 
     def disconnected(self, client_id: int) -> None:

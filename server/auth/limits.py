@@ -132,9 +132,9 @@ class Limits:
         if (network_of(address), user) not in self._homes:
             if self._anywhere.count(user, now) >= MAX_FAILURES_ANYWHERE:
                 return (
-                    f"too many failed attempts at this user's password, from many"
-                    f" addresses, the last from {address}; from one where the user has"
-                    f" logged on before it works"
+                    "too many failed attempts at this user's password from many"
+                    f" addresses, the last from {address}; the user can still log on"
+                    " from an address that has worked before"
                 )
             self._anywhere.add(user, now)
         for network, _ in _levels(address):

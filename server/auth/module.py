@@ -81,7 +81,7 @@ def _find(name: str) -> Entry:
     except (ImportError, OSError, SyntaxError) as error:
         raise SettingsError(
             f"cannot load the authentication library {name}"
-            f" ({type(error).__name__}); name a Python module or a .py file"
+            f" ({type(error).__name__}); give a Python module or a .py file"
         ) from error
     entry: Entry | None = getattr(module, ENTRY, None)
     if not callable(entry):

@@ -43,7 +43,7 @@ class Pam:
             import pamela  # looks for libpam, which not every system has
         except (ImportError, OSError) as error:
             raise SettingsError(
-                "PAM is not available here; use VBoxAuthSimple"
+                "PAM is not available on this system; use VBoxAuthSimple"
             ) from error
         if "\0" in request.user + request.password:
             return Result.DENIED  # C would see what precedes it only

@@ -87,11 +87,11 @@ def choose_bus(
             f' "{machine}" {option} on'
         )
     elif wanted:
-        advice = f"name another one with bus=, or none; {XHCI} takes every speed"
+        advice = f"name another bus with bus=, or none; {XHCI} supports every speed"
     else:
         advice = f"start QEMU with -device {XHCI}"
     raise GuestError(
-        f"no USB controller of the machine takes a {info.speed.label}Speed device;"
+        f"no USB controller of the machine supports a {info.speed.label}Speed device;"
         f" it has {there}: {advice}"
     )
 

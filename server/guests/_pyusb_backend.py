@@ -385,8 +385,9 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
             return []
         if is_foreign:
             raise usb.core.USBError(
-                f"{self._folder} belongs to or can be written by others, or is a"
-                " symbolic link: what is in it is no device of rusb serve",
+                f"{self._folder} belongs to another user, can be written by others, or"
+                " is a symbolic link, so its contents are not trusted as devices of"
+                " rusb serve",
                 None,
                 errno.EACCES,
             )

@@ -91,14 +91,14 @@ class Monitor:
                     await self._client.connect(sock.dup())
         except (TimeoutError, BlockingIOError) as error:  # or the queue is full
             raise GuestError(
-                f"no greeting from {self.path}: another program holds this QMP socket;"
-                " add a second -qmp to QEMU"
+                f"no greeting from {self.path}: another program uses this QMP socket;"
+                " add a second -qmp option to QEMU"
             ) from error
         except OSError as error:
             raise GuestError(_explain(self.path, error)) from error
         except ConnectError as error:
             raise GuestError(
-                f"{self.path} does not speak QMP: it needs -qmp, not -monitor"
+                f"{self.path} does not speak QMP; start QEMU with -qmp, not -monitor"
             ) from error
         self._tasks.start(self._pump_events(), "qmp events")
         self._tasks.start(self._watch_end(), "qmp end")
@@ -134,7 +134,7 @@ class Monitor:
                 f"QEMU at {self.path} does not answer {command}"
             ) from error
         except (QMPError, OSError, EOFError) as error:
-            raise GuestError(f"QEMU at {self.path} is gone") from error
+            raise GuestError(f"QEMU at {self.path} has ended") from error
 
     async def aclose(self) -> None:
         """Hang up. Idempotent."""
@@ -162,7 +162,7 @@ class Monitor:
         while self.is_open:
             await self._client.runstate_changed()
         await self._disconnect()
-        log.info("QEMU at %s is gone", self.path)
+        log.info("QEMU at %s has ended", self.path)
         self._on_end()
 
 
@@ -176,12 +176,18 @@ def _explain(path: str, error: OSError) -> str:
     """Say why there is no connection and what to do about it."""
     match error:
         case FileNotFoundError():
-            return f"no QMP socket {path}: start QEMU with -qmp unix:{path},server=on"
+            return (
+                f"there is no QMP socket {path}; start QEMU with -qmp"
+                f" unix:{path},server=on"
+            )
         case PermissionError():
-            return f"no permission for {path}: run as QEMU's user or change its rights"
+            return (
+                f"no permission for {path}; run as QEMU's user, or change the"
+                " permissions of the socket"
+            )
         case ConnectionRefusedError():
             return (
-                f"nobody listens at {path}: QEMU has ended, or this is not its socket"
+                f"nothing listens at {path}: QEMU has ended, or this is not its socket"
             )
     return f"cannot connect to {path}: {reason(error)}"
 

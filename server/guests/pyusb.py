@@ -1,6 +1,6 @@
 """pyusb programs as the guest: each device is a socket in a folder, usbredir on it.
 
-``python -m rusb.server.guests.pyusb [--dir FOLDER] PROGRAM [ARG …]`` runs an unmodified
+``python -m rusb.server.guests.pyusb [--dir DIR] PROGRAM [ARG …]`` runs an unmodified
 pyusb program, a file or ``-m MODULE``, that sees these devices and no others.
 """
 
@@ -100,13 +100,13 @@ class PyusbGuest(GuestBackend):
             is_foreign = belongs_to_others(self.folder)
         except OSError as error:
             raise GuestError(
-                f"cannot make the directory {self.folder} for pyusb guests:"
+                f"cannot create the directory {self.folder} for pyusb guests:"
                 f" {reason(error)}"
             ).hinting(Hint.OTHER_GUEST_ADDRESS) from error
         if is_foreign:
             raise GuestError(
-                f"{self.folder} belongs to or can be written by others, or is a"
-                " symbolic link"
+                f"{self.folder} belongs to another user, can be written by others, or"
+                " is a symbolic link"
             ).hinting(Hint.OTHER_GUEST_ADDRESS)
         for path in self.folder.glob("*.usb"):
             if stat.S_ISSOCK(path.lstat().st_mode) and await _is_stale(path):
@@ -117,8 +117,8 @@ class PyusbGuest(GuestBackend):
         path = self.folder / f"{device.name}.usb"
         if len(os.fsencode(path)) > MAX_PATH:
             raise GuestError(
-                f"{path} is longer than the {MAX_PATH} bytes of a socket's address:"
-                " its directory has too long a name"
+                f"{path} is longer than the {MAX_PATH} bytes that the address of a"
+                " socket may have; use a shorter directory"
             )
         ours = _Socket(device, path)
         ours.configure()

@@ -90,7 +90,7 @@ class QemuGuest(GuestBackend):
             )
         key, _, self._wanted_bus = option.partition("=")
         if option and (key != "bus" or not self._wanted_bus):
-            raise GuestError(f"{option!r} after the QMP socket should be bus=NAME")
+            raise GuestError(f"{option!r} after the QMP socket must be bus=NAME")
         self._buses: list[Bus] = []
         self._names = (
             f"{PREFIX}{secrets.token_hex(3)}-{n}" for n in itertools.count(1)
@@ -123,7 +123,7 @@ class QemuGuest(GuestBackend):
         try:
             monitor = await self._connect()
         except GuestError as error:
-            raise GuestError(f"QEMU is gone: {error}") from error
+            raise GuestError(f"QEMU has ended: {error}") from error
         bus = choose_bus(
             *(self._buses, device.info), wanted=self._wanted_bus, machine=self._machine
         )
@@ -190,12 +190,12 @@ class QemuGuest(GuestBackend):
         names = ", ".join(map(str, buses))
         if not buses:
             raise GuestError(
-                f"the machine at {self._path} has no USB controller:"
-                f" start QEMU with -device {XHCI}"
+                f"the machine at {self._path} has no USB controller; start QEMU with"
+                f" -device {XHCI}"
             )
         if self._wanted_bus and self._wanted_bus not in [bus.name for bus in buses]:
             raise GuestError(
-                f"no USB bus {self._wanted_bus!r} in this machine, it has {names}"
+                f"this machine has no USB bus {self._wanted_bus!r}; it has {names}"
             )
         await self._sweep(monitor)
         log.info("guest is the QEMU at %s with %s", self._path, names)
@@ -213,7 +213,7 @@ class QemuGuest(GuestBackend):
     def _on_end(self) -> None:
         """The monitor hung up: so ends everything."""
         for plug in list(self._plugs.values()):
-            self._drop(plug, f"QEMU at {self._path} is gone")
+            self._drop(plug, f"QEMU at {self._path} has ended")
 
     def _on_event(self, name: str, data: Mapping[str, object]) -> None:
         plug = self._plugs.get(str(data.get("device")))
@@ -295,9 +295,9 @@ class QemuGuest(GuestBackend):
             else f"start QEMU with -device {XHCI}"
         )
         raise GuestError(
-            f"the ports of {plug.bus} are all in use, and QEMU put the device behind a"
-            f" hub of full speed (port {port}), where a SuperSpeed device does not"
-            f" work: {advice}"
+            f"all ports of {plug.bus} are in use, and QEMU put the device behind a"
+            f" full-speed hub (port {port}), where a SuperSpeed device does not work:"
+            f" {advice}"
         )
 
     @staticmethod
@@ -378,8 +378,8 @@ class QemuGuest(GuestBackend):
 
 def _refusal(device: AttachedDevice) -> str:
     return (
-        f"QEMU refused {device.info}: it does not fit the port (speed), or a filter of"
-        " QEMU's forbids it; QEMU's own output says why"
+        f"QEMU refused {device.info}: its speed does not fit the port, or a filter of"
+        " QEMU forbids it; QEMU's own output says why"
     )
 
 

@@ -106,7 +106,7 @@ def _chardev(serial: SerialPort) -> str:
         host, port = serial.address() if serial.mode == "TCP" else ("", 0)
     except SettingsError as error:
         raise SettingsError(
-            f"the first serial port: {error}; modifyvm VM --uartmode1 sets another one"
+            f"the first serial port: {error}; change it with modifyvm VM --uartmode1"
         ) from None
     if serial.mode == "RawFile":
         return f"file,id=com1,path={_escaped(serial.path)}"
@@ -120,7 +120,7 @@ def _firmware() -> str:
         if Path(path).exists():
             return path
     raise SettingsError(
-        "the machine has EFI firmware, and none is installed; on Debian: apt-get"
+        "the machine needs EFI firmware, which is not installed; on Debian: apt-get"
         " install ovmf"
     )
 
@@ -141,14 +141,16 @@ def _storage(drives: Sequence[tuple[str, Drive]]) -> Iterator[str]:
             if not drive.medium.exists():
                 raise SettingsError(
                     f"the machine's medium {drive.medium} does not exist; attach"
-                    " another with storageattach"
+                    " another one with storageattach"
                 )
             options += [f"file={_escaped(str(drive.medium))}"]
             options += [f"format={disk_format(drive.medium)}"]
             if drive.kind == "dvd":
                 options.append("readonly=on")
         elif drive.kind == "hdd":
-            raise SettingsError("a hard disk without an image; attach one")
+            raise SettingsError(
+                "a hard disk has no image; attach one with storageattach"
+            )
         yield from ("-drive", ",".join(options))
         yield from ("-device", f"{_device(bus, drive, place)},drive=disk{number}")
 
@@ -181,7 +183,7 @@ def _network(adapters: Mapping[int, Adapter]) -> Iterator[str]:
             card += f",netdev=net{slot}"
         elif adapter.mode:
             raise SettingsError(
-                f"network adapter {slot + 1} is attached to {adapter.mode}; rusb"
-                f" knows NAT: modifyvm VM --nic{slot + 1} nat"
+                f"network adapter {slot + 1} is attached to {adapter.mode}; rusb only"
+                f" supports NAT: modifyvm VM --nic{slot + 1} nat"
             )
         yield from ("-device", card)

@@ -63,7 +63,7 @@ class Console:
                     await self._add_rule(slot, rule)
                 except RusbError as error:
                     raise ControlError(
-                        f"{error}; or take the rule out: modifyvm VM --natpf{slot + 1}"
+                        f"{error}; or remove the rule: modifyvm VM --natpf{slot + 1}"
                         f" delete {shlex.quote(rule.name)}"
                     ) from None
 
@@ -152,7 +152,7 @@ class Console:
                 ", ".join(str(slot + 1) for slot in sorted(self._adapters)) or "none"
             )
             raise ControlError(
-                f"the machine has no network adapter {number}; it has: {there}"
+                f"the machine has no network adapter {number}; choose one of {there}"
             )
         return number - 1
 
@@ -177,14 +177,14 @@ class Console:
     async def _press(self, codes: bytes) -> None:
         keys = parse_scancodes(codes)
         if len(keys) > MAX_KEYS:
-            raise ControlError(f"{len(keys)} keys at once, at most {MAX_KEYS}")
+            raise ControlError(f"{len(keys)} keys at once; the maximum is {MAX_KEYS}")
         async with self._typing:
             status = await self._ask("query-status", None)
             state = status.get("status") if isinstance(status, dict) else status
             if state not in ("running", "suspended"):
                 raise ControlError(
-                    f"the machine is {state}, so that its guest reads no keyboard;"
-                    " controlvm VM resume lets it go on"
+                    f"the machine is {state}, so its guest does not read the keyboard;"
+                    " continue it with controlvm VM resume"
                 )
             for number, is_down in keys:
                 key = {"type": "number", "data": number}

@@ -88,20 +88,21 @@ def runtime_folder() -> Path:
     if len(os.fsencode(folder)) > MAX_FOLDER:
         raise ControlError(
             f"{folder} is longer than the {MAX_FOLDER} bytes that the address of a"
-            " socket leaves; name a shorter directory with RUSB_RUNTIME"
+            " socket may have; use a shorter directory with RUSB_RUNTIME"
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise ControlError(
-            f"cannot make {folder} for sockets: {reason(error)}; name another directory"
+            f"cannot create {folder} for sockets: {reason(error)}; name another"
+            " directory"
             " with RUSB_RUNTIME"
         ) from error
     if is_foreign:
         raise ControlError(
-            f"{folder} belongs to or can be written by others; remove it, or name"
-            " another directory with RUSB_RUNTIME"
+            f"{folder} belongs to another user or can be written by others; remove it,"
+            " or name another directory with RUSB_RUNTIME"
         )
     return folder
 
@@ -141,7 +142,7 @@ class ControlServer:
         lock: MachineLock,
         happened: EventLog,
         *,
-        unknown: str = "a running machine does not know {}",
+        unknown: str = "a running machine has no command {}",
     ) -> None:
         self.path = find_path()
         self._find_path = find_path
@@ -227,7 +228,7 @@ class ControlServer:
                 self.path = self._find_path()
                 await self._listen()
                 self._lock.say(self.path)
-                log.warning("the control socket was removed; it is %s now", self.path)
+                log.warning("the control socket was removed; it is now %s", self.path)
             except ControlError as error:
                 log.warning("the control socket was removed: %s", error)
 
@@ -238,7 +239,9 @@ class ControlServer:
             writer.close()
             return
         if (user := _user_of(writer)) not in (0, os.getuid()):
-            log.warning("the control socket: user %d was hung up on", user)
+            log.warning(
+                "the control socket: the connection of user %d was closed", user
+            )
             writer.close()
             return
         self._writers.add(writer)
@@ -266,11 +269,11 @@ class ControlServer:
             name, arguments = request["command"], request.get("arguments", {})
             command = self._stream if name == "events" else self._commands[name]
         except (ValueError, TypeError, AttributeError, RecursionError):
-            return {"error": "a request is one line of JSON with a command"}
+            return {"error": "a request must be one line of JSON with a command"}
         except KeyError as error:
             return {"error": self._unknown.format(error)}
         if not isinstance(arguments, dict):
-            return {"error": "the arguments of a command are an object"}
+            return {"error": "the arguments of a command must be an object"}
         try:
             value = await command(arguments)
             return value if isinstance(value, _Stream) else {"value": value}
@@ -278,15 +281,15 @@ class ControlServer:
             return {"error": str(error)}
         except Exception as error:
             log.exception("command %s", name)
-            return {"error": f"internal error: {error!r}; the log of the server has it"}
+            return {"error": f"internal error: {error!r}; see the server's log"}
 
     async def _stream(self, arguments: Mapping[str, Any]) -> "_Stream":
         since, follows = arguments.get("since"), arguments.get("follow", True)
         if not (since is None or (type(since) is int and since >= 0)):
-            raise ControlError("since is the number of an event")
+            raise ControlError("since must be the number of an event")
         if len(self._streams) >= MAX_STREAMS:
             raise ControlError(
-                f"{MAX_STREAMS} programs read the machine's events already"
+                f"{MAX_STREAMS} programs already read the machine's events, the maximum"
             )
         return _Stream(since, follows=bool(follows))
 
@@ -369,20 +372,24 @@ async def follow(
                     case {"error": str(sentence)}:
                         raise ControlError(clean_text(sentence))
                     case _:
-                        raise ControlError(f"what listens at {path} sends no events")
+                        raise ControlError(
+                            f"{path} does not send events; it may be another program's"
+                        )
         finally:
             writer.close()
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError("the machine is not running") from None
     except TimeoutError:
         raise ControlError(
-            f"the running machine sent no events in {ANSWER_TIMEOUT:g} s"
+            f"the running machine sent no events within {ANSWER_TIMEOUT:g} s"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, RusbError):
             raise
         why = reason(error) if isinstance(error, OSError) else error
-        raise ControlError(f"no events from the running machine: {why}") from error
+        raise ControlError(
+            f"cannot read events from the running machine: {why}"
+        ) from error
 
 
 async def call(path: Path, command: str, **arguments: object) -> Any:
@@ -402,24 +409,26 @@ async def call(path: Path, command: str, **arguments: object) -> Any:
             finally:
                 writer.close()
         if not line:
-            raise ControlError(f"the running machine hung up on {command}")
+            raise ControlError(
+                f"the running machine closed the connection during {command}"
+            )
         answer = json.loads(line)
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError("the machine is not running") from None
     except TimeoutError:
         raise ControlError(
-            f"the running machine did not answer {command} in {seconds:g} s"
+            f"the running machine did not answer {command} within {seconds:g} s"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         why = reason(error) if isinstance(error, OSError) else error
-        raise ControlError(f"no answer from the running machine: {why}") from error
+        raise ControlError(f"cannot ask the running machine: {why}") from error
     match answer:
         case {"error": str(sentence)}:
             raise ControlError(clean_text(sentence))
         case {"value": value}:
             return value
     raise ControlError(
-        f"what listens at {path} is no running machine: its answer to {command} has"
+        f"{path} does not belong to a running machine: its answer to {command} has"
         " neither a value nor an error"
     )
 

@@ -102,7 +102,7 @@ class HostDevices:
                     raise BackendError(f"{found.info}: {device.problem}")
                 return found
         raise BackendError(
-            f"this machine has no USB device {text}: 'list usbhost' shows UUIDs and"
+            f"this machine has no USB device {text}; 'list usbhost' shows UUIDs and"
             " addresses"
         )
 
@@ -236,7 +236,7 @@ class _Calls(DeviceCalls):
         if not self._drops:
             self._drops = True
             log.warning(
-                "the guest does not wait: requests beyond %d to %s are dropped",
+                "the guest sends too many requests: those beyond %d to %s are dropped",
                 *(MAX_WAITING, self.attachment),
             )
         if request is not None and self.attachment is not None:
@@ -308,7 +308,7 @@ class HostPlugs:
         """
         async with self._changing:
             if len(self._plugged) >= MAX_ATTACHED:
-                raise GuestError(f"{MAX_ATTACHED} devices are attached")
+                raise GuestError(f"{MAX_ATTACHED} devices are attached, the maximum")
             device = await self._usb.find(text)
             if device.uuid in self._plugged:
                 raise GuestError(f"{device.info} is attached already")
@@ -406,7 +406,7 @@ class HostPlugs:
         """Unplug everything and let go of guest and devices. Idempotent."""
         async with self._changing:
             for uuid in list(self._plugged):
-                await self._detach(uuid, "the machine goes off")
+                await self._detach(uuid, "the machine powers off")
         await self._guest.aclose()
         await self._usb.aclose()
         await self._ends.aclose()

@@ -45,13 +45,13 @@ def parse_scancodes(data: bytes) -> list[tuple[int, bool]]:
         if code == _LONG:
             sequence = bytes(rest[:2])
             if sequence not in (b"\x1d\x45", b"\x9d\xc5"):
-                raise ParseError("after e1 come 1d 45 or 9d c5, the Pause key")
+                raise ParseError("e1 must be followed by 1d 45 or 9d c5, the Pause key")
             del rest[:2]
             found.append((_PAUSE, sequence[0] < _RELEASED))
             continue
         if code == _EXTENDED:
             if not rest:
-                raise ParseError("the code that follows e0 is missing")
+                raise ParseError("the code after e0 is missing")
             code, extension = rest.pop(0), _RELEASED
         found.append((code & ~_RELEASED | extension, code < _RELEASED))
     return found

@@ -43,7 +43,7 @@ MAX_WORDS = 20
 
 _SERIAL_ADVICE = (
     " (the first serial port: start the program that it connects to, free the port that"
-    " it listens on, or take it away: modifyvm VM --uartmode1 disconnected)"
+    " it listens on, or disable it: modifyvm VM --uartmode1 disconnected)"
 )
 
 
@@ -79,7 +79,7 @@ class Hypervisor(abc.ABC):
         """Run a command of the monitor (QMP) and return its value.
 
         Raises:
-            ControlError: the machine is going off.
+            ControlError: the machine is powering off.
             GuestError: it refused, or does not answer.
         """
 
@@ -87,7 +87,7 @@ class Hypervisor(abc.ABC):
         """How the machine is: QEMU's word, or ``stuck`` if it does not answer.
 
         Raises:
-            ControlError: the machine is going off.
+            ControlError: the machine is powering off.
         """
         with contextlib.suppress(GuestError, TimeoutError):
             async with asyncio.timeout(STATUS_TIMEOUT):
@@ -167,14 +167,16 @@ class QemuProcess(Hypervisor):
                 self._log(f"QEMU: without {accelerator}, because: {error}")
                 problem = f"it does not start: {error}"
         if accelerator == "tcg" and "RUSB_ACCEL" not in os.environ:
-            self.notes.append(f"no KVM, so the guest is many times slower: {problem}")
+            self.notes.append(
+                f"the guest runs many times slower without KVM: {problem}"
+            )
 
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None
     ) -> object:
         """Run a command of QEMU's monitor."""
         if self._monitor is None:
-            raise ControlError("the machine is going off")
+            raise ControlError("the machine is powering off")
         return await self._monitor.execute(command, arguments)
 
     def guest(self, use: str) -> GuestBackend:
@@ -297,7 +299,11 @@ class QemuProcess(Hypervisor):
         if status == 0 and self._is_shut_down:
             self._log("QEMU: the machine is off.")
         else:
-            how = "hung up and did not end" if status is None else f"status {status}"
+            how = (
+                "closed its connection and did not end"
+                if status is None
+                else f"status {status}"
+            )
             if status is not None and status < 0:
                 how = f"killed by signal {-status}"
             words = f": {' '.join(self._words)}" if self._words else ""
@@ -319,11 +325,11 @@ def _kvm_problem() -> str:
         os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))
     except PermissionError:
         return (
-            f"no permission for {KVM}: add the user to the group kvm and log in again"
+            f"no permission for {KVM}: add the user to the group kvm, and log in again"
         )
     except OSError as error:
         return (
-            f"{KVM}: {reason(error)}: switch virtualization on in the host's firmware,"
-            " or nested virtualization where the host is a virtual machine"
+            f"{KVM}: {reason(error)}; enable virtualization in the host's firmware, or"
+            " nested virtualization if the host is a virtual machine"
         )
     return ""

@@ -30,8 +30,8 @@ from .process import MakeHypervisor, QemuProcess
 __all__ = ["RunningMachine"]
 
 _NO_CONTROLLER = (
-    "the machine has no USB controller; modifyvm VM --usb-xhci on adds one, while the"
-    " machine is off"
+    "the machine has no USB controller; power it off and add one with modifyvm VM"
+    " --usb-xhci on"
 )
 
 
@@ -199,7 +199,7 @@ class RunningMachine:
 
     def _check_open(self) -> None:
         if self._is_closing:
-            raise ControlError("the machine is going off")
+            raise ControlError("the machine is powering off")
 
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
         self.power_off("command")
@@ -249,7 +249,7 @@ class RunningMachine:
         self._check_open()
         if self._plugs is None:
             if self._host_usb is None:
-                raise ControlError("devices of this machine cannot be reached")
+                raise ControlError("devices of this machine cannot be used")
             if not self.machine.usb_controllers:
                 raise ControlError(_NO_CONTROLLER)
             guest = self._hypervisor.guest("host")

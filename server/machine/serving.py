@@ -28,8 +28,8 @@ LOOK_PERIOD = 2.0
 PORTS = "TCP/Ports"
 
 _UNKNOWN = (
-    "rusb serve does not know {}: it serves USB to a machine that another program runs;"
-    " vrdeport moves it to another port, poweroff ends it"
+    "rusb serve has no command {}, because another program runs the machine; vrdeport"
+    " moves the server to another port, and poweroff ends it"
 )
 
 
@@ -104,7 +104,7 @@ class Serving:
         try:
             settings = load_machine(self._machine.path)
         except RusbError as error:
-            self._report(f"{name}: the previous settings stay: {error}")
+            self._report(f"{name}: the previous settings stay in effect: {error}")
             return
         self._machine.extra_data.clear()
         self._machine.extra_data |= settings.extra_data
@@ -122,7 +122,9 @@ class Serving:
             commands, happened = self._commands(), self._happened
             return ControlServer(find_path, commands, lock, happened, unknown=_UNKNOWN)
         except ControlError as error:  # USB is served all the same
-            self._report(f"Warning: controlvm and showvminfo do not see it: {error}")
+            self._report(
+                f"Warning: controlvm and showvminfo cannot see the machine: {error}"
+            )
             return None
 
     async def _start_control(self) -> None:
@@ -130,7 +132,7 @@ class Serving:
             try:
                 await self._control.start()
             except ControlError as error:
-                self._report(f"Warning: controlvm cannot reach it: {error}")
+                self._report(f"Warning: controlvm cannot reach the machine: {error}")
 
     def _look(self) -> tuple[int, int, int] | None:
         """What changes when the file does; None: it is not there."""
@@ -168,8 +170,8 @@ class Serving:
         name, value = str(arguments["name"]), str(arguments["value"])
         if name != PORTS:
             raise ControlError(
-                f"rusb serve changes {PORTS} while it runs, not {name}; set it in the"
-                " machine's settings and start rusb serve again"
+                f"rusb serve can only change {PORTS} while it runs, not {name}; change"
+                " the machine's settings and start rusb serve again"
             )
         await self.server.listen_on(parse_ports(value or "3389"))
         properties = self._machine.remote_display.properties | {PORTS: value}

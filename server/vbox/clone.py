@@ -98,7 +98,7 @@ def _disks(source: Entry, document: Document) -> list[Drive]:
         what = "a saved state" if given.get("stateFile") else "snapshots"
         raise SettingsError(
             f"{source.name!r} has {what} of VirtualBox, which rusb cannot copy; clone"
-            " it there, or delete them there"
+            " the machine in VirtualBox, or delete them there"
         )
     found = []
     for controller in read_hardware(document, source.path.parent).controllers:
@@ -166,8 +166,8 @@ def copy_image(
     )
     if done.returncode:
         raise SettingsError(
-            f"cannot copy {source} to {target}: {done.stderr.strip()}; nothing of the"
-            " copy is left"
+            f"cannot copy {source} to {target}: {done.stderr.strip()}; the copy was"
+            " removed"
         )
 
 

@@ -124,8 +124,8 @@ class Document:
             raise SettingsError(f"{name} is larger than {MAX_SIZE >> 20} MiB")
         if b"\0" in data:
             raise SettingsError(
-                f"{name} is not XML in UTF-8: it has NUL bytes, as UTF-16 has; is it"
-                " really a settings file?"
+                f"{name} is not XML in UTF-8: it has NUL bytes, like UTF-16; check that"
+                " it is a settings file"
             )
         self._newline = b"\r\n" if b"\r\n" in data else b"\n"
         parsed = _Parser(data, name)
@@ -347,20 +347,20 @@ class _Parser:
             self._expat.Parse(data, True)
         except expat.ExpatError as error:
             raise SettingsError(
-                f"{name} is not XML: {error}; is it really a settings file?"
+                f"{name} is not XML: {error}; check that it is a settings file"
             ) from error
         self.after = data[self._at :]
 
     def _declaration(self, version: str, encoding: str | None, alone: int) -> None:
         if encoding is not None and encoding.lower() not in ENCODINGS:
             raise SettingsError(
-                f"{self._name} says that it is encoded in {encoding}; rusb reads"
+                f"{self._name} declares the encoding {encoding}; rusb only reads"
                 " UTF-8 and ISO-8859-1"
             )
 
     def _doctype(self, *_: object) -> None:
         raise SettingsError(
-            f"{self._name} has a DOCTYPE, which no settings file has; remove it"
+            f"{self._name} has a DOCTYPE, which settings files do not have; remove it"
         )
 
     def _begin(self, name: str, attributes: dict[str, str]) -> None:
@@ -421,7 +421,7 @@ def escape(text: str, quote: bytes = b'"') -> bytes:
     """Return a value for an attribute or a text: ASCII, one line.
 
     Raises:
-        SettingsError: it has characters that XML cannot hold, or was not UTF-8.
+        SettingsError: it has characters that XML does not allow, or was not UTF-8.
     """
     if any(0xDC80 <= ord(character) < 0xDD00 for character in text):  # surrogateescape
         shown = text.encode("utf-8", "replace").decode()
@@ -430,7 +430,7 @@ def escape(text: str, quote: bytes = b'"') -> bytes:
         code = ord(character)
         is_control = code < 32 and character not in "\t\n\r"
         if is_control or 0xD800 <= code < 0xE000 or code in (0xFFFE, 0xFFFF):
-            raise SettingsError(f"{text!r} has characters that XML cannot hold")
+            raise SettingsError(f"{text!r} has characters that XML does not allow")
     special = '&<>\t\n\r"' if quote == b'"' else "&<>\t\n\r'"
     names = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
     return "".join(

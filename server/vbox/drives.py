@@ -99,7 +99,9 @@ class DrivesEditor:
         default, most = BUSES[bus]
         if chip and BUS_OF.get(chip) != bus:
             chips = ", ".join(c for c, b in BUS_OF.items() if b == bus)
-            raise SettingsError(f"{chip!r} is no {bus} controller: {chips}")
+            raise SettingsError(
+                f"{chip!r} is not a controller for {bus}; choose one of {chips}"
+            )
         attributes = {"name": name, "type": chip or default}
         attributes |= {"PortCount": str(ports or min(most, 4)), "Bootable": "true"}
         path = ("Hardware",) if self.version >= STORAGE_IN_HARDWARE_SINCE else ()
@@ -146,7 +148,7 @@ class DrivesEditor:
             raise SettingsError("a hard disk cannot be empty; give it a medium")
         if medium is not None and kind != "hdd" and disk_format(medium) != "raw":
             raise SettingsError(
-                f"{medium} is a hard disk; it does not fit into a {kind} drive"
+                f"{medium} is a hard disk; it cannot be attached to a {kind} drive"
             )
         before = self._attached(name, port, device)
         if medium is not None and kind == "hdd":
@@ -220,7 +222,7 @@ class DrivesEditor:
                 raise SettingsError(
                     f"{medium} is attached already, to port {port}, device {device} of"
                     f" {controller.attributes.get('name', '')!r}; two drives would"
-                    " destroy what is on it"
+                    " damage its contents"
                 )
 
     def _drives(self) -> Iterator[tuple[Node, Node]]:

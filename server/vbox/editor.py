@@ -253,7 +253,9 @@ class Editor(NetworkEditor, DrivesEditor):
                     self.set_display("authType", None if known == "Null" else known)
                 return
         words = ", ".join(known.lower() for known in AUTH_TYPES)
-        raise SettingsError(f"invalid authentication type {text!r}: {words}")
+        raise SettingsError(
+            f"invalid authentication type {text!r}; choose one of {words}"
+        )
 
     def set_auth_library(self, name: str) -> None:
         """Set the machine's library; empty: that of the installation."""

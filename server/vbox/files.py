@@ -84,7 +84,7 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as error:
         raise SettingsError(
-            f"cannot make the directory {path}: {reason(error)}"
+            f"cannot create the directory {path}: {reason(error)}"
         ) from error
 
 
@@ -130,7 +130,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise SettingsError(
                         f"another process has been changing {folder} for"
-                        f" {LOCK_TIMEOUT:g} s; try again when it is done"
+                        f" {LOCK_TIMEOUT:g} s; try again later"
                     ) from None
                 time.sleep(LOCK_POLL)
         yield
@@ -200,7 +200,7 @@ def change_file(path: Path, change: Callable[[bytes], bytes]) -> None:
             return
         if read_file(path) != before:
             raise SettingsError(
-                f"another program has just changed {path}; nothing was written, do it"
+                f"another program has just changed {path}; nothing was written, so try"
                 " again"
             )
         write_file(path, after)

@@ -55,7 +55,9 @@ class FilterList:
         self.filters: list[Filter] = []
         nodes = [n for parent in parents if parent for n in parent.all(ELEMENT)]
         if len(nodes) > MAX_FILTERS:
-            raise SettingsError(f"{len(nodes)} USB filters; {MAX_FILTERS} are allowed")
+            raise SettingsError(
+                f"{len(nodes)} USB filters; the maximum is {MAX_FILTERS}"
+            )
         for number, node in enumerate(nodes):
             try:
                 found = from_attributes(node.attributes, is_global=is_global)
@@ -79,7 +81,7 @@ class FilterList:
             SettingsError: there are too many.
         """
         if len(self._nodes) >= MAX_FILTERS:
-            raise SettingsError(f"there may be at most {MAX_FILTERS} USB filters")
+            raise SettingsError(f"the maximum is {MAX_FILTERS} USB filters")
         index = min(index, len(self._nodes))
         before = self._nodes[index] if index < len(self._nodes) else self._next
         parent = before.parent if before else self._make and self._make()

@@ -69,7 +69,7 @@ class Forward:
     def problem(self) -> str:
         """What is wrong with it; empty: nothing."""
         if self.protocol not in PROTOCOLS:
-            return f"the protocol {self.protocol!r} is not tcp or udp"
+            return f"the protocol must be tcp or udp, not {self.protocol!r}"
         for what, port in (("host", self.host_port), ("guest", self.guest_port)):
             if not 0 < port < 65536:
                 return f"the port of the {what} is not a number from 1 to 65535"

@@ -174,9 +174,9 @@ def _problem(image: Node) -> str:
     """Why QEMU cannot use an image: it would show the guest what is not its disk."""
     if image.parent is not None and image.parent.name == image.name:
         return (
-            "it belongs to a snapshot and holds what changed since then only; delete"
-            " the machine's snapshots in VirtualBox, or clone the machine there"
+            "it belongs to a snapshot and only holds the changes since then; delete the"
+            " machine's snapshots in VirtualBox, or clone the machine there"
         )
     if any(p.attributes.get("name", "")[:6] == "CRYPT/" for p in image.all("Property")):
-        return "it is encrypted; take the encryption off in VirtualBox"
+        return "it is encrypted; remove the encryption in VirtualBox"
     return ""

@@ -78,13 +78,14 @@ def _folder() -> Path:
         is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise ControlError(
-            f"cannot make {folder}, which keeps machines from running twice:"
-            f" {reason(error)}; name another directory in RUSB_STATE"
+            f"cannot create {folder}, which keeps machines from running twice:"
+            f" {reason(error)}; name another directory with RUSB_STATE"
         ) from error
     if is_foreign:
         raise ControlError(
-            f"{folder}, which keeps machines from running twice, belongs to or can be"
-            " written by others; remove it, or name another directory in RUSB_STATE"
+            f"{folder}, which keeps machines from running twice, belongs to another"
+            " user or can be written by others; remove it, or name another directory"
+            " with RUSB_STATE"
         )
     return folder
 
@@ -103,7 +104,7 @@ def holder_of(path: Path) -> Holder | None:
     except BlockingIOError:
         return _read(path)
     except OSError as error:
-        raise ControlError(f"cannot look at {path}: {reason(error)}") from error
+        raise ControlError(f"cannot check {path}: {reason(error)}") from error
     return None
 
 
@@ -170,7 +171,7 @@ class MachineLock:
             if waited > PATIENCE:
                 raise ControlError(
                     f"process {holder.process} has been changing the machine for"
-                    f" {PATIENCE:g} s; try again when it is done"
+                    f" {PATIENCE:g} s; try again later"
                 )
             time.sleep(POLL)
         self._file = file
@@ -201,7 +202,7 @@ class MachineLock:
             file = open(self.path, "a+", opener=_open_itself)  # noqa: SIM115
         except OSError as error:
             raise ControlError(
-                f"cannot make {self.path}, which keeps the machine from running"
+                f"cannot create {self.path}, which keeps the machine from running"
                 f" twice: {reason(error)}"
             ) from error
         try:

@@ -124,8 +124,7 @@ def find_medium(media: Iterable[Medium], text: str, kind: str = "disk") -> Mediu
     except ValueError:
         raise SettingsError(f"there is no medium {path}") from None
     raise SettingsError(
-        f"no registered machine has a medium {text}; name the file of one that no"
-        " machine has"
+        f"no registered machine has a medium {text}; for another image, give its file"
     )
 
 

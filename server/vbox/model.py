@@ -180,7 +180,7 @@ class Hardware:
             if bus is None:
                 raise SettingsError(
                     f"storage controller {controller.name!r} is a {controller.type},"
-                    f" which rusb does not know; choose one of {', '.join(BUSES)}"
+                    f" which rusb does not support; choose one of {', '.join(BUSES)}"
                 )
             for drive in controller.drives:
                 if drive.problem:
@@ -211,7 +211,8 @@ def place_of(bus: str, port: int, device: int) -> int:
     ports, devices = ports_of(bus)
     if not (0 <= port < ports and 0 <= device < devices):
         raise SettingsError(
-            f"there is no port {port}, device {device} on a controller of kind {bus}:"
+            f"there is no port {port}, device {device} on a controller for {bus}; it"
+            " has"
             f" {ports} ports with {devices} device(s) each"
         )
     return port * devices + device

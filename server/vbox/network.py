@@ -84,8 +84,8 @@ class NetworkEditor(abc.ABC):
         nat = adapter.find("NAT") if adapter else None
         if nat is None:
             raise SettingsError(
-                f"network adapter {number} is not attached to NAT; --nic{number} nat"
-                " does that"
+                f"network adapter {number} is not attached to NAT; attach it with"
+                f" --nic{number} nat"
             )
         return nat
 

@@ -38,18 +38,18 @@ _PARTS = (
         "AudioAdapter",
         "enabled",
         _OFF,
-        "sound: machines have no sound card; a USB one at a client works",
+        "sound: machines have no sound card",
     ),
-    _Part("Chipset", "type", "piix3", "chipset {}: the guest sees an i440FX, PIIX3"),
+    _Part("Chipset", "type", "piix3", "chipset {}: the guest has an i440FX and PIIX3"),
     _Part("Clipboard", "mode", "disabled", "shared clipboard ({})"),
     _Part("DragAndDrop", "mode", "disabled", "drag and drop ({})"),
-    _Part("TrustedPlatformModule", "type", "none", "TPM ({}): there is none"),
+    _Part("TrustedPlatformModule", "type", "none", "TPM ({}): machines have none"),
     _Part("Display", "accelerate3D", _OFF, "3D acceleration"),
     _Part("Display", "accelerate2DVideo", _OFF, "2D video acceleration"),
     _Part("Recording", "enabled", _OFF, "recording of the screen"),
     _Part("Display/VideoCapture", "enabled", _OFF, "recording of the screen"),
     _Part("VideoCapture", "enabled", _OFF, "recording of the screen"),
-    _Part("CPU", "hotplug", _OFF, "processors that come and go while it runs"),
+    _Part("CPU", "hotplug", _OFF, "adding and removing processors while it runs"),
     _Part("CPU", "executionCap", "100", "limit of {} % of a processor"),
     _Part("Guest", "memoryBalloonSize", "0", "memory balloon of {} MiB"),
     _Part("EmulatedUSB/CardReader", "enabled", _OFF, "emulated card reader"),
@@ -58,7 +58,7 @@ _PARTS = (
         "Autostart",
         "enabled",
         _OFF,
-        "start with the host: the systemd unit rusb-vm@.service does that",
+        "start with the host: use the systemd unit rusb-vm@.service",
     ),
 )
 
@@ -98,10 +98,10 @@ def _is_on(node: Node) -> bool:
 
 def _states(machine: Node) -> Iterator[str]:
     if machine.attributes.get("stateFile"):
-        yield "saved state: the guest starts as after a power cut"
+        yield "saved state: the guest starts as if after a power cut"
     if snapshots := list(machine.all("Snapshot")):
         names = ", ".join(node.attributes.get("name", "") for node in snapshots)
-        yield f"snapshots ({names}): the machine runs as it is now"
+        yield f"snapshots ({names}): the machine runs in its current state"
     teleporter = machine.find("Teleporter")
     if teleporter is not None and _is_on(teleporter):
         yield "teleporting: the machine does not wait for another host"
@@ -131,11 +131,12 @@ def _ports(hardware: Node) -> Iterator[str]:
         slot, mode = given.get("slot", ""), given.get("hostMode", "")
         number = (read_number(slot) or 0) + 1
         if slot != "0":
-            yield f"serial port {number}: machines have the first one only"
+            yield f"serial port {number}: machines only have the first one"
         elif mode not in ("", "Disconnected", *(m for m, _ in SERIAL_MODES.values())):
-            yield f"serial port 1 on {given.get('path', mode)}: no device of the host"
+            place = given.get("path", mode)
+            yield f"serial port 1 on {place}: devices of the host are not supported"
         elif read_number(given.get("IOBase", "0x3f8")) != 0x3F8:
-            yield f"serial port 1 at {given['IOBase']}: it is at 0x3f8"
+            yield f"serial port 1 at {given['IOBase']}: it is always at 0x3f8"
     for port in filter(_is_on, _all(hardware.find("LPT"), "Port")):
         number = (read_number(port.attributes.get("slot")) or 0) + 1
         yield f"parallel port {number}"
@@ -146,16 +147,16 @@ def _networks(hardware: Node) -> Iterator[str]:
         given = adapter.attributes
         where = f"network adapter {(read_number(given.get('slot')) or 0) + 1}"
         if (card := given.get("type", "82540EM")) not in NETWORK_CARDS:
-            yield f"{where}: card {card}: the guest sees an Intel 82540EM"
+            yield f"{where}: card {card}: the guest has an Intel 82540EM"
         if given.get("trace", "false").lower() not in _OFF.split():
-            yield f"{where}: trace of its traffic"
+            yield f"{where}: tracing of its traffic"
         if given.get("bandwidthGroup"):
             yield f"{where}: limit of its bandwidth"
         nat = adapter.find("NAT")
         if nat is None:
             continue
         if network := nat.attributes.get("network"):
-            yield f"{where}: network {network}: it is 10.0.2.0/24"
+            yield f"{where}: network {network}: it is always 10.0.2.0/24"
         if nat.find("TFTP") is not None:
             yield f"{where}: TFTP server"
 
@@ -168,7 +169,7 @@ def _drives(machine: Node, hardware: Node) -> Iterator[str]:
                 host = drive.find("HostDrive")
                 if host is not None:
                     path = host.attributes.get("src", "")
-                    yield f"drive of the host ({path}): the guest sees an empty drive"
+                    yield f"drive of the host ({path}): the guest has an empty drive"
 
 
 def _rest(machine: Node, hardware: Node) -> Iterator[str]:
@@ -179,7 +180,7 @@ def _rest(machine: Node, hardware: Node) -> Iterator[str]:
         for node in _all(machine.find("ExtraData"), "ExtraDataItem")
     ]
     if mine := [key for key in keys if key.startswith("VBoxInternal")]:
-        yield f"extra data for VirtualBox's inside ({', '.join(mine)})"
+        yield f"extra data for the internals of VirtualBox ({', '.join(mine)})"
     for node in hardware.children:
         if node.name not in _KNOWN:
             yield f"<{node.name}>, which rusb does not know"

@@ -39,7 +39,7 @@ def check_ports(text: str) -> str:
         if not (_port(first) and _port(last if dash else first)):
             raise SettingsError(
                 f"{text!r} is not a list of ports such as 5000,5010-5012: {item!r} is"
-                " no port and no range of ports (1 to 65535)"
+                " not a port or a range of ports (1 to 65535)"
             )
     return text
 

@@ -104,9 +104,9 @@ def check_name(name: str) -> None:
     """
     size = len(name.encode("utf-8", "replace"))
     if size > MAX_NAME:
-        why = f"it has {size} bytes, at most {MAX_NAME} are possible"
+        why = f"it has {size} bytes; the maximum is {MAX_NAME}"
     elif name in _BAD_NAMES:
-        why = "it is empty" if not name else "it means another directory"
+        why = "it is empty" if not name else "it names another directory"
     elif "/" in name:
         why = "it has a slash"
     elif any(unicodedata.category(character) == "Cc" for character in name):
@@ -207,8 +207,8 @@ class Registry:
         if path.suffix == ".vbox" and path.exists():
             return _load_entry(path)
         raise CodedError(
-            f"could not find a registered machine named {text!r}; 'list vms' shows"
-            " those that there are",
+            f"could not find a registered machine named {text!r}; 'list vms' shows the"
+            " registered machines",
             NOT_FOUND,
         )
 
@@ -500,9 +500,7 @@ def _load_entry(path: Path) -> Entry:
     try:
         return Entry(str(uuid.UUID(machine.uuid)), path, machine)
     except ValueError:
-        raise SettingsError(
-            f"{path}: the machine has no UUID, but {machine.uuid!r}"
-        ) from None
+        raise SettingsError(f"{path}: {machine.uuid!r} is not a UUID") from None
 
 
 def _finish(number: str, path: Path) -> None:

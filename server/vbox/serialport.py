@@ -85,7 +85,7 @@ class SerialPort:
             return
         if len(os.fsencode(self.path)) > MAX_SOCKET:
             raise SettingsError(
-                f"the path {self.path} of a socket is longer than {MAX_SOCKET} bytes"
+                f"the path {self.path} of the socket is longer than {MAX_SOCKET} bytes"
             )
         try:
             is_socket = stat.S_ISSOCK(os.lstat(self.path).st_mode)
@@ -93,7 +93,7 @@ class SerialPort:
             return  # it is not there yet
         if not is_socket:
             raise SettingsError(
-                f"{self.path} is there already and is not a socket; name another path"
+                f"{self.path} already exists and is not a socket; name another path"
             )
 
     def attributes(self) -> dict[str, str]:

@@ -220,7 +220,7 @@ def _note(path: Path, version: tuple[int, int]) -> str:
         return ""
     found, newest = (f"{major}.{minor}" for major, minor in (version, NEWEST))
     return (
-        f"{path}: settings version {found} is newer than {newest}; what is new in it is"
+        f"{path}: settings version {found} is newer than {newest}; new parts of it are"
         " ignored and kept"
     )
 
@@ -237,7 +237,8 @@ def parse_version(text: str) -> tuple[int, int]:
     version = int(match[1]), int(match[2])
     if version < OLDEST:
         raise SettingsError(
-            f"settings version {match[1]}.{match[2]} is too old; 1.3 and later are read"
+            f"settings version {match[1]}.{match[2]} is too old; rusb reads 1.3 and"
+            " later"
         )
     return version
 
@@ -286,8 +287,8 @@ def usb_controllers(hardware: Node | None, version: tuple[int, int]) -> tuple[st
         kind = controller.attributes.get("type", "")
         if kind not in CONTROLLERS:
             raise SettingsError(
-                f"line {controller.line}: USB controller type {kind!r}; there are"
-                f" {', '.join(CONTROLLERS)}"
+                f"line {controller.line}: unknown USB controller type {kind!r}; choose"
+                f" one of {', '.join(CONTROLLERS)}"
             )
         found.append(kind)
     old = old_usb(hardware, version)
@@ -333,7 +334,9 @@ def _auth_type(text: str) -> str:
     for known in AUTH_TYPES:
         if text.lower() == known.lower():
             return known
-    raise SettingsError(f"authType {text!r}; there are {', '.join(AUTH_TYPES)}")
+    raise SettingsError(
+        f"unknown authType {text!r}; choose one of {', '.join(AUTH_TYPES)}"
+    )
 
 
 def _properties(display: Node) -> dict[str, str]:

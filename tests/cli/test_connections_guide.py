@@ -227,8 +227,8 @@ def expired_certificate(scene: Scene) -> None:
 SCENES: dict[str, Callable[[Scene], None]] = {
     "A wrong password": wrong_password,
     "Ten wrong passwords in a row": ten_wrong_passwords,
-    "A second client, and only one may": second_client,
-    "The server shows another certificate than before": another_certificate,
+    "A second client where only one is allowed": second_client,
+    "The server shows a different certificate than before": another_certificate,
     "The certificate cannot be used": unusable_certificate,
     "The certificate has expired": expired_certificate,
 }

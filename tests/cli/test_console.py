@@ -56,7 +56,7 @@ def test_words_are_asked(
         ("keyboardputscancode", "accepts 1 to 256 keys at once", 2),
         ("keyboardputscancode 100", "hexadecimal bytes, such as 1c 9c for Enter", 2),
         ("keyboardputscancode x", "hexadecimal bytes", 2),
-        ("keyboardputscancode e0", "the code that follows e0 is missing", 2),
+        ("keyboardputscancode e0", "the code after e0 is missing", 2),
         (f"keyboardputscancode{' 1c' * 257}", "accepts 1 to 256 keys at once", 2),
         ("keyboardputstring", "1 to 65536 characters", 2),
         ("keyboardputstring ä", "a US keyboard has no key for 'ä'; keyboardputscan", 2),
@@ -101,10 +101,10 @@ def test_a_picture_is_complete_or_not_there(
     before = path.read_bytes()
 
     def refuse(uuid: str, command: str, **arguments: Any) -> None:
-        raise ControlError("the machine is going off")
+        raise ControlError("the machine is powering off")
 
     monkeypatch.setattr(_console, "ask_running", refuse)
-    vbox.fails(f"controlvm Lab screenshotpng {path}", "is going off", 1)
+    vbox.fails(f"controlvm Lab screenshotpng {path}", "is powering off", 1)
     assert path.read_bytes() == before
     assert [p.name for p in vbox.folder.glob("*screen*")] == ["screen.png"]
     assert list(vbox.folder.glob(".screen*")) == []

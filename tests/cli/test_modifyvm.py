@@ -153,7 +153,11 @@ def test_a_running_machine_is_refused(vbox: Vbox) -> None:
         ("Lab --natpf1 ssh", "--natpf1: 'ssh' is not NAME,tcp|udp,HOSTIP", 1),
         ("Lab --natpf1 delete", "--natpf1 needs two values", 2),
         ("Lab --natpf1 delete ssh", "no forwarding rule named 'ssh'; the adapter", 1),
-        ("Lab --natpf2 ssh,tcp,,1,,1", "adapter 2 is not attached to NAT; --nic2 n", 1),
+        (
+            "Lab --natpf2 ssh,tcp,,1,,1",
+            "adapter 2 is not attached to NAT; attach it with --nic2 n",
+            1,
+        ),
         ("Lab --usbrename None New", "no USB controller named 'None'", 1),
         ("Lab --name ''", "cannot be the name", 2),
         ("Lab --name a/b", "cannot be the name", 2),

@@ -270,7 +270,9 @@ async def test_a_client_without_the_wire_is_told_so(tmp_path: Path) -> None:
         backend = EmulatedBackend(devices=[Loopback()])
         async with lab.toys(backend, wires=("vrdpusb",), usb_timeout=0.5) as client:
             backend.plug(FlashDrive())  # there is nobody to tell
-            with pytest.raises(NegotiationError, match="no remote USB: nothing came"):
+            with pytest.raises(
+                NegotiationError, match="no remote USB: it sent nothing"
+            ):
                 await client.wait_closed()
 
 

@@ -224,7 +224,7 @@ async def test_a_qemu_that_is_killed_is_a_loss_of_all(machine: Machine) -> None:
 async def test_a_machine_without_usb(lab: None) -> None:
     with Guest(controller=None, wait=0) as vm:
         with pytest.raises(
-            GuestError, match="no USB controller: start QEMU with -device qemu-xhci"
+            GuestError, match="no USB controller; start QEMU with -device qemu-xhci"
         ):
             await QemuGuest(vm.monitor).start()
 

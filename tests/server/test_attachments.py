@@ -281,7 +281,7 @@ async def test_a_descriptor_that_does_not_come_is_asked_for_again(
     assert made.codes() == [0, 7, 10, 7, 10, 7, 7, 7]
 
     made = Wire(lambda urb: None)
-    with pytest.raises(GuestError, match="cannot be read: TIMEOUT"):
+    with pytest.raises(GuestError, match="cannot read descriptor 1/0: TIMEOUT"):
         await made.attachment.open(BY_HAND)
     assert made.codes() == [0, *[7, 10] * reading.DESCRIPTOR_ATTEMPTS]
 

@@ -46,8 +46,8 @@ HOWS = {
     "no PEM": "not a PEM certificate",
     "protected": r"localhost-key\.pem is protected by a passphrase",
     "another's": "not a PEM certificate and its private key",
-    "alone": "go together",
-    "authority": r"CACertificate .*junk\.pem: no PEM",
+    "alone": "belong together",
+    "authority": r"CACertificate .*junk\.pem: it contains no PEM",
 }
 
 
@@ -82,7 +82,7 @@ async def test_without_one_negotiate_means_standard_security(place: Place) -> No
             await place.visit(running, "tls")
         await place.visit(running, "tls", "rdp")
         assert place.log().count("Client requested enhanced RDP security") == 2
-        assert "standard RDP security for all" in place.log()
+        assert "all clients get standard RDP security" in place.log()
     assert "nowhere.pem" in warned[0]
 
 
@@ -102,7 +102,7 @@ async def test_a_certificate_that_cannot_be_kept(place: Place) -> None:
         with pytest.raises(NegotiationError, match="failure 3"):
             await place.visit(running, "tls")
     assert (
-        f"cannot keep the server's certificate in {found.config.state}" in place.log()
+        f"cannot save the server's certificate in {found.config.state}" in place.log()
     )
 
 

@@ -151,7 +151,7 @@ async def test_controllers_and_network(tmp_path: Path) -> None:
             Hardware(controllers=controllers(("ide", 2, 0, "dvd"))),
             "no port 2, device 0 on a",
         ),
-        (Hardware(controllers=controllers(("ide", 0, 0, "hdd"))), "without an image"),
+        (Hardware(controllers=controllers(("ide", 0, 0, "hdd"))), "has no image"),
         (
             Hardware(controllers=controllers(("ide", 0, 0, "hdd", Path("/gone.vdi")))),
             "/gone.vdi does not exist",

@@ -76,7 +76,7 @@ async def test_ports_are_forwarded_while_it_runs(
         ({"number": 1, "add": "x"}, "is not NAME,tcp"),
         ({"number": 1, "delete": "x"}, "named 'x'; the adapter has: 'ssh'"),
         ({"number": 3, "add": rule}, "adapter 3 is not attached to NAT"),
-        ({"number": 2, "add": rule}, "no network adapter 2; it has: 1, 3"),
+        ({"number": 2, "add": rule}, "no network adapter 2; choose one of 1, 3"),
     ):
         with pytest.raises(ControlError, match=sentence):
             await ask("natpf", **arguments)
@@ -109,8 +109,8 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
                 pass
     assert str(caught.value) == (
         f"the forwarding rule {rule!r} of network adapter 1: the host's port {port}"
-        " cannot be used: Address already in use; choose another port; or take the rule"
-        " out: modifyvm VM --natpf1 delete ssh"
+        " cannot be used: Address already in use; choose another port; or remove the"
+        " rule: modifyvm VM --natpf1 delete ssh"
     )
 
 
@@ -147,15 +147,15 @@ async def test_the_guest_reads_what_is_typed_and_its_screen_is_seen(
     await ask("screenshot", file=str(picture))
     assert picture.read_bytes().startswith(b"P6\n")
     for codes, sentence in (
-        ("e0", "that follows e0 is missing"),
+        ("e0", "code after e0 is missing"),
         ("xy", "scan codes are hexadecimal"),
-        ("1e" * 257, "257 keys at once, at most 256"),
+        ("1e" * 257, "257 keys at once; the maximum is 256"),
     ):
         with pytest.raises(ControlError, match=sentence):
             await ask("keys", codes=codes)
     await ask("acpisleepbutton")
     await ask("pause")
-    with pytest.raises(ControlError, match="the machine is paused, so that"):
+    with pytest.raises(ControlError, match="the machine is paused, so its guest"):
         await ask("keys", codes="1e9e")
     with pytest.raises(ControlError, match="QEMU refused screendump"):
         await ask("screenshot", file=str(tmp_path / "nowhere" / "x"))

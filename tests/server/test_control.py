@@ -56,7 +56,7 @@ async def test_a_command_returns_its_value(control: ControlServer) -> None:
     ("command", "sentence"),
     [
         ("refuse", "the guest does not listen"),
-        ("fly", "does not know 'fly'"),
+        ("fly", "has no command 'fly'"),
         ("double", "internal error: KeyError"),
     ],
 )
@@ -90,17 +90,17 @@ async def test_what_is_no_request_is_told_so(
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (b"5\n", "no running machine"),
-        (b"[]\n", "no running machine"),
-        (b"null\n", "no running machine"),
-        (b"{}\n", "no running machine"),
-        (b'"error"\n', "no running machine"),
-        (b'{"error": 5}\n', "no running machine"),
+        (b"5\n", "does not belong to a running machine"),
+        (b"[]\n", "does not belong to a running machine"),
+        (b"null\n", "does not belong to a running machine"),
+        (b"{}\n", "does not belong to a running machine"),
+        (b'"error"\n', "does not belong to a running machine"),
+        (b'{"error": 5}\n', "does not belong to a running machine"),
         (b'{"error": "\\u001b[31mred"}\n', r"^\[31mred$"),
-        (b"[" * 100_000 + b"\n", "no answer"),
-        (b"x" * (MAX_LINE + 2) + b"\n", "no answer"),
-        (b"\xff\n", "no answer"),
-        (b"", "hung up"),
+        (b"[" * 100_000 + b"\n", "cannot ask the running machine"),
+        (b"x" * (MAX_LINE + 2) + b"\n", "cannot ask the running machine"),
+        (b"\xff\n", "cannot ask the running machine"),
+        (b"", "closed the connection"),
     ],
 )
 async def test_an_answer_that_is_none_is_told_so(
@@ -238,7 +238,7 @@ def test_the_folder_must_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_folder_must_leave_room_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUSB_RUNTIME", "/tmp/" + 56 * "x")
-    with pytest.raises(ControlError, match="name a shorter directory"):
+    with pytest.raises(ControlError, match="use a shorter directory"):
         runtime_folder()
 
 
@@ -248,7 +248,9 @@ def check_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stat.S_IMODE(runtime_folder().stat().st_mode) == 0o700
     with monkeypatch.context() as patch:
         patch.setattr("os.getuid", lambda: 4711)
-        with pytest.raises(ControlError, match="belongs to or can be written by"):
+        with pytest.raises(
+            ControlError, match="belongs to another user or can be written by"
+        ):
             runtime_folder()
     (tmp_path / "run").chmod(0o777)
     with pytest.raises(ControlError, match="written by others"):
@@ -359,7 +361,9 @@ def test_t44_the_folder_of_locks_must_be_ours(
     assert lock_path("{AB-CD}") == tmp_path / "real" / "ab-cd.lock"
     with monkeypatch.context() as patch:
         patch.setattr("os.getuid", lambda: 4711)
-        with pytest.raises(ControlError, match="belongs to or can be written by"):
+        with pytest.raises(
+            ControlError, match="belongs to another user or can be written by"
+        ):
             lock_path("{AB-CD}")
     (tmp_path / "real").chmod(0o770)
     with pytest.raises(ControlError, match="written by others"):

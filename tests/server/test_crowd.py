@@ -100,10 +100,14 @@ def test_clients_in_all_are_limited(crowd: Crowd) -> None:
     ("in_use", "files", "reason"),
     [
         ([63], 1024, ""),
-        ([64], 1024, "64 devices of the client are in use"),
+        ([64], 1024, "64 devices of the client are in use, the maximum"),
         ([0, 64, 64], 1 << 16, "128 devices of clients at 192.0.2.1 are in use"),
         ([0, 64, 63], 1 << 16, ""),
-        ([0, 10], 512 + 31, "10 devices are in use, all that the limit of open files"),
+        (
+            [0, 10],
+            512 + 31,
+            "10 devices are in use, the maximum for the limit of open files",
+        ),
         ([0, 9], 512 + 31, ""),
     ],
 )

@@ -127,8 +127,8 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
     (
         events.Crowded("192.0.2.1", 200),
         [
-            "VRDP: 200 connections from 192.0.2.1 wait for their logon: a new one from"
-            " there was closed."
+            "VRDP: 200 connections from 192.0.2.1 have not logged on yet: a new one"
+            " from there was closed."
         ],
         [],
     ),
@@ -161,7 +161,7 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
     (
         events.ClientLeft(3, "::1", "", 0, 9, "client 3", "waiting"),
         ["VRDP: Connection closed: 3"],
-        ["client 3 at ::1: it left before its logon"],
+        ["client 3 at ::1: it disconnected before logging on"],
     ),
     (
         events.ClientLeft(3, "::1", "", 0, 0, "client 3", "silent"),
@@ -199,12 +199,12 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
     (
         events.Cure(DEVICE, "usbfilter add", is_bare=True),
         [
-            f"Remote USB: to admit {INFO}: rusb usbfilter add; for good: start rusb"
-            " serve with --allow 1209:0001, too"
+            f"Remote USB: to admit {INFO}: rusb usbfilter add; to keep that, also start"
+            " rusb serve with --allow 1209:0001"
         ],
         [
-            f"to admit {INFO}: rusb usbfilter add; for good: start rusb serve with"
-            " --allow 1209:0001, too"
+            f"to admit {INFO}: rusb usbfilter add; to keep that, also start rusb serve"
+            " with --allow 1209:0001"
         ],
     ),
     (
@@ -372,7 +372,7 @@ async def test_a_reader_that_goes_gives_its_place_to_another(
     for reader, writer in readers:
         writer.write(b'{"command": "events"}\n')
         assert json.loads(await reader.readline())["seq"] == 1
-    with pytest.raises(ControlError, match="4 programs read"):
+    with pytest.raises(ControlError, match="4 programs already read"):
         _ = [e async for e in follow(control.path, None, follows=True)]
     readers[0][1].close()
     await wait_for(lambda: len(control._streams) == MAX_STREAMS - 1)
@@ -416,7 +416,7 @@ async def test_a_reader_that_is_behind_learns_how_many_it_missed(
 
 @pytest.mark.parametrize("since", [-1, "1", 1.5, True])
 async def test_since_is_a_number(control: ControlServer, since: object) -> None:
-    with pytest.raises(ControlError, match="since is the number of an event"):
+    with pytest.raises(ControlError, match="since must be the number of an event"):
         await call(control.path, "events", since=since)
 
 
@@ -430,12 +430,12 @@ async def test_an_older_rusb_does_not_know_the_command(tmp_path: Path) -> None:
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         await reader.readline()
-        words = json.dumps({"error": "a running machine does not know 'events'"})
+        words = json.dumps({"error": "a running machine has no command 'events'"})
         writer.write(words.encode() + b"\n")
         writer.close()
 
     server = await asyncio.start_unix_server(answer, tmp_path / "old")
-    with pytest.raises(ControlError, match="does not know 'events'"):
+    with pytest.raises(ControlError, match="has no command 'events'"):
         _ = [e async for e in follow(tmp_path / "old", None, follows=False)]
     server.close()
 
@@ -447,7 +447,7 @@ async def test_a_machine_that_says_nothing_is_not_waited_for(
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "mute"))
         mute.listen()
-        with pytest.raises(ControlError, match=r"sent no events in 0\.1 s"):
+        with pytest.raises(ControlError, match=r"sent no events within 0\.1 s"):
             _ = [e async for e in follow(tmp_path / "mute", None, follows=False)]
 
 

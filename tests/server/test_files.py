@@ -270,7 +270,7 @@ def test_the_umask_does_not_take_the_mode_away(tmp_path: Path) -> None:
 
 def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="cannot make the directory"):
+    with pytest.raises(SettingsError, match="cannot create the directory"):
         make_folder(tmp_path / "file" / "folder")
     with pytest.raises(SettingsError, match="nothing was changed"):
         write_file(tmp_path / "gone" / "file", NEW)

@@ -52,7 +52,7 @@ def test_rules_are_read_and_told(text: str, printed: str, rule: str) -> None:
     [
         ("ssh", "is not NAME,tcp|udp,HOSTIP,HOSTPORT,GUESTIP,GUESTPORT"),
         ("ssh,tcp,,2222,,22,", "is not NAME"),
-        ("ssh,sctp,,2222,,22", "the protocol 'sctp' is not tcp or udp"),
+        ("ssh,sctp,,2222,,22", "the protocol must be tcp or udp, not 'sctp'"),
         ("ssh,tcp,,,,22", "the port of the host is not a number from 1 to 65535"),
         ("ssh,tcp,,65536,,22", "the port of the host"),
         ("ssh,tcp,,2222,,0", "the port of the guest"),
@@ -112,7 +112,9 @@ def test_an_adapter_has_a_limit() -> None:
 def test_an_old_file_is_raised_and_other_networks_have_none() -> None:
     text = FILE.format(version="1.9-linux", rules="")
     editor = Editor(Document(text.encode()))
-    with pytest.raises(SettingsError, match="adapter 2 is not attached to NAT; --nic2"):
+    with pytest.raises(
+        SettingsError, match="adapter 2 is not attached to NAT; attach it with --nic2"
+    ):
         editor.add_forward(2, Forward.parse("x,tcp,,2222,,22"))
     assert editor.version == (1, 9)
     editor.add_forward(1, Forward.parse("x,tcp,,2222,,22"))
@@ -124,4 +126,4 @@ def test_a_rule_of_a_file_that_is_wrong_is_kept_for_its_message() -> None:
     text = FILE.format(version="1.18-linux", rules=rules)
     (rule,) = read_hardware(Document(text.encode()), Path()).adapters[0].forwards
     assert rule.name == "a"
-    assert rule.problem == "the protocol '7' is not tcp or udp"
+    assert rule.problem == "the protocol must be tcp or udp, not '7'"

@@ -64,7 +64,7 @@ async def test_ten_wrong_passwords_close_the_door(
 async def test_type_guest_says_what_to_do(place: Place) -> None:
     async with place.serve(auth_type="Guest"):
         await place.is_refused()
-    assert "use authentication type external" in place.log()
+    assert "use the authentication type external" in place.log()
 
 
 @pytest.mark.parametrize(("domain", "monitors"), [("@2", 1), ("@3", 2), ("@65", 64)])

@@ -22,7 +22,7 @@ CASES = [
     ('<Display accelerate2DVideo="true"/>', "2D video acceleration"),
     ('<Recording enabled="true"/>', "recording"),
     ('<VideoCapture enabled="true"/>', "recording"),
-    ('<CPU count="1" hotplug="true"/>', "processors that come and go"),
+    ('<CPU count="1" hotplug="true"/>', "adding and removing processors"),
     ('<CPU count="1" executionCap="50"/>', "limit of 50 % of a processor"),
     ('<Guest memoryBalloonSize="64"/>', "memory balloon of 64 MiB"),
     ('<EmulatedUSB><CardReader enabled="true"/></EmulatedUSB>', "card reader"),
@@ -64,7 +64,7 @@ CASES = [
 
 ADAPTERS = [
     ('type="ICH9LAN"><NAT/>', "network adapter 2: card ICH9LAN"),
-    ('trace="true"><NAT/>', "network adapter 2: trace"),
+    ('trace="true"><NAT/>', "network adapter 2: tracing"),
     ('bandwidthGroup="Slow"><NAT/>', "network adapter 2: limit of its bandwidth"),
     ('><NAT network="10.1/16"/>', "network adapter 2: network 10.1/16"),
     ("><NAT><TFTP/></NAT>", "network adapter 2: TFTP server"),
@@ -117,7 +117,7 @@ def test_the_machine_itself() -> None:
         "saved state",
         "snapshots (before)",
         "teleporting",
-        "extra data for VirtualBox's inside (VBoxInternal/Devices/x)",
+        "extra data for the internals of VirtualBox (VBoxInternal/Devices/x)",
     ]
 
 

@@ -46,7 +46,7 @@ class Elsewhere(Hypervisor):
         self, command: str, arguments: Mapping[str, object] | None = None
     ) -> object:
         if not self.is_on:
-            raise ControlError("the machine is going off")
+            raise ControlError("the machine is powering off")
         self.asked.append(command)
         if not self.state:
             raise GuestError("no answer")

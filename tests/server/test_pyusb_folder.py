@@ -23,12 +23,12 @@ def foreign(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 async def test_t44_a_server_refuses_it(foreign: Path) -> None:
-    with pytest.raises(GuestError, match="belongs to or can be written"):
+    with pytest.raises(GuestError, match="belongs to another user, can be written"):
         await PyusbGuest(str(foreign)).start()
 
 
 def test_t44_a_program_refuses_it(foreign: Path) -> None:
-    with pytest.raises(usb.core.USBError, match="no device of rusb serve"):
+    with pytest.raises(usb.core.USBError, match="not trusted as devices of rusb serve"):
         list(usb.core.find(find_all=True, backend=Backend(foreign)))
 
 

@@ -48,7 +48,7 @@ def test_create_register_find_unregister(registry: Registry) -> None:
         ("..", "another directory"),
         ("a/b", "a slash"),
         ("../x", "a slash"),
-        ("x" * 300, "it has 300 bytes, at most 200"),
+        ("x" * 300, "it has 300 bytes; the maximum is 200"),
         ("\u00e4" * 120, "it has 240 bytes"),
         ("a\0b", "control characters"),
         ("a\nb", "control characters"),
@@ -56,9 +56,9 @@ def test_create_register_find_unregister(registry: Registry) -> None:
         ("a\x9b31m", "control characters"),
         ("-x", "begins with -"),
         ("--name", "begins with -"),
-        ("a\ufffe", "characters that XML cannot hold"),
+        ("a\ufffe", "characters that XML does not allow"),
         ("a\udcc3", "'a.' is not UTF-8; check LANG"),
-        ("a\ud800", "characters that XML cannot hold"),
+        ("a\ud800", "characters that XML does not allow"),
     ],
 )
 def test_names_that_are_no_names_of_machines(
@@ -131,7 +131,7 @@ def test_a_path_finds_what_is_registered_and_what_is_not(
         path = tmp_path / "bad.vbox"
         path.write_text(data.replace('uuid="{', f'uuid="{bad}" u="', 1))
         for use in (registry.find, registry.register):
-            with pytest.raises(SettingsError, match="no UUID"):
+            with pytest.raises(SettingsError, match="is not a UUID"):
                 use(path if use == registry.register else str(path))  # type: ignore[arg-type]
 
 
@@ -200,7 +200,7 @@ def test_left_overs_of_a_writer_that_died(registry: Registry) -> None:
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="cannot make the directory"):
+    with pytest.raises(SettingsError, match="cannot create the directory"):
         Registry(tmp_path / "file", tmp_path / "home").create("A")
     registry = Registry(tmp_path / "vms", tmp_path / "file")
     with pytest.raises(SettingsError, match=r"file: File exists|Not a directory"):

@@ -146,7 +146,7 @@ def test_only_a_regular_file_is_rotated(tmp_path: Path, kind: str) -> None:
 
 def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "VBox.log")
-    with pytest.raises(SettingsError, match="nobody reads from it"):
+    with pytest.raises(SettingsError, match="no program reads from it"):
         ReleaseLog(str(tmp_path / "VBox.log"))
 
 

@@ -210,7 +210,7 @@ async def test_what_a_command_starts_ends_with_the_machine(
         await switching
     assert done == ["closed"]
     for command in (headless._set_vrde, headless._usbattach):
-        with pytest.raises(ControlError, match="going off"):
+        with pytest.raises(ControlError, match="powering off"):
             await command({"enabled": False, "device": "001/002"})
 
 
@@ -243,7 +243,7 @@ async def test_a_broken_kvm_is_done_without(
 @pytest.mark.parametrize(
     ("accelerators", "why"),
     [
-        (["tcg"], "/nowhere/kvm: No such file or directory: switch virtualization on"),
+        (["tcg"], "/nowhere/kvm: No such file or directory; enable virtualization"),
         (["hvf", "tcg"], "it does not start: QEMU ended with status 1"),
         (["kvm"], ""),
     ],
@@ -268,7 +268,7 @@ async def test_a_machine_without_kvm_says_why_it_is_slow(
     if not why:
         assert (notes, said) == ((), [])
         return
-    assert notes[0].startswith(f"no KVM, so the guest is many times slower: {why}")
+    assert notes[0].startswith(f"the guest runs many times slower without KVM: {why}")
     assert said == [f"Warning: {notes[0]}"]
     assert f"Console: {notes[0]}" in (tmp_path / "VBox.log").read_text()
 

@@ -50,7 +50,7 @@ def test_every_mode(
     [
         ("file", "nowhere/x", "there is no directory /"),
         ("server", "", "there is no directory"),
-        ("server", "plain", "is there already and is not a socket"),
+        ("server", "plain", "already exists and is not a socket"),
         ("client", "x" * 200, "longer than 107 bytes"),
         ("tcpserver", "box:23", "'box:23' is not PORT"),
         ("tcpserver", "0", "'0' is not PORT"),

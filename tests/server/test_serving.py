@@ -92,7 +92,9 @@ async def test_it_is_found_while_it_runs(station: Station) -> None:
     state = await call(running_path(entry.uuid), "info")
     assert state["state"] == "running"
     assert state["display"]["port"] == station.serving.server.port
-    with pytest.raises(ControlError, match="'pause': it serves USB to a machine"):
+    with pytest.raises(
+        ControlError, match="'pause', because another program runs the machine"
+    ):
         await call(running_path(entry.uuid), "pause")
     with pytest.raises(ControlError, match="already running, in process"):
         Serving(station.config, station.said.append)
@@ -156,7 +158,9 @@ async def tell(uuid: str, **arguments: str) -> None:
 
 
 async def test_other_properties_need_a_new_start(station: Station) -> None:
-    with pytest.raises(ControlError, match="changes TCP/Ports while it runs, not x"):
+    with pytest.raises(
+        ControlError, match="can only change TCP/Ports while it runs, not x"
+    ):
         await tell(station.serving._machine.uuid, name="x", value="1")
 
 
@@ -167,4 +171,6 @@ async def test_what_a_name_does_not_admit_is_allowed_for_good_by_an_option(
     config = ClientConfig("127.0.0.1", port, known_servers=tmp_path / "known")
     backend = EmulatedBackend(devices=[Loopback()])
     async with asyncio.timeout(20), connect(config, backends=[backend]):
-        await station.hears("; for good: start rusb serve with --allow 1209:0004, too")
+        await station.hears(
+            "; to keep that, also start rusb serve with --allow 1209:0004"
+        )

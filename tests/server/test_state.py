@@ -97,7 +97,7 @@ def lacking(*names: str | int) -> Any:
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (travelled(version=2), "in version 2; this rusb reads version 1"),
+        (travelled(version=2), "in version 2, but this rusb reads version 1"),
         (lacking("version"), "without a version"),
         (travelled(version="1"), "without a version"),
         (travelled(version=True), "without a version"),
