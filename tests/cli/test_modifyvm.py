@@ -17,7 +17,7 @@ ON_OFF = {
 
 def test_all_of_it_or_nothing(vbox: Vbox) -> None:
     line = "modifyvm Lab --memory 512 --cpus 2 --vrdeport 70000"
-    vbox.fails(line, "'70000' is no port", 1)
+    vbox.fails(line, "'70000' is not a port", 1)
     vbox.fails(
         "modifyvm Lab --memory 512 --acpi maybe", "--acpi; choose one of on, off"
     )

@@ -161,7 +161,7 @@ def test_controllers(vbox: Vbox, words: str, kind: str) -> None:
         ("--name None --rename X", "no storage controller named 'None'", 1),
         ("--name X --add pcie", "choose one of sas, ide", 1),
         ("--name X --add sata --controller NVMe", "choose one of lsilogic", 1),
-        ("--name X --add sata --controller PIIX4", "is no sata controller", 1),
+        ("--name X --add sata --controller PIIX4", "is not a controller for sata", 1),
         ("--name X --add sata --portcount 31", "at most 30", 2),
         ("--name IDE --portcount 2", "need --add", 1),
     ],
