@@ -324,7 +324,7 @@ class ServerSession(Session):
                 self.phase = Phase.ACTIVE
                 if "Display" not in self._disabled:
                     self.viewer.open()
-            case rdp.InputReceived():
+            case rdp.Input():
                 self._inputs += "Input" not in self._disabled
             case rdp.RefreshRequested():
                 self.viewer.refresh()

@@ -8,6 +8,7 @@ from .notices import Notice
 
 __all__ = [
     "Activated",
+    "Button",
     "ChannelClosed",
     "ChannelData",
     "ChannelOpened",
@@ -18,11 +19,15 @@ __all__ = [
     "DynamicReady",
     "Event",
     "Ignored",
-    "InputKind",
-    "InputReceived",
+    "Input",
+    "KeyInput",
+    "LocksInput",
     "LogonRequested",
+    "PointerInput",
     "RefreshRequested",
     "TlsRequested",
+    "UnicodeInput",
+    "WheelInput",
 ]
 
 
@@ -153,30 +158,92 @@ class Disconnected:
 
 @dataclass(slots=True)
 class RefreshRequested:
-    """Server: the client wants the whole screen again."""
+    """Server: the client wants its screen again, or a part of it.
+
+    Attributes:
+        area: x, y, width, height, perhaps beyond the screen; None: all of it.
+    """
+
+    area: tuple[int, int, int, int] | None = None
 
 
-class InputKind(enum.Enum):
-    """What an input event is about."""
+class Button(enum.Enum):
+    """Buttons of a mouse."""
 
-    SYNCHRONIZE = 0
-    KEY = 4
-    MOUSE = 0x8001
+    LEFT = "left"
+    RIGHT = "right"
+    MIDDLE = "middle"
+    BACK = "4"
+    FORWARD = "5"
+
+
+class Input:
+    """Server: what somebody did with keyboard or mouse."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True)
-class InputReceived:
-    """Server: keyboard or mouse, with the flags of slow-path input (1.15).
+class KeyInput(Input):
+    """A key; while it is held down, the client may press it again and again.
 
     Attributes:
-        x: scancode of a key, lock states of a synchronize, or mouse position.
-        y: mouse position.
+        code: its scan code, 1 to 0x7F; with 0x80 set where the code has the prefix E0;
+            0xC6 is Pause, which is pressed and released at once.
     """
 
-    kind: InputKind
-    flags: int
+    code: int
+    is_pressed: bool
+
+
+@dataclass(slots=True)
+class UnicodeInput(Input):
+    """A character, in place of the key that would type it.
+
+    Attributes:
+        code: a unit of UTF-16.
+    """
+
+    code: int
+    is_pressed: bool
+
+
+@dataclass(slots=True)
+class PointerInput(Input):
+    """Where the mouse is, and perhaps a button that has changed there.
+
+    Attributes:
+        x, y: pixels, on the client's screen.
+        button: None: it was only moved.
+    """
+
     x: int
-    y: int = 0
+    y: int
+    button: Button | None = None
+    is_pressed: bool = False
+
+
+@dataclass(slots=True)
+class WheelInput(Input):
+    """A wheel was turned.
+
+    Attributes:
+        notches: up or to the right; less than 0: down or to the left.
+    """
+
+    notches: int
+    is_horizontal: bool = False
+
+
+@dataclass(slots=True)
+class LocksInput(Input):
+    """The lock keys of the client's keyboard; it has released all other keys.
+
+    Attributes:
+        locks: 1 Scroll Lock, 2 Num Lock, 4 Caps Lock, 8 Kana Lock, added up.
+    """
+
+    locks: int
 
 
 @dataclass(slots=True)
@@ -197,7 +264,7 @@ Event: TypeAlias = (
     | DynamicReady
     | Disconnected
     | RefreshRequested
-    | InputReceived
+    | Input
     | Ignored
     | Notice
 )

@@ -34,7 +34,7 @@ from .graphics.updates import (
     palette_update,
 )
 from .info import ClientInfo, split_screen
-from .input import parse_fast_input, parse_slow_input
+from .input import InputReader
 from .licensing import VALID_CLIENT
 from .per import Reader
 from .security import (
@@ -154,6 +154,7 @@ class ServerConnection(Connection):
         self._random = b""
         self._capabilities = Capabilities.of({})
         self._next_size: tuple[int, int] | None = None
+        self._input = InputReader()
 
     # -------------------------------------------------------- for the shell ----
 
@@ -561,10 +562,11 @@ class ServerConnection(Connection):
             case DataType.FONT_LIST:
                 self._font_list(pdu.body)
             case DataType.INPUT:
-                self._events += parse_slow_input(pdu.body)
+                size = self.width, self.height
+                self._events += self._input.read_slow(pdu.body, *size)
             case DataType.REFRESH_RECT:
                 if pdu.body[:1] == b"\x01":  # 1.15: exactly one rectangle
-                    self._events.append(RefreshRequested())
+                    self._events.append(RefreshRequested(_area(pdu.body)))
             case DataType.SUPPRESS_OUTPUT:
                 self._suppress(pdu.body)
             case DataType.SHUTDOWN_REQUEST:
@@ -602,7 +604,15 @@ class ServerConnection(Connection):
             self._output.append(mcs.ultimatum(is_by_user=False))
 
     def _fast_path(self, head: int, body: bytes) -> None:
-        self._events += parse_fast_input(head, body)
+        self._events += self._input.read_fast(head, body, self.width, self.height)
 
     def _send_data(self, kind: int, body: bytes) -> None:
         self._send_io(share.share_data(kind, body, SERVER_USER))
+
+
+def _area(body: bytes) -> tuple[int, int, int, int] | None:
+    """Read the rectangle of a Refresh Rect PDU; the borders belong to it."""
+    if len(body) < 12:
+        return None
+    left, top, right, bottom = struct.unpack_from("<4H", body, 4)
+    return left, top, right + 1 - left, bottom + 1 - top

@@ -223,6 +223,10 @@ def test_pictures_are_wanted_again_after_suppression_and_on_request() -> None:
     raw.seen.clear()
     raw.feed(raw.data(DataType.SUPPRESS_OUTPUT, struct.pack("<B3x4H", 1, 0, 0, 9, 9)))
     assert not raw.server.output_suppressed
-    raw.feed(raw.data(DataType.REFRESH_RECT, struct.pack("<B3x4H", 1, 0, 0, 9, 9)))
+    area = struct.pack("<B3x4H", 1, 16, 32, 47, 32)
+    raw.feed(raw.data(DataType.REFRESH_RECT, area))
+    raw.feed(raw.data(DataType.REFRESH_RECT, area[:-1]))
     raw.feed(raw.data(DataType.REFRESH_RECT, struct.pack("<B3x", 0)))  # 1.15: not one
-    assert raw.seen == [rdp.RefreshRequested()] * 2
+    everything = rdp.RefreshRequested()
+    part = rdp.RefreshRequested((16, 32, 32, 1))
+    assert raw.seen == [everything, part, everything]

@@ -114,8 +114,8 @@ def test_pictures_and_input_on_the_fast_path_are_encrypted_too() -> None:
     keys = b"\x00\x1e\x01\x1e"
     sealed = joined.client._security.wrap(0, keys)[4:]
     joined.server.receive_data(bytes([0x88, 2 + len(sealed)]) + sealed)
-    kinds = [e.kind for e in joined.server.events() if isinstance(e, rdp.InputReceived)]
-    assert kinds == [rdp.InputKind.KEY] * 2
+    found = [e for e in joined.server.events() if isinstance(e, rdp.Input)]
+    assert found == [rdp.KeyInput(0x1E, True), rdp.KeyInput(0x1E, False)]
 
 
 def test_resizing_goes_on_encrypted() -> None:

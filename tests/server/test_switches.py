@@ -7,7 +7,7 @@ import pytest
 
 from rusb.client.backends.emulated import Loopback
 from rusb.rdp.graphics.pixels import Frame
-from rusb.rdp.input import parse_slow_input
+from rusb.rdp.input import InputReader
 from rusb.rdp.share import DataType
 from rusb.server.display.status import status_frame
 from rusb.server.state import ClientState
@@ -67,7 +67,7 @@ async def test_no_input_where_it_is_switched_off(
     place: Place, *, is_disabled: bool
 ) -> None:
     properties = {"Client/DisableInput": str(int(is_disabled))}
-    assert len(parse_slow_input(KEYS)) == 2
+    assert len(InputReader().read_slow(KEYS, 800, 600)) == 2
     async with place.serve(properties=properties), place.visit() as client:
         say(client, DataType.INPUT, KEYS)
         await usb_works(place)
