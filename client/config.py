@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rusb.filters.model import Filter
+from rusb.rdp.client import Screen
 
 __all__ = ["ClientConfig"]
 
@@ -20,6 +21,7 @@ class ClientConfig:
             empty: the host's name.
         shell, directory: alternate shell and working directory; VRDP ignores them.
         width, height, depth: what is asked of the server's display.
+        screen: gets what the server draws; None: it is asked to draw nothing.
         version: 5, or 4 for RDP 4, which has no channels and so no USB.
         experience: performance flags of the client info.
         console: ask for the console session.
@@ -57,6 +59,7 @@ class ClientConfig:
     width: int = 800
     height: int = 600
     depth: int = 16
+    screen: Screen | None = None
     version: int = 5
     experience: int = 0x27
     console: bool = False

@@ -33,6 +33,7 @@ def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSetti
         width=config.width,
         height=config.height,
         depth=config.depth,
+        screen=config.screen,
         version=config.version,
         performance_flags=config.experience,
         console=config.console,

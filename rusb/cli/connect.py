@@ -1,55 +1,23 @@
 """``rusb connect``: offer this machine's USB devices to a remote machine."""
 
 import argparse
-import os
-import sys
-from pathlib import Path
+import dataclasses
 
 from rusb.client.config import ClientConfig
 from rusb.client.events import DeviceLeftOut, DeviceOffered, SessionEvent
 from rusb.client.session import connect
 from rusb.filters.parser import parse_offer
 
-from ._address import parse_address
 from ._advice import advised
-from ._common import (
-    NO_PASSWORD,
-    add_verbose,
-    find_password,
-    run_async,
-    say,
-    set_up_logging,
-    until_signal,
-)
+from ._common import add_verbose, run_async, say, set_up_logging, until_signal
+from ._server import add_server, config_of
 from ._status import EXIT_USAGE
-
-SECURITY = {
-    "tls": ("tls",),
-    "negotiate": ("tls", "rdp"),
-    "rdp": ("rdp",),
-    "none": ("none",),
-}
-"""What ``--security`` means: kinds to try, in this order."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
     add = parser.add_argument
-    add(
-        "server",
-        type=parse_address,
-        metavar="[USER@]HOST[:PORT]",
-        help="default port 3389; rdp://… also works",
-    )
-    add("-u", "--user", default="", help="user name")
-    add(
-        "-p",
-        "--password",
-        help="'-' asks for it, as -u alone does on a terminal; the environment"
-        " variable RUSB_PASSWORD is safer than an argument, which other users can"
-        " see",
-    )
-    add("-d", "--domain", default="", help="domain; '@N' at its end selects screen N")
+    add_server(parser)
     add(
         "--filter",
         action="append",
@@ -79,25 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use devices even if their file systems are mounted",
     )
     add(
-        "--security",
-        choices=list(SECURITY),
-        default="tls",
-        help="tls (default), negotiate: TLS or else RC4, rdp: RC4 (weak), none",
-    )
-    add("--legacy-tls", action="store_true", help="accept servers with TLS 1.0")
-    add(
-        "--ca",
-        type=Path,
-        help="PEM file of the authority that signed the server's certificate",
-    )
-    add("--known-servers", type=Path, help="file with the trusted certificates")
-    add(
-        "--timeout",
-        type=float,
-        default=30.0,
-        help="give up if connecting takes longer than this many seconds (default: 30)",
-    )
-    add(
         "--usb-timeout",
         type=float,
         default=45.0,
@@ -110,31 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Connect and stay until the server ends it or a signal comes."""
     set_up_logging(args.verbose)
-    user = args.user or args.server.user
-    word = args.password
-    if user and word is None and "RUSB_PASSWORD" not in os.environ:
-        # a service has no terminal, and perhaps no standard input at all
-        word = "-" if sys.stdin and sys.stdin.isatty() else None
-    password = find_password(word, f"Password of {user or 'the user'}: ")
-    if password is None:
-        say(f"rusb connect: {NO_PASSWORD}")
+    config = config_of("rusb connect", args)
+    if config is None:
         return EXIT_USAGE
-    config = ClientConfig(
-        host=args.server.host,
-        port=args.server.port,
-        user=user,
-        domain=args.domain or args.server.domain,
-        password=password,
+    config = dataclasses.replace(
+        config,
         backends=tuple(args.backend or ["libusb"]),
         filters=tuple(parse_offer(t) for t in args.filter if t[:1] != "!"),
         excluded=tuple(parse_offer(t[1:]) for t in args.filter if t[:1] == "!"),
         wants_all=args.wants_all,
         force=args.force,
-        security=SECURITY[args.security],
-        legacy_tls=args.legacy_tls,
-        ca=args.ca,
-        known_servers=args.known_servers,
-        timeout=args.timeout,
         usb_timeout=args.usb_timeout,
     )
     return run_async(offer_devices(config))

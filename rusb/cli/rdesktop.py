@@ -24,7 +24,7 @@ from ._rdesktop_options import (
     UsageError,
     parse,
 )
-from .connect import SECURITY
+from ._server import SECURITY
 
 __all__ = ["main"]
 

@@ -2,6 +2,7 @@
 
 import enum
 import struct
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -40,9 +41,11 @@ from .x224 import (
     explain_failure,
 )
 
-__all__ = ["ClientConnection", "ClientSettings"]
+__all__ = ["ClientConnection", "ClientSettings", "Screen"]
 
 BUILD = 2600
+_HAS_FLAGS, _IS_PART, _COMPRESSED = 0x80, 0x30, 0x20  # of fast-path output
+_DRAWINGS = (1, 2)  # bitmaps, palette; the others are about orders and pointers
 _LOW = 1  # encryption level: only what we send is encrypted
 RDP4, RDP5 = 0x00080001, 0x00080004
 
@@ -50,6 +53,24 @@ CHANNEL_OPTIONS = {"cliprdr": 0xC0A00000, "rdpdr": 0x80800000}  # 8.4
 DEFAULT_OPTIONS = 0xC0000000
 
 DIRECTORY = "C:\\Windows\\System32\\mstscax.dll"
+
+
+class Screen(typing.Protocol):
+    """What a client shows on: ``rusb.rdp.graphics.canvas.Canvas``, for example."""
+
+    def begin(self, width: int, height: int, depth: int) -> None:
+        """It has this size from now on, and nothing is drawn yet.
+
+        Raises:
+            ParseError: there are no such screens.
+        """
+
+    def draw(self, update: bytes) -> None:
+        """Take the body of a bitmap or palette update.
+
+        Raises:
+            ParseError: it is malformed.
+        """
 
 
 @dataclass(slots=True)
@@ -71,7 +92,7 @@ class ClientSettings:
         remote_sound: sound stays at the server.
         wants_tls: ask for TLS and go on with nothing else; False: standard security.
         encryption: under standard security, encrypt; False: everything in clear.
-        display: let the server send pictures; False asks it to send none.
+        screen: gets what the server draws; None: it is asked to draw nothing.
         channels: static channels to ask for, in this order.
         dynamic: limits of the dynamic channels that the server may open, by name; none
             without ``drdynvc`` among the static ones.
@@ -96,7 +117,7 @@ class ClientSettings:
     remote_sound: bool = False
     wants_tls: bool = True
     encryption: bool = True
-    display: bool = False
+    screen: Screen | None = None
     channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "vrdpusb", "rdpdr")
     dynamic: Mapping[str, ChannelLimits] = field(default_factory=dict)
 
@@ -408,9 +429,12 @@ class ClientConnection(Connection):
         if self._phase is not _Phase.ACTIVATION:
             return
         self._phase = _Phase.ACTIVE
+        screen = self.settings.screen
+        if screen is not None:
+            screen.begin(self.width, self.height, self.depth)
         self._events.append(Activated(self.width, self.height, self.depth))
         self._open_channels()
-        if not self.settings.display and self._can_suppress:
+        if screen is None and self._can_suppress:
             self._send_data(DataType.SUPPRESS_OUTPUT, bytes(4))
 
     # -------------------------------------------------------------- session ----
@@ -456,13 +480,31 @@ class ClientConnection(Connection):
                     raise RemoteProtocolError(f"error info of {len(pdu.body)} bytes")
                 self._reason = int.from_bytes(pdu.body[:4], "little")
                 self._events.append(ErrorInfoReceived(self._reason))
+            case DataType.UPDATE:
+                self._draw(pdu.body)
             case DataType.SHUTDOWN_DENIED | DataType.MONITOR_LAYOUT:
                 self._ignore(f"share data PDU {pdu.type}")
             case _:
-                pass  # synchronize, control, pictures, pointers: nobody looks
+                pass  # synchronize, control, pointers: nobody looks
 
     def _fast_path(self, head: int, body: bytes) -> None:
-        pass  # pictures and pointers: nobody looks
+        if self.settings.screen is None:
+            return
+        reader = Reader(body, "fast-path output")
+        while reader.left:
+            code = reader.u8()
+            flags = reader.u8() if code & _HAS_FLAGS else 0
+            update = reader.take(reader.u16())
+            if flags & _COMPRESSED or code & _IS_PART:
+                self._ignore(f"update 0x{code:02X}: compressed or cut into parts")
+            elif code & 0x0F in _DRAWINGS:
+                self._draw(update)
+
+    def _draw(self, update: bytes) -> None:
+        """Hand on an update, but for what comes between two sizes."""
+        screen = self.settings.screen
+        if screen is not None and self._phase is _Phase.ACTIVE:
+            screen.draw(update)
 
     def _send_data(self, kind: int, body: bytes) -> None:
         user = mcs.USER_BASE + self._sender.initiator

@@ -9,6 +9,7 @@ from rusb.rdp import events as rdp
 from rusb.rdp.capabilities import client_sets
 from rusb.rdp.client import ClientSettings
 from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
+from rusb.rdp.graphics.canvas import Canvas
 from rusb.rdp.graphics.framing import MAX_PART
 from rusb.rdp.graphics.pointers import PointerLimits
 from rusb.rdp.graphics.updates import (
@@ -112,7 +113,7 @@ def test_the_clip_rectangle_is_reset_for_clients_that_can() -> None:
 @pytest.mark.parametrize("depth", [8, 15, 16, 24])
 @pytest.mark.parametrize("version", [4, 5])
 def test_a_client_gets_updates_the_way_it_takes_them(depth: int, version: int) -> None:
-    joined = Joined(ClientSettings(depth=depth, version=version, display=True)).run()
+    joined = Joined(ClientSettings(depth=depth, version=version, screen=Canvas())).run()
     server = joined.server
     compression = Compression.HEADED if version == 4 else Compression.BARE
     assert server.form == Form(depth, compression)

@@ -9,6 +9,7 @@ from rusb.errors import NegotiationError, ParseError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp import mcs
 from rusb.rdp.gcc import ServerBlocks
+from rusb.rdp.graphics.canvas import Canvas
 from rusb.rdp.graphics.updates import palette_update
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.notices import EncryptionChosen
@@ -103,7 +104,7 @@ def test_ten_thousand_packets_each_way_across_two_key_changes(
 
 
 def test_pictures_and_input_on_the_fast_path_are_encrypted_too() -> None:
-    joined = Joined(*encrypted(display=True)).run()
+    joined = Joined(*encrypted(screen=Canvas())).run()
     for _ in range(2):
         joined.server.send_update(palette_update())
     wire = b"".join(joined.server.data_to_send())
@@ -119,7 +120,7 @@ def test_pictures_and_input_on_the_fast_path_are_encrypted_too() -> None:
 
 
 def test_resizing_goes_on_encrypted() -> None:
-    joined = Joined(*encrypted(display=True)).run()
+    joined = Joined(*encrypted(screen=Canvas())).run()
     joined.server.resize(1024, 768)
     joined.run()
     assert joined.of_client(rdp.Activated)[-1] == rdp.Activated(1024, 768, 16)

@@ -50,8 +50,8 @@ function _shtab_rusb_using
   test "$_shtab_rusb_cmdpath" = "$argv"
 end
 
-set -g _shtab_rusb_commands aliases bench connect demo devices events passwordhash plugins rdesktop serve version clonehd clonemedium clonevm closemedium controlvm convertfromraw createhd createmedium createvm getextradata guestproperty headless internalcommands list metrics modifyvm registervm setextradata setproperty showhdinfo showmediuminfo showvminfo snapshot startvm storageattach storagectl unregistervm usbfilter
-set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --allow --auth --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --compare --controller --cpus --description --device --domain --filename --filter --firmware --flags --format --groups --guest --history --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --pam-service --password --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --rtt --security --serialnumber --since --size --sizebyte --startvm --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
+set -g _shtab_rusb_commands aliases bench connect demo devices events passwordhash plugins rdesktop screenshot serve version clonehd clonemedium clonevm closemedium controlvm convertfromraw createhd createmedium createvm getextradata guestproperty headless internalcommands list metrics modifyvm registervm setextradata setproperty showhdinfo showmediuminfo showvminfo snapshot startvm storageattach storagectl unregistervm usbfilter
+set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --allow --auth --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --compare --controller --cpus --description --device --domain --filename --filter --firmware --flags --format --groups --guest --history --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --pam-service --password --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --rtt --screen --security --serialnumber --since --size --sizebyte --startvm --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport --wait -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
 
 complete -c rusb -e
 complete -c rusb -f
@@ -71,15 +71,15 @@ complete -c rusb -n '_shtab_rusb_using connect' -s h -l help -d 'show this help 
 complete -c rusb -n '_shtab_rusb_using connect' -s u -l user -x -d 'user name'
 complete -c rusb -n '_shtab_rusb_using connect' -s p -l password -x -d ''"'"'-'"'"' asks for it, as -u alone does on a terminal; the environment variable RUSB_PASSWORD is safer than an argument, which other users can see'
 complete -c rusb -n '_shtab_rusb_using connect' -s d -l domain -x -d 'domain; '"'"'@N'"'"' at its end selects screen N'
-complete -c rusb -n '_shtab_rusb_using connect' -l filter -x -d 'offer only devices that a rule admits: 1209:0001 or vendorId=1209,product=Blink*; a rule that begins with ! excludes; may be given several times'
-complete -c rusb -n '_shtab_rusb_using connect' -l all -d 'also offer the keyboards, mice, root disk and network adapter of this machine'
-complete -c rusb -n '_shtab_rusb_using connect' -l backend -x -d 'where devices come from: libusb (default), emulated, another one that '"'"'rusb plugins'"'"' lists, or a class in a file; may be given several times'
-complete -c rusb -n '_shtab_rusb_using connect' -l force -d 'use devices even if their file systems are mounted'
 complete -c rusb -n '_shtab_rusb_using connect' -l security -xka "tls negotiate rdp none" -d 'tls (default), negotiate: TLS or else RC4, rdp: RC4 (weak), none'
 complete -c rusb -n '_shtab_rusb_using connect' -l legacy-tls -d 'accept servers with TLS 1.0'
 complete -c rusb -n '_shtab_rusb_using connect' -l ca -x -d 'PEM file of the authority that signed the server'"'"'s certificate'
 complete -c rusb -n '_shtab_rusb_using connect' -l known-servers -x -d 'file with the trusted certificates'
 complete -c rusb -n '_shtab_rusb_using connect' -l timeout -x -d 'give up if connecting takes longer than this many seconds (default: 30)'
+complete -c rusb -n '_shtab_rusb_using connect' -l filter -x -d 'offer only devices that a rule admits: 1209:0001 or vendorId=1209,product=Blink*; a rule that begins with ! excludes; may be given several times'
+complete -c rusb -n '_shtab_rusb_using connect' -l all -d 'also offer the keyboards, mice, root disk and network adapter of this machine'
+complete -c rusb -n '_shtab_rusb_using connect' -l backend -x -d 'where devices come from: libusb (default), emulated, another one that '"'"'rusb plugins'"'"' lists, or a class in a file; may be given several times'
+complete -c rusb -n '_shtab_rusb_using connect' -l force -d 'use devices even if their file systems are mounted'
 complete -c rusb -n '_shtab_rusb_using connect' -l usb-timeout -x -d 'give up if the server does not offer remote USB within this many seconds (default: 45)'
 complete -c rusb -n '_shtab_rusb_using connect' -s v -l verbose -d 'log more; given twice, log every message'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a demo -d 'watch a USB drive move to a guest and back, all on this machine'
@@ -135,6 +135,19 @@ complete -c rusb -n '_shtab_rusb_using rdesktop' -s v -d 'say what is accepted b
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s X -x -d 'accepted as rdesktop does'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s x -x -d 'experience: m[odem], b[roadband], l[an] or hex'
 complete -c rusb -n '_shtab_rusb_using rdesktop' -s z -d 'ask for compression'
+complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a screenshot -d 'save what is on a machine'"'"'s screen, as viewers see it'
+complete -c rusb -n '_shtab_rusb_using screenshot' -s h -l help -d 'show this help message and exit'
+complete -c rusb -n '_shtab_rusb_using screenshot' -s u -l user -x -d 'user name'
+complete -c rusb -n '_shtab_rusb_using screenshot' -s p -l password -x -d ''"'"'-'"'"' asks for it, as -u alone does on a terminal; the environment variable RUSB_PASSWORD is safer than an argument, which other users can see'
+complete -c rusb -n '_shtab_rusb_using screenshot' -s d -l domain -x -d 'domain; '"'"'@N'"'"' at its end selects screen N'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l security -xka "tls negotiate rdp none" -d 'tls (default), negotiate: TLS or else RC4, rdp: RC4 (weak), none'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l legacy-tls -d 'accept servers with TLS 1.0'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l ca -x -d 'PEM file of the authority that signed the server'"'"'s certificate'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l known-servers -x -d 'file with the trusted certificates'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l timeout -x -d 'give up if connecting takes longer than this many seconds (default: 30)'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l screen -x -d 'which screen of the machine, counted from 1 (default: 1)'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l wait -x -d 'how long to look on after the screen has appeared (default: 0)'
+complete -c rusb -n '_shtab_rusb_using screenshot' -s v -l verbose -d 'log more; given twice, log every message'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a serve -d 'serve remote USB to a virtual machine'
 complete -c rusb -n '_shtab_rusb_using serve' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using serve' -l name -x -d 'instead of MACHINE: the name of a machine without a .vbox file'

@@ -1,16 +1,13 @@
 """``controlvm``: keyboard, screen and network of a running machine."""
 
-import contextlib
 import io
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
+from rusb.cli._files import file_to_write, replace_file
 from rusb.cli._vbox_options import UsageError, on_off
 from rusb.errors import ParseError, SettingsError
-from rusb.oserrors import reason
 from rusb.server.machine.control import runtime_folder
 from rusb.server.machine.keys import MAX_KEYS, parse_scancodes, typed
 from rusb.server.vbox.forwards import Forward
@@ -100,34 +97,14 @@ def _screenshot(uuid: str, values: Sequence[str]) -> None:
         raise SettingsError(
             f"there is no screen {values[1]}: machines only have screen 0"
         )
-    path = Path(os.path.realpath(values[0]))
-    if path.exists() and not path.is_file():
-        raise SettingsError(f"{values[0]} is not a regular file; name another one")
+    path = file_to_write(values[0])
     with tempfile.NamedTemporaryFile(dir=runtime_folder(), suffix=".ppm") as picture:
         ask_running(uuid, "screenshot", file=picture.name)
         with open(picture.name, "rb") as file:
             data = file.read(MAX_PICTURE)
     result = io.BytesIO()
     Image.open(io.BytesIO(data), formats=["PPM"]).save(result, "PNG")
-    _replace(path, result.getvalue())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file beside *path* and rename it.
-
-    Raises:
-        SettingsError: it cannot be written; what was there is as before.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "xb") as file:
-            file.write(data)
-        os.replace(beside, path)
-    except OSError as error:
-        raise SettingsError(f"cannot write {path}: {reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+    replace_file(path, result.getvalue())
 
 
 def _sleep(uuid: str, values: Sequence[str]) -> None:

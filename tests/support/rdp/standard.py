@@ -3,7 +3,7 @@
 import struct
 
 from rusb.rdp import mcs
-from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.client import ClientConnection, ClientSettings, Screen
 from rusb.rdp.gcc import ServerBlocks
 from rusb.rdp.security import Method, StandardSecurity
 from rusb.rdp.server import ServerSettings
@@ -30,7 +30,7 @@ KEY = make_key()
 
 
 def encrypted(
-    *strengths: Encryption, version: int = 5, display: bool = False
+    *strengths: Encryption, version: int = 5, screen: Screen | None = None
 ) -> tuple[ClientSettings, ServerSettings]:
     return (
         ClientSettings(
@@ -38,7 +38,7 @@ def encrypted(
             password="secret",
             wants_tls=False,
             version=version,
-            display=display,
+            screen=screen,
             channels=("vrdpusb",),
         ),
         ServerSettings(
