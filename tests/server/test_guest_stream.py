@@ -48,9 +48,11 @@ class Eager:
         most: bytes at once.
         polls: of its interrupt endpoint.
         press: what pressure is told to.
+        is_silent: it has none at its interrupt endpoint.
     """
 
     round_trip: float | None = None
+    is_silent = False
 
     def __init__(self) -> None:
         self.info, self.descriptors, self.name = INFO, DESCRIPTORS, "usb-1"
@@ -63,6 +65,8 @@ class Eager:
         data = bytes(min(urb.length, self.most)) if urb.is_in else b""
         self.given += len(data)
         self.polls += urb.type is TransferType.INTERRUPT
+        if self.is_silent and urb.type is TransferType.INTERRUPT:
+            return
         result = UrbResult(UrbStatus.OK, data, len(data) if urb.is_in else urb.length)
         asyncio.get_running_loop().call_soon(complete, result)
 
@@ -188,6 +192,15 @@ def test_small_reports_that_wait_take_little_more_than_their_bytes() -> None:
     with memory_below(3 * _stream.WRITE_HIGH):
         polls = uvloop.run(fill())
     assert polls > _stream.WRITE_HIGH >> 5
+
+
+async def test_a_device_far_away_has_more_transfers_to_answer() -> None:
+    async with connected() as guest:
+        guest.device.is_silent = True
+        guest.device.round_trip = 0.02  # and an interval of one millisecond
+        await guest.send(packet(START_INTERRUPT, 2, bytes((POLLED,))))
+        await guest.settle()
+        assert guest.device.polls == 22
 
 
 async def test_under_pressure_of_the_network_the_rest_of_a_read_waits() -> None:
