@@ -5,11 +5,10 @@ Numbers 2, 3 and 4 are cells of the matrix in ``test_real_peers.py``; number 9 i
 """
 
 import asyncio
-import contextlib
 import re
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,8 @@ from rusb.client.session import connect
 from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.server import ServerConnection
 from rusb.server.auth.hashes import hash_legacy
-from rusb.server.config import ServerConfig
 from rusb.server.display.status import status_frame
-from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.machine.control import call, control_path
-from rusb.server.server import Server
-from rusb.server.vbox.settings import Machine, RemoteDisplay
 from tests.support.lab.peers import (
     HEIGHT,
     WIDTH,
@@ -34,8 +29,10 @@ from tests.support.lab.peers import (
     wait,
 )
 from tests.support.lab.vboxshell import Shell
+from tests.support.lab.viewing import rdesktop, server_here, xfreerdp
+from tests.support.rdp.pictures import noise
 from tests.support.rusbserver import RusbServer
-from tests.support.whole_path import ALL, sessions_of
+from tests.support.whole_path import sessions_of
 
 pytestmark = [
     pytest.mark.lab,
@@ -94,20 +91,6 @@ def display(tmp_path: Path) -> Iterator[Display]:
 
 
 SCREEN = status_frame(WIDTH, HEIGHT, NAME, [])[:HEIGHT, :WIDTH]
-
-
-def rdesktop(port: int, folder: Path, display: Display, *options: str) -> Program:
-    folder.mkdir(exist_ok=True)
-    size = f"{WIDTH}x{HEIGHT}"
-    command = ["rdesktop", "-a", "16", "-g", size, *options, f"127.0.0.1:{port}"]
-    return Program(command, folder, display.name, b"yes\n")
-
-
-def xfreerdp(port: int, folder: Path, display: Display, *options: str) -> Program:
-    folder.mkdir(exist_ok=True)
-    size = f"/size:{WIDTH}x{HEIGHT}"
-    command = ["xfreerdp", f"/v:127.0.0.1:{port}", size, "/bpp:16", "/cert:ignore"]
-    return Program([*command, *options], folder, display.name)
 
 
 def shows(display: Display, program: Program, picture: Frame = SCREEN) -> None:
@@ -239,32 +222,16 @@ def move_mouse(display: Display, times: int) -> None:
 # ------------------------------------------------ a server in this process ----
 
 
-@contextlib.asynccontextmanager
-async def server_here(folder: Path) -> AsyncIterator[Server]:
-    """A server whose inside can be looked at."""
-    properties = {"Security/Method": "Negotiate"}
-    remote = RemoteDisplay(allow_multi_connection=True, properties=properties)
-    machine = Machine(
-        name=NAME, filters=ALL, usb_controllers=("XHCI",), remote_display=remote
-    )
-    config = ServerConfig(
-        machine,
-        ports=[0],
-        address="127.0.0.1",
-        log=str(folder / "VBox.log"),
-        state=folder,
-    )
-    async with asyncio.timeout(150), Server(config, guest=LoopbackGuest()) as server:
-        yield server
-
-
 async def test_10_more_than_4096_packets_each_way_under_rc4(
-    display: Display, tmp_path: Path
+    display: Display, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture is some 60 packets, a movement of the mouse one."""
+    """This picture is some 60 packets, a movement of the mouse one."""
+    picture = noise(WIDTH, HEIGHT)
+    monkeypatch.setattr("rusb.server.display.status.status_frame", lambda *_: picture)
+    picture = picture[:HEIGHT, :WIDTH]
     async with server_here(tmp_path) as server:
         with xfreerdp(server.port, tmp_path, display, "/sec:rdp") as program:
-            await asyncio.to_thread(shows, display, program)
+            await asyncio.to_thread(shows, display, program, picture)
             (session,) = sessions_of(server)
             security = session._rdp._security
             down, up = security._sending, security._receiving  # type: ignore[union-attr]
@@ -276,7 +243,7 @@ async def test_10_more_than_4096_packets_each_way_under_rc4(
             while up.count <= 4096:
                 await asyncio.to_thread(move_mouse, display, 1000)
                 await asyncio.sleep(0.2)
-            await asyncio.to_thread(shows, display, program)
+            await asyncio.to_thread(shows, display, program, picture)
             assert program.process.poll() is None
 
 

@@ -126,22 +126,26 @@ class PointerCache:
     def _attributes(self, cursor: Cursor) -> bytes:
         """Return what a client is told of a shape, without the index."""
         pixels = cursor.pixels[::-1]  # bottom up
+        is_new = self._limits.is_new
+        if not is_new:
+            # rdesktop reads rows of masks without the padding that others want
+            pixels = np.pad(pixels, ((0, 0), (0, -pixels.shape[1] % 16)))
         height, width = pixels.shape
-        alpha = pixels >> 24
-        if self._limits.is_new:
-            is_clear = alpha == 0
-            data = np.where(is_clear, 0, pixels).astype("<u4").tobytes()
-        else:
-            is_clear = alpha < 128
-            bgr = np.where(is_clear, 0, pixels).astype("<u4").view(np.uint8)
-            data = _padded(bgr.reshape(height, width, 4)[:, :, :3].reshape(height, -1))
-        mask = _padded(np.packbits(is_clear, axis=1))
-        depth = (32).to_bytes(2, "little") if self._limits.is_new else b""
-        shape = struct.pack(
-            "<6H",
-            *(cursor.hot_x, cursor.hot_y, width, height, len(mask), len(data)),
+        is_clear = pixels >> 24 < (1 if is_new else 128)
+        data = np.where(is_clear, 0, pixels).astype("<u4").tobytes()
+        if not is_new:
+            data = np.frombuffer(data, np.uint8).reshape(-1, 4)[:, :3].tobytes()
+        mask = np.packbits(is_clear, axis=1)
+        mask = np.pad(mask, ((0, 0), (0, mask.shape[1] % 2)))  # to two bytes
+        return (
+            (b"\x20\0" if is_new else b"")
+            + struct.pack(
+                "<6H",
+                *(cursor.hot_x, cursor.hot_y, width, height, mask.size, len(data)),
+            )
+            + data
+            + mask.tobytes()
         )
-        return depth + shape + data + mask
 
 
 def pointer_position(x: int, y: int) -> Update:
@@ -162,8 +166,3 @@ def straight_alpha(pixels: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         colour = ((pixels >> shift & 0xFF) * 255 + divisor // 2) // divisor
         straight |= np.minimum(colour, 255) << shift
     return np.where(alpha == 0, 0, straight).astype(np.uint32)
-
-
-def _padded(rows: npt.NDArray[np.uint8]) -> bytes:
-    """Return rows of bytes, each padded to two (MS-RDPBCGR 2.2.9.1.1.4.4)."""
-    return np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).tobytes()

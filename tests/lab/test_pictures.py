@@ -1,0 +1,213 @@
+"""Pictures, sizes and pointers in real viewers, compared with what was sent."""
+
+import asyncio
+import ctypes
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import ImageGrab
+
+from rusb.rdp.graphics.pixels import (
+    PALETTE,
+    Frame,
+    from_depth,
+    to_depth,
+)
+from rusb.rdp.graphics.pointers import HIDDEN_POINTER, Cursor, PointerCache
+from rusb.rdp.graphics.updates import UpdateKind
+from rusb.server.server import Server
+from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, wait
+from tests.support.lab.viewing import rdesktop, server_here, xfreerdp
+from tests.support.rdp.pictures import desktop, noise
+from tests.support.whole_path import sessions_of
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(180),
+    pytest.mark.usefixtures("programs"),
+]
+
+VIEWERS = [
+    *((rdesktop, (), depth) for depth in (8, 15, 16, 24)),
+    *((rdesktop, ("-4",), depth) for depth in (8, 16)),
+    *((xfreerdp, (), depth) for depth in (16, 24)),
+    (xfreerdp, ("/sec:rdp",), 24),
+]
+
+ROUNDING = 9
+"""In each colour: how viewers widen five or six bits (display.md, at its top)."""
+
+
+@pytest.fixture
+def display(tmp_path: Path) -> Iterator[Display]:
+    with Display(tmp_path) as display:
+        yield display
+
+
+def screen(width: int, height: int) -> Frame:
+    """A desktop with a photograph, or nearly so."""
+    frame = desktop(width, height)
+    frame[: height // 3, width // 2 : width] = noise(width, height)[
+        : height // 3, width // 2 : width
+    ]
+    return frame
+
+
+def is_equal(display: Display, frame: Frame, depth: int) -> bool:
+    """Does a screen show a picture, as display.md defines it?
+
+    At 15 and 16 bit each colour must be one and the same everywhere.
+    """
+    height, width = frame.shape
+    grabbed = np.asarray(ImageGrab.grab(xdisplay=display.name).convert("RGB"))
+    found = grabbed[:height, :width].astype(np.int32)
+    pixels = to_depth(frame, depth)
+    wide = from_depth(pixels, depth, PALETTE)
+    expected = np.stack([wide >> 16, wide >> 8 & 0xFF, wide & 0xFF], 2).astype(np.int32)
+    if depth in (8, 24):
+        return bool(np.array_equal(found, expected))
+    if abs(found - expected).max() > ROUNDING:
+        return False
+    shown = found[:, :, 0] << 16 | found[:, :, 1] << 8 | found[:, :, 2]
+    pairs = np.unique(np.stack([pixels.reshape(-1), shown.reshape(-1)], 1), axis=0)
+    return len(pairs) == len(np.unique(pairs[:, 0]))
+
+
+@pytest.mark.parametrize(("viewer", "options", "depth"), VIEWERS)
+async def test_pictures_of_every_size_are_equal(
+    viewer: Callable[..., Program],
+    options: tuple[str, ...],
+    depth: int,
+    display: Display,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "rusb.server.display.status.status_frame",
+        lambda width, height, *_: screen(width, height),
+    )
+    async with server_here(tmp_path) as server:
+        with viewer(server.port, tmp_path, display, *options, depth=depth) as program:
+            for size in ((WIDTH, HEIGHT), (641, 431), (640, 480)):
+                server.resize(*size)
+                picture = screen(*size)[: size[1], : size[0]]
+                await asyncio.to_thread(
+                    wait,
+                    partial(is_equal, display, picture, depth),
+                    f"a picture of {size}",
+                    program.said,
+                )
+            assert program.process.poll() is None
+
+
+# ---------------------------------------------------------------- pointers ----
+
+
+class _Image(ctypes.Structure):
+    """XFixesCursorImage; longs have eight bytes, though pixels have four."""
+
+    _fields_ = [
+        ("x", ctypes.c_short),
+        ("y", ctypes.c_short),
+        ("width", ctypes.c_ushort),
+        ("height", ctypes.c_ushort),
+        ("hot_x", ctypes.c_ushort),
+        ("hot_y", ctypes.c_ushort),
+        ("serial", ctypes.c_ulong),
+        ("pixels", ctypes.POINTER(ctypes.c_ulong)),
+    ]
+
+
+def shown_pointer(display: Display) -> tuple[int, int, npt.NDArray[np.uint32]]:
+    """Hot spot and pixels, multiplied by alpha, of the pointer on a screen."""
+    x11, fixes = ctypes.CDLL("libX11.so.6"), ctypes.CDLL("libXfixes.so.3")
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    fixes.XFixesGetCursorImage.restype = ctypes.POINTER(_Image)
+    handle = ctypes.c_void_p(x11.XOpenDisplay(display.name.encode()))
+    assert handle
+    first, second = ctypes.c_int(), ctypes.c_int()
+    fixes.XFixesQueryExtension(handle, ctypes.byref(first), ctypes.byref(second))
+    image = fixes.XFixesGetCursorImage(handle).contents
+    count = image.width * image.height
+    pixels = np.array(image.pixels[:count], np.uint64).astype(np.uint32)
+    x11.XCloseDisplay(handle)
+    return image.hot_x, image.hot_y, pixels.reshape(image.height, image.width)
+
+
+def triangle(side: int) -> Cursor:
+    """A shape in two colours that looks different from every side."""
+    rows, columns = np.mgrid[:side, :side]
+    pixels = np.where(columns <= rows // 2, 0xFF2040C0, 0)
+    pixels[side // 2, : side // 4] = 0xFFFFFFFF
+    return Cursor(side // 8, side // 4, pixels.astype(np.uint32))
+
+
+POINTERS = [
+    (rdesktop, (), 32),
+    (rdesktop, ("-4",), 32),
+    (xfreerdp, (), 32),
+    (xfreerdp, (), 96),
+]
+
+
+@pytest.mark.parametrize(("viewer", "options", "side"), POINTERS)
+async def test_pointers_are_equal(
+    viewer: Callable[..., Program],
+    options: tuple[str, ...],
+    side: int,
+    display: Display,
+    tmp_path: Path,
+) -> None:
+    def draw(server: Server, cursor: Cursor | None) -> UpdateKind:
+        (session,) = sessions_of(server)
+        core = session._rdp
+        assert core.pointer_limits.side >= side
+        update = HIDDEN_POINTER if cursor is None else cache.show(cursor)
+        core.send_update(update)
+        session.stream.flush()
+        return update.kind
+
+    def has(cursor: Cursor) -> bool:
+        hot_x, hot_y, pixels = shown_pointer(display)
+        height, width = cursor.pixels.shape
+        padded = np.zeros_like(pixels)  # colour pointers: on the right
+        if pixels.shape[0] != height or pixels.shape[1] < width:
+            return False
+        padded[:, :width] = cursor.pixels
+        is_there = (hot_x, hot_y) == (cursor.hot_x, cursor.hot_y)
+        return is_there and np.array_equal(pixels, padded)
+
+    async with server_here(tmp_path) as server:
+        with viewer(server.port, tmp_path, display, *options) as program:
+            while not any(s._rdp.takes_output for s in sessions_of(server)):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            (session,) = sessions_of(server)
+            cache = PointerCache(session._rdp.pointer_limits)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(
+                subprocess.run,
+                ["xdotool", "mousemove", "200", "200"],
+                env={"PATH": "/usr/bin", "DISPLAY": display.name},
+                check=True,
+            )
+            shapes = [triangle(side), triangle(24), triangle(9)]
+            kinds = []
+            for shape in (*shapes, shapes[0]):
+                kinds.append(draw(server, shape))
+                await asyncio.to_thread(
+                    wait, partial(has, shape), "a pointer", program.said
+                )
+            assert kinds[-1] is UpdateKind.CACHED_POINTER
+            draw(server, None)
+            await asyncio.to_thread(
+                wait,
+                lambda: not shown_pointer(display)[2].any(),
+                "a hidden pointer",
+                program.said,
+            )
+            assert program.process.poll() is None
