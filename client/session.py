@@ -127,7 +127,7 @@ def _refuse_less(config: ClientConfig) -> None:
     if config.ca is not None or known.knows(config.server):
         text = (
             f"{config.server} is known by its certificate, so nothing weaker than TLS"
-            " is tried: somebody between you and the server could read the password"
+            " is tried: someone between you and the server could read the password"
         )
         if config.ca is not None:
             raise CertificateError(text).hinting(Hint.DROP_AUTHORITY)

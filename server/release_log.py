@@ -295,7 +295,7 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
     """Return what a user at the terminal learns of an event."""
     match event:
         case events.ClientAdmitted() | events.ClientRefused():
-            who = f"{event.user or 'somebody'} at {event.address} ({event.name})"
+            who = f"{event.user or 'someone'} at {event.address} ({event.name})"
             end = "connected"
             if isinstance(event, events.ClientRefused):
                 end = f"refused: {event.reason}"

@@ -261,9 +261,9 @@ class LibusbBackend(DeviceBackend):
         if not limit:
             return "usbfs does not limit the memory of transfers (usbfs_memory_mb is 0)"
         return (
-            f"usbfs lends all programs {limit >> 20} MiB for transfers"
-            f" (usbfs_memory_mb); rusb has {usable(limit) >> 20} MiB of it in use at"
-            " most, and further transfers wait"
+            f"usbfs lends {limit >> 20} MiB to the transfers of all programs"
+            f" (usbfs_memory_mb); rusb uses at most {usable(limit) >> 20} MiB of it,"
+            " and further transfers wait"
         )
 
     # ------------------------------------------------------------- hot-plug ----

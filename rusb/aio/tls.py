@@ -321,7 +321,7 @@ class KnownServers:
             return False
         raise CertificateError(
             f"the certificate of {server} has changed: it was {pinned}, now it"
-            f" is {shown}. Somebody may be between you and the server. If the server's"
+            f" is {shown}. Someone may be between you and the server. If the server's"
             f" owner confirms the new one, remove the line for {server} from"
             f" {self.path} and connect again"
         )

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     password = _password(args.password)
     if password is None or len(password) > MAX_PASSWORD:
         print(
-            "rusb passwordhash: no usable password was given; it must not be empty or"
-            " too long.",
+            "rusb passwordhash: no usable password was given: there was none, it was"
+            " too long, or the second one was different.",
             file=sys.stderr,
         )
         return 64

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="how long to look on after the screen has appeared (default: 0)",
+        help="seconds to wait after the screen has appeared (default: 0)",
     )
     add_verbose(parser)
 
@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _screen(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= 64):
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a screen, 1 to 64")
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]!r} is not a screen number from 1 to 64"
+        )
     return int(text)
 
 
@@ -71,5 +73,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= MAX_WAIT:
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not 0 to 86400 seconds")
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]!r} is not a number of seconds from 0 to 86400"
+        )
     return seconds

@@ -284,7 +284,7 @@ class Direction:
         )
         if not hmac.compare_digest(right, sealed[:CHECKSUM_SIZE]):
             raise RemoteProtocolError(
-                f"the checksum of encrypted packet {number + 1} is wrong: somebody"
+                f"the checksum of encrypted packet {number + 1} is wrong: someone"
                 " changed it, or the two ends are out of step"
             )
         return data

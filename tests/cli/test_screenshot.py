@@ -80,10 +80,10 @@ def test_what_cannot_be_written_is_said_before_anybody_is_called(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--screen", "0"], "'0' is not a screen, 1 to 64"),
+        (["--screen", "0"], "'0' is not a screen number from 1 to 64"),
         (["--screen", "65"], "'65' is not a screen"),
         (["--screen", "x"], "'x' is not a screen"),
-        (["--wait", "-1"], "'-1' is not 0 to 86400 seconds"),
+        (["--wait", "-1"], "'-1' is not a number of seconds from 0 to 86400"),
         (["--wait", "nan"], "'nan' is not"),
         (["--wait", "soon"], "'soon' is not"),
     ],

@@ -162,7 +162,10 @@ def test_devices_v_names_what_usbfs_lends(fakeusb: Path, tmp_path: Path) -> None
             timeout=60,
             check=True,
         ).stdout
-        line = "Limit: usbfs lends all programs 16 MiB for transfers (usbfs_memory_mb);"
+        line = (
+            "Limit: usbfs lends 16 MiB to the transfers of all programs"
+            " (usbfs_memory_mb);"
+        )
         assert said.count(line) == count
         assert "FakeUSB Disk and Loopback" in said
 

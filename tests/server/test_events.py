@@ -151,7 +151,7 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
     (
         events.ClientRefused(3, "10.0.0.7", "", "desk", "no"),
         [],
-        ["client 3: somebody at 10.0.0.7 (desk) refused: no"],
+        ["client 3: someone at 10.0.0.7 (desk) refused: no"],
     ),
     (
         events.ClientLeft(3, "::1", "reset", 1.5, 9, "desk", "admitted"),

@@ -95,7 +95,7 @@ async def test_a_client_and_its_device_from_the_first_to_the_last(
         await desk.hears("detached")
     (note,) = (line for line in desk.said if "isochronous" in line)
     said = [line for line in desk.said if line != note]
-    who = r"client 1: somebody at 127\.0\.0\.1 \(.+\) connected"
+    who = r"client 1: someone at 127\.0\.0\.1 \(.+\) connected"
     assert re.fullmatch(who, said[0])
     assert said[1] == (
         "1209:0004 rusb Loopback: in use by the guest,"

@@ -146,7 +146,7 @@ complete -c rusb -n '_shtab_rusb_using screenshot' -l ca -x -d 'PEM file of the 
 complete -c rusb -n '_shtab_rusb_using screenshot' -l known-servers -x -d 'file with the trusted certificates'
 complete -c rusb -n '_shtab_rusb_using screenshot' -l timeout -x -d 'give up if connecting takes longer than this many seconds (default: 30)'
 complete -c rusb -n '_shtab_rusb_using screenshot' -l screen -x -d 'which screen of the machine, counted from 1 (default: 1)'
-complete -c rusb -n '_shtab_rusb_using screenshot' -l wait -x -d 'how long to look on after the screen has appeared (default: 0)'
+complete -c rusb -n '_shtab_rusb_using screenshot' -l wait -x -d 'seconds to wait after the screen has appeared (default: 0)'
 complete -c rusb -n '_shtab_rusb_using screenshot' -s v -l verbose -d 'log more; given twice, log every message'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a serve -d 'serve remote USB to a virtual machine'
 complete -c rusb -n '_shtab_rusb_using serve' -s h -l help -d 'show this help message and exit'
