@@ -1,6 +1,7 @@
 # rusb: every target does its own set-up, on a bare Debian 12 or anything like it.
 
-PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+# The newest Python that rusb supports and that runs: a command that is there may fail.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 VENV := .venv
@@ -95,7 +96,7 @@ wheel-test: .make/dev
 	@mkdir -p .make && touch $@
 
 .make/dev: pyproject.toml .make/venv
-	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,speed]'
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
 
 .make/docs: .make/dev
