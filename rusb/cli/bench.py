@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--json",
         action="store_true",
-        help="print print one JSON object instead of tables",
+        help="print one JSON object instead of tables",
     )
     add(
         "--rtt",

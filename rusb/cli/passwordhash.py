@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--legacy",
         action="store_true",
-        help="print print VirtualBox's form, SHA-256 without salt",
+        help="print VirtualBox's form, SHA-256 without salt",
     )
 
 
