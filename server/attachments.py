@@ -8,14 +8,18 @@ import asyncio
 import errno
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
 from rusb.errors import GuestError, ParseError, RusbError
 from rusb.oserrors import reason
 from rusb.usb.backend import DeviceCalls
-from rusb.usb.descriptors import DeviceDescriptor, DeviceDescriptors
+from rusb.usb.descriptors import (
+    DeviceDescriptor,
+    DeviceDescriptors,
+    InterfaceDescriptor,
+)
 from rusb.usb.device import DeviceInfo
 from rusb.usb.hiding import is_masked, is_of_device
 from rusb.usb.polling import RoundTrip
@@ -104,6 +108,9 @@ class Attachment:
         core: the wire towards the client, or what stands for it.
         flush: sends what the core has to send.
         now: the loop's clock.
+
+    Attributes:
+        own_ids: gives numbers of URBs that are not the guest's.
     """
 
     def __init__(
@@ -139,10 +146,15 @@ class Attachment:
         self._is_paused = False
         self._on_pressure: Callable[[bool], None] = lambda is_high: None
         self._on_changed: Callable[[str], None] = lambda why: None
-        self._own_ids = itertools.count(-1, -1)  # guests count upwards
+        self.own_ids: Iterator[int] = itertools.count(-1, -1)  # guests count upwards
         self._is_closed = False
 
     # -------------------------------------------------- for guest backends ----
+
+    @property
+    def interfaces(self) -> tuple[InterfaceDescriptor, ...]:
+        """The selected alternate setting of each interface, as the guest sees it."""
+        return self._state.interfaces
 
     @property
     def round_trip(self) -> float | None:
@@ -213,7 +225,7 @@ class Attachment:
                 setup = SetupPacket.get_descriptor(
                     DescriptorType.DEVICE, 0, DEVICE_SIZE
                 )
-                self._start(Urb.control(next(self._own_ids), setup), self._compare)
+                self._start(Urb.control(next(self.own_ids), setup), self._compare)
         self._flush()
 
     def watch_pressure(self, changed: Callable[[bool], None]) -> None:
@@ -474,7 +486,7 @@ class Attachment:
             if not done.done():
                 done.set_result(result)
 
-        urb = Urb.control(next(self._own_ids), setup)
+        urb = Urb.control(next(self.own_ids), setup)
         if self._is_closed:
             return _GONE
         self._start(urb, complete)

@@ -16,6 +16,7 @@ from .release_log import ReleaseLog, report
 from .remote_devices import RemoteDevices
 from .sessions import Sessions
 from .vbox.settings import Machine
+from .vbox.storage_mode import StorageMode
 
 __all__ = ["SessionHost"]
 
@@ -29,6 +30,8 @@ class SessionHost:
         told: lines at the terminal that all clients may cause.
         lines: lines in the log that each network may cause.
         pacer: draws the screen.
+        odd_storage: how much may be done ahead for devices that could not stand more,
+            by vendor, product and revision.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class SessionHost:
         self.admission = Admission(machine, sessions, self.tell)
         self._display = StatusDisplay(machine.name, self._plugged)
         self.pacer = Pacer(self._display)
+        self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
         self._numbers = itertools.count(1)
         self._devices: dict[int, RemoteDevices] = {}
 

@@ -20,7 +20,9 @@ from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .policy import SHOWS_ELSE, Policy
 from .state import DeviceState, Verdict
+from .storage import PipelinedStorage, is_storage
 from .vbox.settings import Machine
+from .vbox.storage_mode import StorageMode
 
 __all__ = ["DeviceHost", "RemoteDevices"]
 
@@ -33,6 +35,14 @@ MAX_PLUGS, PLUG_PERIOD = 512, 10.0
 """Devices that one client may plug in within so many seconds: each costs a task and
 lines in the log. A client that does more is not serious."""
 
+MAX_ODD = 1024
+"""Kinds of storage devices that are remembered to be odd."""
+
+_TELLS = {
+    StorageMode.STRICT: "pipelined strictly",
+    StorageMode.OFF: "not pipelined",
+}
+
 
 class DeviceHost(Protocol):
     """What the devices of a client ask of the server."""
@@ -40,6 +50,7 @@ class DeviceHost(Protocol):
     machine: Machine
     guest: GuestBackend
     is_bare: bool
+    odd_storage: dict[tuple[int, int, int], StorageMode]
 
     def next_number(self) -> int:
         """Return a number for a device, never used before."""
@@ -58,6 +69,7 @@ class _Device:
         self.info = info
         self.uuid = str(uuid.uuid4())
         self.plugged: Attachment | None = None
+        self.shown: AttachedDevice | None = None  # what the guest has, or is to have
         self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
         self.unlisted = asyncio.Event()
         self.wake = asyncio.Event()  # one of these, or the filters changed
@@ -206,7 +218,7 @@ class RemoteDevices:
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of ours? Then it is detached."""
         for known in self._listed.values():
-            if known.plugged is device:
+            if known.plugged is not None and known.shown is device:
                 known.end(why)
                 return True
         return False
@@ -407,18 +419,38 @@ class RemoteDevices:
                 device.interfaces = attachment.reading.interfaces
         for note in attachment.view.notes:
             self._tell(events.DeviceNoted(subject, note))
-        where = await self._host.guest.attach(attachment)
+        device.shown = self._shown(device, attachment)
+        where = await self._host.guest.attach(device.shown)
         device.plugged = attachment
         assert device.verdict is not None
         reason = device.verdict.reason
         self._tell(events.DeviceAttached(subject, attachment.name, where, reason))
+
+    def _shown(self, device: _Device, attachment: Attachment) -> AttachedDevice:
+        """Return what the guest gets: storage is pipelined, if that is wanted."""
+        machine, odd, info = self._host.machine, self._host.odd_storage, device.info
+        chosen = decide(machine.filters, info, interfaces=device.interfaces).filter
+        mode = machine.storage_mode(chosen.name if chosen else "")
+        identity = info.vendor_id, info.product_id, info.bcd_device
+        mode = min(mode, odd.get(identity, mode))
+
+        def degraded(lesser: StorageMode, why: str) -> None:
+            if len(odd) < MAX_ODD:
+                odd[identity] = lesser
+            text = f"storage: {why}; from now on its commands are {_TELLS[lesser]}"
+            self._tell(events.DeviceNoted(self._subject(device), text))
+
+        if not mode or not is_storage(attachment.descriptors):
+            return attachment
+        now = self._loop.time
+        return PipelinedStorage(attachment, mode, now=now, degraded=degraded)
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
             self._log_gone(device)
         try:
             attachment.close()
-            await self._host.guest.detach(attachment)
+            await self._host.guest.detach(device.shown or attachment)
         except Exception:
             log.exception("%s: the guest failed to detach it", attachment)
         self._attached.pop(device.info.id, None)

@@ -15,6 +15,7 @@ from rusb.server.vbox.files import make_folder, write_file
 from rusb.server.vbox.ports import check_ports, parse_ports
 from rusb.server.vbox.registry import Registry, check_name
 from rusb.server.vbox.settings import load_machine
+from rusb.server.vbox.storage_mode import STORAGE_WORDS
 
 from ._common import (
     add_verbose,
@@ -75,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="started as root: open ports, log, certificate and guest, then become"
         " NAME",
+    )
+    add(
+        "--storage",
+        choices=list(STORAGE_WORDS),
+        help="how far ahead disks are read and written, whatever the settings say:"
+        " off, strict or early",
     )
     add(
         "--log",
@@ -153,6 +160,8 @@ def run(args: argparse.Namespace) -> int:
     machine = load_machine(path)
     if machine.note:
         say(f"Warning: {machine.note}")
+    if args.storage:
+        machine.storage = STORAGE_WORDS[args.storage]
     config = ServerConfig(
         machine=machine,
         guest=args.guest,

@@ -17,6 +17,7 @@ from .document import Document, Node
 from .files import read_file
 from .filter_attributes import class_key
 from .filter_list import FilterList
+from .storage_mode import StorageMode, check_storage, find_storage
 from .values import read_boolean, read_number
 
 __all__ = [
@@ -90,6 +91,8 @@ class Machine:
 
     Attributes:
         usb_controllers: their types; without any, no device is attached.
+        storage: how far disks are read and written ahead, as an option of the command
+            says; None: as the extra data say.
         monitors: screens that ``@N`` can choose from, 1 to 64.
         note: what a user who names the machine wants to know about its file.
     """
@@ -103,6 +106,7 @@ class Machine:
     usb_controllers: tuple[str, ...] = ()
     remote_display: RemoteDisplay = field(default_factory=RemoteDisplay)
     extra_data: dict[str, str] = field(default_factory=dict)
+    storage: StorageMode | None = None
     monitors: int = 1
     note: str = field(default="", compare=False)
 
@@ -111,6 +115,12 @@ class Machine:
         """What a command that changes it calls it, for a shell: its file, if it has
         one, because its name is known only while it runs or if it is registered."""
         return shlex.quote(str(self.path.absolute()) if self.path else self.name)
+
+    def storage_mode(self, filter_name: str) -> StorageMode:
+        """How much of storage commands is done ahead for what a filter admits?"""
+        if self.storage is not None:
+            return self.storage
+        return find_storage(self.extra_data, filter_name)
 
     def feature_disabled(self, feature: str) -> bool:
         """Is a feature switched off for clients (vrdp-server.md 4.4)?
@@ -186,6 +196,7 @@ def _read(document: Document, path: Path) -> Machine:
     usb = hardware.find("USB", "DeviceFilters") if hardware else None
     filters = FilterList(document, (usb, old_usb(hardware, version))).filters
     extra_data = read_pairs(node.find("ExtraData"), "ExtraDataItem")
+    check_storage(extra_data)
     return Machine(
         name=given.get("name") or path.stem,
         uuid=given.get("uuid", "").strip("{}").lower(),

@@ -134,6 +134,8 @@ class Endpoints:
         self._device = device
         self._pipes: dict[int, _Pipe] = {}
         self._ids: set[int] = set()
+        self._is_taking = False  # the device is being given data
+        self._later: list[_Pipe] = []  # what it kicked meanwhile
 
     # ------------------------------------------------------ for the device ----
 
@@ -254,6 +256,9 @@ class Endpoints:
         if pipe.is_busy:
             pipe.is_kicked = True
             return
+        if self._is_taking:  # on a bus, data come before what answers them
+            self._later.append(pipe)
+            return
         pipe.is_busy = True
         queue = pipe.queue
         try:
@@ -274,8 +279,14 @@ class Endpoints:
                     queue.popleft()
                     self._ids.discard(urb.id)
                     complete(result)
+                self._pump_later()
         finally:
             pipe.is_busy = False
+        self._pump_later()
+
+    def _pump_later(self) -> None:
+        while self._later:
+            self._pump(self._later.pop(0))
 
     def _transfer(self, pipe: _Pipe, urb: Urb) -> UrbResult | None:
         """Try the oldest URB of a pipe; None: it waits."""
@@ -285,7 +296,12 @@ class Endpoints:
             return self._isochronous(pipe, urb)
         if pipe.is_in:
             return self._receive(pipe, urb.length)
-        if self._device.data_out(pipe.address, urb.data):
+        self._is_taking = True
+        try:
+            is_taken = self._device.data_out(pipe.address, urb.data)
+        finally:
+            self._is_taking = False
+        if is_taken:
             return UrbResult(UrbStatus.OK, b"", len(urb.data))
         return _STALL if pipe.is_halted else None
 

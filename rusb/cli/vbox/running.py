@@ -28,6 +28,7 @@ from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.ports import check_ports
 from rusb.server.vbox.settings import Machine
+from rusb.server.vbox.storage_mode import STORAGE_WORDS
 from rusb.usb.device import clean_text
 
 from . import _console, _refused
@@ -79,6 +80,7 @@ def headless(words: Sequence[str]) -> int:
         Option("vrdpport", instead="vrdeport"),
         Option("vrdeaddress", short="a"),
         Option("vrdpaddress", instead="vrdeaddress"),
+        Option("storage"),
     )
     found = given(words, options, count=0)
     print(
@@ -95,6 +97,8 @@ def headless(words: Sequence[str]) -> int:
         raise UsageError(
             f"invalid value {word!r} for --vrde; choose one of on, off, config"
         )
+    if storage := found.last("storage"):
+        machine.storage = STORAGE_WORDS[one_of("storage", storage, STORAGE_WORDS)]
     properties = dict(display.properties)
     given_properties = [v for n, (v, *_) in found.options if n == "vrde-property"]
     if len(given_properties) > MAX_PROPERTIES:
