@@ -387,7 +387,7 @@ def test_a_server_that_hangs_up_on_what_it_does_not_know(
 ) -> None:
     with Shadow(tmp_path, display, "tls") as shadow:
         done = connect(shadow.port, tmp_path, "--usb-timeout", "15")
-    assert f"{NO_USB}: it hung up" in done.stderr, done.stderr
+    assert f"{NO_USB}: it closed the connection" in done.stderr, done.stderr
     assert done.returncode == 75
 
 

@@ -160,6 +160,7 @@ def _histograms(image: Image.Image) -> list[list[int]]:
 
 def as_image(picture: Frame, depth: int) -> Image.Image:
     """Convert a picture to red, green and blue, with the colours that a depth has."""
+    depth = min(depth, 24)  # the server grants no more
     seen = from_depth(to_depth(picture, depth), depth, PALETTE)
     height, width = seen.shape
     return Image.frombytes("RGB", (width, height), seen.tobytes(), "raw", "BGRX")
