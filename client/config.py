@@ -1,4 +1,4 @@
-"""What a client is to do: whom to call, as whom, with which devices."""
+"""What a client does: which server it connects to, as whom, with which devices."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +11,17 @@ __all__ = ["ClientConfig"]
 
 @dataclass(slots=True)
 class ClientConfig:
-    """Everything :func:`rusb.client.connect` wants to know.
+    """Everything that :func:`rusb.client.connect` needs to know.
 
     Attributes:
         host: name or address of the server.
         port: TCP port.
         user, domain, password: credentials; ``domain`` may end in ``@N``.
-        client_name: how this machine calls itself, up to 15 characters are sent;
+        client_name: the name of this machine; up to 15 characters are sent;
             empty: the host's name.
         shell, directory: alternate shell and working directory; VRDP ignores them.
-        width, height, depth: what is asked of the server's display.
-        screen: gets what the server draws; None: it is asked to draw nothing.
+        width, height, depth: the screen that is requested from the server.
+        screen: gets what the server draws; None: the server is asked not to draw.
         version: 5, or 4 for RDP 4, which has no channels and so no USB.
         experience: performance flags of the client info.
         console: ask for the console session.

@@ -32,7 +32,7 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class CertificateTrusted(SessionEvent):
-    """A server is new here, and known by its certificate from now on.
+    """First connection to a server; from now on its certificate is trusted.
 
     Attributes:
         server: ``host:port``.
@@ -53,7 +53,7 @@ class CertificateTrusted(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class SecurityLowered(SessionEvent):
-    """A server does not take TLS; the next kind of security is tried.
+    """A server does not offer TLS; the next kind of security is tried.
 
     Attributes:
         error: why TLS failed.
@@ -84,10 +84,10 @@ class DeviceEvent(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeviceOffered(DeviceEvent):
-    """The server may use it from now on.
+    """The server may use the device from now on.
 
     Attributes:
-        problem: why it cannot be used as things stand; None if it can.
+        problem: why it cannot be used at present; None if it can.
         lacks_isochronous: it has isochronous endpoints, which the wire does not carry.
     """
 
@@ -111,7 +111,7 @@ class DeviceLeftOut(DeviceEvent):
     """It is not offered, because this machine uses it.
 
     Attributes:
-        reason: what for.
+        reason: what it is used for.
     """
 
     reason: str
@@ -133,7 +133,7 @@ class DeviceLost(DeviceEvent):
     """It was unplugged, or stopped answering.
 
     Attributes:
-        reason: the backend's words; empty if it is simply not listed any more.
+        reason: the backend's message; empty if it is simply no longer listed.
     """
 
     reason: str = ""
@@ -146,7 +146,7 @@ class DeviceLost(DeviceEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeviceNotOpened(DeviceEvent):
-    """The server has not opened it for a while; it has no message that says why.
+    """The server has not opened the device so far; the protocol cannot say why.
 
     Attributes:
         server: ``host:port``.
@@ -178,7 +178,7 @@ class DeviceOpened(DeviceEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeviceRefused(DeviceEvent):
-    """The server wanted to open it, and could not.
+    """The server wanted to open the device, but could not.
 
     Attributes:
         reason: why not, and what to do about it.
@@ -197,7 +197,7 @@ class DeviceClosed(DeviceEvent):
     """The server no longer uses it; this machine has it back.
 
     Attributes:
-        reason: what went wrong on the way; empty if nothing did.
+        reason: what went wrong; empty if nothing did.
     """
 
     reason: str = ""

@@ -63,13 +63,13 @@ async def connect(
     """Offer devices to a server while the ``async with`` block runs.
 
     Args:
-        config: whom to call, and which devices to offer.
+        config: which server, and which devices to offer.
         backends: where devices come from, closed at the end; None: those that
             ``config.backends`` names.
-        on_event: gets what a user wants to know; ``str()`` of it is a line.
+        on_event: gets every event; ``str()`` of one is a line for people.
 
     Raises:
-        NoPermission, DeviceBusy: none of the devices can be used, and why.
+        NoPermission, DeviceBusy: none of the devices can be used; it says why.
         RusbError: what :meth:`ClientSession.start` raises.
     """
     if backends is None:
@@ -151,13 +151,13 @@ def _may_do_with_less(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SessionDevice:
-    """A device that is plugged in here, as a session has it.
+    """A device that is plugged in here, as a session sees it.
 
     Attributes:
         info: its identity; ``id`` is what :meth:`ClientSession.offer` takes.
         standing: is it offered, and if not, why not.
         is_open: the server has it in use.
-        problem: why it cannot be used as things stand; None if it can.
+        problem: why it cannot be used at present; None if it can.
         kept: what this machine itself uses it for; None if it does not.
     """
 
@@ -172,9 +172,9 @@ class ClientSession:
     """Offers the devices of a catalog to one server until the connection ends.
 
     Args:
-        config: whom to call.
+        config: which server to connect to.
         catalog: the devices; it is watched, and not closed.
-        on_event: gets what a user wants to know; ``str()`` of it is a line.
+        on_event: gets every event; ``str()`` of one is a line for people.
     """
 
     def __init__(
@@ -222,10 +222,10 @@ class ClientSession:
 
         Raises:
             ConnectionLost: the connection failed or broke.
-            NegotiationError: no common ground; CertificateError: wrong certificate.
-            AuthenticationError: the server closed after the logon.
-            ServerBusy: it has as many clients as it takes.
-            SettingsError: the file of pins cannot be used.
+            NegotiationError: nothing in common; CertificateError: wrong certificate.
+            AuthenticationError: the server closed the connection after the logon.
+            ServerBusy: it already has as many clients as it accepts.
+            SettingsError: the file of known servers cannot be used.
         """
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -263,7 +263,7 @@ class ClientSession:
 
     @property
     def devices(self) -> list[SessionDevice]:
-        """What is plugged in here, offered or not, as of the latest list."""
+        """The devices that are plugged in here, offered or not, as last listed."""
         slots = self._slots
         return [
             SessionDevice(
@@ -277,19 +277,19 @@ class ClientSession:
         ]
 
     def offer(self, device: int) -> None:
-        """Offer a device, whatever the filters say; a :class:`DeviceOffered` follows.
+        """Offer a device regardless of filters; a :class:`DeviceOffered` follows.
 
         Args:
             device: its ``info.id`` in :attr:`devices`.
 
         Raises:
-            DeviceGone: it is not plugged in any more.
+            DeviceGone: it is no longer plugged in.
         """
         self._catalog.choose(device, is_offered=True)
         self._refresh_due.set()
 
     def withdraw(self, device: int) -> None:
-        """Offer a device no longer; a :class:`DeviceWithdrawn` follows.
+        """Stop offering a device; a :class:`DeviceWithdrawn` follows.
 
         If the server has it in use, the guest sees it unplugged, and this machine
         gets it back.
@@ -298,7 +298,7 @@ class ClientSession:
             device: its ``info.id`` in :attr:`devices`.
 
         Raises:
-            DeviceGone: it is not plugged in any more.
+            DeviceGone: it is no longer plugged in.
         """
         self._catalog.choose(device, is_offered=False)
         self._refresh_due.set()

@@ -149,10 +149,10 @@ class Text(Criterion):
 
 
 def parse_number(text: str) -> Criterion:
-    """Read a numeric text: a lone number is hexadecimal, all else an expression.
+    """Read a numeric text: a single number is hexadecimal, all else an expression.
 
     Raises:
-        FilterError: neither of them, or a lone number that is too big.
+        FilterError: neither of them, or a single number that is too big.
     """
     match = _LONE.fullmatch(text)
     if match is not None:

@@ -1,4 +1,4 @@
-"""Decide: filters and a device in, a decision with its reason out (filters.md 1.8)."""
+"""Decide on a device with filters, and give the reason (filters.md 1.8)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
@@ -111,7 +111,7 @@ def decide(
     busy: bool = False,
     interfaces: Interfaces | None = None,
 ) -> Decision:
-    """Walk the list: the first filter that admits the device wins.
+    """Decide on a device: the first filter that admits it wins.
 
     Args:
         filters: in their order.

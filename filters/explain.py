@@ -1,4 +1,4 @@
-"""Why filters admit or refuse a device, and what would turn the decision round."""
+"""Why filters admit or refuse a device, and what would reverse the decision."""
 
 import shlex
 from collections.abc import Iterator, Sequence

@@ -55,7 +55,7 @@ class Filter:
         interface_criterion: what follows from ``interface_class``, if anything.
 
     Raises:
-        FilterError: a text is wrong; the message names the attribute.
+        FilterError: a text is invalid; the message names the attribute.
     """
 
     name: str
@@ -147,7 +147,7 @@ def describe_mask(mask: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the filters said of one device, and why.
+    """What the filters decided about one device, and why.
 
     Attributes:
         filter: the one that admits; None if none does.

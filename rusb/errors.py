@@ -59,10 +59,10 @@ class Hint(enum.Enum):
 
 
 class RusbError(Exception):
-    """Every error that rusb raises on purpose.
+    """The base class of every error that rusb raises on purpose.
 
     Attributes:
-        hint: what the user could do that the message does not say; None: nothing.
+        hint: what the user could do, if the message does not say it; None: nothing.
     """
 
     hint: Hint | None = None
@@ -74,7 +74,7 @@ class RusbError(Exception):
 
 
 class ParseError(RusbError, ValueError):
-    """Bytes without the form they should have.
+    """Bytes that do not have the required form.
 
     Attributes:
         offset: where in the parsed bytes the trouble was found, if known.
@@ -98,7 +98,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class NegotiationError(RusbError):
-    """No common ground with the peer.
+    """The two ends have no security or protocol in common.
 
     Attributes:
         stage: where it ended: ``"rdp"``, ``"tls"`` or ``"version"``.
@@ -113,7 +113,7 @@ class HandshakeError(NegotiationError):
     """The handshake of TLS failed.
 
     Attributes:
-        reason: OpenSSL's word for it; empty: the peer hung up.
+        reason: OpenSSL's name for it; empty: the peer closed the connection.
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -122,7 +122,7 @@ class HandshakeError(NegotiationError):
 
 
 class CertificateError(NegotiationError):
-    """The server's certificate is not the one that is trusted."""
+    """The server's certificate is not trusted."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "tls")
@@ -145,15 +145,15 @@ class ConnectionLost(RusbError, ConnectionError):  # noqa: N818 - the tree's own
 
 
 class ServerBusy(ConnectionLost):
-    """The server serves as many clients as it may; later it may take us."""
+    """The server already serves as many clients as it may; try again later."""
 
 
 class BackendError(RusbError):
-    """The device side could not do what was asked of a device."""
+    """The device side could not do what was requested."""
 
 
 class NoPermission(BackendError):  # noqa: N818
-    """The user may not open the device; the message says what cures it."""
+    """The user may not open the device; the message says how to fix that."""
 
 
 class DeviceGone(BackendError):  # noqa: N818
@@ -161,23 +161,23 @@ class DeviceGone(BackendError):  # noqa: N818
 
 
 class DeviceBusy(BackendError):  # noqa: N818
-    """Somebody else uses the device (a mounted file system, another program)."""
+    """Something else uses the device (a mounted file system, another program)."""
 
 
 class GuestError(RusbError):
-    """The guest side could not take the device: no free port, guest gone."""
+    """The guest could not use the device: no free port, or the guest has ended."""
 
 
 class ControlError(RusbError):
-    """A machine is (not) running, or a running one refused a command."""
+    """A machine is running, is not running, or refused a command."""
 
 
 class ListenError(RusbError):
-    """No port to listen on is free, or this user may not have it."""
+    """No port to listen on is free, or this user may not use it."""
 
 
 class FilterError(RusbError, ValueError):
-    """A filter text is wrong.
+    """A filter is invalid.
 
     Attributes:
         column: zero-based position of the trouble in the text, if known.

@@ -1,4 +1,4 @@
-"""Find plugins: modules in the right folder, and what installed packages bring.
+"""Find plugins: modules in plugin folders, and entry points of installed packages.
 
 A module in a plugin folder is a plugin of that name. Another package brings one by an
 entry point of :data:`GROUPS`, which has the plugin's name and leads to what would be
@@ -51,7 +51,7 @@ class Plugin:
         name: what it is called on the command line.
         package: the installed package that it is of.
         version: of the package.
-        install: the command that installs what it lacks; None if nothing is lacking.
+        install: the command that installs what is missing; None if nothing is.
     """
 
     name: str
@@ -247,7 +247,7 @@ def _explain(kind: str, name: str, error: ImportError, command: str | None) -> N
 
 
 def tell(error: Exception) -> str:
-    """Say what went wrong in code that is not ours, and where."""
+    """Say what went wrong in other people's code, and where."""
     log.debug("not our code", exc_info=error)
     place = error.__traceback__
     while place is not None and place.tb_next is not None:

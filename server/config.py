@@ -1,4 +1,4 @@
-"""What a server is to do: for which machine, into which guest, on which ports."""
+"""What a server does: for which machine, with which guest, on which ports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ __all__ = ["ServerConfig"]
 
 @dataclass(slots=True)
 class ServerConfig:
-    """Everything :func:`rusb.server.serve` wants to know.
+    """Everything that :func:`rusb.server.serve` needs to know.
 
     Attributes:
         machine: settings of the virtual machine: name, filters, remote display.

@@ -61,10 +61,10 @@ class Server:
         guest: None: the one that *config* names.
         log: the machine's log, which stays open; None: the one that *config* names.
         happened: gets what happens; None: a list of the server's own.
-        report: gets what a user at the terminal has to know.
+        report: gets lines for the user at the terminal.
 
     Attributes:
-        machine, guest, log, happened: its parts, for whoever looks at them.
+        machine, guest, log, happened: its parts, to look at.
     """
 
     def __init__(
@@ -141,11 +141,11 @@ class Server:
 
     @property
     def fingerprint(self) -> str:
-        """The certificate's, in the form in which a client shows it; may be empty."""
+        """The certificate's fingerprint, as clients show it; may be empty."""
         return self._security.fingerprint
 
     async def aclose(self) -> None:
-        """Disconnect everybody, detach everything, stop. Idempotent."""
+        """Disconnect all clients, detach all devices, stop. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -170,14 +170,14 @@ class Server:
         return self._sessions.state(self.machine.remote_display, self.port)
 
     def devices(self) -> tuple[DeviceState, ...]:
-        """What clients offer, attached or not."""
+        """The devices that clients offer, attached or not."""
         return self._sessions.devices()
 
     async def listen_on(self, ports: Sequence[int]) -> None:
-        """Listen on other ports; clients that are connected stay.
+        """Listen on other ports; connected clients stay connected.
 
         Raises:
-            ListenError: none of them is free; it listens where it did then.
+            ListenError: none of them is free; it keeps its old port.
         """
         before = self.config.ports, self._listeners
         self.config.ports, self._listeners = ports, Listeners()
@@ -189,7 +189,7 @@ class Server:
         before[1].close()
 
     def set_filters(self, filters: Sequence[Filter]) -> None:
-        """Use other filters from now on, also for devices that are here already."""
+        """Use other filters from now on, also for devices that are already offered."""
         self.machine.filters = tuple(filters)
         self._host.tell(events.FiltersChanged(len(filters)))
         self._sessions.reconsider()

@@ -1,7 +1,7 @@
 """Devices that are written in Python, plugged in by name.
 
-A device of one's own is a subclass of :class:`EmulatedDevice`; this one counts what is
-written to it, and tells::
+Your own device is a subclass of :class:`EmulatedDevice`; this one counts the bytes that
+are written to it, and reports the number::
 
     class Counter(EmulatedDevice):
         def __init__(self) -> None:
@@ -165,7 +165,7 @@ class _Image:
 
 
 class EmulatedBackend(DeviceBackend):
-    """A bus of emulated devices, which come and go with :meth:`plug` and ``unplug``.
+    """A bus of emulated devices; :meth:`plug` and ``unplug`` add and remove them.
 
     Args:
         address: ``KIND[=VALUE][@PORT]``, separated by commas; None: one of each.
@@ -208,7 +208,7 @@ class EmulatedBackend(DeviceBackend):
 
     @property
     def devices(self) -> list[EmulatedDevice]:
-        """What is plugged in, in the order of plugging."""
+        """The devices that are plugged in, in the order of plugging."""
         return list(self._plugged)
 
     def plug(self, device: EmulatedDevice) -> None:
@@ -237,7 +237,7 @@ class EmulatedBackend(DeviceBackend):
         self._changed()
 
     def unplug(self, device: EmulatedDevice) -> None:
-        """Pull it out: what it has open completes with NO_DEVICE. Idempotent."""
+        """Unplug a device; its open URBs complete with NO_DEVICE. Idempotent."""
         plugged = self._plugged.pop(device, None)
         if plugged is None:
             return

@@ -1,4 +1,4 @@
-"""The contract of a device: where devices come from, and what is asked of them."""
+"""The contract of a device: where devices come from, and what they must do."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class LocalDevice:
         key: what the backend knows it by; equal keys mean the same plug-in of the
             same device, a device plugged in again has another key.
         info: identity; ``id`` is 0.
-        problem: what opening it would raise as things stand, with what cures it
+        problem: what opening it would raise at present, which says how to fix it
             (NoPermission and its udev rule, DeviceBusy for a mounted file system);
             None if it can be used.
         kept: what this machine itself uses it for, so that it is offered only to
@@ -119,7 +119,7 @@ class OpenDevice(UrbTarget):
 
 
 class DeviceCalls(ABC):
-    """What a guest asks of devices, which it names by number.
+    """What a guest requests from devices, which it names by number.
 
     All calls return at once and are executed in order with the URBs around them.
     URBs are answered by their completion. A request is answered where *request* names
@@ -185,14 +185,14 @@ class DeviceCalls(ABC):
 
 
 class DeviceBackend(ABC):
-    """A place where devices come from.
+    """A source of devices.
 
     A plugin's class takes one argument, the text after the colon of ``--backend
     NAME:ADDRESS`` (None without one); it raises
     :class:`~rusb.errors.BackendError` if it cannot make sense of it.
 
     Attributes:
-        force: take devices that are in use (mounted file systems) all the same.
+        force: use devices even if they are in use (mounted file systems).
         peer: address of the server, once it is known: what leads there is kept.
     """
 
@@ -207,7 +207,7 @@ class DeviceBackend(ABC):
         """Return what is plugged in now, hubs left out; opens nothing for long.
 
         Raises:
-            BackendError: enumeration failed; what was listed before stands.
+            BackendError: enumeration failed; the previous list stays in effect.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Binary device object store: what a SuperSpeed device says of its capabilities."""
+"""Binary device object store: what a SuperSpeed device says about its capabilities."""
 
 import struct
 from dataclasses import dataclass

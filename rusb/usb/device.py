@@ -1,4 +1,4 @@
-"""What is known of a device before anybody opens it."""
+"""What is known about a device before it is opened."""
 
 from dataclasses import dataclass
 

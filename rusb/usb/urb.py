@@ -1,4 +1,4 @@
-"""URBs: one USB transfer asked for, and what became of it."""
+"""URBs: a request for one USB transfer, and its result."""
 
 import enum
 from collections.abc import Callable
@@ -12,7 +12,7 @@ __all__ = ["Completion", "IsoPacket", "Urb", "UrbResult", "UrbStatus", "cut_payl
 
 
 class UrbStatus(enum.IntEnum):
-    """What became of a transfer. The values are ours; each wire has its own.
+    """The outcome of a transfer. The values are ours; each wire has its own.
 
     A short IN transfer is OK (its length says so). UNDERRUN is only for peers that
     insist on calling it an error.
@@ -47,7 +47,7 @@ class IsoPacket:
 
 @dataclass(slots=True)
 class Urb:
-    """A transfer that a guest asks of a device.
+    """A transfer that a guest requests from a device.
 
     Attributes:
         id: chosen by the asking side, unique per device among URBs in flight.
@@ -105,7 +105,7 @@ class UrbResult:
             its actual length.
         length: bytes moved; IN: ``len(data)``.
         packets: isochronous only: actual length and status of each packet.
-        start_frame: isochronous only: the frame it began in; 0 where nobody knows.
+        start_frame: isochronous only: the frame it began in; 0 if unknown.
     """
 
     status: UrbStatus
@@ -116,7 +116,7 @@ class UrbResult:
 
     @property
     def error_count(self) -> int:
-        """How many isochronous packets were not transferred as they should."""
+        """How many isochronous packets were not transferred correctly."""
         return sum(packet.status is not UrbStatus.OK for packet in self.packets)
 
     @classmethod

@@ -73,7 +73,7 @@ class ChannelKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChannelSpec:
-    """What a protocol wants of the channels that carry it.
+    """What a protocol needs from the channels that carry it.
 
     Attributes:
         name: of the channel whose opening says that the peer has the protocol; empty
@@ -142,14 +142,14 @@ class Negotiated:
 
 @dataclass(slots=True)
 class Ignored:
-    """Both sides: something of the peer's was skipped, as the protocol says."""
+    """Both sides: a message of the peer was skipped, as the protocol says."""
 
     reason: str
 
 
 @dataclass(slots=True)
 class DevicesListed:
-    """Guest side: the complete list of what the peer offers now."""
+    """Guest side: the complete list of devices that the peer offers now."""
 
     devices: tuple[DeviceInfo, ...]
 

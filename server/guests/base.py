@@ -79,12 +79,12 @@ class GuestBackend(ABC):
             Where it went, for the log: ``port 3 on xhci.0``.
 
         Raises:
-            GuestError: no free port, the guest refused, the guest is gone.
+            GuestError: no free port, the guest refused, or the guest has ended.
         """
 
     @abstractmethod
     async def detach(self, device: AttachedDevice) -> None:
-        """Unplug it. Idempotent; it does not fail. Nothing of it is left behind.
+        """Unplug the device completely. Idempotent; it does not fail.
 
         The backend may be detached from a device whose URBs are still open: they
         complete with NO_DEVICE around this call.
@@ -92,12 +92,12 @@ class GuestBackend(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Unplug everything and let go of the guest. Idempotent."""
+        """Unplug everything and release the guest. Idempotent."""
 
     def watch_lost(self, lost: Callable[[AttachedDevice, str], None]) -> None:
-        """Call *lost* when the guest dropped a device by itself, with the reason.
+        """Call *lost* with the reason when the guest dropped a device by itself.
 
-        For instance because QEMU ended or somebody used ``device_del``; the device
+        For instance because QEMU ended or someone used ``device_del``; the device
         counts as detached then.
         """
         self._lost = lost

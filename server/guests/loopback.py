@@ -21,11 +21,11 @@ MAX_DEVICES = 127
 
 
 class LoopbackDevice:
-    """One device as the loopback guest's programs see it, configured and ready.
+    """One device as programs of the loopback guest see it, configured and ready.
 
     Attributes:
         attached: what the server attached.
-        strings: manufacturer, product and serial, as the device itself tells them.
+        strings: manufacturer, product and serial, as the device itself reports them.
     """
 
     def __init__(self, attached: AttachedDevice) -> None:
@@ -105,7 +105,7 @@ class LoopbackGuest(GuestBackend):
         self._changed = asyncio.Condition()
 
     async def start(self) -> None:
-        """There is nothing to get ready."""
+        """Do nothing: this guest is always ready."""
 
     async def attach(self, device: AttachedDevice) -> str:
         """Reset, read the strings, select the first configuration."""
