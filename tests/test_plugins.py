@@ -144,7 +144,7 @@ def test_what_a_package_brings_is_listed(site: Path) -> None:
     done = rusb_command("plugins", path=site)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert lines[0] == "wires:    theirs usbredir vrdpusb"
+    assert lines[0] == "wires:    rdpeusb theirs usbredir vrdpusb"
     backends = "broken emulated libusb nameless needy odd thermometer"
     assert lines[1] == f"backends: {backends}"
     assert lines[2] == "guests:   loopback pyusb qemu shelf"

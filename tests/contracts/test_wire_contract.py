@@ -18,7 +18,7 @@ from rusb.usb.descriptors import (
 )
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
-from rusb.usb.types import TransferType
+from rusb.usb.types import DescriptorType, Request, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
     CancelRequested,
@@ -53,6 +53,18 @@ def load(name: str) -> WireProtocol:
     return cast(WireProtocol, plugins.load(rusb.wire, name))
 
 
+def described(urb: Urb) -> UrbResult:
+    """Some protocols read a device before they list it."""
+    device, (configuration,) = DESCRIPTORS.device, DESCRIPTORS.configurations
+    setup = urb.setup
+    if setup is not None and setup.request == Request.GET_DESCRIPTOR:
+        is_device = setup.value >> 8 == DescriptorType.DEVICE
+        whole = device.serialize() if is_device else configuration.serialize()
+        data = whole[: urb.length]
+        return UrbResult(UrbStatus.OK, data, len(data))
+    return echo(urb)
+
+
 def silent(urb: Urb) -> None:
     return None
 
@@ -70,6 +82,7 @@ class Session(Joined):
             descriptors={INFO.id: DESCRIPTORS},
             channel=0 if is_stream else 1004,
             name=plugin.channel.name,
+            answer=described,
         )
         (self.info,) = self.listed
         self.id = self.info.id
@@ -391,8 +404,8 @@ def test_events_and_outputs_are_handed_out_once(name: str) -> None:
 # ------------------------------------------------------- whatever arrives ----
 
 
-def record(name: str) -> tuple[list[bytes], list[bytes]]:
-    """What the two sides of a session say to each other."""
+def record(name: str) -> tuple[list[bytes], list[bytes], dict[bytes, int]]:
+    """What the two sides of a session say to each other, and on which channel."""
     session = Session(name, silent)
     session.submit(*some_urbs())
     session.answer = echo
@@ -407,7 +420,7 @@ def record(name: str) -> tuple[list[bytes], list[bytes]]:
     session.devices = ()
     session.device.announce([])
     session.move()
-    return session.sent, session.received
+    return session.sent, session.received, session.channel_of
 
 
 def damage(chance: random.Random, data: bytes) -> bytes:
@@ -442,14 +455,15 @@ def test_a_core_gives_events_or_one_error_whatever_arrives(
     session = Session(name, silent)
     session.submit(*some_urbs())
     side: Side = session.guest if is_guest else session.device
-    there, back = record(name)
+    there, back, where = record(name)
     for message in chance.choices(back if is_guest else there, k=40):
         data = damage(chance, message) if chance.random() < 0.7 else message
+        channel = where[message]
         try:
-            side.receive_data(session.channel, data, now=1)
+            side.receive_data(channel, data, now=1)
         except RemoteProtocolError:
             with pytest.raises(RemoteProtocolError):
-                side.receive_data(session.channel, message, now=1)
+                side.receive_data(channel, message, now=1)
             break
     session.of_guest += session.guest.events()
     session.guest.channel_closed(session.channel)

@@ -7,11 +7,14 @@ from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
+    CloseChannel,
     DeviceSide,
     DevicesListed,
     DevicesRequested,
     Event,
     GuestSide,
+    OpenChannel,
+    Output,
     Send,
     Side,
     UrbCompleted,
@@ -33,9 +36,9 @@ def echo(urb: Urb) -> UrbResult:
 
 
 def messages(side: Side) -> list[bytes]:
-    """Take what a core sends."""
+    """Take what a core sends; it opens no channels."""
     outputs = side.outputs()
-    assert all(isinstance(o, Send) for o in outputs)
+    assert all(isinstance(o, Send | CloseChannel) for o in outputs)
     return [o.data for o in outputs if isinstance(o, Send)]
 
 
@@ -56,6 +59,8 @@ class Joined:
         of_guest, of_device: events so far.
         sent: messages of the guest side so far.
         received: messages of the device side so far.
+        channels: what is open.
+        channel_of: where a message went last.
     """
 
     def __init__(
@@ -74,6 +79,9 @@ class Joined:
         self.descriptors = descriptors
         self.answer = answer
         self.channel = channel
+        self.channels = {channel}
+        self._closed: set[int] = set()
+        self.channel_of: dict[bytes, int] = {}
         self.of_guest: list[Event] = []
         self.of_device: list[Event] = []
         self.sent: list[bytes] = []
@@ -86,13 +94,9 @@ class Joined:
     def move(self) -> None:
         """Carry messages to and fro until there are no more."""
         while True:
-            there, back = messages(self.guest), messages(self.device)
-            self.sent += there
-            self.received += back
-            for message in there:
-                self.device.receive_data(self.channel, message, now=self.now)
-            for message in back:
-                self.guest.receive_data(self.channel, message, now=self.now)
+            there, back = self.guest.outputs(), self.device.outputs()
+            self._carry(there, self.device, self.sent)
+            self._carry(back, self.guest, self.received)
             events = self.device.events()
             self.of_device += events
             for event in events:
@@ -101,6 +105,25 @@ class Joined:
             self.of_guest += more
             if not (there or back or events or more):
                 return
+
+    def _carry(self, outputs: list[Output], to: Side, record: list[bytes]) -> None:
+        """Do what a side wants; a number that one has closed is closed for both."""
+        for output in outputs:
+            match output:
+                case Send():
+                    record.append(output.data)
+                    if output.channel in self.channels:
+                        self.channel_of[output.data] = output.channel
+                        to.receive_data(output.channel, output.data, now=self.now)
+                case OpenChannel():
+                    number = self.channel + len(self.channels) + len(self._closed)
+                    self.channels.add(number)
+                    self.device.channel_opened(number, output.name, now=self.now)
+                    self.guest.channel_opened(number, output.name, now=self.now)
+                case CloseChannel() if output.channel in self.channels:
+                    self.channels.remove(output.channel)
+                    self._closed.add(output.channel)
+                    to.channel_closed(output.channel)
 
     def _serve(self, event: Event) -> None:
         if isinstance(event, DevicesRequested):

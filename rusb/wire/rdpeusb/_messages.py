@@ -1,0 +1,653 @@
+"""Messages that come once per channel or device (rdpeusb.md 3 to 5).
+
+Every one begins with an interface, whose upper two bits are a mask, and a number; what
+asks has a function, too. All integers are little-endian.
+"""
+
+import enum
+import io
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+from construct import (
+    Bytes,
+    Const,
+    ConstructError,
+    ExprValidator,
+    FocusedSeq,
+    GreedyBytes,
+    If,
+    Int8ul,
+    Int16ul,
+    Int32ul,
+    Padding,
+    PrefixedArray,
+    Rebuild,
+    Struct,
+    Terminated,
+    this,
+)
+
+from rusb.errors import ParseError
+
+__all__ = [
+    *("CANCEL", "CAPABILITIES", "CREATED", "MAX_TEXT", "PROXY", "SINK", "STUB"),
+    *("TO_CLIENT", "TO_SERVER", "VERSION", "AddDevice", "Call", "Configuration"),
+    *("ConfigurationResult", "Done", "Function", "Interface", "InterfaceResult"),
+    *("InterfaceSelection", "IoCode", "IoCompletion", "IoControl", "Message"),
+    *("PipeResult", "Registration", "Sink", "TextRequest", "TextResponse"),
+    *("ChannelCreated",),
+]
+
+MAX_TEXT: Final = 4096
+"""Characters of a text; the longest lists of ids have some hundreds."""
+
+MAX_INTERFACES, MAX_PIPES = 256, 30
+"""Interfaces that a configuration can number, endpoints that a device can have."""
+
+MAX_INPUT: Final = 4096
+"""Bytes that go with an IO_CONTROL; none that is known has any."""
+
+TRANSFER_SIZE: Final = 65536
+"""MaximumTransferSize: Windows ignores it (6)."""
+
+PROXY, STUB = 0x40000000, 0x80000000
+"""Masks: a request, a response."""
+
+_INTERFACE: Final = 0x3FFFFFFF
+_SHORT, _LONG = struct.Struct("<II"), struct.Struct("<III")
+CANCEL = struct.Struct("<I")
+"""RequestId of CANCEL_REQUEST; Reason of RETRACT_DEVICE."""
+
+VERSION = 1
+
+CAPABILITIES, SINK, TO_CLIENT, TO_SERVER = 0, 1, 2, 3
+"""Interfaces that everybody knows (3)."""
+
+
+class Function(enum.IntEnum):
+    """FunctionId; what it means depends on the interface (3)."""
+
+    RELEASE = 1  # of any
+    QUERY_INTERFACE = 2  # of any
+    CAPABILITY = 0x100  # of CAPABILITIES
+
+
+class Sink(enum.IntEnum):
+    """Functions of SINK, which the client calls."""
+
+    ADD_VIRTUAL_CHANNEL = 0x100
+    ADD_DEVICE = 0x101
+
+
+class Call(enum.IntEnum):
+    """Functions of a device, which the server calls."""
+
+    CANCEL = 0x100
+    REGISTER = 0x101
+    IO_CONTROL = 0x102
+    INTERNAL_IO_CONTROL = 0x103
+    QUERY_TEXT = 0x104
+    TRANSFER_IN = 0x105
+    TRANSFER_OUT = 0x106
+    RETRACT = 0x107
+
+
+class Done(enum.IntEnum):
+    """Functions of the interface for completions, which the client calls."""
+
+    IO_CONTROL = 0x100
+    URB = 0x101
+    URB_NO_DATA = 0x102
+
+
+CREATED = 0x100
+"""CHANNEL_CREATED, of TO_CLIENT and TO_SERVER."""
+
+
+class IoCode(enum.IntEnum):
+    """IoControlCode (5.4)."""
+
+    RESET_PORT = 0x220007
+    GET_PORT_STATUS = 0x220013
+    CYCLE_PORT = 0x22001F
+    QUERY_BUS_TIME = 0x224000
+
+
+@dataclass(slots=True)
+class Message:
+    """A message, taken apart as far as all are alike.
+
+    Attributes:
+        interface: without its mask.
+        mask: PROXY, STUB or 0.
+        id: MessageId.
+        function: 0 in a response, which has none.
+        body: what follows.
+    """
+
+    interface: int
+    mask: int
+    id: int
+    function: int
+    body: bytes | memoryview = b""
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a message.
+
+        Raises:
+            ParseError: it is too short, or has both masks.
+        """
+        view = memoryview(data)
+        if len(view) >= _SHORT.size and view[3] >= STUB >> 24:
+            word, number = _SHORT.unpack_from(view)
+            if word & PROXY:
+                raise ParseError(f"message with both masks: {word:#010x}")
+            return cls(word & _INTERFACE, STUB, number, 0, view[_SHORT.size :])
+        if len(view) < _LONG.size:
+            raise ParseError(f"message of {len(view)} bytes, not {_LONG.size}")
+        word, number, function = _LONG.unpack_from(view)
+        body = view[_LONG.size :]
+        return cls(word & _INTERFACE, word & PROXY, number, function, body)
+
+    def serialize(self) -> bytes:
+        """Return the bytes."""
+        word = self.interface | self.mask
+        if self.mask == STUB:
+            return _SHORT.pack(word, self.id) + self.body
+        return _LONG.pack(word, self.id, self.function) + self.body
+
+
+# ------------------------------------------------------------- layouts ----
+
+
+def _parse(layout: Any, data: bytes | memoryview, what: str) -> Any:
+    stream = io.BytesIO(data)
+    try:
+        return layout.parse_stream(stream)
+    except ConstructError as error:
+        why = str(error).splitlines()[-1]
+        raise ParseError(
+            f"{what} of {len(data)} bytes: {why}", stream.tell()
+        ) from error
+
+
+def _at_most(most: int, of: Any = Int32ul) -> Any:
+    return ExprValidator(of, lambda number, c: number <= most)
+
+
+def _counted(unit: int, most: int) -> Any:
+    """Bytes behind their number, which counts *unit* of them."""
+    return FocusedSeq(
+        "raw",
+        "count" / Rebuild(_at_most(most), lambda c: len(c.raw) // unit),
+        "raw" / Bytes(lambda c: c.count * unit),
+    )
+
+
+_TEXT = _counted(2, MAX_TEXT)
+_CREATED = Struct("major" / Int32ul, "minor" / Int32ul, "flags" / Int32ul, Terminated)
+_ADD_DEVICE = Struct(
+    Const(1, Int32ul),
+    "device" / _at_most(_INTERFACE),
+    "instance" / _TEXT,
+    "hardware" / _TEXT,
+    "compatible" / _TEXT,
+    "container" / _TEXT,
+    Const(28, Int32ul),
+    "bus_version" / Int32ul,
+    "usbdi_version" / Int32ul,
+    "bcd_usb" / Int32ul,
+    "hcd" / Int32ul,
+    "is_high_speed" / Int32ul,
+    "jitter" / Int32ul,
+    Terminated,
+)
+_REGISTER = Struct(
+    "count" / _at_most(1),
+    "completion" / If(this.count, _at_most(_INTERFACE)),
+    Terminated,
+)
+_TEXT_REQUEST = Struct("kind" / Int32ul, "locale" / Int32ul, Terminated)
+_TEXT_RESPONSE = Struct("text" / _TEXT, "result" / Int32ul, Terminated)
+_IO_CONTROL = Struct(
+    "code" / Int32ul,
+    "input" / _counted(1, MAX_INPUT),
+    "size" / Int32ul,
+    "request" / Int32ul,
+    Terminated,
+)
+_IO_COMPLETION = Struct(
+    "request" / Int32ul,
+    "result" / Int32ul,
+    "information" / Int32ul,
+    "size" / Int32ul,
+    "output" / GreedyBytes,
+)
+_PIPE = FocusedSeq(
+    "size",
+    "size" / Int16ul,
+    Padding(2),
+    Rebuild(Int32ul, TRANSFER_SIZE),
+    Padding(4),
+)
+_INTERFACE_INFORMATION = Struct(
+    "length" / Rebuild(Int16ul, lambda c: 12 + 12 * len(c.pipes)),
+    "expected" / Rebuild(Int16ul, lambda c: len(c.pipes)),
+    "number" / Int8ul,
+    "alternate" / Int8ul,
+    Padding(2),
+    "pipes" / PrefixedArray(_at_most(MAX_PIPES), _PIPE),
+)
+_SELECT_CONFIGURATION = Struct(
+    "is_valid" / Int8ul,
+    Padding(3),
+    "interfaces" / PrefixedArray(_at_most(MAX_INTERFACES), _INTERFACE_INFORMATION),
+    "descriptor" / GreedyBytes,
+)
+_SELECT_INTERFACE = Struct(
+    "handle" / Int32ul, "interface" / _INTERFACE_INFORMATION, Terminated
+)
+_PIPE_RESULT = Struct(
+    "size" / Int16ul,
+    "address" / Int8ul,
+    "interval" / Int8ul,
+    "kind" / Int32ul,
+    "handle" / Int32ul,
+    "most" / Rebuild(Int32ul, TRANSFER_SIZE),
+    "flags" / Rebuild(Int32ul, 0),
+)
+_INTERFACE_RESULT = Struct(
+    "length" / Rebuild(Int16ul, lambda c: 16 + 20 * len(c.pipes)),
+    "number" / Int8ul,
+    "alternate" / Int8ul,
+    "interface_class" / Int8ul,
+    "subclass" / Int8ul,
+    "protocol" / Int8ul,
+    Padding(1),
+    "handle" / Int32ul,
+    "pipes" / PrefixedArray(_at_most(MAX_PIPES), _PIPE_RESULT),
+)
+_CONFIGURATION_RESULT = Struct(
+    "handle" / Int32ul,
+    "interfaces" / PrefixedArray(_at_most(MAX_INTERFACES), _INTERFACE_RESULT),
+)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-16-le", "replace").rstrip("\0")
+
+
+def _texts(raw: bytes) -> tuple[str, ...]:
+    return tuple(t for t in raw.decode("utf-16-le", "replace").split("\0") if t)
+
+
+def _raw(*texts: str, is_list: bool = False) -> bytes:
+    if is_list and not texts:
+        return b""
+    ends = "\0" if is_list else ""
+    return ("".join(text + "\0" for text in texts) + ends).encode("utf-16-le")
+
+
+# ------------------------------------------------------------ messages ----
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCreated:
+    """CHANNEL_CREATED: what the versions are is nothing to anybody (4)."""
+
+    major: int = 1
+    minor: int = 0
+    flags: int = 0
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header."""
+        found = _parse(_CREATED, body, "CHANNEL_CREATED")
+        return cls(found.major, found.minor, found.flags)
+
+    def serialize(self) -> bytes:
+        """Return what follows the header."""
+        return bytes(
+            _CREATED.build(
+                {"major": self.major, "minor": self.minor, "flags": self.flags}
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AddDevice:
+    """ADD_DEVICE (5.1).
+
+    Attributes:
+        device: UsbDevice: the interface to call; 0 for mstsc.
+        instance: DeviceInstanceId.
+        hardware, compatible: ids.
+        container: a GUID in braces.
+        bcd_usb: Supported_USB_Version; not to be relied on, nor is the next.
+        is_high_speed: DeviceIsHighSpeed.
+        jitter: milliseconds that isochronous output may be buffered; 0: each transfer
+            is to be acknowledged.
+    """
+
+    device: int
+    instance: str
+    hardware: tuple[str, ...]
+    compatible: tuple[str, ...]
+    container: str
+    bcd_usb: int
+    is_high_speed: bool
+    jitter: int
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header."""
+        found = _parse(_ADD_DEVICE, body, "ADD_DEVICE")
+        return cls(
+            found.device,
+            _text(found.instance),
+            _texts(found.hardware),
+            _texts(found.compatible),
+            _text(found.container),
+            found.bcd_usb,
+            bool(found.is_high_speed),
+            found.jitter,
+        )
+
+    def serialize(self) -> bytes:
+        """Return what follows the header."""
+        return bytes(
+            _ADD_DEVICE.build(
+                {
+                    "device": self.device,
+                    "instance": _raw(self.instance),
+                    "hardware": _raw(*self.hardware, is_list=True),
+                    "compatible": _raw(*self.compatible, is_list=True),
+                    "container": _raw(self.container),
+                    "bus_version": 2,
+                    "usbdi_version": 0x600,
+                    "bcd_usb": self.bcd_usb,
+                    "hcd": 0,
+                    "is_high_speed": self.is_high_speed,
+                    "jitter": self.jitter,
+                }
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """REGISTER_REQUEST_CALLBACK: the interface for completions; None: none."""
+
+    completion: int | None
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header."""
+        return cls(_parse(_REGISTER, body, "REGISTER_REQUEST_CALLBACK").completion)
+
+    def serialize(self) -> bytes:
+        """Return what follows the header."""
+        count = self.completion is not None
+        return bytes(_REGISTER.build({"count": count, "completion": self.completion}))
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """QUERY_DEVICE_TEXT: 0 for the description, 1 for the location."""
+
+    kind: int
+    locale: int = 0x409
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header."""
+        found = _parse(_TEXT_REQUEST, body, "QUERY_DEVICE_TEXT")
+        return cls(found.kind, found.locale)
+
+    def serialize(self) -> bytes:
+        """Return what follows the header."""
+        return bytes(_TEXT_REQUEST.build({"kind": self.kind, "locale": self.locale}))
+
+
+@dataclass(frozen=True, slots=True)
+class TextResponse:
+    """The answer; FreeRDP 3 leaves the zero of a description out (5.3)."""
+
+    text: str
+    result: int = 0
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header."""
+        found = _parse(_TEXT_RESPONSE, body, "answer to QUERY_DEVICE_TEXT")
+        return cls(_text(found.text), found.result)
+
+    def serialize(self) -> bytes:
+        """Return what follows the header."""
+        text = _raw(self.text)
+        return bytes(_TEXT_RESPONSE.build({"text": text, "result": self.result}))
+
+
+@dataclass(frozen=True, slots=True)
+class IoControl:
+    """IO_CONTROL, INTERNAL_IO_CONTROL (5.4).
+
+    Attributes:
+        code: see IoCode.
+        request: RequestId.
+        size: bytes wanted.
+        input: what goes with it.
+    """
+
+    code: int
+    request: int
+    size: int = 0
+    input: bytes = b""
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header."""
+        found = _parse(_IO_CONTROL, body, "IO_CONTROL")
+        return cls(found.code, found.request, found.size, found.input)
+
+    def serialize(self) -> bytes:
+        """Return what follows the header."""
+        return bytes(
+            _IO_CONTROL.build(
+                {
+                    "code": self.code,
+                    "input": self.input,
+                    "size": self.size,
+                    "request": self.request,
+                }
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IoCompletion:
+    """IOCONTROL_COMPLETION. FreeRDP 2.11 announces output that is not there (5.4)."""
+
+    request: int
+    result: int = 0
+    output: bytes = b""
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header."""
+        found = _parse(_IO_COMPLETION, body, "IOCONTROL_COMPLETION")
+        return cls(found.request, found.result, found.output[: found.size])
+
+    def serialize(self) -> bytes:
+        """Return what follows the header."""
+        return bytes(
+            _IO_COMPLETION.build(
+                {
+                    "request": self.request,
+                    "result": self.result,
+                    "information": len(self.output),
+                    "size": len(self.output),
+                    "output": self.output,
+                }
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """INTERFACE_INFORMATION: the alternate setting that is wanted of an interface.
+
+    Attributes:
+        pipes: wMaxPacketSize of each endpoint, in the order of the descriptor.
+    """
+
+    number: int
+    alternate: int
+    pipes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, found: Any) -> Self:
+        """Take it from a layout."""
+        if found.length != 12 + 12 * len(found.pipes):
+            size, count = found.length, len(found.pipes)
+            raise ParseError(f"INTERFACE_INFORMATION of {size} bytes, {count} pipes")
+        return cls(found.number, found.alternate, tuple(found.pipes))
+
+    def fields(self) -> dict[str, object]:
+        """Return it for a layout."""
+        return {
+            "number": self.number,
+            "alternate": self.alternate,
+            "pipes": self.pipes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The body of SELECT_CONFIGURATION.
+
+    Attributes:
+        interfaces: one of each number, ascending.
+        descriptor: the whole descriptor; None: no configuration is selected.
+    """
+
+    interfaces: tuple[Interface, ...] = ()
+    descriptor: bytes | None = None
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header of the URB."""
+        found = _parse(_SELECT_CONFIGURATION, body, "SELECT_CONFIGURATION")
+        descriptor = found.descriptor if found.is_valid else None
+        return cls(tuple(map(Interface.of, found.interfaces)), descriptor)
+
+    def serialize(self) -> bytes:
+        """Return what follows the header of the URB."""
+        return bytes(
+            _SELECT_CONFIGURATION.build(
+                {
+                    "is_valid": self.descriptor is not None,
+                    "interfaces": [i.fields() for i in self.interfaces],
+                    "descriptor": self.descriptor or b"",
+                }
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceSelection:
+    """The body of SELECT_INTERFACE, with the handle of the configuration."""
+
+    handle: int
+    interface: Interface
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header of the URB."""
+        found = _parse(_SELECT_INTERFACE, body, "SELECT_INTERFACE")
+        return cls(found.handle, Interface.of(found.interface))
+
+    def serialize(self) -> bytes:
+        """Return what follows the header of the URB."""
+        fields = {"handle": self.handle, "interface": self.interface.fields()}
+        return bytes(_SELECT_INTERFACE.build(fields))
+
+
+@dataclass(frozen=True, slots=True)
+class PipeResult:
+    """An endpoint, and the handle by which transfers name it."""
+
+    size: int
+    address: int
+    interval: int
+    kind: int
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceResult:
+    """INTERFACE_RESULT (7): the result of SELECT_INTERFACE."""
+
+    number: int
+    alternate: int
+    interface_class: int
+    subclass: int
+    protocol: int
+    handle: int
+    pipes: tuple[PipeResult, ...]
+
+    @classmethod
+    def of(cls, found: Any) -> Self:
+        """Take it from a layout."""
+        if found.length != 16 + 20 * len(found.pipes):
+            size, count = found.length, len(found.pipes)
+            raise ParseError(f"INTERFACE_RESULT of {size} bytes, {count} pipes")
+        pipes = (
+            PipeResult(p.size, p.address, p.interval, p.kind, p.handle)
+            for p in found.pipes
+        )
+        return cls(
+            found.number,
+            found.alternate,
+            found.interface_class,
+            found.subclass,
+            found.protocol,
+            found.handle,
+            tuple(pipes),
+        )
+
+    def fields(self) -> dict[str, object]:
+        """Return it for a layout."""
+        return {**asdict(self), "pipes": [asdict(pipe) for pipe in self.pipes]}
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header of the result."""
+        return cls.of(_parse(_INTERFACE_RESULT, body, "INTERFACE_RESULT"))
+
+    def serialize(self) -> bytes:
+        """Return what follows the header of the result."""
+        return bytes(_INTERFACE_RESULT.build(self.fields()))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationResult:
+    """The result of SELECT_CONFIGURATION."""
+
+    handle: int = 0
+    interfaces: tuple[InterfaceResult, ...] = ()
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview) -> Self:
+        """Read what follows the header of the result."""
+        found = _parse(_CONFIGURATION_RESULT, body, "result of SELECT_CONFIGURATION")
+        return cls(found.handle, tuple(map(InterfaceResult.of, found.interfaces)))
+
+    def serialize(self) -> bytes:
+        """Return what follows the header of the result."""
+        interfaces = [i.fields() for i in self.interfaces]
+        fields = {"handle": self.handle, "interfaces": interfaces}
+        return bytes(_CONFIGURATION_RESULT.build(fields))

@@ -1,0 +1,758 @@
+"""One device of a client, as its channel shows it: what is asked, and what waits.
+
+rdpeusb.md 8 to 11. The client has opened it; what is in flight is known here.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from rusb.errors import ParseError
+from rusb.usb.descriptors import (
+    ConfigurationDescriptor,
+    InterfaceDescriptor,
+)
+from rusb.usb.device import DeviceInfo
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import (
+    Feature,
+    Request,
+    TransferType,
+)
+from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
+
+from . import _messages as messages
+from . import _requests as requests
+from . import _urbs as urbs
+from ._reading import Configurations, read_device
+from ._urbs import Completion, Flags, HResult, Transfer, UrbFunction
+
+__all__ = ["RemoteDevice"]
+
+CONTROL_LIMIT: Final = 300.0
+"""Seconds for a control transfer. The guest sets the limit, which may be a minute (chip
+erase); this one is for what was lost in a guest that sets none."""
+
+READ_LIMIT, REQUEST_LIMIT, SELECT_LIMIT = 10.0, 10.0, 15.0
+"""Seconds for what we ask ourselves, for requests, for a configuration (11)."""
+
+ISO_LIMIT, CANCEL_LIMIT = 5.0, 2.0
+"""Seconds for isochronous transfers, and for the completion of what was cancelled."""
+
+MAX_EXPIRIES: Final = 3
+"""Limits that pass in a row, without a completion in between, end the device."""
+
+_FREERDP_JITTER: Final = 0x50
+_FREERDP_FIRST: Final = 4
+"""What tells FreeRDP in ADD_DEVICE (10.1)."""
+
+_LOST = UrbStatus.NO_DEVICE
+
+
+class _Sent:
+    """A request that the client has: what it asks, and who is told.
+
+    Attributes:
+        transfer: as it was sent; None: an IO_CONTROL.
+        done: called once with this, a status, and the completion if there is one.
+        limit: seconds until it is given up; None: whoever waits gives up.
+        is_counted: that it is given up is the client's fault.
+        urb: of the guest, if it is one.
+        moved: bytes of it that earlier requests have moved.
+    """
+
+    __slots__ = (
+        *("done", "is_cancelled", "is_counted", "limit", "moved", "number"),
+        *("transfer", "urb"),
+    )
+
+    def __init__(
+        self,
+        transfer: Transfer | None,
+        done: "_Done",
+        limit: float | None,
+        urb: Urb | None,
+    ) -> None:
+        self.transfer = transfer
+        self.done = done
+        self.limit = limit
+        self.is_counted = urb is None or urb.setup is None
+        self.urb = urb
+        self.number = 0
+        self.moved = 0
+        self.is_cancelled = False
+
+
+_Done = Callable[[_Sent, UrbStatus, Completion | None], None]
+_Told = Callable[[UrbStatus], None]
+
+
+class _Waiting:
+    """What waits until a configuration or a setting is selected."""
+
+    __slots__ = ("end", "start", "urb_id")
+
+    def __init__(
+        self, start: Callable[[], None], end: _Told, urb_id: int | None = None
+    ) -> None:
+        self.start, self.end, self.urb_id = start, end, urb_id
+
+
+class _Iso:
+    """An isochronous URB on its way in several transfers, each of equal packets."""
+
+    __slots__ = ("left", "parts", "urb")
+
+    def __init__(self, urb: Urb, count: int) -> None:
+        self.urb = urb
+        self.parts: list[UrbResult] = [UrbResult(_LOST)] * count
+        self.left = count
+
+
+class RemoteDevice:
+    """A device that a client has added on a channel.
+
+    Args:
+        number: by which the guest names it.
+        added: how the client described it.
+        send: takes messages.
+        complete: takes the results of the guest's URBs.
+        ready: called when it has been read: ``info`` is there then.
+        failed: called, once, when it cannot be used any more, with the reason.
+
+    Attributes:
+        info: what it is.
+        is_open: the guest uses it.
+        is_typed: control transfers are made as Windows' drivers make them (10.1).
+    """
+
+    def __init__(
+        self,
+        number: int,
+        added: messages.AddDevice,
+        *,
+        send: Callable[[bytes], None],
+        complete: Callable[[int, UrbResult], None],
+        ready: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self.number = number
+        self.instance = added.instance
+        self.info = DeviceInfo(number, 0, 0, remote=True)
+        self.is_open = False
+        is_freerdp = added.device >= _FREERDP_FIRST and added.jitter == _FREERDP_JITTER
+        self.is_typed = not is_freerdp
+        self._interface = added.device
+        self._send = send
+        self._complete_urb = complete
+        self._ready = ready
+        self._failed = failed
+        self._messages = itertools.count(1)
+        self._last = 0
+        self._sent: dict[int, _Sent] = {}
+        self._by_urb: dict[int, list[_Sent]] = {}
+        self._due: dict[int, float] = {}
+        self._unarmed: list[_Sent] = []
+        self._expiries = 0
+        self._is_over = False
+        self._configurations: Configurations = {}
+        self._steps = read_device(self.info, self._configurations)
+        self._configuration = 0  # handle
+        self._active: ConfigurationDescriptor | None = None
+        self._pipes: dict[int, dict[int, int]] = {}  # handle by interface and address
+        self._handles: dict[int, int] = {}  # by address
+        self._is_selecting = False
+        self._waiting: deque[_Waiting] = deque()
+
+    # ---------------------------------------------------------- its life ----
+
+    def start(self, completion: int) -> None:
+        """Say where completions go, and read it (9)."""
+        body = messages.Registration(completion).serialize()
+        self._call(messages.Call.REGISTER, body)
+        self._step(None)
+
+    def retract(self) -> None:
+        """Say that it is not wanted; the caller closes the channel."""
+        self._call(messages.Call.RETRACT, messages.CANCEL.pack(1))
+
+    def end(self, status: UrbStatus) -> None:
+        """Complete everything; nothing is sent."""
+        sent, self._sent = list(self._sent.values()), {}
+        waiting, self._waiting = list(self._waiting), deque()
+        self._by_urb, self._due, self._unarmed = {}, {}, []
+        self._is_over = True
+        for one in sent:
+            one.done(one, status, None)
+        for one_waiting in waiting:
+            one_waiting.end(status)
+
+    def next_deadline(self) -> float | None:
+        """Return when the first limit passes."""
+        if self._unarmed:
+            return 0.0
+        return min(self._due.values(), default=None)
+
+    def handle_deadline(self, now: float) -> None:
+        """Give up what took too long; too often in a row, and all of it ends."""
+        for one in self._unarmed:
+            if one.limit is not None and one.number in self._sent:
+                self._due[one.number] = now + one.limit
+        self._unarmed.clear()
+        late = [number for number, due in self._due.items() if due <= now]
+        # 2.8: while the client waits for a device it does nothing else
+        is_held = any(
+            s.urb is not None and s.urb.setup is not None and not s.is_cancelled
+            for s in self._sent.values()
+        )
+        is_counted = False
+        for number in late:
+            sent = self._sent.get(number)
+            if sent is not None:
+                is_counted |= sent.is_counted and not is_held
+                self._give_up(sent)
+        if is_counted:
+            self._expiries += 1
+            if self._expiries == MAX_EXPIRIES:
+                self._failed("it does not answer any more")
+
+    def _give_up(self, sent: _Sent) -> None:
+        self._forget(sent)
+        if sent.is_cancelled:
+            sent.done(sent, UrbStatus.CANCELLED, None)
+        else:
+            if sent.transfer is not None:
+                self._cancel(sent)
+            sent.done(sent, UrbStatus.TIMEOUT, None)
+
+    # ----------------------------------------------------- what is asked ----
+
+    def submit(self, urb: Urb) -> None:
+        """Start a transfer of the guest's."""
+        if urb.id in self._by_urb or any(w.urb_id == urb.id for w in self._waiting):
+            self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
+        elif self._is_selecting:
+            end = partial(self._end_urb, urb)
+            self._waiting.append(_Waiting(partial(self.submit, urb), end, urb.id))
+        elif urb.length > urbs.MAX_SIZE:
+            self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
+        elif urb.setup is not None:
+            self._request(urb, urb.setup)
+        elif urb.endpoint not in self._handles:
+            self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
+        elif urb.type is TransferType.ISOCHRONOUS:
+            self._isochronous(urb, self._handles[urb.endpoint])
+        else:
+            handle = self._handles[urb.endpoint]
+            flags = Flags.IN | Flags.SHORT_OK if urb.is_in else 0
+            body = urbs.BULK.pack(handle, flags)
+            data = None if urb.is_in else urb.data
+            self._transfer(
+                urb, UrbFunction.BULK_OR_INTERRUPT_TRANSFER, body, data, self._bulk_done
+            )
+
+    def cancel(self, urb_id: int) -> None:
+        """Ask for its end; it completes with what was moved."""
+        for waiting in self._waiting:
+            if waiting.urb_id == urb_id:
+                self._waiting.remove(waiting)
+                waiting.end(UrbStatus.CANCELLED)
+                return
+        for sent in self._by_urb.get(urb_id, ()):
+            if not sent.is_cancelled:
+                sent.is_cancelled, sent.limit = True, CANCEL_LIMIT
+                sent.is_counted = True
+                self._due.pop(sent.number, None)
+                self._unarmed.append(sent)
+                self._cancel(sent)
+
+    def reset(self, told: _Told) -> None:
+        """Cancel everything, wait for nothing of it, and reset the port."""
+        self.drop()
+        code = messages.IoCode.RESET_PORT
+        sent = _Sent(None, partial(_tell, told), REQUEST_LIMIT, None)
+        self._enter(sent)
+        body = messages.IoControl(code, sent.number).serialize()
+        self._call(messages.Call.IO_CONTROL, body)
+
+    def drop(self) -> None:
+        """Complete every URB with CANCELLED; what comes late is ignored."""
+        for waiting in [w for w in self._waiting if w.urb_id is not None]:
+            self._waiting.remove(waiting)
+            waiting.end(UrbStatus.CANCELLED)
+        for sent in [s for s in self._sent.values() if s.urb is not None]:
+            self._forget(sent)
+            if not sent.is_cancelled:
+                self._cancel(sent)
+            sent.done(sent, UrbStatus.CANCELLED, None)
+
+    def stop(self) -> None:
+        """Complete everything with CANCELLED; what comes late is ignored."""
+        waiting, self._waiting = list(self._waiting), deque()
+        for one in waiting:
+            one.end(UrbStatus.CANCELLED)
+        self.drop()
+        for sent in list(self._sent.values()):
+            self._forget(sent)
+            sent.done(sent, UrbStatus.CANCELLED, None)
+
+    def set_configuration(self, value: int, told: _Told) -> None:
+        """Select a configuration: always the device's own, whole (9)."""
+        if self._is_selecting:
+            start = partial(self.set_configuration, value, told)
+            self._waiting.append(_Waiting(start, told))
+            return
+        found = self._configurations.get(value)
+        if found is None and value:
+            told(UrbStatus.STALL)
+            return
+        body = messages.Configuration()
+        if found is not None:
+            wanted = (_first_setting(found[0], n) for n in found[0].interface_numbers)
+            body = messages.Configuration(tuple(map(_wanted, wanted)), found[1])
+        self._is_selecting = True
+        done = partial(self._configured, found[0] if found else None, told)
+        self._ask(
+            UrbFunction.SELECT_CONFIGURATION, body.serialize(), done, SELECT_LIMIT
+        )
+
+    def set_interface(self, number: int, alternate: int, told: _Told) -> None:
+        """Select an alternate setting."""
+        if self._is_selecting:
+            start = partial(self.set_interface, number, alternate, told)
+            self._waiting.append(_Waiting(start, told))
+            return
+        active = self._active
+        setting = active.interface(number, alternate) if active else None
+        if setting is None:
+            told(UrbStatus.STALL)
+            return
+        self._is_selecting = True
+        done = partial(self._set, setting, told)
+        body = messages.InterfaceSelection(self._configuration, _wanted(setting))
+        self._ask(UrbFunction.SELECT_INTERFACE, body.serialize(), done, REQUEST_LIMIT)
+
+    def clear_halt(self, endpoint: int, told: _Told) -> None:
+        """Clear a halt. FreeRDP cancels all that is in flight, which is sent again."""
+        if self._is_selecting:
+            start = partial(self.clear_halt, endpoint, told)
+            self._waiting.append(_Waiting(start, told))
+            return
+        handle = self._handles.get(endpoint)
+        if handle is None:
+            told(UrbStatus.OK if not endpoint & 0x0F else UrbStatus.STALL)
+            return
+        function = UrbFunction.SYNC_RESET_PIPE_AND_CLEAR_STALL
+        body = urbs.PIPE.pack(handle)
+        self._ask(function, body, partial(_tell, told), REQUEST_LIMIT)
+
+    # ------------------------------------------------- what the client says ----
+
+    def io_completed(self, done: messages.IoCompletion) -> bool:
+        """An IO_CONTROL is done; False: nobody asked."""
+        sent = self._sent.get(done.request)
+        if sent is None or sent.transfer is not None:
+            return False
+        self._forget(sent)
+        self._expiries = 0
+        sent.done(sent, urbs.status_of(0, done.result), None)
+        return True
+
+    def completed(self, done: Completion) -> bool:
+        """A transfer is done; False: nobody asked.
+
+        Raises:
+            ParseError: its result makes no sense; it has completed.
+        """
+        sent = self._sent.get(done.request)
+        if sent is None or sent.transfer is None:
+            return False
+        self._forget(sent)
+        self._expiries = 0
+        sent.done(sent, urbs.status_of(done.usbd, done.hresult), done)
+        return True
+
+    # ------------------------------------------------------------ reading ----
+
+    def _step(self, result: UrbResult | None) -> None:
+        """Go on reading the device."""
+        try:
+            setup = self._steps.send(result)
+        except StopIteration as stop:
+            self.info = stop.value
+            self._ready()
+        except ParseError as error:
+            self._failed(f"it cannot be read: {error}")
+        else:
+            self._control(Urb.control(0, setup), setup, self._was_read, READ_LIMIT)
+
+    def _was_read(
+        self, sent: _Sent, status: UrbStatus, done: Completion | None
+    ) -> None:
+        if self._is_over or self._retyped(sent, done, self._was_read):
+            return
+        data = done.data or b"" if done is not None and status is UrbStatus.OK else b""
+        self._step(UrbResult(status, bytes(data), len(data)))
+
+    # ------------------------------------------------------ configurations ----
+
+    def _ask(
+        self, function: UrbFunction, body: bytes, done: _Done, limit: float
+    ) -> None:
+        """Ask for what has no data."""
+        self._post(Transfer(function, 0, body, 0), done, limit)
+
+    def _configured(
+        self,
+        wanted: ConfigurationDescriptor | None,
+        told: _Told,
+        sent: _Sent,
+        status: UrbStatus,
+        done: Completion | None,
+    ) -> None:
+        self._is_selecting = False
+        self._active, self._configuration, self._pipes = None, 0, {}
+        self._handles = {}
+        try:
+            if done is not None and status is UrbStatus.OK and wanted is not None:
+                result = messages.ConfigurationResult.parse(done.result)
+                # 12: wrong interfaces, and FreeRDP 3 has a success without any
+                if len(result.interfaces) == len(wanted.interface_numbers):
+                    self._active, self._configuration = wanted, result.handle
+                    for one in result.interfaces:
+                        self._learn(one)
+                else:
+                    status = UrbStatus.IO_ERROR
+        except ParseError:
+            told(UrbStatus.IO_ERROR)
+            raise
+        told(status)
+        self._go_on()
+
+    def _set(
+        self,
+        wanted: InterfaceDescriptor,
+        told: _Told,
+        sent: _Sent,
+        status: UrbStatus,
+        done: Completion | None,
+    ) -> None:
+        self._is_selecting = False
+        try:
+            if done is not None and status is UrbStatus.OK:
+                result = messages.InterfaceResult.parse(done.result)
+                addresses = {pipe.address for pipe in result.pipes}
+                if addresses == {e.address for e in wanted.endpoints}:
+                    self._learn(result)
+                else:
+                    status = UrbStatus.IO_ERROR
+        except ParseError:
+            told(UrbStatus.IO_ERROR)
+            raise
+        told(status)
+        self._go_on()
+
+    def _learn(self, result: messages.InterfaceResult) -> None:
+        self._pipes[result.number] = {p.address: p.handle for p in result.pipes}
+        self._handles = {
+            address: handle
+            for pipes in self._pipes.values()
+            for address, handle in pipes.items()
+        }
+
+    def _go_on(self) -> None:
+        while self._waiting and not self._is_selecting:
+            self._waiting.popleft().start()
+
+    # ----------------------------------------------------------- transfers ----
+
+    def _request(self, urb: Urb, setup: SetupPacket) -> None:
+        """Standard requests that have functions of their own use them (10.1)."""
+        told = partial(self._end_urb, urb)
+        match setup.request_type, setup.request:
+            case 0x00, Request.SET_ADDRESS:
+                told(UrbStatus.OK)
+            case 0x00, Request.SET_CONFIGURATION:
+                self.set_configuration(setup.value & 0xFF, told)
+            case 0x01, Request.SET_INTERFACE:
+                self.set_interface(setup.index & 0xFF, setup.value & 0xFF, told)
+            case 0x02, Request.CLEAR_FEATURE if setup.value == Feature.ENDPOINT_HALT:
+                self.clear_halt(setup.index & 0xFF, told)
+            case _ if not urb.is_in and len(urb.data) != setup.length:
+                told(UrbStatus.INVALID)
+            case _:
+                self._control(urb, setup, self._control_done, CONTROL_LIMIT)
+
+    def _control(self, urb: Urb, setup: SetupPacket, done: _Done, limit: float) -> None:
+        made = typed = requests.typed(setup) if self.is_typed else None
+        if typed is None:
+            function, body = requests.control(setup, is_ex=not self.is_typed)
+            made = function, body, not urb.is_in
+        assert made is not None
+        function, body, is_out = made
+        data = urb.data if is_out else None
+        self._transfer(urb, function, body, data, done, limit)
+
+    def _transfer(
+        self,
+        urb: Urb,
+        function: UrbFunction,
+        body: bytes,
+        data: bytes | memoryview | None,
+        done: _Done,
+        limit: float | None = None,
+    ) -> None:
+        size = len(data) if data is not None else urb.length
+        self._post(Transfer(function, 0, body, size, data), done, limit, urb)
+
+    def _isochronous(self, urb: Urb, handle: int) -> None:
+        """Send packets of one length together: FreeRDP divides equally (10.3)."""
+        runs = [
+            list(run)
+            for _, equal in itertools.groupby(urb.packets)
+            for run in _batches(list(equal), urbs.MAX_PACKETS)
+        ]
+        if not runs or sum(urb.packets) != urb.length:
+            self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
+            return
+        whole = _Iso(urb, len(runs))
+        flags = Flags.ASAP | (Flags.IN | Flags.SHORT_OK if urb.is_in else 0)
+        start = 0
+        for index, run in enumerate(runs):
+            size = sum(run)
+            body = urbs.Iso(handle, tuple(run), flags).serialize()
+            data = None if urb.is_in else urb.data[start : start + size]
+            start += size
+            made = Transfer(UrbFunction.ISOCH_TRANSFER, 0, body, size, data)
+            done = partial(self._iso_done, whole, index, tuple(run))
+            self._post(made, done, ISO_LIMIT, urb)
+
+    def _bulk_done(
+        self, sent: _Sent, status: UrbStatus, done: Completion | None
+    ) -> None:
+        urb = sent.urb
+        assert urb is not None
+        if done is None:
+            self._end_urb(urb, status)
+            return
+        data = done.data or b""
+        if not urb.is_in:
+            moved = min(sent.moved + done.size, urb.length)
+            if _is_interrupted(sent, done, urbs.LIBUSB_CANCELLED):
+                self._again(sent, urb, moved)
+            else:
+                self._complete_urb(urb.id, UrbResult(status, b"", moved))
+            return
+        is_interrupted = _is_interrupted(
+            sent, done, urbs.LIBUSB_CANCELLED, urbs.LIBUSB_TIMED_OUT
+        )
+        if is_interrupted and not data:
+            self._again(sent, urb, 0)
+            return
+        if is_interrupted:
+            status = UrbStatus.OK
+        if len(data) > urb.length:
+            status, data = UrbStatus.OVERFLOW, data[: urb.length]
+        self._complete_urb(urb.id, UrbResult(status, data, len(data)))
+
+    def _again(self, sent: _Sent, urb: Urb, moved: int) -> None:
+        """Send again what the guest still waits for (10.2, 10.4).
+
+        What was sent after it is before it now: each request is that of the URB before
+        then, so that the data of an endpoint keep their order.
+        """
+        transfer = sent.transfer
+        assert transfer is not None
+        data = None if urb.is_in else urb.data[moved:]
+        size = urb.length if data is None else len(data)
+        again = Transfer(transfer.function, 0, transfer.body, size, data)
+        behind = [
+            s
+            for s in self._sent.values()
+            if s.urb is not None and s.urb.endpoint == urb.endpoint
+        ]
+        is_alike = urb.is_in and all(
+            s.urb is not None and s.urb.length == urb.length and not s.is_cancelled
+            for s in behind
+        )
+        for other in behind if is_alike else ():
+            assert other.urb is not None
+            other.urb, urb = urb, other.urb
+            self._by_urb[other.urb.id] = [other]
+        self._by_urb.pop(urb.id, None)
+        self._post(again, self._bulk_done, None, urb, moved)
+
+    def _control_done(
+        self, sent: _Sent, status: UrbStatus, done: Completion | None
+    ) -> None:
+        urb = sent.urb
+        assert urb is not None
+        if self._retyped(sent, done, self._control_done):
+            return
+        data: bytes | memoryview = b""
+        moved = 0
+        if done is not None and status is UrbStatus.OK:  # 5.6: else they are stale
+            data = done.data or b"" if urb.is_in else b""
+            moved = len(data) if urb.is_in else min(done.size, urb.length)
+        if len(data) > urb.length:
+            status, data = UrbStatus.OVERFLOW, data[: urb.length]
+            moved = urb.length
+        self._complete_urb(urb.id, UrbResult(status, data, moved))
+
+    def _retyped(self, sent: _Sent, done: Completion | None, then: _Done) -> bool:
+        """Does the client not know CONTROL_TRANSFER_EX? Then it is asked otherwise."""
+        transfer, urb = sent.transfer, sent.urb
+        if (
+            done is None
+            or sent.is_cancelled
+            or done.hresult != HResult.INVALID
+            or transfer is None
+            or transfer.function != UrbFunction.CONTROL_TRANSFER_EX
+        ):
+            return False
+        assert urb is not None
+        assert urb.setup is not None
+        self.is_typed = True
+        self._control(urb, urb.setup, then, sent.limit or CONTROL_LIMIT)
+        return True
+
+    def _iso_done(
+        self,
+        whole: _Iso,
+        index: int,
+        asked: tuple[int, ...],
+        sent: _Sent,
+        status: UrbStatus,
+        done: Completion | None,
+    ) -> None:
+        result = UrbResult(status, packets=(IsoPacket(0, status),) * len(asked))
+        try:
+            if done is not None and done.result:
+                result = _iso_result(status, asked, done, is_in=whole.urb.is_in)
+        finally:
+            whole.parts[index] = result
+            whole.left -= 1
+            if not whole.left:
+                self._complete_urb(whole.urb.id, _joined(whole))
+
+    # --------------------------------------------------------------- small ----
+
+    def _post(
+        self,
+        transfer: Transfer,
+        done: _Done,
+        limit: float | None,
+        urb: Urb | None = None,
+        moved: int = 0,
+    ) -> None:
+        sent = _Sent(transfer, done, limit, urb)
+        sent.moved = moved
+        self._enter(sent)
+        transfer.request = sent.number
+        number = next(self._messages) & 0xFFFFFFFF
+        self._send(urbs.transfer(self._interface, number, transfer))
+
+    def _enter(self, sent: _Sent) -> None:
+        """Give it a number that is not in use."""
+        while True:
+            self._last = self._last % urbs.MAX_REQUEST + 1
+            if self._last not in self._sent:
+                break
+        sent.number = self._last
+        self._sent[sent.number] = sent
+        if sent.limit is not None:
+            self._unarmed.append(sent)
+        if sent.urb is not None:
+            self._by_urb.setdefault(sent.urb.id, []).append(sent)
+
+    def _forget(self, sent: _Sent) -> None:
+        del self._sent[sent.number]
+        self._due.pop(sent.number, None)
+        if sent.urb is not None:
+            others = self._by_urb[sent.urb.id]
+            others.remove(sent)
+            if not others:
+                del self._by_urb[sent.urb.id]
+
+    def _cancel(self, sent: _Sent) -> None:
+        self._call(messages.Call.CANCEL, messages.CANCEL.pack(sent.number))
+
+    def _call(self, function: messages.Call, body: bytes) -> None:
+        number = next(self._messages) & 0xFFFFFFFF
+        proxy = messages.PROXY
+        message = messages.Message(self._interface, proxy, number, function, body)
+        self._send(message.serialize())
+
+    def _end_urb(self, urb: Urb, status: UrbStatus) -> None:
+        packets = (IsoPacket(0, status),) * len(urb.packets)
+        self._complete_urb(urb.id, UrbResult(status, packets=packets))
+
+
+# ------------------------------------------------------------- functions ----
+
+
+def _tell(told: _Told, sent: _Sent, status: UrbStatus, done: Completion | None) -> None:
+    told(status)
+
+
+def _first_setting(
+    configuration: ConfigurationDescriptor, number: int
+) -> InterfaceDescriptor:
+    """Alternate setting 0, or what is there in its place."""
+    found = configuration.interface(number)
+    return found or next(i for i in configuration.interfaces if i.number == number)
+
+
+def _wanted(setting: InterfaceDescriptor) -> messages.Interface:
+    sizes = tuple(endpoint.max_packet_size for endpoint in setting.endpoints)
+    return messages.Interface(setting.number, setting.alternate, sizes)
+
+
+def _is_interrupted(sent: _Sent, done: Completion, *codes: int) -> bool:
+    """Did FreeRDP stop it, though the guest still waits?"""
+    return not sent.is_cancelled and not done.hresult and done.usbd in codes
+
+
+def _batches(items: list[int], most: int) -> list[list[int]]:
+    return [items[start : start + most] for start in range(0, len(items), most)]
+
+
+def _iso_result(
+    status: UrbStatus, asked: tuple[int, ...], done: Completion, *, is_in: bool
+) -> UrbResult:
+    """Put an isochronous result together; what its packets do not name is ignored.
+
+    Raises:
+        ParseError: packets that are not there.
+    """
+    frame, found = urbs.parse_iso_result(done.result, asked)
+    packets = tuple(packet for _, packet in found)
+    moved = sum(packet.length for packet in packets)
+    if not is_in:
+        return UrbResult(status, b"", moved, packets, frame)
+    data = done.data or b""
+    pieces = []
+    for start, packet in found:
+        if start + packet.length > len(data):
+            raise ParseError(
+                f"isochronous packet {start}+{packet.length}, have {len(data)}"
+            )
+        pieces.append(data[start : start + packet.length])
+    return UrbResult(status, b"".join(pieces), moved, packets, frame)
+
+
+def _joined(whole: _Iso) -> UrbResult:
+    """Join the results of the transfers of a URB: its packets say what failed."""
+    parts = whole.parts
+    if len(parts) == 1:
+        return parts[0]
+    statuses = {part.status for part in parts}
+    return UrbResult(
+        statuses.pop() if len(statuses) == 1 else UrbStatus.OK,
+        b"".join(part.data for part in parts),
+        sum(part.length for part in parts),
+        tuple(packet for part in parts for packet in part.packets),
+        parts[0].start_frame,
+    )

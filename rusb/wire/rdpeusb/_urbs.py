@@ -1,0 +1,366 @@
+"""TS_URBs and their results (rdpeusb.md 6 to 8).
+
+Structures that travel with every transfer; see _messages.py for the others.
+"""
+
+import enum
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rusb.errors import ParseError
+from rusb.usb.urb import IsoPacket, UrbStatus
+
+from ._messages import PROXY, Call, Done
+
+__all__ = [
+    *("BULK", "LIBUSB_CANCELLED", "LIBUSB_TIMED_OUT", "MAX_PACKETS", "MAX_REQUEST"),
+    *("MAX_SIZE", "NOT_SUPPORTED", "PIPE", "Completion", "Flags", "HResult", "Iso"),
+    *("Transfer", "UrbFunction", "completion", "iso_result", "parse_completion"),
+    *("parse_iso_result", "parse_transfer", "status_of", "transfer", "usbd_of"),
+]
+
+MAX_REQUEST: Final = 0x3FFFFFFF
+"""FreeRDP returns no more bits of a RequestId (6)."""
+
+MAX_PACKETS: Final = 1024
+"""Packets of an isochronous transfer (14)."""
+
+MAX_SIZE: Final = (16 << 20) - (64 << 10)
+"""Bytes of a transfer: what a message may have, and room for what stands around."""
+
+
+class UrbFunction(enum.IntEnum):
+    """Function of a TS_URB (6)."""
+
+    SELECT_CONFIGURATION = 0x00
+    SELECT_INTERFACE = 0x01
+    ABORT_PIPE = 0x02
+    GET_CURRENT_FRAME_NUMBER = 0x07
+    CONTROL_TRANSFER = 0x08
+    BULK_OR_INTERRUPT_TRANSFER = 0x09
+    ISOCH_TRANSFER = 0x0A
+    GET_DESCRIPTOR_FROM_DEVICE = 0x0B
+    SET_DESCRIPTOR_TO_DEVICE = 0x0C
+    SET_FEATURE_TO_DEVICE = 0x0D
+    SET_FEATURE_TO_INTERFACE = 0x0E
+    SET_FEATURE_TO_ENDPOINT = 0x0F
+    CLEAR_FEATURE_TO_DEVICE = 0x10
+    CLEAR_FEATURE_TO_INTERFACE = 0x11
+    CLEAR_FEATURE_TO_ENDPOINT = 0x12
+    GET_STATUS_FROM_DEVICE = 0x13
+    GET_STATUS_FROM_INTERFACE = 0x14
+    GET_STATUS_FROM_ENDPOINT = 0x15
+    VENDOR_DEVICE = 0x17
+    VENDOR_INTERFACE = 0x18
+    VENDOR_ENDPOINT = 0x19
+    CLASS_DEVICE = 0x1A
+    CLASS_INTERFACE = 0x1B
+    CLASS_ENDPOINT = 0x1C
+    SYNC_RESET_PIPE_AND_CLEAR_STALL = 0x1E
+    CLASS_OTHER = 0x1F
+    VENDOR_OTHER = 0x20
+    GET_STATUS_FROM_OTHER = 0x21
+    CLEAR_FEATURE_TO_OTHER = 0x22
+    SET_FEATURE_TO_OTHER = 0x23
+    GET_DESCRIPTOR_FROM_ENDPOINT = 0x24
+    SET_DESCRIPTOR_TO_ENDPOINT = 0x25
+    GET_CONFIGURATION = 0x26
+    GET_INTERFACE = 0x27
+    GET_DESCRIPTOR_FROM_INTERFACE = 0x28
+    SET_DESCRIPTOR_TO_INTERFACE = 0x29
+    OS_FEATURE_DESCRIPTOR_REQUEST = 0x2A
+    SYNC_RESET_PIPE = 0x30
+    SYNC_CLEAR_STALL = 0x31
+    CONTROL_TRANSFER_EX = 0x32
+    CLOSE_STATIC_STREAMS = 0x36
+
+
+class Flags(enum.IntFlag):
+    """TransferFlags."""
+
+    IN = 1
+    SHORT_OK = 2
+    ASAP = 4
+    DEFAULT_PIPE = 8
+
+
+class HResult(enum.IntEnum):
+    """What went wrong with a message; without bit 31 nothing did."""
+
+    OK = 0
+    INVALID = 0x80070057
+    FAILED = 0x8007001F
+    NO_INTERFACE = 0x80004002
+
+
+_TRANSFER = struct.Struct("<IIIIHHI")  # header, CbTsUrb, header of the TS_URB
+_URB = struct.Struct("<IHHI")
+_SIZE = struct.Struct("<I")
+_COMPLETION = struct.Struct("<IIIIIHHI")  # header, RequestId, CbTsUrbResult, header
+_RESULT = struct.Struct("<IIHHI")
+_END = struct.Struct("<II")
+_NO_ACK: Final = 0x80000000
+
+PIPE = struct.Struct("<I")
+BULK = struct.Struct("<II")
+_ISO = struct.Struct("<IIIII")
+_ISO_RESULT = struct.Struct("<III")
+_PACKET = struct.Struct("<III")
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A TS_URB and what it travels with.
+
+    Attributes:
+        function: see UrbFunction.
+        request: RequestId.
+        body: what follows the header of the TS_URB.
+        size: OutputBufferSize: bytes wanted, or those of *data*.
+        data: what an OUT transfer carries; None: it is an IN transfer.
+        no_ack: no completion is wanted.
+    """
+
+    function: int
+    request: int
+    body: bytes | memoryview
+    size: int
+    data: bytes | memoryview | None = None
+    no_ack: bool = False
+
+
+def transfer(interface: int, message: int, urb: Transfer) -> bytes:
+    """Return TRANSFER_IN_REQUEST or TRANSFER_OUT_REQUEST (5.5)."""
+    size = 8 + len(urb.body)
+    head = _TRANSFER.pack(
+        interface | PROXY,
+        message,
+        Call.TRANSFER_IN if urb.data is None else Call.TRANSFER_OUT,
+        size,
+        size,
+        urb.function,
+        urb.request | (_NO_ACK if urb.no_ack else 0),
+    )
+    return b"".join((head, urb.body, _SIZE.pack(urb.size), urb.data or b""))
+
+
+def parse_transfer(body: memoryview, *, is_out: bool) -> Transfer:
+    """Read what follows the header of a request.
+
+    Raises:
+        ParseError: lengths that do not fit.
+    """
+    if len(body) < _URB.size + _SIZE.size:
+        raise ParseError(f"transfer of {len(body)} bytes")
+    total, size, function, request = _URB.unpack_from(body)
+    end = 4 + total
+    if not 8 <= total == size or end + 4 > len(body):
+        raise ParseError(f"TS_URB of {size} bytes in {total}, have {len(body) - 4}")
+    (wanted,) = _SIZE.unpack_from(body, end)
+    data = body[end + 4 :]
+    if wanted > MAX_SIZE or len(data) != (wanted if is_out else 0):
+        raise ParseError(f"transfer of {wanted} bytes, have {len(data)}")
+    return Transfer(
+        function,
+        request & ~_NO_ACK,
+        body[_URB.size : end],
+        wanted,
+        data if is_out else None,
+        request & _NO_ACK != 0,
+    )
+
+
+@dataclass(slots=True)
+class Completion:
+    """URB_COMPLETION, URB_COMPLETION_NO_DATA (5.6).
+
+    Attributes:
+        request: RequestId.
+        usbd: UsbdStatus, or a status of libusb.
+        hresult: see HResult.
+        size: OutputBufferSize: bytes moved.
+        data: what came with it; None: without data.
+        result: what follows the header of the result.
+    """
+
+    request: int
+    usbd: int = 0
+    hresult: int = 0
+    size: int = 0
+    data: bytes | memoryview | None = None
+    result: bytes | memoryview = b""
+
+
+def completion(interface: int, message: int, done: Completion) -> bytes:
+    """Return the message; the function says whether there are data."""
+    size = 8 + len(done.result)
+    head = _COMPLETION.pack(
+        interface | PROXY,
+        message,
+        Done.URB_NO_DATA if done.data is None else Done.URB,
+        done.request,
+        size,
+        size,
+        0,
+        done.usbd,
+    )
+    end = _END.pack(done.hresult, done.size)
+    return b"".join((head, done.result, end, done.data or b""))
+
+
+def parse_completion(body: memoryview, *, has_data: bool) -> Completion:
+    """Read what follows the header. The padding may be a function (7).
+
+    Raises:
+        ParseError: lengths that do not fit.
+    """
+    if len(body) < _RESULT.size + _END.size:
+        raise ParseError(f"completion of {len(body)} bytes")
+    request, total, size, _, usbd = _RESULT.unpack_from(body)
+    end = 8 + total
+    if not 8 <= total == size or end + _END.size > len(body):
+        raise ParseError(f"result of {size} bytes in {total}, have {len(body) - 8}")
+    hresult, moved = _END.unpack_from(body, end)
+    data = body[end + _END.size :]
+    if len(data) != (moved if has_data else 0):
+        raise ParseError(f"completion with {moved} bytes, have {len(data)}")
+    result = body[_RESULT.size : end]
+    return Completion(request, usbd, hresult, moved, data if has_data else None, result)
+
+
+# --------------------------------------------------------- isochronous ----
+
+
+@dataclass(slots=True)
+class Iso:
+    """The body of ISOCH_TRANSFER.
+
+    Attributes:
+        handle: of the pipe.
+        lengths: of the packets; they lie back to back.
+        flags: TransferFlags.
+    """
+
+    handle: int
+    lengths: tuple[int, ...]
+    flags: int
+
+    @classmethod
+    def parse(cls, body: bytes | memoryview, size: int) -> "Iso":
+        """Read it; *size* is that of the buffer, which ends the last packet.
+
+        Raises:
+            ParseError: no packets, too many, or offsets that do not ascend.
+        """
+        if len(body) < _ISO.size:
+            raise ParseError(f"ISOCH_TRANSFER of {len(body)} bytes")
+        handle, flags, _, count, _ = _ISO.unpack_from(body)
+        if not 0 < count <= MAX_PACKETS or len(body) != _ISO.size + 12 * count:
+            raise ParseError(f"{count} isochronous packets in {len(body)} bytes")
+        starts = [start for start, _, _ in _PACKET.iter_unpack(body[_ISO.size :])]
+        lengths = tuple(b - a for a, b in zip(starts, [*starts[1:], size], strict=True))
+        if starts[0] or min(lengths) < 0:
+            raise ParseError(f"isochronous packets that overlap or lie beyond {size}")
+        return cls(handle, lengths, flags)
+
+    def serialize(self) -> bytes:
+        """Return the bytes; StartFrame is 0, as the device pleases."""
+        parts = [_ISO.pack(self.handle, self.flags, 0, len(self.lengths), 0)]
+        start = 0
+        for length in self.lengths:
+            parts.append(_PACKET.pack(start, 0, 0))
+            start += length
+        return b"".join(parts)
+
+
+def iso_result(start_frame: int, packets: Sequence[IsoPacket]) -> bytes:
+    """Return the result of ISOCH_TRANSFER; offsets are those of packed data."""
+    errors = sum(packet.status is not UrbStatus.OK for packet in packets)
+    parts = [_ISO_RESULT.pack(start_frame, len(packets), errors)]
+    start = 0
+    for packet in packets:
+        parts.append(_PACKET.pack(start, packet.length, usbd_of(packet.status)))
+        start += packet.length
+    return b"".join(parts)
+
+
+def parse_iso_result(
+    result: bytes | memoryview, asked: Sequence[int]
+) -> tuple[int, list[tuple[int, IsoPacket]]]:
+    """Return the frame, and each packet with its offset.
+
+    Raises:
+        ParseError: as many packets as were asked for are not there, or one is longer.
+    """
+    count = len(asked)
+    if len(result) != _ISO_RESULT.size + _PACKET.size * count:
+        raise ParseError(f"result of {count} packets has {len(result)} bytes")
+    frame, found, _ = _ISO_RESULT.unpack_from(result)
+    if found != count:
+        raise ParseError(f"result of {found} packets for {count}")
+    packets = []
+    rows = _PACKET.iter_unpack(result[_ISO_RESULT.size :])
+    for most, (start, length, status) in zip(asked, rows, strict=True):
+        if length > most:
+            raise ParseError(f"isochronous packet of {length} bytes for {most}")
+        packets.append((start, IsoPacket(length, status_of(status))))
+    return frame, packets
+
+
+# -------------------------------------------------------------- status ----
+
+_USBD = {
+    0x00000000: UrbStatus.OK,
+    0xC0000004: UrbStatus.STALL,
+    0xC0000030: UrbStatus.STALL,
+    0xC0000009: UrbStatus.OK,  # short, as is the next
+    0x80000900: UrbStatus.OK,
+    0xC0000008: UrbStatus.OVERFLOW,
+    0xC000000C: UrbStatus.OVERFLOW,
+    0xC0000012: UrbStatus.OVERFLOW,
+    0xC0000001: UrbStatus.CRC,
+    0xC0006000: UrbStatus.TIMEOUT,
+    0xC0007000: UrbStatus.NO_DEVICE,
+    0xC0010000: UrbStatus.CANCELLED,
+    0x80000300: UrbStatus.INVALID,
+    0x80000600: UrbStatus.INVALID,
+    0xC0000E00: UrbStatus.INVALID,
+    # of libusb, as FreeRDP sends them (8)
+    1: UrbStatus.IO_ERROR,
+    2: UrbStatus.TIMEOUT,
+    3: UrbStatus.CANCELLED,
+    4: UrbStatus.STALL,
+    5: UrbStatus.NO_DEVICE,
+    6: UrbStatus.OVERFLOW,
+}
+
+LIBUSB_TIMED_OUT, LIBUSB_CANCELLED = 2, 3
+NOT_SUPPORTED = 0xC0000E00
+
+_FAILED: Final = 0x80000500  # REQUEST_FAILED
+_USBD_OF = {
+    UrbStatus.OK: 0,
+    UrbStatus.STALL: 0xC0000004,
+    UrbStatus.TIMEOUT: 0xC0006000,
+    UrbStatus.CANCELLED: 0xC0010000,
+    UrbStatus.NO_DEVICE: 0xC0007000,
+    UrbStatus.CRC: 0xC0000001,
+    UrbStatus.OVERFLOW: 0xC0000008,
+    UrbStatus.INVALID: 0x80000300,
+    UrbStatus.IO_ERROR: 0xC0000011,
+}
+
+
+def status_of(usbd: int, hresult: int = 0) -> UrbStatus:
+    """Return what became of a transfer (8)."""
+    if usbd == 0 and hresult & 0x80000000:
+        is_ours = hresult == HResult.INVALID
+        return UrbStatus.INVALID if is_ours else UrbStatus.IO_ERROR
+    return _USBD.get(usbd, UrbStatus.IO_ERROR)
+
+
+def usbd_of(status: UrbStatus) -> int:
+    """Return the UsbdStatus that says it."""
+    return _USBD_OF.get(status, _FAILED)
