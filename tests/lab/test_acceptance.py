@@ -226,9 +226,9 @@ async def test_10_more_than_4096_packets_each_way_under_rc4(
     display: Display, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This picture is some 60 packets, a movement of the mouse one."""
-    picture = noise(WIDTH, HEIGHT)
-    monkeypatch.setattr("rusb.server.display.status.status_frame", lambda *_: picture)
-    picture = picture[:HEIGHT, :WIDTH]
+    frame = noise(WIDTH, HEIGHT)
+    picture = frame[:HEIGHT, :WIDTH]
+    monkeypatch.setattr("rusb.server.display.status.status_frame", lambda *_: frame)
     async with server_here(tmp_path) as server:
         with xfreerdp(server.port, tmp_path, display, "/sec:rdp") as program:
             await asyncio.to_thread(shows, display, program, picture)
