@@ -197,7 +197,7 @@ def test_only_what_the_filters_admit_leaves_its_driver(chain: Chain) -> None:
     )  # the disk, claimed through libusb
     assert chain.driver_of("USB Keyboard") == "usbhid"
     assert "0627:0001" in chain.server.log()
-    assert "0627" not in chain.guest.sh("dmesg")
+    assert "idVendor=0627" not in chain.guest.sh("dmesg")
 
 
 @pytest.mark.usefixtures("connected")
@@ -206,7 +206,7 @@ def test_a_client_that_stops_gives_the_disk_back(chain: Chain) -> None:
     chain.wait_guest("! test -b /dev/sda")
     chain.wait_client("test -b /dev/sda")
     assert chain.driver_of("USB HARDDRIVE") == "usb-storage"
-    assert "0627" not in chain.guest.sh("dmesg")
+    assert "idVendor=0627" not in chain.guest.sh("dmesg")
 
 
 @pytest.mark.usefixtures("connected")
@@ -231,7 +231,7 @@ def test_a_mounted_disk_stays_where_it_is(chain: Chain, stick: Path) -> None:
         assert chain.driver_of("USB HARDDRIVE") == "usb-storage"
         digest = hashlib.sha256(CONTENT).hexdigest()
         assert chain.client.sh("sha256sum /mnt/DATA.BIN").split()[0] == digest
-        assert "46f4" not in chain.guest.sh("dmesg -c | tail -n 5")
+        assert "idVendor=46f4" not in chain.guest.sh("dmesg -c | tail -n 5")
         chain.end_client("TERM")
     finally:
         chain.client.sh("umount /mnt")
