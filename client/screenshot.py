@@ -61,8 +61,8 @@ class _Watched(Canvas):
         super().__init__()
         self.complete = asyncio.Event()
 
-    def begin(self, width: int, height: int, depth: int) -> None:
-        super().begin(width, height, depth)
+    def begin(self, width: int, height: int) -> None:
+        super().begin(width, height)
         self.complete.clear()
 
     def draw(self, update: bytes) -> None:

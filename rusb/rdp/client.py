@@ -58,7 +58,7 @@ DIRECTORY = "C:\\Windows\\System32\\mstscax.dll"
 class Screen(typing.Protocol):
     """What a client shows on: ``rusb.rdp.graphics.canvas.Canvas``, for example."""
 
-    def begin(self, width: int, height: int, depth: int) -> None:
+    def begin(self, width: int, height: int) -> None:
         """It has this size from now on, and nothing is drawn yet.
 
         Raises:
@@ -431,7 +431,7 @@ class ClientConnection(Connection):
         self._phase = _Phase.ACTIVE
         screen = self.settings.screen
         if screen is not None:
-            screen.begin(self.width, self.height, self.depth)
+            screen.begin(self.width, self.height)
         self._events.append(Activated(self.width, self.height, self.depth))
         self._open_channels()
         if screen is None and self._can_suppress:

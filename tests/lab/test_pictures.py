@@ -12,7 +12,10 @@ import numpy.typing as npt
 import pytest
 from PIL import ImageGrab
 
+from rusb.client.config import ClientConfig
+from rusb.client.screenshot import screenshot
 from rusb.rdp.graphics.pixels import (
+    DEPTHS,
     PALETTE,
     Frame,
     from_depth,
@@ -21,7 +24,7 @@ from rusb.rdp.graphics.pixels import (
 from rusb.rdp.graphics.pointers import HIDDEN_POINTER, Cursor, PointerCache
 from rusb.rdp.graphics.updates import UpdateKind
 from rusb.server.server import Server
-from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, wait
+from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, Xrdp, wait
 from tests.support.lab.viewing import rdesktop, server_here, xfreerdp
 from tests.support.rdp.pictures import desktop, noise
 from tests.support.whole_path import sessions_of
@@ -211,3 +214,28 @@ async def test_pointers_are_equal(
                 program.said,
             )
             assert program.process.poll() is None
+
+
+# ------------------------------------------------- our client, and others' orders ----
+
+
+async def test_what_xrdp_draws_is_the_same_at_every_depth(tmp_path: Path) -> None:
+    """Its dialog, in orders of compression that we do not write."""
+    found = {}
+    for depth in DEPTHS:
+        folder = tmp_path / str(depth)
+        folder.mkdir()
+        with Xrdp(folder, "negotiate") as xrdp:
+            config = ClientConfig("127.0.0.1", xrdp.port, user="x", depth=depth)
+            config.known_servers = folder / "known"
+            found[depth] = await screenshot(config, wait=1)
+    assert len(np.unique(found[24])) > 1000  # there is a logo
+    assert found[24][0, 0] == found[24][-1, -1] == 0x009CB5
+    assert len(np.unique(found[8])) > 10  # another logo
+    assert found[8][0, 0] == found[8][-1, -1] == 0x0092AA
+    for depth in (15, 16):
+        far = np.zeros(found[24].shape, bool)
+        for shift in (16, 8, 0):
+            seen = found[depth].astype(np.int32) >> shift & 0xFF
+            far |= abs(seen - (found[24] >> shift & 0xFF)) > ROUNDING
+        assert np.count_nonzero(far) < 0.001 * far.size  # the caret blinks

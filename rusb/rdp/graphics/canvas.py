@@ -38,26 +38,24 @@ class Canvas:
 
     Attributes:
         width, height: pixels of the screen; 0 until it begins.
-        depth: bits per pixel of the session.
     """
 
     def __init__(self) -> None:
-        self.width = self.height = self.depth = 0
+        self.width = self.height = 0
         self._frame = new_frame(0, 0)
         self._drawn = np.zeros((0, 0), bool)
         self._palette = PALETTE
 
-    def begin(self, width: int, height: int, depth: int) -> None:
-        """The screen has this size and depth from now on, and nothing is drawn yet.
+    def begin(self, width: int, height: int) -> None:
+        """The screen has this size from now on, and nothing is drawn yet.
 
         Raises:
             ParseError: there are no such screens.
         """
-        if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        fits = 0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE
+        if not fits or width * height > MAX_AREA:
             raise ParseError(f"screen of {width}x{height} pixels")
-        if width * height > MAX_AREA or depth not in DEPTHS:
-            raise ParseError(f"screen of {width}x{height} pixels of {depth} bit")
-        self.width, self.height, self.depth = width, height, depth
+        self.width, self.height = width, height
         self._frame = new_frame(width, height)
         self._drawn = np.zeros((height, width), bool)
         self._palette = PALETTE
@@ -98,33 +96,33 @@ class Canvas:
                 raise ParseError(f"bitmap of {size} bytes, have {len(data)}", pos)
             pos += size
             allowed -= width * height
-            if allowed < 0 or not width * height or depth != self.depth:
+            # FreeRDP's server sends 16 bit in sessions of 24
+            if allowed < 0 or not width * height or depth not in DEPTHS:
                 raise ParseError(f"bitmap of {width}x{height} pixels of {depth} bit")
-            pixels = self._read(data, width, height, flags)
-            self._put(pixels[::-1], left, top, right, bottom)
+            pixels = _read(data, width, height, depth, flags)[::-1]
+            frame = from_depth(pixels, depth, self._palette)
+            self._put(frame, left, top, right, bottom)
         if pos != len(update):
             raise ParseError(f"{len(update) - pos} bytes behind a bitmap update", pos)
 
-    def _read(self, data: bytes, width: int, height: int, flags: int) -> Pixels:
-        """Return the pixels of a bitmap, the lowest row first."""
-        if flags & _COMPRESSED:
-            if not flags & _HAS_NO_HEAD:
-                data = data[_HEAD_SIZE:]
-            return rle.decode(data, width, height, self.depth)
-        size = pixel_size(self.depth)
-        if len(data) != width * height * size:
-            raise ParseError(f"bitmap of {width}x{height} pixels in {len(data)} bytes")
-        return from_bytes(data, size).reshape(height, width)
-
-    def _put(
-        self, pixels: Pixels, left: int, top: int, right: int, bottom: int
-    ) -> None:
+    def _put(self, pixels: Frame, left: int, top: int, right: int, bottom: int) -> None:
         """Draw the part of a bitmap that lies in a rectangle and on the screen."""
         right = min(right + 1, left + pixels.shape[1], self.width)
         bottom = min(bottom + 1, top + pixels.shape[0], self.height)
         if right <= left or bottom <= top:
             return
-        visible = pixels[: bottom - top, : right - left]
         place = np.s_[top:bottom, left:right]
-        self._frame[place] = from_depth(visible, self.depth, self._palette)
+        self._frame[place] = pixels[: bottom - top, : right - left]
         self._drawn[place] = True
+
+
+def _read(data: bytes, width: int, height: int, depth: int, flags: int) -> Pixels:
+    """Return the pixels of a bitmap, the lowest row first."""
+    if flags & _COMPRESSED:
+        if not flags & _HAS_NO_HEAD:
+            data = data[_HEAD_SIZE:]
+        return rle.decode(data, width, height, depth)
+    size = pixel_size(depth)
+    if len(data) != width * height * size:
+        raise ParseError(f"bitmap of {width}x{height} pixels in {len(data)} bytes")
+    return from_bytes(data, size).reshape(height, width)

@@ -52,9 +52,9 @@ def seen(frame: Frame, width: int, height: int, depth: int) -> Frame:
     return from_depth(to_depth(frame[:height, :width], depth), depth, PALETTE)
 
 
-def canvas_of(width: int, height: int, depth: int) -> Canvas:
+def canvas_of(width: int, height: int) -> Canvas:
     canvas = Canvas()
-    canvas.begin(width, height, depth)
+    canvas.begin(width, height)
     return canvas
 
 
@@ -72,7 +72,7 @@ def mixed(width: int, height: int) -> Frame:
 def test_updates_draw_the_frame(
     width: int, height: int, depth: int, compression: Compression
 ) -> None:
-    frame, canvas = mixed(width, height), canvas_of(width, height, depth)
+    frame, canvas = mixed(width, height), canvas_of(width, height)
     encoder = Encoder(frame, width, height)
     for update in encoder.updates(everything(width, height), Form(depth, compression)):
         assert update.kind is UpdateKind.BITMAP
@@ -136,7 +136,7 @@ def test_the_packets_of_the_vectors(depth: int) -> None:
     update = Update(UpdateKind.BITMAP, body[3:])
     (part,) = fast_updates(update, 0)
     assert PlainSecurity().wrap_fast(part) == packet
-    canvas = canvas_of(40, 20, depth)
+    canvas = canvas_of(40, 20)
     canvas.draw(update.body)
     picture = vector_picture()
     assert np.array_equal(canvas.pixels()[4:10, 8:24], seen(picture, 16, 6, depth))
@@ -192,7 +192,7 @@ def test_tiles_cover_the_damage_and_little_else() -> None:
             x, y = random.randrange(width), random.randrange(height)
             damage.add(x, y, random.randint(1, 40), random.randint(1, 40))
         cells = damage.take()
-        canvas = canvas_of(width, height, 24)
+        canvas = canvas_of(width, height)
         for update in Encoder(frame, width, height).updates(cells, Form(24)):
             canvas.draw(update.body)
         wide = np.repeat(np.repeat(cells, 16, 0), 16, 1)[:height, :width]
@@ -326,7 +326,7 @@ def test_the_clip_reset_is_an_order_for_one_pixel() -> None:
 
 
 def test_a_palette_of_the_servers_own() -> None:
-    canvas = canvas_of(16, 16, 8)
+    canvas = canvas_of(16, 16)
     body = bytearray(palette_update().body)
     body[8:11] = b"\x12\x34\x56"
     canvas.draw(bytes(body))
@@ -336,10 +336,8 @@ def test_a_palette_of_the_servers_own() -> None:
     assert (canvas.pixels() == 0x123456).all()
 
 
-@pytest.mark.parametrize(
-    "size", [(0, 1, 16), (1, 0, 16), (8193, 1, 16), (8192, 1025, 16), (9, 9, 32)]
-)
-def test_screens_that_there_are_not(size: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("size", [(0, 1), (1, 0), (8193, 1), (1, 8193), (8192, 1025)])
+def test_screens_that_there_are_not(size: tuple[int, int]) -> None:
     with pytest.raises(ParseError):
         Canvas().begin(*size)
 
@@ -354,7 +352,7 @@ BAD = [
     bitmap(*GOOD)[:20],
     bitmap(*GOOD, count=2),
     bitmap(*GOOD) + b"\0",
-    bitmap(0, 0, 3, 0, 4, 1, 24, 0),  # another depth
+    bitmap(0, 0, 3, 0, 4, 1, 32, 0, data=bytes(16)),
     bitmap(0, 0, 3, 0, 0, 1, 16, 0, data=b""),
     bitmap(0, 0, 3, 0, 4, 2, 16, 0),
     bitmap(0, 0, 3, 0, 4, 1, 16, 1),  # shorter than its header
@@ -364,9 +362,16 @@ BAD = [
 ]
 
 
+def test_a_bitmap_says_which_depth_it_has() -> None:
+    canvas = canvas_of(16, 16)
+    canvas.draw(bitmap(0, 0, 0, 0, 1, 1, 24, 0, data=b"\3\2\1"))
+    canvas.draw(bitmap(1, 0, 1, 0, 1, 1, 16, 0, data=b"\xe0\x07"))
+    assert canvas.pixels()[0, :2].tolist() == [0x010203, 0x00FF00]
+
+
 @pytest.mark.parametrize("update", BAD)
 def test_malformed_updates(update: bytes) -> None:
-    canvas = canvas_of(16, 16, 16)
+    canvas = canvas_of(16, 16)
     canvas.draw(bitmap(*GOOD))
     with pytest.raises(ParseError):
         canvas.draw(update)
@@ -374,7 +379,7 @@ def test_malformed_updates(update: bytes) -> None:
 
 def test_a_server_cannot_make_one_update_cost_much() -> None:
     """However often it names the whole screen, which a few bytes fill."""
-    canvas = canvas_of(64, 64, 16)
+    canvas = canvas_of(64, 64)
     whole = struct.pack("<9H", 0, 0, 63, 63, 64, 64, 16, 0x401, 3) + b"\xf0\0\x10"
     canvas.draw(struct.pack("<HH", 1, 1) + whole)
     with pytest.raises(ParseError):
@@ -393,7 +398,7 @@ def test_a_server_cannot_make_one_update_cost_much() -> None:
 def test_what_lies_beyond_rectangle_and_screen_is_not_drawn(
     place: tuple[int, int, int, int], count: int
 ) -> None:
-    canvas = canvas_of(16, 16, 16)
+    canvas = canvas_of(16, 16)
     canvas.draw(bitmap(*place, 4, 1, 16, 0, data=b"\xff" * 8))
     assert canvas.pixels().shape == (16, 16)
     assert (canvas.pixels() != 0).sum() == count
@@ -404,7 +409,7 @@ def test_what_lies_beyond_rectangle_and_screen_is_not_drawn(
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_any_update_is_drawn_or_refused(depth: int) -> None:
     random = chance(depth)
-    canvas = canvas_of(70, 50, depth)
+    canvas = canvas_of(70, 50)
     whole = Encoder(desktop(70, 50), 70, 50).updates(everything(70, 50), Form(depth))
     good = [palette_update().body, whole[0].body, bitmap(*GOOD)]
     for _ in range(inputs(1_000)):
