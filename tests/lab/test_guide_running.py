@@ -111,7 +111,7 @@ def test_what_starts_a_machine(
     assert ("starts headless" in said) == (
         "headless, and a line" in status or "gui" in line
     )
-    assert "Warning: not run: sound: machines have no sound card" in said
+    assert "Warning: not supported: sound: machines have no sound card" in said
     after = state(shell)
     assert 'VMState="running"' in after
     assert ('vrde="off"' in after) == (" off" in line)
