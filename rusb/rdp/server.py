@@ -227,6 +227,11 @@ class ServerConnection(Connection):
         return Form(self.depth, Compression.BARE if is_bare else Compression.HEADED)
 
     @property
+    def takes_scrblt(self) -> bool:
+        """Does the client move parts of its screen itself? Known once it is active."""
+        return self._capabilities.has_scrblt
+
+    @property
     def pointer_limits(self) -> PointerLimits:
         """Which pointers the client takes; known once it is active."""
         able = self._capabilities
@@ -271,7 +276,7 @@ class ServerConnection(Connection):
         """Send what a client needs before anything else is drawn (display.md 3.3)."""
         if self.depth == 8:
             self._send_update(palette_update())
-        if self._capabilities.has_scrblt:
+        if self.takes_scrblt:
             self._send_update(CLIP_RESET)
 
     def keepalive(self) -> None:

@@ -22,7 +22,8 @@ from rusb.rdp.graphics.pixels import (
     to_depth,
 )
 from rusb.rdp.graphics.pointers import HIDDEN_POINTER, Cursor, PointerCache
-from rusb.rdp.graphics.updates import UpdateKind
+from rusb.rdp.graphics.scrolling import Shadow
+from rusb.rdp.graphics.updates import Damage, Encoder, UpdateKind
 from rusb.server.server import Server
 from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, Xrdp, wait
 from tests.support.lab.viewing import rdesktop, server_here, xfreerdp
@@ -103,6 +104,50 @@ async def test_pictures_of_every_size_are_equal(
                     wait,
                     partial(is_equal, display, picture, depth),
                     f"a picture of {size}",
+                    program.said,
+                )
+            assert program.process.poll() is None
+
+
+SCROLLING = [(rdesktop, (), 8), (rdesktop, ("-4",), 16), (xfreerdp, (), 24)]
+
+
+@pytest.mark.parametrize(("viewer", "options", "depth"), SCROLLING)
+async def test_what_has_moved_is_moved_by_the_viewer(
+    viewer: Callable[..., Program],
+    options: tuple[str, ...],
+    depth: int,
+    display: Display,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = [desktop(WIDTH, HEIGHT) for _ in range(2)]
+    window = frames[1][208:560, 256:704]
+    window[:] = np.roll(window, -37, 0)
+    monkeypatch.setattr("rusb.server.display.status.status_frame", lambda *_: frames[0])
+    shadow, cells = Shadow(WIDTH, HEIGHT), Damage(WIDTH, HEIGHT)
+    cells.add_all()
+    shadow.advance(frames[0], cells.take())
+    cells.add(256, 208, 448, 352)
+    change = shadow.advance(frames[1], cells.take())
+    assert change.order is not None
+    async with server_here(tmp_path) as server:
+        with viewer(server.port, tmp_path, display, *options, depth=depth) as program:
+            for number, frame in enumerate(frames):
+                if number:
+                    (session,) = sessions_of(server)
+                    core = session._rdp
+                    assert core.takes_scrblt
+                    core.send_update(change.order)
+                    encoder = Encoder(shadow.frame, WIDTH, HEIGHT)
+                    for update in encoder.updates(change.rest, core.form):
+                        core.send_update(update)
+                    session.stream.flush()
+                picture = frame[:HEIGHT, :WIDTH]
+                await asyncio.to_thread(
+                    wait,
+                    partial(is_equal, display, picture, depth),
+                    f"picture {number}",
                     program.said,
                 )
             assert program.process.poll() is None

@@ -102,6 +102,8 @@ def test_the_palette_comes_before_anything_else() -> None:
 
 def test_the_clip_rectangle_is_reset_for_clients_that_can() -> None:
     able = sets(order=order_set(1))
+    assert active(able)[0].server.takes_scrblt
+    assert not active()[0].server.takes_scrblt
     assert drawn(active(able)[1]) == [(UpdateKind.ORDERS, CLIP_RESET.body)]
     raw, data = active(able, depth=8)
     assert [kind for kind, _ in drawn(data)] == [UpdateKind.PALETTE, UpdateKind.ORDERS]

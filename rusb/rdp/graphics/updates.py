@@ -26,6 +26,7 @@ from .pixels import (
 )
 
 __all__ = [
+    "CELL",
     "CLIP_RESET",
     "MAX_BITMAPS",
     "Cells",

@@ -1,0 +1,160 @@
+"""What has moved on a screen, so that a client moves it itself (display.md 4.4)."""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .pixels import Frame, new_frame
+from .updates import CELL, Cells, Update, UpdateKind
+
+__all__ = ["Change", "Shadow", "scrblt"]
+
+MIN_ROWS, MIN_COLUMNS = 64, 64
+"""Pixels of the smallest part that is worth an order."""
+
+MIN_VOTES = 8
+"""Rows, each unlike any other, that must have moved by the same distance."""
+
+MAX_REST = 0.7
+"""Share of what has changed that may still differ once the rest has moved: for more
+there is no order."""
+
+SAMPLES = 256
+"""Columns that are looked at to know a row again."""
+
+_MOVE = struct.Struct("<H3s4hB2h")
+_HEAD, _COPY = b"\x09\x02\x7f", 0xCC
+
+# odd, so that no bit of a pixel is lost; which numbers they are does not matter
+_FACTORS = np.random.default_rng(1).integers(0, 1 << 31, SAMPLES, np.uint32) * 2 + 1
+
+
+class Change(NamedTuple):
+    """How clients that had the picture before get the one of now.
+
+    Attributes:
+        cells: what differs; for clients that do not know ScrBlt.
+        order: for the others, together with *rest*; None: nothing has moved.
+        rest: what still differs after the order.
+    """
+
+    cells: Cells
+    order: Update | None
+    rest: Cells
+
+
+class Shadow:
+    """What clients have that are up to date; nobody else changes it.
+
+    Args:
+        width, height: pixels of the screen.
+
+    Attributes:
+        frame: what they have; black at first. Encode what they get from it, not from
+            the frame that may change meanwhile.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self.frame = new_frame(width, height)
+        self._width, self._height = width, height
+
+    def advance(self, frame: Frame, cells: Cells) -> Change:
+        """Take over what has changed, and say how clients do.
+
+        Args:
+            frame: of the same size as the shadow's.
+            cells: which of them may differ; what lies between them may be taken, too.
+        """
+        rows, columns = (np.flatnonzero(cells.any(axis)) for axis in (1, 0))
+        found = np.zeros_like(cells)
+        if not len(rows):
+            return Change(found, None, found)
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        top, left = int(rows[0]) * CELL, int(columns[0]) * CELL
+        bottom = min(int(rows[-1] + 1) * CELL, self._height)
+        right = min(int(columns[-1] + 1) * CELL, self._width)
+        before = self.frame[top:bottom, left:right]
+        after = (frame[top:bottom, left:right] & 0xFFFFFF).astype(np.uint32, copy=False)
+        found[part] = _differing(before, after)
+        order, rest = None, found
+        move = _find_move(before, after) if 2 * found.sum() > found[part].size else None
+        if move is not None:
+            begin, end, distance = move
+            before[begin:end] = before[begin + distance : end + distance].copy()
+            remaining = np.zeros_like(cells)
+            remaining[part] = _differing(before, after)
+            if remaining.sum() <= MAX_REST * found.sum():
+                target = (left, top + begin, right - left, end - begin)
+                order, rest = scrblt(target, left, top + begin + distance), remaining
+        before[:] = after
+        return Change(found, order, rest)
+
+
+def scrblt(target: tuple[int, int, int, int], x: int, y: int) -> Update:
+    """Return the order that copies a part of a client's screen.
+
+    Args:
+        target: x, y, width, height of where to.
+        x, y: where from.
+    """
+    body = _MOVE.pack(1, _HEAD, *target, _COPY, x, y)
+    return Update(UpdateKind.ORDERS, body)
+
+
+def _differing(before: Frame, after: Frame) -> Cells:
+    """Return the cells of two pictures in which a pixel differs."""
+    height, width = before.shape
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    differs = np.zeros((rows * CELL, columns * CELL), bool)
+    np.not_equal(before, after, out=differs[:height, :width])
+    words = differs.view(np.uint64)  # eight pixels each
+    words = np.bitwise_or.reduce(words.reshape(rows, CELL, -1), 1)
+    cells: Cells = words.reshape(rows, columns, -1).max(2) != 0
+    return cells
+
+
+def _find_move(before: Frame, after: Frame) -> tuple[int, int, int] | None:
+    """Find rows that have moved up or down.
+
+    Returns:
+        the first row of those in the later picture, the one behind the last, and how
+        much further down they were before.
+    """
+    height, width = before.shape
+    if height <= MIN_ROWS or width < MIN_COLUMNS:
+        return None
+    old, new = _row_sums(before), _row_sums(after)
+    old_rows, new_rows = _unique_rows(old), _unique_rows(new)
+    _, of_old, of_new = np.intersect1d(
+        old[old_rows], new[new_rows], assume_unique=True, return_indices=True
+    )
+    distances = old_rows[of_old] - new_rows[of_new]
+    distances = distances[distances != 0]
+    if len(distances) < MIN_VOTES:
+        return None
+    votes = np.bincount(distances + height)
+    distance = int(votes.argmax()) - height
+    if votes.max() < MIN_VOTES:
+        return None
+    first, last = max(0, -distance), min(height, height - distance)
+    is_moved = new[first:last] == old[first + distance : last + distance]
+    moved = np.flatnonzero(is_moved)
+    begin, end = first + int(moved[0]), first + int(moved[-1]) + 1
+    return (begin, end, distance) if end - begin >= MIN_ROWS else None
+
+
+def _row_sums(pixels: Frame) -> npt.NDArray[np.uint32]:
+    """Return a number for each row, which hardly two different ones have."""
+    some = pixels[:, :: -(-pixels.shape[1] // SAMPLES)]
+    products = some * _FACTORS[: some.shape[1]]
+    sums: npt.NDArray[np.uint32] = products.sum(1, dtype=np.uint32)
+    return sums
+
+
+def _unique_rows(sums: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    """Return the rows whose number no other has."""
+    _, first, counts = np.unique(sums, return_index=True, return_counts=True)
+    rows: npt.NDArray[np.intp] = first[counts == 1]
+    return rows
