@@ -54,4 +54,6 @@ def check_storage(extra_data: Mapping[str, str]) -> None:
         is_ours = key == KEY or (key.startswith(head) and key.endswith(tail))
         if is_ours and word and word not in STORAGE_WORDS:
             words = ", ".join(STORAGE_WORDS)
-            raise SettingsError(f"extra data {key}: {word!r} is none of {words}")
+            raise SettingsError(
+                f"extra data {key}: {word!r} is invalid; choose one of {words}"
+            )

@@ -67,11 +67,11 @@ def test_the_reason_stands_alone(stranger: tuple[Vbox, Path]) -> None:
 def test_a_window_is_not_there_and_that_is_said(
     vbox: Vbox, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = replace(RUNNING, notes=("not run: sound",))
+    state = replace(RUNNING, notes=("not supported: sound",))
     monkeypatch.setattr(running, "_start", lambda *_: state)
     vbox(f"startvm Lab {option}")
     assert "rusb has no window: the machine starts headless" in vbox.err
-    assert "Warning: not run: sound\n" in vbox.err
+    assert "Warning: not supported: sound\n" in vbox.err
     vbox("startvm Lab --type headless")
     assert "window" not in vbox.err
 

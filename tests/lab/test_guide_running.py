@@ -109,7 +109,7 @@ def test_what_starts_a_machine(
         said = shell.said("VBoxHeadless")
     assert ("is deprecated" in said) == ("with a warning" in status)
     assert ("starts headless" in said) == (
-        "headless, and a line" in status or "gui" in line
+        "headless, and a message" in status or "gui" in line
     )
     assert "Warning: not supported: sound: machines have no sound card" in said
     after = state(shell)

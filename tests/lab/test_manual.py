@@ -204,7 +204,7 @@ def test_what_keeps_a_machine_from_starting_is_said(shell: Shell) -> None:
     (shell.folder / "away.qcow2").rename(shell.folder / "gone.qcow2")
 
     said = shell("VBoxHeadless -s Small --vrde maybe", status=2)
-    assert "invalid value 'maybe' of --vrde" in said
+    assert "invalid value 'maybe' for --vrde" in said
     said = shell("VBoxManage startvm Large --type headless", status=1)
     assert "could not find a registered machine named 'Large'" in said
     assert "invalid value" in shell("VBoxManage startvm Small --type x", status=2)
