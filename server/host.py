@@ -6,8 +6,7 @@ from rusb.wire.base import WireProtocol
 
 from .admission import Admission
 from .auth import Authenticator
-from .display.pacing import Pacer
-from .display.status import StatusDisplay
+from .display.screens import Screens
 from .event_log import EventLog
 from .events import Event
 from .guests.base import GuestBackend
@@ -29,7 +28,7 @@ class SessionHost:
         is_bare: see :class:`~rusb.server.config.ServerConfig`.
         told: lines at the terminal that all clients may cause.
         lines: lines in the log that each network may cause.
-        pacer: draws the screen.
+        screens: what viewers see.
         odd_storage: how much may be done ahead for devices that could not stand more,
             by vendor, product and revision.
     """
@@ -46,6 +45,7 @@ class SessionHost:
         terminal: Terminal,
         told: LineQuota,
         sessions: Sessions,
+        screens: Screens,
         is_bare: bool = False,
     ) -> None:
         self.machine = machine
@@ -60,8 +60,7 @@ class SessionHost:
         self.lines = NetworkQuotas()
         self.sessions = sessions
         self.admission = Admission(machine, sessions, self.tell)
-        self._display = StatusDisplay(machine.name, self._plugged)
-        self.pacer = Pacer(self._display)
+        self.screens = screens
         self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
         self._numbers = itertools.count(1)
         self._devices: dict[int, RemoteDevices] = {}
@@ -103,11 +102,8 @@ class SessionHost:
 
     def devices_changed(self) -> None:
         """A device was attached or detached."""
-        self._display.changed()
+        self.screens.status_changed()
 
     def lacks_room(self, number: int) -> str:
         """Say why a client can have no further device; empty: it can."""
         return self.admission.lacks_room(number)
-
-    def _plugged(self) -> list[str]:
-        return [str(d.info) for d in self.sessions.devices() if d.attached]

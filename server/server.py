@@ -16,6 +16,8 @@ from . import events
 from .admission import STOPPED
 from .auth import choose
 from .config import ServerConfig
+from .display.base import ScreenAccess
+from .display.screens import Screens
 from .event_log import EventLog
 from .guests.base import GuestBackend
 from .host import SessionHost
@@ -59,6 +61,7 @@ class Server:
     Args:
         config: what to serve, and where.
         guest: None: the one that *config* names.
+        screens: how the machine's screens are reached; None: through *guest*.
         log: the machine's log, which stays open; None: the one that *config* names.
         happened: gets what happens; None: a list of the server's own.
         report: gets lines for the user at the terminal.
@@ -72,6 +75,7 @@ class Server:
         config: ServerConfig,
         *,
         guest: GuestBackend | None = None,
+        screens: ScreenAccess | None = None,
         log: ReleaseLog | None = None,
         happened: EventLog | None = None,
         report: Callable[[str], None] = log.warning,
@@ -91,6 +95,12 @@ class Server:
         self._security: Security
         self._sessions = Sessions()
         self._listeners = Listeners()
+        self._screens = Screens(
+            screens or self.guest,
+            self.machine.name,
+            self.machine.monitors,
+            self._plugged,
+        )
         self._host = SessionHost(
             machine=self.machine,
             guest=self.guest,
@@ -101,6 +111,7 @@ class Server:
             terminal=Terminal(report, self.log.now),
             told=LineQuota(MAX_TOLD, TOLD_PER_SECOND),
             sessions=self._sessions,
+            screens=self._screens,
             is_bare=config.is_bare,
         )
         self._client_numbers = itertools.count(1)
@@ -125,6 +136,7 @@ class Server:
             self._security = Security(self.config, log=self.log.write, warn=self._warn)
             await self.guest.start()
             self.guest.watch_lost(self._sessions.lost_by_guest)
+            self._screens.start()
             await self._listen()
         except RusbError as error:
             self._host.tell(events.ServerFailed(str(error)))
@@ -152,13 +164,13 @@ class Server:
         was_open = self._listeners.close()
         if was_open:
             self._host.tell(events.ServerStopping())
-        self._host.pacer.close()
         sessions = list(self._sessions)
         for session in sessions:
             session.disconnect(STOPPED)
         if sessions:
             ends = [asyncio.ensure_future(s.wait_ended()) for s in sessions]
             await asyncio.wait(ends, timeout=END_TIMEOUT)
+        await self._screens.aclose()
         await self.guest.aclose()
         if was_open:
             self._host.tell(events.ServerStopped())
@@ -194,11 +206,6 @@ class Server:
         self._host.tell(events.FiltersChanged(len(filters)))
         self._sessions.reconsider()
 
-    def resize(self, width: int, height: int) -> None:
-        """Give every client's screen the size of the guest's (1.17)."""
-        for session in self._sessions:
-            session.resize(width, height)
-
     # ------------------------------------------------------------- our own ----
 
     def _warn_of_open_door(self, addresses: Iterable[str]) -> None:
@@ -216,6 +223,9 @@ class Server:
                 " rusb serve --name: --auth external), or listen on 127.0.0.1 only"
                 " (--address, or the property TCP/Address)"
             )
+
+    def _plugged(self) -> list[str]:
+        return [str(d.info) for d in self._sessions.devices() if d.attached]
 
     def _warn(self, text: str) -> None:
         """Say in the log and at the terminal what its owner should fix."""

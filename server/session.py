@@ -22,6 +22,7 @@ from rusb.wire.base import ChannelKind, WireProtocol
 
 from . import events
 from .auth import Request, asked_lines, decision_line
+from .display.inputs import pass_on
 from .display.viewer import Viewer
 from .guests.base import AttachedDevice
 from .handshakes import explain_handshake
@@ -87,7 +88,7 @@ class ServerSession(Session):
     Attributes:
         phase: how far it has come; it stays when the connection ends.
         network: of the peer, once it is connected.
-        viewer: its screen.
+        viewer: its screen, once it is logged on.
     """
 
     def __init__(
@@ -124,14 +125,14 @@ class ServerSession(Session):
             tls=tls,
             max_waiting=MAX_WAITING,
         )
-        self.viewer = Viewer(self._rdp, self.stream, host.pacer)
+        self.viewer: Viewer | None = None
         self._tasks = TaskSet()
         self.devices: RemoteDevices | None = None
         self._client: rdp.ClientDescription | None = None
         self._user = rdp.Credentials("", "", "", 0)
         self._since, self._address, self._is_tls = 0.0, "", False
         self._held_after = 0.0
-        self._inputs = 0  # keys and mouse events; the status screen has no use for them
+        self._inputs = 0  # keys and mouse events
         self._disabled: set[str] = set()
         self._is_ending = False
         self._ended = asyncio.Event()
@@ -222,18 +223,14 @@ class ServerSession(Session):
             ended=ended,
         )
 
-    def resize(self, width: int, height: int) -> None:
-        """Give the client's screen another size (1.17); it shows the status again."""
-        self._rdp.resize(width, height)
-        self.stream.flush()
-
     def _lost(self, error: RusbError | None) -> None:
         self._is_ending = True
         if self.was_logged_on:
             self._host.authenticator.disconnected(self.number)
         self._logon_timer.cancel()
         self._idle_timer.cancel()
-        self.viewer.close()
+        if self.viewer is not None:
+            self.viewer.close()
         why = self._explain(error)
         self._host.client_left(self.number)
         self._channels.end()
@@ -322,12 +319,13 @@ class ServerSession(Session):
             case rdp.Activated():
                 self._logon_timer.cancel()
                 self.phase = Phase.ACTIVE
-                if "Display" not in self._disabled:
+                if self.viewer is not None and "Display" not in self._disabled:
                     self.viewer.open()
             case rdp.Input():
-                self._inputs += "Input" not in self._disabled
+                self._take_input(event)
             case rdp.RefreshRequested():
-                self.viewer.refresh()
+                if self.viewer is not None:
+                    self.viewer.refresh()
             case rdp.ChannelOpened() | rdp.ChannelClosed() | rdp.ChannelRefused():
                 self._channels.handle(event, self._rdp.close_channel)
             case rdp.DynamicReady():
@@ -336,6 +334,11 @@ class ServerSession(Session):
                 self._end(event.reason)
             case _:
                 log.debug("= %s", event)
+
+    def _take_input(self, event: rdp.Input) -> None:
+        if self.viewer is not None and "Input" not in self._disabled:
+            self._inputs += 1
+            pass_on(event, self.viewer.hub, self.viewer)
 
     def _logon(self, event: rdp.LogonRequested) -> None:
         """Decide on a logon, in the order of vrdp-server.md 3.6.
@@ -411,8 +414,16 @@ class ServerSession(Session):
         self._log = self._new_log(is_logged_on=True)
         self._log_switches()
         self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._on_late)
+        self._show(event.credentials.screen)
         self._rdp.accept_logon()
         self.stream.flush()
+
+    def _show(self, head: int) -> None:
+        """Let the client see a head, in its size."""
+        hub = self._host.screens[head]
+        self.viewer = Viewer(self._rdp, self.stream, hub)
+        if hub.size is not None:
+            self._rdp.resize(*hub.size)
 
     def _refuse(self, event: rdp.LogonRequested, reason: str) -> None:
         """Hang up on a client after its logon.

@@ -66,10 +66,6 @@ class Session(abc.ABC):
         """The guest dropped a device: is it one of ours? Then it is detached."""
 
     @abc.abstractmethod
-    def resize(self, width: int, height: int) -> None:
-        """Give the client's screen another size, if it has one."""
-
-    @abc.abstractmethod
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
 

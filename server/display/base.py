@@ -1,36 +1,100 @@
-"""What clients are shown: the contract of a display.
+"""Where a screen comes from, and where keys and the pointer go: the contract.
 
-A screen goes one way: a display says that it has changed, the pacer decides when it is
-drawn for whom, a viewer sends the picture as its client takes it.
+A screen goes one way: a source says what has changed, the hub decides when it is
+encoded for whom, a viewer sends it. Input goes the other way.
 """
 
 import abc
-from collections.abc import Callable
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from rusb.rdp.graphics.pixels import Frame
+from rusb.rdp.graphics.pointers import Cursor
 
-__all__ = ["Display"]
+__all__ = ["Rectangle", "ScreenAccess", "ScreenSource", "ScreenWatcher"]
+
+Rectangle = tuple[int, int, int, int]
+"""Left, top, width and height, in pixels."""
 
 
-class Display(abc.ABC):
-    """Where pictures come from."""
+class ScreenAccess(Protocol):
+    """What a guest's hypervisor gives us of its screens."""
 
-    def __init__(self) -> None:
-        self._watchers: list[Callable[[], None]] = []
+    async def open_screen(self, head: int) -> socket.socket | None:
+        """Return a connection to the VNC server of a screen, counted from 0.
+
+        None: this kind of guest has no screens.
+
+        Raises:
+            GuestError: it has none now, and what to do about it.
+        """
+
+    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+        """Send input events of QMP (``input-send-event``).
+
+        Raises:
+            GuestError: the guest did not take them.
+        """
+
+
+class ScreenWatcher(Protocol):
+    """Who is told what happens to a screen."""
+
+    def damaged(self, rectangles: Sequence[Rectangle]) -> None:
+        """Parts of the picture are new."""
+
+    def changed(self) -> None:
+        """Everything is new, the size as well."""
+
+    def cursor_changed(self) -> None:
+        """The pointer has another shape."""
+
+    def leds_changed(self, leds: int) -> None:
+        """The keyboard's lights: 1 scroll, 2 num, 4 caps lock."""
+
+
+class ScreenSource(abc.ABC):
+    """What one head shows.
+
+    Attributes:
+        watcher: is told; whoever makes the source sets it before anything happens.
+        size: width and height; None: any, it is drawn as large as a viewer is.
+        cursor: the guest's pointer; None: it is unknown, or drawn by the guest itself.
+        is_absolute: does the pointer take positions?
+    """
+
+    watcher: ScreenWatcher
+    size: tuple[int, int] | None = None
+    cursor: Cursor | None = None
+    is_absolute = True
 
     @abc.abstractmethod
     def frame(self, width: int, height: int) -> Frame:
-        """Return what there is to see now; nobody changes it any more.
+        """Return the picture, rounded up to tiles.
+
+        It may change later, and is another one after each change of the size.
 
         Args:
-            width, height: pixels, as the client's desktop.
+            width, height: pixels; those of ``size``, if it has one.
         """
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Call *changed* when there is something else to see."""
-        self._watchers.append(changed)
+    @abc.abstractmethod
+    def watch(self, *, is_watched: bool) -> None:
+        """Somebody looks, or nobody does: then it need not be up to date."""
 
-    def changed(self) -> None:
-        """There is something else to see."""
-        for tell in self._watchers:
-            tell()
+    @abc.abstractmethod
+    def key(self, code: int, *, is_down: bool) -> None:
+        """Press or release a key, by QEMU's number of it."""
+
+    @abc.abstractmethod
+    def pointer(self, buttons: int, x: int, y: int) -> None:
+        """Say where the pointer is, or unless ``is_absolute``, by how much it moved.
+
+        Args:
+            buttons: 1 left, 2 middle, 4 right, 8 wheel up, 16 wheel down.
+        """
+
+    @abc.abstractmethod
+    def button(self, name: str, *, is_down: bool) -> None:
+        """Press or release a button that ``pointer`` has not: QMP's name of it."""

@@ -1,14 +1,20 @@
-"""One client's view of the display: its picture, sent as it is taken."""
+"""One client's view of a head: what it has not got yet, sent as it is taken."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rusb.aio.stream import RdpStream
-from rusb.rdp.graphics.updates import Damage, Encoder, Update
+from rusb.rdp.graphics.pointers import (
+    DEFAULT_POINTER,
+    HIDDEN_POINTER,
+    Cursor,
+    PointerCache,
+)
+from rusb.rdp.graphics.updates import Cells, Damage, Form, Update
 from rusb.rdp.server import ServerConnection
 
-from .base import Display
-from .pacing import Pacer
+from .base import Rectangle
+from .hub import Hub
 
 __all__ = ["Viewer"]
 
@@ -26,6 +32,9 @@ FIRST_PICTURE = 0.2
 """Seconds from the activation to the first picture, a megabyte or so: a client without
 a window says first that it wants none."""
 
+REFRESH_PERIOD = 0.25
+"""Seconds between two whole pictures that a client may ask for."""
+
 
 class Viewer:
     """Sends pictures to a client, from :meth:`open` to :meth:`close`.
@@ -33,61 +42,143 @@ class Viewer:
     Args:
         core: the connection's.
         stream: what it is sent on.
-        pacer: says when there is something to show.
+        hub: the head that it sees.
 
     Attributes:
+        size: width and height of the client's desktop.
+        hub: the head that it sees.
         picture_size: bytes of the picture that is on its way to the client.
     """
 
-    def __init__(self, core: ServerConnection, stream: RdpStream, pacer: Pacer) -> None:
+    def __init__(self, core: ServerConnection, stream: RdpStream, hub: Hub) -> None:
         self._core = core
         self._stream = stream
-        self._pacer = pacer
-        self._is_open = False
+        self.hub = hub
+        self._is_open = self._was_open = False
+        self.size = 0, 0
+        self._damage = Damage(0, 0)
+        self._pointers = PointerCache(core.pointer_limits)
+        self._cursor: Cursor | None = None
+        self._has_pointer = False  # the client shows it
         self._updates: Iterator[Update] | None = None  # of the picture on its way
-        self._size = 0, 0  # of that picture
         self.picture_size = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._beginning: asyncio.TimerHandle | None = None
+        self._refreshing: asyncio.TimerHandle | None = None
+        self._refresh_after = 0.0
 
     def open(self) -> None:
         """The client is ready for pictures; again: after a change of its size."""
-        self._is_open = True
-        self._pacer.add(self)
+        core = self._core
         self._stop()
+        if self._beginning is not None:
+            self._beginning.cancel()
+        self.size = core.width, core.height
+        self._damage = Damage(*self.size)
+        self._damage.add_all()
+        self._pointers = PointerCache(core.pointer_limits)
+        self._has_pointer = False
+        wait = 0.0 if self._was_open else FIRST_PICTURE
+        self._was_open = True
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(FIRST_PICTURE, self.refresh)
+        self._beginning = loop.call_later(wait, self._begin)
 
     def close(self) -> None:
         """Send nothing more. Idempotent."""
         self._is_open = False
-        self._pacer.discard(self)
         self._stop()
+        for timer in (self._beginning, self._refreshing):
+            if timer is not None:
+                timer.cancel()
+        self.hub.discard(self)
 
     def refresh(self) -> None:
         """The client wants its picture again."""
-        if self._is_open:
-            self._pacer.refresh(self)
+        if self._beginning is not None:  # it has a window
+            self._beginning.cancel()
+            self._begin()
+        elif self._is_open and self._refreshing is None:
+            loop = asyncio.get_running_loop()
+            at = max(self._refresh_after, loop.time())
+            self._refreshing = loop.call_at(at, self._refresh)
 
-    def show(self, display: Display) -> None:
-        """Send the display's picture.
+    # ---------------------------------------------------------- for the hub ----
 
-        A client that still has something to read gets it when it has done so.
-        """
+    @property
+    def form(self) -> Form:
+        """How the client takes bitmaps."""
+        return self._core.form
+
+    @property
+    def is_watching(self) -> bool:
+        """Does the client show anything now?"""
         core = self._core
-        if not self._is_open or not core.takes_output:
+        return (
+            self._is_open
+            and core.takes_output
+            and self.size == (core.width, core.height)
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Has it yet to send what it got?"""
+        return self._updates is not None or self._timer is not None
+
+    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
+        """Parts of the picture are new; None: all of it."""
+        if rectangles is None:
+            self._damage.add_all()
             return
-        self._stop()
+        for rectangle in rectangles:
+            self._damage.add(*rectangle)
+
+    def take_damage(self, most: int) -> Cells | None:
+        """Return which cells to send, and forget them; None: there are none."""
         if self._stream.bytes_waiting > PICTURE_STEP:
             self._wait()
-            return
-        self._size = core.width, core.height
-        damage = Damage(*self._size)
-        damage.add_all()
-        encoder = Encoder(display.frame(*self._size), *self._size)
-        updates = encoder.updates(damage.take(), core.form)
+            return None
+        return self._damage.take(most) if self._damage else None
+
+    def send(self, updates: Sequence[Update], size: tuple[int, int]) -> None:
+        """Send what was encoded for a desktop of that size."""
+        if not self.is_watching or size != self.size:
+            return  # everything is damaged then, or will be
+        self._stop()
         self.picture_size = sum(len(update.body) for update in updates)
         self._updates = iter(updates)
         self._go_on(asyncio.get_running_loop().time())
+
+    def show_pointer(self, cursor: Cursor | None) -> None:
+        """Send the shape of the pointer, unless the client has it."""
+        if self._has_pointer and cursor is self._cursor:
+            return
+        self._has_pointer, self._cursor = True, cursor
+        if cursor is None:
+            update = DEFAULT_POINTER
+        elif not cursor.pixels.size:
+            update = HIDDEN_POINTER
+        else:
+            update = self._pointers.show(cursor)
+        self._core.send_update(update)
+        self._stream.flush()
+
+    def follow(self, width: int, height: int) -> None:
+        """Take the size of the guest's screen, if the client can."""
+        self._core.resize(width, height)
+        self._stream.flush()
+
+    # -------------------------------------------------------------- our own ----
+
+    def _begin(self) -> None:
+        self._beginning = None
+        self._is_open = True
+        self.hub.add(self)
+
+    def _refresh(self) -> None:
+        self._refreshing = None
+        self._refresh_after = asyncio.get_running_loop().time() + REFRESH_PERIOD
+        self._damage.add_all()
+        self.hub.due()
 
     def _go_on(self, since: float) -> None:
         """Send as much of the picture as the client takes; it came so far at *since*.
@@ -95,17 +186,17 @@ class Viewer:
         A picture that gets no further is dropped, and made again when the client has
         read what it has.
         """
-        core = self._core
-        assert self._updates is not None
-        if not core.takes_output or self._size != (core.width, core.height):
-            self._stop()
+        self._timer = None
+        if not self.is_watching:
+            self._drop()
             return
+        assert self._updates is not None
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._stream.bytes_waiting <= PICTURE_STEP:
             since, sent = now, 0
             for update in self._updates:
-                core.send_update(update)
+                self._core.send_update(update)
                 sent += len(update.body)
                 if sent >= PICTURE_STEP:
                     break
@@ -113,11 +204,19 @@ class Viewer:
                 self._stop()
             self._stream.flush()
         elif now - since > PICTURE_PATIENCE:
-            self._stop()
+            self._drop()
+            return
+        if self._updates is None:
             self._wait()
-        if self._updates is not None:
+        else:
             pause = min(max(now - since, DRAW_FIRST), DRAW_LAST)
             self._timer = loop.call_later(pause, self._go_on, since)
+
+    def _drop(self) -> None:
+        """Give a picture up that cannot be sent."""
+        self._stop()
+        self._damage.add_all()
+        self._wait()
 
     def _stop(self) -> None:
         self._updates, self.picture_size = None, 0
@@ -126,11 +225,12 @@ class Viewer:
             self._timer = None
 
     def _wait(self) -> None:
-        """Ask for a picture once the client has read what it has."""
+        """Ask for what is new once the client has read what it has."""
+        self._timer = None
         if not self._is_open:
             return
         if self._stream.bytes_waiting <= PICTURE_STEP:
-            self._pacer.refresh(self)
+            self.hub.due()
         else:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(DRAW_LAST, self._wait)

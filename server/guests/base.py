@@ -1,9 +1,11 @@
 """The contract of a guest backend: a place where devices go."""
 
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
+from rusb.errors import GuestError
 from rusb.usb.backend import UrbTarget
 from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
@@ -89,6 +91,24 @@ class GuestBackend(ABC):
         The backend may be detached from a device whose URBs are still open: they
         complete with NO_DEVICE around this call.
         """
+
+    async def open_screen(self, head: int) -> socket.socket | None:
+        """Return a connection to the VNC server of a screen, counted from 0.
+
+        None: this kind of guest has no screens.
+
+        Raises:
+            GuestError: it has none now, and what to do about it.
+        """
+        return None
+
+    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+        """Send input events of QMP (``input-send-event``) to a guest with a screen.
+
+        Raises:
+            GuestError: the guest did not take them.
+        """
+        raise GuestError("this kind of guest has no screens")
 
     @abstractmethod
     async def aclose(self) -> None:

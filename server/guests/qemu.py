@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError, Hint
@@ -149,6 +149,42 @@ class QemuGuest(GuestBackend):
         for plug in list(self._plugs.values()):
             if plug.device is device:
                 await self._take_out(plug)
+
+    async def open_screen(self, head: int) -> socket.socket:
+        """Let QEMU serve us its first screen; it has a VNC server for that.
+
+        Raises:
+            GuestError: QEMU is gone or was started without ``-vnc``, or *head* is
+                another.
+        """
+        if head:
+            raise GuestError("QEMU only shows its first screen here")
+        monitor = await self._connect()
+        name = next(self._names)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                await monitor.execute(
+                    "getfd", {"fdname": name}, descriptor=theirs.fileno()
+                )
+            await monitor.execute(
+                "add_client", {"protocol": "vnc", "fdname": name, "skipauth": True}
+            )
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, Refused):
+                raise GuestError(
+                    f"the QEMU at {self._path} shows no screen: start it with -vnc none"
+                    f" to have one here ({error})"
+                ) from error
+            raise
+        ours.setblocking(False)
+        return ours
+
+    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+        """Send input events of QMP."""
+        monitor = await self._connect()
+        await monitor.execute("input-send-event", {"events": list(events)})
 
     async def aclose(self) -> None:
         """Unplug everything and hang up."""

@@ -48,6 +48,7 @@ def qemu_command(
     hardware: Hardware,
     monitors: Sequence[Path],
     *,
+    screen: Path | None = None,
     accelerator: str = "tcg",
     incoming: str = "",
 ) -> list[str]:
@@ -57,6 +58,7 @@ def qemu_command(
         name, uuid: of the machine.
         hardware: what it has.
         monitors: UNIX sockets where QEMU is to listen for QMP.
+        screen: UNIX socket where QEMU is to show its screen (VNC).
         accelerator: ``kvm`` or ``tcg``; KVM does not work wherever it is there.
         incoming: where its state comes from; empty: it boots.
 
@@ -70,7 +72,11 @@ def qemu_command(
             f"{QEMU} is not installed; on Debian: apt-get install qemu-system-x86"
         )
     command = [program, "-name", f"guest={_escaped(name)}", "-uuid", uuid.strip("{}")]
-    command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"]
+    command += ["-nodefaults", "-no-user-config", "-display", "none"]
+    command += ["-device", "VGA,id=video0,edid=on"]
+    if screen is not None:
+        place = _escaped(str(screen))
+        command += ["-vnc", f"unix:{place},id=screen0,display=video0"]
     acpi = "on" if hardware.acpi else "off"
     command += ["-machine", f"pc,accel={accelerator},acpi={acpi}", "-cpu", "max"]
     command += ["-m", f"{hardware.memory}M", "-smp", f"{hardware.cpus}"]
@@ -88,6 +94,8 @@ def qemu_command(
         command += ["-chardev", _chardev(hardware.serial), "-serial", "chardev:com1"]
     for number, kind in enumerate(dict.fromkeys(hardware.usb)):
         command += ["-device", f"{USB_CONTROLLERS[kind]},id=usb{number}"]
+    if hardware.usb:  # viewers say where the pointer is, not how it moved
+        command += ["-device", "usb-tablet,bus=usb0.0"]
     command += _storage(hardware.drives())
     command += _network(hardware.adapters)
     if incoming:

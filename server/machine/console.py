@@ -12,9 +12,9 @@ from typing import Any
 from rusb.errors import ControlError, RusbError
 from rusb.oserrors import reason
 
+from ..display.keys import MAX_KEYS, parse_scancodes
 from ..vbox.forwards import Forward, check_forward, no_forward
 from ..vbox.model import Hardware
-from .keys import MAX_KEYS, parse_scancodes
 
 __all__ = ["Console"]
 

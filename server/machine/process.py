@@ -5,9 +5,10 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from rusb.errors import ControlError, GuestError
@@ -104,6 +105,25 @@ class Hypervisor(abc.ABC):
             use: ``usb`` for those of clients, ``host`` for those of this machine.
         """
 
+    async def open_screen(self, head: int) -> socket.socket | None:
+        """Return a connection to the VNC server of a screen; None: there are none.
+
+        Args:
+            head: which one, counted from 0.
+
+        Raises:
+            GuestError: it has none now.
+        """
+        return None
+
+    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+        """Send input events of QMP to a machine with a screen.
+
+        Raises:
+            GuestError: it did not take them.
+        """
+        raise GuestError("the machine has no screens")
+
     @abc.abstractmethod
     def expect_end(self) -> None:
         """That the machine ends from now on is no failure."""
@@ -145,6 +165,7 @@ class QemuProcess(Hypervisor):
         path = control_path(machine.uuid)
         # QEMU serves one client per monitor: ourselves, the server, host devices
         self._sockets = [path.with_suffix(f".qmp{n}") for n in ("", "-usb", "-host")]
+        self._screen = path.with_suffix(".screen0")
         self._process: asyncio.subprocess.Process | None = None
         self._words: deque[str] = deque(maxlen=MAX_WORDS)
         self._reading: asyncio.Task[None] | None = None
@@ -181,8 +202,25 @@ class QemuProcess(Hypervisor):
 
     def guest(self, use: str) -> GuestBackend:
         """Return QEMU's USB, on a monitor of its own."""
-        (socket,) = (s for s in self._sockets if s.suffix == f".qmp-{use}")
-        return QemuGuest(str(socket), machine=self._machine.name)
+        (path,) = (s for s in self._sockets if s.suffix == f".qmp-{use}")
+        return QemuGuest(str(path), machine=self._machine.name)
+
+    async def open_screen(self, head: int) -> socket.socket:
+        """Connect to QEMU's VNC server."""
+        if head:
+            raise GuestError(f"the machine's card has no screen {head}")
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            sock.connect(str(self._screen))
+        except OSError as error:
+            sock.close()
+            raise GuestError(f"QEMU's screen: {reason(error)}") from error
+        return sock
+
+    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+        """Send input events of QMP."""
+        await self.execute("input-send-event", {"events": list(events)})
 
     def expect_end(self) -> None:
         """QEMU is about to be told to quit."""
@@ -208,8 +246,7 @@ class QemuProcess(Hypervisor):
             await self._reading
         if self._watching is not None:
             await self._watching
-        for path in self._sockets:
-            path.unlink(missing_ok=True)
+        self._unlink()
 
     # ------------------------------------------------------------- our own ----
 
@@ -220,14 +257,14 @@ class QemuProcess(Hypervisor):
             SettingsError: it cannot be what the settings say.
             GuestError: it ended, or does not answer.
         """
-        for path in self._sockets:
-            path.unlink(missing_ok=True)
+        self._unlink()
         machine = self._machine
         command = qemu_command(
             machine.name,
             machine.uuid,
             self._hardware,
             self._sockets,
+            screen=self._screen,
             accelerator=accelerator,
             incoming=incoming,
         )
@@ -243,6 +280,10 @@ class QemuProcess(Hypervisor):
         )
         self._reading = asyncio.ensure_future(self._read_words(self._process))
         self._monitor = await self._connect(self._process)
+
+    def _unlink(self) -> None:
+        for path in (*self._sockets, self._screen):
+            path.unlink(missing_ok=True)
 
     async def _connect(self, process: asyncio.subprocess.Process) -> Monitor:
         deadline = time.monotonic() + START_TIMEOUT

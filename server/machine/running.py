@@ -145,6 +145,7 @@ class RunningMachine:
         server = Server(
             config,
             guest=guest,
+            screens=self._hypervisor,
             log=self._log,
             happened=self._happened,
             report=self._report,

@@ -14,7 +14,7 @@ from rusb.rdp.graphics.pixels import DEPTHS, PALETTE, Frame, from_depth, to_dept
 from rusb.rdp.graphics.updates import Update, UpdateKind
 from rusb.rdp.server import ServerConnection
 from rusb.server.display.status import status_frame
-from tests.support.whole_path import Lab, machine, sessions_of
+from tests.support.whole_path import Lab, machine, resize, sessions_of
 
 
 def status(config: ClientConfig, *lines: str) -> Frame:
@@ -57,7 +57,7 @@ async def test_what_changes_while_it_looks_on_is_seen(tmp_path: Path) -> None:
         while not sessions_of(lab.server) or not sessions_of(lab.server)[0].is_active:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.7)
-        lab.server.resize(640, 480)
+        resize(lab.server, 640, 480)
         seen = await looking
     config.width, config.height = 640, 480
     assert np.array_equal(seen, status(config))

@@ -32,7 +32,7 @@ from tests.support.lab.vboxshell import Shell
 from tests.support.lab.viewing import rdesktop, server_here, xfreerdp
 from tests.support.rdp.pictures import noise
 from tests.support.rusbserver import RusbServer
-from tests.support.whole_path import sessions_of
+from tests.support.whole_path import resize, sessions_of
 
 pytestmark = [
     pytest.mark.lab,
@@ -256,7 +256,7 @@ async def test_11_another_size(
     async with server_here(tmp_path) as server:
         with viewer(server.port, tmp_path, display) as program:
             await asyncio.to_thread(shows, display, program)
-            server.resize(width, height)
+            resize(server, width, height)
             await asyncio.to_thread(
                 wait,
                 lambda: display.shows(smaller),

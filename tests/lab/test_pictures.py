@@ -28,7 +28,7 @@ from rusb.server.server import Server
 from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, Xrdp, wait
 from tests.support.lab.viewing import rdesktop, server_here, xfreerdp
 from tests.support.rdp.pictures import desktop, noise
-from tests.support.whole_path import sessions_of
+from tests.support.whole_path import resize, sessions_of
 
 pytestmark = [
     pytest.mark.lab,
@@ -98,7 +98,7 @@ async def test_pictures_of_every_size_are_equal(
     async with server_here(tmp_path) as server:
         with viewer(server.port, tmp_path, display, *options, depth=depth) as program:
             for size in ((WIDTH, HEIGHT), (641, 431), (640, 480)):
-                server.resize(*size)
+                resize(server, *size)
                 picture = screen(*size)[: size[1], : size[0]]
                 await asyncio.to_thread(
                     wait,

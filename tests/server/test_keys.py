@@ -5,7 +5,7 @@ import string
 import pytest
 
 from rusb.errors import ParseError
-from rusb.server.machine.keys import parse_scancodes, typed
+from rusb.server.display.keys import parse_scancodes, typed
 
 
 @pytest.mark.parametrize(

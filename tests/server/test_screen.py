@@ -23,11 +23,13 @@ class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drawn: list[list[str]] = []
         monkeypatch.setattr("rusb.server.display.status.status_frame", self._draw)
-        monkeypatch.setattr("rusb.server.display.pacing.SCREEN_PERIOD", 0.0)
+        monkeypatch.setattr("rusb.server.display.hub.TICK", 0.0)
 
-    def _draw(self, width: int, height: int, name: str, devices: list[str]) -> Frame:
+    def _draw(
+        self, width: int, height: int, name: str, devices: list[str], problem: str
+    ) -> Frame:
         self.drawn.append(devices)
-        return status_frame(width, height, name, devices)
+        return status_frame(width, height, name, devices, problem)
 
     async def next(self, act: Callable[[], object]) -> list[str]:
         """Do something; return the picture that follows."""
@@ -81,17 +83,24 @@ async def test_a_viewer_that_asks_gets_the_picture_again(
         lab.server,
         connect(lab.config(), backends=[]) as viewer,
     ):
-        # it suppressed output by itself
-        await screen.next(lambda: say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW))
-        for _ in range(2):
-            await screen.next(lambda: say(viewer, DataType.REFRESH_RECT, ONE_RECTANGLE))
-        count = len(screen.drawn)
-        say(viewer, DataType.REFRESH_RECT, b"\2" + bytes(19))  # 1.15: exactly one
-        say(viewer, DataType.SUPPRESS_OUTPUT, SUPPRESS)
-        say(viewer, DataType.REFRESH_RECT, ONE_RECTANGLE)
-        await screen.settle()
-        assert len(screen.drawn) == count
         (session,) = sessions_of(lab.server)
-        sent = session.stream.bytes_sent
-        await screen.next(lambda: say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW))
-        assert session.stream.bytes_sent > sent + 1_000
+
+        async def is_drawn(*bodies: tuple[DataType, bytes]) -> bool:
+            """Say something; does a picture follow?"""
+            await screen.settle()
+            sent = session.stream.bytes_sent
+            for kind, body in bodies:
+                say(viewer, kind, body)
+            await asyncio.sleep(0.5)
+            return session.stream.bytes_sent > sent + 5_000
+
+        allow = DataType.SUPPRESS_OUTPUT, ALLOW
+        suppress = DataType.SUPPRESS_OUTPUT, SUPPRESS
+        refresh = DataType.REFRESH_RECT, ONE_RECTANGLE
+        assert await is_drawn(allow)  # it suppressed output by itself
+        for _ in range(2):
+            assert await is_drawn(refresh)
+        # 1.15: exactly one
+        assert not await is_drawn((DataType.REFRESH_RECT, b"\2" + bytes(19)))
+        assert not await is_drawn(suppress, refresh)
+        assert await is_drawn(allow)

@@ -39,11 +39,10 @@ async def test_the_single_connection_rule(server: Server) -> None:
     assert first.told == ["disconnected: 1"]
 
 
-async def test_filters_and_size(server: Server) -> None:
+async def test_filters(server: Server) -> None:
     session = join(server, 1)
     server.set_filters([Filter("new")])
-    server.resize(640, 480)
-    assert session.told == ["other filters", "640x480"]
+    assert session.told == ["other filters"]
 
 
 async def test_a_loss_by_the_guest_is_told_until_somebody_has_the_device(

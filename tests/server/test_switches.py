@@ -44,12 +44,14 @@ async def test_no_picture_without_a_display(
 ) -> None:
     drawn: list[str] = []
 
-    def draw(width: int, height: int, name: str, devices: list[str]) -> Frame:
+    def draw(
+        width: int, height: int, name: str, devices: list[str], problem: str
+    ) -> Frame:
         drawn.append(name)
-        return status_frame(width, height, name, devices)
+        return status_frame(width, height, name, devices, problem)
 
     monkeypatch.setattr("rusb.server.display.status.status_frame", draw)
-    monkeypatch.setattr("rusb.server.display.pacing.SCREEN_PERIOD", 0.0)
+    monkeypatch.setattr("rusb.server.display.hub.TICK", 0.0)
     properties = {"Client/DisableDisplay": str(int(is_disabled))}
     async with place.serve(properties=properties), place.visit() as client:
         await usb_works(place)

@@ -63,9 +63,6 @@ class PlainSession(Session):
         self.told.append(f"asked: {why}")
         return device in self.plugged
 
-    def resize(self, width: int, height: int) -> None:
-        self.told.append(f"{width}x{height}")
-
     def disconnect(self, reason: int) -> None:
         self._is_logged_on = self._is_waiting = False
         self.told.append(f"disconnected: {reason}")

@@ -26,13 +26,18 @@ class Lab:
         folder: where it keeps everything.
         machine: what it serves.
         wires: names of the wire protocols it knows.
+        guest: where devices go.
     """
 
     def __init__(
-        self, folder: Path, machine: Machine, wires: tuple[str, ...] = ("vrdpusb",)
+        self,
+        folder: Path,
+        machine: Machine,
+        wires: tuple[str, ...] = ("vrdpusb",),
+        guest: LoopbackGuest | None = None,
     ) -> None:
         self.folder = folder
-        self.guest = LoopbackGuest()
+        self.guest = guest or LoopbackGuest()
         config = ServerConfig(
             machine,
             ports=[0],
@@ -80,3 +85,10 @@ def say(client: ClientSession, kind: DataType, body: bytes) -> None:
 def sessions_of(server: Server) -> list[ServerSession]:
     """The connections of a server."""
     return [s for s in server._sessions if isinstance(s, ServerSession)]
+
+
+def resize(server: Server, width: int, height: int) -> None:
+    """Give the screen that clients see another size."""
+    hub = server._screens[0]
+    hub._status.size = width, height
+    hub.changed()

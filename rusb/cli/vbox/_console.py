@@ -8,8 +8,8 @@ from functools import partial
 from rusb.cli._files import file_to_write, replace_file
 from rusb.cli._vbox_options import UsageError, on_off
 from rusb.errors import ParseError, SettingsError
+from rusb.server.display.keys import MAX_KEYS, parse_scancodes, typed
 from rusb.server.machine.control import runtime_folder
-from rusb.server.machine.keys import MAX_KEYS, parse_scancodes, typed
 from rusb.server.vbox.forwards import Forward
 
 from ._common import ask_running

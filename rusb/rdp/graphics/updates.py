@@ -140,10 +140,18 @@ class Damage:
         """Everything has changed."""
         self._cells[:] = True
 
-    def take(self) -> Cells:
-        """Return the cells that have changed, and forget them."""
+    def take(self, most: int | None = None) -> Cells:
+        """Return the cells that have changed, and forget them.
+
+        Args:
+            most: cells; what is more than that stays, but for the rest of a row.
+        """
         taken = self._cells
         self._cells = np.zeros_like(taken)
+        if most is not None and np.count_nonzero(taken) > most:
+            rows = int(np.searchsorted(taken.sum(1).cumsum(), most)) + 1
+            self._cells[rows:] = taken[rows:]
+            taken[rows:] = False
         return taken
 
 

@@ -28,7 +28,16 @@ GUEST = (*_BASE, *_CONTROLLERS, *_CLASSES, "cdc_acm", "vfat", "nls_cp437", "nls_
 """Modules of a machine that remote devices are plugged into, in load order."""
 CLIENT = (*_BASE, "overlay", "virtio_net", *_CONTROLLERS, *_CLASSES)
 """Modules of a machine that owns devices."""
-_EXTRA = ("usbmon", "vhci_hcd", "dummy_hcd", "libcomposite", "usb_f_ss_lb", "uas")
+_EXTRA = (
+    "bochs",
+    "atkbd",
+    "usbmon",
+    "vhci_hcd",
+    "dummy_hcd",
+    "libcomposite",
+    "usb_f_ss_lb",
+    "uas",
+)
 
 
 class LabError(RuntimeError):

@@ -1,0 +1,263 @@
+"""The guest's screen: the asyncio side of QEMU's VNC server (display.md 2)."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+
+from rusb.aio.tasks import TaskSet
+from rusb.errors import RusbError
+from rusb.rdp.graphics.pixels import Frame
+from rusb.rdp.graphics.pointers import Cursor, straight_alpha
+from rusb.rfb import events as rfb
+from rusb.rfb.client import RfbClient
+
+from .base import ScreenAccess, ScreenSource
+
+__all__ = ["GuestScreen"]
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds until QEMU's VNC server must have told the size of the screen."""
+
+FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
+"""Seconds until it is tried again to reach a screen: twice as many each time."""
+
+POKE, REST_POKE = 0.025, 0.25
+"""Seconds between two pokes, and when nothing happens."""
+
+RESTS_AFTER = 10.0
+"""Seconds without a change or a key after which nothing happens."""
+
+_MAX_INPUT = 64
+"""Events of buttons that VNC has not, on their way."""
+
+
+class GuestScreen(ScreenSource):
+    """A screen of a running guest, which is reached again when it goes away.
+
+    Args:
+        access: how it is reached.
+        head: which one, counted from 0.
+        switched: called when it is there, and when it is gone.
+
+    Attributes:
+        is_there: is there a picture?
+        problem: why not; empty: that is not known yet, or nothing is wrong.
+    """
+
+    def __init__(
+        self, access: ScreenAccess, head: int, switched: Callable[[], None]
+    ) -> None:
+        self._access = access
+        self._head = head
+        self._switched = switched
+        self.is_there = False
+        self.problem = ""
+        self._is_watched = False
+        self._protocol: _Protocol | None = None
+        self._tasks = TaskSet()
+        self._on_input: set[asyncio.Task[None]] = set()
+        self._poking: asyncio.TimerHandle | None = None
+        self._happened = 0.0
+
+    def start(self) -> None:
+        """Reach the screen, now and whenever it is gone."""
+        self._tasks.start(self._run(), f"screen {self._head}")
+
+    async def aclose(self) -> None:
+        """Let go of it. Idempotent."""
+        await self._tasks.aclose()
+
+    # ------------------------------------------------------------- contract ----
+
+    def frame(self, width: int, height: int) -> Frame:
+        assert self._protocol is not None
+        return self._protocol.core.frame
+
+    def watch(self, *, is_watched: bool) -> None:
+        if is_watched != self._is_watched:
+            self._is_watched = is_watched
+            if self._protocol is not None:
+                self._protocol.core.watch(is_watched=is_watched)
+                self._protocol.flush()
+            self._poke()
+
+    def key(self, code: int, *, is_down: bool) -> None:
+        if self._protocol is not None:
+            self._protocol.core.key(code, is_down=is_down)
+            self._protocol.flush()
+            self._note_life()
+
+    def pointer(self, buttons: int, x: int, y: int) -> None:
+        if self._protocol is not None:
+            self._protocol.core.pointer(buttons, x, y)
+            self._protocol.flush()
+            self._note_life()
+
+    def button(self, name: str, *, is_down: bool) -> None:
+        if self.is_there and len(self._on_input) < _MAX_INPUT:
+            event: dict[str, object]
+            event = {"type": "btn", "data": {"button": name, "down": is_down}}
+            task = self._tasks.start(self._send_input(event), "button")
+            self._on_input.add(task)
+            task.add_done_callback(self._on_input.discard)
+
+    async def _send_input(self, event: dict[str, object]) -> None:
+        with contextlib.suppress(RusbError):  # a guest without such buttons
+            await self._access.send_input([event])
+
+    # ----------------------------------------------------------- connection ----
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                sock = await self._access.open_screen(self._head)
+                if sock is None:
+                    return
+                was_there = await self._follow(sock)
+                if was_there:
+                    pause = FIRST_PAUSE
+            except RusbError as error:
+                self._note(str(error))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    def _note(self, problem: str) -> None:
+        if problem != self.problem:
+            log.info("screen %d: %s", self._head, problem)
+            self.problem = problem
+            self._switched()
+
+    async def _follow(self, sock: socket.socket) -> bool:
+        """Show what comes until the connection ends; return whether anything did."""
+        loop = asyncio.get_running_loop()
+        protocol = _Protocol(self._handle)
+        try:
+            await loop.create_unix_connection(lambda: protocol, sock=sock)
+        except OSError:
+            sock.close()
+            raise
+        self._protocol = protocol
+        protocol.core.watch(is_watched=self._is_watched)
+        late = loop.call_later(
+            HANDSHAKE_TIMEOUT, protocol.fail, "QEMU's VNC server does not answer"
+        )
+        try:
+            self._late = late
+            await protocol.ended
+        finally:
+            late.cancel()
+            protocol.close()
+            was_there, self.is_there = self.is_there, False
+            self._protocol, self.cursor, self.size = None, None, None
+            self._poke()
+            if was_there:
+                self._switched()
+        self._note(protocol.problem or "QEMU ended the connection to its screen")
+        return was_there
+
+    def _handle(self, event: rfb.Event) -> None:
+        match event:
+            case rfb.Connected():
+                self._late.cancel()
+                self.size = event.width, event.height
+                self.is_there, self.problem = True, ""
+                log.info("screen %d: %dx%d", self._head, event.width, event.height)
+                self._switched()
+                self._poke()
+            case rfb.Resized():
+                self.size = event.width, event.height
+                self.watcher.changed()
+            case rfb.Damaged():
+                self._note_life()
+                self.watcher.damaged(event.rectangles)
+            case rfb.CursorChanged():
+                shape = event.cursor
+                pixels = straight_alpha(shape.pixels)
+                self.cursor = Cursor(shape.x, shape.y, pixels)
+                self.watcher.cursor_changed()
+            case rfb.LedsChanged():
+                self.watcher.leds_changed(event.leds)
+            case rfb.PointerModeChanged():
+                self.is_absolute = event.is_absolute
+            case _:
+                log.debug("= %s", event)
+
+    # ----------------------------------------------------------------- poke ----
+
+    def _note_life(self) -> None:
+        """Something happened: what follows should be seen at once."""
+        loop = asyncio.get_running_loop()
+        rested = loop.time() - self._happened > RESTS_AFTER
+        self._happened = loop.time()
+        if rested:
+            self._poke()
+
+    def _poke(self) -> None:
+        """Let QEMU look for changes, again and again while somebody watches."""
+        if self._poking is not None:
+            self._poking.cancel()
+            self._poking = None
+        if self._protocol is None or not (self.is_there and self._is_watched):
+            return
+        self._protocol.core.poke()
+        self._protocol.flush()
+        loop = asyncio.get_running_loop()
+        rests = loop.time() - self._happened > RESTS_AFTER
+        self._poking = loop.call_later(REST_POKE if rests else POKE, self._poke)
+
+
+class _Protocol(asyncio.Protocol):
+    """One connection.
+
+    Attributes:
+        ended: done when the connection is over.
+        problem: why, if we ended it.
+    """
+
+    def __init__(self, handle: Callable[[rfb.Event], None]) -> None:
+        self.core = RfbClient()
+        self._handle = handle
+        self._transport: asyncio.Transport | None = None
+        self.ended = asyncio.get_running_loop().create_future()
+        self.problem = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.problem:
+            return
+        try:
+            self.core.receive_data(data)
+        except RusbError as error:
+            self.fail(str(error))
+        for event in self.core.events():
+            self._handle(event)
+        self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def flush(self) -> None:
+        """Send what there is to send."""
+        data = self.core.data_to_send()
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def fail(self, problem: str) -> None:
+        """End the connection because of a problem."""
+        self.problem = self.problem or problem
+        self.close()
+
+    def close(self) -> None:
+        """End the connection. Idempotent."""
+        if self._transport is not None:
+            self._transport.abort()

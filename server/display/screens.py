@@ -1,0 +1,74 @@
+"""All the heads of a machine, as a server shows them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from .base import ScreenAccess
+from .guest_screen import GuestScreen
+from .hub import Hub
+from .keyboard import Keyboard
+from .status import StatusPage
+
+__all__ = ["Screens"]
+
+
+class Screens:
+    """A hub for each head.
+
+    Args:
+        access: how screens of the guest are reached.
+        machine: its name.
+        count: of heads.
+        devices: returns a line for each device that is plugged in.
+    """
+
+    def __init__(
+        self,
+        access: ScreenAccess,
+        machine: str,
+        count: int,
+        devices: Callable[[], Sequence[str]],
+    ) -> None:
+        self._encoding = ThreadPoolExecutor(1, "encoding")
+        self._keyboard = Keyboard(self._key)
+        self._hubs: list[Hub] = []
+        self._guests: list[GuestScreen] = []
+        for head in range(count):
+            self._add(access, machine, head, devices)
+
+    def _add(
+        self,
+        access: ScreenAccess,
+        machine: str,
+        head: int,
+        devices: Callable[[], Sequence[str]],
+    ) -> None:
+        page = StatusPage(machine, devices, lambda: guest.problem)
+        hub = Hub(page, self._keyboard, self._encoding)
+        guest = GuestScreen(access, head, hub.switched)
+        hub.serve(guest)
+        self._hubs.append(hub)
+        self._guests.append(guest)
+
+    def __getitem__(self, head: int) -> Hub:
+        return self._hubs[head]
+
+    def start(self) -> None:
+        """Reach the guest's screens, now and whenever they are gone."""
+        for guest in self._guests:
+            guest.start()
+
+    def status_changed(self) -> None:
+        """The status pages have something else to say."""
+        for hub in self._hubs:
+            hub.status_changed()
+
+    async def aclose(self) -> None:
+        """Show nothing more. Idempotent."""
+        await asyncio.gather(*(hub.aclose() for hub in self._hubs))
+        self._encoding.shutdown()
+
+    def _key(self, code: int, is_down: bool) -> None:
+        """Press or release a key, at the first head: they have one keyboard."""
+        self._hubs[0].key(code, is_down)

@@ -1,0 +1,224 @@
+"""The guest's screen, from a VNC server to viewers that know what they were sent."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rusb.client.session import ClientSession, connect
+from rusb.errors import GuestError
+from rusb.rdp.share import DataType
+from rusb.server.display import guest_screen
+from rusb.server.guests.loopback import LoopbackGuest
+from tests.support.vnc import VncServer, cursor, led, raw, rect, update
+from tests.support.whole_path import Lab, machine, say, sessions_of
+
+ALLOW = b"\1\0\0\0" + bytes(8)
+
+
+class ScreenGuest(LoopbackGuest):
+    """A guest whose screen is a VNC server."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.buttons: list[Mapping[str, object]] = []
+
+    async def open_screen(self, head: int) -> socket.socket | None:
+        if head:
+            return None
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            sock.connect(str(self.path))
+        except OSError:
+            sock.close()
+            raise GuestError("start it with -vnc none") from None
+        return sock
+
+    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+        self.buttons += events
+
+
+class Place(Lab):
+    """A server whose guest has a screen."""
+
+    def __init__(self, folder: Path) -> None:
+        display = machine().remote_display
+        display.allow_multi_connection = True
+        served = machine(remote_display=display, monitors=2)
+        self.screen_guest = ScreenGuest(folder / "vnc")
+        super().__init__(folder, served, guest=self.screen_guest)
+
+    @property
+    def problem(self) -> str:
+        return self.server._screens._guests[0].problem
+
+    @contextlib.asynccontextmanager
+    async def viewer(self) -> AsyncIterator[ClientSession]:
+        """A client with a window."""
+        async with connect(self.config(), backends=[]) as session:
+            say(session, DataType.SUPPRESS_OUTPUT, ALLOW)
+            yield session
+
+
+@pytest.fixture
+async def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Place]:
+    monkeypatch.setattr(guest_screen, "FIRST_PAUSE", 0.05)
+    place = Place(tmp_path)
+    async with asyncio.timeout(15), place.server:
+        yield place
+
+
+async def until(held: object) -> None:
+    assert callable(held)
+    async with asyncio.timeout(10):
+        while not held():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def asked(vnc: VncServer) -> int:
+    """How many updates were asked for."""
+    return sum(message[0] == 3 for message in vnc.heard)
+
+
+async def test_nothing_is_asked_for_while_nobody_watches(place: Place) -> None:
+    async with VncServer(place.screen_guest.path, 640, 480) as vnc:
+        await until(lambda: vnc.clients)
+        await asyncio.sleep(0.2)
+        assert asked(vnc) == 0
+        async with place.viewer():
+            await until(lambda: asked(vnc) >= 2)
+            (session,) = sessions_of(place.server)
+            await until(lambda: session._rdp.width == 640 and session.is_active)
+        await asyncio.sleep(0.1)
+        vnc.say(update(raw(0, 0, 1, 1, 1)))  # the one that was asked for
+        await asyncio.sleep(0.2)
+        count = asked(vnc)
+        vnc.say(update(raw(0, 0, 1, 1, 1)))
+        await asyncio.sleep(0.2)
+        assert asked(vnc) == count
+
+
+async def test_a_viewer_has_the_guests_size_from_the_start_and_follows_it(
+    place: Place,
+) -> None:
+    async with VncServer(place.screen_guest.path, 320, 200) as vnc:
+        await until(lambda: place.server._screens[0].size)
+        async with place.viewer():
+            (session,) = sessions_of(place.server)
+            assert (session._rdp.width, session._rdp.height) == (320, 200)
+            await until(lambda: asked(vnc))
+            vnc.say(update(rect(-223, w=400, h=300)))
+            await until(lambda: session.viewer and session.viewer.size == (400, 300))
+
+
+async def test_damage_is_sent_as_it_comes(place: Place) -> None:
+    first = update(raw(0, 0, 320, 200, 0x112233))
+    async with VncServer(place.screen_guest.path, 320, 200, first) as vnc:
+        await until(lambda: place.server._screens[0].size)
+        async with place.viewer():
+            (session,) = sessions_of(place.server)
+            await until(lambda: session.is_active)
+            await asyncio.sleep(0.4)
+            hub = place.server._screens[0]
+            frame = hub._frame(320, 200)[:200, :320]
+            assert (frame & 0xFFFFFF == 0x112233).all()
+            sent = session.stream.bytes_sent
+            vnc.say(update(raw(16, 16, 16, 16, 0xFF0000)))
+            await until(lambda: session.stream.bytes_sent > sent)
+            await asyncio.sleep(0.2)
+            assert session.stream.bytes_sent < sent + 200
+            assert np.count_nonzero(frame & 0xFFFFFF == 0xFF0000) == 256
+
+
+async def test_a_screen_that_goes_away_is_reached_again(place: Place) -> None:
+    """Meanwhile the page says why there is none."""
+    async with place.viewer() as viewer:
+        await until(lambda: place.problem == "start it with -vnc none")
+        (session,) = sessions_of(place.server)
+        await until(lambda: session.is_active)
+        assert session._rdp.width == 800
+        async with VncServer(place.screen_guest.path, 640, 480) as vnc:
+            await until(lambda: session.viewer and session.viewer.size == (640, 480))
+            assert place.problem == ""
+            while not asked(vnc):  # it does not want pictures of the new size, either
+                say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)
+                await asyncio.sleep(0.1)
+            vnc.heard.clear()
+            vnc.say(b"\7")
+            await until(lambda: place.problem == "VNC message 7")
+            await until(lambda: vnc.clients == 2)
+            await until(lambda: asked(vnc))
+        place.screen_guest.path.unlink(missing_ok=True)
+        await until(lambda: place.problem.startswith("start it"))
+        assert session.is_active
+
+
+async def test_a_server_that_says_nothing_is_given_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_screen, "HANDSHAKE_TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(place.screen_guest.path))
+        mute.listen()
+        await until(lambda: "does not answer" in place.problem)
+
+
+async def test_the_server_is_poked_while_somebody_watches(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_screen, "RESTS_AFTER", 0.5)
+    joined = update(rect(-259), raw(0, 0, 1, 1, 1))
+    poke = bytes.fromhex("ff01000203020000ac44")
+    async with VncServer(place.screen_guest.path, 640, 480, joined) as vnc:
+        await until(lambda: place.server._screens[0].size)
+        async with place.viewer():
+            await until(lambda: asked(vnc) >= 2)
+            vnc.heard.clear()
+            await asyncio.sleep(0.4)
+            assert 5 <= vnc.heard.count(poke) <= 18
+            await asyncio.sleep(0.5)
+            vnc.heard.clear()
+            await asyncio.sleep(0.6)
+            assert 1 <= vnc.heard.count(poke) <= 4
+        await asyncio.sleep(0.3)
+        vnc.heard.clear()
+        await asyncio.sleep(0.4)
+        assert vnc.heard.count(poke) == 0
+
+
+async def test_keys_lights_and_extra_buttons_reach_the_guest(place: Place) -> None:
+    async with VncServer(place.screen_guest.path, 640, 480) as vnc:
+        await until(lambda: place.server._screens[0].size)
+        hub = place.server._screens[0]
+        vnc.say(update(led(4), cursor(1, 1, 2, 2, [0xFF000000] * 4)))
+        await until(lambda: hub._source.cursor)
+        vnc.heard.clear()
+        hub.keyboard.synchronize("a", 0)
+        hub.keyboard.key("a", 0x1E, is_down=True)
+        hub.move(700, 900)
+        hub.pointer.button("a", "left", is_down=True)
+        hub.pointer.button("a", "side", is_down=True)
+        await until(lambda: len(vnc.heard) >= 4 and place.screen_guest.buttons)
+        assert [message.hex() for message in vnc.heard] == [
+            "ff000001000000000000003a",
+            "ff000000000000000000003a",
+            "ff000001000000000000001e",
+            "0501027f01df",
+        ]
+        data = {"button": "side", "down": True}
+        assert place.screen_guest.buttons == [{"type": "btn", "data": data}]
+
+
+async def test_a_head_that_is_not_there_has_the_page(place: Place) -> None:
+    assert place.server._screens[1].size is None
+    frame = place.server._screens[1]._frame(200, 100)
+    assert frame.shape == (128, 256)
+    assert frame[0, 0] == 0x183050
