@@ -123,7 +123,7 @@ class QemuGuest(GuestBackend):
         try:
             monitor = await self._connect()
         except GuestError as error:
-            raise GuestError(f"QEMU has ended: {error}") from error
+            raise GuestError(f"QEMU cannot be reached: {error}") from error
         bus = choose_bus(
             *(self._buses, device.info), wanted=self._wanted_bus, machine=self._machine
         )

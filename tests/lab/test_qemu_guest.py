@@ -216,7 +216,7 @@ async def test_a_qemu_that_is_killed_is_a_loss_of_all(machine: Machine) -> None:
     async with asyncio.timeout(10):
         lost = {(await machine.lost.get()).name, (await machine.lost.get()).name}
     assert lost == {"usb-1", "usb-2"}
-    with pytest.raises(GuestError, match="QEMU .*is gone"):
+    with pytest.raises(GuestError, match="QEMU cannot be reached"):
         await machine.backend.attach(first)
     assert machine.lost.empty()
 
@@ -246,7 +246,7 @@ async def test_each_speed_has_its_controller(lab: None) -> None:
         log = await machine.sh("dmesg | grep 'usb [0-9]'")
         assert "new high-speed USB device" in log
         assert "new full-speed USB device" in log
-        with pytest.raises(GuestError, match="takes a SuperSpeed device.*qemu-xhci"):
+        with pytest.raises(GuestError, match="supports a SuperSpeed device.*qemu-xhci"):
             await machine.backend.attach(super_fast)
         await machine.backend.aclose()
         assert await machine.names_of_ours() == []
@@ -260,7 +260,7 @@ async def test_the_port_behind_the_hub_that_qemu_adds(lab: None) -> None:
         for number in range(3):
             device = disk(SUPER, f"usb-{number}")
             assert (await machine.backend.attach(device)).endswith(" on xhci.0")
-        with pytest.raises(GuestError, match="ports of xhci.0 .xHCI. are all in use"):
+        with pytest.raises(GuestError, match="all ports of xhci.0 .xHCI. are in use"):
             await machine.backend.attach(disk(SUPER, "usb-4"))
         assert len(await machine.names_of_ours()) == 6
         assert "port 4." in await machine.backend.attach(disk(HIGH, "usb-5"))

@@ -6,7 +6,9 @@ const client = rdp.createClient({
   decompress: true, screen: { width: 800, height: 600 }, locale: 'en', logLevel: 'ERROR',
 });
 client.on('bitmap', (one) => {
-  const [blue, green, red] = one.data.slice(-3); // it gets 24 bit, uncompressed
+  // 24 bit as sent, or blue, green, red and 255 where it was compressed
+  const size = one.data.length === 4 * one.width * one.height ? 4 : 3;
+  const [blue, green, red] = one.data.slice(-size);
   console.log('colour', red, green, blue);
 });
 client.on('error', (error) => { console.error(error); process.exit(1); });
