@@ -517,7 +517,7 @@ async def test_a_qemu_that_ends_loses_every_device_once_and_may_come_back(
     await lost.wait(2)
     await guest.detach(device)
     with pytest.raises(
-        GuestError, match=f"QEMU has ended: there is no QMP socket {path}"
+        GuestError, match=f"QEMU cannot be reached: there is no QMP socket {path}"
     ):
         await guest.attach(device)
     with FakeQemu(path) as fake:
