@@ -38,7 +38,7 @@ class ServerConfig:
     address: str | None = None
     auth_library: str = ""
     pam_service: str = ""
-    wires: tuple[str, ...] = ("vrdpusb",)
+    wires: tuple[str, ...] = ("vrdpusb", "rdpeusb")
     legacy_tls: bool = False
     log: str | None = None
     is_bare: bool = False

@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 ATTACH_TIMEOUT = 60.0
 """Seconds for reading descriptors and plugging into the guest."""
 
+LET_GO = (
+    "the client let go of it when it was refused; to try again after a change of"
+    " filters, unplug the device or reconnect"
+)
+"""Of a wire that offers no device twice (rdpeusb.md 4)."""
+
 MAX_PLUGS, PLUG_PERIOD = 512, 10.0
 """Devices that one client may plug in within so many seconds: each costs a task and
 lines in the log. A client that does more is not serious."""
@@ -78,6 +84,7 @@ class _Device:
         self.why = ""  # it is over
         self.is_retried = False  # the filters changed: it may be tried again
         self.is_logged_gone = False
+        self.is_let_go = False  # by the client, for it was refused
         self.interfaces: Interfaces | None = None  # as it was read last
 
     def end(self, why: str) -> None:
@@ -324,9 +331,12 @@ class RemoteDevices:
                 if device.is_retried:
                     device.is_retried = False
                     device.over.clear()
-                if self._admits(device) and not device.over.is_set():
+                is_admitted = self._admits(device)
+                if is_admitted and not device.over.is_set():
                     await self._attach_until_over(device)
                 elif not device.unlisted.is_set():
+                    if not is_admitted:
+                        self._let_go(device)
                     await device.wake.wait()
             self._log_gone(device)
         finally:
@@ -352,6 +362,13 @@ class RemoteDevices:
                 self._say_cure(device)
         return verdict.admitted
 
+    def _let_go(self, device: _Device) -> None:
+        """The filters do not want it: the client may have it back."""
+        if not device.is_let_go and self._core.refuse_device(device.info.id):
+            device.is_let_go = True
+            self.link.flush()
+            self._tell(events.DeviceNoted(self._subject(device), LET_GO))
+
     def _policy(self) -> Policy:
         guest = self._host.guest
         filters = tuple(self._host.machine.filters)
@@ -373,7 +390,8 @@ class RemoteDevices:
 
     async def _attach_until_over(self, device: _Device) -> None:
         info, device.why = device.info, ""
-        if why := self._host.lacks_room(self._number):
+        why = LET_GO if device.is_let_go else self._host.lacks_room(self._number)
+        if why:
             self._tell(events.DeviceUnfit(self._subject(device), why))
             device.end(why)
             return

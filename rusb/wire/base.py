@@ -353,6 +353,15 @@ class GuestSide(Side, DeviceCalls):
     also when it cannot be opened; no answer says that it could.
     """
 
+    def refuse_device(self, device: int) -> bool:
+        """The device is not wanted: let go of it, where the protocol holds it.
+
+        Returns:
+            True: the peer has to offer it anew before it can be opened, so that a
+            change of mind is too late.
+        """
+        return False
+
 
 class DeviceSide(Side):
     """Next to the devices: answers."""
