@@ -179,6 +179,12 @@ def test_wheels_have_no_position(flags: int, expected: list[Input]) -> None:
     assert parse_slow((0x8001, flags, 0, 0)) == expected
 
 
+def test_what_rdesktop_counts_is_a_notch_each_time() -> None:
+    reader = InputReader()
+    notch = fast(mouse(0x8280))
+    assert [parse(notch, reader) for _ in range(30)] == [[WheelInput(1)]] * 30
+
+
 def test_small_amounts_add_up_to_a_notch() -> None:
     reader = InputReader()
     up = fast(mouse(0x0200 | 30))

@@ -107,6 +107,14 @@ def test_a_server_with_a_screen_that_takes_all_memory() -> None:
             raw.feed(raw.data(DataType.FONT_MAP, share.font_map()))
 
 
+def test_what_comes_between_two_sizes_is_not_drawn() -> None:
+    raw = viewer()
+    raw.feed(raw.demand(server_sets(640, 480, 24)), fast(b"\1\4\0\1\0\1\0"))
+    raw.feed(raw.data(DataType.FONT_MAP, share.font_map()))
+    with pytest.raises(RemoteProtocolError):
+        raw.feed(fast(b"\1\4\0\1\0\1\0"))
+
+
 def test_without_a_screen_nobody_looks() -> None:
     raw = RawServer().until_active()
     raw.seen.clear()

@@ -14,9 +14,6 @@ __all__ = ["Change", "Shadow", "scrblt"]
 MIN_ROWS, MIN_COLUMNS = 64, 64
 """Pixels of the smallest part that is worth an order."""
 
-MIN_VOTES = 8
-"""Rows, each unlike any other, that must have moved by the same distance."""
-
 MAX_REST = 0.7
 """Share of what has changed that may still differ once the rest has moved: for more
 there is no order."""
@@ -79,10 +76,10 @@ class Shadow:
         after = (frame[top:bottom, left:right] & 0xFFFFFF).astype(np.uint32, copy=False)
         found[part] = _differing(before, after)
         order, rest = None, found
-        move = _find_move(before, after) if 2 * found.sum() > found[part].size else None
+        move = _find_move(before, after)
         if move is not None:
             begin, end, distance = move
-            before[begin:end] = before[begin + distance : end + distance].copy()
+            before[begin:end] = before[begin + distance : end + distance]
             remaining = np.zeros_like(cells)
             remaining[part] = _differing(before, after)
             if remaining.sum() <= MAX_REST * found.sum():
@@ -132,12 +129,10 @@ def _find_move(before: Frame, after: Frame) -> tuple[int, int, int] | None:
     )
     distances = old_rows[of_old] - new_rows[of_new]
     distances = distances[distances != 0]
-    if len(distances) < MIN_VOTES:
+    if not len(distances):
         return None
     votes = np.bincount(distances + height)
     distance = int(votes.argmax()) - height
-    if votes.max() < MIN_VOTES:
-        return None
     first, last = max(0, -distance), min(height, height - distance)
     is_moved = new[first:last] == old[first + distance : last + distance]
     moved = np.flatnonzero(is_moved)

@@ -40,6 +40,11 @@ def test_a_run_of_the_largest_bitmap_is_one_order(depth: int) -> None:
     assert np.array_equal(rle.decode(data, rle.MAX_PIXELS, 1, depth), pixels[0])
 
 
+def test_a_background_run_ends_with_the_first_row() -> None:
+    """Others take all of a run that begins there for black (display.md 4.3)."""
+    assert rle.encode(np.zeros((1, 2, 4), np.uint8), 1) == [b"\4\4"]
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_text_becomes_short(depth: int) -> None:
     tiles = desktop(256, 256)[:192, 64:].reshape(3, 64, 3, 64).swapaxes(1, 2)

@@ -134,6 +134,19 @@ def test_what_is_new_does_not_move() -> None:
         assert change.order is None
 
 
+def test_a_move_that_leaves_much_to_be_drawn_does_not_pay() -> None:
+    size = 640, 400
+    before = noise(*size)
+    for rows, pays in ((80, False), (200, True)):
+        shadow = Shadow(*size)
+        shadow.advance(before, everything(*size))
+        after = noise(*size, 2)
+        after[:rows, :640] = before[16 : 16 + rows, :640]
+        change = shadow.advance(after, everything(*size))
+        assert (change.order is not None) == pays
+        assert change.rest.all() != pays
+
+
 def test_small_windows_are_not_moved() -> None:
     for area in ((0, 0, 48, 200), (0, 0, 320, 64)):
         frame, shadow = noise(320, 200), Shadow(320, 200)

@@ -102,6 +102,7 @@ def test_rectangles_are_as_clients_want_them() -> None:
     ):
         assert wide % 4 == 0
         assert wide <= 64 >= high
+        assert bottom < height
         assert (right, bottom) == (min(left + wide, width) - 1, top + high - 1)
         assert (depth, flags & ~0x0401) == (16, 0)
 
@@ -402,6 +403,8 @@ def test_what_lies_beyond_rectangle_and_screen_is_not_drawn(
     canvas.draw(bitmap(*place, 4, 1, 16, 0, data=b"\xff" * 8))
     assert canvas.pixels().shape == (16, 16)
     assert (canvas.pixels() != 0).sum() == count
+    canvas.draw(bitmap(5, 5, 5, 5, 1, 2, 16, 0, data=b"\xff" * 4))  # one row of two
+    assert (canvas.pixels() != 0).sum() == count + 1
     canvas.draw(b"\0\0\1\0")  # orders are skipped
 
 
