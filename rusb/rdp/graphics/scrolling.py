@@ -34,7 +34,8 @@ class Change(NamedTuple):
     Attributes:
         cells: what differs; for clients that do not know ScrBlt.
         order: for the others, together with *rest*; None: nothing has moved.
-        rest: what still differs after the order.
+        rest: what still differs after the order; of other cells, too, where the order
+            moves more than has changed.
     """
 
     cells: Cells
@@ -62,10 +63,10 @@ class Shadow:
 
         Args:
             frame: of the same size as the shadow's.
-            cells: which of them may differ; what lies between them may be taken, too.
+            cells: which of them are taken, if they differ; no others are.
         """
-        rows, columns = (np.flatnonzero(cells.any(axis)) for axis in (1, 0))
         found = np.zeros_like(cells)
+        rows, columns = (np.flatnonzero(cells.any(axis)) for axis in (1, 0))
         if not len(rows):
             return Change(found, None, found)
         part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -74,6 +75,9 @@ class Shadow:
         right = min(int(columns[-1] + 1) * CELL, self._width)
         before = self.frame[top:bottom, left:right]
         after = (frame[top:bottom, left:right] & 0xFFFFFF).astype(np.uint32, copy=False)
+        if not cells[part].all():
+            wide = cells[part].repeat(CELL, 0).repeat(CELL, 1)
+            after = np.where(wide[: bottom - top, : right - left], after, before)
         found[part] = _differing(before, after)
         order, rest = None, found
         move = _find_move(before, after)

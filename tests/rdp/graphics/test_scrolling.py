@@ -120,9 +120,33 @@ def test_nothing_is_taken_that_nobody_named() -> None:
     assert not shadow.frame.any()
     damage = Damage(320, 200)
     damage.add(16, 32, 16, 16)
+    damage.add(200, 100, 16, 1)
     change = shadow.advance(frame, damage.take())
-    assert change.cells.sum() == 1
-    assert (shadow.frame != 0).sum() == 256
+    assert change.cells.sum() == 3
+    assert (shadow.frame != 0).sum() == 3 * 256
+
+
+def test_a_change_that_nobody_named_yet_is_not_sent_with_a_move() -> None:
+    """Clients that are behind learn of it by its damage, as the others do."""
+    size = 640, 400
+    before = desktop(*size)
+    clients = [Client(*size, moves=moves) for moves in (True, False)]
+    shadow = Shadow(*size)
+    change = shadow.advance(before, everything(*size))
+    for client in clients:
+        client.take(shadow, change)
+    after = scrolled(before, 20, (0, 0, *size))
+    expected = after.copy()
+    after[160:176, 320:336] ^= 0x555555
+    cells = everything(*size)
+    cells[10, 20] = False
+    expected[160:176, 320:336] = before[160:176, 320:336]
+    change = shadow.advance(after, cells)
+    assert change.order is not None
+    assert np.array_equal(shadow.frame[:400, :640], expected[:400, :640])
+    for client in clients:
+        client.take(shadow, change)
+        assert np.array_equal(client.canvas.pixels(), expected[:400, :640])
 
 
 def test_what_is_new_does_not_move() -> None:
