@@ -460,8 +460,13 @@ class RemoteDevices:
 
         if not mode or not is_storage(attachment.descriptors):
             return attachment
-        now = self._loop.time
-        return PipelinedStorage(attachment, mode, now=now, degraded=degraded)
+        loop = self._loop
+        return PipelinedStorage(
+            *(attachment, mode),
+            now=loop.time,
+            later=loop.call_later,
+            degraded=degraded,
+        )
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():

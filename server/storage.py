@@ -2,20 +2,20 @@
 
 Bulk-only transport is three transfers, one after the other: command, data, status.
 :class:`PipelinedStorage` stands between a guest and a device and asks for what must
-follow before the guest does (docs/spec/storage.md). It is sans-IO.
+follow before the guest does, by the rules of docs/spec/storage.md. It is sans-IO.
 """
 
 import enum
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from rusb.usb.bulk_only import BulkOnly, Command, Status, needs_quiet
 from rusb.usb.descriptors import DeviceDescriptors, InterfaceDescriptor
 from rusb.usb.setup import SetupPacket
-from rusb.usb.types import ClassCode, Feature, Request, TransferType
+from rusb.usb.types import Request, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from .guests.base import AttachedDevice
@@ -23,18 +23,19 @@ from .vbox.storage_mode import StorageMode
 
 __all__ = ["PipelinedStorage", "StorageTarget", "is_storage"]
 
-_COMMAND = struct.Struct("<4sIIBBB16x")  # BOT 1.0, 5.1
-_STATUS = struct.Struct("<4sI4xB")  # 5.2
-
-_BULK_ONLY, _SUBCLASSES = 0x50, (0x02, 0x05, 0x06)
-
 MAX_POSTED = 1 << 20
 """Bytes of a data stage that are asked for ahead: what Linux asks for at most. The
 guest asks for a larger one by itself."""
 
-RESET_PERIOD = 10.0
-"""Two resets of the guest within so many seconds, each amid a command, are too many."""
+RESET_PERIOD = 100.0
+"""Two resets of the guest within so many seconds, each amid a command, are too many.
+Kernels wait 30 s for a command."""
 
+PATIENCE = 1.0
+"""Seconds that the guest waits for a status that was asked for ahead, until it is asked
+for again."""
+
+_FORGOT = "it forgets to answer what it is asked too soon"
 _TOO_SOON = "it stalls before it has the command"
 
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
@@ -56,16 +57,6 @@ class StorageTarget(AttachedDevice, Protocol):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class _Pipes:
-    """A bulk-only interface, and what data come and go by."""
-
-    interface: int
-    incoming: int
-    outgoing: int
-    packet: int
-
-
 class _Phase(enum.Enum):
     COMMAND = enum.auto()
     DATA_IN = enum.auto()
@@ -82,7 +73,7 @@ class _Kind(enum.Enum):
 
 
 @dataclass(slots=True, eq=False)
-class _Command:
+class _Running:
     """One of the guest's commands, from its first to its last stage.
 
     Attributes:
@@ -92,8 +83,7 @@ class _Command:
         status: the status that was asked for ahead, until the guest has it.
     """
 
-    tag: int
-    length: int
+    of: Command
     asked: int = 0
     is_taken: bool = False
     data: "_Posted | None" = None
@@ -108,54 +98,26 @@ class _Posted:
         result: it has come, and the guest has not asked for it.
         readers: the guest's transfers that get it.
         is_dropped: the guest is not to have it.
+        is_late: it was cancelled to be asked for again.
     """
 
     kind: _Kind
-    command: _Command
+    command: _Running
     urb: Urb
     result: UrbResult | None = None
     readers: deque[tuple[Urb, Completion]] = field(default_factory=deque)
     offset: int = 0
     is_dropped: bool = False
+    is_late: bool = False
 
 
 def is_storage(descriptors: DeviceDescriptors) -> bool:
     """Has a device an interface that can be pipelined?"""
     return any(
-        _pipes_of(setting) is not None
+        BulkOnly.of(setting) is not None
         for configuration in descriptors.configurations
         for setting in configuration.interfaces
     )
-
-
-def _pipes_of(setting: InterfaceDescriptor) -> _Pipes | None:
-    if (
-        setting.interface_class != ClassCode.MASS_STORAGE
-        or setting.interface_subclass not in _SUBCLASSES
-        or setting.interface_protocol != _BULK_ONLY
-    ):
-        return None
-    bulk = [e for e in setting.endpoints if e.transfer_type is TransferType.BULK]
-    incoming = [e for e in bulk if e.is_in]
-    if len(bulk) != 2 or len(incoming) != 1:
-        return None
-    outgoing = next(e for e in bulk if not e.is_in)
-    return _Pipes(
-        setting.number,
-        incoming[0].address,
-        outgoing.address,
-        incoming[0].packet_size or 1,
-    )
-
-
-def _parse(urb: Urb) -> tuple[int, int, bool] | None:
-    """Return tag, length and direction of a command block wrapper; None: it is none."""
-    if urb.length != 31 or len(urb.data) != 31:
-        return None
-    signature, tag, length, flags, lun, size = _COMMAND.unpack(urb.data)
-    if signature != b"USBC" or flags & 0x7F or lun > 15 or not 1 <= size <= 16:
-        return None
-    return tag, length, flags != 0
 
 
 class PipelinedStorage(AttachedDevice):
@@ -167,6 +129,7 @@ class PipelinedStorage(AttachedDevice):
         device: the same without.
         mode: how much to do ahead; OFF passes everything through.
         now: monotonic seconds.
+        later: has something done after so many seconds.
         degraded: gets the lesser mode, and why, when the device turns out to be odd.
     """
 
@@ -176,6 +139,7 @@ class PipelinedStorage(AttachedDevice):
         mode: StorageMode,
         *,
         now: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object],
         degraded: Callable[[StorageMode, str], None] = lambda mode, why: None,
     ) -> None:
         self.info = device.info
@@ -184,11 +148,12 @@ class PipelinedStorage(AttachedDevice):
         self._device = device
         self._mode = mode
         self._now = now
+        self._later = later
         self._degraded = degraded
-        self._pipes: _Pipes | None = None
+        self._pipes: BulkOnly | None = None
         self._phase = _Phase.COMMAND
         self._is_in_order = True  # PASS: the last status was one
-        self._command: _Command | None = None  # one that has not ended as it should
+        self._command: _Running | None = None  # one that has not ended as it should
         self._failure = _CANCELLED
         self._ours: dict[int, _Posted] = {}  # under way, by number
         self._stopping: set[int] = set()  # of those, what is being cancelled
@@ -196,6 +161,8 @@ class PipelinedStorage(AttachedDevice):
         self._held: deque[tuple[Urb, Completion]] = deque()  # behind what is cancelled
         self._is_taking = False
         self._last_reset = -RESET_PERIOD
+        self._waiting: tuple[_Posted, float] | None = None  # the guest, and since when
+        self._is_watched = False
         self._look()
 
     # ------------------------------------------------------ AttachedDevice ----
@@ -213,7 +180,7 @@ class PipelinedStorage(AttachedDevice):
         """Start a transfer, as the guest sees it."""
         pipes = self._pipes
         if urb.setup is not None:
-            if not _changes_order(urb.setup):
+            if not needs_quiet(urb.setup):
                 self._device.submit(urb, complete)
                 return
         elif pipes is None or urb.endpoint not in (pipes.incoming, pipes.outgoing):
@@ -263,7 +230,7 @@ class PipelinedStorage(AttachedDevice):
             self._take_out(urb, complete)
 
     def _take_request(self, urb: Urb, setup: SetupPacket, complete: Completion) -> None:
-        """Pass a request on once what is ours is out of its way (B.4, 6 and 7)."""
+        """Pass a request on once what is ours is out of its way (rules 6 and 7)."""
         pipes = self._pipes
         match setup.request_type, setup.request:
             case 0x02, Request.CLEAR_FEATURE:
@@ -274,7 +241,7 @@ class PipelinedStorage(AttachedDevice):
                     return
                 self._device.submit(urb, complete)
                 return
-            case ((0x21 | 0x01), _) if pipes and setup.index & 0xFF != pipes.interface:
+            case ((0x21 | 0x01), _) if pipes and setup.index & 0xFF != pipes.number:
                 self._device.submit(urb, complete)
                 return
         if self._stop(lambda posted: True, is_dropped=True):
@@ -290,12 +257,12 @@ class PipelinedStorage(AttachedDevice):
         match self._phase:
             case _Phase.COMMAND | _Phase.PASS | _Phase.FAILED:
                 is_ready = self._phase is _Phase.COMMAND or self._is_in_order
-                found = _parse(urb)
+                found = Command.of(urb)
                 if self._phase is _Phase.FAILED and found is None:
                     complete(self._failure)  # data of the command that was refused
                     return
                 if found and is_ready and self._mode and not self._is_busy():
-                    self._begin(urb, complete, *found)
+                    self._begin(urb, complete, found)
                     return
                 self._phase, self._is_in_order = _Phase.PASS, False
                 self._forward(urb, complete)
@@ -303,7 +270,7 @@ class PipelinedStorage(AttachedDevice):
                 assert command is not None
                 command.asked += urb.length
                 self._forward(urb, complete)
-                if command.asked >= command.length and self._is_now(command):
+                if command.asked >= command.of.length and self._is_now(command):
                     self._post_status(command)
             case _:  # a command before the status of the last one
                 self._phase, self._is_in_order = _Phase.PASS, False
@@ -325,7 +292,7 @@ class PipelinedStorage(AttachedDevice):
                 assert command is not None
                 command.asked += urb.length
                 self._forward(urb, partial(self._data_done, command, urb, complete))
-                if command.asked >= command.length and self._is_now(command):
+                if command.asked >= command.of.length and self._is_now(command):
                     self._post_status(command)
             case _Phase.DATA_OUT | _Phase.STATUS:
                 assert command is not None
@@ -335,12 +302,10 @@ class PipelinedStorage(AttachedDevice):
                 self._phase = _Phase.PASS
                 self._forward(urb, partial(self._passed, complete))
 
-    def _begin(
-        self, urb: Urb, complete: Completion, tag: int, length: int, is_in: bool
-    ) -> None:
+    def _begin(self, urb: Urb, complete: Completion, found: Command) -> None:
         """A command: ask for what follows."""
-        command = self._command = _Command(tag, length)
-        self._phase = _Phase.DATA_IN if is_in else _Phase.DATA_OUT
+        command = self._command = _Running(found)
+        self._phase = _Phase.DATA_IN if found.is_in else _Phase.DATA_OUT
         is_early = self._mode is StorageMode.EARLY
         if is_early:
             wrapper = bytes(urb.data)  # the guest's may be gone soon
@@ -349,23 +314,23 @@ class PipelinedStorage(AttachedDevice):
             self._forward(urb, partial(self._taken, command, complete))
         if not self._is_now(command):
             pass  # it has failed already
-        elif not length:
+        elif not found.length:
             self._post_status(command)
-        elif is_in and not is_early and length <= MAX_POSTED:
+        elif found.is_in and not is_early and found.length <= MAX_POSTED:
             assert self._pipes is not None
             incoming = self._pipes.incoming
-            self._post(_Kind.DATA, command, incoming, length)
-            self._post(_Kind.STATUS, command, incoming, _STATUS.size)
+            self._post(_Kind.DATA, command, incoming, found.length)
+            self._post(_Kind.STATUS, command, incoming, Status.SIZE)
         if is_early:
             complete(UrbResult(UrbStatus.OK, b"", urb.length))
 
-    def _claim(self, command: _Command, urb: Urb, complete: Completion) -> None:
+    def _claim(self, command: _Running, urb: Urb, complete: Completion) -> None:
         """The guest wants the status: what was asked for ahead, if anything."""
         done = partial(self._status_done, command, complete)
         posted, command.status = command.status, None
         if posted is None:
             self._forward(urb, done)
-        elif urb.length < _STATUS.size:
+        elif urb.length < Status.SIZE:
             command.status = posted
             self._phase, self._is_in_order = _Phase.PASS, False
             if self._stop(lambda posted: True, is_dropped=True):
@@ -377,6 +342,8 @@ class PipelinedStorage(AttachedDevice):
         else:
             self._guest[urb.id] = posted.urb.id
             posted.readers.append((urb, done))
+            self._waiting = posted, self._now()
+            self._watch()
 
     def _forward(self, urb: Urb, complete: Completion) -> None:
         """Let a transfer of the guest's go to the device."""
@@ -391,18 +358,18 @@ class PipelinedStorage(AttachedDevice):
     # ------------------------------------------------------ from the device ----
 
     def _taken(
-        self, command: _Command, complete: Completion, result: UrbResult
+        self, command: _Running, complete: Completion, result: UrbResult
     ) -> None:
         """Strict: the device has, or has not, taken a command."""
         command.is_taken = True
-        if (result.status, result.length) != (UrbStatus.OK, 31):
+        if (result.status, result.length) != (UrbStatus.OK, Command.SIZE):
             if command is self._command:
                 self._phase, self._is_in_order = _Phase.PASS, False
                 self._stop(lambda posted: True, is_dropped=True)
         complete(result)
 
     def _data_done(
-        self, command: _Command, urb: Urb, complete: Completion, result: UrbResult
+        self, command: _Running, urb: Urb, complete: Completion, result: UrbResult
     ) -> None:
         """Data of the guest's own transfer; a short one ends the stage."""
         if not command.is_taken and result.status is UrbStatus.STALL:
@@ -413,29 +380,29 @@ class PipelinedStorage(AttachedDevice):
         complete(result)
 
     def _status_done(
-        self, command: _Command, complete: Completion, result: UrbResult
+        self, command: _Running, complete: Completion, result: UrbResult
     ) -> None:
-        """The guest has a status: what comes next? It goes through unread (B.4, 8)."""
+        """The guest has a status: what comes next? It goes through unread (rule 8)."""
         if command is self._command and self._phase is _Phase.STATUS:
             if result.status is UrbStatus.STALL or (
                 result.status is UrbStatus.OK and not result.length
             ):
                 pass  # the guest asks again
-            elif (found := _status_of(result)) is None:
+            elif (found := Status.of(result)) is None:
                 self._phase, self._is_in_order = _Phase.PASS, False
-            elif found[0] != command.tag:
+            elif found.tag != command.of.tag:
                 self._phase, self._is_in_order = _Phase.PASS, False
                 self._degrade("a status is that of another command")
             else:
                 self._phase, self._command = _Phase.COMMAND, None
-                if found[1] > 1:  # the device wants a reset
+                if found.code >= Status.PHASE_ERROR:  # the device wants a reset
                     self._phase, self._is_in_order = _Phase.PASS, False
         complete(result)
 
     def _passed(self, complete: Completion, result: UrbResult) -> None:
         """Look for the end of a command that was not pipelined."""
-        found = _status_of(result)
-        self._is_in_order = found is not None and found[1] <= 1
+        found = Status.of(result)
+        self._is_in_order = found is not None and found.code < Status.PHASE_ERROR
         if self._is_in_order and self._phase is _Phase.PASS:
             self._command = None
         complete(result)
@@ -447,15 +414,15 @@ class PipelinedStorage(AttachedDevice):
             return self._failure
         return result
 
-    def _post_status(self, command: _Command) -> None:
+    def _post_status(self, command: _Running) -> None:
         assert self._pipes is not None
         self._phase = _Phase.STATUS
-        self._post(_Kind.STATUS, command, self._pipes.incoming, _STATUS.size)
+        self._post(_Kind.STATUS, command, self._pipes.incoming, Status.SIZE)
 
     def _post(
         self,
         kind: _Kind,
-        command: _Command,
+        command: _Running,
         endpoint: int,
         length: int,
         data: bytes = b"",
@@ -477,7 +444,7 @@ class PipelinedStorage(AttachedDevice):
         self._stopping.discard(number)
         if posted.kind is _Kind.COMMAND:
             command.is_taken = True
-            if (result.status, result.length) != (UrbStatus.OK, 31):
+            if (result.status, result.length) != (UrbStatus.OK, Command.SIZE):
                 if command is self._command and not posted.is_dropped:
                     self._fail(result)
         elif result.status is UrbStatus.STALL and not command.is_taken:
@@ -493,15 +460,48 @@ class PipelinedStorage(AttachedDevice):
             if posted.readers:
                 urb, complete = posted.readers.popleft()
                 self._guest.pop(urb.id, None)
-                complete(self._explain(result))
+                is_empty = result.status is UrbStatus.CANCELLED and not result.length
+                if posted.is_late and is_empty and self._is_now(command):
+                    self._forward(urb, partial(self._came, self._now(), complete))
+                else:
+                    complete(self._explain(result))
             elif result.status is UrbStatus.OK and not posted.is_dropped:
                 posted.result = result
             elif command.status is posted:
-                command.status = None  # the guest asks by itself (B.4, 5)
+                command.status = None  # the guest asks by itself (rule 5)
         self._go_on()
 
+    def _watch(self) -> None:
+        """Ask again for a status that the guest waits for too long.
+
+        An IN transfer that waits at the device, cancelled before anything has come, is
+        asked for again as if nothing had been. Some devices forget one that came while
+        they were busy with the data (rule 9).
+        """
+        waiting = self._waiting
+        if self._is_watched or waiting is None or waiting[0].urb.id not in self._ours:
+            return
+        posted, since = waiting
+        left = since + PATIENCE - self._now()
+        if left > 0:
+            self._is_watched = True
+            self._later(left, self._watch_again)
+        elif not posted.is_late:
+            posted.is_late = True
+            self._device.cancel(posted.urb.id)
+
+    def _watch_again(self) -> None:
+        self._is_watched = False
+        self._watch()
+
+    def _came(self, since: float, complete: Completion, result: UrbResult) -> None:
+        """A status has come that was asked for again."""
+        if Status.of(result) is not None and self._now() - since < PATIENCE:
+            self._degrade(_FORGOT, StorageMode.OFF)
+        complete(result)
+
     def _serve(self, posted: _Posted) -> None:
-        """Hand data that were asked for ahead to the guest, in its pieces (B.4, 4)."""
+        """Hand data that were asked for ahead to the guest, in its pieces (rule 4)."""
         command, result = posted.command, posted.result
         while result is not None and posted.readers:
             urb, complete = posted.readers.popleft()
@@ -517,14 +517,14 @@ class PipelinedStorage(AttachedDevice):
             rest, is_good = len(result.data) - offset, result.status is UrbStatus.OK
             status = result.status
             is_full = rest > urb.length or (
-                rest == urb.length and (is_good or end < command.length)
+                rest == urb.length and (is_good or end < command.of.length)
             )
             if is_full:
                 posted.offset, status = end, UrbStatus.OK
             piece = result.data[offset : offset + min(rest, urb.length)]
             assert self._pipes is not None
             is_over = rest <= urb.length and is_good and rest % self._pipes.packet
-            if not is_full or end >= command.length or is_over:
+            if not is_full or end >= command.of.length or is_over:
                 command.data = None
                 if self._is_now(command) and self._phase is _Phase.DATA_IN:
                     self._phase = _Phase.STATUS
@@ -586,7 +586,7 @@ class PipelinedStorage(AttachedDevice):
 
     def _look(self) -> None:
         """What is selected has changed, or everything starts anew."""
-        found = [p for i in self._device.interfaces if (p := _pipes_of(i))]
+        found = [p for i in self._device.interfaces if (p := BulkOnly.of(i))]
         self._pipes = found[0] if len(found) == 1 else None
         self._phase, self._is_in_order, self._command = _Phase.COMMAND, True, None
 
@@ -600,37 +600,17 @@ class PipelinedStorage(AttachedDevice):
             now = -RESET_PERIOD
         self._last_reset = now
 
-    def _degrade(self, why: str) -> None:
-        """The device is odd: do less ahead from now on (B.4, 9)."""
+    def _degrade(self, why: str, mode: StorageMode | None = None) -> None:
+        """The device is odd: do less ahead from now on (rule 9)."""
         if self._mode is not StorageMode.OFF:
-            self._mode = StorageMode(self._mode - 1)
+            self._mode = StorageMode(self._mode - 1) if mode is None else mode
             self._degraded(self._mode, why)
 
     def _is_busy(self) -> bool:
         """Is anything under way on the two endpoints?"""
         return bool(self._guest or self._ours)
 
-    def _is_now(self, command: _Command) -> bool:
+    def _is_now(self, command: _Running) -> bool:
         """Is a command the present one, and has nothing gone wrong?"""
         is_good = self._phase not in (_Phase.PASS, _Phase.FAILED)
         return command is self._command and is_good
-
-
-def _status_of(result: UrbResult) -> tuple[int, int] | None:
-    """Return tag and status of a command status wrapper; None: it is none."""
-    if result.status is not UrbStatus.OK or result.length != _STATUS.size:
-        return None
-    signature, tag, status = _STATUS.unpack(result.data)
-    return (tag, status) if signature == b"USBS" else None
-
-
-def _changes_order(setup: SetupPacket) -> bool:
-    """Is a request one that what is ours must be out of the way of?"""
-    match setup.request_type, setup.request:
-        case (0x00, Request.SET_CONFIGURATION) | (0x01, Request.SET_INTERFACE):
-            return True
-        case 0x02, Request.CLEAR_FEATURE:
-            return setup.value == Feature.ENDPOINT_HALT
-        case 0x21, 0xFF:  # Bulk-Only Mass Storage Reset (BOT 1.0, 3.1)
-            return True
-    return False

@@ -26,7 +26,7 @@ class StorageMode(enum.IntEnum):
         return self.name.lower()
 
 
-DEFAULT = StorageMode.OFF
+DEFAULT = StorageMode.EARLY
 
 STORAGE_WORDS = {mode.word: mode for mode in StorageMode}
 

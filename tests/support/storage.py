@@ -83,6 +83,8 @@ class HostController:
         self._lines: dict[int, Line] = {}
         self.waiting: dict[int, tuple[Urb, Callable[[UrbResult], None]]] = {}
         self.running: dict[int, int] = {}
+        self.is_forgetful = False  # of an IN that comes before the one before is done
+        self._forgotten: dict[int, Callable[[UrbResult], None]] = {}
 
     def submit(self, urb: Urb, complete: Callable[[UrbResult], None]) -> None:
         line = self._lines.setdefault(urb.endpoint, Line(self._clock, self._delay))
@@ -92,6 +94,9 @@ class HostController:
     def _start(self, number: int) -> None:
         if number in self.waiting:
             urb, complete = self.waiting.pop(number)
+            if self.is_forgetful and urb.endpoint in self.running.values():
+                self._forgotten[number] = complete
+                return
             self.running[number] = urb.endpoint
 
             def done(result: UrbResult) -> None:
@@ -102,14 +107,16 @@ class HostController:
             self._drive.submit(urb, done)
 
     def cancel(self, number: int) -> None:
-        if number in self.waiting:
+        if number in self._forgotten:
+            self._forgotten.pop(number)(UrbResult(UrbStatus.CANCELLED))
+        elif number in self.waiting:
             _, complete = self.waiting.pop(number)
             complete(UrbResult(UrbStatus.CANCELLED))
         else:
             self._drive.cancel(number)
 
     def clear_halt(self, endpoint: int) -> None:
-        """A kernel wants the pipe of a halted endpoint empty before (B.4, 6)."""
+        """A kernel wants the pipe of a halted endpoint empty before (rule 6)."""
         waiting = [urb.endpoint for urb, _ in self.waiting.values()]
         assert endpoint not in waiting
         assert endpoint not in self.running.values()
@@ -172,6 +179,7 @@ class Disk:
             self.attachment,
             mode,
             now=lambda: clock.now,
+            later=lambda seconds, what: clock.at(clock.now + seconds, what),
             degraded=lambda mode, why: self.degraded.append((mode, why)),
         )
 
@@ -470,7 +478,7 @@ def fuzz(seed: int, mode: StorageMode, count: int = 150) -> tuple[list[Outcome],
     outcomes: list[Outcome] = []
     position = 0
     for _ in range(count):
-        disk.clock.sleep(20)  # resets are no sign of an odd device
+        disk.clock.sleep(200)  # resets are no sign of an odd device
         piece = what.choice((1 << 20, 20480, 4096, 512))
         blocks = what.choice((1, 7, 8, 41, 128, 240))
         block = what.randrange(BLOCKS - blocks)
