@@ -284,7 +284,7 @@ class ServerSession(Session):
     def _on_idle(self) -> None:
         """Send a sign of life after a time without traffic; drop who takes nothing."""
         stream = self.stream
-        taken = stream.bytes_sent - stream.bytes_waiting
+        taken = stream.bytes_taken
         if stream.bytes_waiting and taken == self._taken:
             self.drop(f"the client has read nothing for {IDLE_TIMEOUT:g} s")
             return

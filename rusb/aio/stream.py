@@ -5,6 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from math import inf
 from typing import Protocol, cast
 
 from rusb.errors import (
@@ -18,7 +19,7 @@ from rusb.errors import (
 from rusb.oserrors import reason
 from rusb.rdp.events import Event, TlsRequested
 
-__all__ = ["RdpCore", "RdpStream", "TlsUpgrade", "keep_alive"]
+__all__ = ["RdpCore", "RdpStream", "TlsUpgrade", "set_up_socket"]
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +33,23 @@ WRITE_HIGH, WRITE_LOW = 4 << 20, 1 << 20
 """Bytes waiting to be sent above which whoever feeds us is told to stop, many 64 KiB
 URBs, yet little beside what a device may have in flight; and below which to go on."""
 
-LOOK_FIRST, LOOK_LAST = 0.001, 0.1
-"""Seconds between looks at what still waits: soon while some of it goes out, later and
-later while nothing does. The transport of TLS tells of its own part only."""
+ROOM, MARK = 64 << 10, 16 << 10
+"""Bytes that a transport takes at once, if no more than so many wait in it. Whatever is
+in there goes before a key; and a network of 1 Gbit/s needs half a millisecond for it,
+in which we bring more."""
 
-_KEEP_ALIVE = (
+UNSENT = 64 << 10
+"""The same of the kernel: bytes that it takes beyond those that are under way."""
+
+_OPTIONS = (
     ("TCP_KEEPIDLE", 30),
     ("TCP_KEEPINTVL", 10),
     ("TCP_KEEPCNT", 3),
     # no probe is sent while data is unacknowledged, as our own keepalive soon is
     ("TCP_USER_TIMEOUT", 60_000),
+    ("TCP_NOTSENT_LOWAT", UNSENT),
 )
-"""Seconds, seconds, probes, milliseconds."""
+"""Seconds, seconds, probes, milliseconds, bytes."""
 
 MAX_WAITING = 128 << 20
 """Bytes waiting to be sent above which the peer is dropped: it makes us answer and
@@ -53,6 +59,10 @@ reads nothing. Twice what a client lets be in flight."""
 class RdpCore(Protocol):
     """What the two RDP cores have in common."""
 
+    room: float  # bytes of messages that may leave
+
+    @property
+    def bytes_waiting(self) -> int: ...
     def start(self) -> None: ...
     def receive_data(self, data: bytes) -> None: ...
     def events(self) -> list[Event]: ...
@@ -89,15 +99,46 @@ class TlsUpgrade:
         self.issuer = issuer
 
 
-def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Let the kernel notice a peer that vanished, within a minute."""
+def set_up_socket(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel notice a peer that vanished, within a minute, and keep little."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEP_ALIVE:
+    for option, value in _OPTIONS:
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+class _BelowTls(asyncio.BufferedProtocol):
+    """Between a transport and TLS, which keeps to itself when there is room again.
+
+    Args:
+        tls: asyncio's or uvloop's protocol of TLS.
+        on_room: called with False when the transport is full, then with True.
+    """
+
+    def __init__(
+        self, tls: asyncio.BufferedProtocol, on_room: Callable[[bool], None]
+    ) -> None:
+        self._tls = tls
+        self._on_room = on_room
+        # what comes in takes no detour
+        vars(self).update(get_buffer=tls.get_buffer, buffer_updated=tls.buffer_updated)
+
+    def eof_received(self) -> bool | None:
+        return self._tls.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tls.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._tls.pause_writing()
+        self._on_room(False)
+
+    def resume_writing(self) -> None:
+        self._tls.resume_writing()
+        self._on_room(True)
 
 
 class RdpStream(asyncio.Protocol):
@@ -145,19 +186,27 @@ class RdpStream(asyncio.Protocol):
         self._upgrade: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
         self._plain: asyncio.Transport | None = None  # below the one of TLS
-        self._is_high = False
-        self._looking: asyncio.TimerHandle | None = None
+        self._is_high = self._is_full = self._is_full_below = False
         self._closing: asyncio.TimerHandle | None = None
 
     @property
     def bytes_waiting(self) -> int:
-        """What of ``bytes_sent`` the peer's window has not let out yet.
+        """What waits to be sent: here, and what the peer's window has not let out.
 
         What TLS has encrypted waits in the transport below it, and counts too.
         """
         if self.transport is None or self._is_over:
             return 0
-        waiting = self.transport.get_write_buffer_size()
+        return self.core.bytes_waiting + self._bytes_in_transport
+
+    @property
+    def bytes_taken(self) -> int:
+        """What of ``bytes_sent`` the peer's window has let out."""
+        return self.bytes_sent - self._bytes_in_transport
+
+    @property
+    def _bytes_in_transport(self) -> int:
+        waiting = self.transport.get_write_buffer_size() if self.transport else 0
         if self._plain is not None:
             waiting += self._plain.get_write_buffer_size()
         return waiting
@@ -179,8 +228,9 @@ class RdpStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; the client's core speaks first."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
-        keep_alive(transport)
+        self.transport.set_write_buffer_limits(high=MARK, low=MARK)
+        set_up_socket(transport)
+        self.core.room = ROOM
         self._on_connected()
         self.core.start()
         self._write()
@@ -200,7 +250,7 @@ class RdpStream(asyncio.Protocol):
             finally:
                 self._hand_out()  # also what came before an error
         except RusbError as error:
-            self._write()  # a refusal that the peer is to read
+            self._write(is_all=True)  # a refusal that the peer is to read
             self.fail(error)
             return
         except Exception as error:  # noqa: BLE001 - the top of this connection
@@ -222,12 +272,19 @@ class RdpStream(asyncio.Protocol):
         self._end()
 
     def pause_writing(self) -> None:
-        """The peer reads too slowly."""
-        self._look()
+        """The transport is full, be it one of TLS or the only one."""
+        self._is_full = True
 
     def resume_writing(self) -> None:
-        """It caught up, as far as this transport knows."""
-        self._look()
+        """It has room again."""
+        self._is_full = False
+        self._go_on()
+
+    def _below_has_room(self, has_room: bool) -> None:
+        """The same of the transport below the one of TLS."""
+        self._is_full_below = not has_room
+        if has_room:
+            self._go_on()
 
     # ------------------------------------------------- called by the owner ----
 
@@ -238,8 +295,8 @@ class RdpStream(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._write)
 
     def send_now(self) -> None:
-        """Send what the core has to send: the connection is about to end."""
-        self._write()
+        """Send all that the core has to send: the connection is about to end."""
+        self._write(is_all=True)
 
     def fail(self, error: RusbError) -> None:
         """End the connection because of *error*."""
@@ -251,7 +308,7 @@ class RdpStream(asyncio.Protocol):
         """Send what is left and close; ``on_lost`` follows. Idempotent."""
         if self._is_over or self.transport is None:
             return
-        self._write()
+        self._write(is_all=True)
         self.transport.close()
         if self._closing is None:
             # a peer that does not read must not keep us
@@ -272,38 +329,39 @@ class RdpStream(asyncio.Protocol):
             else:
                 self._on_event(event)
 
-    def _write(self) -> None:
+    @property
+    def _room(self) -> int:
+        return 0 if self._is_full or self._is_full_below else ROOM
+
+    def _go_on(self) -> None:
+        self.core.room = self._room
+        self._write()
+
+    def _write(self, *, is_all: bool = False) -> None:
+        """Send what there is room for, or all of it."""
         self._is_flush_due = False
-        pieces = self.core.data_to_send()
-        if not pieces or self.transport is None or self._is_over:
+        transport, core = self.transport, self.core
+        if transport is None or self._is_over:
             return
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.bytes_sent += len(data)
-        self.transport.write(data)
-        waiting = self.bytes_waiting
-        if waiting > self._max_waiting:
-            self.fail(ConnectionLost(f"{waiting} bytes wait to be read"))
-            self.abort()
-        elif waiting > WRITE_HIGH and not self._is_high:
+        if is_all:
+            core.room = inf
+        while pieces := core.data_to_send():
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.bytes_sent += len(data)
+            transport.write(data)
+            core.room = self._room
+        if self._is_high or not self._room:
             self._look()
 
-    def _look(self, pause: float = LOOK_FIRST, before: int = 0) -> None:
-        """Compare what waits with the marks; look again while it is too much.
-
-        Args:
-            pause: seconds until then, if less waits than *before*.
-        """
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
-        if self._is_over:
-            return
+    def _look(self) -> None:
+        """Compare what waits with the marks."""
         waiting = self.bytes_waiting
+        if waiting > self._max_waiting:
+            if self._error is None:
+                self._error = ConnectionLost(f"{waiting} bytes wait to be read")
+            self.abort()
+            return
         is_high = waiting > (WRITE_LOW if self._is_high else WRITE_HIGH)
-        if is_high:
-            pause = LOOK_FIRST if waiting < before else min(2 * pause, LOOK_LAST)
-            loop = asyncio.get_running_loop()
-            self._looking = loop.call_later(pause, self._look, pause, waiting)
         if is_high != self._is_high:
             self._is_high = is_high
             self._on_pressure(is_high)
@@ -364,7 +422,11 @@ class RdpStream(asyncio.Protocol):
         if transport is None or self._is_over or plain.is_closing():
             raise ConnectionLost("the connection ended during the TLS handshake")
         self.transport, self._plain = transport, plain
-        transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
+        transport.set_write_buffer_limits(high=MARK, low=MARK)
+        tls = cast(asyncio.BufferedProtocol, plain.get_protocol())
+        plain.set_protocol(_BelowTls(tls, self._below_has_room))
+        self._is_full = False  # it was the other one's
+        self.core.room = ROOM
         connection = transport.get_extra_info("ssl_object")
         self._on_secured(connection.version())
         if self.tls.check is not None:
@@ -373,9 +435,8 @@ class RdpStream(asyncio.Protocol):
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            for timer in (self._closing, self._looking):
-                if timer is not None:
-                    timer.cancel()
+            if self._closing is not None:
+                self._closing.cancel()
             on_lost = self._on_lost
             # what was never sent, and half a message, would wait in circles for the
             # garbage collector

@@ -185,6 +185,7 @@ class ClientConnection(Connection):
             reason: not sent, clients have no way to.
         """
         if not (self._is_over or self._waits_for_tls):
+            self._leave_all()
             self._output.append(disconnect_request())
         self._is_over = True
 

@@ -3,6 +3,7 @@
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from math import inf
 
 from rusb.errors import (
     LocalProtocolError,
@@ -15,11 +16,13 @@ from .channels import DRDYNVC, ChannelLimits
 from .dvc import (
     FIRST_DYNAMIC,
     PDU_SIZE,
+    DynamicChannel,
     DynamicChannels,
     DynamicReceiver,
 )
 from .events import ChannelOpened, Disconnected, Event, Ignored, TlsRequested
 from .mcs import IO_CHANNEL
+from .outbox import Message, Outbox
 from .security import PlainSecurity, StandardSecurity
 from .svc import HEADER, MAX_CHANNEL_MESSAGE, WHOLE, ChannelReceiver, ChannelSender
 from .tpkt import TPKT, packet_size
@@ -41,7 +44,13 @@ class Connection(ABC):
         is_server: which end.
         dynamic: limits of the dynamic channels that are served, by name.
         random_bytes: source of randomness, ``secrets.token_bytes``.
+
+    Attributes:
+        room: bytes of messages that may leave before the next one has to wait; whoever
+            moves the bytes sets it, or none ever waits.
     """
+
+    room: float = inf
 
     def __init__(
         self,
@@ -52,7 +61,8 @@ class Connection(ABC):
     ) -> None:
         self._random_bytes = random_bytes
         self._events: list[Event] = []
-        self._output: list[bytes] = []
+        self._outbox = Outbox()
+        self._output: list[bytes] = []  # cut, in the order of its encryption
         self._buffer = bytearray()
         self._needed = 0
         self._failure: str | None = None
@@ -108,8 +118,22 @@ class Connection(ABC):
         self._events.clear()
         return taken
 
+    @property
+    def bytes_waiting(self) -> int:
+        """Messages that :meth:`data_to_send` has not given, and what they cost."""
+        return self._outbox.size
+
     def data_to_send(self) -> list[bytes]:
-        """Take what is to be sent, in pieces, and clear it."""
+        """Take what is to be sent, in pieces, and clear it.
+
+        Of messages, only what there is :attr:`room` for. Whole ones leave; the last may
+        exceed it. What is on no channel of its own, such as pictures, never waits.
+        """
+        outbox = self._outbox
+        while outbox.size and self.room > 0:
+            message = outbox.take()
+            self.room -= len(message.data)
+            self._leave(message.channel, message.data, message.inner)
         taken, self._output = self._output, []
         return taken
 
@@ -124,10 +148,23 @@ class Connection(ABC):
         self._waits_for_tls = False
         self._tls_is_up()
 
-    def send_channel(self, channel: int, message: bytes) -> None:
-        """Send one whole message on a channel.
+    def send_channel(
+        self,
+        channel: int,
+        message: bytes,
+        *,
+        is_urgent: bool = False,
+        is_fence: bool = False,
+    ) -> None:
+        """Send one whole message on a channel, as soon as there is room.
 
         A dynamic one that has been closed takes it and sends nothing.
+
+        Args:
+            channel: which one.
+            message: bytes of it.
+            is_urgent: it goes before what waits and is not urgent.
+            is_fence: nothing goes past it, in either direction.
 
         Raises:
             LocalProtocolError: there is no such channel, it is not open yet, or the
@@ -135,19 +172,21 @@ class Connection(ABC):
         """
         if len(message) > MAX_CHANNEL_MESSAGE:
             raise LocalProtocolError(f"channel message of {len(message)} bytes")
+        inner = None
         if channel not in self._channels or not self._is_active:
             if channel < FIRST_DYNAMIC:
                 raise LocalProtocolError(f"channel {channel} is not open")
-            self._send_dynamic(channel, message)
-            return
+            inner = self._need_dynamic().find(channel)
+            if inner is None:
+                return
+            channel = self._dynamic_carrier
         if self._is_over:
             return
-        flags = self._chunk_flags.get(channel, 0)
-        if not self._security.is_encrypted:
-            self._output += self._sender.cut(channel, message, flags)
-            return
-        for chunk in self._sender.chunks(message, flags):
-            self._send(channel, self._security.wrap(0, chunk))
+        if self.room > 0 and not self._outbox.size:
+            self.room -= len(message)
+            self._leave(channel, message, inner)
+        else:
+            self._outbox.add(Message(channel, message, inner, is_urgent, is_fence))
 
     def open_channel(self, name: str) -> bool:
         """Server: open a dynamic channel; ChannelOpened or ChannelRefused follows.
@@ -186,25 +225,40 @@ class Connection(ABC):
         for message in dynamic.messages_to_send():
             self.send_channel(self._dynamic_carrier, message)
 
-    def _send_dynamic(self, channel: int, message: bytes) -> None:
-        dynamic, sender, carrier = (
-            *(self._need_dynamic(), self._sender, self._dynamic_carrier),
-        )
-        if self._is_over:
+    def _leave(
+        self, channel: int, message: bytes, inner: DynamicChannel | None
+    ) -> None:
+        """Cut a message, and encrypt it: it is next."""
+        if inner is not None:
+            self._leave_inner(channel, message, inner)
             return
+        flags = self._chunk_flags.get(channel, 0)
+        if not self._security.is_encrypted:
+            self._output += self._sender.cut(channel, message, flags)
+            return
+        for chunk in self._sender.chunks(message, flags):
+            self._send(channel, self._security.wrap(0, chunk))
+
+    def _leave_inner(self, carrier: int, message: bytes, inner: DynamicChannel) -> None:
+        dynamic, sender = self._need_dynamic(), self._sender
         size = sender.chunk_size if dynamic.is_own else PDU_SIZE
         flags = self._chunk_flags.get(carrier, 0) | WHOLE
         if not self._security.is_encrypted:
-            self._output += dynamic.cut(
-                *(channel, message, size),
+            self._output += inner.cut(
+                *(message, size),
                 lambda size: sender.header(carrier, size, size, flags),
             )
             return
-        pieces = dynamic.cut(
-            channel, message, size, lambda size: HEADER.pack(size, flags)
-        )
+        pieces = inner.cut(message, size, lambda size: HEADER.pack(size, flags))
         for head, piece in zip(pieces[::2], pieces[1::2], strict=True):
             self._send(carrier, self._security.wrap(0, head + piece))
+
+    def _leave_all(self) -> None:
+        """Nothing waits any longer: what comes now is the end."""
+        self.room = inf
+        while self._outbox.size:
+            message = self._outbox.take()
+            self._leave(message.channel, message.data, message.inner)
 
     # ----------------------------------------------------- for the two ends ----
 

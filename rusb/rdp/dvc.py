@@ -37,6 +37,7 @@ __all__ = [
     "MAX_ASSEMBLED",
     "MAX_DYNAMIC_CHANNELS",
     "PDU_SIZE",
+    "DynamicChannel",
     "DynamicChannels",
     "DynamicReceiver",
 ]
@@ -67,7 +68,7 @@ _LENGTHS = struct.Struct("<B"), struct.Struct("<H"), struct.Struct("<I")
 _MAX_HEADER = 1 + 4 + 4
 
 
-class _Channel(Assembly):
+class DynamicChannel(Assembly):
     """A channel that is open, or that the client was asked to open.
 
     Attributes:
@@ -86,6 +87,31 @@ class _Channel(Assembly):
         self.is_open = is_open
         self.total = 0
         self.head = _head(Command.DATA, number)
+
+    def cut(
+        self, message: bytes, size: int, header: Callable[[int], bytes]
+    ) -> list[bytes]:
+        """Return the bytes that carry a message, in pieces (2.5).
+
+        Args:
+            message: of any length.
+            size: bytes of a data message at most.
+            header: returns what is to be in front of a data message of a length.
+        """
+        head, total = self.head, len(message)
+        if len(head) + total <= size:
+            return [header(len(head) + total) + head, message]
+        width = number_width(total)
+        first = _head(Command.DATA_FIRST, self.number, width)
+        first += _LENGTHS[width].pack(total)
+        start, room = size - len(first), size - len(head)
+        starts = range(start, total, room)
+        ends = range(start + room, total + room, room)
+        full = header(size)
+        pieces = [full + head] * (2 * len(starts))
+        pieces[-2] = header(len(head) + total - starts[-1]) + head
+        pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
+        return [full + first, message[:start], *pieces]
 
 
 def _head(command: Command, number: int, extra: int = 0) -> bytes:
@@ -121,7 +147,7 @@ class DynamicChannels:
         self._events = events
         self._output: list[bytes] = []
         self._last = 0  # number; none is used again (2.6)
-        self._channels: dict[int, _Channel] = {}
+        self._channels: dict[int, DynamicChannel] = {}
         self._assembled = 0
 
     # ------------------------------------------------- for the connection ----
@@ -169,34 +195,10 @@ class DynamicChannels:
             self._forget(known)
             self._output.append(Close(known.number).serialize())
 
-    def cut(
-        self, channel: int, message: bytes, size: int, header: Callable[[int], bytes]
-    ) -> list[bytes]:
-        """Return the bytes that carry a message, in pieces (2.5).
-
-        Args:
-            channel: the channel; when it has been closed, nothing carries it.
-            message: of any length.
-            size: bytes of a data message at most.
-            header: returns what is to be in front of a data message of a length.
-        """
+    def find(self, channel: int) -> DynamicChannel | None:
+        """Return a channel that is open."""
         known = self._channels.get(channel - FIRST_DYNAMIC)
-        if known is None or not known.is_open:
-            return []
-        head, total = known.head, len(message)
-        if len(head) + total <= size:
-            return [header(len(head) + total) + head, message]
-        width = number_width(total)
-        first = _head(Command.DATA_FIRST, known.number, width)
-        first += _LENGTHS[width].pack(total)
-        start, room = size - len(first), size - len(head)
-        starts = range(start, total, room)
-        ends = range(start + room, total + room, room)
-        full = header(size)
-        pieces = [full + head] * (2 * len(starts))
-        pieces[-2] = header(len(head) + total - starts[-1]) + head
-        pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
-        return [full + first, message[:start], *pieces]
+        return known if known is not None and known.is_open else None
 
     def receive(self, message: bytes) -> None:
         """Take one whole message of the static channel.
@@ -348,7 +350,7 @@ class DynamicChannels:
         else:
             self._events.append(ChannelData(known.channel, message[start:]))
 
-    def _collect(self, known: _Channel, piece: bytes) -> None:
+    def _collect(self, known: DynamicChannel, piece: bytes) -> None:
         if len(piece) > known.left:
             self._fail(known, f"piece of {len(piece)} bytes, {known.left} are missing")
             return
@@ -368,7 +370,7 @@ class DynamicChannels:
             raise ParseError(f"no channel in {message[:16].hex()}")
         return _NUMBERS[width].unpack_from(message)[0], _NUMBERS[width].size
 
-    def _find(self, number: int) -> _Channel | None:
+    def _find(self, number: int) -> DynamicChannel | None:
         known = self._channels.get(number)
         if known is None or not known.is_open:
             # 2.6: what crosses our close, or answers it
@@ -382,17 +384,17 @@ class DynamicChannels:
 
     def _add(
         self, number: int, name: str, limits: ChannelLimits, *, is_open: bool
-    ) -> _Channel:
-        known = _Channel(number, name, limits.message, is_open=is_open)
+    ) -> DynamicChannel:
+        known = DynamicChannel(number, name, limits.message, is_open=is_open)
         self._channels[number] = known
         return known
 
-    def _forget(self, known: _Channel) -> None:
+    def _forget(self, known: DynamicChannel) -> None:
         del self._channels[known.number]
         if known.left:
             self._assembled -= known.total - known.left
 
-    def _fail(self, known: _Channel, why: str) -> None:
+    def _fail(self, known: DynamicChannel, why: str) -> None:
         """Close a channel on which the peer broke a rule (2.5)."""
         self.close(known.channel)
         self._events.append(ChannelClosed(known.channel, why))

@@ -602,6 +602,7 @@ class ServerConnection(Connection):
             self._events.append(RefreshRequested())
 
     def _say_goodbye(self, reason: int) -> None:
+        self._leave_all()
         if self._phase in (_Phase.ACTIVATION, _Phase.FINALISATION, _Phase.ACTIVE):
             self._send_data(DataType.ERROR_INFO, reason.to_bytes(4, "little"))
             self._deactivate()

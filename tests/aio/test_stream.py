@@ -1,16 +1,19 @@
 """What a stream asks of the kernel, and what it counts as waiting."""
 
 import asyncio
+import contextlib
+import random
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from rusb.aio.stream import WRITE_HIGH, WRITE_LOW, RdpStream, TlsUpgrade
+from rusb.aio.stream import MARK, ROOM, WRITE_HIGH, WRITE_LOW, RdpStream, TlsUpgrade
 from rusb.aio.tls import make_self_signed, server_context
 from rusb.rdp.events import Event, TlsRequested
 from rusb.rdp.security import Method
@@ -22,6 +25,7 @@ MINUTE = [
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
     (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 60_000),
+    (socket.IPPROTO_TCP, "TCP_NOTSENT_LOWAT", 64 << 10),
 ]
 
 
@@ -58,11 +62,19 @@ SIZE = 2 * WRITE_HIGH
 
 
 class Feeder:
-    """A core that wants TLS at the first byte, and sends what a test gives it."""
+    """A core that wants TLS at the first byte, and sends what a test gives it.
+
+    Attributes:
+        outputs: what leaves at once.
+        messages: what leaves when there is room.
+    """
+
+    room = 0.0
 
     def __init__(self) -> None:
         self.is_secured = False
         self.outputs: list[bytes] = []
+        self.messages: deque[bytes] = deque()
         self._events: list[Event] = []
 
     def start(self) -> None: ...
@@ -76,32 +88,84 @@ class Feeder:
         events, self._events = self._events, []
         return events
 
+    @property
+    def bytes_waiting(self) -> int:
+        return sum(map(len, self.messages))
+
     def data_to_send(self) -> list[bytes]:
         outputs, self.outputs = self.outputs, []
+        while self.messages and self.room > 0:
+            outputs.append(self.messages.popleft())
+            self.room -= len(outputs[-1])
         return outputs
 
     def tls_started(self) -> None:
         self.is_secured = True
 
 
-def read_when_told(port: int, told: threading.Event, over: threading.Event) -> None:
-    """Be a peer that does TLS, and reads nothing before it is told to."""
+@contextlib.contextmanager
+def talking(port: int, *, is_tls: bool) -> Iterator[socket.socket]:
+    """Be a peer with a small window, with TLS or in clear."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         sock.connect(("127.0.0.1", port))
+        if not is_tls:
+            yield sock
+            return
         sock.sendall(b"x")
         sock.recv(1)
         with context.wrap_socket(sock) as secured:
-            told.wait(20)
-            left = SIZE
-            while left > 0:
-                left -= len(secured.recv(1 << 16))
-            over.wait(20)
+            yield secured
 
 
-@pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop])
+def read_when_told(
+    port: int, told: threading.Event, over: threading.Event, *, is_tls: bool = True
+) -> bytes:
+    """Read nothing before the test tells so, then everything."""
+    found = bytearray()
+    with talking(port, is_tls=is_tls) as sock:
+        told.wait(20)
+        while len(found) < SIZE and (data := sock.recv(1 << 16)):
+            found += data
+        over.wait(20)
+    return bytes(found)
+
+
+@contextlib.asynccontextmanager
+async def pressing(
+    core: Feeder, folder: Path
+) -> AsyncIterator[tuple[RdpStream, int, list[bool]]]:
+    """Serve one peer; yield the stream, its port, and what is said of pressure."""
+    pressed: list[bool] = []
+    stream = RdpStream(
+        core,
+        on_event=lambda event: None,
+        on_lost=lambda error: None,
+        on_pressure=pressed.append,
+        tls=TlsUpgrade(server_context(*make_self_signed(folder), None)),
+    )
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: stream, "127.0.0.1", 0)
+    async with asyncio.timeout(20), server:
+        yield stream, server.sockets[0].getsockname()[1], pressed
+        stream.abort()
+
+
+async def connected(stream: RdpStream, core: Feeder, *, is_tls: bool = True) -> None:
+    while stream.transport is None or core.is_secured != is_tls:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    sock = stream.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+
+
+LOOPS = pytest.mark.parametrize(
+    "loops", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
+@LOOPS
 def test_what_tls_has_taken_waits_all_the_same(
     tmp_path: Path, loops: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
@@ -109,26 +173,11 @@ def test_what_tls_has_taken_waits_all_the_same(
 
     async def work() -> None:
         core, told, over = Feeder(), threading.Event(), threading.Event()
-        pressed: list[bool] = []
-        stream = RdpStream(
-            core,
-            on_event=lambda event: None,
-            on_lost=lambda error: None,
-            on_pressure=pressed.append,
-            tls=TlsUpgrade(server_context(*make_self_signed(tmp_path), None)),
-        )
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: stream, "127.0.0.1", 0)
-        async with asyncio.timeout(20), server:
-            port = server.sockets[0].getsockname()[1]
+        async with pressing(core, tmp_path) as (stream, port, pressed):
             peer = asyncio.ensure_future(
                 asyncio.to_thread(read_when_told, port, told, over)
             )
-            while not core.is_secured:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            assert stream.transport is not None
-            sock = stream.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+            await connected(stream, core)
             core.outputs.append(bytes(SIZE))
             stream.flush()
             await asyncio.sleep(0.2)
@@ -140,7 +189,42 @@ def test_what_tls_has_taken_waits_all_the_same(
             assert stream.bytes_waiting <= WRITE_LOW
             over.set()
             await peer
-            stream.abort()
 
     with asyncio.Runner(loop_factory=loops) as runner:
         runner.run(work())
+
+
+@LOOPS
+@pytest.mark.parametrize("is_tls", [True, False], ids=["TLS", "clear"])
+def test_a_transport_holds_little_and_a_slow_reader_stops_its_writer(
+    tmp_path: Path, loops: Callable[[], asyncio.AbstractEventLoop], is_tls: bool
+) -> None:
+    size = 64 << 10
+    blocks = [random.Random(n).randbytes(size) for n in range(SIZE // size)]
+    most = (MARK + ROOM + size) * 1.01
+
+    async def work() -> bytes:
+        core, told, over = Feeder(), threading.Event(), threading.Event()
+        async with pressing(core, tmp_path) as (stream, port, pressed):
+            peer = asyncio.ensure_future(
+                asyncio.to_thread(read_when_told, port, told, over, is_tls=is_tls)
+            )
+            await connected(stream, core, is_tls=is_tls)
+            core.messages += blocks
+            stream.flush()
+            await asyncio.sleep(0.2)
+            assert MARK < stream.bytes_waiting - core.bytes_waiting < most
+            assert WRITE_HIGH < stream.bytes_waiting
+            assert pressed == [True]
+            told.set()
+            while pressed != [True, False]:  # noqa: ASYNC110
+                assert stream.bytes_waiting - core.bytes_waiting < most
+                await asyncio.sleep(0.001)
+            while stream.bytes_waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert stream.bytes_taken == stream.bytes_sent
+            over.set()
+            return await peer
+
+    with asyncio.Runner(loop_factory=loops) as runner:
+        assert runner.run(work()) == b"".join(blocks)

@@ -4,6 +4,7 @@ import itertools
 import random
 import struct
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
@@ -240,6 +241,21 @@ def test_nothing_is_sent_once_the_connection_is_over() -> None:
     joined.server.send_channel(channel, b"late")
     joined.server.close_channel(channel)
     assert joined.server.data_to_send() == []
+
+
+def test_a_dynamic_channel_closes_after_what_waits_on_it() -> None:
+    joined = join()
+    first, second = open_one(joined), open_one(joined)
+    joined.server.room = 0
+    long = random.Random(1).randbytes(40_000)
+    joined.server.send_channel(first, long)
+    joined.server.close_channel(first)
+    joined.server.send_channel(second, b"key", is_urgent=True)
+    assert joined.server.data_to_send() == []
+    joined.server.room = inf
+    joined.run()
+    assert [e.data for e in joined.of_client(ChannelData)] == [b"key", long]
+    assert joined.of_client(ChannelClosed) == [ChannelClosed(first)]
 
 
 # --------------------------------------------------------- sizes, and runs ----

@@ -86,7 +86,8 @@ class End:
         return [m.hex() for m in self.dynamic.messages_to_send()]
 
     def pdus(self, channel: int, message: bytes, size: int = PDU_SIZE) -> list[bytes]:
-        pieces = self.dynamic.cut(channel, message, size, no_header)
+        found = self.dynamic.find(channel)
+        pieces = found.cut(message, size, no_header) if found is not None else []
         return [a + b for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
 
     def saw(self, *kinds: type[E]) -> list[E]:
