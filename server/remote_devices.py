@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from rusb.aio.link import WireLink
+from rusb.aio.link import Sender, WireLink
 from rusb.aio.tasks import TaskSet
 from rusb.errors import RemoteProtocolError, RusbError
 from rusb.filters.engine import Interfaces, decide
@@ -152,7 +152,7 @@ class RemoteDevices:
         tell: Callable[[events.Event], None],
         core: wire.GuestSide,
         types: Collection[TransferType] = tuple(TransferType),
-        send: Callable[[int, bytes], None],
+        send: Sender,
         flush: Callable[[], None],
         open_channel: Callable[[str], bool],
         close_channel: Callable[[int], None],

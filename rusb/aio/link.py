@@ -2,16 +2,28 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from rusb.errors import LocalProtocolError
 from rusb.wire.base import CloseChannel, Event, OpenChannel, Output, Send, Side
 
-__all__ = ["WireLink"]
+__all__ = ["Sender", "WireLink"]
 
 
 def _refuse(_: object) -> NoReturn:
     raise LocalProtocolError("this link cannot open or close channels")
+
+
+def _forget(channel: int, message: bytes, *, is_urgent: bool, is_fence: bool) -> None:
+    """Send nothing any more."""
+
+
+class Sender(Protocol):
+    """Takes messages; see :class:`~rusb.wire.base.Send`."""
+
+    def __call__(
+        self, channel: int, message: bytes, /, *, is_urgent: bool, is_fence: bool
+    ) -> None: ...
 
 
 class WireLink:
@@ -19,7 +31,7 @@ class WireLink:
 
     Args:
         core: the wire core; call :meth:`flush` after every call to it.
-        send: ``send(channel, message)``, hands a message to what is below.
+        send: hands a message to what is below.
         flush: sends what is below has to send.
         on_event: called for each event of the core; it may call the core.
         open_channel: ``open_channel(name)``, asks for a dynamic channel; False: there
@@ -35,7 +47,7 @@ class WireLink:
         self,
         core: Side,
         *,
-        send: Callable[[int, bytes], None],
+        send: Sender,
         flush: Callable[[], None],
         on_event: Callable[[Event], None],
         open_channel: Callable[[str], bool] = _refuse,
@@ -92,7 +104,7 @@ class WireLink:
         for channel in sorted(self._channels):
             self.closed(channel)
         # what is below is not to live as long as this
-        self._send, self._flush = lambda channel, data: None, lambda: None
+        self._send, self._flush = _forget, lambda: None
         self._open_channel = self._close_channel = _refuse
         if self._timer is not None:
             self._timer.cancel()
@@ -113,7 +125,12 @@ class WireLink:
             return
         for output in outputs:
             if isinstance(output, Send):
-                self._send(output.channel, output.data)
+                self._send(
+                    output.channel,
+                    output.data,
+                    is_urgent=output.is_urgent,
+                    is_fence=output.is_fence,
+                )
             else:
                 self._execute(output)
         if outputs:

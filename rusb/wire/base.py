@@ -97,10 +97,21 @@ class ChannelSpec:
 
 @dataclass(slots=True)
 class Send:
-    """Send one whole message (a piece of the stream, for STREAM) on a channel."""
+    """Send one whole message (a piece of the stream, for STREAM) on a channel.
+
+    Attributes:
+        channel: which one.
+        data: of the message.
+        is_urgent: it may go before messages that wait and are not urgent: what belongs
+            to interrupt transfers.
+        is_fence: no message may go past it, in either direction: what changes a device,
+            where urgent messages around it depend on that.
+    """
 
     channel: int
     data: bytes
+    is_urgent: bool = False
+    is_fence: bool = False
 
 
 @dataclass(slots=True)

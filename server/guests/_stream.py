@@ -191,7 +191,9 @@ class DeviceStream(asyncio.Protocol):
             if self._is_paused:
                 self._pause_or_go_on()
 
-    def _collect(self, channel: int, data: bytes) -> None:
+    def _collect(
+        self, channel: int, data: bytes, *, is_urgent: bool, is_fence: bool
+    ) -> None:
         self._out.append(data)
 
     def _flush(self) -> None:

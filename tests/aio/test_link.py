@@ -71,12 +71,15 @@ class Below:
         self.has_room = True
         self.link = WireLink(
             self.core,
-            send=lambda channel, data: self.log.append(f"> {channel} {data.decode()}"),
+            send=self.send,
             flush=lambda: None,
             on_event=lambda event: self.log.append(cast(Ignored, event).reason),
             open_channel=self.open,
             close_channel=lambda channel: self.log.append(f"close {channel}"),
         )
+
+    def send(self, channel: int, data: bytes, **flags: bool) -> None:
+        self.log.append(f"> {channel} {data.decode()}")
 
     def open(self, name: str) -> bool:
         self.log.append(f"open {name}")
@@ -156,7 +159,7 @@ async def test_a_stream_has_no_channels_to_open(output: Output) -> None:
     core = Recorder()
     link = WireLink(
         core,
-        send=lambda channel, data: None,
+        send=lambda channel, data, **_: None,
         flush=lambda: None,
         on_event=lambda event: None,
     )

@@ -71,7 +71,13 @@ async def run_far(port: int, folder: Path) -> AsyncIterator[Far]:
 
 
 @contextlib.asynccontextmanager
-async def run_relay(port: int, rtt_ms: int) -> AsyncIterator[int]:
-    """Run a network in front of *port*, and return its own port."""
-    async with _run("relay", str(port), str(rtt_ms)) as process:
+async def run_relay(port: int, rtt_ms: int, rate: int = 0) -> AsyncIterator[int]:
+    """Run a network in front of *port*, and return its own port.
+
+    Args:
+        port: of the server.
+        rtt_ms: its round trip.
+        rate: bytes a second, each way; 0: as many as there are.
+    """
+    async with _run("relay", str(port), str(rtt_ms), str(rate)) as process:
         yield int(await _line(process))

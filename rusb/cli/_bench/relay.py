@@ -1,11 +1,12 @@
-"""A network with a round trip, between client and server of ``rusb bench``.
+"""A network with a round trip and a rate, between client and server of ``rusb bench``.
 
-``python -m rusb.cli._bench.relay PORT MILLISECONDS`` listens on a port of 127.0.0.1,
-prints its number, and passes on what comes to PORT and back, each way half of the time
-later. It ends with its standard input.
+``python -m rusb.cli._bench.relay PORT MILLISECONDS [BYTES_A_SECOND]`` listens on a port
+of 127.0.0.1, prints its number, and passes on what comes to PORT and back, each way
+half of the time later. It ends with its standard input.
 """
 
 import asyncio
+import socket
 import sys
 from collections import deque
 from typing import cast
@@ -17,14 +18,29 @@ __all__: list[str] = []
 MAX_HELD = 4 << 20
 """Bytes under way in one direction: about what TCP has windows and buffers for."""
 
+PIECE = 1400
+"""With a rate, what leaves at once: about a packet."""
+
+QUEUE = 32 << 10
+"""With a rate, bytes that wait for their turn, and half of what the kernel keeps
+unread: a router that keeps delays short. A longer queue is the network's affair."""
+
 
 class _Way(asyncio.Protocol):
-    """One side of a connection; what it receives leaves at the other, later."""
+    """One side of a connection; what it receives leaves at the other, later.
 
-    def __init__(self, delay: float) -> None:
+    Args:
+        delay: seconds.
+        rate: bytes a second; 0: without a limit.
+    """
+
+    def __init__(self, delay: float, rate: float) -> None:
         self.other: _Way | None = None
         self.transport: asyncio.Transport | None = None
         self._delay = delay
+        self._rate = rate
+        self._free = 0.0  # when what came before has left
+        self._most = QUEUE + int(delay * rate) if rate else MAX_HELD
         self._held: deque[tuple[float, bytes]] = deque()
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -34,15 +50,29 @@ class _Way(asyncio.Protocol):
         if self.other is None:  # until there is somewhere to send it
             self.transport.pause_reading()
 
+    def join(self, other: "_Way") -> None:
+        """Pass on to *other* from now on."""
+        assert self.transport is not None
+        self.other = other
+        self.transport.resume_reading()
+        if self._held:  # uvloop reads once all the same
+            self._pass_on()
+
     def data_received(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
-        self._held.append((loop.time() + self._delay, data))
+        now = loop.time()
+        size = PIECE if self._rate else len(data)
+        for start in range(0, len(data), size):
+            piece = data[start : start + size]
+            if self._rate:
+                self._free = max(self._free, now) + len(piece) / self._rate
+            self._held.append((max(self._free, now) + self._delay, piece))
         self._count += len(data)
-        if self._count > MAX_HELD:
+        if self._count > self._most:
             assert self.transport is not None
             self.transport.pause_reading()
-        if self._timer is None:
-            self._timer = loop.call_later(self._delay, self._pass_on)
+        if self._timer is None and self.other is not None:
+            self._timer = loop.call_at(self._held[0][0], self._pass_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -63,32 +93,42 @@ class _Way(asyncio.Protocol):
             self.other.transport.write(data)
         if self._held:
             self._timer = loop.call_at(self._held[0][0], self._pass_on)
-        if self._count <= MAX_HELD and not self.transport.is_closing():
+        if self._count <= self._most and not self.transport.is_closing():
             self.transport.resume_reading()
 
 
-async def _join(near: _Way, port: int, delay: float) -> None:
+def _socket(rate: float) -> socket.socket:
+    """Return a socket whose kernel keeps little unread if there is a rate."""
+    sock = socket.socket()
+    if rate:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE)
+    return sock
+
+
+async def _join(near: _Way, port: int, far: _Way, rate: float) -> None:
     loop = asyncio.get_running_loop()
-    far = _Way(delay)
     far.other = near
-    await loop.create_connection(lambda: far, "127.0.0.1", port)
-    near.other = far
-    assert near.transport is not None
-    near.transport.resume_reading()
+    sock = _socket(rate)
+    sock.setblocking(False)
+    await loop.sock_connect(sock, ("127.0.0.1", port))
+    await loop.create_connection(lambda: far, sock=sock)
+    near.join(far)
 
 
-async def main(port: int, rtt_ms: float) -> None:
+async def main(port: int, rtt_ms: float, rate: float = 0) -> None:
     """Listen until standard input ends."""
     loop = asyncio.get_running_loop()
     delay = rtt_ms / 2000
     joins: set[asyncio.Task[None]] = set()
 
     def accept() -> _Way:
-        way = _Way(delay)
-        joins.add(loop.create_task(_join(way, port, delay)))
+        way = _Way(delay, rate)
+        joins.add(loop.create_task(_join(way, port, _Way(delay, rate), rate)))
         return way
 
-    server = await loop.create_server(accept, "127.0.0.1", 0)
+    sock = _socket(rate)
+    sock.bind(("127.0.0.1", 0))
+    server = await loop.create_server(accept, sock=sock)
     print(server.sockets[0].getsockname()[1], flush=True)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(
@@ -99,4 +139,4 @@ async def main(port: int, rtt_ms: float) -> None:
 
 
 if __name__ == "__main__":
-    run_async(main(int(sys.argv[1]), float(sys.argv[2])))
+    run_async(main(int(sys.argv[1]), *map(float, sys.argv[2:])))

@@ -48,10 +48,11 @@ LIST_TIMEOUT = 10.0
 class _Pending:
     """A URB in flight: what its answer needs."""
 
-    __slots__ = ("is_cancelled", "is_in", "length", "setup")
+    __slots__ = ("is_cancelled", "is_in", "kind", "length", "setup")
 
-    def __init__(self, length: int, is_in: bool, setup: bytes) -> None:
+    def __init__(self, kind: int, length: int, is_in: bool, setup: bytes) -> None:
         self.is_cancelled = False
+        self.kind = kind
         self.length = length
         self.is_in = is_in
         self.setup = setup
@@ -196,7 +197,7 @@ class VrdpUsbDeviceSide(DeviceSide):
         refused = self._devices.pop(device, None)
         self._reply(Code.OPEN, Status.DENIED, device)
         for handle, urb in (refused or _Device()).pending.items():
-            self._refuse(device, handle, urb.is_in, urb.setup)
+            self._refuse(device, handle, urb)
 
     def device_lost(self, device: int) -> None:
         """From now on requests are answered with status 2 (2.8)."""
@@ -213,7 +214,7 @@ class VrdpUsbDeviceSide(DeviceSide):
         if pending.is_cancelled and error:
             error = codec.STALLED  # C14, with what was moved until then
         elif error:
-            self._send_result(device, urb_id, error, pending.is_in, setup)
+            self._send_result(device, urb_id, error, pending)
             return
         if pending.is_in:
             data = result.data[: pending.length]
@@ -225,7 +226,7 @@ class VrdpUsbDeviceSide(DeviceSide):
             *(15 + size, Code.URB_RESULT, device, codec.FLAG_LAST),
             *(error, urb_id, length),
         )
-        self._send(b"".join((head, setup, data)))
+        self._send_answer(pending, b"".join((head, setup, data)))
 
     # ---------------------------------------------------------- the requests ----
 
@@ -322,11 +323,11 @@ class VrdpUsbDeviceSide(DeviceSide):
             or len(device.pending) >= MAX_URBS_IN_FLIGHT
             or device.bytes + length > MAX_BYTES_IN_FLIGHT
         ):
-            self._refuse(number, handle, is_in, setup)
+            self._refuse(number, handle, _Pending(kind, length, is_in, setup))
             return
         request = SetupPacket.parse(setup) if setup else None
         length = request.length if request else length
-        device.pending[handle] = _Pending(length, is_in, setup)
+        device.pending[handle] = _Pending(kind, length, is_in, setup)
         device.bytes += length
         urb = Urb(
             handle,
@@ -361,19 +362,22 @@ class VrdpUsbDeviceSide(DeviceSide):
     def _reply(self, code: int, status: Status, device: int) -> None:
         self._send(codec.STATUS_REPLY.pack(6, code, status, device))
 
-    def _refuse(self, device: int, handle: int, is_in: bool, setup: bytes) -> None:
+    def _refuse(self, device: int, handle: int, urb: _Pending) -> None:
         """Answer a URB that cannot be done (C11)."""
-        setup = setup if len(setup) == 8 else b""
-        self._send_result(device, handle, codec.NOT_RESPONDING, is_in, setup)
+        self._send_result(device, handle, codec.NOT_RESPONDING, urb)
 
-    def _send_result(
-        self, device: int, handle: int, error: int, is_in: bool, setup: bytes
-    ) -> None:
+    def _send_result(self, device: int, handle: int, error: int, urb: _Pending) -> None:
         """An error: without data, but for the echo of the SETUP packet (S16)."""
-        echo = setup if is_in else b""
+        setup = urb.setup if len(urb.setup) == 8 else b""
+        echo = setup if urb.is_in else b""
         size = 15 + len(echo)
         head = (size, Code.URB_RESULT, device, codec.FLAG_LAST, error, handle)
-        self._send(codec.RESULT.pack(*head, len(setup)) + echo)
+        self._send_answer(urb, codec.RESULT.pack(*head, len(setup)) + echo)
+
+    def _send_answer(self, urb: _Pending, message: bytes) -> None:
+        """Send the answer to a URB; a key does not wait behind a disk."""
+        is_urgent = urb.kind == codec.URB_INTERRUPT
+        self._outputs.append(Send(self._channel, message, is_urgent))
 
     def _send(self, message: bytes) -> None:
         self._outputs.append(Send(self._channel, message))

@@ -67,13 +67,15 @@ class _Pending:
     """A URB in flight."""
 
     __slots__ = (
-        *("buffer", "is_cancelled", "is_control", "is_in", "length", "urb_id"),
+        *("buffer", "is_cancelled", "is_control", "is_in", "is_urgent", "length"),
+        "urb_id",
     )
 
     def __init__(self, urb: Urb) -> None:
         self.urb_id = urb.id
         self.is_in = urb.endpoint & 0x80 != 0
         self.is_control = urb.type is TransferType.CONTROL
+        self.is_urgent = urb.type is TransferType.INTERRUPT
         self.length = urb.length
         self.is_cancelled = False
         self.buffer: bytearray | None = None  # fragments so far
@@ -223,7 +225,7 @@ class VrdpUsbGuestSide(GuestSide):
         if device in self._devices:
             raise LocalProtocolError(f"device {device} is open already")
         self._devices[device] = _Device()
-        self._send(codec.request(Code.OPEN, device))
+        self._send(codec.request(Code.OPEN, device), is_fence=True)
 
     def close_device(self, device: int) -> None:
         """CANCEL_URB for each URB in flight, then CLOSE (2.7)."""
@@ -231,7 +233,7 @@ class VrdpUsbGuestSide(GuestSide):
             return
         self._cancel_all(device)
         del self._devices[device]
-        self._send(codec.request(Code.CLOSE, device))
+        self._send(codec.request(Code.CLOSE, device), is_fence=True)
 
     def reset_device(self, device: int, *, request: int | None = None) -> None:
         """CANCEL_URB for each URB in flight, then RESET (2.5)."""
@@ -284,7 +286,7 @@ class VrdpUsbGuestSide(GuestSide):
             self._reject(device, urb, UrbStatus.INVALID)
             return
         handle = self._new_handle(target)
-        target.pending[handle] = _Pending(urb)
+        pending = target.pending[handle] = _Pending(urb)
         target.handles[urb.id] = handle
         is_in = urb.endpoint & 0x80
         length, data = urb.length, b"" if is_in else urb.data
@@ -305,7 +307,7 @@ class VrdpUsbGuestSide(GuestSide):
             length,
             size,
         )
-        self._send(b"".join((message, head, data)))
+        self._send(b"".join((message, head, data)), is_urgent=pending.is_urgent)
         if self._wants_polls and self._poll_due is None:
             self._poll_due = now + POLL_URBS_INTERVAL
 
@@ -313,11 +315,12 @@ class VrdpUsbGuestSide(GuestSide):
         """Send CANCEL_URB; the URB completes with its result, or soon without."""
         target = self._devices.get(device)
         handle = target.handles.get(urb_id) if target else None
-        if target is None or handle is None or target.pending[handle].is_cancelled:
+        pending = target.pending[handle] if target and handle else None
+        if handle is None or pending is None or pending.is_cancelled:
             return
-        target.pending[handle].is_cancelled = True
+        pending.is_cancelled = True
         self._just_cancelled[device, handle] = None
-        self._send(codec.cancel(device, handle))
+        self._send(codec.cancel(device, handle), is_urgent=pending.is_urgent)
 
     # ------------------------------------------------- negotiation and list ----
 
@@ -510,7 +513,8 @@ class VrdpUsbGuestSide(GuestSide):
         if device is not None:
             for handle, pending in device.pending.items():
                 if not pending.is_cancelled:
-                    self._send(codec.cancel(number, handle))
+                    message = codec.cancel(number, handle)
+                    self._send(message, is_urgent=pending.is_urgent)
             self._complete_all(number, UrbStatus.CANCELLED)
 
     def _new_handle(self, device: _Device) -> int:
@@ -527,12 +531,15 @@ class VrdpUsbGuestSide(GuestSide):
         target, status = self._devices.get(device), UrbStatus.NO_DEVICE
         if target is not None and not target.has_failed:
             status = UrbStatus.OK
-            self._send(codec.request(code, device, *arguments))
+            # interrupt transfers before and after it stay there
+            self._send(codec.request(code, device, *arguments), is_fence=True)
         if request is not None:
             self._events.append(RequestCompleted(device, request, status))
 
-    def _send(self, message: bytes) -> None:
-        self._outputs.append(Send(self._channel, message))
+    def _send(
+        self, message: bytes, *, is_urgent: bool = False, is_fence: bool = False
+    ) -> None:
+        self._outputs.append(Send(self._channel, message, is_urgent, is_fence))
 
     def _reject(self, device: int, urb: Urb, status: UrbStatus) -> None:
         self._events.append(UrbCompleted(device, urb.id, UrbResult(status)))
