@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from rusb.aio.tasks import TaskSet
 from rusb.errors import RusbError
@@ -227,8 +228,7 @@ class _Protocol(asyncio.Protocol):
         self.problem = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no such
 
     def data_received(self, data: bytes) -> None:
         if self.problem:

@@ -1,8 +1,14 @@
 """The guest's screen in real viewers: a Linux console in QEMU (display.md 12)."""
 
 import asyncio
+import contextlib
 import io
+import os
+import re
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -10,13 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rusb.client.config import ClientConfig
+from rusb.client.screenshot import screenshot
 from rusb.rdp.graphics.pixels import Frame, frame_of
+from rusb.rdp.security import Method
 from rusb.server.config import ServerConfig
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from tests.support.lab.assets import GUEST
 from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, wait
 from tests.support.lab.usblab import Guest
+from tests.support.lab.vboxshell import Shell
+from tests.support.rusbserver import free_port
 from tests.support.whole_path import ALL
 
 Make = Callable[[int, int], list[str]]
@@ -154,3 +165,118 @@ async def test_a_viewer_shows_what_qemu_shows(
     await asyncio.to_thread(
         check, make, server, screen, display, tmp_path / "viewer", depth
     )
+
+
+def watch_both(server: Server, guest: ScreenGuest, folder: Path) -> None:
+    """Two viewers at once, of which one stops for a while."""
+    port = server.port
+    with contextlib.ExitStack() as stack:
+        displays, programs = [], []
+        for name, command in (
+            ("rdesktop", rdesktop(port, 16)),
+            ("xfreerdp", [*xfreerdp(port, 24), "/sec:rdp"]),  # RC4
+        ):
+            home = folder / name
+            home.mkdir()
+            display = stack.enter_context(Display(home))
+            displays.append(display)
+            program = Program(command, home, display.name, b"yes\n")
+            programs.append(stack.enter_context(program))
+
+        def all_show(count: int) -> bool:
+            picture = guest.picture()
+            pairs = zip(displays[:count], (16, 24), strict=False)
+            return all(display.shows(picture, depth) for display, depth in pairs)
+
+        wait(lambda: all_show(2), "the screen in both", programs[1].said)
+        stopped = programs[1].process.pid
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            for _ in range(10):
+                guest.sh("dmesg >/dev/tty1; sleep 1")
+            wait(lambda: all_show(1), "the screen in one", programs[0].said)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        wait(lambda: all_show(2), "the screen in both again", programs[1].said)
+
+
+async def test_a_viewer_that_stops_holds_nobody_up(
+    screen: ScreenGuest, server: Server, tmp_path: Path
+) -> None:
+    server._security.settings.methods = frozenset({Method.TLS, Method.RDP})
+    await asyncio.to_thread(watch_both, server, screen, tmp_path)
+
+
+async def test_the_pointer_is_where_the_viewer_puts_it(
+    screen: ScreenGuest, server: Server, display: Display, tmp_path: Path
+) -> None:
+    """The tablet has 32768 positions a side, the screen fewer."""
+    number = screen.sh("grep -l Tablet /sys/class/input/event*/device/name")
+    event = number.split("/")[4]
+    size = 24  # struct input_event
+    place = re.compile(rb"\x03\0([\0\1])\0(....)", re.DOTALL)
+
+    def point() -> None:
+        screen.sh(f"cat /dev/input/{event} >/tmp/pointer &")
+        with Program(rdesktop(server.port, 16), tmp_path, display.name, b"yes\n") as p:
+            wait(lambda: display.shows(screen.picture(), 16), "the screen", p.said)
+            env = {"DISPLAY": display.name, "PATH": "/usr/bin:/bin"}
+            for x, y in ((123, 45), (799, 599), (400, 301)):
+                screen.sh("true >/tmp/pointer")
+                command = ["xdotool", "mousemove", str(x), str(y)]
+                subprocess.run(command, env=env, check=True, timeout=20)
+                time.sleep(1)
+                said = screen.sh("od -An -v -tx1 /tmp/pointer")
+                data = bytes.fromhex("".join(said.split())).lstrip(b"\0")
+                data = bytes(-len(data) % size) + data
+                found = dict(place.findall(data))
+                for axis, expected, side in ((0, x, WIDTH), (1, y, HEIGHT)):
+                    value = int.from_bytes(found[bytes([axis])], "little")
+                    assert round(value * side / 0x7FFF) == expected
+
+    await asyncio.to_thread(point)
+
+
+async def test_our_own_viewer_sees_the_same(
+    screen: ScreenGuest, server: Server, tmp_path: Path
+) -> None:
+    config = ClientConfig("127.0.0.1", server.port, known_servers=tmp_path / "known")
+    config.depth = 24
+    screen.sh("dmesg | tail >/dev/tty1")
+    seen = await screenshot(config, wait=1)
+    assert np.array_equal(seen, await asyncio.to_thread(screen.picture))
+
+
+def test_a_machine_of_ours_shows_its_screen(
+    lab: None, tmp_path: Path, vboxmanage: Path
+) -> None:
+    """Its firmware's, for it has nothing to boot from; by RDP and by QEMU."""
+    port = free_port()
+    with Shell.open(tmp_path, vboxmanage) as shell:
+        shell("VBoxManage createvm --name Small --register")
+        shell(f"VBoxManage modifyvm Small --memory 32 --vrdeport {port}")
+        shell("VBoxManage modifyvm Small --usb-xhci on")
+        headless = shell.start("VBoxHeadless --startvm Small")
+        try:
+
+            def said() -> str:
+                return shell.said("VBoxHeadless")
+
+            wait(lambda: f"listening on port {port}" in said(), "the server", said)
+            pictures: list[object] = []
+
+            def are_equal() -> bool:
+                shell("VBoxManage controlvm Small screenshotpng qemu.png")
+                rusb = f"{sys.executable} -m rusb"
+                shell(f"{rusb} screenshot 127.0.0.1:{port} rdp.png")
+                pictures[:] = [
+                    Image.open(shell.folder / name).convert("RGB")
+                    for name in ("qemu.png", "rdp.png")
+                ]
+                first, second = (np.asarray(picture) for picture in pictures)
+                return bool(first.any()) and np.array_equal(first, second)
+
+            wait(are_equal, "equal pictures", said, 60)
+        finally:
+            headless.terminate()
+            headless.wait()
