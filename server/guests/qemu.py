@@ -173,6 +173,8 @@ class QemuGuest(GuestBackend):
         except BaseException as error:
             ours.close()
             if isinstance(error, Refused):
+                with contextlib.suppress(Refused):
+                    await monitor.execute("closefd", {"fdname": name})
                 raise GuestError(
                     f"the QEMU at {self._path} shows no screen: start it with -vnc none"
                     f" to have one here ({error})"

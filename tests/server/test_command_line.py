@@ -174,3 +174,23 @@ def test_formats_by_extension() -> None:
     names = ("x.VDI", "x.vmdk", "x.vhd", "x.qcow2", "x.img", "x.iso", "x")
     found = [disk_format(Path(name)) for name in names]
     assert found == ["vdi", "vmdk", "vpc", "qcow2", "raw", "raw", "raw"]
+
+
+async def test_a_screen_and_a_tablet_are_there(tmp_path: Path) -> None:
+    """QEMU takes the socket, and shows video0 there."""
+    hardware = Hardware(usb=("XHCI",))
+    screen = tmp_path / "a,b"
+    command = qemu_command("a", UUID, hardware, [tmp_path / "qmp"], screen=screen)
+    assert "usb-tablet,bus=usb0.0" in command
+    assert "usb-tablet,bus=usb0.0" not in qemu_command("a", UUID, Hardware(), [])
+    process = await asyncio.create_subprocess_exec(*command, "-S")
+    try:
+        async with asyncio.timeout(20):
+            while not screen.exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            reader, writer = await asyncio.open_unix_connection(screen)
+            assert await reader.readexactly(12) == b"RFB 003.008\n"
+            writer.close()
+    finally:
+        process.kill()
+        await process.wait()

@@ -603,3 +603,42 @@ async def test_a_senseless_message_ends_at_most_the_connection(  # T43
         where = await guest.attach(device)
     assert where == "port 1 on xhci.0"
     await guest.aclose()
+
+
+# -------------------------------------------------------------- screen ----
+
+
+async def test_a_screen_is_a_vnc_connection_that_qemu_got(
+    path: Path, fake: FakeQemu
+) -> None:
+    guest = QemuGuest(str(path))
+    await guest.start()
+    sock = await guest.open_screen(0)
+    (passed,) = arguments_of(fake, "getfd")
+    assert arguments_of(fake, "add_client") == [
+        {"protocol": "vnc", "fdname": passed["fdname"], "skipauth": True}
+    ]
+    with socket.socket(fileno=fake._named.pop(passed["fdname"])) as other:
+        other.send(b"RFB")
+    assert await asyncio.get_running_loop().sock_recv(sock, 3) == b"RFB"
+    sock.close()
+    event = {"type": "btn", "data": {"button": "side", "down": True}}
+    await guest.send_input([event])
+    assert arguments_of(fake, "input-send-event") == [{"events": [event]}]
+    await guest.aclose()
+
+
+async def test_a_qemu_without_vnc_says_how_to_get_a_screen(
+    path: Path, fake: FakeQemu
+) -> None:
+    fake.answers["add_client"] = refuse("spice/vnc is not enabled")
+    guest = QemuGuest(str(path))
+    await guest.start()
+    with pytest.raises(GuestError, match="start it with -vnc none"):
+        await guest.open_screen(0)
+    (passed,) = arguments_of(fake, "getfd")
+    assert arguments_of(fake, "closefd") == [{"fdname": passed["fdname"]}]
+    os.close(fake._named.pop(passed["fdname"]))
+    with pytest.raises(GuestError, match="only shows its first screen"):
+        await guest.open_screen(1)
+    await guest.aclose()

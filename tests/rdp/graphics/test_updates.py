@@ -171,6 +171,22 @@ def test_damage_beyond_the_screen_is_ignored() -> None:
     assert len(cells_of((-5, -5, 9999, 9999))) == 7 * 5
 
 
+def test_damage_is_taken_in_rows_where_there_is_much() -> None:
+    damage = Damage(160, 80)
+    damage.add_all()  # ten by five
+    taken = [damage.take(15) for _ in range(3)]
+    assert [cells.sum(1).tolist() for cells in taken] == [
+        [10, 10, 0, 0, 0],
+        [0, 0, 10, 10, 0],
+        [0, 0, 0, 0, 10],
+    ]
+    assert not damage
+    damage.add_all()
+    assert damage.take(50).all()
+    damage.add_all()
+    assert damage.take(1).sum() == 10
+
+
 def test_damage_is_taken_once() -> None:
     damage = Damage(100, 70)
     assert not damage

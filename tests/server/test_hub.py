@@ -1,0 +1,179 @@
+"""What is encoded when, and for whom (display.md 3)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rusb.rdp.graphics.canvas import Canvas
+from rusb.rdp.graphics.pointers import Cursor
+from rusb.rdp.graphics.updates import Cells, Damage, Form, Update
+from rusb.server.display import hub as module
+from rusb.server.display.base import Rectangle
+from rusb.server.display.hub import Hub
+from rusb.server.display.keyboard import Keyboard
+from rusb.server.display.status import StatusPage
+from tests.support.rdp.pictures import noise
+
+SIZE = 320, 200
+
+
+class Viewer:
+    """A client whose picture is a canvas."""
+
+    def __init__(self, size: tuple[int, int] = SIZE, depth: int = 24) -> None:
+        self.size = size
+        self.form = Form(depth)
+        self.picture_size = 0
+        self.is_watching, self.is_busy = True, False
+        self.updates: list[Sequence[Update]] = []
+        self.pointers: list[Cursor | None] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.canvas = Canvas()
+        self.canvas.begin(*size)
+        self._damage = Damage(*size)
+        self._damage.add_all()
+
+    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
+        for rectangle in rectangles or [(0, 0, *self.size)]:
+            self._damage.add(*rectangle)
+
+    def take_damage(self, most: int) -> Cells | None:
+        return self._damage.take(most) if self._damage else None
+
+    def send(self, updates: Sequence[Update], size: tuple[int, int]) -> None:
+        assert size == self.size
+        self.updates.append(updates)
+
+    def show_pointer(self, cursor: Cursor | None) -> None:
+        self.pointers.append(cursor)
+
+    def follow(self, width: int, height: int) -> None:
+        self.sizes.append((width, height))
+
+    def bytes_sent(self) -> int:
+        return sum(len(u.body) for updates in self.updates for u in updates)
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[Hub]:
+    page = StatusPage("Lab", list, str)
+    page.size = SIZE
+    page._frames[SIZE] = noise(*SIZE)
+    with ThreadPoolExecutor(1) as thread:
+        hub = Hub(page, Keyboard(lambda *_: None), thread)
+        async with asyncio.timeout(20):
+            yield hub
+        await hub.aclose()
+
+
+async def until_sent(*viewers: Viewer, rounds: int = 1) -> None:
+    while any(len(viewer.updates) < rounds for viewer in viewers):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+async def test_viewers_of_one_form_share_the_bytes(hub: Hub) -> None:
+    viewers = [Viewer(), Viewer(), Viewer(depth=16)]
+    for viewer in viewers:
+        hub.add(viewer)
+    await until_sent(*viewers)
+    first, second, other = (viewer.updates[0] for viewer in viewers)
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert other[0] is not first[0]
+
+
+async def test_only_what_has_changed_is_sent(hub: Hub) -> None:
+    viewer = Viewer()
+    hub.add(viewer)
+    await until_sent(viewer)
+    whole = viewer.bytes_sent()
+    hub.damaged([(17, 17, 2, 2)])
+    await until_sent(viewer, rounds=2)
+    assert viewer.bytes_sent() - whole < 16 * 16 * 3 + 64
+    await asyncio.sleep(0.1)
+    assert len(viewer.updates) == 2
+
+
+async def test_who_is_busy_or_does_not_look_gets_it_later(hub: Hub) -> None:
+    busy, blind, other = Viewer(), Viewer(), Viewer()
+    busy.is_busy, blind.is_watching = True, False
+    for viewer in (busy, blind, other):
+        hub.add(viewer)
+    await until_sent(other)
+    assert busy.updates == blind.updates == []
+    busy.is_busy, blind.is_watching = False, True
+    hub.due()
+    await until_sent(busy, blind)
+    assert len(other.updates) == 1
+
+
+async def test_rounds_keep_their_distance(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK", 0.1)
+    viewer = Viewer()
+    hub.add(viewer)
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    while loop.time() < begin + 0.55:
+        hub.damaged([(0, 0, 1, 1)])
+        await asyncio.sleep(0.005)
+    assert 2 <= len(viewer.updates) <= 7
+
+
+async def test_large_screens_come_in_rounds(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CELLS", 100)
+    viewer = Viewer()
+    hub.add(viewer)
+    await until_sent(viewer, rounds=3)  # of 20 x 13 cells
+    await asyncio.sleep(0.1)
+    assert len(viewer.updates) == 3
+
+
+async def test_too_much_on_its_way_stops_further_pictures(hub: Hub) -> None:
+    slow, other = Viewer(), Viewer()
+    slow.is_busy, slow.picture_size = True, module.MAX_PICTURES + 1
+    hub.add(slow)
+    hub.add(other)
+    await asyncio.sleep(0.1)
+    assert other.updates == []
+    slow.picture_size = 0
+    hub.due()
+    await until_sent(other)
+
+
+@pytest.mark.parametrize("size", [(100, 90), (400, 300)])
+async def test_a_client_of_another_size_sees_the_upper_left_part(
+    hub: Hub, size: tuple[int, int]
+) -> None:
+    frame = hub._frame(*size)
+    whole = noise(*SIZE)
+    width, height = min(size[0], SIZE[0]), min(size[1], SIZE[1])
+    assert np.array_equal(frame[:height, :width], whole[:height, :width])
+    assert not frame[SIZE[1] :].any()
+    assert not frame[:, SIZE[0] :].any()
+
+
+async def test_a_change_of_size_is_followed_by_all(hub: Hub) -> None:
+    viewers = [Viewer(), Viewer()]
+    for viewer in viewers:
+        hub.add(viewer)
+    hub._status.size = 640, 480
+    hub.changed()
+    assert [viewer.sizes for viewer in viewers] == [[(640, 480)]] * 2
+
+
+async def test_nothing_happens_after_the_end(hub: Hub) -> None:
+    viewer = Viewer()
+    hub.add(viewer)
+    await until_sent(viewer)
+    await hub.aclose()
+    await hub.aclose()
+    hub.due()
+    hub.add(viewer)
+    await asyncio.sleep(0.1)
+    assert len(viewer.updates) == 1
