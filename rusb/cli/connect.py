@@ -13,6 +13,13 @@ from ._common import add_verbose, run_async, say, set_up_logging, until_signal
 from ._server import add_server, config_of
 from ._status import EXIT_USAGE
 
+WIRES = {
+    "auto": ("vrdpusb", "rdpeusb"),
+    "vrdpusb": ("vrdpusb",),
+    "rdpeusb": ("rdpeusb",),
+}
+"""Names of wire protocols by the word of ``--wire``."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options."""
@@ -53,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give up if the server does not offer remote USB within this many"
         " seconds (default: 45)",
     )
+    add(
+        "--wire",
+        choices=WIRES,
+        default="auto",
+        help="how USB travels: vrdpusb (VirtualBox's), rdpeusb (MS-RDPEUSB, which"
+        " carries isochronous transfers, too), or auto (default): vrdpusb where the"
+        " server has it, else rdpeusb",
+    )
     add_verbose(parser)
 
 
@@ -70,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         wants_all=args.wants_all,
         force=args.force,
         usb_timeout=args.usb_timeout,
+        wires=WIRES[args.wire],
     )
     return run_async(offer_devices(config))
 

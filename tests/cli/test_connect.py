@@ -204,6 +204,19 @@ def test_what_connect_tries(
     assert run("connect", *words).security == security
 
 
+@pytest.mark.parametrize(
+    ("words", "wires"),
+    [
+        ([], ("vrdpusb", "rdpeusb")),
+        (["--wire", "auto"], ("vrdpusb", "rdpeusb")),
+        (["--wire", "vrdpusb"], ("vrdpusb",)),
+        (["--wire", "rdpeusb"], ("rdpeusb",)),
+    ],
+)
+def test_how_usb_travels(words: list[str], wires: tuple[str, ...], run: Run) -> None:
+    assert run("connect", *words).wires == wires
+
+
 def test_the_options_of_tls(run: Run) -> None:
     config = run("connect")
     assert (config.legacy_tls, config.ca, config.known_servers) == (False, None, None)

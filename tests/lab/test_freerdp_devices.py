@@ -3,6 +3,7 @@
 The client is unmodified; the USB bus that it finds is simulated (tools/fakeusb).
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -13,10 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from rusb.server.guests.loopback import LoopbackDevice
+from rusb.server.vbox.settings import RemoteDisplay
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Urb, UrbStatus
 from tests.support.lab.fatimage import fat_image
 from tests.support.lab.peers import Display, Program
 from tests.support.lab.usblab import Guest
 from tests.support.rusbserver import CHECKOUT, RusbServer
+from tests.support.whole_path import Lab, machine
 
 pytestmark = [
     pytest.mark.lab,
@@ -50,20 +57,26 @@ MACHINE = """<?xml version="1.0"?>
 
 @contextlib.contextmanager
 def freerdp(
-    server: RusbServer, display: Display, folder: Path, *devices: str
+    port: int, display: Display, folder: Path, *devices: str
 ) -> Iterator[Program]:
     """FreeRDP with devices of the simulated bus, until the block ends."""
-    names = {"1209:0001": "1-1", "1209:0002": "1-2"}
+    names = {"1209:0001": "1-1", "1209:0002": "1-2", "1209:0003": "2-1.4"}
     folder.mkdir(exist_ok=True)
     command = [
         *(str(FAKEUSB / "fakeusb-run"), "-r", str(folder / "usb")),
         *("-d", ",".join(names[one] for one in devices)),
         *("-D", str(folder / "disk.img"), "xfreerdp"),
-        *(f"/v:127.0.0.1:{server.port}", "/u:u", "/p:p", "/cert:ignore"),
+        *(f"/v:127.0.0.1:{port}", "/u:u", "/p:p", "/cert:ignore"),
         *("/size:640x480", "/bpp:16", f"/usb:id:{'#'.join(devices)}"),
     ]
     with Program(command, folder, display.name) as program:
         yield program
+
+
+def bus(folder: Path, do: str, name: str) -> None:
+    """Plug or unplug a device of the bus of the client with that folder."""
+    command = [str(FAKEUSB / "fakeusb-ctl"), str(folder / "usb"), do, name]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +99,7 @@ def test_the_guest_mounts_the_disk_reads_and_writes(
         disk = tmp_path / "client" / "disk.img"
         disk.parent.mkdir()
         disk.write_bytes(fat_image(64 * MIB, {"DATA.BIN": CONTENT}))
-        with freerdp(server, display, disk.parent, "1209:0001"):
+        with freerdp(server.port, display, disk.parent, "1209:0001"):
             server.wait_log("VUSB: Attached")
             guest.wait("test -b /dev/sda")
             guest.sh("mount -t vfat /dev/sda /mnt")
@@ -97,10 +110,51 @@ def test_the_guest_mounts_the_disk_reads_and_writes(
             guest.sh("cp /tmp/new /mnt/NEW.BIN && umount /mnt")
             assert written in disk.read_bytes()
             guest.sh("dmesg -c >/dev/null")
-        guest.wait("dmesg | grep -q 'USB disconnect'")
-        server.wait_log("VUSB: Detached")
-        with freerdp(server, display, disk.parent, "1209:0001"):
+            bus(disk.parent, "unplug", "1-1")
+            guest.wait("dmesg | grep -q 'USB disconnect'")
+            server.wait_log("VUSB: Detached")
+            assert "is gone" in server.log()
+        # the simulated bus does not say that it is there again: so the client is anew
+        bus(disk.parent, "plug", "1-1")
+        with freerdp(server.port, display, disk.parent, "1209:0001"):
             server.wait_log("VUSB: Attached", 2)
             guest.wait("test -b /dev/sda")
     finally:
         server.stop()
+
+
+async def test_all_types_of_transfers_of_several_clients(
+    display: Display, tmp_path: Path
+) -> None:
+    settings = machine(remote_display=RemoteDisplay(allow_multi_connection=True))
+    lab = Lab(tmp_path, settings, ("vrdpusb", "rdpeusb"))
+    async with asyncio.timeout(60), lab.server:
+        one = freerdp(lab.server.port, display, tmp_path / "a", "1209:0001")
+        names = "1209:0002", "1209:0003"
+        two = freerdp(lab.server.port, display, tmp_path / "b", *names)
+        with one, two:
+            found = await lab.guest.wait_for(3)
+            disk, mouse, other = sorted(found, key=lambda d: d.attached.info.product_id)
+            result = await disk.control(SetupPacket(0xC0, 1, 0, 0, 64))
+            assert bytes(result.data).startswith(b"FAKEUSB1")
+            result = await disk.control(SetupPacket(0xC0, 0x55, 0, 0, 64))
+            assert result.status is UrbStatus.STALL
+            await moves(disk, 0x04, 0x83)
+            await moves(other, 0x02, 0x81)
+            for device, endpoint in ((disk, 0x85), (mouse, 0x81)):
+                urb = Urb(900, TransferType.INTERRUPT, endpoint, 8)
+                result = await device.run(urb)
+                assert result.status is UrbStatus.OK
+            await disk.control(SetupPacket.set_interface(1, 1))
+            urb = Urb(901, TransferType.ISOCHRONOUS, 0x86, 8 * 192, packets=(192,) * 8)
+            result = await disk.run(urb)
+            assert [p.length for p in result.packets] == [192] * 8
+            bus(tmp_path / "a", "unplug", "1-1")
+            await lab.guest.wait_for(2)
+            await moves(other, 0x02, 0x81)
+
+
+async def moves(device: LoopbackDevice, out: int, back: int) -> None:
+    """What is written comes back."""
+    assert (await device.write(out, b"hello")).length == 5
+    assert bytes((await device.read(back, 512)).data) == b"hello"

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from rusb.client.backends._emulated.flash_drive import FlashDrive
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
@@ -17,12 +19,16 @@ from tests.support.whole_path import Lab, machine
 
 @contextlib.asynccontextmanager
 async def offered(
-    folder: Path, *devices: Loopback | FlashDrive, **changes: object
+    folder: Path,
+    *devices: Loopback | FlashDrive,
+    server: tuple[str, ...] = ("vrdpusb", "rdpeusb"),
+    client: tuple[str, ...] = ("rdpeusb",),
+    **changes: object,
 ) -> AsyncIterator[tuple[Lab, EmulatedBackend, ClientSession]]:
-    lab = Lab(folder, machine(**changes), ("vrdpusb", "rdpeusb"))
+    lab = Lab(folder, machine(**changes), server)
     backend = EmulatedBackend(devices=devices)
     async with asyncio.timeout(20), lab.server:
-        config = dataclasses.replace(lab.config(), wires=("rdpeusb",))
+        config = dataclasses.replace(lab.config(), wires=client)
         async with connect(config, backends=[backend]) as session:
             yield lab, backend, session
 
@@ -62,3 +68,22 @@ async def test_a_refused_device_is_let_go_at_once(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         backend.plug(drive)
         await lab.guest.wait_for(1)
+
+
+@pytest.mark.parametrize(
+    ("server", "chosen"),
+    [(("rdpeusb",), "rdpeusb"), (("rdpeusb", "vrdpusb"), "vrdpusb")],
+)
+async def test_a_client_takes_vrdpusb_where_the_server_has_it(
+    tmp_path: Path, server: tuple[str, ...], chosen: str
+) -> None:
+    wires = ("vrdpusb", "rdpeusb")
+    async with offered(tmp_path, Loopback(), server=server, client=wires) as (
+        lab,
+        _,
+        session,
+    ):
+        (device,) = await lab.guest.wait_for(1)
+        assert (await device.read(Loopback.SOURCE, 4096)).length == 4096
+        assert session._wires.protocol is not None
+        assert session._wires.protocol.name == chosen
