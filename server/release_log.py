@@ -26,7 +26,7 @@ from . import events
 from .event_log import EventLog
 from .quotas import MAX_LINE, Writer
 
-__all__ = ["ReleaseLog", "log_lines", "report", "terminal_lines"]
+__all__ = ["BRING_USB", "ReleaseLog", "log_lines", "report", "terminal_lines"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,13 @@ KEPT = 3
 MAX_SIZE = 16 << 20
 """Bytes of a log; a longer one is continued in a new file, so that with the older ones
 it takes four times that of the disk, whatever peers do."""
+
+BRING_USB = (
+    "The client brings no USB devices. To bring them: xfreerdp /usb:id:VVVV:PPPP;"
+    " mstsc: Local Resources, More, Other supported RemoteFX USB devices; or run"
+    " rusb connect as well."
+)
+"""What a viewer needs so that its devices reach the guest (rdpeusb.md 15)."""
 
 
 class ReleaseLog:
@@ -246,7 +253,10 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
                 outcome = f"ERROR: {event.error}"
             return (f"Remote USB: {flags}", f"VRDP: {outcome}")
         case events.WireMissing(_, channel):
-            return (f"Remote USB: The client does not have the channel {channel}.",)
+            return (
+                f"Remote USB: The client does not have the channel {channel}.",
+                f"Remote USB: {BRING_USB}",
+            )
         case events.DeviceEvent():
             return _device_lines(event)
     return ()

@@ -21,7 +21,7 @@ from rusb.server.event_log import KEPT, LOST, MAX_TEXT, EventLog
 from rusb.server.machine import control as control_module
 from rusb.server.machine.control import MAX_STREAMS, ControlServer, call, follow
 from rusb.server.rdp_log import notice_lines
-from rusb.server.release_log import log_lines, terminal_lines
+from rusb.server.release_log import BRING_USB, log_lines, terminal_lines
 from rusb.server.vbox.lock import MachineLock
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
@@ -178,7 +178,10 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
     ),
     (
         events.WireMissing(3, "URBDRC"),
-        ["Remote USB: The client does not have the channel URBDRC."],
+        [
+            "Remote USB: The client does not have the channel URBDRC.",
+            f"Remote USB: {BRING_USB}",
+        ],
         [],
     ),
     (
