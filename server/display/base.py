@@ -19,7 +19,14 @@ Rectangle = tuple[int, int, int, int]
 
 
 class ScreenAccess(Protocol):
-    """What a guest's hypervisor gives us of its screens."""
+    """What a guest's hypervisor gives us of its screens.
+
+    Attributes:
+        has_tablets: each of several screens has one, which is told by QMP where the
+            pointer is: VNC does not say which screen is meant.
+    """
+
+    has_tablets: bool
 
     async def open_screen(self, head: int) -> socket.socket | None:
         """Return a connection to the VNC server of a screen, counted from 0.
@@ -30,8 +37,10 @@ class ScreenAccess(Protocol):
             GuestError: it has none now, and what to do about it.
         """
 
-    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
-        """Send input events of QMP (``input-send-event``).
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
+        """Send input events of QMP (``input-send-event``) to a screen.
 
         Raises:
             GuestError: the guest did not take them.

@@ -1,20 +1,21 @@
 """The guest's screen: the asyncio side of QEMU's VNC server (display.md 2)."""
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from rusb.aio.tasks import TaskSet
-from rusb.errors import RusbError
+from rusb.errors import GuestError, RusbError
+from rusb.oserrors import reason
 from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.graphics.pointers import Cursor, straight_alpha
 from rusb.rfb import events as rfb
 from rusb.rfb.client import RfbClient
 
 from .base import ScreenAccess, ScreenSource
+from .qmp_input import QmpInput
 
 __all__ = ["GuestScreen"]
 
@@ -31,9 +32,6 @@ POKE, REST_POKE = 0.025, 0.25
 
 RESTS_AFTER = 10.0
 """Seconds without a change or a key after which nothing happens."""
-
-_MAX_INPUT = 64
-"""Events of buttons that VNC has not, on their way."""
 
 
 class GuestScreen(ScreenSource):
@@ -60,7 +58,7 @@ class GuestScreen(ScreenSource):
         self._is_watched = False
         self._protocol: _Protocol | None = None
         self._tasks = TaskSet()
-        self._on_input: set[asyncio.Task[None]] = set()
+        self._input = QmpInput(self._send_input)
         self._poking: asyncio.TimerHandle | None = None
         self._happened = 0.0
 
@@ -71,6 +69,7 @@ class GuestScreen(ScreenSource):
     async def aclose(self) -> None:
         """Let go of it. Idempotent."""
         await self._tasks.aclose()
+        await self._input.aclose()
 
     # ------------------------------------------------------------- contract ----
 
@@ -94,21 +93,19 @@ class GuestScreen(ScreenSource):
 
     def pointer(self, buttons: int, x: int, y: int) -> None:
         if self._protocol is not None:
-            self._protocol.core.pointer(buttons, x, y)
+            if self._access.has_tablets and self.size is not None:
+                self._input.pointer(buttons, x, y, self.size)
+            else:
+                self._protocol.core.pointer(buttons, x, y)
             self._protocol.flush()
             self._note_life()
 
     def button(self, name: str, *, is_down: bool) -> None:
-        if self.is_there and len(self._on_input) < _MAX_INPUT:
-            event: dict[str, object]
-            event = {"type": "btn", "data": {"button": name, "down": is_down}}
-            task = self._tasks.start(self._send_input(event), "button")
-            self._on_input.add(task)
-            task.add_done_callback(self._on_input.discard)
+        if self.is_there:
+            self._input.button(name, is_down=is_down)
 
-    async def _send_input(self, event: dict[str, object]) -> None:
-        with contextlib.suppress(RusbError):  # a guest without such buttons
-            await self._access.send_input([event])
+    async def _send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+        await self._access.send_input(self._head, events)
 
     # ----------------------------------------------------------- connection ----
 
@@ -139,9 +136,9 @@ class GuestScreen(ScreenSource):
         protocol = _Protocol(self._handle)
         try:
             await loop.create_unix_connection(lambda: protocol, sock=sock)
-        except OSError:
+        except OSError as error:
             sock.close()
-            raise
+            raise GuestError(f"QEMU's screen: {reason(error)}") from error
         self._protocol = protocol
         protocol.core.watch(is_watched=self._is_watched)
         late = loop.call_later(
@@ -184,7 +181,8 @@ class GuestScreen(ScreenSource):
             case rfb.LedsChanged():
                 self.watcher.leds_changed(event.leds)
             case rfb.PointerModeChanged():
-                self.is_absolute = event.is_absolute
+                # with tablets of their own it says no, and means the mouse
+                self.is_absolute = event.is_absolute or self._access.has_tablets
             case _:
                 log.debug("= %s", event)
 

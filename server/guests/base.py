@@ -56,11 +56,13 @@ class GuestBackend(ABC):
     it cannot make sense of it.
 
     Attributes:
+        has_tablets: does each of several screens have a tablet of its own?
         carries_streams: do bulk streams reach the guest? Without them disks are shown
             to it without UAS.
     """
 
     carries_streams: ClassVar[bool] = False
+    has_tablets: bool = False
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address
@@ -102,8 +104,10 @@ class GuestBackend(ABC):
         """
         return None
 
-    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
-        """Send input events of QMP (``input-send-event``) to a guest with a screen.
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
+        """Send input events of QMP (``input-send-event``) to a screen.
 
         Raises:
             GuestError: the guest did not take them.

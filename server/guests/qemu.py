@@ -183,7 +183,9 @@ class QemuGuest(GuestBackend):
         ours.setblocking(False)
         return ours
 
-    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
         """Send input events of QMP."""
         monitor = await self._connect()
         await monitor.execute("input-send-event", {"events": list(events)})

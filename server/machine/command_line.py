@@ -20,7 +20,7 @@ from ..vbox.model import (
 )
 from ..vbox.serialport import SerialPort
 
-__all__ = ["qemu_command"]
+__all__ = ["MAX_HEADS", "qemu_command"]
 
 QEMU = "qemu-system-x86_64"
 
@@ -30,6 +30,9 @@ FIRMWARE = (
     "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
 )
 """Where distributions put EFI firmware."""
+
+MAX_HEADS = 16
+"""Screens of a virtio card."""
 
 BOOT_LETTERS = {"floppy": "a", "disk": "c", "dvd": "d", "net": "n"}
 
@@ -48,7 +51,7 @@ def qemu_command(
     hardware: Hardware,
     monitors: Sequence[Path],
     *,
-    screen: Path | None = None,
+    screens: Sequence[Path] = (),
     accelerator: str = "tcg",
     incoming: str = "",
 ) -> list[str]:
@@ -58,7 +61,7 @@ def qemu_command(
         name, uuid: of the machine.
         hardware: what it has.
         monitors: UNIX sockets where QEMU is to listen for QMP.
-        screen: UNIX socket where QEMU is to show its screen (VNC).
+        screens: UNIX sockets where QEMU is to show its screens (VNC), up to MAX_HEADS.
         accelerator: ``kvm`` or ``tcg``; KVM does not work wherever it is there.
         incoming: where its state comes from; empty: it boots.
 
@@ -73,10 +76,7 @@ def qemu_command(
         )
     command = [program, "-name", f"guest={_escaped(name)}", "-uuid", uuid.strip("{}")]
     command += ["-nodefaults", "-no-user-config", "-display", "none"]
-    command += ["-device", "VGA,id=video0,edid=on"]
-    if screen is not None:
-        place = _escaped(str(screen))
-        command += ["-vnc", f"unix:{place},id=screen0,display=video0"]
+    command += _screens(screens)
     acpi = "on" if hardware.acpi else "off"
     command += ["-machine", f"pc,accel={accelerator},acpi={acpi}", "-cpu", "max"]
     command += ["-m", f"{hardware.memory}M", "-smp", f"{hardware.cpus}"]
@@ -95,12 +95,32 @@ def qemu_command(
     for number, kind in enumerate(dict.fromkeys(hardware.usb)):
         command += ["-device", f"{USB_CONTROLLERS[kind]},id=usb{number}"]
     if hardware.usb:  # viewers say where the pointer is, not how it moved
-        command += ["-device", "usb-tablet,bus=usb0.0"]
+        command += _tablets(len(screens))
     command += _storage(hardware.drives())
     command += _network(hardware.adapters)
     if incoming:
         command += ["-incoming", incoming]
     return command
+
+
+def _screens(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield the card, and where each of its heads is shown."""
+    card = "VGA,id=video0,edid=on"
+    if len(paths) > 1:
+        card = f"virtio-vga,id=video0,max_outputs={len(paths)}"
+    yield from ("-device", card)
+    for head, path in enumerate(paths):
+        place = f"unix:{_escaped(str(path))},id=screen{head},display=video0"
+        yield from ("-vnc", f"{place},head={head}" if len(paths) > 1 else place)
+
+
+def _tablets(heads: int) -> Iterator[str]:
+    """Yield a tablet; of several heads, one for each."""
+    if heads < 2:
+        yield from ("-device", "usb-tablet,bus=usb0.0")
+        return
+    for head in range(heads):
+        yield from ("-device", f"usb-tablet,bus=usb0.0,display=video0,head={head}")
 
 
 def _escaped(text: str) -> str:

@@ -20,7 +20,7 @@ from ..guests.base import GuestBackend
 from ..guests.qemu import QemuGuest
 from ..vbox.model import Hardware
 from ..vbox.settings import Machine
-from .command_line import qemu_command
+from .command_line import MAX_HEADS, qemu_command
 from .control import control_path
 
 __all__ = ["Hypervisor", "MakeHypervisor", "QemuProcess"]
@@ -52,11 +52,13 @@ class Hypervisor(abc.ABC):
     """Runs one machine.
 
     Attributes:
+        has_tablets: does each of several screens have a tablet of its own?
         notes: what its user is to know, once it has started.
         failure: why the machine ended, unless guest or user switched it off.
     """
 
     def __init__(self) -> None:
+        self.has_tablets = False
         self.notes: list[str] = []
         self.failure = ""
 
@@ -116,8 +118,10 @@ class Hypervisor(abc.ABC):
         """
         return None
 
-    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
-        """Send input events of QMP to a machine with a screen.
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
+        """Send input events of QMP to a screen.
 
         Raises:
             GuestError: it did not take them.
@@ -165,7 +169,9 @@ class QemuProcess(Hypervisor):
         path = control_path(machine.uuid)
         # QEMU serves one client per monitor: ourselves, the server, host devices
         self._sockets = [path.with_suffix(f".qmp{n}") for n in ("", "-usb", "-host")]
-        self._screen = path.with_suffix(".screen0")
+        heads = range(min(machine.monitors, MAX_HEADS))
+        self._screens = [path.with_suffix(f".screen{n}") for n in heads]
+        self.has_tablets = len(heads) > 1 and bool(hardware.usb)
         self._process: asyncio.subprocess.Process | None = None
         self._words: deque[str] = deque(maxlen=MAX_WORDS)
         self._reading: asyncio.Task[None] | None = None
@@ -207,20 +213,23 @@ class QemuProcess(Hypervisor):
 
     async def open_screen(self, head: int) -> socket.socket:
         """Connect to QEMU's VNC server."""
-        if head:
-            raise GuestError(f"the machine's card has no screen {head}")
+        if head >= len(self._screens):
+            raise GuestError(f"the machine's card has no screen {head + 1}")
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.setblocking(False)
-            sock.connect(str(self._screen))
+            sock.connect(str(self._screens[head]))
         except OSError as error:
             sock.close()
             raise GuestError(f"QEMU's screen: {reason(error)}") from error
         return sock
 
-    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
         """Send input events of QMP."""
-        await self.execute("input-send-event", {"events": list(events)})
+        place = {"device": "video0", "head": head} if self.has_tablets else {}
+        await self.execute("input-send-event", {"events": list(events), **place})
 
     def expect_end(self) -> None:
         """QEMU is about to be told to quit."""
@@ -264,7 +273,7 @@ class QemuProcess(Hypervisor):
             machine.uuid,
             self._hardware,
             self._sockets,
-            screen=self._screen,
+            screens=self._screens,
             accelerator=accelerator,
             incoming=incoming,
         )
@@ -282,7 +291,7 @@ class QemuProcess(Hypervisor):
         self._monitor = await self._connect(self._process)
 
     def _unlink(self) -> None:
-        for path in (*self._sockets, self._screen):
+        for path in (*self._sockets, *self._screens):
             path.unlink(missing_ok=True)
 
     async def _connect(self, process: asyncio.subprocess.Process) -> Monitor:

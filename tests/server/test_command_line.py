@@ -180,7 +180,7 @@ async def test_a_screen_and_a_tablet_are_there(tmp_path: Path) -> None:
     """QEMU takes the socket, and shows video0 there."""
     hardware = Hardware(usb=("XHCI",))
     screen = tmp_path / "a,b"
-    command = qemu_command("a", UUID, hardware, [tmp_path / "qmp"], screen=screen)
+    command = qemu_command("a", UUID, hardware, [tmp_path / "qmp"], screens=[screen])
     assert "usb-tablet,bus=usb0.0" in command
     assert "usb-tablet,bus=usb0.0" not in qemu_command("a", UUID, Hardware(), [])
     process = await asyncio.create_subprocess_exec(*command, "-S")
@@ -191,6 +191,31 @@ async def test_a_screen_and_a_tablet_are_there(tmp_path: Path) -> None:
             reader, writer = await asyncio.open_unix_connection(screen)
             assert await reader.readexactly(12) == b"RFB 003.008\n"
             writer.close()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_several_heads_have_a_socket_and_a_tablet_each(tmp_path: Path) -> None:
+    hardware, monitor = Hardware(usb=("XHCI",)), tmp_path / "qmp"
+    screens = [tmp_path / "0", tmp_path / "1"]
+    command = qemu_command("a", UUID, hardware, [monitor], screens=screens)
+    process = await asyncio.create_subprocess_exec(*command)
+    client = QMPClient()
+    try:
+        async with asyncio.timeout(20):
+            while not (monitor.exists() and screens[1].exists()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            for screen in screens:
+                reader, writer = await asyncio.open_unix_connection(screen)
+                assert await reader.readexactly(12) == b"RFB 003.008\n"
+                writer.close()
+            await client.connect(str(monitor))
+            for head in (0, 1):
+                events = [{"type": "abs", "data": {"axis": "x", "value": 5}}]
+                place = {"device": "video0", "head": head}
+                await client.execute("input-send-event", {"events": events, **place})
+            await client.disconnect()
     finally:
         process.kill()
         await process.wait()

@@ -40,7 +40,9 @@ class ScreenGuest(LoopbackGuest):
             raise GuestError("start it with -vnc none") from None
         return sock
 
-    async def send_input(self, events: Sequence[Mapping[str, object]]) -> None:
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
         self.buttons += events
 
 
@@ -86,6 +88,13 @@ async def until(held: object) -> None:
 def asked(vnc: VncServer) -> int:
     """How many updates were asked for."""
     return sum(message[0] == 3 for message in vnc.heard)
+
+
+async def until_asked(vnc: VncServer, viewer: ClientSession) -> None:
+    """Wait for a request, for a client that wants no pictures of a new size."""
+    while not asked(vnc):
+        say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)
+        await asyncio.sleep(0.1)
 
 
 async def test_nothing_is_asked_for_while_nobody_watches(place: Place) -> None:
@@ -148,14 +157,12 @@ async def test_a_screen_that_goes_away_is_reached_again(place: Place) -> None:
         async with VncServer(place.screen_guest.path, 640, 480) as vnc:
             await until(lambda: session.viewer and session.viewer.size == (640, 480))
             assert place.problem == ""
-            while not asked(vnc):  # it does not want pictures of the new size, either
-                say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)
-                await asyncio.sleep(0.1)
+            await until_asked(vnc, viewer)
             vnc.heard.clear()
             vnc.say(b"\7")
             await until(lambda: place.problem == "VNC message 7")
             await until(lambda: vnc.clients == 2)
-            await until(lambda: asked(vnc))
+            await until_asked(vnc, viewer)
         place.screen_guest.path.unlink(missing_ok=True)
         await until(lambda: place.problem.startswith("start it"))
         assert session.is_active

@@ -623,7 +623,7 @@ async def test_a_screen_is_a_vnc_connection_that_qemu_got(
     assert await asyncio.get_running_loop().sock_recv(sock, 3) == b"RFB"
     sock.close()
     event = {"type": "btn", "data": {"button": "side", "down": True}}
-    await guest.send_input([event])
+    await guest.send_input(0, [event])
     assert arguments_of(fake, "input-send-event") == [{"events": [event]}]
     await guest.aclose()
 
