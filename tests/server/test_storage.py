@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from rusb.server.vbox.storage_mode import (
     find_storage,
 )
 from rusb.usb.setup import SetupPacket
-from rusb.usb.urb import UrbResult, UrbStatus
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from tests.support.amount import seeds
 from tests.support.storage import BLOCK, BLOCKS, Disk, Driver, Outcome, cdb10, fuzz
 from tests.support.whole_path import Lab, machine
@@ -343,3 +345,208 @@ async def test_what_is_typed_counts_more_than_what_is_kept(tmp_path: Path) -> No
     async with asyncio.timeout(20), lab.server, lab.client(backend):
         (device,) = await lab.guest.wait_for(1)
         assert isinstance(device.attached, Attachment)
+
+
+class ByHand:
+    """A device whose transfers a test completes; what is done ahead shows.
+
+    Attributes:
+        open: what is under way, by number: the URB and who waits.
+        cancelled: numbers, in order.
+    """
+
+    round_trip = None
+    name = "usb-1"
+
+    def __init__(self, mode: StorageMode) -> None:
+        drive = FlashDrive(bytearray(BLOCK))
+        self.info = drive.info(1, 1)
+        self.descriptors = drive.descriptors
+        self.interfaces = drive.descriptors.configurations[0].interfaces
+        self.own_ids: Iterator[int] = itertools.count(-1, -1)
+        self.open: dict[int, tuple[Urb, Completion]] = {}
+        self.cancelled: list[int] = []
+        self.resets = 0
+        self._ids = itertools.count(1)
+        self.storage = PipelinedStorage(
+            self, mode, now=lambda: 0.0, later=lambda seconds, what: None
+        )
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        self.open[urb.id] = urb, complete
+
+    def cancel(self, urb_id: int) -> None:
+        self.cancelled.append(urb_id)
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
+        """There is none."""
+
+    def shape(self) -> list[tuple[int, int]]:
+        """Endpoint and length of what is under way, in order."""
+        return [(urb.endpoint, urb.length) for urb, _ in self.open.values()]
+
+    def end(
+        self, endpoint: int, status: UrbStatus = UrbStatus.OK, data: bytes = b""
+    ) -> None:
+        """Complete the oldest transfer of an endpoint."""
+        number = next(n for n, (u, _) in self.open.items() if u.endpoint == endpoint)
+        urb, complete = self.open.pop(number)
+        is_sent = status is UrbStatus.OK and not urb.is_in
+        complete(UrbResult(status, data, urb.length if is_sent else len(data)))
+
+    def ask(
+        self, endpoint: int, length: int, data: bytes = b""
+    ) -> tuple[int, list[UrbResult]]:
+        """Start a transfer of the guest's; return its number and what comes of it."""
+        results: list[UrbResult] = []
+        urb = Urb(next(self._ids), TransferType.BULK, endpoint, length, data)
+        self.storage.submit(urb, results.append)
+        return urb.id, results
+
+    def control(self, setup: SetupPacket) -> list[UrbResult]:
+        results: list[UrbResult] = []
+        self.storage.submit(Urb.control(next(self._ids), setup), results.append)
+        return results
+
+    def command(self, length: int, *, is_in: bool = True) -> list[UrbResult]:
+        head = b"USBC" + bytes(4) + length.to_bytes(4, "little")
+        wrapper = head + (b"\x80" if is_in else b"\0") + b"\0\x06"
+        return self.ask(OUT, 31, wrapper.ljust(31, b"\0"))[1]
+
+
+IN, OUT = FlashDrive.IN, FlashDrive.OUT
+GOOD = b"USBS" + bytes(9)
+CLEAR_IN = SetupPacket(0x02, 1, 0, IN, 0)
+CLASS_RESET = SetupPacket(0x21, 0xFF, 0, 0, 0)
+
+
+def statuses(*found: tuple[int, list[UrbResult]]) -> list[tuple[UrbStatus, int]]:
+    return [(r.status, r.length) for _, results in found for r in results]
+
+
+@pytest.mark.parametrize(
+    ("status", "moved", "expected"),
+    [
+        (UrbStatus.STALL, 2048, [(UrbStatus.OK, 1024), (UrbStatus.OK, 1024)]),
+        (UrbStatus.STALL, 1536, [(UrbStatus.OK, 1024), (UrbStatus.STALL, 512)]),
+        (UrbStatus.OK, 1536, [(UrbStatus.OK, 1024), (UrbStatus.OK, 512)]),
+        (UrbStatus.OK, 3072, [(UrbStatus.OK, 1024)] * 3),
+        (UrbStatus.OVERFLOW, 3072, [(UrbStatus.OK, 1024)] * 2),
+    ],
+)
+def test_an_error_comes_with_the_piece_in_which_it_happened(
+    status: UrbStatus, moved: int, expected: list[tuple[UrbStatus, int]]
+) -> None:
+    device = ByHand(STRICT)
+    device.command(3072)
+    assert device.shape() == [(OUT, 31), (IN, 3072), (IN, 13)]
+    device.end(OUT)
+    device.end(IN, status, bytes(moved))
+    pieces = [device.ask(IN, 1024) for _ in range(2)]
+    assert statuses(*pieces) == expected[:2]
+    if moved >= 2048:
+        third = device.ask(IN, 1024)
+        last = (status, 0 if moved == 2048 else 1024)
+        assert statuses(third) == [expected[2] if len(expected) > 2 else last]
+
+
+def test_what_follows_a_refused_command_fails_as_it_did_until_the_guest_recovers() -> (
+    None
+):
+    device = ByHand(EARLY)
+    assert [r.status for r in device.command(1024, is_in=False)] == [UrbStatus.OK]
+    number, data = device.ask(OUT, 1024, bytes(1024))
+    device.end(OUT, UrbStatus.IO_ERROR)
+    assert device.cancelled == [-2, number]  # the status, and the data
+    device.end(OUT, UrbStatus.CANCELLED)
+    assert [r.status for r in data] == [UrbStatus.IO_ERROR]
+    device.end(IN, UrbStatus.CANCELLED)
+    assert statuses(device.ask(IN, 13)) == [(UrbStatus.IO_ERROR, 0)]
+    assert statuses(device.ask(OUT, 512, bytes(512))) == [(UrbStatus.IO_ERROR, 0)]
+    assert not device.shape()
+    device.control(CLASS_RESET)
+    device.open.clear()
+    device.command(0)
+    assert device.shape() == [(OUT, 31), (IN, 13)]
+
+
+def test_a_command_in_the_place_of_a_status_waits_until_ours_is_gone() -> None:
+    device = ByHand(EARLY)
+    device.command(512)
+    device.end(OUT)
+    device.ask(IN, 512)
+    device.end(IN, data=GOOD)  # no data, as of some devices that fail
+    assert not device.command(0)
+    assert device.cancelled == [-2]
+    assert device.shape() == [(IN, 13)]
+    device.end(IN, UrbStatus.CANCELLED)
+    assert device.shape() == [(OUT, 31)]  # as the guest sent it
+
+
+def test_a_halt_is_cleared_when_ours_is_gone_and_what_it_brought_is_kept() -> None:
+    device = ByHand(EARLY)
+    device.command(0)
+    device.end(OUT)
+    device.control(CLEAR_IN)
+    assert device.cancelled == [-2]
+    assert device.shape() == [(IN, 13)]
+    device.end(IN, data=GOOD)  # it came all the same
+    assert device.shape() == [(0, 0)]
+    assert statuses(device.ask(IN, 13)) == [(UrbStatus.OK, 13)]
+
+
+def test_a_status_that_the_guest_waits_for_is_the_guests() -> None:
+    device = ByHand(EARLY)
+    device.command(0)
+    device.end(OUT)
+    number, found = device.ask(IN, 13)
+    device.control(CLEAR_IN)
+    assert not device.cancelled
+    device.storage.cancel(number)
+    assert device.cancelled == [-2]
+    device.end(IN, UrbStatus.CANCELLED)
+    assert [r.status for r in found] == [UrbStatus.CANCELLED]
+
+
+def test_data_asked_for_ahead_that_were_cancelled_are_asked_for_by_the_guest() -> None:
+    device = ByHand(STRICT)
+    device.command(512)
+    device.end(OUT)
+    device.control(CLEAR_IN)
+    assert device.cancelled == [-2, -1]  # the last first
+    device.end(IN, UrbStatus.CANCELLED)
+    device.end(IN, UrbStatus.CANCELLED)
+    device.open.clear()  # the request
+    device.ask(IN, 512)
+    assert device.shape() == [(IN, 512), (IN, 13)]
+
+
+def test_a_guest_that_asks_first_gets_what_it_asks() -> None:
+    device = ByHand(EARLY)
+    device.ask(IN, 13)
+    assert not device.command(0)
+    assert device.shape() == [(IN, 13), (OUT, 31)]
+
+
+def test_a_cancelled_transfer_takes_ours_with_it() -> None:
+    device = ByHand(EARLY)
+    device.command(512)
+    number, _ = device.ask(IN, 512)
+    device.storage.cancel(number)
+    assert device.cancelled == [-2, -1, number]
+
+
+def test_after_a_reset_commands_wait_until_ours_are_gone() -> None:
+    device = ByHand(EARLY)
+    device.command(0)
+    device.storage.reset()
+    assert (device.resets, device.cancelled) == (1, [-2, -1])
+    device.command(0)
+    device.end(OUT, UrbStatus.CANCELLED)
+    assert device.shape() == [(IN, 13)]
+    device.end(IN, data=GOOD)  # that of the command before
+    assert device.shape() == [(OUT, 31), (IN, 13)]
+    assert not statuses(device.ask(IN, 13))
