@@ -28,6 +28,18 @@ def test_set_get_and_remove(vbox: Vbox, target: str) -> None:
     vbox(f"setextradata {target} Never")
 
 
+def test_how_far_disks_are_read_ahead_is_one_of_some_words(vbox: Vbox) -> None:
+    key = "rusb/Filter/Any/Storage"
+    vbox(f"setextradata Lab {key} fast", 1)
+    assert (
+        f"extra data {key}: 'fast' is invalid; choose one of off, strict, early"
+        in vbox.err
+    )
+    assert vbox(f"getextradata Lab {key}") == "No value set!\n"
+    vbox(f"setextradata Lab {key} strict")
+    assert vbox(f"getextradata Lab {key}") == "Value: strict\n"
+
+
 @pytest.mark.parametrize("target", ["Lab", "global"])
 def test_keys_keep_their_case(vbox: Vbox, target: str) -> None:
     vbox(f"setextradata {target} Key 1")
