@@ -6,8 +6,11 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from rusb.rdp.graphics.pixels import Frame, new_frame
 from rusb.rdp.graphics.pointers import Cursor
+from rusb.rdp.graphics.scrolling import Change, Shadow
 from rusb.rdp.graphics.updates import Cells, Encoder, Form, Update
 
 from .base import Rectangle, ScreenSource
@@ -46,6 +49,14 @@ class Shown(Hashable, Protocol):
     def form(self) -> Form: ...
 
     @property
+    def takes_scrblt(self) -> bool:
+        """Does its client move parts of its screen itself?"""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Is there something that it has not taken?"""
+
+    @property
     def is_watching(self) -> bool:
         """Does it show anything now?"""
 
@@ -55,6 +66,9 @@ class Shown(Hashable, Protocol):
 
     def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
         """Parts of the picture are new; None: all of it."""
+
+    def damaged_cells(self, cells: Cells) -> None:
+        """These cells of the picture are new."""
 
     def take_damage(self, most: int) -> Cells | None:
         """Return which cells to send, and forget them; None: there are none."""
@@ -74,6 +88,18 @@ class _Job(NamedTuple):
     size: tuple[int, int]
     form: Form
     cells: Cells
+    is_whole: bool  # the viewer has no other damage
+    is_current: bool  # it has what the shadow has
+
+    def updates(self, encoder: Encoder, change: Change | None) -> list[Update]:
+        """Return what the viewer needs, if the shadow has changed so."""
+        if change is None:
+            return encoder.updates(self.cells, self.form)
+        if not self.is_current:
+            return encoder.updates(self.cells | change.cells, self.form)
+        if change.order is None or not self.viewer.takes_scrblt:
+            return encoder.updates(change.cells, self.form)
+        return [change.order, *encoder.updates(change.rest, self.form)]
 
 
 class Hub:
@@ -102,6 +128,10 @@ class Hub:
         self._is_due_again = False
         self._is_closed = False
         self._after = 0.0
+        # of the guest's screen: what viewers have that are up to date, and who they are
+        self._shadow: Shadow | None = None
+        self._current: set[Shown] = set()
+        self._behind: set[Shown] = set()  # since the tick began
         self.keyboard = keyboard
         self.pointer = Pointer(status)
         status.watcher = self
@@ -116,11 +146,18 @@ class Hub:
     def add(self, viewer: Shown) -> None:
         """Show somebody what there is; again: from the beginning."""
         self._viewers.add(viewer)
+        self.behind(viewer)
         self.due()
+
+    def behind(self, viewer: Shown) -> None:
+        """A viewer's client does not have what it was sent."""
+        self._current.discard(viewer)
+        self._behind.add(viewer)
 
     def discard(self, viewer: Shown) -> None:
         """Forget somebody who left."""
         self._viewers.discard(viewer)
+        self.behind(viewer)
         self.keyboard.release(viewer)
         self.pointer.release(viewer)
         self.due()
@@ -173,6 +210,7 @@ class Hub:
 
     def changed(self) -> None:
         """Everything is new, the size as well."""
+        self._shadow = None
         for viewer in list(self._viewers):
             if self._source.size is not None:
                 viewer.follow(*self._source.size)
@@ -216,8 +254,13 @@ class Hub:
         if sum(viewer.picture_size for viewer in watching) > MAX_PICTURES:
             self._after = asyncio.get_running_loop().time() + TICK
             return  # who has sent its picture calls due()
+        self._behind.clear()
         jobs = [
-            _Job(viewer, viewer.size, viewer.form, cells)
+            _Job(
+                *(viewer, viewer.size, viewer.form, cells),
+                is_whole=not viewer.is_damaged,
+                is_current=viewer in self._current,
+            )
             for viewer in watching
             if not viewer.is_busy
             and (cells := viewer.take_damage(MAX_CELLS)) is not None
@@ -229,8 +272,19 @@ class Hub:
     async def _run(self, jobs: Sequence[_Job]) -> None:
         """Encode in the thread, send, and go on."""
         loop = asyncio.get_running_loop()
-        encoders = {size: Encoder(self._frame(*size), *size) for _, size, _, _ in jobs}
-        done, took = await loop.run_in_executor(self._encoding, _encode, jobs, encoders)
+        size = self._source.size
+        if size is None:
+            self._shadow = None
+        elif self._shadow is None:
+            self._shadow, self._current = Shadow(*size), set()
+            jobs = [job._replace(is_current=False) for job in jobs]
+        shadow = self._shadow
+        frames = {job.size: self._frame(*job.size) for job in jobs}
+        done, change, took = await loop.run_in_executor(
+            self._encoding, _encode, jobs, frames, shadow
+        )
+        if change is not None and shadow is self._shadow:
+            self._note(jobs, change)
         for job, updates in zip(jobs, done, strict=True):
             job.viewer.send(updates, job.size)
         self._after = loop.time() + max(TICK, 2 * took) - took
@@ -238,6 +292,19 @@ class Hub:
         if self._is_due_again:
             self._is_due_again = False
             self.due()
+
+    def _note(self, jobs: Sequence[_Job], change: Change) -> None:
+        """Note who has what the shadow has: who was sent all that it lacked."""
+        assert self._shadow is not None
+        ours = [job for job in jobs if job.size == self._shadow.size]
+        sent = {job.viewer for job in ours}
+        if change.cells.any():
+            for viewer in self._viewers - sent:
+                if viewer.size == self._shadow.size:
+                    viewer.damaged_cells(change.cells)
+            self._current &= sent
+        whole = {job.viewer for job in ours if job.is_whole}
+        self._current = (self._current | whole) - self._behind
 
     def _frame(self, width: int, height: int) -> Frame:
         """Return the picture for a desktop, which may have another size."""
@@ -252,9 +319,22 @@ class Hub:
 
 
 def _encode(
-    jobs: Sequence[_Job], encoders: dict[tuple[int, int], Encoder]
-) -> tuple[list[list[Update]], float]:
-    """Encode what each viewer wants; also return the processor's seconds for it."""
+    jobs: Sequence[_Job], frames: dict[tuple[int, int], Frame], shadow: Shadow | None
+) -> tuple[list[list[Update]], Change | None, float]:
+    """Encode what each viewer wants.
+
+    Returns:
+        the updates of each job; what has changed of the shadow, if there is one of a
+        size that somebody wants; the processor's seconds for it.
+    """
     begin = time.thread_time()
-    done = [encoders[job.size].updates(job.cells, job.form) for job in jobs]
-    return done, time.thread_time() - begin
+    changes: dict[tuple[int, int], Change] = {}
+    if shadow is not None and shadow.size in frames:
+        named = [job.cells for job in jobs if job.size == shadow.size]
+        cells = np.logical_or.reduce(named)
+        changes[shadow.size] = shadow.advance(frames[shadow.size], cells)
+        frames = frames | {shadow.size: shadow.frame}
+    encoders = {size: Encoder(frame, *size) for size, frame in frames.items()}
+    done = [job.updates(encoders[job.size], changes.get(job.size)) for job in jobs]
+    change = next(iter(changes.values()), None)
+    return done, change, time.thread_time() - begin

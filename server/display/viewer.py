@@ -110,6 +110,16 @@ class Viewer:
         return self._core.form
 
     @property
+    def takes_scrblt(self) -> bool:
+        """Does the client move parts of its screen itself?"""
+        return self._core.takes_scrblt
+
+    @property
+    def is_damaged(self) -> bool:
+        """Is there something that it has not taken?"""
+        return bool(self._damage)
+
+    @property
     def is_watching(self) -> bool:
         """Does the client show anything now?"""
         core = self._core
@@ -132,6 +142,10 @@ class Viewer:
         for rectangle in rectangles:
             self._damage.add(*rectangle)
 
+    def damaged_cells(self, cells: Cells) -> None:
+        """These cells of the picture are new."""
+        self._damage.add_cells(cells)
+
     def take_damage(self, most: int) -> Cells | None:
         """Return which cells to send, and forget them; None: there are none."""
         if self._stream.bytes_waiting > PICTURE_STEP:
@@ -142,6 +156,7 @@ class Viewer:
     def send(self, updates: Sequence[Update], size: tuple[int, int]) -> None:
         """Send what was encoded for a desktop of that size."""
         if not self.is_watching or size != self.size:
+            self.hub.behind(self)
             return  # everything is damaged then, or will be
         self._stop()
         self.picture_size = sum(len(update.body) for update in updates)
@@ -177,6 +192,7 @@ class Viewer:
     def _refresh(self) -> None:
         self._refreshing = None
         self._refresh_after = asyncio.get_running_loop().time() + REFRESH_PERIOD
+        self.hub.behind(self)
         self._damage.add_all()
         self.hub.due()
 
@@ -214,6 +230,7 @@ class Viewer:
 
     def _drop(self) -> None:
         """Give a picture up that cannot be sent."""
+        self.hub.behind(self)
         self._stop()
         self._damage.add_all()
         self._wait()

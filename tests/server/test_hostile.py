@@ -337,9 +337,9 @@ async def test_t08_pictures_are_made_for_those_who_take_them(
     drawn: list[tuple[int, int]] = []
     original = hub._encode
 
-    def encode(jobs: Any, encoders: Any) -> Any:
+    def encode(jobs: Any, *rest: Any) -> Any:
         drawn.extend(job.size for job in jobs)
-        return original(jobs, encoders)
+        return original(jobs, *rest)
 
     monkeypatch.setattr("rusb.server.display.hub._encode", encode)
     monkeypatch.setattr(

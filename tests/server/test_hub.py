@@ -23,6 +23,8 @@ SIZE = 320, 200
 class Viewer:
     """A client whose picture is a canvas."""
 
+    takes_scrblt = False
+
     def __init__(self, size: tuple[int, int] = SIZE, depth: int = 24) -> None:
         self.size = size
         self.form = Form(depth)
@@ -39,6 +41,13 @@ class Viewer:
     def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
         for rectangle in rectangles or [(0, 0, *self.size)]:
             self._damage.add(*rectangle)
+
+    @property
+    def is_damaged(self) -> bool:
+        return bool(self._damage)
+
+    def damaged_cells(self, cells: Cells) -> None:
+        self._damage.add_cells(cells)
 
     def take_damage(self, most: int) -> Cells | None:
         return self._damage.take(most) if self._damage else None

@@ -50,13 +50,14 @@ class Shadow:
         width, height: pixels of the screen.
 
     Attributes:
+        size: width and height.
         frame: what they have; black at first. Encode what they get from it, not from
             the frame that may change meanwhile.
     """
 
     def __init__(self, width: int, height: int) -> None:
         self.frame = new_frame(width, height)
-        self._width, self._height = width, height
+        self.size = width, height
 
     def advance(self, frame: Frame, cells: Cells) -> Change:
         """Take over what has changed, and say how clients do.
@@ -71,8 +72,8 @@ class Shadow:
             return Change(found, None, found)
         part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         top, left = int(rows[0]) * CELL, int(columns[0]) * CELL
-        bottom = min(int(rows[-1] + 1) * CELL, self._height)
-        right = min(int(columns[-1] + 1) * CELL, self._width)
+        bottom = min(int(rows[-1] + 1) * CELL, self.size[1])
+        right = min(int(columns[-1] + 1) * CELL, self.size[0])
         before = self.frame[top:bottom, left:right]
         after = (frame[top:bottom, left:right] & 0xFFFFFF).astype(np.uint32, copy=False)
         if not cells[part].all():

@@ -136,6 +136,10 @@ class Damage:
         right, bottom = -(-(x + width) // CELL), -(-(y + height) // CELL)
         self._cells[top : max(bottom, 0), left : max(right, 0)] = True
 
+    def add_cells(self, cells: Cells) -> None:
+        """Cells of a screen of this size have changed."""
+        self._cells |= cells
+
     def add_all(self) -> None:
         """Everything has changed."""
         self._cells[:] = True
