@@ -27,6 +27,7 @@ from . import _messages as messages
 from . import _requests as requests
 from . import _urbs as urbs
 from ._reading import Configurations, read_device
+from ._table import CANCEL_LIMIT, Done, RequestTable, Sent
 from ._urbs import Completion, Flags, HResult, Transfer, UrbFunction
 
 __all__ = ["RemoteDevice"]
@@ -38,11 +39,8 @@ erase); this one is for what was lost in a guest that sets none."""
 READ_LIMIT, REQUEST_LIMIT, SELECT_LIMIT = 10.0, 10.0, 15.0
 """Seconds for what we ask ourselves, for requests, for a configuration (11)."""
 
-ISO_LIMIT, CANCEL_LIMIT = 5.0, 2.0
-"""Seconds for isochronous transfers, and for the completion of what was cancelled."""
-
-MAX_EXPIRIES: Final = 3
-"""Limits that pass in a row, without a completion in between, end the device."""
+ISO_LIMIT: Final = 5.0
+"""Seconds for isochronous transfers (11)."""
 
 _FREERDP_JITTER: Final = 0x50
 _FREERDP_FIRST: Final = 4
@@ -51,41 +49,6 @@ _FREERDP_FIRST: Final = 4
 _LOST = UrbStatus.NO_DEVICE
 
 
-class _Sent:
-    """A request that the client has: what it asks, and who is told.
-
-    Attributes:
-        transfer: as it was sent; None: an IO_CONTROL.
-        done: called once with this, a status, and the completion if there is one.
-        limit: seconds until it is given up; None: whoever waits gives up.
-        is_counted: that it is given up is the client's fault.
-        urb: of the guest, if it is one.
-        moved: bytes of it that earlier requests have moved.
-    """
-
-    __slots__ = (
-        *("done", "is_cancelled", "is_counted", "limit", "moved", "number"),
-        *("transfer", "urb"),
-    )
-
-    def __init__(
-        self,
-        transfer: Transfer | None,
-        done: "_Done",
-        limit: float | None,
-        urb: Urb | None,
-    ) -> None:
-        self.transfer = transfer
-        self.done = done
-        self.limit = limit
-        self.is_counted = urb is None or urb.setup is None
-        self.urb = urb
-        self.number = 0
-        self.moved = 0
-        self.is_cancelled = False
-
-
-_Done = Callable[[_Sent, UrbStatus, Completion | None], None]
 _Told = Callable[[UrbStatus], None]
 
 
@@ -111,7 +74,7 @@ class _Iso:
         self.left = count
 
 
-class RemoteDevice:
+class RemoteDevice(RequestTable):
     """A device that a client has added on a channel.
 
     Args:
@@ -138,24 +101,15 @@ class RemoteDevice:
         ready: Callable[[], None],
         failed: Callable[[str], None],
     ) -> None:
+        super().__init__(added.device, send, failed)
         self.number = number
         self.instance = added.instance
         self.info = DeviceInfo(number, 0, 0, remote=True)
         self.is_open = False
         is_freerdp = added.device >= _FREERDP_FIRST and added.jitter == _FREERDP_JITTER
         self.is_typed = not is_freerdp
-        self._interface = added.device
-        self._send = send
         self._complete_urb = complete
         self._ready = ready
-        self._failed = failed
-        self._messages = itertools.count(1)
-        self._last = 0
-        self._sent: dict[int, _Sent] = {}
-        self._by_urb: dict[int, list[_Sent]] = {}
-        self._due: dict[int, float] = {}
-        self._unarmed: list[_Sent] = []
-        self._expiries = 0
         self._is_over = False
         self._configurations: Configurations = {}
         self._steps = read_device(self.info, self._configurations)
@@ -188,44 +142,6 @@ class RemoteDevice:
             one.done(one, status, None)
         for one_waiting in waiting:
             one_waiting.end(status)
-
-    def next_deadline(self) -> float | None:
-        """Return when the first limit passes."""
-        if self._unarmed:
-            return 0.0
-        return min(self._due.values(), default=None)
-
-    def handle_deadline(self, now: float) -> None:
-        """Give up what took too long; too often in a row, and all of it ends."""
-        for one in self._unarmed:
-            if one.limit is not None and one.number in self._sent:
-                self._due[one.number] = now + one.limit
-        self._unarmed.clear()
-        late = [number for number, due in self._due.items() if due <= now]
-        # 2.8: while the client waits for a device it does nothing else
-        is_held = any(
-            s.urb is not None and s.urb.setup is not None and not s.is_cancelled
-            for s in self._sent.values()
-        )
-        is_counted = False
-        for number in late:
-            sent = self._sent.get(number)
-            if sent is not None:
-                is_counted |= sent.is_counted and not is_held
-                self._give_up(sent)
-        if is_counted:
-            self._expiries += 1
-            if self._expiries == MAX_EXPIRIES:
-                self._failed("it does not answer any more")
-
-    def _give_up(self, sent: _Sent) -> None:
-        self._forget(sent)
-        if sent.is_cancelled:
-            sent.done(sent, UrbStatus.CANCELLED, None)
-        else:
-            if sent.transfer is not None:
-                self._cancel(sent)
-            sent.done(sent, UrbStatus.TIMEOUT, None)
 
     # ----------------------------------------------------- what is asked ----
 
@@ -272,7 +188,7 @@ class RemoteDevice:
         """Cancel everything, wait for nothing of it, and reset the port."""
         self.drop()
         code = messages.IoCode.RESET_PORT
-        sent = _Sent(None, partial(_tell, told), REQUEST_LIMIT, None)
+        sent = Sent(None, partial(_tell, told), REQUEST_LIMIT, None)
         self._enter(sent)
         body = messages.IoControl(code, sent.number).serialize()
         self._call(messages.Call.IO_CONTROL, body)
@@ -388,9 +304,7 @@ class RemoteDevice:
         else:
             self._control(Urb.control(0, setup), setup, self._was_read, READ_LIMIT)
 
-    def _was_read(
-        self, sent: _Sent, status: UrbStatus, done: Completion | None
-    ) -> None:
+    def _was_read(self, sent: Sent, status: UrbStatus, done: Completion | None) -> None:
         if self._is_over or self._retyped(sent, done, self._was_read):
             return
         data = done.data or b"" if done is not None and status is UrbStatus.OK else b""
@@ -399,7 +313,7 @@ class RemoteDevice:
     # ------------------------------------------------------ configurations ----
 
     def _ask(
-        self, function: UrbFunction, body: bytes, done: _Done, limit: float
+        self, function: UrbFunction, body: bytes, done: Done, limit: float
     ) -> None:
         """Ask for what has no data."""
         self._post(Transfer(function, 0, body, 0), done, limit)
@@ -408,7 +322,7 @@ class RemoteDevice:
         self,
         wanted: ConfigurationDescriptor | None,
         told: _Told,
-        sent: _Sent,
+        sent: Sent,
         status: UrbStatus,
         done: Completion | None,
     ) -> None:
@@ -435,7 +349,7 @@ class RemoteDevice:
         self,
         wanted: InterfaceDescriptor,
         told: _Told,
-        sent: _Sent,
+        sent: Sent,
         status: UrbStatus,
         done: Completion | None,
     ) -> None:
@@ -485,7 +399,7 @@ class RemoteDevice:
             case _:
                 self._control(urb, setup, self._control_done, CONTROL_LIMIT)
 
-    def _control(self, urb: Urb, setup: SetupPacket, done: _Done, limit: float) -> None:
+    def _control(self, urb: Urb, setup: SetupPacket, done: Done, limit: float) -> None:
         made = typed = requests.typed(setup) if self.is_typed else None
         if typed is None:
             function, body = requests.control(setup, is_ex=not self.is_typed)
@@ -501,7 +415,7 @@ class RemoteDevice:
         function: UrbFunction,
         body: bytes,
         data: bytes | memoryview | None,
-        done: _Done,
+        done: Done,
         limit: float | None = None,
     ) -> None:
         size = len(data) if data is not None else urb.length
@@ -530,7 +444,7 @@ class RemoteDevice:
             self._post(made, done, ISO_LIMIT, urb)
 
     def _bulk_done(
-        self, sent: _Sent, status: UrbStatus, done: Completion | None
+        self, sent: Sent, status: UrbStatus, done: Completion | None
     ) -> None:
         urb = sent.urb
         assert urb is not None
@@ -557,7 +471,7 @@ class RemoteDevice:
             status, data = UrbStatus.OVERFLOW, data[: urb.length]
         self._complete_urb(urb.id, UrbResult(status, data, len(data)))
 
-    def _again(self, sent: _Sent, urb: Urb, moved: int) -> None:
+    def _again(self, sent: Sent, urb: Urb, moved: int) -> None:
         """Send again what the guest still waits for (10.2, 10.4).
 
         What was sent after it is before it now: each request is that of the URB before
@@ -585,7 +499,7 @@ class RemoteDevice:
         self._post(again, self._bulk_done, None, urb, moved)
 
     def _control_done(
-        self, sent: _Sent, status: UrbStatus, done: Completion | None
+        self, sent: Sent, status: UrbStatus, done: Completion | None
     ) -> None:
         urb = sent.urb
         assert urb is not None
@@ -601,7 +515,7 @@ class RemoteDevice:
             moved = urb.length
         self._complete_urb(urb.id, UrbResult(status, data, moved))
 
-    def _retyped(self, sent: _Sent, done: Completion | None, then: _Done) -> bool:
+    def _retyped(self, sent: Sent, done: Completion | None, then: Done) -> bool:
         """Does the client not know CONTROL_TRANSFER_EX? Then it is asked otherwise."""
         transfer, urb = sent.transfer, sent.urb
         if (
@@ -623,7 +537,7 @@ class RemoteDevice:
         whole: _Iso,
         index: int,
         asked: tuple[int, ...],
-        sent: _Sent,
+        sent: Sent,
         status: UrbStatus,
         done: Completion | None,
     ) -> None:
@@ -639,52 +553,6 @@ class RemoteDevice:
 
     # --------------------------------------------------------------- small ----
 
-    def _post(
-        self,
-        transfer: Transfer,
-        done: _Done,
-        limit: float | None,
-        urb: Urb | None = None,
-        moved: int = 0,
-    ) -> None:
-        sent = _Sent(transfer, done, limit, urb)
-        sent.moved = moved
-        self._enter(sent)
-        transfer.request = sent.number
-        number = next(self._messages) & 0xFFFFFFFF
-        self._send(urbs.transfer(self._interface, number, transfer))
-
-    def _enter(self, sent: _Sent) -> None:
-        """Give it a number that is not in use."""
-        while True:
-            self._last = self._last % urbs.MAX_REQUEST + 1
-            if self._last not in self._sent:
-                break
-        sent.number = self._last
-        self._sent[sent.number] = sent
-        if sent.limit is not None:
-            self._unarmed.append(sent)
-        if sent.urb is not None:
-            self._by_urb.setdefault(sent.urb.id, []).append(sent)
-
-    def _forget(self, sent: _Sent) -> None:
-        del self._sent[sent.number]
-        self._due.pop(sent.number, None)
-        if sent.urb is not None:
-            others = self._by_urb[sent.urb.id]
-            others.remove(sent)
-            if not others:
-                del self._by_urb[sent.urb.id]
-
-    def _cancel(self, sent: _Sent) -> None:
-        self._call(messages.Call.CANCEL, messages.CANCEL.pack(sent.number))
-
-    def _call(self, function: messages.Call, body: bytes) -> None:
-        number = next(self._messages) & 0xFFFFFFFF
-        proxy = messages.PROXY
-        message = messages.Message(self._interface, proxy, number, function, body)
-        self._send(message.serialize())
-
     def _end_urb(self, urb: Urb, status: UrbStatus) -> None:
         packets = (IsoPacket(0, status),) * len(urb.packets)
         self._complete_urb(urb.id, UrbResult(status, packets=packets))
@@ -693,7 +561,7 @@ class RemoteDevice:
 # ------------------------------------------------------------- functions ----
 
 
-def _tell(told: _Told, sent: _Sent, status: UrbStatus, done: Completion | None) -> None:
+def _tell(told: _Told, sent: Sent, status: UrbStatus, done: Completion | None) -> None:
     told(status)
 
 
@@ -710,7 +578,7 @@ def _wanted(setting: InterfaceDescriptor) -> messages.Interface:
     return messages.Interface(setting.number, setting.alternate, sizes)
 
 
-def _is_interrupted(sent: _Sent, done: Completion, *codes: int) -> bool:
+def _is_interrupted(sent: Sent, done: Completion, *codes: int) -> bool:
     """Did FreeRDP stop it, though the guest still waits?"""
     return not sent.is_cancelled and not done.hresult and done.usbd in codes
 
