@@ -27,6 +27,9 @@ HANDSHAKE_TIMEOUT = 5.0
 FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
 """Seconds until it is tried again to reach a screen: twice as many each time."""
 
+SIZE = 1280, 800
+"""Pixels of a further head at the start, like the first one's."""
+
 POKE, REST_POKE = 0.025, 0.25
 """Seconds between two pokes, and when nothing happens."""
 
@@ -165,6 +168,9 @@ class GuestScreen(ScreenSource):
                 self.size = event.width, event.height
                 self.is_there, self.problem = True, ""
                 log.info("screen %d: %dx%d", self._head, event.width, event.height)
+                if self._head:  # a card's further heads are off until they are wanted
+                    assert self._protocol is not None
+                    self._protocol.core.resize(*SIZE)
                 self._switched()
                 self._poke()
             case rfb.Resized():

@@ -1,6 +1,7 @@
 """Input that VNC cannot carry: QMP's ``input-send-event`` (display.md 6.3)."""
 
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from rusb.aio.tasks import TaskSet
@@ -9,7 +10,7 @@ from rusb.errors import RusbError
 __all__ = ["QmpInput"]
 
 MAX_WAITING = 64
-"""Events that wait for the answer to those before; what is more is dropped."""
+"""Commands that wait for the answer to those before; what is more is dropped."""
 
 _FULL = 0x7FFF
 _BUTTONS = (
@@ -24,7 +25,9 @@ _Event = Mapping[str, object]
 
 
 class QmpInput:
-    """Sends events in their order, and those that wait together.
+    """Sends events in their order, each change of a button by itself.
+
+    A guest sees where things are after a command, not what was between.
 
     Args:
         send: runs the command.
@@ -32,7 +35,7 @@ class QmpInput:
 
     def __init__(self, send: Callable[[Sequence[_Event]], Awaitable[None]]) -> None:
         self._send = send
-        self._waiting: list[_Event] = []
+        self._waiting: deque[list[_Event]] = deque()
         self._place: list[_Event] = []  # where the pointer is to go before what waits
         self._held = 0
         self._tasks = TaskSet()
@@ -41,7 +44,7 @@ class QmpInput:
     def button(self, name: str, *, is_down: bool) -> None:
         """Press or release a button, by QMP's name of it."""
         if len(self._waiting) < MAX_WAITING:
-            self._waiting += [*self._place, _button(name, is_down)]
+            self._waiting.append([*self._place, _button(name, is_down)])
             self._place = []
         self._go_on()
 
@@ -73,8 +76,11 @@ class QmpInput:
 
     async def _send_all(self) -> None:
         try:
-            while events := [*self._waiting, *self._place]:
-                self._waiting, self._place = [], []
+            while self._waiting or self._place:
+                if self._waiting:
+                    events = self._waiting.popleft()
+                else:
+                    events, self._place = self._place, []
                 with contextlib.suppress(RusbError):  # a guest without such buttons
                     await self._send(events)
         finally:

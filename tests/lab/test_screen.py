@@ -6,10 +6,11 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from PIL import Image
 
 from rusb.client.config import ClientConfig
 from rusb.client.screenshot import screenshot
+from rusb.rdp.events import Button, PointerInput
 from rusb.rdp.graphics.pixels import Frame, frame_of
 from rusb.server.config import ServerConfig
+from rusb.server.display.inputs import pass_on
+from rusb.server.machine.command_line import _screens, _tablets
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from tests.support.lab.assets import GUEST
@@ -278,3 +282,67 @@ def test_a_machine_of_ours_shows_its_screen(
         finally:
             headless.terminate()
             headless.wait()
+
+
+class TwoHeads(ScreenGuest):
+    """A guest with two screens and their tablets, as our machines have them."""
+
+    modules = (*GUEST, "virtio_gpu", "atkbd")
+    has_tablets = True
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = [folder / "0", folder / "1"]
+        tablets = [word.replace("usb0.0", "xhci.0") for word in _tablets(2)]
+        Guest.__init__(self, *_screens(self.paths), *tablets)
+
+    async def open_screen(self, head: int) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        sock.connect(str(self.paths[head]))
+        return sock
+
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
+        place = {"device": "video0", "head": head}
+        self.qmp("input-send-event", events=list(events), **place)
+
+
+async def test_each_of_two_screens_has_its_picture_and_its_pointer(
+    lab: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with TwoHeads(tmp_path_factory.mktemp("s")) as guest:
+        found = guest.sh("grep -l Tablet /sys/class/input/event*/device/name")
+        tablets = [line.split("/")[4] for line in found.split()]
+        guest.sh("dmesg | tail >/dev/tty1")
+        machine = Machine(name="Two", monitors=2)
+        config = ServerConfig(
+            *(machine, "loopback"),
+            ports=[0],
+            address="127.0.0.1",
+            log=str(tmp_path / "VBox.log"),
+            state=tmp_path,
+        )
+        async with Server(config, screens=guest) as server:
+            for head, tablet in enumerate(tablets):
+                hub = server._screens[head]
+                while hub.size != (1280, 800):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+                viewer = ClientConfig(
+                    "127.0.0.1", server.port, known_servers=tmp_path / "known"
+                )
+                viewer.domain, viewer.depth = f"@{head + 1}", 24
+                seen = await screenshot(viewer, wait=1)
+                assert seen.shape == (800, 1280)
+                assert seen.any()
+                guest.sh(f"cat /dev/input/{tablet} >/tmp/{tablet} &")
+                press = bytes.fromhex("0100 1001 01000000")
+                for x in range(50):
+                    pass_on(PointerInput(x, 5, Button.LEFT, True), hub, "v")
+                    pass_on(PointerInput(x, 5, Button.LEFT, False), hub, "v")
+                    await asyncio.sleep(0.1)
+                    said = guest.sh(f"od -An -v -tx1 /tmp/{tablet}")
+                    if press in bytes.fromhex("".join(said.split())):
+                        break
+                else:
+                    pytest.fail(f"no click arrived at {tablet}")

@@ -57,13 +57,13 @@ async def test_buttons_keep_their_place_and_order() -> None:
     qemu.input.pointer(0, 100, 0, SIZE)
     qemu.input.button("side", is_down=True)
     await qemu.settle()
-    corner = ["x 32767", "y 32767"]
+    corner, right = ["x 32767", "y 32767"], ["x 32767", "y 0"]
     assert qemu.commands[1:] == [
-        [
-            *(*corner, "left down", *corner, "left up"),
-            *("x 32767", "y 0", "wheel-up down", "x 32767", "y 0", "wheel-up up"),
-            "side down",
-        ]
+        [*corner, "left down"],
+        [*corner, "left up"],
+        [*right, "wheel-up down"],
+        [*right, "wheel-up up"],
+        ["side down"],
     ]
     await qemu.input.aclose()
 
@@ -75,5 +75,5 @@ async def test_a_guest_without_such_buttons_and_one_that_does_not_answer() -> No
     for _ in range(500):
         qemu.input.button("side", is_down=True)
     await qemu.settle()
-    assert [len(command) for command in qemu.commands] == [1, qmp_input.MAX_WAITING]
+    assert len(qemu.commands) == 1 + qmp_input.MAX_WAITING
     await qemu.input.aclose()

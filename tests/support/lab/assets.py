@@ -30,6 +30,7 @@ CLIENT = (*_BASE, "overlay", "virtio_net", *_CONTROLLERS, *_CLASSES)
 """Modules of a machine that owns devices."""
 _EXTRA = (
     "bochs",
+    "virtio_gpu",
     "atkbd",
     "usbmon",
     "vhci_hcd",
