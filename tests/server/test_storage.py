@@ -39,6 +39,7 @@ def read(driver: Driver, blocks: int = 128) -> Outcome:
     return driver.command(cdb10(0x28, 0, blocks), blocks * BLOCK)
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("seed", seeds(25, 150))
 def test_random_commands_end_as_without(seed: int) -> None:
     expected, medium = fuzz(seed, OFF)
