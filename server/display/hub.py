@@ -1,6 +1,7 @@
 """One head: what it shows to whom, and when (display.md 3)."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
@@ -20,6 +21,8 @@ from .pointer import Pointer
 from .status import StatusPage
 
 __all__ = ["MAX_PICTURES", "Hub", "Shown"]
+
+log = logging.getLogger(__name__)
 
 TICK = 0.025
 """Seconds between two rounds of encoding, and at least twice what the last one took: at
@@ -131,7 +134,7 @@ class Hub:
         # of the guest's screen: what viewers have that are up to date, and who they are
         self._shadow: Shadow | None = None
         self._current: set[Shown] = set()
-        self._behind: set[Shown] = set()  # since the tick began
+        self._behind: set[Shown] = set()  # since the tick began that is running
         self.keyboard = keyboard
         self.pointer = Pointer(status)
         status.watcher = self
@@ -152,7 +155,8 @@ class Hub:
     def behind(self, viewer: Shown) -> None:
         """A viewer's client does not have what it was sent."""
         self._current.discard(viewer)
-        self._behind.add(viewer)
+        if self._tick is not None:
+            self._behind.add(viewer)
 
     def discard(self, viewer: Shown) -> None:
         """Forget somebody who left."""
@@ -254,7 +258,6 @@ class Hub:
         if sum(viewer.picture_size for viewer in watching) > MAX_PICTURES:
             self._after = asyncio.get_running_loop().time() + TICK
             return  # who has sent its picture calls due()
-        self._behind.clear()
         jobs = [
             _Job(
                 *(viewer, viewer.size, viewer.form, cells),
@@ -271,6 +274,17 @@ class Hub:
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
         """Encode in the thread, send, and go on."""
+        try:
+            await self._encode_and_send(jobs)
+        except Exception:
+            log.exception("bug while making a picture")
+        self._behind.clear()
+        self._tick = None
+        if self._is_due_again:
+            self._is_due_again = False
+            self.due()
+
+    async def _encode_and_send(self, jobs: Sequence[_Job]) -> None:
         loop = asyncio.get_running_loop()
         size = self._source.size
         if size is None:
@@ -288,10 +302,6 @@ class Hub:
         for job, updates in zip(jobs, done, strict=True):
             job.viewer.send(updates, job.size)
         self._after = loop.time() + max(TICK, 2 * took) - took
-        self._tick = None
-        if self._is_due_again:
-            self._is_due_again = False
-            self.due()
 
     def _note(self, jobs: Sequence[_Job], change: Change) -> None:
         """Note who has what the shadow has: who was sent all that it lacked."""

@@ -163,10 +163,10 @@ def test_every_kind_of_row_is_there(guided: Guided) -> None:
 
 
 def test_a_round_trip_is_really_simulated(guided: Guided) -> None:
-    """A command of a disk is three of them, a report half of one."""
+    """A command of a disk is one of them at least, a report half of one."""
     for row in guided.rows:
         if row["rtt_ms"] and row["name"].startswith("storage"):
-            assert row["us_min"] > 3 * 19_900
+            assert row["us_min"] > 19_900
         elif row["rtt_ms"]:
             assert row["p50_us"] > 9_900
 

@@ -193,14 +193,14 @@ def test_8_input_switched_off_and_on_again(
             return int(client["inputs"])
 
         with rdesktop(int(port), tmp_path / "a", display) as program:
-            shows(display, program)
+            wait(lambda: not display.is_blank(), "the machine's screen", program.said)
             move_mouse(display, 20)
             time.sleep(1)
             assert program.process.poll() is None
             assert inputs() == 0
         shell(f"VBoxManage setextradata {NAME} {key}")
         with rdesktop(int(port), tmp_path / "b", display) as program:
-            shows(display, program)
+            wait(lambda: not display.is_blank(), "the machine's screen", program.said)
             move_mouse(display, 20)
             wait(lambda: inputs() >= 20, "the mouse's movements", program.said)
         log = tmp_path / f"data/rusb/VirtualBox VMs/{NAME}/Logs/VBox.log"
