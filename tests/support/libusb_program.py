@@ -246,10 +246,12 @@ async def large(backend: LibusbBackend) -> None:
     )
     bench.submit(Urb(6, BULK, 0x83, 4 << 20))
     await bench.run(Urb(7, BULK, 0x04, 1 << 19, data[: 1 << 19]))
+    await asyncio.sleep(0.3)  # the device takes a moment to send it back
     bench.device.cancel(6)
     await bench.wait(lambda: all(bench.results.values()))
     (got,) = bench.results[6]
-    say(status=got.status.name, kept=bytes(got.data) == data[: 1 << 19])
+    kept = bool(got.data) and data.startswith(bytes(got.data))
+    say(status=got.status.name, kept=kept)
     await bench.device.aclose()
 
 
