@@ -30,7 +30,8 @@ class RawPeer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ready."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=1 << 20)
+        # as little as the product's: a megabyte on its way falls out of caches or not
+        self._transport.set_write_buffer_limits(high=64 << 10)
         self.connected.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
