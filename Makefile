@@ -45,11 +45,11 @@ test: .make/dev .make/node system
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 $(PYTEST_ARGS)
 
 unit: .make/dev
-	$(BIN)/python -m pytest -q $(UNIT) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q $(UNIT) -m "not fuzz and not soak" $(PYTEST_ARGS)
 
 # What this machine cannot do is skipped here, and only here.
 fast: .make/dev
-	CI= $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not lab" $(PYTEST_ARGS)
+	CI= $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not lab and not fuzz and not soak" $(PYTEST_ARGS)
 
 fuzz: RUSB_TEST_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 fuzz: RUSB_TEST_INPUTS ?= 50000
