@@ -85,7 +85,7 @@ def _refusing(
     target: str,
     filters: Sequence[Filter],
     info: DeviceInfo,
-    busy: bool,  # noqa: FBT001
+    busy: bool,
     interfaces: Interfaces | None,
 ) -> Iterator[str]:
     """Yield commands that together keep out a device that the filters admit."""

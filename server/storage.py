@@ -54,7 +54,6 @@ class StorageTarget(AttachedDevice, Protocol):
     @property
     def interfaces(self) -> tuple[InterfaceDescriptor, ...]:
         """The selected alternate setting of each interface."""
-        raise NotImplementedError
 
 
 class _Phase(enum.Enum):

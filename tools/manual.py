@@ -11,7 +11,6 @@ they complete, so that a name like ``$(…)`` would be run (bad-inputs.md T42).
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -305,4 +304,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "contrib")
+    arguments = argparse.ArgumentParser(description="Write man pages and completion.")
+    arguments.add_argument("folder", nargs="?", type=Path, default=ROOT / "contrib")
+    main(arguments.parse_args().folder)

@@ -85,7 +85,7 @@ class FileStorage:
         self.is_read_only = not os.access(path, os.W_OK)
         try:
             mode = "rb" if self.is_read_only else "r+b"
-            self._file = open(path, mode, buffering=0)  # noqa: SIM115 - see close
+            self._file = open(path, mode, buffering=0)  # until close()
         except OSError as error:
             raise BackendError(f"image {path}: {reason(error)}") from error
         self.size = self._file.seek(0, os.SEEK_END)
