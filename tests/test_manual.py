@@ -163,3 +163,13 @@ def run(command: list[str]) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     return done.stdout.split("\n")[:-1] if done.stdout.strip() else []
+
+
+def test_an_option_is_no_directory(tmp_path: Path) -> None:
+    tool = Path(__file__).parents[1] / "tools" / "manual.py"
+    for option, status in ("--help", 0), ("--unknown", 2):
+        done = subprocess.run(
+            [sys.executable, tool, option], cwd=tmp_path, capture_output=True
+        )
+        assert done.returncode == status
+    assert list(tmp_path.iterdir()) == []
