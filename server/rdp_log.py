@@ -43,7 +43,7 @@ def _notice_texts(notice: notices.Notice) -> tuple[str, ...]:
 _USB_UNREACHABLE = (
     "The client has dynamic channels, but not the channel that VirtualBox's clients use"
     " for USB: USB devices that it redirects (xfreerdp /usb:…, RemoteFX USB) need"
-    " MS-RDPEUSB, which this server does not support yet, so they are not attached."
+    " MS-RDPEUSB, which this server does not offer, so they are not attached."
     " Offer them with rusb connect or rdesktop-vrdp -r usb."
 )
 
