@@ -307,12 +307,10 @@ class QemuProcess(Hypervisor):
                 if process.returncode is not None:
                     assert self._reading is not None
                     await self._reading
-                    words = " ".join(self._words) or "it did not say why"
-                    if "id=com1" in words:
-                        words += _SERIAL_ADVICE
-                    raise GuestError(
-                        f"QEMU ended with status {process.returncode}: {words}"
-                    ) from None
+                    why = self._why_ended(process.returncode)
+                    if "id=com1" in why:
+                        why += _SERIAL_ADVICE
+                    raise GuestError(why) from None
                 if time.monotonic() > deadline:
                     raise GuestError(
                         f"QEMU did not answer within {START_TIMEOUT:g} s"
@@ -349,17 +347,20 @@ class QemuProcess(Hypervisor):
         if status == 0 and self._is_shut_down:
             self._log("QEMU: the machine is off.")
         else:
-            how = (
-                "closed its connection and did not end"
-                if status is None
-                else f"status {status}"
-            )
-            if status is not None and status < 0:
-                how = f"killed by signal {-status}"
-            words = f": {' '.join(self._words)}" if self._words else ""
-            self.failure = f"QEMU ended by itself, {how}{words}"
+            self.failure = self._why_ended(status)
             self._log(self.failure)
         self._tell_ended()
+
+    def _why_ended(self, status: int | None) -> str:
+        """How QEMU ended, and its last words; *status* None: it has not ended."""
+        if status is None:
+            how = "closed its connection and did not end"
+        elif status < 0:
+            how = f"killed by signal {-status}"
+        else:
+            how = f"status {status}"
+        words = f": {' '.join(self._words)}" if self._words else ""
+        return f"QEMU ended by itself, {how}{words}"
 
 
 def _accelerators() -> list[str]:

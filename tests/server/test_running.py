@@ -180,7 +180,7 @@ async def test_a_machine_runs_once(running: RunningMachine, tmp_path: Path) -> N
 
 async def test_what_qemu_says_at_its_end_is_told(tmp_path: Path) -> None:
     headless = make(tmp_path, [], Hardware(memory=1 << 40))
-    with pytest.raises(GuestError, match="QEMU ended with status 1: .*memory"):
+    with pytest.raises(GuestError, match="QEMU ended by itself, status 1: .*memory"):
         async with asyncio.timeout(60), headless:
             pass
     with pytest.raises(ControlError, match="not running"):
@@ -244,7 +244,7 @@ async def test_a_broken_kvm_is_done_without(
     ("accelerators", "why"),
     [
         (["tcg"], "/nowhere/kvm: No such file or directory; enable virtualization"),
-        (["hvf", "tcg"], "it does not start: QEMU ended with status 1"),
+        (["hvf", "tcg"], "it does not start: QEMU ended by itself, status 1"),
         (["kvm"], ""),
     ],
 )
