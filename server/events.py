@@ -6,9 +6,11 @@ The lines of ``VBox.log`` and of the terminal are made of them in ``release_log.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from rusb.usb.device import DeviceInfo
+
+from .state import ViewState
 
 __all__ = [
     "ClientAdmitted",
@@ -29,7 +31,7 @@ __all__ = [
     "DeviceRefused",
     "DeviceUnfit",
     "Event",
-    "FeatureOff",
+    "FeatureSwitched",
     "FiltersChanged",
     "LinkHeld",
     "LoggedOff",
@@ -37,6 +39,7 @@ __all__ = [
     "OthersDisconnected",
     "PlaceDenied",
     "ScreenMissing",
+    "ScreenShown",
     "ServerStarted",
     "ServerFailed",
     "ServerStopped",
@@ -236,10 +239,34 @@ class ClientRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureOff(Event):
-    """The machine's properties switch a feature off for the client (4.4)."""
+class FeatureSwitched(Event):
+    """The machine's properties switch a feature off for the client, or on (4.4)."""
 
     feature: str
+    is_off: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenShown(Event):
+    """A client sees a screen, another size of it, or in another form.
+
+    Attributes:
+        screen: counted from 0.
+        form: see :class:`~rusb.server.state.ViewState`.
+    """
+
+    NAME: ClassVar[str] = "screen.shown"
+    client: int
+    screen: int
+    width: int
+    height: int
+    depth: int
+    form: str
+
+    @classmethod
+    def of(cls, client: int, view: ViewState) -> Self:
+        """Return the event of what a client sees."""
+        return cls(client, view.screen, view.width, view.height, view.depth, view.form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +290,7 @@ class ClientLeft(Event):
         reason: what went wrong; empty: nothing did.
         seconds: since it logged on, or 0.
         bytes: sent and received.
+        frames, picture_bytes: pictures that were sent.
         title: see :class:`LogonAsked`; before the logon, its number.
         stage: how far it had come: ``"admitted"``, ``"refused"``, ``"waiting"``,
             or ``"silent"``, if it never said anything.
@@ -276,10 +304,12 @@ class ClientLeft(Event):
     bytes: int
     title: str
     stage: str
+    frames: int = 0
+    picture_bytes: int = 0
 
     def members(self) -> dict[str, object]:
         """Who left and why, after how much."""
-        names = ("client", "reason", "seconds", "bytes")
+        names = ("client", "reason", "seconds", "bytes", "frames", "picture_bytes")
         return {name: getattr(self, name) for name in names}
 
 

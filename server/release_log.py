@@ -238,8 +238,9 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             )
         case events.ScreenMissing(screen):
             return (f"VRDP: There is no screen {screen}.",)
-        case events.FeatureOff(feature):
-            return (f"VRDP: feature: Client/Disable{feature}",)
+        case events.FeatureSwitched(feature, is_off):
+            again = "" if is_off else " no longer"
+            return (f"VRDP: feature: Client/Disable{feature}{again}",)
         case events.LoggedOff(title, reason_):
             return (f"VRDP: Logoff: {title} Reason 0x{reason_:04X}.",)
         case events.ClientLeft():

@@ -1,6 +1,7 @@
 """The server: ports, certificate, guest, sessions."""
 
 import asyncio
+import dataclasses
 import ipaddress
 import itertools
 import logging
@@ -179,7 +180,8 @@ class Server:
 
     def state(self) -> DisplayState:
         """Who is connected: what ``showvminfo`` shows (filters.md 3.7)."""
-        return self._sessions.state(self.machine.remote_display, self.port)
+        state = self._sessions.state(self.machine.remote_display, self.port)
+        return dataclasses.replace(state, screens=self._screens.sizes())
 
     def devices(self) -> tuple[DeviceState, ...]:
         """The devices that clients offer, attached or not."""
@@ -204,6 +206,10 @@ class Server:
         """Use other filters from now on, also for devices that are already offered."""
         self.machine.filters = tuple(filters)
         self._host.tell(events.FiltersChanged(len(filters)))
+        self._sessions.reconsider()
+
+    def settings_changed(self) -> None:
+        """Obey the switches of the machine as they are now, in every session."""
         self._sessions.reconsider()
 
     # ------------------------------------------------------------- our own ----

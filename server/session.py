@@ -33,7 +33,7 @@ from .rdp_log import notice_lines
 from .release_log import report
 from .remote_devices import RemoteDevices
 from .sessions import Session
-from .state import ClientState, DeviceState
+from .state import ClientState, DeviceState, ViewState
 from .vbox.settings import FEATURES
 
 __all__ = ["Phase", "ServerSession"]
@@ -134,6 +134,7 @@ class ServerSession(Session):
         self._held_after = 0.0
         self._inputs = 0  # keys and mouse events
         self._disabled: set[str] = set()
+        self._told_view: ViewState | None = None
         self._is_ending = False
         self._ended = asyncio.Event()
         loop = self._loop = asyncio.get_running_loop()
@@ -174,7 +175,8 @@ class ServerSession(Session):
         return self.devices.state() if self.devices else ()
 
     def reconsider(self) -> None:
-        """The machine's filters have changed: look at every device again."""
+        if self.is_logged_on:
+            self._read_switches()
         if self.devices is not None:
             self.devices.reconsider()
 
@@ -220,6 +222,7 @@ class ServerSession(Session):
             sent=self.stream.bytes_sent,
             received=self.stream.bytes_received,
             inputs=self._inputs,
+            view=self.viewer.state() if self.viewer else None,
             ended=ended,
         )
 
@@ -321,11 +324,12 @@ class ServerSession(Session):
                 self.phase = Phase.ACTIVE
                 if self.viewer is not None and "Display" not in self._disabled:
                     self.viewer.open()
+                    self._tell_screen(self.viewer)
             case rdp.Input():
                 self._take_input(event)
             case rdp.RefreshRequested():
                 if self.viewer is not None:
-                    self.viewer.refresh()
+                    self.viewer.refresh(event.area)
             case rdp.ChannelOpened() | rdp.ChannelClosed() | rdp.ChannelRefused():
                 self._channels.handle(event, self._rdp.close_channel)
             case rdp.DynamicReady():
@@ -412,7 +416,7 @@ class ServerSession(Session):
         )
         self._log.tell_left_out()
         self._log = self._new_log(is_logged_on=True)
-        self._log_switches()
+        self._read_switches()
         self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._on_late)
         self._show(event.credentials.screen)
         self._rdp.accept_logon()
@@ -458,6 +462,8 @@ class ServerSession(Session):
                 why,
                 seconds=round(time.time() - self._since, 3) if self._since else 0.0,
                 bytes=self.stream.bytes_sent + self.stream.bytes_received,
+                frames=self.viewer.frames if self.viewer else 0,
+                picture_bytes=self.viewer.bytes_sent if self.viewer else 0,
                 title=self.name,
                 stage=stage,
             )
@@ -465,13 +471,33 @@ class ServerSession(Session):
         self._log.tell_left_out()
         self._terminal.tell_left_out()
 
-    def _log_switches(self) -> None:
-        """Note the features that are switched off for this client (4.4)."""
-        machine = self._host.machine
+    def _tell_screen(self, viewer: Viewer) -> None:
+        """Tell what the client sees, when that is something else."""
+        view = dataclasses.replace(viewer.state(), frames=0, bytes=0)
+        if view != self._told_view:
+            self._told_view = view
+            self._tell(events.ScreenShown.of(self.number, view))
+
+    def _read_switches(self) -> None:
+        """Look which features are switched off for this client, and obey (4.4)."""
+        machine, before = self._host.machine, self._disabled
         self._disabled = {f for f in FEATURES if machine.feature_disabled(f)}
         for feature in FEATURES:
-            if feature in self._disabled:
-                self._tell(events.FeatureOff(feature))
+            is_off = feature in self._disabled
+            if is_off != (feature in before):
+                self._tell(events.FeatureSwitched(feature, is_off))
+                if self.viewer is not None:
+                    self._switch(feature, self.viewer, is_off=is_off)
+
+    def _switch(self, feature: str, viewer: Viewer, *, is_off: bool) -> None:
+        """Switch a feature in a session that runs."""
+        match feature:
+            case "Display" if is_off:
+                viewer.close()
+            case "Display" if self.is_active:
+                viewer.open()
+            case "Input" if is_off:
+                viewer.hub.release(viewer)
 
     def _open_channel(
         self, protocol: WireProtocol, channel: int, name: str

@@ -59,7 +59,7 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def reconsider(self) -> None:
-        """The machine's filters have changed: look at every device again."""
+        """The machine's filters or switches have changed: look at them again."""
 
     @abc.abstractmethod
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
@@ -127,7 +127,7 @@ class Sessions:
         return tuple(device for s in self for device in s.device_states())
 
     def reconsider(self) -> None:
-        """The machine's filters have changed."""
+        """The machine's filters or switches have changed."""
         for session in self:
             session.reconsider()
 

@@ -26,6 +26,7 @@ __all__ = [
     "InterfaceState",
     "MachineState",
     "Verdict",
+    "ViewState",
 ]
 
 VERSION = 1
@@ -144,6 +145,27 @@ class DeviceState:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewState:
+    """What a client sees.
+
+    Attributes:
+        screen: counted from 0.
+        width, height: of its desktop, in pixels.
+        depth: bits per pixel.
+        form: how pictures are sent, in words; empty: none are.
+        frames, bytes: pictures sent so far.
+    """
+
+    screen: int
+    width: int
+    height: int
+    depth: int
+    form: str
+    frames: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ClientState:
     """A client that is logged on, or was.
 
@@ -154,6 +176,7 @@ class ClientState:
         since, ended: seconds since 1970; None: it is still there.
         sent, received: bytes, as the server sees it.
         inputs: keys and mouse events.
+        view: None: it sees nothing.
     """
 
     number: int
@@ -167,6 +190,7 @@ class ClientState:
     sent: int
     received: int
     inputs: int
+    view: ViewState | None = None
     ended: float | None = None
 
 
@@ -180,6 +204,7 @@ class DisplayState:
         clients_so_far: how many logged on since it was started.
         last: the client that left last.
         sent_total, received_total: bytes of all clients so far.
+        screens: width and height of each; zeros: the guest does not show it.
     """
 
     settings: RemoteDisplay
@@ -189,6 +214,7 @@ class DisplayState:
     last: ClientState | None = None
     sent_total: int = 0
     received_total: int = 0
+    screens: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

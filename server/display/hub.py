@@ -112,15 +112,22 @@ class Hub:
         status: what is shown while there is no screen of the guest.
         keyboard: the machine's.
         encoding: one thread, which all hubs of a server share.
+        head: which one, counted from 0.
 
     Attributes:
+        head: see above.
         pointer: of this head.
         keyboard: the machine's.
     """
 
     def __init__(
-        self, status: StatusPage, keyboard: Keyboard, encoding: Executor
+        self,
+        status: StatusPage,
+        keyboard: Keyboard,
+        encoding: Executor,
+        head: int = 0,
     ) -> None:
+        self.head = head
         self._status = status
         self._guest: GuestScreen | None = None
         self._encoding = encoding
@@ -162,9 +169,13 @@ class Hub:
         """Forget somebody who left."""
         self._viewers.discard(viewer)
         self.behind(viewer)
+        self.release(viewer)
+        self.due()
+
+    def release(self, viewer: Shown) -> None:
+        """Release what a viewer holds: it left, or may not type any more."""
         self.keyboard.release(viewer)
         self.pointer.release(viewer)
-        self.due()
 
     def due(self) -> None:
         """Somebody may have something to be sent."""

@@ -45,7 +45,7 @@ class Screens:
         devices: Callable[[], Sequence[str]],
     ) -> None:
         page = StatusPage(machine, devices, lambda: guest.problem)
-        hub = Hub(page, self._keyboard, self._encoding)
+        hub = Hub(page, self._keyboard, self._encoding, head)
         guest = GuestScreen(access, head, hub.switched)
         hub.serve(guest)
         self._hubs.append(hub)
@@ -58,6 +58,10 @@ class Screens:
         """Reach the guest's screens, now and whenever they are gone."""
         for guest in self._guests:
             guest.start()
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Return the width and height of each; zeros: the guest does not show it."""
+        return tuple(hub.size or (0, 0) for hub in self._hubs)
 
     def status_changed(self) -> None:
         """The status pages have something else to say."""

@@ -10,9 +10,10 @@ from rusb.rdp.graphics.pointers import (
     Cursor,
     PointerCache,
 )
-from rusb.rdp.graphics.updates import Cells, Damage, Form, Update
+from rusb.rdp.graphics.updates import Cells, Compression, Damage, Form, Update
 from rusb.rdp.server import ServerConnection
 
+from ..state import ViewState
 from .base import Rectangle
 from .hub import Hub
 
@@ -35,6 +36,12 @@ a window says first that it wants none."""
 REFRESH_PERIOD = 0.25
 """Seconds between two whole pictures that a client may ask for."""
 
+_FORMS = {
+    Compression.NONE: "bitmaps",
+    Compression.HEADED: "compressed bitmaps with headers",
+    Compression.BARE: "compressed bitmaps",
+}
+
 
 class Viewer:
     """Sends pictures to a client, from :meth:`open` to :meth:`close`.
@@ -48,6 +55,7 @@ class Viewer:
         size: width and height of the client's desktop.
         hub: the head that it sees.
         picture_size: bytes of the picture that is on its way to the client.
+        frames, bytes_sent: pictures that the client was sent.
     """
 
     def __init__(self, core: ServerConnection, stream: RdpStream, hub: Hub) -> None:
@@ -56,7 +64,7 @@ class Viewer:
         self.hub = hub
         self._is_open = self._was_open = False
         self.size = 0, 0
-        self._damage = Damage(0, 0)
+        self._damage, self._wanted = Damage(0, 0), Damage(0, 0)
         self._pointers = PointerCache(core.pointer_limits)
         self._cursor: Cursor | None = None
         self._has_pointer = False  # the client shows it
@@ -66,6 +74,7 @@ class Viewer:
         self._beginning: asyncio.TimerHandle | None = None
         self._refreshing: asyncio.TimerHandle | None = None
         self._refresh_after = 0.0
+        self.frames = self.bytes_sent = 0
 
     def open(self) -> None:
         """The client is ready for pictures; again: after a change of its size."""
@@ -74,7 +83,7 @@ class Viewer:
         if self._beginning is not None:
             self._beginning.cancel()
         self.size = core.width, core.height
-        self._damage = Damage(*self.size)
+        self._damage, self._wanted = Damage(*self.size), Damage(*self.size)
         self._damage.add_all()
         self._pointers = PointerCache(core.pointer_limits)
         self._has_pointer = False
@@ -90,14 +99,33 @@ class Viewer:
         for timer in (self._beginning, self._refreshing):
             if timer is not None:
                 timer.cancel()
+        self._beginning = self._refreshing = None
         self.hub.discard(self)
 
-    def refresh(self) -> None:
-        """The client wants its picture again."""
+    def state(self) -> ViewState:
+        """What the client sees."""
+        core = self._core
+        is_shown = self._is_open or self._beginning is not None
+        return ViewState(
+            *(self.hub.head, core.width, core.height, core.depth),
+            form=_FORMS[core.form.compression] if is_shown else "",
+            frames=self.frames,
+            bytes=self.bytes_sent,
+        )
+
+    def refresh(self, area: Rectangle | None = None) -> None:
+        """The client wants its picture again, or a part of it."""
+        if not self._is_open and self._beginning is None:
+            return
         if self._beginning is not None:  # it has a window
             self._beginning.cancel()
             self._begin()
-        elif self._is_open and self._refreshing is None:
+            return
+        if area is None:
+            self._wanted.add_all()
+        else:
+            self._wanted.add(*area)
+        if self._refreshing is None:
             loop = asyncio.get_running_loop()
             at = max(self._refresh_after, loop.time())
             self._refreshing = loop.call_at(at, self._refresh)
@@ -160,6 +188,7 @@ class Viewer:
             return  # everything is damaged then, or will be
         self._stop()
         self.picture_size = sum(len(update.body) for update in updates)
+        self.frames += 1
         self._updates = iter(updates)
         self._go_on(asyncio.get_running_loop().time())
 
@@ -193,7 +222,7 @@ class Viewer:
         self._refreshing = None
         self._refresh_after = asyncio.get_running_loop().time() + REFRESH_PERIOD
         self.hub.behind(self)
-        self._damage.add_all()
+        self._damage.add_cells(self._wanted.take())
         self.hub.due()
 
     def _go_on(self, since: float) -> None:
@@ -214,6 +243,7 @@ class Viewer:
             for update in self._updates:
                 self._core.send_update(update)
                 sent += len(update.body)
+                self.bytes_sent += len(update.body)
                 if sent >= PICTURE_STEP:
                     break
             else:

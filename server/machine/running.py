@@ -21,7 +21,7 @@ from ..server import Server
 from ..state import DisplayState, MachineState
 from ..vbox.lock import MachineLock, lock_path
 from ..vbox.model import Hardware
-from ..vbox.settings import Machine, load_machine
+from ..vbox.settings import LIVE_PROPERTIES, Machine, load_machine
 from .console import Console
 from .control import ControlServer, control_path
 from .host_devices import HostDevices, HostPlugs
@@ -210,13 +210,22 @@ class RunningMachine:
         await self._change_display(enabled=bool(arguments["enabled"]))
 
     async def _set_property(self, arguments: Mapping[str, Any]) -> None:
-        """Set a VRDE property; the server restarts, as filters.md 3.2 says."""
+        """Set a VRDE property; the server restarts (filters.md 3.2).
+
+        For what counts at once it does not.
+        """
         name, value = str(arguments["name"]), str(arguments["value"])
         properties = dict(self.machine.remote_display.properties)
         properties.pop(name, None)
         if value:
             properties[name] = value
-        await self._change_display(properties=properties)
+        if not name.startswith(LIVE_PROPERTIES):
+            await self._change_display(properties=properties)
+            return
+        display = replace(self.machine.remote_display, properties=properties)
+        self.machine.remote_display = display
+        if self._server is not None:
+            self._server.settings_changed()
 
     async def _change_display(self, **changes: Any) -> None:
         """Change settings of the remote display, for this run, and let them count.

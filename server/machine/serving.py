@@ -17,7 +17,7 @@ from ..server import Server
 from ..state import MachineState
 from ..vbox.lock import MachineLock, lock_path
 from ..vbox.ports import parse_ports
-from ..vbox.settings import load_machine
+from ..vbox.settings import LIVE_PROPERTIES, load_machine
 from .control import Command, ControlServer, control_path
 
 __all__ = ["Serving"]
@@ -166,18 +166,24 @@ class Serving:
         self.reload()
 
     async def _set_property(self, arguments: Mapping[str, Any]) -> None:
-        """Listen on other ports, for this run: the only property that is simple."""
+        """Listen on other ports, or obey switches, for this run."""
         name, value = str(arguments["name"]), str(arguments["value"])
-        if name != PORTS:
+        is_live = name.startswith(LIVE_PROPERTIES)
+        if name != PORTS and not is_live:
+            live = " and ".join(f"{prefix}…" for prefix in LIVE_PROPERTIES)
             raise ControlError(
-                f"rusb serve can only change {PORTS} while it runs, not {name}; change"
-                " the machine's settings and start rusb serve again"
+                f"rusb serve can only change {PORTS}, {live} while it runs, not"
+                f" {name}; change the machine's settings and start rusb serve again"
             )
-        await self.server.listen_on(parse_ports(value or "3389"))
-        properties = self._machine.remote_display.properties | {PORTS: value}
+        if name == PORTS:
+            await self.server.listen_on(parse_ports(value or "3389"))
+        properties = self._machine.remote_display.properties | {name: value}
         display = replace(self._machine.remote_display, properties=properties)
         self._machine.remote_display = display
-        self._report(f"{self._machine.name}: listening on port {self.server.port}")
+        if is_live:
+            self.server.settings_changed()
+        else:
+            self._report(f"{self._machine.name}: listening on port {self.server.port}")
 
     async def _info(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The state of the machine, as ``showvminfo`` wants it."""

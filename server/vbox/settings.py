@@ -22,6 +22,7 @@ from .values import read_boolean, read_number
 
 __all__ = [
     "FEATURES",
+    "LIVE_PROPERTIES",
     "Machine",
     "RemoteDisplay",
     "load_machine",
@@ -52,6 +53,9 @@ DISABLED_SINCE = (1, 16)
 
 FEATURES = ("Display", "Input", "Audio", "USB", "Clipboard")
 """Features with switches in the extra data, too (vrdp-server.md 4.4)."""
+
+LIVE_PROPERTIES = ("Client/Disable", "VideoChannel/")
+"""What VRDE properties begin with that count at once, in sessions that run, too."""
 
 CONTROLLERS = ("OHCI", "EHCI", "XHCI")
 OLD_CONTROLLERS = {"OHCI": "enabled", "EHCI": "enabledEhci"}

@@ -105,6 +105,12 @@ async def test_the_remote_display_is_switched_while_it_runs(
     after = (await info()).display.port
     assert 43000 <= int(str(after)) <= 43999
     assert said[-2] == f"VRDE server is listening on port {after}."
+    # a switch counts at once, and nobody is disconnected
+    lines = len(said)
+    await call(path, "vrdeproperty", name="Client/DisableInput", value="1")
+    display = (await info()).display
+    assert (display.port, len(said)) == (after, lines)
+    assert display.settings.properties["Client/DisableInput"] == "1"
 
 
 async def test_ports_that_are_busy_leave_the_server_as_it_was(

@@ -1,6 +1,7 @@
 """When viewers get a picture, and of what (1.14, 1.15)."""
 
 import asyncio
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from rusb.server.display.status import status_frame
 from tests.support.whole_path import Lab, machine, say, sessions_of
 
 ALLOW, SUPPRESS = b"\1\0\0\0" + bytes(8), bytes(4)
-ONE_RECTANGLE = b"\1" + bytes(11)
+ONE_RECTANGLE = b"\1" + bytes(7) + struct.pack("<2H", 799, 599)
+ONE_CELL = b"\1" + bytes(3) + struct.pack("<4H", 32, 32, 40, 40)
 
 
 class Screen:
@@ -100,7 +102,51 @@ async def test_a_viewer_that_asks_gets_the_picture_again(
         assert await is_drawn(allow)  # it suppressed output by itself
         for _ in range(2):
             assert await is_drawn(refresh)
+        assert not await is_drawn((DataType.REFRESH_RECT, ONE_CELL))
         # 1.15: exactly one
         assert not await is_drawn((DataType.REFRESH_RECT, b"\2" + bytes(19)))
         assert not await is_drawn(suppress, refresh)
         assert await is_drawn(allow)
+
+
+async def test_a_part_of_the_picture_is_what_was_asked_for(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, machine())
+    async with (
+        asyncio.timeout(20),
+        lab.server,
+        connect(lab.config(), backends=[]) as viewer,
+    ):
+        (session,) = sessions_of(lab.server)
+        say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)
+        shown = session.viewer
+        assert shown is not None
+        while not shown.frames or shown._refreshing:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        frames, sent = shown.frames, shown.bytes_sent
+        say(viewer, DataType.REFRESH_RECT, ONE_CELL)
+        while shown.frames == frames:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert 0 < shown.bytes_sent - sent < 16 * 16 * 2 + 64
+
+
+async def test_a_storm_of_refreshes_is_a_few_pictures(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, machine())
+    async with (
+        asyncio.timeout(20),
+        lab.server,
+        connect(lab.config(), backends=[]) as viewer,
+    ):
+        (session,) = sessions_of(lab.server)
+        say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)
+        shown = session.viewer
+        assert shown is not None
+        while not shown.frames:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        loop = asyncio.get_running_loop()
+        frames, begin = shown.frames, loop.time()
+        while loop.time() - begin < 1:
+            for _ in range(20):
+                say(viewer, DataType.REFRESH_RECT, ONE_RECTANGLE)
+            await asyncio.sleep(0)
+        assert shown.frames - frames <= 2 + (loop.time() - begin) / 0.25

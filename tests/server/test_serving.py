@@ -157,9 +157,19 @@ async def tell(uuid: str, **arguments: str) -> None:
     await call(running_path(uuid), "vrdeproperty", **arguments)
 
 
+async def test_a_switch_counts_at_once(station: Station) -> None:
+    machine, server = station.serving._machine, station.serving.server
+    port = server.port
+    await tell(machine.uuid, name="Client/DisableInput", value="1")
+    assert machine.feature_disabled("Input")
+    await tell(machine.uuid, name="Client/DisableInput", value="")
+    assert not machine.feature_disabled("Input")
+    assert server.port == port
+
+
 async def test_other_properties_need_a_new_start(station: Station) -> None:
     with pytest.raises(
-        ControlError, match="can only change TCP/Ports while it runs, not x"
+        ControlError, match="can only change TCP/Ports, Client/Disable.* it runs, not x"
     ):
         await tell(station.serving._machine.uuid, name="x", value="1")
 

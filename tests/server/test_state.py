@@ -1,5 +1,6 @@
 """The state of a machine, as it travels between processes and versions."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,11 +13,13 @@ from rusb.server.state import (
     DisplayState,
     MachineState,
     Verdict,
+    ViewState,
 )
 from rusb.server.vbox.settings import RemoteDisplay
 from rusb.usb.device import DeviceInfo
 
 CLIENT = ClientState(3, "anna", "", "desk", "::1", 2600, True, 1.5, 10, 20, 0)
+VIEW = ViewState(1, 800, 600, 16, "compressed bitmaps", frames=3, bytes=4000)
 INFO = DeviceInfo(7, 0x1209, 1, bcd_device=0x0100, product="Drive", port=2, remote=True)
 DEVICE = DeviceState.of(
     INFO,
@@ -35,7 +38,8 @@ STATE = MachineState(
         3389,
         clients=(CLIENT,),
         clients_so_far=4,
-        last=CLIENT,
+        last=dataclasses.replace(CLIENT, view=VIEW),
+        screens=((1280, 800), (0, 0)),
     ),
     process=12,
     started=1.0,

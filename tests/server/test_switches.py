@@ -1,5 +1,6 @@
 """Features that are switched off for clients (vrdp-server.md 4.4)."""
 
+import asyncio
 import struct
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from rusb.server.display.status import status_frame
 from rusb.server.state import ClientState
 from rusb.usb.urb import UrbStatus
 from tests.support.logon import Place
-from tests.support.whole_path import say
+from tests.support.whole_path import say, sessions_of
+
+FIELDS = ("screen", "width", "height", "depth", "form")
 
 KEYS = struct.pack("<HH", 2, 0) + b"".join(
     struct.pack("<IHHHH", 0, 4, flags, 0x1E, 0) for flags in (0, 0x8000)
@@ -84,3 +87,83 @@ async def test_a_whole_session_over_ipv6(place: Place) -> None:
         assert client_row(place).address == "::1"
     assert "listening on port" in place.log()
     assert "(IPv6)." in place.log()
+
+
+SWITCHES = [
+    (switch, family)
+    for switch in ("Display", "Input")
+    for family in ("property", "VRDE", "VRDP")
+]
+
+
+@pytest.mark.parametrize(("feature", "family"), SWITCHES)
+async def test_a_switch_counts_in_a_session_that_runs(
+    place: Place, feature: str, family: str
+) -> None:
+    async with place.serve() as server, place.visit() as client:
+        machine = server.machine
+        pairs = machine.extra_data
+        name = f"{family}/Feature/Client/Disable{feature}"
+        if family == "property":
+            pairs = machine.remote_display.properties
+            name = f"Client/Disable{feature}"
+        say(client, DataType.SUPPRESS_OUTPUT, b"\1\0\0\0" + bytes(8))
+        (session,) = sessions_of(server)
+        viewer = session.viewer
+        assert viewer is not None
+
+        async def settled() -> None:
+            while not viewer.frames or viewer.is_damaged or viewer.is_busy:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+        async def does_it() -> bool:
+            """Is the picture sent again, or are keys counted?"""
+            before = viewer.frames if feature == "Display" else client_row(place).inputs
+            viewer.refresh()
+            say(client, DataType.INPUT, KEYS)
+            await usb_works(place)
+            await asyncio.sleep(0.4)
+            after = viewer.frames if feature == "Display" else client_row(place).inputs
+            return after > before
+
+        await settled()
+        assert await does_it()
+        pairs[name] = "1"
+        server.settings_changed()
+        assert not await does_it()
+        assert bool(viewer.state().form) == (feature != "Display")
+        pairs[name] = "0"
+        server.settings_changed()
+        await settled()
+        assert await does_it()
+        line = f"VRDP: feature: Client/Disable{feature}"
+        assert place.log().count(line) == 2
+        assert place.log().count(f"{line} no longer") == 1
+
+
+async def test_what_is_held_is_released_when_input_is_switched_off(
+    place: Place,
+) -> None:
+    async with place.serve() as server, place.visit() as client:
+        (session,) = sessions_of(server)
+        assert session.viewer is not None
+        say(client, DataType.INPUT, b"\1\0\0\0" + KEYS[4:16])  # pressed, not released
+        await usb_works(place)
+        keyboard = session.viewer.hub.keyboard
+        assert keyboard._held
+        server.machine.remote_display.properties["Client/DisableInput"] = "1"
+        server.settings_changed()
+        assert not keyboard._held
+
+
+async def test_what_a_client_sees_is_told(place: Place) -> None:
+    async with place.serve() as server, place.visit() as client:
+        say(client, DataType.SUPPRESS_OUTPUT, b"\1\0\0\0" + bytes(8))
+        (session,) = sessions_of(server)
+        while not (view := session.state().view) or not view.frames:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert view.bytes > 1000
+        wanted = 0, 800, 600, 16, "compressed bitmaps"
+        assert (view.screen, view.width, view.height, view.depth, view.form) == wanted
+        shown = [e for e in server.happened.after(None) if e["event"] == "screen.shown"]
+        assert [tuple(shown[0][k] for k in FIELDS) for _ in shown] == [wanted]

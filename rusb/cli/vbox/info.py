@@ -222,6 +222,9 @@ def _device_lines(live: MachineState) -> Iterator[str]:
             yield "<none>"
             yield ""
     display = live.display
+    for screen, (width, height) in _video_modes(live):
+        label = f"Video mode {screen}" if screen else "Video mode"
+        yield _row(label, f"{width}x{height}x32 at 0,0 enabled")
     yield _row("VRDE Connection", "active" if display.clients else "not active")
     yield _row("Clients so far", display.clients_so_far)
     for client in display.clients or filter(None, [display.last]):
@@ -257,11 +260,23 @@ def _client_rows(
         yield "Client version", "VRDEClientVersion", str(client.build)
         kind = "RDP5 (X.509)" if client.is_tls else "RDP4"
         yield "Encryption", "VRDEEncryption", kind
+    if (view := client.view) is not None:
+        shown = f"{view.width}x{view.height}, {view.depth} bit, {view.form}"
+        yield "Screen", "VRDEClientScreen", f"{view.screen}: {shown}"
+        yield "Pictures", "VRDEPictures", str(view.frames)
+        yield "Bytes of pictures", "VRDEPictureBytes", str(view.bytes)
 
 
 def _time(seconds: float) -> str:
     when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return when.strftime("%Y/%m/%d %H:%M:%S UTC")
+
+
+def _video_modes(live: MachineState) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield the screens that the guest shows, and their size."""
+    for screen, mode in enumerate(live.display.screens):
+        if mode[0]:
+            yield screen, mode
 
 
 def _live_pairs(live: MachineState) -> Iterator[tuple[str, str]]:
@@ -276,6 +291,9 @@ def _live_pairs(live: MachineState) -> Iterator[tuple[str, str]]:
         yield f"{prefix}Revision{number}", quoted(f"0x{device.revision:04x}")
         for label, key in _DEVICE_TEXTS.items():
             yield f"{prefix}{label}{number}", quoted(clean_text(getattr(device, key)))
+    for screen, mode in _video_modes(live):
+        width, height = mode
+        yield f"VideoMode{screen or ''}", f'"{width},{height},32"@0,0 1'
     yield "VRDEActiveConnection", quoted(_on_off(bool(live.display.clients)))
     yield "VRDEClients", str(live.display.clients_so_far)
     client = live.display.clients[-1] if live.display.clients else live.display.last

@@ -1,0 +1,36 @@
+"""What showvminfo says of those who look at a machine that runs."""
+
+from rusb.cli.vbox.info import _device_lines, _live_pairs
+from rusb.server.state import ClientState, DisplayState, MachineState, ViewState
+from rusb.server.vbox.settings import RemoteDisplay
+
+VIEW = ViewState(1, 800, 600, 16, "compressed bitmaps", frames=3, bytes=4000)
+CLIENT = ClientState(
+    *(3, "anna", "", "desk", "::1", 2600, True, 1.5, 10, 20, 0), view=VIEW
+)
+LIVE = MachineState(
+    "running",
+    DisplayState(
+        RemoteDisplay(True),
+        3389,
+        clients=(CLIENT,),
+        clients_so_far=1,
+        screens=((0, 0), (1280, 800)),
+    ),
+)
+
+
+def test_programs_read_what_each_client_sees() -> None:
+    pairs = dict(_live_pairs(LIVE))
+    assert pairs["VRDEClientScreen"] == '"1: 800x600, 16 bit, compressed bitmaps"'
+    assert pairs["VRDEPictures"] == '"3"'
+    assert pairs["VRDEPictureBytes"] == '"4000"'
+
+
+def test_screens_have_a_mode_while_the_guest_shows_them() -> None:
+    pairs = dict(_live_pairs(LIVE))
+    assert pairs["VideoMode1"] == '"1280,800,32"@0,0 1'
+    assert "VideoMode" not in pairs
+    said = list(_device_lines(LIVE))
+    assert f"{'Video mode 1:':<28} 1280x800x32 at 0,0 enabled" in said
+    assert any("800x600, 16 bit" in line for line in said)
