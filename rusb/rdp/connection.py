@@ -62,6 +62,7 @@ class Connection(ABC):
         self._random_bytes = random_bytes
         self._events: list[Event] = []
         self._outbox = Outbox()
+        self._watched: dict[int, Callable[[bytes], None]] = {}
         self._output: list[bytes] = []  # cut, in the order of its encryption
         self._buffer = bytearray()
         self._needed = 0
@@ -188,6 +189,23 @@ class Connection(ABC):
         else:
             self._outbox.add(Message(channel, message, inner, is_urgent, is_fence))
 
+    def find_channel(self, name: str) -> int | None:
+        """Return the static channel of that name, if there is one."""
+        found = (n for n, r in self._channels.items() if r.name.lower() == name.lower())
+        return next(found, None)
+
+    def watch_channel(self, channel: int, left: Callable[[bytes], None] | None) -> None:
+        """Call *left* with each message of a static channel, in the order in which
+        they leave; None: no longer."""
+        if left is None:
+            self._watched.pop(channel, None)
+        else:
+            self._watched[channel] = left
+
+    def take_back(self, channel: int) -> list[Message]:
+        """Take the messages of a static channel that have not left, in their order."""
+        return self._outbox.remove(channel)
+
     def open_channel(self, name: str) -> bool:
         """Server: open a dynamic channel; ChannelOpened or ChannelRefused follows.
 
@@ -232,6 +250,8 @@ class Connection(ABC):
         if inner is not None:
             self._leave_inner(channel, message, inner)
             return
+        if channel in self._watched:
+            self._watched[channel](message)
         flags = self._chunk_flags.get(channel, 0)
         if not self._security.is_encrypted:
             self._output += self._sender.cut(channel, message, flags)

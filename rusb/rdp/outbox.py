@@ -72,5 +72,16 @@ class Outbox:
         self.size -= len(message.data) + MESSAGE_COST
         return message
 
+    def remove(self, channel: int) -> list[Message]:
+        """Take all messages of a channel, in an order in which they may leave."""
+        taken: list[Message] = []
+        for name in ("_urgent", "_others", "_later"):
+            queue: deque[Message] = getattr(self, name)
+            taken += (one for one in queue if one.channel == channel)
+            left = deque(one for one in queue if one.channel != channel)
+            setattr(self, name, left)
+        self.size -= sum(len(one.data) + MESSAGE_COST for one in taken)
+        return taken
+
     def _sort(self, message: Message) -> None:
         (self._urgent if message.is_urgent else self._others).append(message)

@@ -1,0 +1,235 @@
+"""What rusb's own two ends say to each other beside the wire (docs/spec/resume.md).
+
+The messages of the static channel ``rusbext``. Everything is little-endian and packed;
+a message longer than its fields is fine, a shorter one is not.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Self, TypeAlias
+
+from rusb.errors import ParseError
+
+__all__ = [
+    "RUSBEXT",
+    "Accept",
+    "Ack",
+    "Bye",
+    "ByeReason",
+    "ExtMessage",
+    "Feature",
+    "Hello",
+    "Ping",
+    "Pong",
+    "Refusal",
+    "Refused",
+    "Resume",
+    "Resumed",
+    "parse",
+    "text_to_sign",
+]
+
+RUSBEXT = "rusbext"
+"""Name of the channel; clients of others never ask for it."""
+
+MAX_CONTROL = 1024
+"""Bytes of a message that is not counted: ten times the longest of version 1."""
+
+COUNTED = 16
+"""Types from here on are counted like messages of the wire."""
+
+VERSION = 1
+
+_HEAD = struct.Struct("<BBH")
+
+
+class Feature:
+    """Bits of what an end can do; in force is what both set."""
+
+    RESUME = 1
+
+
+class Refusal:
+    """Why a session is not resumed."""
+
+    UNKNOWN = 1  # or expired
+    SIGNATURE = 2
+    COUNTS = 3  # they cannot be
+    POLICY = 4  # another user, or USB is off
+    NOT_NOW = 5
+
+
+class ByeReason:
+    """Why a session ends: no grace follows."""
+
+    USER = 1
+    SHUTDOWN = 2
+    POLICY = 3
+
+
+class _Message:
+    """What all have in common."""
+
+    __slots__ = ()
+
+    TYPE: ClassVar[int]
+    LAYOUT: ClassVar[struct.Struct]
+
+    def serialize(self) -> bytes:
+        """Return the whole message."""
+        size = _HEAD.size + self.LAYOUT.size
+        fields = (getattr(self, name) for name in map(str, self.__slots__))
+        return _HEAD.pack(self.TYPE, 0, size) + self.LAYOUT.pack(*fields)
+
+    @classmethod
+    def parse_body(cls, data: bytes) -> Self:
+        """Read what follows the four bytes that all begin with."""
+        if len(data) < _HEAD.size + cls.LAYOUT.size:
+            raise ParseError(
+                f"{cls.__name__} of {len(data)} bytes, not"
+                f" {_HEAD.size + cls.LAYOUT.size}"
+            )
+        return cls(*cls.LAYOUT.unpack_from(data, _HEAD.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(_Message):
+    """Server: it is willing to keep a session.
+
+    Attributes:
+        version: of the protocol.
+        features: bits of :class:`Feature`.
+        grace_ms: how long a session is kept without a connection.
+        window: bytes that the sender is willing to keep; 0: no limit of its own.
+        session: id of the new session, 16 bytes.
+        nonce: 32 random bytes, for the signature of RESUME on this connection.
+    """
+
+    TYPE = 1
+    LAYOUT = struct.Struct("<HIII16s32s")
+    version: int
+    features: int
+    grace_ms: int
+    window: int
+    session: bytes
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accept(_Message):
+    """Client: begin a new session; it is the one with this public key (Ed25519)."""
+
+    TYPE = 2
+    LAYOUT = struct.Struct("<HII32s")
+    version: int
+    features: int
+    window: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resume(_Message):
+    """Client: go on with a session; *received* messages of it have arrived here."""
+
+    TYPE = 3
+    LAYOUT = struct.Struct("<H16sQ64s")
+    version: int
+    session: bytes
+    received: int
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(_Message):
+    """Server: so be it; *received* messages have arrived there."""
+
+    TYPE = 4
+    LAYOUT = struct.Struct("<Q")
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(_Message):
+    """Server: no; one of :class:`Refusal`."""
+
+    TYPE = 5
+    LAYOUT = struct.Struct("<H")
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(_Message):
+    """Both: so many messages have arrived so far."""
+
+    TYPE = 6
+    LAYOUT = struct.Struct("<Q")
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(_Message):
+    """Client: are you there?"""
+
+    TYPE = 7
+    LAYOUT = struct.Struct("<I")
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong(_Message):
+    """Server: yes, with the number of the PING."""
+
+    TYPE = 8
+    LAYOUT = struct.Struct("<I")
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(_Message):
+    """Both: the session is over, one of :class:`ByeReason`."""
+
+    TYPE = 9
+    LAYOUT = struct.Struct("<H")
+    reason: int
+
+
+ExtMessage: TypeAlias = (
+    Hello | Accept | Resume | Resumed | Refused | Ack | Ping | Pong | Bye
+)
+
+_TYPES: dict[int, type[ExtMessage]] = {
+    kind.TYPE: kind
+    for kind in (Hello, Accept, Resume, Resumed, Refused, Ack, Ping, Pong, Bye)
+}
+
+
+def parse(data: bytes) -> ExtMessage | None:
+    """Read one whole message that is not counted; None: of an unknown type.
+
+    Raises:
+        ParseError: it is too short, too long, or its size is wrong.
+    """
+    if len(data) < _HEAD.size:
+        raise ParseError(f"message of {len(data)} bytes, not {_HEAD.size} or more")
+    kind, _, size = _HEAD.unpack_from(data)
+    if size != len(data) or size > MAX_CONTROL:
+        raise ParseError(f"size field {size}, have {len(data)} bytes", 2)
+    if kind >= COUNTED:
+        raise ParseError(f"message type {kind} was not agreed on")
+    found = _TYPES.get(kind)
+    return None if found is None else found.parse_body(data)
+
+
+def text_to_sign(
+    nonce: bytes, session: bytes, received: int, certificate_hash: bytes
+) -> bytes:
+    """Return what a RESUME signs (A.4): it is void on any other connection.
+
+    Args:
+        nonce: of this connection's HELLO.
+        session: the id.
+        received: as in the message.
+        certificate_hash: SHA-256 of the server's certificate of this connection.
+    """
+    count = struct.pack("<Q", received)
+    return b"".join((b"rusb resume 1\0", nonce, session, count, certificate_hash))

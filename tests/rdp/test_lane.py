@@ -1,0 +1,241 @@
+"""A channel that outlives its connections: nothing lost, doubled or out of order."""
+
+import os
+import random
+from math import inf
+
+import pytest
+
+from rusb.errors import RemoteProtocolError
+from rusb.rdp.lane import ACK_BYTES, ACK_MESSAGES
+from rusb.rdp.outbox import MESSAGE_COST
+from tests.support.rdp.lanes import End, Line
+
+SEED = int(os.environ.get("RUSB_TEST_SEED", "1"))
+
+
+def line(window: int = 1 << 20) -> Line:
+    return Line(End(window), End(window))
+
+
+SCRIPT = [bytes([n]) * size for n, size in enumerate((1, 30, 1700, 0, 3))]
+
+
+@pytest.mark.fuzz
+def test_a_drop_at_every_byte_is_not_seen() -> None:
+    """Also in the middle of a message of several chunks, and in the headers."""
+    whole = line()
+    whole.connect()
+    for message in SCRIPT:
+        whole.client.send(message)
+        whole.server.send(message)
+    total = whole.move()
+    assert whole.client.got == whole.server.got == SCRIPT
+    assert total > 2 * sum(map(len, SCRIPT))
+    for limit in range(SEED % 7, total, 7 if SEED == 1 else 1):
+        broken = line()
+        broken.connect()
+        for message in SCRIPT:
+            broken.client.send(message)
+            broken.server.send(message)
+        broken.move(limit)
+        broken.connect()
+        broken.move()
+        assert broken.client.got == broken.server.got == SCRIPT, limit
+
+
+def test_a_second_drop_in_the_replay_is_not_seen_either() -> None:
+    for first, second in [(0, 0), (700, 0), (700, 900), (2500, 10), (2500, 1999)]:
+        broken = line()
+        broken.connect()
+        for message in SCRIPT:
+            broken.server.send(message)
+        broken.move(first)
+        broken.connect(room=0 if second % 2 == 0 else None)
+        broken.server.send(b"new", is_urgent=True)
+        broken.move(second)
+        broken.connect()
+        broken.move()
+        assert broken.client.got == [*SCRIPT, b"new"]
+
+
+def test_what_is_urgent_passes_nothing_that_left_before_the_drop() -> None:
+    """Numbers are given in the order in which messages leave."""
+    broken = line()
+    broken.connect(room=0)
+    for text in (b"a", b"b", b"c"):
+        broken.server.send(text)
+    broken.server.send(b"u", is_urgent=True)
+    broken.joined.server.room = 1  # one message: the urgent one
+    lost = b"".join(broken.joined.server.data_to_send())
+    assert lost.endswith(b"u")
+    assert broken.server.lane.sent == 1
+    broken.connect()
+    broken.server.send(b"v", is_urgent=True)
+    broken.move()
+    assert broken.client.got[0] == b"u"
+    assert sorted(broken.client.got) == [b"a", b"b", b"c", b"u", b"v"]
+
+
+def test_what_is_sent_without_a_connection_waits_in_its_order() -> None:
+    parked = line()
+    parked.connect()
+    parked.server.lane.unbind()
+    parked.server.send(b"bulk")
+    parked.server.send(b"report", is_urgent=True)
+    parked.server.send(b"reset", is_fence=True)
+    parked.server.send(b"after", is_urgent=True)
+    parked.connect()
+    parked.move()
+    assert parked.client.got == [b"report", b"bulk", b"reset", b"after"]
+
+
+def test_acknowledgements_come_by_count_by_bytes_and_by_time() -> None:
+    for sizes in ([1] * ACK_MESSAGES, [ACK_BYTES], [5]):
+        some = line()
+        some.connect()
+        for size in sizes:
+            some.server.send(bytes(size))
+        some.move()
+        if sizes == [5]:
+            assert some.server.lane.size == 5 + MESSAGE_COST
+            some.client.run_timers()
+            some.move()
+        assert some.server.lane.size == 0, sizes[:1]
+
+
+def test_an_acknowledgement_is_not_answered() -> None:
+    some = line()
+    some.connect()
+    some.server.send(b"x")
+    some.move()
+    some.client.run_timers()
+    some.move()
+    some.server.run_timers()
+    assert some.move() == 0
+
+
+@pytest.mark.parametrize("count", [2, 1 << 63])
+def test_more_acknowledged_than_was_sent_ends_the_session(count: int) -> None:
+    some = line()
+    some.connect()
+    some.server.send(b"x")
+    some.move()
+    with pytest.raises(RemoteProtocolError, match="1 sent"):
+        some.server.lane.acknowledged(count)
+
+
+def test_an_old_acknowledgement_is_harmless() -> None:
+    some = line()
+    some.connect()
+    for _ in range(3):
+        some.server.send(b"x")
+    some.move()
+    some.server.lane.acknowledged(2)
+    some.server.lane.acknowledged(0)
+    assert some.server.lane.size == 1 + MESSAGE_COST
+
+
+def test_counts_that_cannot_be_are_seen() -> None:
+    """Less than was freed, or more than was sent."""
+    some = line()
+    some.connect()
+    for _ in range(5):
+        some.server.send(b"x")
+    some.move()
+    some.server.lane.acknowledged(3)
+    fits = [n for n in (0, 1, 2, 3, 4, 5, 6, 1 << 63) if some.server.lane.can_resume(n)]
+    assert fits == [3, 4, 5]
+
+
+def test_what_is_kept_is_what_is_counted_and_full_says_so() -> None:
+    parked = line(window=100_000)
+    parked.connect()
+    parked.server.lane.unbind()
+    while True not in parked.server.full:
+        parked.server.send(bytes(1000))
+    assert 100_000 < parked.server.lane.size <= 100_000 + 1000 + MESSAGE_COST
+    short = line(window=100_000)
+    short.connect()
+    short.server.lane.unbind()
+    while True not in short.server.full:  # empty ones cost, too
+        short.server.send(b"")
+    assert short.server.lane.size <= 100_000 + MESSAGE_COST
+    for one in (parked, short):
+        one.connect()
+        while one.move():
+            one.client.run_timers()
+        assert one.server.full == [True, False]
+        assert one.server.lane.size == 0
+
+
+def test_a_peer_that_acknowledges_nothing_fills_the_window() -> None:
+    """A live connection: what left is kept until it is acknowledged."""
+    some = line(window=50_000)
+    some.connect()
+    some.client.lane.unbind()  # it takes, and says nothing
+    for _ in range(60):
+        some.server.send(bytes(1000))
+        some.joined.server.data_to_send()
+    assert some.server.full == [True]
+
+
+def run_random(seed: int, messages: int) -> int:
+    """Random messages of random urgency, random drops, twice in a row at times."""
+    rng = random.Random(seed)
+    pair = line()
+    pair.connect()
+    sent: dict[str, list[tuple[bytes, str]]] = {"up": [], "down": []}
+    number = 0
+    while number < messages:
+        for _ in range(rng.randrange(60)):
+            number += 1
+            way = rng.choice(("up", "down"))
+            end = pair.client if way == "up" else pair.server
+            data = number.to_bytes(4, "big") + bytes(rng.choice((0, 4, 40, 1700)))
+            kind = rng.choices(("urgent", "fence", ""), (4, 1, 15))[0]
+            end.send(data, is_urgent=kind == "urgent", is_fence=kind == "fence")
+            sent[way].append((data, kind))
+        if rng.random() < 0.3:
+            pair.client.run_timers()
+            pair.server.run_timers()
+        chance = rng.random()
+        if chance < 0.3:
+            pair.move(rng.randrange(20_000), rng=rng)
+            pair.connect(room=rng.choice((None, 0, 3000, inf)))
+            while rng.random() < 0.3:
+                pair.move(rng.randrange(3000), rng=rng)
+                pair.connect(room=rng.choice((None, 0, 3000, inf)))
+        elif chance < 0.8:
+            pair.joined.client.room = pair.joined.server.room = inf
+            pair.move(rng=rng)
+    pair.joined.client.room = pair.joined.server.room = inf
+    pair.move()
+    for way, end in (("up", pair.server), ("down", pair.client)):
+        check_order(sent[way], end.got, f"seed {seed}, {way}")
+    return pair.replays
+
+
+def check_order(sent: list[tuple[bytes, str]], got: list[bytes], which: str) -> None:
+    """Nothing lost or doubled; each kind in its order; nothing went past a fence."""
+    assert sorted(got) == [data for data, _ in sent], which
+    place = {data: number for number, data in enumerate(got)}
+    latest = {"urgent": -1, "": -1}
+    fence = highest = -1
+    for data, kind in sent:
+        here = place[data]
+        assert here > fence, which
+        if kind == "fence":
+            assert here > highest, which
+            fence = here
+        else:
+            assert here > latest[kind], which
+            latest[kind] = here
+        highest = max(highest, here)
+
+
+@pytest.mark.fuzz
+def test_random_messages_and_drops() -> None:
+    count = 60 if SEED == 1 else 4000
+    replays = sum(run_random(seed, 400) for seed in range(SEED, SEED + count))
+    assert replays > 100
