@@ -29,7 +29,7 @@ class ClientConfig:
         leave_sound: sound is to stay at the server (``-r sound:remote``).
         usb: offer USB devices.
         wires: names of the wire protocols to offer them over; the first that the server
-            speaks is taken.
+            speaks is taken, and for isochronous devices one that carries them.
         channels: names of further static channels to ask for.
         backends: where devices come from, ``NAME[:ADDRESS]``.
         filters: what may be offered: a device that one of them admits; none: all.

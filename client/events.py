@@ -101,7 +101,7 @@ class DeviceOffered(DeviceEvent):
         if self.lacks_isochronous:
             text += (
                 "; its isochronous endpoints (sound, video) will not work:"
-                " VirtualBox's remote USB does not carry them"
+                " VirtualBox's remote USB does not carry them, MS-RDPEUSB does"
             )
         return text
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TypeGuard
 
 from rusb.aio.link import WireLink
@@ -25,7 +26,7 @@ from rusb.errors import (
 from rusb.rdp import events as rdp
 from rusb.rdp.client import ClientConnection
 from rusb.rdp.error_info import SLOT_IS_TAKEN, explain
-from rusb.usb.backend import DeviceBackend
+from rusb.usb.backend import DeviceBackend, LocalDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
 from rusb.wire import base as wire
@@ -51,6 +52,10 @@ log = logging.getLogger(__name__)
 
 OPEN_SECONDS = 15.0
 """After it was offered, a device that the server has not opened is named."""
+
+FURTHER_SECONDS = 2.0
+"""How long isochronous devices wait for a wire that carries them, once another one is
+there: it begins later, and a device that has been offered stays on its wire."""
 
 
 @contextlib.asynccontextmanager
@@ -168,6 +173,21 @@ class SessionDevice:
     kept: str | None
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class _Wire:
+    """A wire that is taken, and what the server has opened over it."""
+
+    protocol: wire.WireProtocol
+    core: wire.DeviceSide
+    link: WireLink
+    slots: DeviceSlots
+    is_full: bool = False  # the server asks too much of it
+
+    @property
+    def is_isochronous(self) -> bool:
+        return TransferType.ISOCHRONOUS in self.protocol.transfer_types
+
+
 class ClientSession:
     """Offers the devices of a catalog to one server until the connection ends.
 
@@ -189,16 +209,16 @@ class ClientSession:
         self._catalog = catalog
         self._on_event = on_event
         self._tasks = TaskSet()
-        self._slots: DeviceSlots | None = None
+        self._taken: list[_Wire] = []
+        self._way: dict[int, _Wire] = {}  # of each device that is offered
+        self._may_wait = True  # for a wire that carries isochronous devices
         self._known: dict[int, KnownDevice] = {}  # as the server knows of them
         self._reminders: set[asyncio.TimerHandle] = set()
+        self._further: asyncio.TimerHandle | None = None
         self._is_paused = False
         self._is_server_slow = False  # the server reads too slowly
-        self._is_full = False  # it asks too much
         self._refresh_due = asyncio.Event()
         self._list_task: asyncio.Task[None] | None = None
-        self._link: WireLink | None = None
-        self._core: wire.DeviceSide | None = None
         self._has_goodbye = False
         loop = asyncio.get_running_loop()
         self._silence: asyncio.TimerHandle | None = None
@@ -207,7 +227,6 @@ class ClientSession:
         self._wires = WireChoice(
             config.wires if config.usb else (),
             taken=self._take_wire,
-            on_event=self._dispatch,
         )
         self._channels = self._wires.channels
         self._rdp = ClientConnection(
@@ -264,12 +283,11 @@ class ClientSession:
     @property
     def devices(self) -> list[SessionDevice]:
         """The devices that are plugged in here, offered or not, as last listed."""
-        slots = self._slots
         return [
             SessionDevice(
                 known.info,
                 known.standing,
-                slots is not None and slots.is_open(known.info.id),
+                any(one.slots.is_open(known.info.id) for one in self._taken),
                 known.device.problem,
                 known.device.kept,
             )
@@ -330,8 +348,10 @@ class ClientSession:
             self._list_task.cancel()
         for reminder in self._reminders:
             reminder.cancel()
-        if self._slots is not None:
-            await self._slots.aclose()
+        if self._further is not None:
+            self._further.cancel()
+        for one in self._taken:
+            await one.slots.aclose()
         await self._tasks.aclose()
 
     # ------------------------------------------------- from the connection ----
@@ -374,17 +394,33 @@ class ClientSession:
             " property Client/DisableUSB is not set"
         )
 
-    def _take_wire(self, core: wire.DeviceSide, link: WireLink) -> None:
-        """It is known which wire the server has."""
-        self._core, self._link = core, link
-        self._slots = DeviceSlots(
+    def _take_wire(
+        self, protocol: wire.WireProtocol, core: wire.DeviceSide, link: WireLink
+    ) -> Callable[[wire.Event], None]:
+        """It is known that the server has this wire."""
+
+        def on_full(is_full: bool) -> None:
+            taken.is_full = is_full
+            self._pause_or_resume()
+
+        slots = DeviceSlots(
             self._catalog,
             core,
             link.flush,
-            on_full=self._on_full,
+            on_full=on_full,
             on_event=self._on_event,
             server=self.config.server,
         )
+        taken = _Wire(protocol, core, link, slots)
+        self._taken.append(taken)
+        if self._further is None:
+            loop = asyncio.get_running_loop()
+            self._further = loop.call_later(FURTHER_SECONDS, self._wait_no_more)
+        return partial(self._dispatch, slots)
+
+    def _wait_no_more(self) -> None:
+        self._may_wait = False
+        self._refresh_due.set()
 
     def _lost(self, error: RusbError | None) -> None:
         if self._silence is not None:
@@ -443,13 +479,9 @@ class ClientSession:
         self._is_server_slow = is_high
         self._pause_or_resume()
 
-    def _on_full(self, is_full: bool) -> None:
-        self._is_full = is_full
-        self._pause_or_resume()
-
     def _pause_or_resume(self) -> None:
         """Stop reading requests while the server reads slowly or asks too much."""
-        want = self._is_server_slow or self._is_full
+        want = self._is_server_slow or any(one.is_full for one in self._taken)
         transport = self._stream.transport if self._stream else None
         if want == self._is_paused or transport is None or transport.is_closing():
             return
@@ -471,55 +503,74 @@ class ClientSession:
                 self._stream.fail(ConnectionLost(f"internal error: {error!r}"))
 
     async def _announce(self) -> None:
-        protocol = self._wires.protocol
-        if protocol is None:
+        if not self._taken:
             return  # the wire asks for the list as soon as there is one
-        isochronous = TransferType.ISOCHRONOUS in protocol.transfer_types
         before = self._known
         offered = await self._catalog.refresh()
         after = self._known = self._catalog.known
-        new = [info for info in offered if not _is_offered(before.get(info.id))]
-        for info in new:
-            device = after[info.id].device
-            lacks = device.has_isochronous and not isochronous
-            self._on_event(DeviceOffered(info, device.problem, lacks))
+        new = self._choose_ways(offered)
         for number, known in after.items():
             was = before.get(number)
             if known.standing is Standing.LEFT_OUT and not (
                 was is not None and was.standing is Standing.LEFT_OUT
             ):
                 self._on_event(DeviceLeftOut(known.info, known.device.kept or ""))
-        for number, known in before.items():
-            if _is_offered(known) and not _is_offered(after.get(number)):
-                self._take_back(known.info, is_there=number in after)
-        if self._core is not None and self._link is not None:
-            self._core.announce(offered)
-            self._link.flush()
+        for number, way in list(self._way.items()):
+            if not _is_offered(after.get(number)):
+                del self._way[number]
+                self._take_back(before[number].info, way, is_there=number in after)
+        for taken in self._taken:
+            taken.core.announce([i for i in offered if self._way.get(i.id) is taken])
+            taken.link.flush()
         if new:
             loop = asyncio.get_running_loop()
             self._reminders = {r for r in self._reminders if r.when() > loop.time()}
             later = loop.call_later(OPEN_SECONDS, self._remind, new)
             self._reminders.add(later)
 
-    def _take_back(self, info: DeviceInfo, *, is_there: bool) -> None:
+    def _choose_ways(self, offered: Sequence[DeviceInfo]) -> list[DeviceInfo]:
+        """Give each device a wire, on which it stays; return those that are new."""
+        new = [info for info in offered if info.id not in self._way]
+        for info in list(new):
+            device = self._known[info.id].device
+            way = self._way_of(device)
+            if way is None:
+                new.remove(info)
+                continue
+            self._way[info.id] = way
+            lacks = device.has_isochronous and not way.is_isochronous
+            self._on_event(DeviceOffered(info, device.problem, lacks))
+        return new
+
+    def _way_of(self, device: LocalDevice) -> _Wire | None:
+        """Return the wire for a device, None while a better one may come."""
+        if device.has_isochronous:
+            for one in self._taken:
+                if one.is_isochronous:
+                    return one
+            if self._may_wait and self._wires.may_take_more:
+                return None
+        return self._taken[0]
+
+    def _take_back(self, info: DeviceInfo, way: _Wire, *, is_there: bool) -> None:
         """The server has had a device that is no longer offered."""
-        if is_there and self._slots is not None:
-            self._slots.withdraw(info.id)
+        if is_there:
+            way.slots.withdraw(info.id)
         self._on_event(DeviceWithdrawn(info) if is_there else DeviceLost(info))
-        if self._core is not None:
-            self._core.device_lost(info.id)
+        way.core.device_lost(info.id)
 
     def _remind(self, offered: Sequence[DeviceInfo]) -> None:
         """Name what the server did not open: it has no message that says why."""
         for info in offered:
-            opened = self._slots is not None and self._slots.was_opened(info.id)
+            way = self._way.get(info.id)
+            opened = way is not None and way.slots.was_opened(info.id)
             is_there = info.id in self._catalog.offers
             if not opened and is_there and not self._over.done():
                 self._on_event(DeviceNotOpened(info, self.config.server))
 
     # ------------------------------------------------------- from the wire ----
 
-    def _dispatch(self, event: wire.Event) -> None:
+    def _dispatch(self, slots: DeviceSlots, event: wire.Event) -> None:
         match event:
             case wire.DevicesRequested():
                 self._refresh_due.set()
@@ -528,8 +579,7 @@ class ClientSession:
             case wire.Ignored():
                 log.debug("! %s", event.reason)
             case _:
-                assert self._slots is not None
-                self._slots.handle(event)
+                slots.handle(event)
 
 
 def _is_offered(known: KnownDevice | None) -> bool:

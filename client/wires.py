@@ -1,4 +1,4 @@
-"""Which wire protocol a server speaks: all are offered, the first one heard counts."""
+"""Which wire protocols a server speaks: all are offered, those heard count."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,46 +7,51 @@ from rusb.aio.protocols import listeners, load_protocol
 from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.client import ClientConnection
 from rusb.rdp.dvc import FIRST_DYNAMIC
-from rusb.wire.base import DeviceSide, Event, WireProtocol
+from rusb.wire.base import DeviceSide, Event, WireProtocol, carries_more
 
 __all__ = ["WireChoice"]
 
 
 class WireChoice:
-    """The wires of one connection, each with a core, until one of them is taken.
+    """The wires of one connection, each with a core, until it is known which to take.
 
     Servers open whatever static channel they are asked for, and most of these stay
-    mute. So it is a core's first event that says which wire the server has: nearly
-    always after its first message. The others are closed then.
+    mute. So it is a core's first event that says that the server has its wire: nearly
+    always after its first message. It is taken then, unless those before it carry all
+    that it does; and wires that carry nothing more are closed.
 
     Args:
         names: of the wire protocols to offer.
-        taken: called with its core and link, once it is known which one.
-        on_event: gets the events of its core.
+        taken: called with a protocol, its core and its link, once it is taken; returns
+            what gets the events of the core from then on.
 
     Attributes:
         channels: the channels of all of them.
-        protocol: the one that is taken, or None.
+        taken: those that are, in this order.
     """
 
     def __init__(
         self,
         names: Sequence[str],
         *,
-        taken: Callable[[DeviceSide, WireLink], None],
-        on_event: Callable[[Event], None],
+        taken: Callable[[WireProtocol, DeviceSide, WireLink], Callable[[Event], None]],
     ) -> None:
+        self._offered = [load_protocol(name) for name in names]
         self.channels = ChannelRegistry(
             listener
-            for name in names
-            for listener in listeners(load_protocol(name), self._opened)
+            for protocol in self._offered
+            for listener in listeners(protocol, self._opened)
         )
-        self.protocol: WireProtocol | None = None
-        self._taken = taken
-        self._on_event = on_event
+        self.taken: list[WireProtocol] = []
+        self._on_taken = taken
         self._rdp: ClientConnection | None = None
         self._flush: Callable[[], None] = lambda: None
         self._links: dict[str, WireLink] = {}  # by name
+
+    @property
+    def may_take_more(self) -> bool:
+        """May a further wire be taken, if the server has it?"""
+        return any(carries_more(protocol, self.taken) for protocol in self._offered)
 
     @property
     def is_possible(self) -> bool:
@@ -72,7 +77,7 @@ class WireChoice:
     def _opened(
         self, protocol: WireProtocol, channel: int, name: str
     ) -> WireLink | None:
-        if self.protocol not in (None, protocol):
+        if protocol not in self.taken and not carries_more(protocol, self.taken):
             return None
         link = self._links.get(protocol.name)
         if link is None:
@@ -87,10 +92,10 @@ class WireChoice:
         core = protocol.device_side()
 
         def first(event: Event) -> None:
-            if self.protocol is None:
-                self._take(protocol, core, link)
-            if self.protocol is protocol:
-                self._on_event(event)
+            if carries_more(protocol, self.taken):
+                link.on_event = self._on_taken(protocol, core, link)
+                self._take(protocol)
+                link.on_event(event)
 
         link = WireLink(
             core,
@@ -102,10 +107,16 @@ class WireChoice:
         )
         return link
 
-    def _take(self, protocol: WireProtocol, core: DeviceSide, link: WireLink) -> None:
-        self.protocol = protocol
-        link.on_event = self._on_event
-        others = [one for one in self._links.values() if one is not link]
+    def _take(self, protocol: WireProtocol) -> None:
+        """Close the others that carry nothing more."""
+        self.taken.append(protocol)
+        others = [
+            self._links[one.name]
+            for one in self._offered
+            if one.name in self._links
+            and one not in self.taken
+            and not carries_more(one, self.taken)
+        ]
         for other in others:
             other.close()
         for channel, handler in list(self.channels.open.items()):
@@ -113,7 +124,6 @@ class WireChoice:
                 if channel >= FIRST_DYNAMIC:
                     self._close_channel(channel)
                 self.channels.forget(channel)
-        self._taken(core, link)
 
     def _close_channel(self, channel: int) -> None:
         assert self._rdp is not None

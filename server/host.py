@@ -63,34 +63,37 @@ class SessionHost:
         self.screens = screens
         self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
         self._numbers = itertools.count(1)
-        self._devices: dict[int, RemoteDevices] = {}
+        self._devices: dict[int, list[RemoteDevices]] = {}  # one for each wire
 
-    def devices_of(self, client: int) -> RemoteDevices:
-        """Return the devices of a client, which belong to the server.
+    def devices_of(self, client: int, protocol: WireProtocol) -> RemoteDevices:
+        """Return the devices that a client has over a wire; they belong to the server.
 
         Args:
             client: its key. Each connection is a client of its own so far, and its
                 number is the key.
+            protocol: the wire.
         """
-        found = self._devices.get(client)
+        known = self._devices.setdefault(client, [])
+        found = next((one for one in known if one.protocol is protocol), None)
         if found is None:
-            found = self._devices[client] = RemoteDevices(self, client)
+            found = RemoteDevices(self, client, protocol)
+            known.append(found)
         return found
 
     def client_left(self, client: int) -> None:
-        """The connection that lent its link is over: the devices leave the guest.
+        """The connection that lent its links is over: the devices leave the guest.
 
         It is the one place that says so, and now; a client that may come back is kept
         waiting for here.
         """
-        if client in self._devices:
-            self._devices[client].close()
+        for devices in self._devices.get(client, ()):
+            devices.close()
 
     async def wait_detached(self, client: int) -> None:
         """Wait until the devices of a client that left have left the guest, too."""
-        if client in self._devices:
-            await self._devices[client].wait_detached()
-            del self._devices[client]
+        for devices in self._devices.get(client, ()):
+            await devices.wait_detached()
+        self._devices.pop(client, None)
 
     def tell(self, event: Event) -> None:
         """Report what no client alone causes; for that there are quotas."""

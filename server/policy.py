@@ -134,7 +134,7 @@ class Policy:
         if found.has_isochronous and not self.carries_isochronous:
             notes.append(
                 "its isochronous endpoints (sound, video) will not work: VirtualBox's"
-                " remote USB does not carry them"
+                " remote USB does not carry them, MS-RDPEUSB does"
             )
         return View(found, mask, tuple(notes))
 

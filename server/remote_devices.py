@@ -1,9 +1,9 @@
-"""The devices of one client: the wire's guest side joined to attachments."""
+"""The devices of a client over one wire: its guest side joined to attachments."""
 
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Protocol
 
 from rusb.aio.link import Sender, WireLink
@@ -117,13 +117,14 @@ def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
 
 
 class RemoteDevices:
-    """What one client has plugged in, from the first list to the last detach.
+    """What a client has plugged in over a wire, from the first list to the last detach.
 
     It belongs to the server; a connection lends it a link.
 
     Args:
         host: the server.
         number: of the client.
+        protocol: the wire.
 
     Attributes:
         link: takes what the channels bring, once it is lent.
@@ -132,10 +133,12 @@ class RemoteDevices:
     link: WireLink
     _tell: Callable[[events.Event], None]
     _core: wire.GuestSide
-    _types: Collection[TransferType]
     _fail: Callable[[RusbError], None]
 
-    def __init__(self, host: DeviceHost, number: int) -> None:
+    def __init__(
+        self, host: DeviceHost, number: int, protocol: wire.WireProtocol
+    ) -> None:
+        self.protocol = protocol
         self._host = host
         self._number = number
         self._tasks = TaskSet()
@@ -150,8 +153,6 @@ class RemoteDevices:
         self,
         *,
         tell: Callable[[events.Event], None],
-        core: wire.GuestSide,
-        types: Collection[TransferType] = tuple(TransferType),
         send: Sender,
         flush: Callable[[], None],
         open_channel: Callable[[str], bool],
@@ -162,13 +163,12 @@ class RemoteDevices:
 
         Args:
             tell: gets what happens.
-            core: the wire towards the client.
-            types: of the transfers that it carries.
             send, flush, open_channel, close_channel: see
                 :class:`~rusb.aio.link.WireLink`.
             fail: ends the connection.
         """
-        self._tell, self._core, self._types, self._fail = tell, core, types, fail
+        self._tell, self._fail = tell, fail
+        self._core = core = self.protocol.guest_side()
         self.link = WireLink(
             core,
             send=send,
@@ -375,7 +375,8 @@ class RemoteDevices:
         return Policy(
             filters,
             carries_streams=guest.carries_streams,
-            carries_isochronous=TransferType.ISOCHRONOUS in self._types,
+            carries_isochronous=TransferType.ISOCHRONOUS
+            in self.protocol.transfer_types,
         )
 
     def _say_cure(self, device: _Device) -> None:

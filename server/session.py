@@ -18,7 +18,7 @@ from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.error_info import SLOT_IS_TAKEN
 from rusb.rdp.notices import Notice
 from rusb.rdp.server import ServerConnection, ServerSettings
-from rusb.wire.base import ChannelKind, WireProtocol
+from rusb.wire.base import ChannelKind, WireProtocol, carries_more
 
 from . import events
 from .auth import Request, asked_lines, decision_line
@@ -105,7 +105,6 @@ class ServerSession(Session):
         self._host = host
         self._log = RemoteLog(host.log, self.name)
         self._terminal = RemoteLog(host.terminal, self.name)
-        self._protocol: WireProtocol | None = None  # which the client has
         self._channels = ChannelRegistry(
             listener
             for protocol in host.wires
@@ -127,7 +126,7 @@ class ServerSession(Session):
         )
         self.viewer: Viewer | None = None
         self._tasks = TaskSet()
-        self.devices: RemoteDevices | None = None
+        self.devices: list[RemoteDevices] = []  # for each wire that the client has
         self._client: rdp.ClientDescription | None = None
         self._user = rdp.Credentials("", "", "", 0)
         self._since, self._address, self._is_tls = 0.0, "", False
@@ -168,21 +167,21 @@ class ServerSession(Session):
     @property
     def in_use(self) -> int:
         """Devices on their way into the guest, in it, or on their way out."""
-        return self.devices.in_use if self.devices else 0
+        return sum(devices.in_use for devices in self.devices)
 
     def device_states(self) -> tuple[DeviceState, ...]:
         """The client's devices, attached or not."""
-        return self.devices.state() if self.devices else ()
+        return tuple(state for devices in self.devices for state in devices.state())
 
     def reconsider(self) -> None:
         if self.is_logged_on:
             self._read_switches()
-        if self.devices is not None:
-            self.devices.reconsider()
+        for devices in self.devices:
+            devices.reconsider()
 
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of ours? Then it is detached."""
-        return self.devices is not None and self.devices.lost_by_guest(device, why)
+        return any(devices.lost_by_guest(device, why) for devices in self.devices)
 
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
@@ -303,8 +302,8 @@ class ServerSession(Session):
         if is_high and (now := self._loop.time()) >= self._held_after:
             self._held_after = now + HELD_PERIOD
             self._tell(events.LinkHeld(self.number))
-        if self.devices is not None:
-            (self.devices.pause if is_high else self.devices.resume)()
+        for devices in self.devices:
+            (devices.pause if is_high else devices.resume)()
 
     # ------------------------------------------------- from the connection ----
 
@@ -502,18 +501,30 @@ class ServerSession(Session):
     def _open_channel(
         self, protocol: WireProtocol, channel: int, name: str
     ) -> WireLink | None:
-        """Serve a channel of a wire: the first one that opens says which wire it is."""
-        if self.devices is None and "USB" not in self._disabled:
-            if name.lower() == protocol.channel.name.lower():
-                self.devices = self._take_wire(protocol)
-        if self.devices is None or self._protocol is not protocol:
-            return None
-        self.devices.link.opened(channel, name)
-        return self.devices.link
+        """Serve a channel of a wire, if the client's devices travel over it."""
+        devices = self._devices_over(protocol)
+        if devices is None:
+            if name.lower() != protocol.channel.name.lower() or not self._wants(
+                protocol
+            ):
+                return None
+            devices = self._take_wire(protocol)
+        devices.link.opened(channel, name)
+        return devices.link
+
+    def _wants(self, protocol: WireProtocol) -> bool:
+        """Is this the client's first wire, or does it carry what the others do not?"""
+        return "USB" not in self._disabled and carries_more(
+            protocol, [devices.protocol for devices in self.devices]
+        )
+
+    def _devices_over(self, protocol: WireProtocol) -> RemoteDevices | None:
+        found = (devices for devices in self.devices if devices.protocol is protocol)
+        return next(found, None)
 
     def _take_wire(self, protocol: WireProtocol) -> RemoteDevices:
-        self._protocol = protocol
-        devices = self._host.devices_of(self.number)
+        devices = self._host.devices_of(self.number, protocol)
+        self.devices.append(devices)
         devices.lend(
             # not self._tell, which would keep this session after its end
             tell=partial(
@@ -522,8 +533,6 @@ class ServerSession(Session):
                 log=self._log,
                 terminal=self._terminal,
             ),
-            core=protocol.guest_side(),
-            types=protocol.transfer_types,
             send=self._rdp.send_channel,
             flush=self.stream.flush,
             open_channel=self._rdp.open_channel,
@@ -533,18 +542,18 @@ class ServerSession(Session):
         return devices
 
     def _open_dynamic(self) -> None:
-        """Ask the client for a wire over dynamic channels; static ones are open."""
-        if self.devices is not None or "USB" in self._disabled:
-            return
+        """Ask the client for wires over dynamic channels; static ones are open."""
         for protocol in self._host.wires:
-            if protocol.channel.kind is ChannelKind.DYNAMIC:
+            is_dynamic = protocol.channel.kind is ChannelKind.DYNAMIC
+            if is_dynamic and self._wants(protocol):
                 self._rdp.open_channel(protocol.channel.name)
 
     def _refused(self, protocol: WireProtocol, name: str) -> None:
         """The client does not open a dynamic channel."""
-        if self.devices is not None and self._protocol is protocol:
-            self.devices.link.refused(name)
-        else:
+        devices = self._devices_over(protocol)
+        if devices is not None:
+            devices.link.refused(name)
+        elif not self.devices:
             self._tell(events.WireMissing(self.number, name))
 
     def _close_channel(self, channel: int) -> None:

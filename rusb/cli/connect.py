@@ -64,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wire",
         choices=WIRES,
         default="auto",
-        help="how USB travels: vrdpusb (VirtualBox's), rdpeusb (MS-RDPEUSB, which"
-        " carries isochronous transfers, too), or auto (default): vrdpusb where the"
-        " server has it, else rdpeusb",
+        help="how USB travels: vrdpusb (VirtualBox's), rdpeusb (MS-RDPEUSB), or auto"
+        " (default): both where the server has them, sound and video over rdpeusb,"
+        " which carries isochronous transfers, all else over vrdpusb",
     )
     add_verbose(parser)
 

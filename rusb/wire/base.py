@@ -60,6 +60,7 @@ __all__ = [
     "UrbCompleted",
     "UrbSubmitted",
     "WireProtocol",
+    "carries_more",
 ]
 
 
@@ -416,3 +417,12 @@ class WireProtocol(Protocol):
 
     def device_side(self) -> DeviceSide:
         """Return a core for the end with the devices."""
+
+
+def carries_more(protocol: WireProtocol, taken: Sequence[WireProtocol]) -> bool:
+    """Does a wire carry anything that those of a session do not?
+
+    One connection has one wire, and another for isochronous devices if the first has
+    no isochronous transfers.
+    """
+    return not any(protocol.transfer_types <= one.transfer_types for one in taken)

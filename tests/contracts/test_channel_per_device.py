@@ -43,6 +43,7 @@ toydynamic = tests.support.wire.toy:DYNAMIC
 toyother = tests.support.wire.toy:OTHER
 toyfew = tests.support.wire.toy:FEW
 toymore = tests.support.wire.toy:MORE
+toyplain = tests.support.wire.toy:PLAIN
 toyone = tests.support.wire.toy:ONE
 toyshort = tests.support.wire.toy:SHORT
 """
@@ -135,11 +136,11 @@ def sides(
     client: ClientSession, lab: ToyLab
 ) -> tuple[toy.ToyGuestSide, toy.ToyDeviceSide]:
     """Return the two cores of a connection."""
-    devices = lab.session().devices
-    assert devices is not None
+    (devices,) = lab.session().devices
+    (taken,) = client._taken
     assert isinstance(devices.link.core, toy.ToyGuestSide)
-    assert isinstance(client._core, toy.ToyDeviceSide)
-    return devices.link.core, client._core
+    assert isinstance(taken.core, toy.ToyDeviceSide)
+    return devices.link.core, taken.core
 
 
 async def test_a_channel_that_closes_leaves_the_others_alone(
@@ -232,27 +233,29 @@ def opened(session: ServerSession) -> int:
 @pytest.mark.parametrize(
     ("server", "client", "chosen"),
     [
-        (("toydynamic", "vrdpusb"), ("toydynamic", "vrdpusb"), "vrdpusb"),
+        (("toyplain", "vrdpusb"), ("toyplain", "vrdpusb"), "vrdpusb"),
         (("toydynamic", "vrdpusb"), ("vrdpusb",), "vrdpusb"),
         (("toydynamic", "vrdpusb"), ("toydynamic",), "toydynamic"),
         (("vrdpusb", "toystatic"), ("toystatic", "toydynamic"), "toystatic"),
-        (("toystatic", "vrdpusb"), ("vrdpusb", "toystatic"), "vrdpusb"),
+        (("toystatic", "vrdpusb"), ("vrdpusb", "toystatic"), "vrdpusb toystatic"),
+        (("toydynamic", "vrdpusb"), ("toydynamic", "vrdpusb"), "vrdpusb toydynamic"),
     ],
 )
 async def test_the_first_wire_whose_channel_opens_is_taken(
     tmp_path: Path, server: tuple[str, ...], client: tuple[str, ...], chosen: str
 ) -> None:
-    """Static channels open first, in the order of the client."""
+    """Static channels open first, in the order of the client; so is one that carries
+    more than it."""
     async with serving(tmp_path, *server) as lab:
         backend = EmulatedBackend(devices=[Loopback()])
         async with lab.toys(backend, wires=client) as session:
             (device,) = await lab.guest.wait_for(1)
             result = await device.read(Loopback.SOURCE, 4096)
             assert result.length == 4096
-            for end in (session._wires.protocol, lab.session()._protocol):
-                assert end is not None
-                assert end.name == chosen
-            assert opened(lab.session()) == (2 if chosen == "toydynamic" else 0)
+            both = [d.protocol for d in lab.session().devices], session._wires.taken
+            for taken in both:
+                assert " ".join(one.name for one in taken) == chosen
+            assert opened(lab.session()) == (2 if "toydynamic" in chosen else 0)
 
 
 async def test_what_the_wire_cannot_carry_is_said_of_that_wire(tmp_path: Path) -> None:
@@ -304,12 +307,12 @@ async def test_a_further_channel_of_a_client_alone_is_no_wire(tmp_path: Path) ->
             session = lab.session()
             with pytest.raises(NegotiationError, match="no remote USB"):
                 await client.wait_closed()
-        assert session._protocol is None
+        assert session.devices == []
 
 
 async def test_a_second_wire_is_closed(tmp_path: Path) -> None:
     """A server that opens one over dynamic channels, though another is in use."""
-    async with serving(tmp_path, "vrdpusb", "toydynamic") as lab:
+    async with serving(tmp_path, "vrdpusb", "toyplain") as lab:
         backend = EmulatedBackend(devices=[Loopback()])
         async with lab.toys(backend) as client:
             await lab.guest.wait_for(1)
@@ -329,10 +332,14 @@ class Undecided:
     Args:
         folder: where its certificate is kept.
         first: the dynamic channel that it opens.
+        wire: what its client has beside vrdpusb.
     """
 
-    def __init__(self, folder: Path, first: str = "TOY") -> None:
+    def __init__(
+        self, folder: Path, first: str = "TOY", wire: str = "toyplain"
+    ) -> None:
         self.first = first
+        self.wire = wire
         self.events: list[rdp.Event] = []
         limits = ChannelLimits(1 << 20, 33)
         settings = ServerSettings(
@@ -356,7 +363,7 @@ class Undecided:
             "127.0.0.1",
             server.sockets[0].getsockname()[1],
             known_servers=folder / "known",
-            wires=("vrdpusb", "toymore"),
+            wires=("vrdpusb", self.wire),
         )
         async with server:
             async with connect(config, backends=[EmulatedBackend(devices=[])]) as one:
@@ -386,9 +393,8 @@ async def test_a_wire_that_says_nothing_gives_way_to_one_that_does(
     peer = Undecided(tmp_path)
     async with asyncio.timeout(20), peer.calling(tmp_path) as client:
         await until(lambda: peer.saw(rdp.ChannelClosed))
-        assert client._wires.protocol is not None
-        assert client._wires.protocol.name == "vrdpusb"
-        assert client._wires._links["toymore"]._is_closed
+        assert [one.name for one in client._wires.taken] == ["vrdpusb"]
+        assert client._wires._links["toyplain"]._is_closed
         assert list(client._channels.open) == [peer.static]
         await until(lambda: peer.saw(rdp.ChannelData))  # it is answered
         for count in (2, 3):  # it is too late
@@ -399,7 +405,7 @@ async def test_a_wire_that_says_nothing_gives_way_to_one_that_does(
 
 
 async def test_a_further_channel_alone_is_no_wire(tmp_path: Path) -> None:
-    peer = Undecided(tmp_path, first="MORE")
+    peer = Undecided(tmp_path, first="MORE", wire="toymore")
     async with asyncio.timeout(20), peer.calling(tmp_path) as client:
         await until(lambda: peer.saw(rdp.ChannelClosed))
         assert list(client._channels.open) == [peer.static]

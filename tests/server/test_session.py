@@ -24,8 +24,8 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
 
 def only(lab: Lab) -> RemoteDevices:
     (session,) = sessions_of(lab.server)
-    assert session.devices is not None
-    return session.devices
+    (devices,) = session.devices
+    return devices
 
 
 async def test_devices_belong_to_the_server_until_they_are_detached(lab: Lab) -> None:
@@ -33,11 +33,11 @@ async def test_devices_belong_to_the_server_until_they_are_detached(lab: Lab) ->
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         await lab.guest.wait_for(1)
         (session,) = sessions_of(lab.server)
-        devices = host.devices_of(session.number)
-        assert devices is only(lab)
+        protocol = only(lab).protocol
+        assert host.devices_of(session.number, protocol) is only(lab)
     await lab.guest.wait_for(0)
     await session.wait_ended()
-    assert host.devices_of(session.number) is not devices
+    assert host.devices_of(session.number, protocol) is not session.devices[0]
 
 
 async def test_another_device_with_the_same_id_is_a_swap(lab: Lab) -> None:

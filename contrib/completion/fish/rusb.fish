@@ -81,7 +81,7 @@ complete -c rusb -n '_shtab_rusb_using connect' -l all -d 'also offer the keyboa
 complete -c rusb -n '_shtab_rusb_using connect' -l backend -x -d 'where devices come from: libusb (default), emulated, another one that '"'"'rusb plugins'"'"' lists, or a class in a file; may be given several times'
 complete -c rusb -n '_shtab_rusb_using connect' -l force -d 'use devices even if their file systems are mounted'
 complete -c rusb -n '_shtab_rusb_using connect' -l usb-timeout -x -d 'give up if the server does not offer remote USB within this many seconds (default: 45)'
-complete -c rusb -n '_shtab_rusb_using connect' -l wire -xka "auto vrdpusb rdpeusb" -d 'how USB travels: vrdpusb (VirtualBox'"'"'s), rdpeusb (MS-RDPEUSB, which carries isochronous transfers, too), or auto (default): vrdpusb where the server has it, else rdpeusb'
+complete -c rusb -n '_shtab_rusb_using connect' -l wire -xka "auto vrdpusb rdpeusb" -d 'how USB travels: vrdpusb (VirtualBox'"'"'s), rdpeusb (MS-RDPEUSB), or auto (default): both where the server has them, sound and video over rdpeusb, which carries isochronous transfers, all else over vrdpusb'
 complete -c rusb -n '_shtab_rusb_using connect' -s v -l verbose -d 'log more; given twice, log every message'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a demo -d 'watch a USB drive move to a guest and back, all on this machine'
 complete -c rusb -n '_shtab_rusb_using demo' -s h -l help -d 'show this help message and exit'

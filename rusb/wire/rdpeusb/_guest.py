@@ -49,6 +49,9 @@ __all__ = ["CHANNEL", "MAX_DEVICES", "RdpeusbGuestSide"]
 
 CHANNEL: Final = "URBDRC"
 
+FIRST_DEVICE: Final = 0x10000
+"""Our numbers are above those of ``vrdpusb``, which a client may have beside it."""
+
 MAX_DEVICES: Final = 32
 """Device channels of a session, open or on their way (14)."""
 
@@ -93,7 +96,7 @@ class RdpeusbGuestSide(GuestSide):
         self._where: dict[
             int, _Channel
         ] = {}  # by number of a device, while it is there
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(FIRST_DEVICE)
         self._is_gone = False  # the control channel is; whoever lists must be told
         self._events: list[Event] = []
         self._outputs: list[Output] = []

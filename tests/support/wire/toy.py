@@ -6,7 +6,7 @@ Its messages are pickled tuples: what a word means is in the two sides. The chan
 
 import pickle
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rusb.errors import LocalProtocolError
@@ -295,10 +295,15 @@ class ToyDeviceSide(_Side, base.DeviceSide):
 class Toy:
     """The plugin; see :class:`~rusb.wire.base.WireProtocol`."""
 
-    def __init__(self, name: str, channel: base.ChannelSpec) -> None:
+    def __init__(
+        self,
+        name: str,
+        channel: base.ChannelSpec,
+        types: Iterable[TransferType] = TransferType,
+    ) -> None:
         self.name = name
         self.channel = channel
-        self.transfer_types = frozenset(TransferType)
+        self.transfer_types = frozenset(types)
 
     def guest_side(self) -> ToyGuestSide:
         return ToyGuestSide(self.channel)
@@ -312,5 +317,6 @@ DYNAMIC = Toy("toydynamic", _DYNAMIC)
 OTHER = Toy("toyother", replace(_DYNAMIC, name="OTHER"))
 ONE = Toy("toyone", base.ChannelSpec("toy1", base.ChannelKind.STATIC))
 MORE = Toy("toymore", replace(_DYNAMIC, further=("MORE",)))
+PLAIN = Toy("toyplain", _DYNAMIC, set(TransferType) - {TransferType.ISOCHRONOUS})
 FEW = Toy("toyfew", replace(_DYNAMIC, max_channels=2))
 SHORT = Toy("toyshort", replace(_DYNAMIC, max_message=100_000))
