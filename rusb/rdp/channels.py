@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from .events import ChannelClosed, ChannelOpened, ChannelRefused
+from .events import ChannelClosed, ChannelOpened, ChannelRefused, MessageTooLong
 from .svc import MAX_CHANNEL_MESSAGE
 
 __all__ = [
@@ -57,6 +57,8 @@ class ChannelListener:
         is_dynamic: which kind of channel.
         limits: what its channels may cost.
         refused: called when the peer will not open a dynamic channel that we asked for.
+        too_long: called with the bytes of a message of a static channel that was
+            skipped because of its limit; None: such a message ends the connection.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ChannelListener:
     is_dynamic: bool = False
     limits: ChannelLimits = ChannelLimits()
     refused: Callable[[], None] = lambda: None
+    too_long: Callable[[int], None] | None = None
 
 
 class ChannelRegistry:
@@ -72,6 +75,7 @@ class ChannelRegistry:
     Attributes:
         static: names of the static channels to ask for or to serve, in the order given.
         dynamic: the limits of the dynamic ones, by name.
+        limits: of messages of static channels that may be skipped, by name.
         open: who serves a channel, by its number.
     """
 
@@ -82,12 +86,17 @@ class ChannelRegistry:
         known = self._listeners.values()
         self.dynamic = {one.name: one.limits for one in known if one.is_dynamic}
         static = [one.name for one in known if not one.is_dynamic]
+        self.limits = {
+            one.name.lower(): one.limits.message
+            for one in known
+            if not one.is_dynamic and one.too_long is not None
+        }
         self.static = (*static, *([DRDYNVC] if self.dynamic else []))
         self.open: dict[int, ChannelHandler] = {}
 
     def handle(
         self,
-        event: ChannelOpened | ChannelClosed | ChannelRefused,
+        event: ChannelOpened | ChannelClosed | ChannelRefused | MessageTooLong,
         close: Callable[[int], None],
     ) -> None:
         """Tell whom it concerns; *close* closes a dynamic one that nobody serves."""
@@ -97,6 +106,10 @@ class ChannelRegistry:
             case ChannelClosed():
                 if event.channel in self.open:
                     self.open.pop(event.channel).closed(event.channel)
+            case MessageTooLong():
+                listener = self._listeners.get(_key(event.name, is_dynamic=False))
+                if listener is not None and listener.too_long is not None:
+                    listener.too_long(event.size)
             case ChannelRefused():
                 listener = self._listeners.get(_key(event.name, is_dynamic=True))
                 if listener is not None:

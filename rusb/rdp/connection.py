@@ -43,6 +43,8 @@ class Connection(ABC):
     Args:
         is_server: which end.
         dynamic: limits of the dynamic channels that are served, by name.
+        limits: of messages of static channels, by name in lower case; longer ones are
+            skipped. On others they end the connection.
         random_bytes: source of randomness, ``secrets.token_bytes``.
 
     Attributes:
@@ -58,8 +60,10 @@ class Connection(ABC):
         is_server: bool,
         dynamic: Mapping[str, ChannelLimits],
         random_bytes: Callable[[int], bytes],
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self._random_bytes = random_bytes
+        self._limits = limits or {}
         self._events: list[Event] = []
         self._outbox = Outbox()
         self._watched: dict[int, Callable[[bytes], None]] = {}
@@ -317,7 +321,11 @@ class Connection(ABC):
     def _add_channel(self, channel: int, name: str) -> None:
         """A static channel was agreed on; it opens with the session."""
         if name.lower() != DRDYNVC or not self._dynamic_limits:
-            self._channels[channel] = ChannelReceiver(channel, name, self._events)
+            limit = self._limits.get(name.lower())
+            self._channels[channel] = ChannelReceiver(
+                *(channel, name, self._events, limit or MAX_CHANNEL_MESSAGE),
+                is_lenient=limit is not None,
+            )
             return
         self._dynamic_carrier = channel
         dynamic = self._dynamic = DynamicChannels(

@@ -23,6 +23,7 @@ __all__ = [
     "KeyInput",
     "LocksInput",
     "LogonRequested",
+    "MessageTooLong",
     "PointerInput",
     "RefreshRequested",
     "TlsRequested",
@@ -247,6 +248,19 @@ class LocksInput(Input):
 
 
 @dataclass(slots=True)
+class MessageTooLong:
+    """A message of a channel with a limit was skipped.
+
+    Attributes:
+        name: of the channel.
+        size: bytes of the message.
+    """
+
+    name: str
+    size: int
+
+
+@dataclass(slots=True)
 class Ignored:
     """Something of the peer's was skipped, as the protocol says."""
 
@@ -265,6 +279,7 @@ Event: TypeAlias = (
     | Disconnected
     | RefreshRequested
     | Input
+    | MessageTooLong
     | Ignored
     | Notice
 )

@@ -99,6 +99,8 @@ class ServerSettings:
         channels: names of the static channels we serve; others are granted and mute.
         dynamic: limits of the dynamic channels that may be opened, by name; none
             without ``drdynvc`` among the static ones.
+        limits: of messages of static channels, by name in lower case; longer ones are
+            skipped.
     """
 
     methods: frozenset[Method] = frozenset({Method.TLS})
@@ -111,6 +113,7 @@ class ServerSettings:
     height: int = 600
     channels: tuple[str, ...] = ("vrdpusb",)
     dynamic: Mapping[str, ChannelLimits] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Phase(enum.Enum):
@@ -137,7 +140,10 @@ class ServerConnection(Connection):
         self, settings: ServerSettings, *, random_bytes: Callable[[int], bytes]
     ) -> None:
         super().__init__(
-            is_server=True, dynamic=settings.dynamic, random_bytes=random_bytes
+            is_server=True,
+            dynamic=settings.dynamic,
+            limits=settings.limits,
+            random_bytes=random_bytes,
         )
         self.settings = settings
         self.width, self.height, self.depth = settings.width, settings.height, 16

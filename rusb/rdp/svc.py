@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from rusb.errors import ParseError
 
 from .capabilities import MIN_CHUNK
-from .events import ChannelData, Event, Ignored
+from .events import ChannelData, Event, Ignored, MessageTooLong
 from .x224 import DATA_HEADER
 
 __all__ = [
@@ -178,6 +178,7 @@ class ChannelReceiver(Assembly):
         name: as it was asked for.
         events: where messages and complaints go.
         max_message: bytes of a message that the peer may send.
+        is_lenient: a longer one is skipped, with a MessageTooLong.
     """
 
     def __init__(
@@ -186,13 +187,16 @@ class ChannelReceiver(Assembly):
         name: str,
         events: list[Event],
         max_message: int = MAX_CHANNEL_MESSAGE,
+        *,
+        is_lenient: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
         self._channel = channel
         self._events = events
         self._max_message = max_message
-        self._is_open = False
+        self._is_lenient = is_lenient
+        self._is_open = self._is_skipping = False
 
     def receive(self, data: bytes, start: int, body: int, end: int, limit: int) -> int:
         """Take the chunk of a packet, and those after it that belong to the same run.
@@ -217,13 +221,12 @@ class ChannelReceiver(Assembly):
         if flags & _COMPRESSED:
             raise ParseError(f"{self.name}: compressed chunk, flags 0x{flags:X}")
         if flags & _FIRST:
-            if total > self._max_message:
-                raise ParseError(
-                    f"{self.name}: message of {total} bytes, at most"
-                    f" {self._max_message}"
-                )
             if self._is_open:
                 self._ignore("a message without an end")
+            if total > self._max_message:
+                self._refuse(total)
+                return end
+            self._is_skipping = False
             if flags & _LAST:
                 self._whole(data[payload : min(end, payload + total)], total)
                 return end
@@ -231,7 +234,8 @@ class ChannelReceiver(Assembly):
             self.pieces = []
             self.left = total
         elif not self._is_open:
-            self._ignore("a chunk without a beginning")
+            if not self._is_skipping:
+                self._ignore("a chunk without a beginning")
             return end
         self.add(data[payload:end])
         if flags & _LAST:
@@ -240,6 +244,15 @@ class ChannelReceiver(Assembly):
             middle = data[start : payload - 4] + (flags & ~_FIRST).to_bytes(4, "little")
             return self.take_run(data, middle, end - payload, end, limit)
         return end
+
+    def _refuse(self, total: int) -> None:
+        """Skip a message that is too long, or end the connection because of it."""
+        if not self._is_lenient:
+            raise ParseError(
+                f"{self.name}: message of {total} bytes, at most {self._max_message}"
+            )
+        self._is_open, self._is_skipping, self.pieces = False, True, []
+        self._events.append(MessageTooLong(self.name, total))
 
     def _whole(self, message: bytes, total: int) -> None:
         self._is_open = False

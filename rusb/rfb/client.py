@@ -17,6 +17,7 @@ from .events import (
     ClipboardNoticed,
     ClipboardProvided,
     ClipboardRequested,
+    ClipboardTooLong,
     Connected,
     Cursor,
     CursorChanged,
@@ -93,7 +94,7 @@ class RfbClient:
         self._buffer = bytearray()
         self._failure = ""
         self._is_connected = False
-        self._is_watched = False
+        self._is_watched = self._wants_sound = False
         self._damage: list[Rectangle] = []
         self._parser = self._read_all()
         self._needed = next(self._parser)
@@ -176,7 +177,8 @@ class RfbClient:
             self._say(messages.SOUND_FORMAT)
 
     def want_sound(self, *, is_wanted: bool) -> None:
-        """Let the server send what the guest plays, or stop it."""
+        """Let the server send what the guest plays as soon as it can, or stop it."""
+        self._wants_sound = is_wanted
         if self.has_sound:
             self._say(messages.SOUND_FORMAT + messages.sound(is_on=is_wanted))
 
@@ -311,6 +313,8 @@ class RfbClient:
                 case Encoding.SOUND:
                     self.has_sound = True
                     self._say(messages.SOUND_FORMAT)
+                    if self._wants_sound:
+                        self._say(messages.sound(is_on=True))
                 case _:
                     raise RemoteProtocolError(f"VNC encoding {encoding}")
         if self._damage:
@@ -358,9 +362,13 @@ class RfbClient:
     def _read_cut_text(self) -> _Parser:
         head = yield 7
         length = int.from_bytes(head[3:], signed=True)
-        size = self._check(abs(length), MAX_TEXT + 64, "bytes of clipboard")
+        size = abs(length)
         if length >= 0:  # the old form, which cannot tell all of a text
             yield from self._skip(size)
+            return
+        if size > MAX_TEXT + 64:
+            yield from self._skip(size)
+            self._events.append(ClipboardTooLong(size))
             return
         if size < 4:
             raise RemoteProtocolError(f"clipboard message of {size} bytes")
@@ -374,7 +382,7 @@ class RfbClient:
         elif flags & Clipboard.REQUEST and has_text:
             self._events.append(ClipboardRequested())
         elif flags & Clipboard.PROVIDE and has_text:
-            self._events.append(ClipboardProvided(_unpack_text(data[4:])))
+            self._events.append(_unpack_text(data[4:]))
 
     def _read_sound(self) -> _Parser:
         head = yield 3
@@ -431,13 +439,15 @@ def _size_problem(width: int, height: int) -> str:
     )
 
 
-def _unpack_text(data: bytes) -> str:
+def _unpack_text(data: bytes) -> ClipboardProvided | ClipboardTooLong:
     try:
         unpacker = zlib.decompressobj()
         found = unpacker.decompress(data, MAX_TEXT + 5)
     except zlib.error as error:
         raise RemoteProtocolError(f"clipboard: {error}") from error
     size = int.from_bytes(found[:4])
-    if size > MAX_TEXT or len(found) < 4 + size:
+    if size > MAX_TEXT:
+        return ClipboardTooLong(size)
+    if len(found) < 4 + size:
         raise RemoteProtocolError(f"clipboard text of {size} bytes in {len(found)}")
-    return found[4 : 4 + size].decode(errors="replace")
+    return ClipboardProvided(found[4 : 4 + size].decode(errors="replace"))

@@ -10,6 +10,7 @@ __all__ = [
     "ClipboardNoticed",
     "ClipboardProvided",
     "ClipboardRequested",
+    "ClipboardTooLong",
     "Connected",
     "Cursor",
     "CursorChanged",
@@ -144,6 +145,17 @@ class ClipboardProvided:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ClipboardTooLong:
+    """The guest's text has more than ``MAX_TEXT`` bytes, and was skipped.
+
+    Attributes:
+        size: in bytes, as it is, or packed.
+    """
+
+    size: int
+
+
 Event: TypeAlias = (
     Connected
     | Resized
@@ -158,4 +170,5 @@ Event: TypeAlias = (
     | ClipboardNoticed
     | ClipboardRequested
     | ClipboardProvided
+    | ClipboardTooLong
 )

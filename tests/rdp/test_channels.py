@@ -26,6 +26,7 @@ from rusb.rdp.events import (
     ChannelRefused,
     DynamicReady,
     Ignored,
+    MessageTooLong,
 )
 from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
 from rusb.rdp.security import Method
@@ -89,6 +90,24 @@ class Handler:
 
     def closed(self, channel: int) -> None:
         self.calls.append((channel,))
+
+
+def test_a_registry_tells_the_listener_of_a_message_that_was_skipped() -> None:
+    sizes: list[int] = []
+    registry = ChannelRegistry(
+        [
+            ChannelListener("vrdpusb", lambda channel, name: None),
+            ChannelListener(
+                *("cliprdr", lambda channel, name: None),
+                limits=ChannelLimits(4),
+                too_long=sizes.append,
+            ),
+        ]
+    )
+    assert registry.limits == {"cliprdr": 4}
+    for name in ("CLIPRDR", "vrdpusb", "other"):
+        registry.handle(MessageTooLong(name, 5), lambda channel: None)
+    assert sizes == [5]
 
 
 def test_a_registry_finds_handlers_by_name_and_number() -> None:

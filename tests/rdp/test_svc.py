@@ -1,5 +1,6 @@
 """Static channels: chunks, and T10 of docs/spec/bad-inputs.md."""
 
+import dataclasses
 import itertools
 import random
 import struct
@@ -10,7 +11,7 @@ import pytest
 from rusb.errors import LocalProtocolError, ParseError, RemoteProtocolError
 from rusb.rdp.client import ClientSettings
 from rusb.rdp.connection import Connection
-from rusb.rdp.events import ChannelData, Event, Ignored
+from rusb.rdp.events import ChannelData, Event, Ignored, MessageTooLong
 from rusb.rdp.server import ServerSettings
 from rusb.rdp.svc import MAX_CHANNEL_MESSAGE, ChannelReceiver, ChannelSender
 from rusb.rdp.tpkt import MAX_PACKET, packet_size
@@ -284,3 +285,32 @@ class TestBothEnds:
             (event,) = receiver.events()
         assert isinstance(event, ChannelData)
         assert len(event.data) == MAX_CHANNEL_MESSAGE
+
+
+def test_a_message_beyond_the_limit_of_a_lenient_channel_is_skipped() -> None:
+    end = End()
+    end.receiver = ChannelReceiver(CHANNEL, "test", end.events, 10, is_lenient=True)
+    end.chunk(11, FIRST, b"x" * 6)
+    for _ in range(5):
+        end.chunk(11, 0, b"x")
+    end.chunk(11, LAST, b"x")
+    assert end.events == [MessageTooLong("test", 11)]
+    end.chunk(0xFFFF_FFFF, FIRST | LAST, b"x")
+    end.chunk(10, FIRST, b"12345").chunk(10, LAST, b"67890")
+    assert end.messages == [b"1234567890"]
+    assert end.complaints == 0
+    end.chunk(10, FIRST, b"12345").chunk(11, FIRST, b"").chunk(10, LAST, b"67890")
+    assert end.messages == [b"1234567890"]
+    assert end.complaints == 1  # a message without an end
+
+
+def test_a_static_channel_with_a_limit_goes_on_after_a_message_beyond_it() -> None:
+    client, server = clear()
+    limits = {"cliprdr": 4}
+    server = dataclasses.replace(server, channels=("cliprdr",), limits=limits)
+    joined = Joined(client, server).run()
+    for message in (b"12345", b"1234"):
+        joined.client.send_channel(1004, message)
+        joined.run()
+    assert [e.data for e in joined.of_server(ChannelData)] == [b"1234"]
+    assert joined.of_server(MessageTooLong) == [MessageTooLong("cliprdr", 5)]
