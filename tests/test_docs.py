@@ -1,10 +1,8 @@
 """Links between the project's own papers lead somewhere."""
 
-import ast
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import pytest
 from rusb.filters.engine import decide
 from rusb.server.vbox.settings import load_machine
 from rusb.usb.device import DeviceInfo
+from tests.support.source import IN_SOURCE, ROOT, messages, sources
 from tests.support.whole_path import Lab, machine
 
-ROOT = Path(__file__).parent.parent
 PAPERS = [
     *ROOT.glob("*.md"),
     *(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "spec"),
@@ -69,50 +67,28 @@ async def test_the_program_of_the_quick_start_offers_a_drive(
 # ---------------------------------------------------------------- messages ----
 
 TROUBLES = ROOT / "docs" / "guide" / "troubleshooting.md"
-FOLDERS = [ROOT / name for name in ("rusb", "client", "server", "filters")]
 STANDS_FOR = re.compile(r"…|HOST:PORT|HighSpeed")
 """What the guide puts where a message has a value."""
 
 
-def texts_of(tree: ast.AST) -> Iterator[str]:
-    """Each text of a module, with … for what is put in when it runs."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-        elif isinstance(node, ast.JoinedStr):
-            parts = (
-                p.value if isinstance(p, ast.Constant) else "…" for p in node.values
-            )
-            yield "".join(map(str, parts))
-
-
-def messages() -> list[str]:
+def explained() -> list[str]:
     """What the guide says that users see: the code in the first column."""
     rows = re.findall(r"^\| (.*?) \|", TROUBLES.read_text("utf-8"), re.M)
     return [code for row in rows for code in re.findall("`(.*?)`", row) if " " in code]
 
 
-SAID = [
-    text
-    for folder in FOLDERS
-    for path in folder.rglob("*.py")
-    for text in texts_of(ast.parse(path.read_text("utf-8")))
-]
-
-
-@pytest.mark.parametrize("message", messages())
+@IN_SOURCE
+@pytest.mark.parametrize("message", explained())
 def test_what_the_guide_explains_is_really_said(message: str) -> None:
     for part in filter(None, map(str.strip, STANDS_FOR.split(message))):
-        assert any(part in text for text in SAID), f"nothing says {part!r}"
+        assert any(part in text for _, text in messages()), f"nothing says {part!r}"
 
 
 # ------------------------------------------------------------------- variables ----
 
 
 def test_the_guide_has_every_environment_variable() -> None:
-    texts = (
-        path.read_text("utf-8") for folder in FOLDERS for path in folder.rglob("*.py")
-    )
+    texts = (path.read_text("utf-8") for path in sources())
     read = {name for text in texts for name in re.findall(r"\bRUSB_[A-Z_]+\b", text)}
     guide = (ROOT / "docs" / "guide" / "environment.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(RUSB_\w+)`", guide, re.M)) == read

@@ -29,20 +29,14 @@ def test_help_and_completion_show_the_public_names(package: ModuleType) -> None:
         assert name in text.partition("NAME")[2], name
 
 
-MODULES = [
-    module.name
-    for package in PACKAGES
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if not module.name.endswith("__main__")
-]
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_what_a_module_says_it_exports_is_there(name: str) -> None:
-    module = importlib.import_module(name)
-    exported = getattr(module, "__all__", [])
-    assert len(exported) == len(set(exported))
-    assert [n for n in exported if not hasattr(module, n)] == []
+def test_what_a_module_says_it_exports_is_there() -> None:
+    found = {m.name for m in pkgutil.walk_packages(rusb.__path__, "rusb.")}
+    assert {"rusb.client.dial", "rusb.filters.engine", "rusb.usb.urb"} < found
+    for name in sorted(found - {"rusb.__main__"}):
+        module = importlib.import_module(name)
+        exported = getattr(module, "__all__", [])
+        assert len(exported) == len(set(exported)), name
+        assert [n for n in exported if not hasattr(module, n)] == [], name
 
 
 def test_rusb_has_every_error() -> None:

@@ -1,14 +1,15 @@
 """Messages, help and guides use the words of their readers, in plain English."""
 
-import ast
+import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = [ROOT / name for name in ("rusb", "client", "server", "filters")]
+from tests.support.source import IN_SOURCE, ROOT, messages
+
+pytestmark = IN_SOURCE
+
 PAPERS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs" / "guide").glob("*.md")),
@@ -41,36 +42,10 @@ TERMS = re.compile(
 """VirtualBox's own names, and the plain sense of a word."""
 
 
-def texts_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Each text of a module but its docstrings, with … for what is put in."""
-    tree = ast.parse(path.read_text("utf-8"))
-    notes = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
-    parts = {
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.JoinedStr)
-        for part in node.values
-    }
-    for node in ast.walk(tree):
-        if id(node) in notes or id(node) in parts:
-            continue
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.lineno, node.value
-        elif isinstance(node, ast.JoinedStr):
-            found = (
-                str(p.value) if isinstance(p, ast.Constant) else "{}"
-                for p in node.values
-            )
-            yield node.lineno, "".join(found)
-
-
-def messages() -> Iterator[tuple[str, str]]:
-    """Where a text of several words is, and the text."""
-    for folder in FOLDERS:
-        for path in sorted(folder.rglob("*.py")):
-            for line, text in texts_of(path):
-                if " " in text:
-                    yield f"{path.relative_to(ROOT)}:{line}", text
+@functools.cache
+def in_question() -> list[tuple[str, str]]:
+    """All that is looked at, without what has its sense."""
+    return [(where, TERMS.sub("", text)) for where, text in (*messages(), *prose())]
 
 
 def prose() -> Iterator[tuple[str, str]]:
@@ -84,15 +59,12 @@ def prose() -> Iterator[tuple[str, str]]:
                 yield f"{path.relative_to(ROOT)}:{number}", line
 
 
-TEXTS = [*messages(), *prose()]
-
-
 @pytest.mark.parametrize("pattern", AVOIDED)
 def test_the_words_are_those_of_the_readers(pattern: str) -> None:
     avoided = re.compile(pattern)
     found = [
         f"{where}: {text[:200]!r}"
-        for where, text in TEXTS
-        if avoided.search(TERMS.sub("", text))
+        for where, text in in_question()
+        if avoided.search(text)
     ]
     assert not found, f"write {AVOIDED[pattern]!r} instead: " + "\n".join(found)

@@ -4,22 +4,20 @@ The texts of the whole source are read: each command that they name is there, ta
 options that follow, and refuses none of them. Those that can be run are.
 """
 
-import ast
+import functools
 import re
 import shlex
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from rusb.cli import main, vbox
 from rusb.cli._vbox_options import HelpWanted, Option
 from rusb.cli.vbox import _console, _refused, running
+from tests.support.source import IN_SOURCE, messages
 from tests.support.vbox import Vbox
 from tests.support.vboxmanage_guide import numbered
 
-ROOT = Path(__file__).parents[2]
-FOLDERS = ("rusb", "client", "filters", "server")
+pytestmark = IN_SOURCE
 
 COMMANDS = vbox.commands()
 WORDS = "|".join(sorted({*COMMANDS, *_refused.COMMANDS}, key=len, reverse=True))
@@ -29,35 +27,12 @@ ADVICE = re.compile(
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
-def texts(tree: ast.AST) -> Iterator[str]:
-    """Every text of a module but its docstrings; what is filled in is ``{}``."""
-    docstrings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Expr)}
-    pieces = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            pieces |= set(node.values)
-            values = (
-                v.value if isinstance(v, ast.Constant) else "{}" for v in node.values
-            )
-            yield "".join(map(str, values))
-    for node in ast.walk(tree):
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if is_text and node not in docstrings and node not in pieces:
-            yield str(node.value)  # type: ignore[attr-defined]
+def found_advice() -> set[str]:
+    """Every command that a text of the source names, with what follows."""
+    return {m[0] for _, text in messages() for m in ADVICE.finditer(text)}
 
 
-SOURCES = sorted(
-    {
-        text
-        for folder in FOLDERS
-        for path in sorted((ROOT / folder).rglob("*.py"))
-        for text in texts(ast.parse(path.read_text()))
-        if " " in text
-    }
-)
-FOUND = sorted({m[0] for text in SOURCES for m in ADVICE.finditer(text)})
-
-
+@functools.cache
 def options_of(command: str) -> dict[str, Option]:
     """The options that a command reads, without hyphens inside."""
     lines = [[], ["explain"]] if command == "usbfilter" else [[]]
@@ -86,12 +61,18 @@ def judge(command: str, names: list[str], text: str) -> None:
 
 
 def test_the_texts_have_advice() -> None:
-    assert len(FOUND) > 15
-    assert any(text.startswith("modifyvm VM --nic1 nat") for text in FOUND)
+    found = found_advice()
+    assert len(found) > 15
+    assert any(text.startswith("modifyvm VM --nic1 nat") for text in found)
 
 
-@pytest.mark.parametrize("text", FOUND)
-def test_a_command_that_is_named_is_there_with_its_options(text: str) -> None:
+def test_a_command_that_is_named_is_there_with_its_options() -> None:
+    for text in sorted(found_advice()):
+        judge_line(text)
+
+
+def judge_line(text: str) -> None:
+    """Is a command there, with its options?"""
     command, *rest = text.split()
     assert command in COMMANDS, f"{text!r} is refused"
     judge(command, OPTION.findall(text), text)
@@ -157,7 +138,7 @@ LINES = [
 
 @pytest.mark.parametrize(("text", "line"), LINES)
 def test_advice_is_taken(text: str, line: str, home: Vbox) -> None:
-    assert any(text in source for source in SOURCES), f"nobody says {text!r}"
+    assert any(text in said for _, said in messages()), f"nobody says {text!r}"
     status = main(shlex.split(line))
     said = home.capsys.readouterr().err
     if line.startswith("controlvm"):

@@ -1,6 +1,5 @@
 """Errors say what happened; the command says which of its options helps."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import pytest
 from rusb.cli import main
 from rusb.cli._advice import ADVICE, RDESKTOP_ADVICE, advised
 from rusb.errors import Hint, NegotiationError, ServerBusy, SettingsError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.source import IN_SOURCE, texts
 
 
 def test_every_hint_has_advice() -> None:
@@ -62,41 +60,13 @@ CORES = ("rusb/rdp", "rusb/wire", "rusb/aio", "client")
 OF_OTHERS = re.compile(r"udevadm|usbipd")
 
 
-def texts() -> list[tuple[str, str]]:
-    """Every text of the cores and of the client that a user may see."""
-    found = []
-    for folder in CORES:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            tree = ast.parse(path.read_text("utf-8"))
-            documented = {
-                id(node.body[0].value)
-                for node in ast.walk(tree)
-                if isinstance(
-                    node,
-                    ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
-                )
-                and node.body
-                and isinstance(node.body[0], ast.Expr)
-            }
-            constants = {
-                id(node.value)
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            }
-            found += [
-                (str(path.relative_to(ROOT)), node.value)
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and id(node) not in documented | constants
-            ]
-    return found
-
-
+@IN_SOURCE
 def test_cores_and_client_name_no_option() -> None:
     named = [
-        (path, text)
-        for path, text in texts()
-        if OPTION.search(text) and not OF_OTHERS.search(text)
+        (where, text)
+        for where, text in texts()
+        if where.startswith(CORES)
+        and OPTION.search(text)
+        and not OF_OTHERS.search(text)
     ]
     assert named == []
