@@ -22,6 +22,8 @@ class ClientConfig:
         shell, directory: alternate shell and working directory; VRDP ignores them.
         width, height, depth: the screen that is requested from the server.
         screen: gets what the server draws; None: the server is asked not to draw.
+        is_usb_only: without a screen: say that there is no input either, so that our
+            server takes the connection and a viewer of the same user for one client.
         version: 5, or 4 for RDP 4, which has no channels and so no USB.
         experience: performance flags of the client info.
         console: ask for the console session.
@@ -60,6 +62,7 @@ class ClientConfig:
     height: int = 600
     depth: int = 16
     screen: Screen | None = None
+    is_usb_only: bool = True
     version: int = 5
     experience: int = 0x27
     console: bool = False

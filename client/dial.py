@@ -34,6 +34,7 @@ def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSetti
         height=config.height,
         depth=config.depth,
         screen=config.screen,
+        is_usb_only=config.is_usb_only and config.screen is None,
         version=config.version,
         performance_flags=config.experience,
         console=config.console,

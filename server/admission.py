@@ -100,7 +100,10 @@ class Admission:
             return f"{MAX_CLIENTS} clients are connected."
         if same >= MAX_CLIENTS_PER_NETWORK:
             return f"{same} clients from {session.network} are connected."
-        if display.allow_multi_connection or not others:
+        if display.allow_multi_connection:
+            return ""
+        others = [one for one in others if not self._are_one(session, one)]
+        if not others:
             return ""
         if not display.reuse_single_connection:
             return "Multiple connections are not enabled."
@@ -108,6 +111,19 @@ class Admission:
         for other in others:
             other.disconnect(STOPPED)
         return ""
+
+    def _are_one(self, session: Session, other: Session) -> bool:
+        """Are they a viewer and the connection that brings USB devices beside it?
+
+        They are of the same user and address; without a password anybody may use any
+        name, so there the address counts alone.
+        """
+        named = self._machine.remote_display.auth_type.lower() != "null"
+        return (
+            session.is_usb_only != other.is_usb_only
+            and session.address == other.address
+            and (not named or session.user == other.user)
+        )
 
     def lacks_room(self, number: int) -> str:
         """Say why a client can have no further device; empty: it can."""

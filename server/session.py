@@ -87,8 +87,8 @@ class ServerSession(Session):
 
     Attributes:
         phase: how far it has come; it stays when the connection ends.
-        network: of the peer, once it is connected.
-        viewer: its screen, once it is logged on.
+        network, address: of the peer, once it is connected.
+        viewer: its screen, once it is logged on, unless it wants none.
     """
 
     def __init__(
@@ -128,8 +128,7 @@ class ServerSession(Session):
         self._tasks = TaskSet()
         self.devices: list[RemoteDevices] = []  # for each wire that the client has
         self._client: rdp.ClientDescription | None = None
-        self._user = rdp.Credentials("", "", "", 0)
-        self._since, self._address, self._is_tls = 0.0, "", False
+        self._since, self.address, self._is_tls = 0.0, "", False
         self._held_after = 0.0
         self._inputs = 0  # keys and mouse events
         self._disabled: set[str] = set()
@@ -211,10 +210,10 @@ class ServerSession(Session):
         assert self._client is not None
         return ClientState(
             number=self.number,
-            user=self._user.user,
-            domain=self._user.domain,
+            user=self.user[0],
+            domain=self.user[1],
             name=self._client.name,
-            address=self._address,
+            address=self.address,
             build=self._client.build,
             is_tls=self._is_tls,
             since=self._since,
@@ -256,8 +255,8 @@ class ServerSession(Session):
         self._host.sessions.ended(self)
 
     def _connected(self) -> None:
-        self._address = self.stream.peer
-        self.network = network_of(self._address)
+        self.address = self.stream.peer
+        self.network = network_of(self.address)
         self._log = self._new_log(is_logged_on=False)
         own = LineQuota(MAX_TOLD, TOLD_PER_SECOND)
         name = f"client {self.number}"
@@ -266,7 +265,7 @@ class ServerSession(Session):
             self.stream.close()
             return
         self.phase = Phase.WAITING
-        self._tell(events.ClientConnected(self.number, self._address))
+        self._tell(events.ClientConnected(self.number, self.address))
 
     def _new_log(self, *, is_logged_on: bool) -> RemoteLog:
         own = LineQuota(MAX_LINES, LINES_PER_SECOND)
@@ -398,6 +397,9 @@ class ServerSession(Session):
         if not decision.granted:
             self._refuse(event, decision.reason or "access denied")
             return
+        self._client = event.client
+        self.user = event.credentials.user, event.credentials.domain
+        self.is_usb_only = event.client.is_usb_only
         if problem := self._host.admission.admit(self):
             method.disconnected(self.number)
             self._rdp.refuse_logon(SLOT_IS_TAKEN)
@@ -405,19 +407,19 @@ class ServerSession(Session):
             self._refuse(event, problem)
             return
         self.phase = Phase.ADMITTED
-        self._client, self._user = event.client, event.credentials
         self._since = time.time()
         self._is_tls = self.stream.is_tls
         self._tell(
             events.ClientAdmitted(
-                *(self.number, self._address, self._user.user, self._client.name)
+                *(self.number, self.address, self.user[0], self._client.name)
             )
         )
         self._log.tell_left_out()
         self._log = self._new_log(is_logged_on=True)
         self._read_switches()
         self._logon_timer = self._loop.call_later(LOGON_TIMEOUT, self._on_late)
-        self._show(event.credentials.screen)
+        if not self.is_usb_only:  # so nobody gets around the single connection
+            self._show(event.credentials.screen)
         self._rdp.accept_logon()
         self.stream.flush()
 
@@ -435,7 +437,7 @@ class ServerSession(Session):
         """
         self.phase = Phase.REFUSED
         user, name = event.credentials.user, event.client.name
-        self._tell(events.ClientRefused(self.number, self._address, user, name, reason))
+        self._tell(events.ClientRefused(self.number, self.address, user, name, reason))
         self.stream.abort()
 
     def _tell(self, event: events.Event) -> None:
@@ -457,7 +459,7 @@ class ServerSession(Session):
         self._tell(
             events.ClientLeft(
                 self.number,
-                self._address,
+                self.address,
                 why,
                 seconds=round(time.time() - self._since, 3) if self._since else 0.0,
                 bytes=self.stream.bytes_sent + self.stream.bytes_received,

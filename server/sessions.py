@@ -20,10 +20,16 @@ class Session(abc.ABC):
     Attributes:
         number: of the client, from 1, never used again.
         network: of the peer: what limits count as one.
+        address: of the peer.
+        user: name and domain, once the client asked to log on.
+        is_usb_only: the client neither shows the screen nor types.
     """
 
     number: int
     network: str
+    address: str
+    user: tuple[str, str] = ("", "")
+    is_usb_only: bool = False
 
     @property
     @abc.abstractmethod

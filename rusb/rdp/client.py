@@ -18,7 +18,7 @@ from .capabilities import (
 from .channels import ChannelLimits
 from .connection import Connection
 from .events import Activated
-from .gcc import ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
+from .gcc import USB_ONLY, ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, InfoFlag
 from .licensing import answer_licence
 from .notices import ErrorInfoReceived
@@ -93,6 +93,8 @@ class ClientSettings:
         wants_tls: ask for TLS and go on with nothing else; False: standard security.
         encryption: under standard security, encrypt; False: everything in clear.
         screen: gets what the server draws; None: it is asked to draw nothing.
+        is_usb_only: say that this client neither shows nor types, so that a server
+            takes it and a viewer beside it for one client.
         channels: static channels to ask for, in this order.
         dynamic: limits of the dynamic channels that the server may open, by name; none
             without ``drdynvc`` among the static ones.
@@ -118,6 +120,7 @@ class ClientSettings:
     wants_tls: bool = True
     encryption: bool = True
     screen: Screen | None = None
+    is_usb_only: bool = False
     channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "vrdpusb", "rdpdr")
     dynamic: Mapping[str, ChannelLimits] = field(default_factory=dict)
 
@@ -237,6 +240,7 @@ class ClientConnection(Connection):
             version=RDP4 if self._is_rdp4 else RDP5,
             keyboard_layout=asked.keyboard_layout,
             selected=self._protocol,
+            product_id=USB_ONLY if asked.is_usb_only else "",
         )
         names = () if self._is_rdp4 else asked.channels
         blocks = ClientBlocks(

@@ -64,6 +64,7 @@ class ClientDescription:
         build: clientBuild.
         width, height, depth: the screen it asked for.
         kind: ``"rdesktop"``, ``"MSFT"`` or ``"RDP4"``, a guess (1.9).
+        is_usb_only: it says that it neither shows nor types.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ClientDescription:
     height: int
     depth: int
     kind: str
+    is_usb_only: bool = False
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from .per import Reader, per_length, read_per_length
 
 __all__ = [
     "MAX_CHANNELS",
+    "USB_ONLY",
     "Block",
     "ChannelRequest",
     "ClientBlocks",
@@ -59,10 +60,14 @@ _CORE = Struct(
     "depth" / Int16ul,
     "depths" / Default(Int16ul, 7),
     "early_flags" / Int16ul,
-    "product_id" / Default(Bytes(64), bytes(64)),
+    "product_id" / text(64, "utf-16-le", "replace"),
     "connection_type" / Default(Int16ul, 0),
     "selected" / Int32ul,
 )
+USB_ONLY = "rusb: USB only"
+"""What a client that neither shows nor types calls its product, so that a server takes
+it and a viewer for one client; other servers do not look."""
+
 _MIN_CORE = 128
 """Bytes of what a client must not leave out."""
 
@@ -123,6 +128,7 @@ class ClientCore:
         build: clientBuild.
         early_flags: earlyCapabilityFlags.
         selected: serverSelectedProtocol.
+        product_id: clientDigProductId, up to 31 characters.
         size: bytes of the block as read; 212 is rdesktop up to 1.7 (1.20).
     """
 
@@ -135,6 +141,7 @@ class ClientCore:
     keyboard_layout: int = 0x409
     early_flags: int = 1
     selected: int = 0
+    product_id: str = ""
     size: int = 216
 
     @classmethod
@@ -159,12 +166,14 @@ class ClientCore:
             keyboard_layout=found.keyboard_layout,
             early_flags=found.early_flags,
             selected=found.selected,
+            product_id=found.product_id,
             size=len(body) + _HEADER_SIZE,
         )
 
     def serialize(self) -> bytes:
         """Return the block as rdesktop writes it, 216 bytes."""
-        fields = asdict(self) | {"name": self.name[:15]}
+        fields = asdict(self)
+        fields |= {"name": self.name[:15], "product_id": self.product_id[:31]}
         return _block(Block.CLIENT_CORE, _CORE.build(fields))
 
 

@@ -23,7 +23,7 @@ from .events import (
     LogonRequested,
     RefreshRequested,
 )
-from .gcc import ClientBlocks, ClientCore, ServerBlocks
+from .gcc import USB_ONLY, ClientBlocks, ClientCore, ServerBlocks
 from .graphics.framing import fast_updates, slow_update
 from .graphics.pointers import PointerLimits
 from .graphics.updates import (
@@ -489,6 +489,7 @@ class ServerConnection(Connection):
                     height=core.height,
                     depth=core.depth,
                     kind=kind,
+                    is_usb_only=core.product_id == USB_ONLY,
                 ),
             )
         )

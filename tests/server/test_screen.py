@@ -9,6 +9,7 @@ import pytest
 
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.session import connect
+from rusb.errors import ServerBusy
 from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.share import DataType
 from rusb.server.display.status import status_frame
@@ -150,3 +151,25 @@ async def test_a_storm_of_refreshes_is_a_few_pictures(tmp_path: Path) -> None:
                 say(viewer, DataType.REFRESH_RECT, ONE_RECTANGLE)
             await asyncio.sleep(0)
         assert shown.frames - frames <= 2 + (loop.time() - begin) / 0.25
+
+
+async def test_a_viewer_beside_a_connection_for_usb_is_the_same_client(
+    tmp_path: Path,
+) -> None:
+    """With default settings, which allow a single client."""
+    lab = Lab(tmp_path, machine())
+    async with asyncio.timeout(20), lab.server:
+        usb = lab.config()
+        usb.is_usb_only = True
+        async with connect(usb, backends=[EmulatedBackend(devices=[Loopback()])]) as c:
+            say(c, DataType.SUPPRESS_OUTPUT, ALLOW)  # which counts for nothing
+            async with connect(lab.config(), backends=[]) as viewer:
+                (first, second) = sessions_of(lab.server)
+                assert first.viewer is None
+                assert second.viewer is not None
+                say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)
+                while second.stream.bytes_sent < 5_000:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            with pytest.raises(ServerBusy):
+                async with connect(usb, backends=[]):
+                    pass

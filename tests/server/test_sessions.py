@@ -20,9 +20,17 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         yield found
 
 
-def join(server: Server, number: int) -> PlainSession:
+def join(
+    server: Server,
+    number: int,
+    address: str = "",
+    user: str = "anna",
+    *,
+    is_usb_only: bool = False,
+) -> PlainSession:
     """A client of another kind connects, and logs on if it may."""
-    session = PlainSession(number, f"192.0.2.{number}")
+    address = address or f"192.0.2.{number}"
+    session = PlainSession(number, address, user=user, is_usb_only=is_usb_only)
     assert server._host.admission.welcome(session)
     session.log_on()
     if server._host.admission.admit(session):
@@ -37,6 +45,50 @@ async def test_the_single_connection_rule(server: Server) -> None:
     third = join(server, 3)
     assert (first.is_logged_on, third.is_logged_on) == (False, True)
     assert first.told == ["disconnected: 1"]
+
+
+@pytest.mark.parametrize("is_usb_first", [True, False])
+@pytest.mark.parametrize(
+    ("auth", "address", "user", "may_stay"),
+    [
+        ("External", "192.0.2.1", "anna", True),
+        ("External", "192.0.2.1", "ben", False),
+        ("External", "192.0.2.2", "anna", False),
+        ("Null", "192.0.2.1", "ben", True),  # nobody has shown who he is
+        ("Null", "192.0.2.2", "anna", False),
+    ],
+)
+async def test_a_viewer_and_usb_beside_it_are_one_client(
+    server: Server,
+    is_usb_first: bool,
+    auth: str,
+    address: str,
+    user: str,
+    may_stay: bool,
+) -> None:
+    server.machine.remote_display.auth_type = auth
+    first = join(server, 1, is_usb_only=is_usb_first)
+    second = join(server, 2, address, user, is_usb_only=not is_usb_first)
+    assert first.is_logged_on
+    assert second.is_logged_on == may_stay
+
+
+async def test_one_client_has_one_viewer_and_one_connection_for_usb(
+    server: Server,
+) -> None:
+    join(server, 1, "192.0.2.1", is_usb_only=True)
+    viewer = join(server, 2, "192.0.2.1")
+    for is_usb_only in (True, False):
+        assert not join(server, 3, "192.0.2.1", is_usb_only=is_usb_only).is_logged_on
+    server.machine.remote_display.reuse_single_connection = True
+    other = join(server, 4, "192.0.2.1")
+    left = [session.number for session in server._sessions if session.is_logged_on]
+    assert left == [1, 4]  # another viewer replaces the viewer alone
+    assert viewer.told == ["disconnected: 1"]
+    assert other.told == []
+    join(server, 5)
+    left = [session.number for session in server._sessions if session.is_logged_on]
+    assert left == [5]
 
 
 async def test_filters(server: Server) -> None:

@@ -80,6 +80,13 @@ async def test_no_input_where_it_is_switched_off(
         assert ("feature: Client/DisableInput" in place.log()) == is_disabled
 
 
+async def test_who_brings_usb_alone_does_not_type(place: Place) -> None:
+    async with place.serve(), place.visit(is_usb_only=True) as client:
+        say(client, DataType.INPUT, KEYS)
+        await usb_works(place)
+        assert client_row(place).inputs == 0
+
+
 async def test_a_whole_session_over_ipv6(place: Place) -> None:
     place.host = "::1"
     async with place.serve(), place.visit():

@@ -65,7 +65,12 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def visit(
-        self, user: str = "vera", password: str = "secret", domain: str = ""
+        self,
+        user: str = "vera",
+        password: str = "secret",
+        domain: str = "",
+        *,
+        is_usb_only: bool = False,
     ) -> AsyncIterator[ClientSession]:
         config = ClientConfig(
             self.host,
@@ -74,14 +79,17 @@ class Place:
             password=password,
             domain=domain,
             known_servers=self.folder / "known",
+            is_usb_only=is_usb_only,
         )
         backend = EmulatedBackend(devices=[Loopback()])
         async with connect(config, backends=[backend]) as session:
             yield session
 
-    async def is_refused(self, **who: str) -> None:
+    async def is_refused(
+        self, user: str = "vera", password: str = "secret", domain: str = ""
+    ) -> None:
         with pytest.raises(AuthenticationError, match="after the logon"):
-            async with self.visit(**who):
+            async with self.visit(user, password, domain):
                 pass
 
     async def is_busy(self) -> None:

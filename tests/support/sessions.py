@@ -10,11 +10,19 @@ class PlainSession(Session):
     """Notes what it is told."""
 
     def __init__(
-        self, number: int, address: str, *, is_logged_on: bool = False, in_use: int = 0
+        self,
+        number: int,
+        address: str,
+        *,
+        is_logged_on: bool = False,
+        in_use: int = 0,
+        user: str = "anna",
+        is_usb_only: bool = False,
     ) -> None:
         self.number = number
         self.network = network_of(address)
         self.address = address
+        self.user, self.is_usb_only = (user, ""), is_usb_only
         self.told: list[str] = []
         self.plugged: list[AttachedDevice] = []
         self._is_logged_on = self._was_logged_on = is_logged_on

@@ -56,9 +56,11 @@ class Lab:
             await asyncio.sleep(0.02)
 
     def config(self) -> ClientConfig:
-        return ClientConfig(
-            "127.0.0.1", self.server.port, known_servers=self.folder / "known"
-        )
+        """Of a client that may also ask for pictures and type, as viewers do."""
+        known = self.folder / "known"
+        config = ClientConfig("127.0.0.1", self.server.port, known_servers=known)
+        config.is_usb_only = False
+        return config
 
     @contextlib.asynccontextmanager
     async def client(self, backend: EmulatedBackend) -> AsyncIterator[ClientSession]:
