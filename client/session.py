@@ -281,6 +281,23 @@ class ClientSession:
         return name if "." in name else f"{name}.0"
 
     @property
+    def peer(self) -> str:
+        """The address of the server; empty if there is no connection."""
+        return "" if self._stream is None else self._stream.peer
+
+    @property
+    def certificate(self) -> bytes | None:
+        """What the server showed and we have checked, DER; None without TLS."""
+        transport = None if self._stream is None else self._stream.transport
+        found = transport and transport.get_extra_info("ssl_object")
+        return found.getpeercert(binary_form=True) if found else None
+
+    @property
+    def user(self) -> str:
+        """The name that the server was told."""
+        return self._rdp.settings.user
+
+    @property
     def devices(self) -> list[SessionDevice]:
         """The devices that are plugged in here, offered or not, as last listed."""
         return [

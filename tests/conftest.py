@@ -8,6 +8,9 @@ from collections.abc import Callable, Generator
 
 import pytest
 
+for _name in ("DISPLAY", "WAYLAND_DISPLAY", "RUSB_VIEWER"):
+    os.environ.pop(_name, None)  # no windows on the desktop of whoever runs the tests
+
 _UNIT = tuple(f"tests/{layer}/" for layer in ("filters", "rdp", "rfb", "usb", "wire"))
 
 

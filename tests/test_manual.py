@@ -35,7 +35,7 @@ def options_of(capsys: pytest.CaptureFixture[str]) -> Help:
             main([word, "--help" if word != "rdesktop" else "-h"])
         out, err = capsys.readouterr()
         if word == "rdesktop":
-            plain = re.findall(r"(?:^|  )\s*(-\w): ", err, re.MULTILINE)
+            plain = re.findall(r"(?:^|  )\s*(--?[\w-]+): ", err, re.MULTILINE)
             return {*plain, *OPTION.findall(err.splitlines()[-1].partition(":")[0])}
         if word in vbox.commands():
             shown = {*OPTION.findall(out.partition("options:")[2])}

@@ -47,7 +47,7 @@ SUMMARIES = {
     "metrics": "list the metrics that there are",
     "modifyvm": "change the settings of a machine that is powered off",
     "registervm": "put a machine's settings file on the list of machines",
-    "rdesktop": "rdesktop's options without its window: redirect USB devices over RDP",
+    "rdesktop": "rdesktop's options: a viewer's window, and USB devices over RDP",
     "setextradata": "set or remove extra data of a machine or of all",
     "setproperty": "set a property of the installation",
     "showhdinfo": "show what is known of a disk image",
@@ -73,6 +73,7 @@ VARIABLES = {
     " $XDG_RUNTIME_DIR/rusb",
     "RUSB_SECURITY": "for rdesktop-vrdp: a word of 'rusb connect --security'",
     "RUSB_LEGACY_TLS": "for rdesktop-vrdp: 1 takes servers with TLS 1.0",
+    "RUSB_VIEWER": "the viewer that rdesktop-vrdp and connect --view start",
     "RUSB_BACKENDS": "for rdesktop-vrdp: where devices come from, as with --backend",
     "NOTIFY_SOCKET": "systemd's: serve, connect and headless say there when they are"
     " ready",
@@ -175,14 +176,18 @@ def _examples(word: str) -> dict[str, str]:
 
 def _describe_rdesktop(parser: argparse.ArgumentParser) -> None:
     usage = _rdesktop_options.USAGE
-    letters = re.findall(r"^ +(-\w): |  (-\w): ", usage, re.M)
+    letters = re.findall(r"^ +(--?[\w-]+): |  (--?[\w-]+): ", usage, re.M)
     names = {a or b for a, b in letters}
     names |= set(re.findall(r"-\w(?= |:)", usage.splitlines()[-1]))
-    texts = dict(re.findall(r"(-\w): (.*?)(?=  |$)", usage, re.M))
+    texts = dict(re.findall(r"(--?[\w-]+): (.*?)(?=  |$)", usage, re.M))
     for name in sorted(names, key=lambda name: (name.lower(), name)):
-        takes_value = f"{name[1]}:" in _rdesktop_options._LETTERS
+        takes_value = (
+            f"{name[1]}:" in _rdesktop_options._LETTERS
+            if name[1] != "-"
+            else f"{name[2:]}=" in _rdesktop_options._LONG
+        )
         meaning = _rdesktop_options.WITHOUT_MEANING.get(name)
-        text = texts.get(name) or f"accepted, without a window: {meaning}"
+        text = texts.get(name) or f"for a viewer: {meaning}"
         text = text.replace("%", "%%")
         if takes_value:
             parser.add_argument(name, metavar="VALUE", help=text)

@@ -23,8 +23,10 @@ Usage: rdesktop-vrdp [options] [user@]server[:port]
    -x: experience: m[odem], b[roadband], l[an] or hex
    -z: ask for compression           -0: attach to console
    -e: no encryption                 -E: encrypt the logon only
-   -v: say what is accepted but has no meaning without a window
-   -A -b -B -C -D -f -k -K -L -m -N -P -S -t -T -X: accepted as rdesktop does
+   -v: say more; without a window, also which options have no meaning
+   --viewer: what shows the screen   --no-viewer: no window, USB only
+             (xfreerdp or rdesktop; the variable RUSB_VIEWER does the same)
+   -A -b -B -C -D -f -k -K -L -m -N -P -S -t -T -X: about the window, as in rdesktop
 """
 
 GEOMETRY = re.compile(r"(?:(\d{1,5})x(\d{1,5})|(\d{1,3})%|workarea)([+-]\d+[+-]\d+)?")
@@ -54,7 +56,7 @@ WITHOUT_MEANING = {
     "-X": "embedding in a window",
     "-A": "SeamlessRDP",
 }
-"""What an option is about that this client, which has no window, does not need."""
+"""What an option is about that has no meaning without a window."""
 
 OTHER_DEVICES = {
     "sound": "sound",
@@ -68,6 +70,10 @@ OTHER_DEVICES = {
     "clientname": "the device redirection's client name",
 }
 
+_LONG = ("viewer=", "no-viewer")
+_OURS = ("-u", "-d", "-p", "-v", "-h", "-?", "--viewer", "--no-viewer")
+"""What a viewer is not to be given as it is."""
+
 _LETTERS = "u:d:p:s:c:n:k:L:g:a:A:S:T:X:x:r:i:o:fbBeEmCDKtNzP045hv?"
 _EXCLUDED_BY_SEAMLESS = ("-S", "-g", "-f", "-D", "-X", "-4")
 
@@ -78,7 +84,15 @@ class UsageError(ValueError):
 
 @dataclass(slots=True)
 class RdesktopOptions:
-    """What a command line asks for; ``notes`` are for ``-v``, ``warnings`` for all."""
+    """What a command line asks for.
+
+    Attributes:
+        viewer: the command that shows the screen; None: not given.
+        no_viewer: there is to be no window.
+        window: the options that a viewer gets, and their values.
+        notes: for ``-v`` without a window.
+        warnings: for all.
+    """
 
     host: str = ""
     port: int = 3389
@@ -100,6 +114,9 @@ class RdesktopOptions:
     encryption: bool = True
     verbose: bool = False
     wants_help: bool = False
+    viewer: str | None = None
+    no_viewer: bool = False
+    window: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -111,7 +128,7 @@ def parse(argv: Sequence[str]) -> RdesktopOptions:
         UsageError: an unknown option, a bad value, not exactly one server.
     """
     try:
-        pairs, rest = getopt.gnu_getopt(list(argv), _LETTERS)
+        pairs, rest = getopt.gnu_getopt(list(argv), _LETTERS, _LONG)
     except getopt.GetoptError as error:
         raise UsageError(str(error)) from None
     options = RdesktopOptions()
@@ -120,6 +137,8 @@ def parse(argv: Sequence[str]) -> RdesktopOptions:
         raise UsageError("-A cannot be used with -S, -g, -f, -D, -X or -4")
     for letter, value in pairs:
         _apply(options, letter, value)
+        if letter not in _OURS and (letter != "-r" or _is_of_others(value)):
+            options.window.append((letter, value))
     if options.wants_help:
         return options
     if len(rest) != 1:
@@ -176,6 +195,10 @@ def _apply(options: RdesktopOptions, letter: str, value: str) -> None:
             options.version = int(letter[1])
         case "-v":
             options.verbose = True
+        case "--viewer":
+            options.viewer = value
+        case "--no-viewer":
+            options.no_viewer = True
         case "-h" | "-?":
             options.wants_help = True
         case "-i" | "-o":
@@ -213,6 +236,11 @@ def _experience(text: str) -> int:
         return int(text, 16) & 0xFF | LAN
     except ValueError:
         raise UsageError(f"-x {text!r}: use m, b, l or a hexadecimal number") from None
+
+
+def _is_of_others(text: str) -> bool:
+    """Is it a device that ``-r`` names, and not USB?"""
+    return text.startswith(tuple(OTHER_DEVICES))
 
 
 def _redirect(options: RdesktopOptions, text: str) -> None:

@@ -6,12 +6,14 @@ import dataclasses
 from rusb.client.config import ClientConfig
 from rusb.client.events import DeviceLeftOut, DeviceOffered, SessionEvent
 from rusb.client.session import connect
+from rusb.client.viewer import ViewerProgram
 from rusb.filters.parser import parse_offer
 
 from ._advice import advised
-from ._common import add_verbose, run_async, say, set_up_logging, until_signal
+from ._common import add_verbose, run_async, say, set_up_logging
 from ._server import add_server, config_of
 from ._status import EXIT_USAGE
+from ._viewing import End, add_viewer, choose_viewer, stay
 
 WIRES = {
     "auto": ("vrdpusb", "rdpeusb"),
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default): both where the server has them, sound and video over rdpeusb,"
         " which carries isochronous transfers, all else over vrdpusb",
     )
+    add_viewer(parser)
     add_verbose(parser)
 
 
@@ -87,16 +90,26 @@ def run(args: argparse.Namespace) -> int:
         usb_timeout=args.usb_timeout,
         wires=WIRES[args.wire],
     )
-    return run_async(offer_devices(config))
+    program = None
+    if args.view or args.viewer:
+        program = choose_viewer(args.viewer, is_asked=True)
+    return run_async(offer_devices(config, program))
 
 
-async def offer_devices(config: ClientConfig) -> int:
+async def offer_devices(
+    config: ClientConfig, program: ViewerProgram | None = None
+) -> int:
     """Run one client to its end and return the server's reason, 0 for a clean end."""
     async with connect(config, on_event=_tell) as session:
         connected = f"connected to {config.server} ({session.security})"
+        if program is not None:
+            connected += f"; {program.name} shows the screen"
         say(connected)
-        if await until_signal(session.wait_closed(), connected) is None:
-            say(f"{config.server} ended the connection")
+        match await stay(session, connected, program):
+            case End.SERVER:
+                say(f"{config.server} ended the connection")
+            case End.WINDOW:
+                say("the window was closed")
         return min(session.reason or 0, 255)  # a status has a byte
 
 

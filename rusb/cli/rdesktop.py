@@ -1,4 +1,7 @@
-"""``rdesktop-vrdp``: the client as VirtualBox users know it, without a window."""
+"""``rdesktop-vrdp``: the client as VirtualBox users know it.
+
+A viewer that is installed shows the screen; USB is ours.
+"""
 
 import os
 import sys
@@ -6,7 +9,8 @@ from collections.abc import Sequence
 
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from rusb.errors import BackendError, RusbError
+from rusb.client.viewer import Pair, ViewerProgram
+from rusb.errors import BackendError, RusbError, SettingsError
 from rusb.rdp.error_info import explain
 
 from ._advice import RDESKTOP_ADVICE, advised
@@ -16,7 +20,6 @@ from ._common import (
     run_async,
     say,
     set_up_logging,
-    until_signal,
 )
 from ._rdesktop_options import (
     USAGE,
@@ -25,6 +28,7 @@ from ._rdesktop_options import (
     parse,
 )
 from ._server import SECURITY
+from ._viewing import End, choose_viewer, stay
 
 __all__ = ["main"]
 
@@ -46,15 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(1 if options.verbose else 0)
     for warning in options.warnings:
         say(f"WARNING: {warning}")
-    for note in options.notes if options.verbose else ():
-        say(note)
     try:
+        program = None
+        if not options.no_viewer:
+            program = choose_viewer(options.viewer, is_asked=options.viewer is not None)
         config = _config(options)
-    except UsageError as error:
+    except (UsageError, SettingsError) as error:
         print(f"rdesktop-vrdp: {error}", file=sys.stderr)
         return EX_USAGE
+    for note in options.notes if options.verbose and program is None else ():
+        say(note)
     try:
-        return run_async(_run(config))
+        return run_async(_run(config, program, options.window))
     except BackendError as error:
         say(f"ERROR: {advised(error, RDESKTOP_ADVICE)}")
         return EX_OS_ERROR
@@ -130,13 +137,16 @@ def _legacy_tls() -> bool:
     return word == "1"
 
 
-async def _run(config: ClientConfig) -> int:
+async def _run(
+    config: ClientConfig, program: ViewerProgram | None, window: Sequence[Pair]
+) -> int:
     async with connect(config, on_event=lambda event: say(str(event))) as session:
         what = "offering USB devices" if config.usb else "no device (-r usb)"
         where = f"{config.server} ({session.security})"
-        connected = f"connected to {where}; no window, {what}"
+        shown = f"{program.name} shows the screen" if program else "no window"
+        connected = f"connected to {where}; {shown}, {what}"
         say(connected)
-        if await until_signal(session.wait_closed(), connected) is not None:
+        if await stay(session, connected, program, window) is not End.SERVER:
             return EXIT_BY_USER
         if session.reason is None:
             return EXIT_UNKNOWN

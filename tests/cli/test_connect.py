@@ -39,7 +39,7 @@ def run_alone(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command line; return what the client is told instead of connecting."""
     found: list[ClientConfig] = []
 
-    async def note(config: ClientConfig) -> int:
+    async def note(config: ClientConfig, *_: object) -> int:
         found.append(config)
         return 0
 

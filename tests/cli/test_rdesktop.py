@@ -83,6 +83,31 @@ def test_options_without_a_meaning_are_accepted_and_noted(letter: str) -> None:
     assert options.warnings == []
 
 
+def test_what_a_viewer_is_given() -> None:
+    words = "-r usb -r sound:local -r toaster -u anna -d @2 -a 16 -f -Nv -k de"
+    options = parse([*words.split(), "-p", "-", "-T", "My title", "host"])
+    assert options.window == [
+        *(("-r", "sound:local"), ("-a", "16"), ("-f", ""), ("-N", "")),
+        *(("-k", "de"), ("-T", "My title")),
+    ]
+    assert (options.viewer, options.no_viewer) == (None, False)
+
+
+def test_which_viewer() -> None:
+    options = parse(["--viewer", "xfreerdp /sound", "host"])
+    assert (options.viewer, options.window) == ("xfreerdp /sound", [])
+    assert parse(["host", "--no-viewer"]).no_viewer
+
+
+@pytest.mark.parametrize("word", ["--viewer=ls", "--viewer=no-such-program"])
+def test_a_viewer_that_cannot_be_used(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISPLAY", ":1")
+    assert main([word, "host"]) == 64
+    assert "rdesktop-vrdp: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "text",
     [
