@@ -1,6 +1,7 @@
 """The devices that a server has opened: its requests in order, one answer for each."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,9 +12,17 @@ from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.queue import DeviceQueue
-from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
+from rusb.wire._commands import (
+    CancelCommands,
+    CommandResult,
+    RunCommand,
+    Stage,
+)
 
+from .commands import CommandRunner
 from .devices import DeviceCatalog
 from .events import (
     DeviceClosed,
@@ -50,8 +59,8 @@ class _Slot:
     """
 
     __slots__ = (
-        *("device", "info", "is_wanted", "next_opening", "number", "pending"),
-        *("queue", "turn"),
+        *("device", "info", "is_wanted", "next_opening", "number", "ours", "pending"),
+        *("queue", "runner", "turn"),
     )
 
     def __init__(self, number: int) -> None:
@@ -62,6 +71,8 @@ class _Slot:
         self.turn = 0  # counts how often the server opened and closed it
         self.queue: DeviceQueue
         self.pending: dict[int, Urb] = {}  # without an answer, those that wait too
+        self.runner: CommandRunner | None = None
+        self.ours: dict[int, Completion] = {}  # of those, the runner's
         self.next_opening = 0.0
 
 
@@ -97,6 +108,7 @@ class DeviceSlots:
         self._slots: dict[int, _Slot] = {}
         self._bytes = 0
         self._is_full = False
+        self._own_ids = itertools.count(-1, -1)
 
     def was_opened(self, number: int) -> bool:
         """Did the server ever open this device?"""
@@ -163,13 +175,16 @@ class DeviceSlots:
         slot.turn += 1
         slot.queue.clear()
         self._forget(slot, list(slot.pending))
-        slot.pending = {}  # what comes late is of no interest
+        slot.pending, slot.ours = {}, {}  # what comes late is of no interest
+        slot.runner = None
         slot.queue.call(partial(self._give_back, slot))
 
     def _request(self, event: wire.DeviceRequest) -> None:
         slot = self._slots.get(event.device)
         if slot is None or not slot.is_wanted:
             return
+        if slot.runner is not None:
+            slot.runner.cancel(is_abort=True)
         if len(slot.queue.waiting) < MAX_REQUESTS_WAITING:
             slot.queue.call(
                 partial(_execute, slot, event), partial(self._executed, slot, event)
@@ -183,6 +198,9 @@ class DeviceSlots:
         if urb.id in slot.pending:  # cancelled: the server waits for it no more
             slot.queue.withdraw(urb.id)
             self._forget(slot, [urb.id])
+        self._start(slot, urb)
+
+    def _start(self, slot: _Slot, urb: Urb) -> None:
         slot.pending[urb.id] = urb
         self._count(urb.length)
         if slot.queue.is_busy:
@@ -192,14 +210,16 @@ class DeviceSlots:
 
     def _cancel(self, event: wire.CancelRequested) -> None:
         slot = self._slots.get(event.device)
-        if slot is None or event.urb_id not in slot.pending:
-            return
-        urb = slot.queue.withdraw(event.urb_id)
+        if slot is not None and event.urb_id in slot.pending:
+            self._abort(slot, event.urb_id)
+
+    def _abort(self, slot: _Slot, urb_id: int) -> None:
+        urb = slot.queue.withdraw(urb_id)
         if urb is not None:
             self._complete(slot, urb, _CANCELLED)
         elif slot.device is not None:
             try:
-                slot.device.cancel(event.urb_id)
+                slot.device.cancel(urb_id)
             except Exception:
                 log.exception("%s: bug while cancelling a transfer", slot.info)
 
@@ -225,7 +245,10 @@ class DeviceSlots:
         if slot.pending.get(urb.id) is urb:
             del slot.pending[urb.id]
             self._count(-urb.length)
-            self._answer(slot.number, urb.id, result)
+            if urb.id in slot.ours:
+                slot.ours.pop(urb.id)(result)
+            else:
+                self._answer(slot.number, urb.id, result)
 
     def _forget(self, slot: _Slot, ids: Iterable[int]) -> None:
         self._count(-sum(slot.pending.pop(number).length for number in ids))
@@ -240,6 +263,56 @@ class DeviceSlots:
     def _answer(self, number: int, urb_id: int, result: UrbResult) -> None:
         self._core.complete_urb(number, urb_id, result)
         self._flush()
+
+    # ------------------------------------------ commands that we run ourselves ----
+
+    def run(
+        self, request: RunCommand | CancelCommands, answer: Callable[[bytes], None]
+    ) -> None:
+        """Do what a server asks beside the wire; *answer* takes whole messages."""
+        slot = self._slots.get(request.device)
+        if isinstance(request, CancelCommands):
+            if slot is not None and slot.runner is not None:
+                slot.runner.cancel(is_abort=request.is_abort)
+            return
+        if slot is None or not slot.is_wanted:
+            nothing = CommandResult(request.device, request.handle, Stage.NOT_BEGUN)
+            answer(nothing.serialize())
+            return
+        if slot.runner is None:
+            slot.runner = CommandRunner(
+                submit=partial(self._submit_ours, slot),
+                cancel=partial(self._abort_ours, slot),
+                clear_halt=partial(self._clear_halt, slot),
+                answer=lambda result: answer(result.serialize()),
+            )
+        slot.runner.run(request)
+
+    def _submit_ours(
+        self,
+        slot: _Slot,
+        endpoint: int,
+        length: int,
+        data: bytes,
+        complete: Completion,
+    ) -> None:
+        urb = Urb(next(self._own_ids), TransferType.BULK, endpoint, length, data)
+        slot.ours[urb.id] = complete
+        self._start(slot, urb)
+
+    def _abort_ours(self, slot: _Slot) -> None:
+        for urb_id in list(slot.ours):
+            self._abort(slot, urb_id)
+
+    def _clear_halt(self, slot: _Slot, endpoint: int, done: Callable[[], None]) -> None:
+        device, runner = slot.device, slot.runner
+        assert device is not None
+
+        def cleared(error: Exception | None) -> None:
+            if slot.runner is runner:  # else the server has closed it
+                done()
+
+        slot.queue.call(partial(device.clear_halt, endpoint), cleared)
 
     # ---------------------------------------------------- what may block ----
 
@@ -268,6 +341,7 @@ class DeviceSlots:
             return
         slot.is_wanted = False
         slot.queue.clear()
+        slot.runner = None
         self._core.open_failed(slot.number)
         for urb in list(slot.pending.values()):
             self._complete(slot, urb, _GONE)

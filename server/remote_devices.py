@@ -4,6 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from rusb.aio.link import Sender, WireLink
@@ -14,13 +15,14 @@ from rusb.filters.explain import admitting
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
 from rusb.wire import base as wire
+from rusb.wire._commands import Commands, DeviceCommands
 
 from . import events
 from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .policy import SHOWS_ELSE, Policy
 from .state import DeviceState, Verdict
-from .storage import PipelinedStorage, is_storage
+from .storage import PipelinedStorage, ReadAhead, is_storage
 from .vbox.settings import Machine
 from .vbox.storage_mode import StorageMode
 
@@ -45,6 +47,7 @@ MAX_ODD = 1024
 """Kinds of storage devices that are remembered to be odd."""
 
 _TELLS = {
+    StorageMode.EARLY: "not read ahead",
     StorageMode.STRICT: "pipelined strictly",
     StorageMode.OFF: "not pipelined",
 }
@@ -76,6 +79,7 @@ class _Device:
         self.uuid = str(uuid.uuid4())
         self.plugged: Attachment | None = None
         self.shown: AttachedDevice | None = None  # what the guest has, or is to have
+        self.commands: DeviceCommands | None = None  # that its client runs by itself
         self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
         self.unlisted = asyncio.Event()
         self.wake = asyncio.Event()  # one of these, or the filters changed
@@ -128,9 +132,11 @@ class RemoteDevices:
 
     Attributes:
         link: takes what the channels bring, once it is lent.
+        commands: what the client runs by itself; None: it does not.
     """
 
     link: WireLink
+    commands: Commands | None = None
     _tell: Callable[[events.Event], None]
     _core: wire.GuestSide
     _fail: Callable[[RusbError], None]
@@ -449,11 +455,14 @@ class RemoteDevices:
         """Return what the guest gets: storage is pipelined, if that is wanted."""
         machine, odd, info = self._host.machine, self._host.odd_storage, device.info
         chosen = decide(machine.filters, info, interfaces=device.interfaces).filter
-        mode = machine.storage_mode(chosen.name if chosen else "")
+        storage = machine.storage_of(chosen.name if chosen else "")
         identity = info.vendor_id, info.product_id, info.bcd_device
-        mode = min(mode, odd.get(identity, mode))
+        mode = min(storage.mode, odd.get(identity, storage.mode))
+        ahead: ReadAhead | None = None
 
         def degraded(lesser: StorageMode, why: str) -> None:
+            if ahead is not None:
+                ahead.stop()
             if len(odd) < MAX_ODD:
                 odd[identity] = lesser
             text = f"storage: {why}; from now on its commands are {_TELLS[lesser]}"
@@ -461,19 +470,34 @@ class RemoteDevices:
 
         if not mode or not is_storage(attachment.descriptors):
             return attachment
-        loop = self._loop
-        return PipelinedStorage(
-            *(attachment, mode),
-            now=loop.time,
-            later=loop.call_later,
+        now, later = self._loop.time, self._loop.call_later
+        pipelined = PipelinedStorage(
+            attachment,
+            min(mode, StorageMode.EARLY),
+            now=now,
+            later=later,
             degraded=degraded,
         )
+        if mode < StorageMode.AHEAD or self.commands is None:
+            return pipelined
+        device.commands = self.commands.of(info.id)
+        ahead = ReadAhead(
+            pipelined,
+            device.commands,
+            storage.ahead,
+            now=now,
+            later=later,
+            degraded=partial(degraded, StorageMode.EARLY),
+        )
+        return ahead
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
         if device.unlisted.is_set():
             self._log_gone(device)
         try:
             attachment.close()
+            if device.commands is not None:
+                device.commands.close()
             await self._host.guest.detach(device.shown or attachment)
         except Exception:
             log.exception("%s: the guest failed to detach it", attachment)

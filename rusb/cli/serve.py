@@ -15,7 +15,7 @@ from rusb.server.vbox.files import make_folder, write_file
 from rusb.server.vbox.ports import check_ports, parse_ports
 from rusb.server.vbox.registry import Registry, check_name
 from rusb.server.vbox.settings import load_machine
-from rusb.server.vbox.storage_mode import STORAGE_WORDS
+from rusb.server.vbox.storage_mode import Storage
 
 from ._common import (
     add_verbose,
@@ -79,9 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--storage",
-        choices=list(STORAGE_WORDS),
+        metavar="MODE",
+        type=_storage,
         help="how far ahead disks are read and written, whatever the settings say:"
-        " off, strict or early",
+        " off, strict, early or ahead[:SIZE]",
     )
     add(
         "--log",
@@ -89,6 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to write the log (default: Logs/VBox.log beside the .vbox file)",
     )
     add_verbose(parser)
+
+
+def _storage(text: str) -> Storage:
+    try:
+        return Storage.parse(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def log_path(machine: Path, asked: str | None) -> str:
@@ -161,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
     if machine.note:
         say(f"Warning: {machine.note}")
     if args.storage:
-        machine.storage = STORAGE_WORDS[args.storage]
+        machine.storage = args.storage
     config = ServerConfig(
         machine=machine,
         guest=args.guest,

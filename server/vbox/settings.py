@@ -17,7 +17,7 @@ from .document import Document, Node
 from .files import read_file
 from .filter_attributes import class_key
 from .filter_list import FilterList
-from .storage_mode import StorageMode, check_storage, find_storage
+from .storage_mode import Storage, check_storage, find_storage
 from .values import read_boolean, read_number
 
 __all__ = [
@@ -110,7 +110,7 @@ class Machine:
     usb_controllers: tuple[str, ...] = ()
     remote_display: RemoteDisplay = field(default_factory=RemoteDisplay)
     extra_data: dict[str, str] = field(default_factory=dict)
-    storage: StorageMode | None = None
+    storage: Storage | None = None
     monitors: int = 1
     note: str = field(default="", compare=False)
 
@@ -120,7 +120,7 @@ class Machine:
         one, because its name is known only while it runs or if it is registered."""
         return shlex.quote(str(self.path.absolute()) if self.path else self.name)
 
-    def storage_mode(self, filter_name: str) -> StorageMode:
+    def storage_of(self, filter_name: str) -> Storage:
         """How much of storage commands is done ahead for what a filter admits?"""
         if self.storage is not None:
             return self.storage

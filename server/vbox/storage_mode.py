@@ -1,11 +1,14 @@
 """How much of a storage command is done ahead, as settings and options say it."""
 
 import enum
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 from rusb.errors import SettingsError
 
-__all__ = ["STORAGE_WORDS", "StorageMode", "check_storage", "find_storage"]
+__all__ = ["STORAGE_WORDS", "Storage", "StorageMode", "check_storage", "find_storage"]
 
 KEY = "rusb/Storage"
 """Key of the extra data, for all filters of a machine."""
@@ -19,6 +22,8 @@ class StorageMode(enum.IntEnum):
     """Data and status are asked for ahead; every completion is the device's."""
     EARLY = 2
     """The command completes at once, so that the guest asks for the data itself."""
+    AHEAD = 3
+    """Early, and a client that runs commands by itself reads on before it is asked."""
 
     @property
     def word(self) -> str:
@@ -26,9 +31,46 @@ class StorageMode(enum.IntEnum):
         return self.name.lower()
 
 
-DEFAULT = StorageMode.EARLY
+STORAGE_WORDS = "off, strict, early, ahead or ahead:SIZE (64K to 8M)"
+"""What can be said, for messages."""
 
-STORAGE_WORDS = {mode.word: mode for mode in StorageMode}
+MIN_AHEAD, MAX_AHEAD = 64 << 10, 8 << 20
+"""Bytes. A guest that wants something else waits until what was asked for has come."""
+
+_WORDS = {mode.word: mode for mode in StorageMode}
+_SIZE = re.compile(r"ahead:([0-9]{1,9})([KM]?)", re.IGNORECASE | re.ASCII)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A mode, and what belongs to it.
+
+    Attributes:
+        mode: how much is done ahead.
+        ahead: AHEAD: bytes to read ahead at most.
+    """
+
+    mode: StorageMode
+    ahead: int = 4 << 20
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what users say: a mode, or ``ahead:SIZE``.
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        if found := _SIZE.fullmatch(text):
+            size = int(found[1]) * _UNITS[found[2].upper()]
+            if MIN_AHEAD <= size <= MAX_AHEAD:
+                return cls(StorageMode.AHEAD, size)
+        if text not in _WORDS:
+            raise SettingsError(f"{text!r} is invalid; choose one of {STORAGE_WORDS}")
+        return cls(_WORDS[text])
+
+
+DEFAULT = Storage(StorageMode.EARLY)
 
 
 def _filter_key(name: str) -> str:
@@ -36,11 +78,11 @@ def _filter_key(name: str) -> str:
     return f"rusb/Filter/{name}/Storage"
 
 
-def find_storage(extra_data: Mapping[str, str], filter_name: str) -> StorageMode:
-    """Return the mode of what a filter admits; empty name: of what none did."""
+def find_storage(extra_data: Mapping[str, str], filter_name: str) -> Storage:
+    """Return how what a filter admits is handled; empty name: what none did."""
     keys = (_filter_key(filter_name), KEY) if filter_name else (KEY,)
     words = (extra_data.get(key, "") for key in keys)
-    return next((STORAGE_WORDS[word] for word in words if word), DEFAULT)
+    return next((Storage.parse(word) for word in words if word), DEFAULT)
 
 
 def check_storage(extra_data: Mapping[str, str]) -> None:
@@ -52,8 +94,8 @@ def check_storage(extra_data: Mapping[str, str]) -> None:
     head, _, tail = _filter_key("\0").partition("\0")
     for key, word in extra_data.items():
         is_ours = key == KEY or (key.startswith(head) and key.endswith(tail))
-        if is_ours and word and word not in STORAGE_WORDS:
-            words = ", ".join(STORAGE_WORDS)
-            raise SettingsError(
-                f"extra data {key}: {word!r} is invalid; choose one of {words}"
-            )
+        if is_ours and word:
+            try:
+                Storage.parse(word)
+            except SettingsError as error:
+                raise SettingsError(f"extra data {key}: {error}") from error

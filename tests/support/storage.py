@@ -11,26 +11,45 @@ import itertools
 import random
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
+from rusb.client.backends._emulated.scsi import Transfer
 from rusb.client.backends.emulated import Data, FlashDrive
+from rusb.client.commands import CommandRunner
 from rusb.server.attachments import Attachment
+from rusb.server.guests.base import AttachedDevice
 from rusb.server.policy import Policy
-from rusb.server.storage import PipelinedStorage
+from rusb.server.storage import PipelinedStorage, ReadAhead
 from rusb.server.vbox.storage_mode import StorageMode
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Feature, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
+from rusb.wire._commands import CancelCommands, CommandResult, Commands, parse_request
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 
-__all__ = ["BLOCK", "Disk", "Driver", "Outcome", "cdb10", "fuzz"]
+__all__ = [
+    "BLOCK",
+    "BLOCKS",
+    "CAPACITY",
+    "HARMLESS",
+    "INQUIRY",
+    "ROUND_TRIP",
+    "Card",
+    "Disk",
+    "Driver",
+    "Outcome",
+    "Worn",
+    "cdb10",
+    "fuzz",
+]
 
 BLOCK = 512
 BLOCKS = 2048
 ID = 7
+ROUND_TRIP = 0.02
 
 _CBW = struct.Struct("<4sIIBBB16s")
 _CSW = struct.Struct("<4sIIB")
@@ -135,6 +154,7 @@ class Disk:
         drive: the drive.
         mode: how it is pipelined.
         delay: seconds one way, asked for each message.
+        ahead: bytes to read ahead.
         bus_delay: seconds until a transfer runs, asked for each.
 
     Attributes:
@@ -147,6 +167,7 @@ class Disk:
         mode: StorageMode,
         delay: Callable[[], float] = lambda: 0.01,
         bus_delay: Callable[[], float] = lambda: 0.0,
+        ahead: int = 1 << 20,
     ) -> None:
         self.clock = clock = Clock()
         self.drive = drive
@@ -175,13 +196,73 @@ class Disk:
         self._flush_back()
         asyncio.run(self.attachment.open(Policy(is_by_hand=True)))
         self._is_far = True
-        self.device = PipelinedStorage(
+
+        def later(seconds: float, what: Callable[[], None]) -> None:
+            clock.at(clock.now + seconds, what)
+
+        self.pipeline = PipelinedStorage(
             self.attachment,
-            mode,
+            min(mode, StorageMode.EARLY),
             now=lambda: clock.now,
-            later=lambda seconds, what: clock.at(clock.now + seconds, what),
+            later=later,
             degraded=lambda mode, why: self.degraded.append((mode, why)),
         )
+        self.device: AttachedDevice = self.pipeline
+        self._run_ids = itertools.count(-1, -1)
+        self._running = 0
+        self.asked: list[bytes] = []  # command blocks that the server had us run
+        self.runner = CommandRunner(
+            submit=self._run,
+            cancel=lambda: self.bus.cancel(self._running),
+            clear_halt=self._clear,
+            answer=self._answer,
+        )
+        self._commands = Commands(
+            lambda m: self._there.carry(partial(self._asked_to_run, m))
+        )
+        self.commands = self._commands.of(ID)
+        if mode is StorageMode.AHEAD:
+            self.device = self.ahead = ReadAhead(
+                self.pipeline,
+                self.commands,
+                ahead,
+                now=lambda: clock.now,
+                later=later,
+                degraded=lambda why: self.degraded.append((StorageMode.EARLY, why)),
+            )
+
+    def unplug(self) -> None:
+        """As when the client takes it back."""
+        self.attachment.close()
+        self.commands.close()
+
+    def _asked_to_run(self, message: bytes) -> None:
+        request = parse_request(message)
+        if isinstance(request, CancelCommands):
+            self.runner.cancel(is_abort=request.is_abort)
+        elif request is not None:
+            self.asked.append(request.wrapper[15:])
+            self.runner.run(request)
+
+    def _run(
+        self,
+        endpoint: int,
+        length: int,
+        data: bytes,
+        complete: Callable[[UrbResult], None],
+    ) -> None:
+        self._running = number = next(self._run_ids)
+        self.bus.submit(
+            Urb(number, TransferType.BULK, endpoint, length, data), complete
+        )
+
+    def _clear(self, endpoint: int, done: Callable[[], None]) -> None:
+        self.bus.clear_halt(endpoint)
+        done()
+
+    def _answer(self, result: CommandResult) -> None:
+        message = result.serialize()
+        self._back.carry(partial(self._commands.received, message))
 
     def _flush(self) -> None:
         for output in self._guest.outputs():
@@ -221,6 +302,7 @@ class Disk:
             case wire.CancelRequested():
                 self.bus.cancel(event.urb_id)
             case wire.ResetRequested():
+                self.runner.cancel(is_abort=True)
                 self.bus.reset()
             case wire.ConfigurationRequested():
                 self.drive.set_configuration(event.value)
@@ -425,8 +507,13 @@ class Driver:
         assert not any(self._order.values())
         assert not self.disk.bus.running
         assert not self.disk.bus.waiting
-        assert not self.disk.device._ours
-        assert not self.disk.device._held
+        assert not self.disk.pipeline._ours
+        assert not self.disk.pipeline._held
+        if isinstance(self.disk.device, ReadAhead):
+            ahead = self.disk.device
+            assert not ahead._own
+            assert not ahead._waiting()
+            assert not ahead._below
         assert not self.disk.attachment._open
 
 
@@ -435,12 +522,26 @@ def cdb10(code: int, block: int, count: int) -> bytes:
     return struct.pack(">BBIBHB", code, 0, block, 0, count, 0)
 
 
+INQUIRY, CAPACITY = bytes((0x12, 0, 0, 0, 36, 0)), b"\x25" + bytes(9)
+HARMLESS = [
+    (bytes(6), 0),
+    (INQUIRY, 36),
+    (CAPACITY, 8),
+    (b"\x9e\x10" + bytes(11) + b"\x20\0\0", 32),
+    (b"\x1a\0\x3f\0\x2c\0", 44),
+]
+"""Commands, and how many bytes they bring."""
+
 BAD = frozenset(random.Random(5).sample(range(BLOCKS), 40))
 """Blocks that cannot be read."""
 
 
 class Worn(FlashDrive):
     """A drive with bad blocks; what is before one still comes."""
+
+    def __init__(self, image: bytearray, bad: Collection[int] = BAD) -> None:
+        super().__init__(image)
+        self._bad = frozenset(bad)
 
     def attached(self) -> None:
         super().attached()
@@ -449,7 +550,7 @@ class Worn(FlashDrive):
         read = storage.read
 
         def read_some(offset: int, length: int) -> bytes:
-            if not BAD.isdisjoint(
+            if not self._bad.isdisjoint(
                 range(offset // BLOCK, -(-(offset + length) // BLOCK))
             ):
                 raise OSError("bad block")
@@ -459,6 +560,48 @@ class Worn(FlashDrive):
 
     def data_in(self, endpoint: int, room: int) -> Data | None:
         return super().data_in(endpoint, min(room, BLOCK))
+
+
+class Card(Worn):
+    """A card that can be changed; each block has its number and that of the card."""
+
+    def __init__(self, bad: Collection[int] = ()) -> None:
+        self.generation = 0
+        self._content = bytearray(BLOCKS * BLOCK)
+        self._fill()
+        super().__init__(self._content, bad)
+
+    def _fill(self) -> None:
+        for block in range(BLOCKS):
+            numbers = struct.pack("<II", block, self.generation)
+            self._content[block * BLOCK : (block + 1) * BLOCK] = numbers * 64
+
+    def change(self) -> None:
+        """It is another one for the next command, which fails for that."""
+        self._is_changed = True
+
+    def attached(self) -> None:
+        super().attached()
+        disk, self._is_changed = self._disk, False
+        assert disk is not None
+        execute = disk.execute
+
+        def attend(command: bytes, lun: int = 0) -> Transfer:
+            if self._is_changed and command[0] not in (0x03, 0x12):
+                self._is_changed = False
+                self.generation += 1
+                self._fill()
+                return disk._fail((6, 0x28, 0))
+            return execute(command, lun)
+
+        disk.execute = attend  # type: ignore[method-assign]
+
+    def generations(self, data: bytes, block: int) -> set[int]:
+        """Of which cards are these blocks, which begin with *block*?"""
+        found = list(struct.iter_unpack("<II", data))
+        expected = [block + n // 64 for n in range(len(found))]
+        assert [number for number, _ in found] == expected
+        return {card for _, card in found}
 
 
 def fuzz(seed: int, mode: StorageMode, count: int = 150) -> tuple[list[Outcome], bytes]:
@@ -475,10 +618,11 @@ def fuzz(seed: int, mode: StorageMode, count: int = 150) -> tuple[list[Outcome],
         bus_delay=lambda: when.choice((0.0, 0.0, 0.001, 0.03)),
     )
     driver = Driver(disk)
-    outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = [driver.command(INQUIRY, 36), driver.command(CAPACITY, 8)]
     position = 0
     for _ in range(count):
-        disk.clock.sleep(200)  # resets are no sign of an odd device
+        # resets are no sign of an odd device, and what was read counts for a while
+        disk.clock.sleep(what.choice((0, 0, 0, 0.5, 5)))
         piece = what.choice((1 << 20, 20480, 4096, 512))
         blocks = what.choice((1, 7, 8, 41, 128, 240))
         block = what.randrange(BLOCKS - blocks)
@@ -489,7 +633,17 @@ def fuzz(seed: int, mode: StorageMode, count: int = 150) -> tuple[list[Outcome],
         if seed % 2:  # after an error only kernels know how to sort it out
             is_queued = False
         kind = what.choice(
-            ("read", "read", "next", "write", "inquiry", "unknown", "nothing")
+            (
+                "read",
+                "next",
+                "next",
+                "next",
+                "next",
+                "write",
+                "inquiry",
+                "unknown",
+                "nothing",
+            )
             + ("beyond", "sense", "cases", "lun", "abort", "reset", "clear", "bad")
         )
         one = partial(
@@ -501,11 +655,18 @@ def fuzz(seed: int, mode: StorageMode, count: int = 150) -> tuple[list[Outcome],
         match kind:
             case "read":
                 found = one(cdb10(0x28, block, blocks), blocks * BLOCK)
-            case "next":
-                if position + blocks > BLOCKS:
-                    position = 0
-                found = one(cdb10(0x28, position, blocks), blocks * BLOCK)
-                position += blocks
+            case "next":  # again and again, as copying does
+                for _ in range(what.randrange(1, 14)):
+                    if what.random() < 0.1:
+                        cdb, length = what.choice(HARMLESS)
+                        outcomes.append(driver.command(cdb, length))
+                    if position + blocks > BLOCKS:
+                        position = 0
+                    found = one(cdb10(0x28, position, blocks), blocks * BLOCK)
+                    position += blocks
+                    outcomes.append(found)
+                    if found.status == 1:
+                        outcomes.append(Outcome(driver.sense()))
             case "write":
                 found = one(cdb10(0x2A, block, blocks), data=data)
             case "inquiry":  # with a residue, and a stall for what is missing
@@ -534,6 +695,7 @@ def fuzz(seed: int, mode: StorageMode, count: int = 150) -> tuple[list[Outcome],
             case "lun":
                 found = driver.command(bytes(6), lun=1)
             case "abort":
+                disk.clock.sleep(101)
                 is_write = dice < 0.5
                 driver.abort(
                     cdb10(0x2A if is_write else 0x28, block, blocks),
@@ -562,4 +724,5 @@ def fuzz(seed: int, mode: StorageMode, count: int = 150) -> tuple[list[Outcome],
             outcomes.append(Outcome(driver.sense()))
     driver.finish()
     assert not disk.degraded, disk.degraded
+    assert mode is not StorageMode.AHEAD or seed % 2 or len(disk.asked) > 20
     return outcomes, bytes(image)

@@ -28,7 +28,7 @@ from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.ports import check_ports
 from rusb.server.vbox.settings import Machine
-from rusb.server.vbox.storage_mode import STORAGE_WORDS
+from rusb.server.vbox.storage_mode import Storage
 from rusb.usb.device import clean_text
 
 from . import _console, _refused
@@ -98,7 +98,10 @@ def headless(words: Sequence[str]) -> int:
             f"invalid value {word!r} for --vrde; choose one of on, off, config"
         )
     if storage := found.last("storage"):
-        machine.storage = STORAGE_WORDS[one_of("storage", storage, STORAGE_WORDS)]
+        try:
+            machine.storage = Storage.parse(storage)
+        except SettingsError as error:
+            raise UsageError(f"--storage: {error}") from error
     properties = dict(display.properties)
     given_properties = [v for n, (v, *_) in found.options if n == "vrde-property"]
     if len(given_properties) > MAX_PROPERTIES:

@@ -18,8 +18,8 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Request, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
-from .guests.base import AttachedDevice
-from .vbox.storage_mode import StorageMode
+from ..guests.base import AttachedDevice
+from ..vbox.storage_mode import StorageMode
 
 __all__ = ["PipelinedStorage", "StorageTarget", "is_storage"]
 
@@ -144,6 +144,7 @@ class PipelinedStorage(AttachedDevice):
         self.info = device.info
         self.name = device.name
         self.descriptors = device.descriptors
+        self.own_ids = device.own_ids
         self._device = device
         self._mode = mode
         self._now = now
@@ -165,6 +166,11 @@ class PipelinedStorage(AttachedDevice):
         self._look()
 
     # ------------------------------------------------------ AttachedDevice ----
+
+    @property
+    def interfaces(self) -> tuple[InterfaceDescriptor, ...]:
+        """The selected alternate setting of each interface."""
+        return self._device.interfaces
 
     @property
     def round_trip(self) -> float | None:
