@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import io
 import os
 import signal
 import socket
@@ -20,7 +19,6 @@ from PIL import Image
 from rusb.client.config import ClientConfig
 from rusb.client.screenshot import screenshot
 from rusb.rdp.events import Button, PointerInput
-from rusb.rdp.graphics.pixels import Frame, frame_of
 from rusb.server.config import ServerConfig
 from rusb.server.display.inputs import pass_on
 from rusb.server.machine.command_line import _screens, _tablets
@@ -28,6 +26,7 @@ from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from tests.support.lab.assets import GUEST
 from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, wait
+from tests.support.lab.screens import ScreenGuest
 from tests.support.lab.usblab import Guest
 from tests.support.lab.vboxshell import Shell
 from tests.support.rusbserver import free_port
@@ -41,29 +40,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.usefixtures("programs"),
 ]
-
-
-class ScreenGuest(Guest):
-    """A guest with a console on its screen, and a shell there."""
-
-    modules = (*GUEST, "bochs", "atkbd")
-
-    def __init__(self) -> None:
-        size = f"xres={WIDTH},yres={HEIGHT}"
-        super().__init__(
-            *("-vnc", "none", "-device", f"VGA,id=video0,edid=on,{size}"),
-            *("-device", "usb-tablet,bus=xhci.0"),
-        )
-        self.sh("printf '\\033[?25l' >/dev/tty1")  # no cursor that blinks
-        self.sh("setsid -c sh -c 'PS1=\"# \" sh -i <>/dev/tty1 >&0 2>&1' &")
-
-    def picture(self) -> Frame:
-        """What QEMU itself says is to be seen."""
-        path = self.dir / "screen.ppm"
-        self.qmp("screendump", filename=str(path))
-        image = Image.open(io.BytesIO(path.read_bytes()))
-        frame = frame_of(*image.size, image.tobytes())
-        return frame[: image.height, : image.width]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,147 @@
+"""A guest with a screen, and windows on a display that nobody looks at."""
+
+import ctypes
+import io
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from rusb.rdp.graphics.pixels import Frame, frame_of
+from tests.support.lab.assets import GUEST
+from tests.support.lab.peers import HEIGHT, WIDTH, Display, wait
+from tests.support.lab.usblab import Guest
+
+__all__ = ["ManagedDisplay", "Records", "ScreenGuest"]
+
+
+class ScreenGuest(Guest):
+    """A guest with a console on its screen, and a shell there."""
+
+    modules = (*GUEST, "bochs", "atkbd")
+
+    def __init__(self) -> None:
+        size = f"xres={WIDTH},yres={HEIGHT}"
+        super().__init__(
+            *("-vnc", "none", "-device", f"VGA,id=video0,edid=on,{size}"),
+            *("-device", "usb-tablet,bus=xhci.0"),
+        )
+        self.sh("printf '\\033[?25l' >/dev/tty1")  # no cursor that blinks
+        self.sh("setsid -c sh -c 'PS1=\"# \" sh -i <>/dev/tty1 >&0 2>&1' &")
+
+    def picture(self) -> Frame:
+        """What QEMU itself says is to be seen."""
+        path = self.dir / "screen.ppm"
+        self.qmp("screendump", filename=str(path))
+        image = Image.open(io.BytesIO(path.read_bytes()))
+        frame = frame_of(*image.size, image.tobytes())
+        return frame[: image.height, : image.width]
+
+
+class Records:
+    """What a guest's input device reports, as evtest shows it.
+
+    Args:
+        guest: the machine.
+        device: of ``/dev/input``, such as ``event0``.
+    """
+
+    def __init__(self, guest: Guest, device: str) -> None:
+        self._guest, self._path = guest, f"/tmp/{device}"
+        guest.sh(f"true >{self._path}")
+        guest.sh(f"cat /dev/input/{device} >>{self._path} &")
+
+    @classmethod
+    def of(cls, guest: Guest, name: str) -> list["Records"]:
+        """Those of the devices with a word in their names."""
+        found = guest.sh(f"grep -l '{name}' /sys/class/input/event*/device/name")
+        return [cls(guest, line.split("/")[4]) for line in found.split()]
+
+    def clear(self) -> None:
+        """Forget what has come."""
+        self._guest.sh(f"true >{self._path}")
+
+    def read(self) -> Iterator[tuple[int, int, int]]:
+        """Return what came since: type, code and value of each."""
+        said = self._guest.sh(f"od -An -v -tx1 {self._path}")
+        data = bytes.fromhex("".join(said.split()))
+        whole = len(data) - len(data) % 24
+        return struct.iter_unpack("<16xHHi", data[:whole])
+
+    def keys(self) -> list[tuple[int, int]]:
+        """Codes and values of the keys and buttons that came since."""
+        return [(code, value) for kind, code, value in self.read() if kind == 1]
+
+
+class _ClientMessage(ctypes.Structure):
+    """XClientMessageEvent, in the size of any event."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("serial", ctypes.c_ulong),
+        ("send_event", ctypes.c_int),
+        ("display", ctypes.c_void_p),
+        ("window", ctypes.c_ulong),
+        ("message_type", ctypes.c_ulong),
+        ("format", ctypes.c_int),
+        ("data", ctypes.c_long * 5),
+        ("padding", ctypes.c_long * 12),
+    )
+
+
+class ManagedDisplay(Display):
+    """A display that has what window managers bring: a way to close windows.
+
+    rdesktop only looks whether there is the atom for it when it starts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        x11 = ctypes.CDLL("libX11.so.6")
+        x11.XOpenDisplay.restype = ctypes.c_void_p
+        x11.XInternAtom.restype = ctypes.c_ulong
+        x11.XInternAtom.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int)
+        x11.XSendEvent.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int, ctypes.c_long),
+            ctypes.c_void_p,
+        )
+        x11.XSync.argtypes = (ctypes.c_void_p, ctypes.c_int)
+        self._x11 = x11
+        self._display = x11.XOpenDisplay(self.name.encode())
+        assert self._display
+        self._atoms = [
+            x11.XInternAtom(self._display, name, 0)
+            for name in (b"WM_PROTOCOLS", b"WM_DELETE_WINDOW")
+        ]
+        x11.XSync(self._display, 0)
+
+    def windows(self, name: str) -> list[int]:
+        """The windows with a word in their titles."""
+        found = self.xdotool("search", "--onlyvisible", "--name", name, check=False)
+        return [int(line) for line in found.split()]
+
+    def close_window(self, name: str) -> None:
+        """Do as who clicks on the cross of a window."""
+        wait(lambda: bool(self.windows(name)), f"a window {name}", self.said)
+        (window,) = self.windows(name)
+        protocols, delete = self._atoms
+        event = _ClientMessage(33, 0, 1, self._display, window, protocols, 32)
+        event.data[0] = delete
+        self._x11.XSendEvent(self._display, window, 0, 0, ctypes.byref(event))
+        self._x11.XSync(self._display, 0)
+
+    def xdotool(self, *words: str, check: bool = True) -> str:
+        """Do something as a user; return what it says."""
+        env = {**os.environ, "DISPLAY": self.name}
+        done = subprocess.run(
+            ["xdotool", *words],
+            env=env,
+            check=check,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.stdout
