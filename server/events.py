@@ -13,6 +13,7 @@ from rusb.usb.device import DeviceInfo
 from .state import ViewState
 
 __all__ = [
+    "ChannelNoted",
     "ClientAdmitted",
     "ClientConnected",
     "ClientLeft",
@@ -44,6 +45,7 @@ __all__ = [
     "ServerFailed",
     "ServerStopped",
     "ServerStopping",
+    "SoundAgreed",
     "Subject",
     "TlsAgreed",
     "Warned",
@@ -244,6 +246,34 @@ class FeatureSwitched(Event):
 
     feature: str
     is_off: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SoundAgreed(Event):
+    """A client hears the guest from now on.
+
+    Attributes:
+        rate: frames a second.
+    """
+
+    NAME: ClassVar[str] = "sound.agreed"
+    client: int
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelNoted(Event):
+    """Something is wrong with a client's sound or clipboard; all else goes on.
+
+    Attributes:
+        channel: its name.
+        problem: a sentence whose subject is the client.
+    """
+
+    NAME: ClassVar[str] = "channel.noted"
+    client: int
+    channel: str
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)

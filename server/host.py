@@ -6,6 +6,7 @@ from rusb.wire.base import WireProtocol
 
 from .admission import Admission
 from .auth import Authenticator
+from .channels.media import Media
 from .display.screens import Screens
 from .event_log import EventLog
 from .events import Event
@@ -29,6 +30,7 @@ class SessionHost:
         told: lines at the terminal that all clients may cause.
         lines: lines in the log that each network may cause.
         screens: what viewers see.
+        media: what they hear, and the clipboard that they share.
         odd_storage: how much may be done ahead for devices that could not stand more,
             by vendor, product and revision.
     """
@@ -61,6 +63,8 @@ class SessionHost:
         self.sessions = sessions
         self.admission = Admission(machine, sessions, self.tell)
         self.screens = screens
+        self.media = Media(screens.first, machine)
+        screens.first.heard = self.media.handle
         self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
         self._numbers = itertools.count(1)
         self._devices: dict[int, list[RemoteDevices]] = {}  # one for each wire

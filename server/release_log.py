@@ -241,6 +241,10 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
         case events.FeatureSwitched(feature, is_off):
             again = "" if is_off else " no longer"
             return (f"VRDP: feature: Client/Disable{feature}{again}",)
+        case events.SoundAgreed(client, rate):
+            return (f"VRDP: rdpsnd: client {client} plays {rate} Hz.",)
+        case events.ChannelNoted(client, channel, problem):
+            return (f"VRDP: {channel}: client {client} {problem}.",)
         case events.LoggedOff(title, reason_):
             return (f"VRDP: Logoff: {title} Reason 0x{reason_:04X}.",)
         case events.ClientLeft():

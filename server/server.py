@@ -171,6 +171,7 @@ class Server:
         if sessions:
             ends = [asyncio.ensure_future(s.wait_ended()) for s in sessions]
             await asyncio.wait(ends, timeout=END_TIMEOUT)
+        self._host.media.aclose()
         await self._screens.aclose()
         await self.guest.aclose()
         if was_open:
@@ -210,6 +211,7 @@ class Server:
 
     def settings_changed(self) -> None:
         """Obey the switches of the machine as they are now, in every session."""
+        self._host.media.reconsider()
         self._sessions.reconsider()
 
     # ------------------------------------------------------------- our own ----

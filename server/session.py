@@ -6,6 +6,7 @@ import enum
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from rusb.aio.link import WireLink
@@ -22,6 +23,8 @@ from rusb.wire.base import ChannelKind, WireProtocol, carries_more
 
 from . import events
 from .auth import Request, asked_lines, decision_line
+from .channels.base import Line
+from .channels.media import ClientMedia
 from .display.inputs import pass_on
 from .display.viewer import Viewer
 from .guests.base import AttachedDevice
@@ -105,13 +108,32 @@ class ServerSession(Session):
         self._host = host
         self._log = RemoteLog(host.log, self.name)
         self._terminal = RemoteLog(host.terminal, self.name)
+        self._media = ClientMedia(
+            host.media,
+            Line(
+                send=self._send_media,
+                waiting=lambda: self.stream.bytes_waiting,
+                note=lambda *about: self._tell(events.ChannelNoted(number, *about)),
+                agreed=lambda rate: self._tell(events.SoundAgreed(number, rate)),
+            ),
+        )
         self._channels = ChannelRegistry(
-            listener
-            for protocol in host.wires
-            for listener in listeners(protocol, self._open_channel, self._refused)
+            [
+                *(
+                    listener
+                    for protocol in host.wires
+                    for listener in listeners(
+                        protocol, self._open_channel, self._refused
+                    )
+                ),
+                *self._media.listeners(),
+            ]
         )
         settings = dataclasses.replace(
-            settings, channels=self._channels.static, dynamic=self._channels.dynamic
+            settings,
+            channels=self._channels.static,
+            dynamic=self._channels.dynamic,
+            limits=self._channels.limits,
         )
         self._rdp = ServerConnection(settings, random_bytes=secrets.token_bytes)
         self.stream = RdpStream(
@@ -221,6 +243,8 @@ class ServerSession(Session):
             received=self.stream.bytes_received,
             inputs=self._inputs,
             view=self.viewer.state() if self.viewer else None,
+            sound=self._media.audio.state(),
+            clipboard=self._media.clipboard.mode.value,
             ended=ended,
         )
 
@@ -235,6 +259,7 @@ class ServerSession(Session):
         why = self._explain(error)
         self._host.client_left(self.number)
         self._channels.end()
+        self._media.end()
         if self.phase is not Phase.UNKNOWN:
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
@@ -328,7 +353,12 @@ class ServerSession(Session):
             case rdp.RefreshRequested():
                 if self.viewer is not None:
                     self.viewer.refresh(event.area)
-            case rdp.ChannelOpened() | rdp.ChannelClosed() | rdp.ChannelRefused():
+            case (
+                rdp.ChannelOpened()
+                | rdp.ChannelClosed()
+                | rdp.ChannelRefused()
+                | rdp.MessageTooLong()
+            ):
                 self._channels.handle(event, self._rdp.close_channel)
             case rdp.DynamicReady():
                 self._open_dynamic()
@@ -430,6 +460,13 @@ class ServerSession(Session):
         if hub.size is not None:
             self._rdp.resize(*hub.size)
 
+    def _send_media(
+        self, channel: int, messages: Sequence[bytes], *, is_urgent: bool
+    ) -> None:
+        for message in messages:
+            self._rdp.send_channel(channel, message, is_urgent=is_urgent)
+        self.stream.flush()
+
     def _refuse(self, event: rdp.LogonRequested, reason: str) -> None:
         """Hang up on a client after its logon.
 
@@ -487,6 +524,7 @@ class ServerSession(Session):
             is_off = feature in self._disabled
             if is_off != (feature in before):
                 self._tell(events.FeatureSwitched(feature, is_off))
+                self._media.switch(self._disabled)
                 if self.viewer is not None:
                     self._switch(feature, self.viewer, is_off=is_off)
 

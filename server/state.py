@@ -25,6 +25,7 @@ __all__ = [
     "DisplayState",
     "InterfaceState",
     "MachineState",
+    "SoundState",
     "Verdict",
     "ViewState",
 ]
@@ -166,6 +167,21 @@ class ViewState:
 
 
 @dataclass(frozen=True, slots=True)
+class SoundState:
+    """What a client hears.
+
+    Attributes:
+        rate: frames a second.
+        blocks: of 40 ms, sent so far.
+        dropped: those that were not sent, because the client did not keep up.
+    """
+
+    rate: int
+    blocks: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ClientState:
     """A client that is logged on, or was.
 
@@ -177,6 +193,8 @@ class ClientState:
         sent, received: bytes, as the server sees it.
         inputs: keys and mouse events.
         view: None: it sees nothing.
+        sound: None: it hears nothing.
+        clipboard: which way texts go, a word of ``--clipboard-mode``.
     """
 
     number: int
@@ -191,6 +209,8 @@ class ClientState:
     received: int
     inputs: int
     view: ViewState | None = None
+    sound: SoundState | None = None
+    clipboard: str = "disabled"
     ended: float | None = None
 
 

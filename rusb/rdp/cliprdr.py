@@ -113,6 +113,7 @@ class ClipboardServer:
         self._is_in_step = False  # the client sent its list, which is the first one
         self._last_list = b""
         self._offer: bool | None = None  # what the client is still to be told
+        self._is_offered = False  # what was copied last, as the client knows, is ours
         self._list_until: float | None = None  # when it must have answered ours
         self._text_until: float | None = None  # when it must have sent its text
         self._echo_until: float | None = None
@@ -140,9 +141,10 @@ class ClipboardServer:
     def offer(self, *, has_text: bool, now: float) -> None:
         """Tell the client that the guest has text, or nothing.
 
-        As soon as it has sent its own list, and answered the list before.
+        As soon as it has sent its own list, and answered the list before. Nothing
+        takes the place of what was copied at the client meanwhile.
         """
-        self._offer = has_text
+        self._offer = has_text if has_text or self._is_offered else None
         self._send_list(now)
 
     def request(self, *, now: float) -> None:
@@ -212,7 +214,8 @@ class ClipboardServer:
             formats = struct.pack("<I", _UNICODE_TEXT)
             formats += bytes(2 if self._has_long_names else _SHORT_ENTRY - 4)
         self._say(Kind.LIST, 0, formats)
-        self._offer, self._list_until = None, now + PATIENCE
+        self._is_offered, self._offer = self._offer, None
+        self._list_until = now + PATIENCE
 
     def _fail_request(self) -> None:
         if self._text_until is not None:
@@ -255,6 +258,8 @@ class ClipboardServer:
         self._echo_until = None
         self._last_list = body
         self._is_in_step = True
+        if formats and not is_echo:
+            self._offer, self._is_offered = None, False
         self._say(Kind.LIST_RESPONSE, _OK, b"")
         self._events.append(TextOffered(_UNICODE_TEXT in formats, is_echo))
         self._send_list(now)

@@ -190,6 +190,8 @@ class SoundServer:
 
     def mute(self, problem: str) -> None:
         """Say nothing more, and why."""
+        if self._phase in (_Phase.IDLE, _Phase.MUTE):
+            return
         self._phase, self.rate = _Phase.MUTE, 0
         self._events.append(SoundNoted(f"plays nothing: {problem}"))
 

@@ -48,6 +48,8 @@ class GuestScreen(ScreenSource):
     Attributes:
         is_there: is there a picture?
         problem: why not; empty: that is not known yet, or nothing is wrong.
+        heard: called with what happens to the guest's sound and clipboard, and with
+            each new connection, which knows nothing of the one before.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class GuestScreen(ScreenSource):
         self._switched = switched
         self.is_there = False
         self.problem = ""
-        self._is_watched = False
+        self.heard: Callable[[rfb.Event], None] = lambda event: None
+        self._is_watched = self._wants_sound = False
         self._protocol: _Protocol | None = None
         self._tasks = TaskSet()
         self._input = QmpInput(self._send_input)
@@ -107,6 +110,30 @@ class GuestScreen(ScreenSource):
         if self.is_there:
             self._input.button(name, is_down=is_down)
 
+    # ----------------------------------------------------- sound, clipboard ----
+
+    def want_sound(self, *, is_wanted: bool) -> None:
+        """Let the guest send what it plays, or stop it."""
+        self._wants_sound = is_wanted
+        self._say(lambda core: core.want_sound(is_wanted=is_wanted))
+
+    def offer_text(self, *, has_text: bool) -> None:
+        """Tell the guest that our clipboard has text, or has none."""
+        self._say(lambda core: core.offer_text(has_text=has_text))
+
+    def request_text(self) -> None:
+        """Ask for the text of the guest's clipboard."""
+        self._say(RfbClient.request_text)
+
+    def provide_text(self, text: str) -> None:
+        """Send the guest the text that it asked for."""
+        self._say(lambda core: core.provide_text(text))
+
+    def _say(self, say: Callable[[RfbClient], None]) -> None:
+        if self._protocol is not None:
+            say(self._protocol.core)
+            self._protocol.flush()
+
     async def _send_input(self, events: Sequence[Mapping[str, object]]) -> None:
         await self._access.send_input(self._head, events)
 
@@ -144,6 +171,7 @@ class GuestScreen(ScreenSource):
             raise GuestError(f"QEMU's screen: {reason(error)}") from error
         self._protocol = protocol
         protocol.core.watch(is_watched=self._is_watched)
+        protocol.core.want_sound(is_wanted=self._wants_sound)
         late = loop.call_later(
             HANDSHAKE_TIMEOUT, protocol.fail, "QEMU's VNC server does not answer"
         )
@@ -173,6 +201,7 @@ class GuestScreen(ScreenSource):
                     self._protocol.core.resize(*SIZE)
                 self._switched()
                 self._poke()
+                self.heard(event)
             case rfb.Resized():
                 self.size = event.width, event.height
                 self.watcher.changed()
@@ -189,8 +218,10 @@ class GuestScreen(ScreenSource):
             case rfb.PointerModeChanged():
                 # with tablets of their own it says no, and means the mouse
                 self.is_absolute = event.is_absolute or self._access.has_tablets
-            case _:
+            case rfb.SizeRefused():
                 log.debug("= %s", event)
+            case _:
+                self.heard(event)
 
     # ----------------------------------------------------------------- poke ----
 

@@ -54,6 +54,11 @@ class Screens:
     def __getitem__(self, head: int) -> Hub:
         return self._hubs[head]
 
+    @property
+    def first(self) -> GuestScreen:
+        """The guest's first screen, whose connection has sound and clipboard."""
+        return self._guests[0]
+
     def start(self) -> None:
         """Reach the guest's screens, now and whenever they are gone."""
         for guest in self._guests:

@@ -21,6 +21,7 @@ from .storage_mode import Storage, check_storage, find_storage
 from .values import read_boolean, read_number
 
 __all__ = [
+    "CLIPBOARD_MODES",
     "FEATURES",
     "LIVE_PROPERTIES",
     "Machine",
@@ -56,6 +57,9 @@ FEATURES = ("Display", "Input", "Audio", "USB", "Clipboard")
 
 LIVE_PROPERTIES = ("Client/Disable", "VideoChannel/")
 """What VRDE properties begin with that count at once, in sessions that run, too."""
+
+CLIPBOARD_MODES = ("disabled", "hosttoguest", "guesttohost", "bidirectional")
+"""Words of ``--clipboard-mode``; the file has them with capitals."""
 
 CONTROLLERS = ("OHCI", "EHCI", "XHCI")
 OLD_CONTROLLERS = {"OHCI": "enabled", "EHCI": "enabledEhci"}
@@ -98,6 +102,9 @@ class Machine:
         storage: how far disks are read and written ahead, as an option of the command
             says; None: as the extra data say.
         monitors: screens that ``@N`` can choose from, 1 to 64.
+        has_sound: may viewers hear the guest?
+        clipboard: which way texts go between the guest and its viewers: a word of
+            CLIPBOARD_MODES.
         note: what a user who names the machine wants to know about its file.
     """
 
@@ -112,6 +119,8 @@ class Machine:
     extra_data: dict[str, str] = field(default_factory=dict)
     storage: Storage | None = None
     monitors: int = 1
+    has_sound: bool = True
+    clipboard: str = CLIPBOARD_MODES[0]
     note: str = field(default="", compare=False)
 
     @property
@@ -212,6 +221,8 @@ def _read(document: Document, path: Path) -> Machine:
         remote_display=read_display(hardware, version),
         extra_data=extra_data,
         monitors=_monitors(hardware.find("Display") if hardware else None),
+        has_sound=_has_sound(hardware.find("AudioAdapter") if hardware else None),
+        clipboard=_clipboard(hardware.find("Clipboard") if hardware else None),
         note=_note(path, version),
     )
 
@@ -279,6 +290,18 @@ def _monitors(node: Node | None) -> int:
         if node and (count := read_number(node.attributes.get(name))):
             return min(count, MAX_MONITORS)
     return 1
+
+
+def _has_sound(node: Node | None) -> bool:
+    """Read whether what the guest plays is heard: only where it says no, it is not."""
+    given = node.attributes.get("enabledOut") if node else None
+    return read_boolean(given) is not False
+
+
+def _clipboard(node: Node | None) -> str:
+    """Read which way texts go; what is not known is none."""
+    word = node.attributes.get("mode", "").lower() if node else ""
+    return word if word in CLIPBOARD_MODES else CLIPBOARD_MODES[0]
 
 
 # --------------------------------------------------------------------- USB ----

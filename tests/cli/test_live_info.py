@@ -1,12 +1,21 @@
 """What showvminfo says of those who look at a machine that runs."""
 
 from rusb.cli.vbox.info import _device_lines, _live_pairs
-from rusb.server.state import ClientState, DisplayState, MachineState, ViewState
+from rusb.server.state import (
+    ClientState,
+    DisplayState,
+    MachineState,
+    SoundState,
+    ViewState,
+)
 from rusb.server.vbox.settings import RemoteDisplay
 
 VIEW = ViewState(1, 800, 600, 16, "compressed bitmaps", frames=3, bytes=4000)
 CLIENT = ClientState(
-    *(3, "anna", "", "desk", "::1", 2600, True, 1.5, 10, 20, 0), view=VIEW
+    *(3, "anna", "", "desk", "::1", 2600, True, 1.5, 10, 20, 0),
+    view=VIEW,
+    sound=SoundState(44100, 25, 2),
+    clipboard="guesttohost",
 )
 LIVE = MachineState(
     "running",
@@ -34,3 +43,11 @@ def test_screens_have_a_mode_while_the_guest_shows_them() -> None:
     said = list(_device_lines(LIVE))
     assert f"{'Video mode 1:':<28} 1280x800x32 at 0,0 enabled" in said
     assert any("800x600, 16 bit" in line for line in said)
+
+
+def test_what_each_client_hears_and_pastes_is_shown() -> None:
+    pairs = dict(_live_pairs(LIVE))
+    assert pairs["VRDEClientSound"] == '"44100 Hz, 25 blocks, 2 dropped"'
+    assert pairs["VRDEClientClipboard"] == '"guesttohost"'
+    said = list(_device_lines(LIVE))
+    assert f"{'Clipboard:':<28} guesttohost" in said

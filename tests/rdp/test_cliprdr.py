@@ -16,9 +16,8 @@ from rusb.rdp.cliprdr import (
     TextWanted,
 )
 from tests.support.amount import chance, inputs
-from tests.support.rdp.media import clip, names, response
+from tests.support.rdp.media import LONG_NAMES, clip, names, response
 
-LONG = clip(7, struct.pack("<HHHHII", 1, 0, 1, 12, 2, 2))
 SHORT = clip(7, struct.pack("<HHHHII", 1, 0, 1, 12, 2, 0))
 WANT = clip(4, bytes.fromhex("0d000000"))
 LIST_OK = clip(3, flags=1)
@@ -27,7 +26,7 @@ LIST_OK = clip(3, flags=1)
 def ready(*messages: bytes) -> ClipboardServer:
     core = ClipboardServer()
     core.start()
-    for message in messages or (LONG, names()):
+    for message in messages or (LONG_NAMES, names()):
         core.receive_data(message, now=0)
     core.outputs()
     core.events()
@@ -52,7 +51,7 @@ def test_what_the_server_says_is_as_specified() -> None:
         "07000000100000000100000001000c000200000002000000",
         "0100000000000000",
     ]
-    core.receive_data(LONG, now=0)
+    core.receive_data(LONG_NAMES, now=0)
     core.receive_data(names(), now=0)
     assert said(core) == ["0300010000000000"]
     core.offer(has_text=True, now=0)
@@ -77,7 +76,7 @@ def test_clients_without_capabilities_have_short_names() -> None:
 
 @pytest.mark.parametrize("is_long", [True, False])
 def test_a_list_says_whether_there_is_text(*, is_long: bool) -> None:
-    core = ready(LONG if is_long else SHORT)
+    core = ready(LONG_NAMES if is_long else SHORT)
     for numbers, has_text in (((13,), True), ((1, 7, 49161), False), ((), False)):
         found = hear(core, names(*numbers, is_long=is_long))
         assert found == [TextOffered(has_text)]
@@ -140,7 +139,7 @@ def test_the_list_waits_for_the_clients_and_for_the_answer_to_the_one_before() -
     core.outputs()
     core.offer(has_text=True, now=0)
     assert said(core) == []
-    core.receive_data(LONG, now=0)
+    core.receive_data(LONG_NAMES, now=0)
     core.receive_data(names(), now=0)
     assert [message[:4] for message in said(core)] == ["0300", "0200"]
     for has_text in (False, True) * 5000:
@@ -177,7 +176,7 @@ def test_one_request_is_under_way_and_an_answer_that_does_not_come_is_no_text() 
 
 
 def test_a_client_that_has_no_list_yet_is_not_asked() -> None:
-    core = ready(LONG)
+    core = ready(LONG_NAMES)
     core.request(now=0)
     assert core.events() == [TextReceived(None)]
     assert core.outputs() == []
@@ -198,7 +197,7 @@ def test_a_request_amid_another_and_one_for_something_else_fail() -> None:
 
 def test_the_same_list_after_a_request_is_an_echo_once() -> None:
     """rdesktop 1.9 (display.md 8)."""
-    core = ready(LONG, names(13))
+    core = ready(LONG_NAMES, names(13))
     core.request(now=0)
     assert hear(core, names(13), 0.1) == [TextOffered(True, is_echo=True)]
     assert hear(core, names(13), 0.2) == [TextOffered(True)]
@@ -273,7 +272,7 @@ def test_files_and_locks_are_ignored() -> None:
 @pytest.mark.fuzz
 def test_whatever_a_client_says_is_bounded() -> None:
     source = chance(72)
-    seeds = [LONG, SHORT, names(13, 1), names(13, is_long=False), WANT, LIST_OK]
+    seeds = [LONG_NAMES, SHORT, names(13, 1), names(13, is_long=False), WANT, LIST_OK]
     seeds += [response("text"), clip(5, b"", 2), clip(6, bytes(520))]
     core, lines = ClipboardServer(), 0
     for number in range(inputs(20_000)):

@@ -13,7 +13,16 @@ from rusb.rfb.client import MAX_TEXT, RfbClient
 from rusb.rfb.events import Event
 from tests.support.amount import chance, inputs
 from tests.support.memory import memory_below
-from tests.support.vnc import cursor, handshake, led, raw, rect, update
+from tests.support.vnc import (
+    cursor,
+    cut,
+    handshake,
+    led,
+    packed,
+    raw,
+    rect,
+    update,
+)
 
 HELLO = handshake(20, 10)
 
@@ -35,15 +44,6 @@ def fed(data: bytes, client: RfbClient | None = None) -> list[Event]:
 def feed(client: RfbClient, data: bytes, size: int) -> None:
     for at in range(0, len(data), size):
         client.receive_data(data[at : at + size])
-
-
-def packed(text: bytes, *, size: int | None = None) -> bytes:
-    data = (len(text) if size is None else size).to_bytes(4) + text
-    return zlib.compress(data)
-
-
-def cut(flags: int, rest: bytes = b"") -> bytes:
-    return struct.pack(">B3xiI", 3, -4 - len(rest), flags) + rest
 
 
 SPEECH: list[

@@ -3,47 +3,20 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rusb.client.session import ClientSession, connect
-from rusb.errors import GuestError
 from rusb.rdp.share import DataType
 from rusb.server.display import guest_screen
-from rusb.server.guests.loopback import LoopbackGuest
+from tests.support.screen_guest import ScreenGuest
 from tests.support.vnc import VncServer, cursor, led, raw, rect, update
 from tests.support.whole_path import Lab, machine, say, sessions_of
 
 ALLOW = b"\1\0\0\0" + bytes(8)
-
-
-class ScreenGuest(LoopbackGuest):
-    """A guest whose screen is a VNC server."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self.buttons: list[Mapping[str, object]] = []
-
-    async def open_screen(self, head: int) -> socket.socket | None:
-        if head:
-            return None
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
-        try:
-            sock.connect(str(self.path))
-        except OSError:
-            sock.close()
-            raise GuestError("start it with -vnc none") from None
-        return sock
-
-    async def send_input(
-        self, head: int, events: Sequence[Mapping[str, object]]
-    ) -> None:
-        self.buttons += events
 
 
 class Place(Lab):

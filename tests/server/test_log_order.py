@@ -27,8 +27,8 @@ RC4 = [
 ]
 
 CHANNELS = [
-    r"VRDP: Channel: \[cliprdr\] \[1004\]\. Not supported\.",
-    r"VRDP: Channel: \[rdpsnd\] \[1005\]\. Not supported\.",
+    r"VRDP: Channel: \[cliprdr\] \[1004\]\. Accepted\.",
+    r"VRDP: Channel: \[rdpsnd\] \[1005\]\. Accepted\.",
     r"VRDP: Channel: \[vrdpusb\] \[1006\]\. Accepted\.",
     r"VRDP: Channel: \[rdpdr\] \[1007\]\. Not supported\.",
 ]

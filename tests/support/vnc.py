@@ -2,11 +2,22 @@
 
 import asyncio
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-__all__ = ["VncServer", "cursor", "handshake", "led", "raw", "rect", "update"]
+__all__ = [
+    "VncServer",
+    "cursor",
+    "cut",
+    "handshake",
+    "led",
+    "packed",
+    "raw",
+    "rect",
+    "update",
+]
 
 
 def handshake(width: int, height: int, name: bytes = b"QEMU") -> bytes:
@@ -42,6 +53,17 @@ def update(*rectangles: bytes) -> bytes:
     return struct.pack(">BxH", 0, len(rectangles)) + b"".join(rectangles)
 
 
+def packed(text: bytes, *, size: int | None = None) -> bytes:
+    """A text as the clipboard has it; *size* is what it says of itself."""
+    data = (len(text) if size is None else size).to_bytes(4) + text
+    return zlib.compress(data)
+
+
+def cut(flags: int, rest: bytes = b"") -> bytes:
+    """A message of the clipboard."""
+    return struct.pack(">B3xiI", 3, -4 - len(rest), flags) + rest
+
+
 _SIZES = {0: 20, 3: 10, 4: 8, 5: 6}
 
 
@@ -52,6 +74,7 @@ class VncServer:
         path: of its UNIX socket.
         width, height: of the screen.
         joined: sent when a client has asked for the first update.
+        first: sent when a client has said what it understands.
 
     Attributes:
         heard: messages of the clients, whole ones.
@@ -59,10 +82,16 @@ class VncServer:
     """
 
     def __init__(
-        self, path: Path, width: int, height: int, joined: bytes = update()
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        joined: bytes = update(),
+        *,
+        first: bytes = b"",
     ) -> None:
         self.path, self.width, self.height = path, width, height
-        self.joined = joined
+        self.joined, self.first = joined, first
         self.heard: list[bytes] = []
         self.clients = 0
         self._writer: asyncio.StreamWriter | None = None
@@ -104,6 +133,8 @@ class VncServer:
             while True:
                 message = await self._read(reader)
                 self.heard.append(message)
+                if message[0] == 2:
+                    writer.write(self.first)
                 if is_new and message[0] == 3:
                     is_new = False
                     writer.write(self.joined)

@@ -265,6 +265,10 @@ def _client_rows(
         yield "Screen", "VRDEClientScreen", f"{view.screen}: {shown}"
         yield "Pictures", "VRDEPictures", str(view.frames)
         yield "Bytes of pictures", "VRDEPictureBytes", str(view.bytes)
+    if (sound := client.sound) is not None:
+        heard = f"{sound.rate} Hz, {sound.blocks} blocks, {sound.dropped} dropped"
+        yield "Sound", "VRDEClientSound", heard
+    yield "Clipboard", "VRDEClientClipboard", client.clipboard
 
 
 def _time(seconds: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "GOOD",
+    "LONG_NAMES",
     "clip",
     "confirmation",
     "formats",
@@ -15,6 +16,10 @@ __all__ = [
 
 GOOD = (1, 2, 44100, 176400, 4, 16)
 """PCM of 44100 Hz: tag, channels, rate, speed, block and bits."""
+
+
+LONG_NAMES = struct.pack("<HHIHHHHII", 7, 0, 16, 1, 0, 1, 12, 2, 2)
+"""Capabilities of a client's clipboard."""
 
 
 def formats(

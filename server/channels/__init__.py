@@ -1,0 +1,1 @@
+"""One file joins a channel of a client to the machine."""
