@@ -34,6 +34,8 @@ __all__ = [
     "Event",
     "FeatureSwitched",
     "FiltersChanged",
+    "GuestEnded",
+    "GuestReturned",
     "LinkHeld",
     "LoggedOff",
     "LogonAsked",
@@ -132,6 +134,25 @@ class FiltersChanged(Event):
 
     NAME: ClassVar[str] = "filters.changed"
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEnded(Event):
+    """The guest has ended, and may be started again.
+
+    Attributes:
+        why: a sentence.
+    """
+
+    NAME: ClassVar[str] = "guest.ended"
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReturned(Event):
+    """It was started again: devices are attached again."""
+
+    NAME: ClassVar[str] = "guest.returned"
 
 
 # ------------------------------------------------------------------ clients ----

@@ -214,6 +214,10 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             return ("VRDP: TCP server closed.",)
         case events.Warned(text):
             return (f"VRDP: WARNING: {text}",)
+        case events.GuestEnded(why):
+            return (f"VUSB: {why}; its devices are attached again when it is back",)
+        case events.GuestReturned():
+            return ("VUSB: The guest is back: its devices are attached again",)
         case events.Crowded(network, waiting):
             which = f"{waiting} connections from {network}"
             end = "have not logged on yet: a new one from there was closed."
@@ -317,6 +321,10 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
             return (f"client {event.client}: {who} {end}",)
         case events.Warned(text):
             return (f"WARNING: {text}",)
+        case events.GuestEnded(why):
+            return (f"{why}; its devices are attached again when it is back",)
+        case events.GuestReturned():
+            return ("the guest is back: its devices are attached again",)
         case events.ClientLeft(stage="admitted"):
             why = f": {event.reason}" if event.reason else ""
             return (f"client {event.client}: disconnected{why}",)

@@ -137,6 +137,7 @@ class Server:
             self._security = Security(self.config, log=self.log.write, warn=self._warn)
             await self.guest.start()
             self.guest.watch_lost(self._sessions.lost_by_guest)
+            self.guest.watch_guest(self._guest_ended, self._guest_returned)
             self._screens.start()
             await self._listen()
         except RusbError as error:
@@ -231,6 +232,14 @@ class Server:
                 " rusb serve --name: --auth external), or listen on 127.0.0.1 only"
                 " (--address, or the property TCP/Address)"
             )
+
+    def _guest_ended(self, why: str) -> None:
+        self._host.tell(events.GuestEnded(why))
+
+    def _guest_returned(self) -> None:
+        """Its devices are attached again."""
+        self._host.tell(events.GuestReturned())
+        self._sessions.reconsider()
 
     def _plugged(self) -> list[str]:
         return [str(d.info) for d in self._sessions.devices() if d.attached]

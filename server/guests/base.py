@@ -125,3 +125,11 @@ class GuestBackend(ABC):
         counts as detached then.
         """
         self._lost = lost
+
+    def watch_guest(
+        self, ended: Callable[[str], None], returned: Callable[[], None]
+    ) -> None:
+        """Call *ended* with the reason when a guest that may come back has ended, after
+        its devices were told with *lost*, and *returned* when it is there again.
+        """
+        self._ended, self._returned = ended, returned

@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError, Hint
@@ -35,6 +35,9 @@ ATTACH_POLL = 0.05
 
 DELETE_TIMEOUT = 5.0
 """Seconds until QEMU must have deleted a usb-redir; it takes 0.02."""
+
+RETURN_POLL = 1.0
+"""Seconds between two looks whether a QEMU that ended was started again."""
 
 END_GRACE = 0.3
 """Seconds from the end of a usbredir stream to the event of the monitor that tells its
@@ -100,6 +103,9 @@ class QemuGuest(GuestBackend):
         self._plugs: dict[str, _Plug] = {}
         self._tasks = TaskSet()
         self._lost = lambda device, why: None
+        self._ended: Callable[[str], None] = lambda why: None
+        self._returned: Callable[[], None] = lambda: None
+        self._is_awaited = False
 
     # ---------------------------------------------------------- contract ----
 
@@ -251,9 +257,24 @@ class QemuGuest(GuestBackend):
                     await self._remove_chardev(monitor, label)
 
     def _on_end(self) -> None:
-        """The monitor hung up: so ends everything."""
+        """The monitor hung up: so ends everything, until QEMU is started again."""
+        why = f"QEMU at {self._path} has ended"
         for plug in list(self._plugs.values()):
-            self._drop(plug, f"QEMU at {self._path} has ended")
+            self._drop(plug, why)
+        if not self._machine and not self._is_awaited:  # ours ends with its machine
+            self._is_awaited = True
+            self._ended(why)
+            self._tasks.start(self._wait_for_return(), "return of QEMU")
+
+    async def _wait_for_return(self) -> None:
+        while True:
+            await asyncio.sleep(RETURN_POLL)
+            with contextlib.suppress(GuestError):
+                monitor = await self._connect()
+                if await self._status(monitor) != "inmigrate":
+                    break
+        self._is_awaited = False
+        self._returned()
 
     def _on_event(self, name: str, data: Mapping[str, object]) -> None:
         plug = self._plugs.get(str(data.get("device")))

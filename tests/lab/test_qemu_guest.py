@@ -1,12 +1,16 @@
 """The qemu guest backend and a real QEMU: plug, read, write, unplug, all endings."""
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +25,24 @@ from tests.support.lab.fatimage import fat_image
 from tests.support.lab.ramdisk import AttachedRamDisk
 from tests.support.lab.redirpeer import HIGH, SUPER, RamDisk
 from tests.support.lab.usblab import Guest
+from tests.support.rusbserver import CHECKOUT, RusbServer
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 MIB = 1 << 20
 CONTENT = random.Random(2).randbytes(4 * MIB)
+ALL = """<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
+  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a714}" name="Again">
+    <Hardware>
+      <USB>
+        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
+        <DeviceFilters><DeviceFilter name="all" active="true"/></DeviceFilters>
+      </USB>
+    </Hardware>
+  </Machine>
+</VirtualBox>
+"""
 WRITTEN = b"written by the guest\n"
 
 
@@ -267,3 +284,43 @@ async def test_the_port_behind_the_hub_that_qemu_adds(lab: None) -> None:
         await machine.backend.aclose()
         await machine.backend.aclose()
         assert await machine.names_of_ours() == []
+
+
+def test_a_qemu_that_is_started_again_has_its_disk_again(
+    guest_state: Path, tmp_path: Path
+) -> None:
+    """``rusb serve`` and ``rusb connect`` live on, and both say what happens."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(CONTENT)
+    socket = tmp_path / "monitor"
+    said = tmp_path / "said"
+    check = f"sha256sum /dev/sda | grep -q {hashlib.sha256(CONTENT).hexdigest()}"
+    incoming = f"exec:cat {guest_state}"
+    with contextlib.ExitStack() as stack:
+        with Guest(incoming=incoming) as vm:
+            socket.symlink_to(vm.monitor)
+            options = "--guest", f"qemu:{socket}"
+            server = RusbServer(tmp_path, ALL, *options)
+            stack.callback(server.stop)
+            server.wait_log("TCP server listening")
+            client = subprocess.Popen(
+                [sys.executable, "-m", "rusb", "connect", f"127.0.0.1:{server.port}"]
+                + ["--backend", f"emulated:flash-drive={image}"],
+                cwd=CHECKOUT,
+                env={**os.environ, "RUSB_STATE": str(tmp_path)},
+                stderr=stack.enter_context(said.open("w")),
+                stdout=subprocess.DEVNULL,
+            )
+            stack.callback(client.wait)
+            stack.callback(client.terminate)
+            vm.wait("test -b /dev/sda")
+            vm.sh(check)
+        server.wait_log("has ended; its devices are attached again when it is back")
+        socket.unlink()
+        vm = stack.enter_context(Guest(incoming=incoming))
+        socket.symlink_to(vm.monitor)
+        server.wait_log("VUSB: Attached 'usb-", 2)
+        vm.wait("test -b /dev/sda")
+        vm.sh(check)
+        assert "the guest is back: its devices are attached again" in server.said()
+        assert said.read_text().count("given back") == 1

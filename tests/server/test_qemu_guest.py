@@ -1,6 +1,7 @@
 """The qemu guest backend against a QMP server that is as rude as it likes (T43)."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -12,14 +13,20 @@ from typing import Any
 
 import pytest
 
+from rusb.client.backends.emulated import EmulatedBackend, FlashDrive
+from rusb.client.config import ClientConfig
+from rusb.client.session import connect
 from rusb.errors import GuestError
+from rusb.server.config import ServerConfig
 from rusb.server.guests import _qmp, qemu
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
+from rusb.server.server import Server
 from rusb.usb.types import Speed
 from tests.support.fake_qemu import DONE, FakeQemu, Redirected, Refused
 from tests.support.lab.ramdisk import AttachedRamDisk
 from tests.support.lab.redirpeer import RamDisk
+from tests.support.whole_path import machine
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -525,6 +532,67 @@ async def test_a_qemu_that_ends_loses_every_device_once_and_may_come_back(
         await guest.aclose()
     assert sorted(d.name for d in lost.devices) == ["usb-1", "usb-2"]
     assert lost.reasons == [f"QEMU at {path} has ended"] * 2
+
+
+async def test_a_qemu_that_was_started_again_gets_its_devices_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "RETURN_POLL", 0.02)
+    told: list[str] = []
+    config = ServerConfig(
+        machine(),
+        ports=[0],
+        address="127.0.0.1",
+        log=str(tmp_path / "VBox.log"),
+        state=tmp_path,
+    )
+    guest = QemuGuest(str(path))
+    drives = [FlashDrive(bytearray(1 << 20), serial=n) for n in ("one", "two")]
+    async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+        fake = stack.enter_context(FakeQemu(path))
+        server = await stack.enter_async_context(
+            Server(config, guest=guest, report=told.append)
+        )
+        client = ClientConfig("127.0.0.1", server.port, known_servers=tmp_path / "k")
+        said: list[str] = []
+        backend = EmulatedBackend(devices=drives[:1])
+        session = connect(
+            client, backends=[backend], on_event=lambda event: said.append(str(event))
+        )
+        await stack.enter_async_context(session)
+        await until(lambda: [d.attached for d in server.devices()] == [True])
+        await asyncio.to_thread(fake.close)
+        await until(lambda: [d.attached for d in server.devices()] == [False])
+        backend.plug(drives[1])  # meanwhile
+        await until(lambda: len(server.devices()) == 2)
+        await until(lambda: all(d.problem for d in server.devices()))
+        stack.enter_context(FakeQemu(path))
+        await until(lambda: all(d.attached for d in server.devices()))
+        log, heard = (tmp_path / "VBox.log").read_text(), list(told)
+    ended = f"QEMU at {path} has ended; its devices are attached again when it is back"
+    back = "the guest is back: its devices are attached again"
+    assert heard.count(ended) == heard.count(back) == 1
+    assert log.count(f"VUSB: {ended}") == log.count("VUSB: The guest is back") == 1
+    assert sum("was given back" in line for line in said) >= 1
+
+
+async def test_a_qemu_of_a_machine_of_ours_is_not_waited_for(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "RETURN_POLL", 0.02)
+    told: list[str] = []
+    guest = QemuGuest(str(fake.path), machine="Lab")
+    guest.watch_guest(told.append, lambda: told.append("back"))
+    await guest.start()
+    fake.hang_up()
+    await asyncio.sleep(0.2)
+    await guest.aclose()
+    assert not told
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
 
 
 async def test_a_monitor_that_hangs_up_loses_every_device_once(
