@@ -18,8 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.rusbserver import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
+
+PORT = "13389"
+"""Where the servers of the pages listen; here somebody else may."""
 
 FENCE = re.compile(r'^```(\w*)(?: title="([\w./-]+)")?\n(.*?)^```$', re.M | re.S)
 STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.M)
@@ -33,10 +38,14 @@ def sockets() -> Iterator[Path]:
 
 
 def environment(folder: Path, sockets: Path) -> dict[str, str]:
-    """A shell in which the commands of the page are this checkout's."""
+    """A shell in which the commands of the page are this checkout's.
+
+    Packages are built with the setuptools that is here: a fresh one for each would
+    have to be fetched.
+    """
     commands, site = folder / "bin", folder / "site"
     commands.mkdir()
-    into = f"--target '{site}' --no-deps --disable-pip-version-check"
+    into = f"--target '{site}' --no-deps --no-build-isolation"
     for name, words in (
         ("python", '"$@"'),
         ("rusb", '-m rusb "$@"'),
@@ -49,6 +58,7 @@ def environment(folder: Path, sockets: Path) -> dict[str, str]:
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{site}",
         "HOME": str(folder),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PYTEST_ADDOPTS": "-p no:cacheprovider",
         "RUSB_STATE": str(folder / "state"),
         "RUSB_RUNTIME": str(sockets),
@@ -63,7 +73,8 @@ def follow(page: Path, folder: Path, sockets: Path) -> int:
     desk = folder / "desk"
     desk.mkdir()
     (folder / "rusb").symlink_to(ROOT)  # ~/rusb
-    for language, title, text in FENCE.findall(page.read_text("utf-8")):
+    whole = page.read_text("utf-8").replace(PORT, str(free_port()))
+    for language, title, text in FENCE.findall(whole):
         if title:
             (desk / title).parent.mkdir(exist_ok=True)
             (desk / title).write_text(text, "utf-8")
