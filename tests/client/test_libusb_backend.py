@@ -35,9 +35,10 @@ def play(
     """Run a scenario of a program of tests/support and return what it said."""
     program = ROOT / "tests" / "support" / name
     command = [fakeusb, "-r", folder / "usb", sys.executable, program, scenario]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # its python3 is ours
     done = subprocess.run(
         [*map(str, command), str(folder / "state")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path},
         capture_output=True,
         text=True,
         timeout=60,
