@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,14 @@ IMPATIENT = (
     "from rusb.cli import main; sys.exit(main())"
 )
 """``rusb`` without the pauses between wrong passwords."""
+
+RUSB = ("-m", "rusb")
+TEN_TIMES = (
+    "-c",
+    "import sys; from rusb.cli import main;"
+    "(status,) = {main(sys.argv[1:]) for _ in range(10)}; sys.exit(status)",
+)
+"""``rusb`` again and again, with the same status each time."""
 
 WILDCARDS = {
     r"127\.0\.0\.1:\d+": r"127\.0\.0\.1:\d+",
@@ -98,17 +106,17 @@ class Scene:
         folder = self.folder / f"server{len(self.servers)}"
         folder.mkdir()
         text = MACHINE.replace("PROPERTIES", properties)
-        program = ("-m", "rusb") if is_patient else ("-c", IMPATIENT)
+        program = RUSB if is_patient else ("-c", IMPATIENT)
         server = RusbServer(
             folder, text, "--guest", "loopback", port=port, program=program
         )
         self.servers.append(server)
         server.wait_log("TCP server listening")
 
-    def command(self, *words: str) -> list[str]:
+    def command(self, *words: str, program: Sequence[str] = RUSB) -> list[str]:
         server = f"127.0.0.1:{self.server.port}"
         return [
-            *(sys.executable, "-m", "rusb", "connect", server),
+            *(sys.executable, *program, "connect", server),
             *("-u", "john", "--backend", "emulated", *words),
         ]
 
@@ -116,9 +124,11 @@ class Scene:
         ours = {"RUSB_STATE": str(self.folder), "RUSB_PASSWORD": password}
         return os.environ | ours | {"RUSB_BACKENDS": "emulated"}
 
-    def visit(self, *words: str, password: str = "secret") -> None:
+    def visit(
+        self, *words: str, password: str = "secret", program: Sequence[str] = RUSB
+    ) -> None:
         """Connect, and be refused."""
-        self._run(self.command(*words), password)
+        self._run(self.command(*words, program=program), password)
 
     def visit_as_rdesktop(self, password: str) -> None:
         program = "import sys; from rusb.cli.rdesktop import main; sys.exit(main())"
@@ -175,11 +185,11 @@ def wrong_password(scene: Scene) -> None:
 
 def ten_wrong_passwords(scene: Scene) -> None:
     scene.serve(is_patient=False)
-    for _ in range(10):
-        scene.visit(password="wrong")
+    scene.visit(password="wrong", program=TEN_TIMES)
     assert "too many" not in scene.server.log()
     scene.visit()
-    assert scene.statuses == [67] * 11
+    assert scene.statuses == [67, 67]
+    assert scene.said.count("rusb connect: ") == 11
     assert "Access granted" not in scene.server.log()
 
 
