@@ -3,6 +3,7 @@
 Tests may run in several processes: what the end needs travels in their reports.
 """
 
+import gc
 import os
 from collections.abc import Callable, Generator
 
@@ -19,6 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(_UNIT):
             item.add_marker("unit")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay until the end: the collector need not look at them."""
+    gc.freeze()
 
 
 def _refuse_skipping(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -29,6 +29,7 @@ def test_a_line_of_standard_input_is_hashed_with_a_salt(
     monkeypatch.setattr("sys.stdin", io.StringIO(" secret \nmore\n"))
     assert main(["passwordhash", *words]) == 0
     out, err = capsys.readouterr()
+    assert out.startswith("$scrypt$ln=15,r=8,p=1$")  # 0.1 s and 32 MiB for a guess
     assert verify(out.strip(), " secret ")
     assert err == ""
 
