@@ -18,6 +18,10 @@ from .events import CertificateTrusted
 
 __all__ = ["dial", "rdp_settings"]
 
+RESULTS = 32 << 20
+"""Bytes of results that wait to be sent above which we read no more requests: what our
+server lets one device have in flight, so that requests to the others are read."""
+
 
 def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSettings:
     """Translate a configuration into what the RDP core wants to know."""
@@ -81,6 +85,7 @@ async def dial(
                 on_lost=on_lost,
                 on_pressure=on_pressure,
                 tls=tls,
+                high=RESULTS,
             ),
             config.host,
             config.port,

@@ -215,7 +215,6 @@ class ClientSession:
         self._known: dict[int, KnownDevice] = {}  # as the server knows of them
         self._reminders: set[asyncio.TimerHandle] = set()
         self._further: asyncio.TimerHandle | None = None
-        self._is_paused = False
         self._is_server_slow = False  # the server reads too slowly
         self._refresh_due = asyncio.Event()
         self._list_task: asyncio.Task[None] | None = None
@@ -498,12 +497,9 @@ class ClientSession:
 
     def _pause_or_resume(self) -> None:
         """Stop reading requests while the server reads slowly or asks too much."""
-        want = self._is_server_slow or any(one.is_full for one in self._taken)
-        transport = self._stream.transport if self._stream else None
-        if want == self._is_paused or transport is None or transport.is_closing():
-            return
-        self._is_paused = want
-        (transport.pause_reading if want else transport.resume_reading)()
+        if self._stream is not None:
+            is_full = any(one.is_full for one in self._taken)
+            self._stream.hold(is_held=self._is_server_slow or is_full)
 
     # --------------------------------------------------------- device list ----
 

@@ -48,6 +48,10 @@ MAX_URBS_IN_FLIGHT = 512
 MAX_BYTES_IN_FLIGHT = 32 << 20
 """Per device: thirty-two URBs of the largest size that guests use (1 MiB)."""
 
+MAX_BYTES_BESIDE = 1 << 20
+"""The same while the client reads too slowly: it is what other devices send that waits,
+so one with less than this goes on. The largest transfer of a USB 3 disk."""
+
 DESCRIPTOR_TIMEOUT = 5.0
 """Seconds for one attempt, as VirtualBox reads descriptors (vrdpusb.md 2.4)."""
 
@@ -266,7 +270,7 @@ class Attachment:
         complete(_GONE if self._is_closed else UrbResult(status))
 
     def pause(self) -> None:
-        """The client reads too slowly: stop the guest."""
+        """The client reads too slowly: stop the guest, unless little is in flight."""
         self._is_client_slow = True
         self._pause_or_resume()
 
@@ -346,14 +350,14 @@ class Attachment:
     # -------------------------------------------------------------- our own ----
 
     def _is_full(self, share: int = 1) -> bool:
+        most = MAX_BYTES_BESIDE if self._is_client_slow else MAX_BYTES_IN_FLIGHT
         return (
-            len(self._open) * share >= MAX_URBS_IN_FLIGHT
-            or self._bytes * share >= MAX_BYTES_IN_FLIGHT
+            len(self._open) * share >= MAX_URBS_IN_FLIGHT or self._bytes * share >= most
         )
 
     def _pause_or_resume(self) -> None:
         """Tell the guest to stop or to go on; once stopped, until half is done."""
-        want = self._is_client_slow or self._is_full(2 if self._is_paused else 1)
+        want = self._is_full(2 if self._is_paused else 1)
         if want != self._is_paused:
             self._is_paused = want
             self._on_pressure(want)

@@ -14,7 +14,9 @@ def _refuse(_: object) -> NoReturn:
     raise LocalProtocolError("this link cannot open or close channels")
 
 
-def _forget(channel: int, message: bytes, *, is_urgent: bool, is_fence: bool) -> None:
+def _forget(
+    channel: int, message: bytes, *, flow: int, is_urgent: bool, is_fence: bool
+) -> None:
     """Send nothing any more."""
 
 
@@ -22,7 +24,14 @@ class Sender(Protocol):
     """Takes messages; see :class:`~rusb.wire.base.Send`."""
 
     def __call__(
-        self, channel: int, message: bytes, /, *, is_urgent: bool, is_fence: bool
+        self,
+        channel: int,
+        message: bytes,
+        /,
+        *,
+        flow: int,
+        is_urgent: bool,
+        is_fence: bool,
     ) -> None: ...
 
 
@@ -128,6 +137,7 @@ class WireLink:
                 self._send(
                     output.channel,
                     output.data,
+                    flow=output.device,
                     is_urgent=output.is_urgent,
                     is_fence=output.is_fence,
                 )

@@ -29,14 +29,22 @@ HANDSHAKE_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 2.0
 """Seconds that a peer gets to read what is left when we close."""
 
-WRITE_HIGH, WRITE_LOW = 4 << 20, 1 << 20
+WRITE_HIGH = 4 << 20
 """Bytes waiting to be sent above which whoever feeds us is told to stop, many 64 KiB
-URBs, yet little beside what a device may have in flight; and below which to go on."""
+URBs, yet little beside what a device may have in flight."""
 
 ROOM, MARK = 64 << 10, 16 << 10
 """Bytes that a transport takes at once, if no more than so many wait in it. Whatever is
 in there goes before a key; and a network of 1 Gbit/s needs half a millisecond for it,
 in which we bring more."""
+
+TURN = 64
+"""Packets, or runs of them, of one connection that are handled in a turn of the loop: a
+millisecond of small transfers. Then the others have their turn, whose keys wait."""
+
+TURN_BYTES = 256 << 10
+"""Bytes that it writes in a turn. An event loop reads as many, and more at once from a
+peer that fills them, so that much less ends the turn, too."""
 
 UNSENT = 64 << 10
 """The same of the kernel: bytes that it takes beyond those that are under way."""
@@ -60,6 +68,8 @@ class RdpCore(Protocol):
     """What the two RDP cores have in common."""
 
     room: float  # bytes of messages that may leave
+    turn: float  # packets that may be handled
+    has_more: bool  # packets were not
 
     @property
     def bytes_waiting(self) -> int: ...
@@ -153,6 +163,7 @@ class RdpStream(asyncio.Protocol):
         on_secured: called with the version of TLS once TLS is up.
         on_pressure: called with True when the peer reads too slowly, then False.
         tls: what to do when the core asks for TLS; None: it will not.
+        high: bytes waiting to be sent that are pressure, until three quarters are gone.
         max_waiting: bytes waiting to be sent above which the peer is dropped.
     """
 
@@ -166,9 +177,11 @@ class RdpStream(asyncio.Protocol):
         on_secured: Callable[[str], None] = lambda version: None,
         on_pressure: Callable[[bool], None] = lambda is_high: None,
         tls: TlsUpgrade | None,
+        high: int = WRITE_HIGH,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.core = core
+        self._high = high
         self._max_waiting = max_waiting
         self.tls = tls
         self.transport: asyncio.Transport | None = None
@@ -187,6 +200,7 @@ class RdpStream(asyncio.Protocol):
         self._early: list[bytes] = []
         self._plain: asyncio.Transport | None = None  # below the one of TLS
         self._is_high = self._is_full = self._is_full_below = False
+        self._is_held = self._had_turn = self._is_paused = False
         self._closing: asyncio.TimerHandle | None = None
 
     @property
@@ -237,12 +251,14 @@ class RdpStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the core, hand out its events, write what they led to."""
-        if self._is_over:
-            return
         if self._upgrade is not None:  # TLS is up, our task does not know it yet
             self._early.append(data)
-            return
+        elif not self._is_over:
+            self._receive(data, TURN)
+
+    def _receive(self, data: bytes, turn: float) -> None:
         self.bytes_received += len(data)
+        self.core.turn = turn
         self._is_receiving = True
         try:
             try:
@@ -260,6 +276,10 @@ class RdpStream(asyncio.Protocol):
         finally:
             self._is_receiving = False
         self._write()
+        if self.core.has_more or len(data) > TURN_BYTES // 2:
+            self._had_turn = True
+            self._pause_or_read()
+            asyncio.get_running_loop().call_soon(self._next_turn)
 
     def eof_received(self) -> bool:
         """The peer closed: so do we."""
@@ -267,6 +287,8 @@ class RdpStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, once."""
+        if self.core.has_more and not self._is_over:
+            self._receive(b"", inf)  # it came before the end
         if exc is not None and self._error is None:
             self._error = ConnectionLost(f"the connection broke: {exc}")
         self._end()
@@ -293,6 +315,11 @@ class RdpStream(asyncio.Protocol):
         if not (self._is_receiving or self._is_flush_due or self._is_over):
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self._write)
+
+    def hold(self, *, is_held: bool) -> None:
+        """Read nothing more from the peer, or go on."""
+        self._is_held = is_held
+        self._pause_or_read()
 
     def send_now(self) -> None:
         """Send all that the core has to send: the connection is about to end."""
@@ -329,6 +356,21 @@ class RdpStream(asyncio.Protocol):
             else:
                 self._on_event(event)
 
+    def _next_turn(self) -> None:
+        self._had_turn = False
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self.core.has_more:
+            self._receive(b"", TURN)
+        self._pause_or_read()
+
+    def _pause_or_read(self) -> None:
+        want, transport = self._is_held or self._had_turn, self.transport
+        if want == self._is_paused or transport is None or transport.is_closing():
+            return
+        self._is_paused = want
+        (transport.pause_reading if want else transport.resume_reading)()
+
     @property
     def _room(self) -> int:
         return 0 if self._is_full or self._is_full_below else ROOM
@@ -338,19 +380,23 @@ class RdpStream(asyncio.Protocol):
         self._write()
 
     def _write(self, *, is_all: bool = False) -> None:
-        """Send what there is room for, or all of it."""
+        """Send what there is room for in this turn, or all of it."""
         self._is_flush_due = False
         transport, core = self.transport, self.core
         if transport is None or self._is_over:
             return
+        left = TURN_BYTES
         if is_all:
             core.room = inf
-        while pieces := core.data_to_send():
+        while left > 0 and (pieces := core.data_to_send()):
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.bytes_sent += len(data)
             transport.write(data)
+            left -= len(data)
             core.room = self._room
-        if self._is_high or not self._room:
+        if core.bytes_waiting and self._room:
+            self.flush()
+        if self._is_high or core.bytes_waiting or not self._room:
             self._look()
 
     def _look(self) -> None:
@@ -361,7 +407,7 @@ class RdpStream(asyncio.Protocol):
                 self._error = ConnectionLost(f"{waiting} bytes wait to be read")
             self.abort()
             return
-        is_high = waiting > (WRITE_LOW if self._is_high else WRITE_HIGH)
+        is_high = waiting > (self._high >> 2 if self._is_high else self._high)
         if is_high != self._is_high:
             self._is_high = is_high
             self._on_pressure(is_high)
@@ -425,7 +471,7 @@ class RdpStream(asyncio.Protocol):
         transport.set_write_buffer_limits(high=MARK, low=MARK)
         tls = cast(asyncio.BufferedProtocol, plain.get_protocol())
         plain.set_protocol(_BelowTls(tls, self._below_has_room))
-        self._is_full = False  # it was the other one's
+        self._is_full = self._is_paused = False  # the other one was
         self.core.room = ROOM
         connection = transport.get_extra_info("ssl_object")
         self._on_secured(connection.version())

@@ -50,9 +50,13 @@ class Connection(ABC):
     Attributes:
         room: bytes of messages that may leave before the next one has to wait; whoever
             moves the bytes sets it, or none ever waits.
+        turn: packets, or runs of them, that are handled before the others have their
+            turn; likewise.
+        has_more: some that have come were not: ``receive_data(b"")`` goes on.
     """
 
     room: float = inf
+    turn: float = inf
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Connection(ABC):
         self._output: list[bytes] = []  # cut, in the order of its encryption
         self._buffer = bytearray()
         self._needed = 0
+        self.has_more = False
         self._failure: str | None = None
         self._segments = b""
         self._is_over = False
@@ -104,7 +109,7 @@ class Connection(ABC):
         """
         if self._failure is not None:
             raise RemoteProtocolError(f"the connection has failed: {self._failure}")
-        if self._is_over or not data:
+        if self._is_over or not (data or self.has_more):
             return
         try:
             self._feed(data)
@@ -158,6 +163,7 @@ class Connection(ABC):
         channel: int,
         message: bytes,
         *,
+        flow: int = 0,
         is_urgent: bool = False,
         is_fence: bool = False,
     ) -> None:
@@ -168,6 +174,8 @@ class Connection(ABC):
         Args:
             channel: which one.
             message: bytes of it.
+            flow: messages of one number keep their order, and those with different
+                numbers share what leaves. A dynamic channel is a flow of its own.
             is_urgent: it goes before what waits and is not urgent.
             is_fence: nothing goes past it, in either direction.
 
@@ -184,14 +192,17 @@ class Connection(ABC):
             inner = self._need_dynamic().find(channel)
             if inner is None:
                 return
-            channel = self._dynamic_carrier
+            channel, flow = self._dynamic_carrier, channel
         if self._is_over:
             return
         if self.room > 0 and not self._outbox.size:
             self.room -= len(message)
             self._leave(channel, message, inner)
         else:
-            self._outbox.add(Message(channel, message, inner, is_urgent, is_fence))
+            group = channel, flow
+            self._outbox.add(
+                Message(channel, message, inner, group, is_urgent, is_fence)
+            )
 
     def find_channel(self, name: str) -> int | None:
         """Return the static channel of that name, if there is one."""
@@ -244,8 +255,8 @@ class Connection(ABC):
 
     def _control_dynamic(self, dynamic: DynamicChannels) -> None:
         """Send what opens and closes dynamic channels."""
-        for message in dynamic.messages_to_send():
-            self.send_channel(self._dynamic_carrier, message)
+        for channel, message in dynamic.messages_to_send():
+            self.send_channel(self._dynamic_carrier, message, flow=channel)
 
     def _leave(
         self, channel: int, message: bytes, inner: DynamicChannel | None
@@ -358,8 +369,9 @@ class Connection(ABC):
     # -------------------------------------------------------------- framing ----
 
     def _feed(self, data: bytes) -> None:
-        """Handle every whole packet and keep the rest."""
+        """Handle every whole packet, as far as our turn goes, and keep the rest."""
         buffer = self._buffer
+        self.has_more = False
         if buffer:
             buffer += data
             if len(buffer) < self._needed:
@@ -368,6 +380,12 @@ class Connection(ABC):
             buffer.clear()
         pos, limit = 0, len(data)
         while pos < limit and not self._is_over:
+            if self.turn <= 0:
+                buffer += data[pos:]
+                self._needed = 0
+                self.has_more = True
+                return
+            self.turn -= 1
             if self._waits_for_tls:
                 # what comes in clear before TLS could be anybody's (T02)
                 raise RemoteProtocolError(f"{limit - pos} unencrypted bytes before TLS")

@@ -145,7 +145,7 @@ class DynamicChannels:
         self._is_ready = False
         self._limits = limits
         self._events = events
-        self._output: list[bytes] = []
+        self._output: list[tuple[int, bytes]] = []
         self._last = 0  # number; none is used again (2.6)
         self._channels: dict[int, DynamicChannel] = {}
         self._assembled = 0
@@ -158,15 +158,19 @@ class DynamicChannels:
         most = max(limits.message for limits in self._limits.values())
         return max(most, MAX_NAME) + _MAX_HEADER
 
-    def messages_to_send(self) -> list[bytes]:
-        """Take what is to be sent on the static channel, and clear it."""
+    def messages_to_send(self) -> list[tuple[int, bytes]]:
+        """Take what is to be sent on the static channel, and clear it.
+
+        Each message has the number of the dynamic channel that it is about: what that
+        one sends keeps its place around it.
+        """
         taken, self._output = self._output, []
         return taken
 
     def start(self) -> None:
         """The static channel is operational; the server speaks first."""
         if self._is_server:
-            self._output.append(OFFER.serialize())
+            self._say(0, OFFER.serialize())
 
     def open(self, name: str) -> bool:
         """Ask the client for a channel; ChannelOpened or ChannelRefused follows.
@@ -185,7 +189,7 @@ class DynamicChannels:
             return False
         self._last += 1
         self._add(self._last, name, limits, is_open=False)
-        self._output.append(CreateRequest(self._last, name).serialize())
+        self._say(self._last, CreateRequest(self._last, name).serialize())
         return True
 
     def close(self, channel: int) -> None:
@@ -193,7 +197,7 @@ class DynamicChannels:
         known = self._channels.get(channel - FIRST_DYNAMIC)
         if known is not None:
             self._forget(known)
-            self._output.append(Close(known.number).serialize())
+            self._say(known.number, Close(known.number).serialize())
 
     def find(self, channel: int) -> DynamicChannel | None:
         """Return a channel that is open."""
@@ -267,7 +271,7 @@ class DynamicChannels:
             self.is_own = found == OFFER
             version = min(found.version, VERSION)
             answer = ANSWER if self.is_own else Capabilities(version)
-            self._output.append(answer.serialize())
+            self._say(0, answer.serialize())
         elif self._is_ready:
             self._ignore("repeated capabilities")
         else:
@@ -291,7 +295,7 @@ class DynamicChannels:
             self._events.append(ChannelOpened(opened.channel, name, is_dynamic=True))
         if status:
             self._ignore(f"request for {name!r}: status 0x{status & 0xFFFFFFFF:08X}")
-        self._output.append(CreateResponse(number, status).serialize())
+        self._say(number, CreateResponse(number, status).serialize())
 
     def _answered(self, response: CreateResponse) -> None:
         """Server: the client has opened a channel, or refused to."""
@@ -314,9 +318,11 @@ class DynamicChannels:
         self._forget(known)
         self._events.append(ChannelClosed(known.channel))
         if not self._is_server:
-            self._output.append(
-                close.serialize()
-            )  # MS-RDPEDYC 3.3.5.2: the server does not
+            # MS-RDPEDYC 3.3.5.2: the server does not
+            self._say(close.number, close.serialize())
+
+    def _say(self, number: int, message: bytes) -> None:
+        self._output.append((FIRST_DYNAMIC + number, message))
 
     def _data_first(self, message: bytes) -> None:
         """Begin to put a message together."""

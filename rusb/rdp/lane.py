@@ -82,16 +82,28 @@ class Lane:
     # -------------------------------------------------- for the wire's link ----
 
     def send(
-        self, channel: int, message: bytes, *, is_urgent: bool, is_fence: bool
+        self,
+        channel: int,
+        message: bytes,
+        *,
+        flow: int,
+        is_urgent: bool,
+        is_fence: bool,
     ) -> None:
         """Send one whole message, now or later."""
         connection = self._connection
         if connection is not None:
             connection.send_channel(
-                self._channel, message, is_urgent=is_urgent, is_fence=is_fence
+                *(self._channel, message),
+                flow=flow,
+                is_urgent=is_urgent,
+                is_fence=is_fence,
             )
         else:
-            self._waiting.add(Message(channel, message, None, is_urgent, is_fence))
+            group = channel, flow
+            self._waiting.add(
+                Message(channel, message, None, group, is_urgent, is_fence)
+            )
             self._look()
 
     def flush(self) -> None:
@@ -163,7 +175,12 @@ class Lane:
             connection.send_channel(channel, message, is_fence=True)
         while self._waiting.size:
             one = self._waiting.take()
-            self.send(channel, one.data, is_urgent=one.is_urgent, is_fence=one.is_fence)
+            self.send(
+                *(channel, one.data),
+                flow=one.flow[1],
+                is_urgent=one.is_urgent,
+                is_fence=one.is_fence,
+            )
         self._look()
         flush()
 

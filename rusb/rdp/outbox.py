@@ -1,7 +1,8 @@
 """Whole messages that wait until the transport has room, and which of them is next."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from .dvc import DynamicChannel
 
@@ -11,8 +12,15 @@ MAX_AHEAD = 64 << 10
 """Bytes of urgent messages that go before one that waits: hundreds of reports. A device
 whose interrupts fill the network leaves the others half of it or more."""
 
+SHARE = 64 << 10
+"""Bytes of one flow that leave before the next flow has its turn: a bulk transfer."""
+
 MESSAGE_COST = 256
 """What a message that waits takes besides its bytes: short ones count, too."""
+
+Flow: TypeAlias = tuple[int, int]
+"""Messages that keep their order and share what leaves with other flows: a static
+channel, and what it is about there, such as a device or a dynamic channel."""
 
 
 @dataclass(slots=True)
@@ -23,6 +31,7 @@ class Message:
         channel: a static one.
         data: the whole message.
         inner: the dynamic channel that it is for, on the static one.
+        flow: it keeps its order with the others of this one.
         is_urgent: it goes before what waits and is not urgent.
         is_fence: no message goes before it that came later, and none that came before
             it goes after it.
@@ -31,12 +40,25 @@ class Message:
     channel: int
     data: bytes
     inner: DynamicChannel | None
+    flow: Flow
     is_urgent: bool
     is_fence: bool
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """What waits of one flow, and bytes that it may still send in this turn."""
+
+    flow: Flow
+    messages: deque[Message] = field(default_factory=deque)
+    share: int = SHARE
+
+
 class Outbox:
-    """What waits. Urgent messages keep their order, and so do the others.
+    """What waits. Urgent messages keep their order, and so do the others of a flow.
+
+    Flows take turns (deficit round robin): a message that exceeds the share of its flow
+    leaves, and what it took too much is missing in the turns that follow.
 
     Attributes:
         size: bytes that wait, with :data:`MESSAGE_COST` for each message.
@@ -45,7 +67,8 @@ class Outbox:
     def __init__(self) -> None:
         self.size = 0
         self._urgent: deque[Message] = deque()
-        self._others: deque[Message] = deque()
+        self._flows: dict[Flow, _Waiting] = {}
+        self._turns: deque[_Waiting] = deque()  # the same; the first one has its turn
         self._later: deque[Message] = deque()  # a fence, and all that came after it
         self._ahead = 0
 
@@ -59,29 +82,48 @@ class Outbox:
 
     def take(self) -> Message:
         """Return the next message; there is one."""
-        if not (self._urgent or self._others):
+        if not (self._urgent or self._turns):
             message = self._later.popleft()
             while self._later and not self._later[0].is_fence:
                 self._sort(self._later.popleft())
-        elif self._urgent and (self._ahead < MAX_AHEAD or not self._others):
+        elif self._urgent and (self._ahead < MAX_AHEAD or not self._turns):
             message = self._urgent.popleft()
             self._ahead += len(message.data) + MESSAGE_COST
         else:
-            message = self._others.popleft()
+            message = self._take_turn()
             self._ahead = 0
         self.size -= len(message.data) + MESSAGE_COST
         return message
 
     def remove(self, channel: int) -> list[Message]:
         """Take all messages of a channel, in an order in which they may leave."""
-        taken: list[Message] = []
-        for name in ("_urgent", "_others", "_later"):
-            queue: deque[Message] = getattr(self, name)
-            taken += (one for one in queue if one.channel == channel)
-            left = deque(one for one in queue if one.channel != channel)
-            setattr(self, name, left)
-        self.size -= sum(len(one.data) + MESSAGE_COST for one in taken)
-        return taken
+        waiting = []
+        while self.size:
+            waiting.append(self.take())
+        for message in waiting:
+            if message.channel != channel:
+                self.add(message)
+        return [message for message in waiting if message.channel == channel]
+
+    def _take_turn(self) -> Message:
+        turns = self._turns
+        while turns[0].share <= 0:
+            turns[0].share += SHARE
+            turns.rotate(-1)
+        waiting = turns[0]
+        message = waiting.messages.popleft()
+        waiting.share -= len(message.data) + MESSAGE_COST
+        if not waiting.messages:
+            turns.popleft()
+            del self._flows[waiting.flow]
+        return message
 
     def _sort(self, message: Message) -> None:
-        (self._urgent if message.is_urgent else self._others).append(message)
+        if message.is_urgent:
+            self._urgent.append(message)
+            return
+        waiting = self._flows.get(message.flow)
+        if waiting is None:
+            waiting = self._flows[message.flow] = _Waiting(message.flow)
+            self._turns.append(waiting)
+        waiting.messages.append(message)

@@ -107,12 +107,15 @@ class Send:
             to interrupt transfers.
         is_fence: no message may go past it, in either direction: what changes a device,
             where urgent messages around it depend on that.
+        device: whose it is, so that devices share what a slow network takes; messages
+            of one device keep their order. 0: of none, or the channel is the device's.
     """
 
     channel: int
     data: bytes
     is_urgent: bool = False
     is_fence: bool = False
+    device: int = 0
 
 
 @dataclass(slots=True)

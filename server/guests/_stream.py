@@ -192,7 +192,13 @@ class DeviceStream(asyncio.Protocol):
                 self._pause_or_go_on()
 
     def _collect(
-        self, channel: int, data: bytes, *, is_urgent: bool, is_fence: bool
+        self,
+        channel: int,
+        data: bytes,
+        *,
+        flow: int,
+        is_urgent: bool,
+        is_fence: bool,
     ) -> None:
         self._out.append(data)
 

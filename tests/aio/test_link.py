@@ -78,7 +78,7 @@ class Below:
             close_channel=lambda channel: self.log.append(f"close {channel}"),
         )
 
-    def send(self, channel: int, data: bytes, **flags: bool) -> None:
+    def send(self, channel: int, data: bytes, **flags: int) -> None:
         self.log.append(f"> {channel} {data.decode()}")
 
     def open(self, name: str) -> bool:

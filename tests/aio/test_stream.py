@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from rusb.aio.stream import MARK, ROOM, WRITE_HIGH, WRITE_LOW, RdpStream, TlsUpgrade
+from rusb.aio.stream import MARK, ROOM, TURN, WRITE_HIGH, RdpStream, TlsUpgrade
 from rusb.aio.tls import make_self_signed, server_context
 from rusb.rdp.events import Event, TlsRequested
 from rusb.rdp.security import Method
@@ -69,7 +69,8 @@ class Feeder:
         messages: what leaves when there is room.
     """
 
-    room = 0.0
+    room = turn = 0.0
+    has_more = False
 
     def __init__(self) -> None:
         self.is_secured = False
@@ -186,7 +187,7 @@ def test_what_tls_has_taken_waits_all_the_same(
             told.set()
             while pressed != [True, False]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            assert stream.bytes_waiting <= WRITE_LOW
+            assert stream.bytes_waiting <= WRITE_HIGH >> 2
             over.set()
             await peer
 
@@ -228,3 +229,124 @@ def test_a_transport_holds_little_and_a_slow_reader_stops_its_writer(
 
     with asyncio.Runner(loop_factory=loops) as runner:
         assert runner.run(work()) == b"".join(blocks)
+
+
+# ----------------------------------------------------------------- turns ----
+
+
+class Transport(asyncio.Transport):
+    """One that takes everything at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = True
+        self.written = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(
+        self, high: int | None = None, low: int | None = None
+    ) -> None: ...
+
+    def pause_reading(self) -> None:
+        assert self.is_read
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        assert not self.is_read
+        self.is_read = True
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Slow(Feeder):
+    """A core that handles a packet in each byte, as many as its turn has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handled = 0
+        self._left = 0
+
+    def receive_data(self, data: bytes) -> None:
+        self._left += len(data)
+        done = int(min(self._left, self.turn))
+        self.handled += done
+        self._left -= done
+        self.has_more = self._left > 0
+
+
+def open_stream(core: Feeder) -> tuple[RdpStream, Transport]:
+    transport = Transport()
+    stream = RdpStream(
+        core, on_event=lambda event: None, on_lost=lambda error: None, tls=None
+    )
+    stream.connection_made(transport)
+    return stream, transport
+
+
+async def test_packets_beyond_a_turn_wait_for_the_next_one() -> None:
+    core = Slow()
+    stream, transport = open_stream(core)
+    stream.data_received(bytes(2 * TURN + 1))
+    for handled in (TURN, 2 * TURN):
+        assert (core.handled, transport.is_read) == (handled, False)
+        await asyncio.sleep(0)
+    assert (core.handled, transport.is_read) == (2 * TURN + 1, True)
+
+
+async def test_what_came_before_the_end_is_handled() -> None:
+    core = Slow()
+    stream, _ = open_stream(core)
+    stream.data_received(bytes(3 * TURN))
+    stream.connection_lost(None)
+    assert core.handled == 3 * TURN
+
+
+async def test_a_peer_that_fills_what_the_loop_reads_at_once_has_had_its_turn() -> None:
+    """libuv would read 32 times as much before it looks at anybody else."""
+    core = Feeder()
+    core.is_secured = True
+    stream, transport = open_stream(core)
+    for size, is_read in ((1000, True), (256 << 10, False)):
+        stream.data_received(bytes(size))
+        assert transport.is_read is is_read
+    await asyncio.sleep(0)
+    assert transport.is_read
+
+
+async def test_a_peer_that_is_held_is_not_read_in_the_next_turn() -> None:
+    core = Slow()
+    stream, transport = open_stream(core)
+    stream.data_received(bytes(TURN + 1))
+    stream.hold(is_held=True)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (core.handled, transport.is_read) == (TURN + 1, False)
+    stream.hold(is_held=False)
+    assert transport.is_read
+
+
+async def test_what_a_quick_peer_reads_is_written_in_several_turns() -> None:
+    core = Feeder()
+    stream, transport = open_stream(core)
+    core.messages += [bytes(ROOM)] * 40
+    stream.flush()
+    turns = []
+    while core.messages:
+        before = transport.written
+        await asyncio.sleep(0)
+        turns.append(transport.written - before)
+    assert turns == [4 * ROOM] * 10
+
+
+async def test_the_last_words_do_not_wait_for_a_turn() -> None:
+    core = Feeder()
+    stream, transport = open_stream(core)
+    core.messages += [bytes(ROOM)] * 40
+    stream.send_now()
+    assert transport.written == 40 * ROOM

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.aio.stream import WRITE_HIGH
-from rusb.client import slots
+from rusb.client import dial, slots
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
@@ -149,6 +148,7 @@ async def test_t08_a_server_that_reads_nothing_while_urbs_complete(
 ) -> None:
     """CVE-2021-3700: what waits is bounded, and comes when the server reads again."""
     monkeypatch.setattr(slots, "MAX_BYTES_IN_FLIGHT", 8 << 20)
+    monkeypatch.setattr(dial, "RESULTS", 4 << 20)
     lab = Lab(tmp_path, machine())
     async with asyncio.timeout(20), lab.server:
         async with lab.client(EmulatedBackend(devices=[Loopback()])) as client:
@@ -164,9 +164,9 @@ async def test_t08_a_server_that_reads_nothing_while_urbs_complete(
                 )
                 await asyncio.sleep(0.01)
                 most = max(most, client._stream.bytes_waiting)
-            assert client._is_paused
-            assert most < (8 << 20) + WRITE_HIGH
+            assert client._stream._is_paused
+            assert most < (8 << 20) + dial.RESULTS
             deaf.stream.transport.resume_reading()
             results = await asyncio.gather(*reads)
             assert {(r.status, r.length) for r in results} == {(UrbStatus.OK, 1 << 20)}
-            assert not client._is_paused
+            assert not client._stream._is_paused

@@ -83,7 +83,7 @@ class End:
         return self.sent()
 
     def sent(self) -> list[str]:
-        return [m.hex() for m in self.dynamic.messages_to_send()]
+        return [m.hex() for _, m in self.dynamic.messages_to_send()]
 
     def pdus(self, channel: int, message: bytes, size: int = PDU_SIZE) -> list[bytes]:
         found = self.dynamic.find(channel)

@@ -9,7 +9,7 @@ import pytest
 from rusb.rdp.client import ClientSettings
 from rusb.rdp.connection import Connection
 from rusb.rdp.events import ChannelData, Disconnected
-from rusb.rdp.outbox import MAX_AHEAD, MESSAGE_COST, Message, Outbox
+from rusb.rdp.outbox import MAX_AHEAD, MESSAGE_COST, SHARE, Message, Outbox
 from rusb.rdp.server import ServerSettings
 from tests.support.rdp.joined import Joined, clear
 from tests.support.rdp.standard import encrypted
@@ -19,9 +19,13 @@ Settings = tuple[ClientSettings, ServerSettings]
 
 
 def message(text: str, *, size: int = 0) -> Message:
-    """``u…`` is urgent, ``f…`` a fence, anything else just waits."""
+    """``u…`` is urgent, ``f…`` a fence, anything else waits in the flow it begins with.
+
+    Those in lower case all belong to one.
+    """
     data = text.encode().ljust(size, b".")
-    return Message(USB, data, None, text[0] == "u", text[0] == "f")
+    flow = ord(text[0]) if text[0].isupper() else 0
+    return Message(USB, data, None, (USB, flow), text[0] == "u", text[0] == "f")
 
 
 def order(texts: str, *, size: int = 0) -> str:
@@ -58,6 +62,45 @@ def test_urgent_messages_hold_up_the_others_by_half_at_most() -> None:
     size = MAX_AHEAD // 2
     texts = "a b " + " ".join(f"u{n}" for n in range(7))
     assert order(texts, size=size) == "u0 u1 a u2 u3 b u4 u5 u6"
+
+
+def test_devices_take_turns_and_each_keeps_its_order() -> None:
+    texts = " ".join(f"A{n}" for n in range(6)) + " B0 B1 B2 C0"
+    assert order(texts, size=SHARE) == "A0 B0 C0 A1 B1 A2 B2 A3 A4 A5"
+
+
+def test_a_device_with_long_messages_pays_for_them() -> None:
+    """Eight times as long: then the other one sends eight."""
+    outbox = Outbox()
+    for n in range(3):
+        outbox.add(message(f"A{n}", size=8 * SHARE))
+    for n in range(20):
+        outbox.add(message(f"B{n}", size=SHARE))
+    names = [outbox.take().data[:1] for _ in range(20)]
+    assert names[:2] == [b"A", b"B"]
+    first, second = [n for n, name in enumerate(names) if name == b"A"][:2]
+    assert 8 <= second - first <= 10
+
+
+def test_short_messages_of_a_device_leave_together() -> None:
+    """A turn is bytes, not a message: each change would cost a record of TLS."""
+    texts = " ".join(f"A{n} B{n}" for n in range(50))
+    names = [text[0] for text in order(texts, size=1000).split()]
+    assert "".join(names) == "A" * 50 + "B" * 50
+
+
+def test_a_device_that_sends_now_and_then_waits_for_one_turn_of_each() -> None:
+    outbox = Outbox()
+    for n in range(100):
+        outbox.add(message(f"A{n}", size=SHARE))
+    for n in range(10):
+        outbox.add(message(f"B{n}"))
+        taken = [outbox.take().data[:1] for _ in range(3)]
+        assert b"B" in taken
+
+
+def test_turns_do_not_change_what_a_fence_separates() -> None:
+    assert order("A1 B1 f1 C1 u1 A2", size=SHARE) == "A1 B1 f1 u1 C1 A2"
 
 
 def test_short_messages_count_with_what_they_cost() -> None:
@@ -141,3 +184,50 @@ def test_what_waits_goes_before_the_goodbye(is_up: bool) -> None:
     receiver.receive_data(b"".join(sender.data_to_send()))
     kinds = [type(e) for e in receiver.events()]
     assert kinds.index(ChannelData) < kinds.index(Disconnected)
+
+
+# ------------------------------------------------------------------ turns ----
+
+
+@pytest.mark.parametrize("turn", [1, 2, 5])
+@pytest.mark.parametrize("piece", [1, 700, 1 << 20])
+@pytest.mark.parametrize("settings", [clear, encrypted])
+def test_what_has_come_is_handled_in_turns_and_nothing_is_lost(
+    settings: Callable[[], Settings], piece: int, turn: int
+) -> None:
+    joined = session(settings)
+    sent = [random.Random(n).randbytes(n * 777) for n in range(1, 8)]
+    for data in sent:
+        joined.client.send_channel(USB, data)
+    wire = b"".join(joined.client.data_to_send())
+    server, found = joined.server, []
+    for start in range(0, len(wire), piece):
+        server.turn = turn
+        server.receive_data(wire[start : start + piece])
+        while True:
+            events = server.events()
+            assert len(events) <= turn
+            found += events
+            if not server.has_more:
+                break
+            server.turn = turn
+            server.receive_data(b"")
+    assert found == [ChannelData(USB, data) for data in sent]
+
+
+def test_what_comes_before_the_next_turn_is_handled_behind_the_rest() -> None:
+    joined = session(clear)
+    server = joined.server
+    for data in (b"a", b"b", b"c"):
+        joined.client.send_channel(USB, data)
+    server.turn = 1
+    server.receive_data(b"".join(joined.client.data_to_send()))
+    assert server.events() == [ChannelData(USB, b"a")]
+    joined.client.send_channel(USB, b"d")
+    server.turn = 2
+    server.receive_data(b"".join(joined.client.data_to_send()))
+    assert server.events() == [ChannelData(USB, b"b"), ChannelData(USB, b"c")]
+    server.turn = 2
+    server.receive_data(b"")
+    assert server.events() == [ChannelData(USB, b"d")]
+    assert not server.has_more

@@ -9,6 +9,7 @@ import pytest
 from rusb.errors import GuestError
 from rusb.server import attachments, reading
 from rusb.server.attachments import (
+    MAX_BYTES_BESIDE,
     MAX_BYTES_IN_FLIGHT,
     MAX_URBS_IN_FLIGHT,
     Attachment,
@@ -202,13 +203,31 @@ async def test_pressure_comes_with_the_bytes_in_flight_too(wire: Wire) -> None:
     assert seen == [True]
 
 
-async def test_a_slow_client_holds_the_guest(wire: Wire) -> None:
+async def test_a_slow_client_holds_devices_that_send_much(wire: Wire) -> None:
+    """The others of the client go on: what waits is not theirs."""
+    wire.answer = lambda urb: None
     seen: list[bool] = []
-    wire.attachment.watch_pressure(seen.append)
-    wire.attachment.pause()
-    wire.attachment.pause()
-    wire.attachment.resume()
+    attachment = wire.attachment
+    attachment.watch_pressure(seen.append)
+
+    def submit(number: int, size: int) -> None:
+        urb = Urb(number, TransferType.BULK, 0x02, size, bytes(size))
+        attachment.submit(urb, lambda result: None)
+
+    attachment.pause()
+    submit(1, MAX_BYTES_BESIDE // 2)
+    assert seen == []
+    submit(2, MAX_BYTES_BESIDE // 2)
+    assert seen == [True]
+    attachment.cancel(1)
+    assert seen == [True]  # until less than half is left
+    attachment.pause()
+    attachment.resume()
     assert seen == [True, False]
+    submit(3, MAX_BYTES_BESIDE)
+    assert seen == [True, False]
+    attachment.pause()
+    assert seen == [True, False, True]
 
 
 async def test_an_id_in_flight_is_not_taken_twice(wire: Wire) -> None:

@@ -226,7 +226,7 @@ class VrdpUsbDeviceSide(DeviceSide):
             *(15 + size, Code.URB_RESULT, device, codec.FLAG_LAST),
             *(error, urb_id, length),
         )
-        self._send_answer(pending, b"".join((head, setup, data)))
+        self._send_answer(device, pending, b"".join((head, setup, data)))
 
     # ---------------------------------------------------------- the requests ----
 
@@ -360,7 +360,7 @@ class VrdpUsbDeviceSide(DeviceSide):
         return int.from_bytes(data[5:9], "little")
 
     def _reply(self, code: int, status: Status, device: int) -> None:
-        self._send(codec.STATUS_REPLY.pack(6, code, status, device))
+        self._send(codec.STATUS_REPLY.pack(6, code, status, device), device)
 
     def _refuse(self, device: int, handle: int, urb: _Pending) -> None:
         """Answer a URB that cannot be done (C11)."""
@@ -372,15 +372,17 @@ class VrdpUsbDeviceSide(DeviceSide):
         echo = setup if urb.is_in else b""
         size = 15 + len(echo)
         head = (size, Code.URB_RESULT, device, codec.FLAG_LAST, error, handle)
-        self._send_answer(urb, codec.RESULT.pack(*head, len(setup)) + echo)
+        self._send_answer(device, urb, codec.RESULT.pack(*head, len(setup)) + echo)
 
-    def _send_answer(self, urb: _Pending, message: bytes) -> None:
+    def _send_answer(self, device: int, urb: _Pending, message: bytes) -> None:
         """Send the answer to a URB; a key does not wait behind a disk."""
         is_urgent = urb.kind == codec.URB_INTERRUPT
-        self._outputs.append(Send(self._channel, message, is_urgent))
+        self._outputs.append(
+            Send(self._channel, message, is_urgent=is_urgent, device=device)
+        )
 
-    def _send(self, message: bytes) -> None:
-        self._outputs.append(Send(self._channel, message))
+    def _send(self, message: bytes, device: int = 0) -> None:
+        self._outputs.append(Send(self._channel, message, device=device))
 
     def _ignore(self, reason: str) -> None:
         self._events.append(Ignored(reason))

@@ -193,7 +193,7 @@ class VrdpUsbGuestSide(GuestSide):
             else:
                 self._request_list(now)
         for number, handle in _late(self._control, now):
-            self._send(codec.cancel(number, handle))
+            self._send(codec.cancel(number, handle), number)
             self._finish(number, handle, UrbResult(UrbStatus.TIMEOUT))
         for number, handle in _late(self._cancelled, now):
             self._finish(number, handle, UrbResult(UrbStatus.CANCELLED))
@@ -225,7 +225,7 @@ class VrdpUsbGuestSide(GuestSide):
         if device in self._devices:
             raise LocalProtocolError(f"device {device} is open already")
         self._devices[device] = _Device()
-        self._send(codec.request(Code.OPEN, device), is_fence=True)
+        self._send(codec.request(Code.OPEN, device), device, is_fence=True)
 
     def close_device(self, device: int) -> None:
         """CANCEL_URB for each URB in flight, then CLOSE (2.7)."""
@@ -233,7 +233,7 @@ class VrdpUsbGuestSide(GuestSide):
             return
         self._cancel_all(device)
         del self._devices[device]
-        self._send(codec.request(Code.CLOSE, device), is_fence=True)
+        self._send(codec.request(Code.CLOSE, device), device, is_fence=True)
 
     def reset_device(self, device: int, *, request: int | None = None) -> None:
         """CANCEL_URB for each URB in flight, then RESET (2.5)."""
@@ -307,7 +307,8 @@ class VrdpUsbGuestSide(GuestSide):
             length,
             size,
         )
-        self._send(b"".join((message, head, data)), is_urgent=pending.is_urgent)
+        message = b"".join((message, head, data))
+        self._send(message, device, is_urgent=pending.is_urgent)
         if self._wants_polls and self._poll_due is None:
             self._poll_due = now + POLL_URBS_INTERVAL
 
@@ -320,7 +321,8 @@ class VrdpUsbGuestSide(GuestSide):
             return
         pending.is_cancelled = True
         self._just_cancelled[device, handle] = None
-        self._send(codec.cancel(device, handle), is_urgent=pending.is_urgent)
+        message = codec.cancel(device, handle)
+        self._send(message, device, is_urgent=pending.is_urgent)
 
     # ------------------------------------------------- negotiation and list ----
 
@@ -514,7 +516,7 @@ class VrdpUsbGuestSide(GuestSide):
             for handle, pending in device.pending.items():
                 if not pending.is_cancelled:
                     message = codec.cancel(number, handle)
-                    self._send(message, is_urgent=pending.is_urgent)
+                    self._send(message, number, is_urgent=pending.is_urgent)
             self._complete_all(number, UrbStatus.CANCELLED)
 
     def _new_handle(self, device: _Device) -> int:
@@ -532,14 +534,20 @@ class VrdpUsbGuestSide(GuestSide):
         if target is not None and not target.has_failed:
             status = UrbStatus.OK
             # interrupt transfers before and after it stay there
-            self._send(codec.request(code, device, *arguments), is_fence=True)
+            message = codec.request(code, device, *arguments)
+            self._send(message, device, is_fence=True)
         if request is not None:
             self._events.append(RequestCompleted(device, request, status))
 
     def _send(
-        self, message: bytes, *, is_urgent: bool = False, is_fence: bool = False
+        self,
+        message: bytes,
+        device: int = 0,
+        *,
+        is_urgent: bool = False,
+        is_fence: bool = False,
     ) -> None:
-        self._outputs.append(Send(self._channel, message, is_urgent, is_fence))
+        self._outputs.append(Send(self._channel, message, is_urgent, is_fence, device))
 
     def _reject(self, device: int, urb: Urb, status: UrbStatus) -> None:
         self._events.append(UrbCompleted(device, urb.id, UrbResult(status)))

@@ -40,7 +40,7 @@ class End:
     def send(
         self, data: bytes, *, is_urgent: bool = False, is_fence: bool = False
     ) -> None:
-        self.lane.send(0, data, is_urgent=is_urgent, is_fence=is_fence)
+        self.lane.send(0, data, flow=0, is_urgent=is_urgent, is_fence=is_fence)
 
     def run_timers(self) -> None:
         due, self.due = self.due, []
