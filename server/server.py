@@ -101,6 +101,7 @@ class Server:
             self.machine.name,
             self.machine.monitors,
             self._plugged,
+            lambda: self.machine.remote_display.video_quality(),
         )
         self._host = SessionHost(
             machine=self.machine,

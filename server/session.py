@@ -25,6 +25,7 @@ from . import events
 from .auth import Request, asked_lines, decision_line
 from .channels.base import Line
 from .channels.media import ClientMedia
+from .channels.screen import ScreenChannels
 from .display.inputs import pass_on
 from .display.viewer import Viewer
 from .guests.base import AttachedDevice
@@ -117,18 +118,22 @@ class ServerSession(Session):
                 agreed=lambda rate: self._tell(events.SoundAgreed(number, rate)),
             ),
         )
-        self._channels = ChannelRegistry(
-            [
-                *(
-                    listener
-                    for protocol in host.wires
-                    for listener in listeners(
-                        protocol, self._open_channel, self._refused
-                    )
-                ),
-                *self._media.listeners(),
-            ]
+        self._screen_channels = ScreenChannels(
+            viewer=lambda: self.viewer,
+            size=self._wanted_size,
+            quality=lambda: host.machine.remote_display.video_quality(),
+            open=lambda name: self._rdp.open_channel(name),
+            send=lambda channel, message: self._rdp.send_channel(channel, message),
+            close=self._close_channel,
+            note=lambda text: self._log.write(text),
         )
+        wires = (
+            listener
+            for protocol in host.wires
+            for listener in listeners(protocol, self._open_channel, self._refused)
+        )
+        media, screen = self._media.listeners(), self._screen_channels.listeners
+        self._channels = ChannelRegistry([*wires, *media, *screen])
         settings = dataclasses.replace(
             settings,
             channels=self._channels.static,
@@ -260,6 +265,7 @@ class ServerSession(Session):
         self._host.client_left(self.number)
         self._channels.end()
         self._media.end()
+        self._screen_channels.end()
         if self.phase is not Phase.UNKNOWN:
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
@@ -362,6 +368,7 @@ class ServerSession(Session):
                 self._channels.handle(event, self._rdp.close_channel)
             case rdp.DynamicReady():
                 self._open_dynamic()
+                self._screen_channels.ready()
             case rdp.Disconnected():
                 self._end(event.reason)
             case _:
@@ -467,6 +474,13 @@ class ServerSession(Session):
             self._rdp.send_channel(channel, message, is_urgent=is_urgent)
         self.stream.flush()
 
+    def _wanted_size(self) -> tuple[int, int] | None:
+        """The size that the client begins with, if it should be the guest's (9.3)."""
+        client = self._client
+        if client is None or client.kind == "rdesktop":
+            return None
+        return client.width, client.height
+
     def _refuse(self, event: rdp.LogonRequested, reason: str) -> None:
         """Hang up on a client after its logon.
 
@@ -520,6 +534,7 @@ class ServerSession(Session):
         """Look which features are switched off for this client, and obey (4.4)."""
         machine, before = self._host.machine, self._disabled
         self._disabled = {f for f in FEATURES if machine.feature_disabled(f)}
+        self._screen_channels.settings_changed()
         for feature in FEATURES:
             is_off = feature in self._disabled
             if is_off != (feature in before):

@@ -93,6 +93,10 @@ class ScreenSource(abc.ABC):
         """Somebody looks, or nobody does: then it need not be up to date."""
 
     @abc.abstractmethod
+    def resize(self, width: int, height: int) -> None:
+        """Ask for another size, which comes as a change, if at all."""
+
+    @abc.abstractmethod
     def key(self, code: int, *, is_down: bool) -> None:
         """Press or release a key, by QEMU's number of it."""
 

@@ -62,6 +62,7 @@ class GuestScreen(ScreenSource):
         self.problem = ""
         self.heard: Callable[[rfb.Event], None] = lambda event: None
         self._is_watched = self._wants_sound = False
+        self._can_resize = True
         self._protocol: _Protocol | None = None
         self._tasks = TaskSet()
         self._input = QmpInput(self._send_input)
@@ -90,6 +91,11 @@ class GuestScreen(ScreenSource):
                 self._protocol.core.watch(is_watched=is_watched)
                 self._protocol.flush()
             self._poke()
+
+    def resize(self, width: int, height: int) -> None:
+        if self._protocol is not None and self.is_there and self._can_resize:
+            self._protocol.core.resize(width, height)
+            self._protocol.flush()
 
     def key(self, code: int, *, is_down: bool) -> None:
         if self._protocol is not None:
@@ -195,6 +201,7 @@ class GuestScreen(ScreenSource):
                 self._late.cancel()
                 self.size = event.width, event.height
                 self.is_there, self.problem = True, ""
+                self._can_resize = True
                 log.info("screen %d: %dx%d", self._head, event.width, event.height)
                 if self._head:  # a card's further heads are off until they are wanted
                     assert self._protocol is not None
@@ -205,6 +212,9 @@ class GuestScreen(ScreenSource):
             case rfb.Resized():
                 self.size = event.width, event.height
                 self.watcher.changed()
+            case rfb.SizeRefused():
+                log.info("screen %d: its card keeps its size", self._head)
+                self._can_resize = False
             case rfb.Damaged():
                 self._note_life()
                 self.watcher.damaged(event.rectangles)

@@ -2,25 +2,23 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple, Protocol
-
-import numpy as np
 
 from rusb.rdp.graphics.pixels import Frame, new_frame
-from rusb.rdp.graphics.pointers import Cursor
 from rusb.rdp.graphics.scrolling import Change, Shadow
-from rusb.rdp.graphics.updates import Cells, Encoder, Form, Update
+from rusb.rdp.graphics.surfaces import Picture
 
 from .base import Rectangle, ScreenSource
 from .guest_screen import GuestScreen
 from .keyboard import Keyboard
 from .pointer import Pointer
+from .rounds import Drawing, Job, Shown, Video, encode_round, has_pipeline
+from .sizes import SizeWishes
 from .status import StatusPage
+from .video import LONGEST, Detector, Stream, cells_of
 
-__all__ = ["MAX_PICTURES", "Hub", "Shown"]
+__all__ = ["MAX_PICTURES", "Hub"]
 
 log = logging.getLogger(__name__)
 
@@ -35,74 +33,9 @@ have their turn, and little waits for who reads slowly."""
 MAX_PICTURES = 16 << 20
 """Bytes of pictures on their way to clients above which no further one is made."""
 
-
-class Shown(Hashable, Protocol):
-    """What a hub wants of a viewer.
-
-    Attributes:
-        size: width and height of its desktop.
-        form: how it takes bitmaps.
-        picture_size: bytes of the picture that is on its way to the client.
-    """
-
-    size: tuple[int, int]
-    picture_size: int
-
-    @property
-    def form(self) -> Form: ...
-
-    @property
-    def takes_scrblt(self) -> bool:
-        """Does its client move parts of its screen itself?"""
-
-    @property
-    def is_damaged(self) -> bool:
-        """Is there something that it has not taken?"""
-
-    @property
-    def is_watching(self) -> bool:
-        """Does it show anything now?"""
-
-    @property
-    def is_busy(self) -> bool:
-        """Has it yet to send what it got?"""
-
-    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
-        """Parts of the picture are new; None: all of it."""
-
-    def damaged_cells(self, cells: Cells) -> None:
-        """These cells of the picture are new."""
-
-    def take_damage(self, most: int) -> Cells | None:
-        """Return which cells to send, and forget them; None: there are none."""
-
-    def send(self, updates: Sequence[Update], size: tuple[int, int]) -> None:
-        """Send what was encoded for a desktop of that size."""
-
-    def show_pointer(self, cursor: Cursor | None) -> None:
-        """Send the shape of the pointer, unless the client has it."""
-
-    def follow(self, width: int, height: int) -> None:
-        """Take the size of the guest's screen."""
-
-
-class _Job(NamedTuple):
-    viewer: Shown
-    size: tuple[int, int]
-    form: Form
-    cells: Cells
-    is_whole: bool  # the viewer has no other damage
-    is_current: bool  # it has what the shadow has
-
-    def updates(self, encoder: Encoder, change: Change | None) -> list[Update]:
-        """Return what the viewer needs, if the shadow has changed so."""
-        if change is None:
-            return encoder.updates(self.cells, self.form)
-        if not self.is_current:
-            return encoder.updates(self.cells | change.cells, self.form)
-        if change.order is None or not self.viewer.takes_scrblt:
-            return encoder.updates(change.cells, self.form)
-        return [change.order, *encoder.updates(change.rest, self.form)]
+KEY_PAUSE = 1.0
+"""Seconds from a picture of a video that needs none before it to the next one for the
+sake of a viewer that has missed some: it costs the others, too."""
 
 
 class Hub:
@@ -113,6 +46,7 @@ class Hub:
         keyboard: the machine's.
         encoding: one thread, which all hubs of a server share.
         head: which one, counted from 0.
+        video: see :class:`~.screens.Screens`.
 
     Attributes:
         head: see above.
@@ -126,12 +60,21 @@ class Hub:
         keyboard: Keyboard,
         encoding: Executor,
         head: int = 0,
+        video: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.head = head
+        self._quality = video
+        self._detector = Detector()
+        self._stream: Stream | None = None
+        self._streams = 0
+        self._in_step: set[Shown] = set()
+        self._begins_after = 0.0
+        self._expiring: asyncio.TimerHandle | None = None
         self._status = status
         self._guest: GuestScreen | None = None
         self._encoding = encoding
-        self._viewers: set[Shown] = set()
+        self._viewers: dict[Shown, None] = {}  # who came first is first
+        self._sizes = SizeWishes(self._resize)
         self._source: ScreenSource = status
         self._timer: asyncio.TimerHandle | None = None
         self._tick: asyncio.Task[None] | None = None
@@ -155,19 +98,20 @@ class Hub:
 
     def add(self, viewer: Shown) -> None:
         """Show somebody what there is; again: from the beginning."""
-        self._viewers.add(viewer)
+        self._viewers[viewer] = None
         self.behind(viewer)
         self.due()
 
     def behind(self, viewer: Shown) -> None:
         """A viewer's client does not have what it was sent."""
         self._current.discard(viewer)
+        self._in_step.discard(viewer)
         if self._tick is not None:
             self._behind.add(viewer)
 
     def discard(self, viewer: Shown) -> None:
         """Forget somebody who left."""
-        self._viewers.discard(viewer)
+        self._viewers.pop(viewer, None)
         self.behind(viewer)
         self.release(viewer)
         self.due()
@@ -192,6 +136,14 @@ class Hub:
         if self.size is not None:
             x, y = min(x, self.size[0] - 1), min(y, self.size[1] - 1)
         self.pointer.move(x, y)
+
+    def wish(self, viewer: Shown, width: int, height: int) -> None:
+        """A viewer wants another size; the guest gets it, if it came first (9.3)."""
+        if next(iter(self._viewers), None) is viewer:
+            self._sizes.wish(width, height)
+
+    def _resize(self, width: int, height: int) -> None:
+        self._source.resize(width, height)
 
     # ----------------------------------------------------------- for sources ----
 
@@ -221,11 +173,19 @@ class Hub:
         """Parts of the picture are new."""
         for viewer in self._viewers:
             viewer.damaged(rectangles)
+        if self._guest_is_shown and any(map(has_pipeline, self._viewers)):
+            was_found = self._detector.area is not None
+            self._detector.damaged(rectangles, asyncio.get_running_loop().time())
+            if was_found and self._detector.area is None:
+                self._end_video()
         self.due()
 
     def changed(self) -> None:
         """Everything is new, the size as well."""
         self._shadow = None
+        self._detector.forget()
+        self._end_video()
+        self._sizes.changed(self.size)
         for viewer in list(self._viewers):
             if self._source.size is not None:
                 viewer.follow(*self._source.size)
@@ -249,8 +209,10 @@ class Hub:
         self._is_closed = True
         self._viewers.clear()
         self.pointer.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._sizes.close()
+        for timer in (self._timer, self._expiring):
+            if timer is not None:
+                timer.cancel()
         if self._tick is not None:  # its thread cannot be cancelled
             await asyncio.wait([self._tick])
         if self._guest is not None:
@@ -270,7 +232,7 @@ class Hub:
             self._after = asyncio.get_running_loop().time() + TICK
             return  # who has sent its picture calls due()
         jobs = [
-            _Job(
+            Job(
                 *(viewer, viewer.size, viewer.form, cells),
                 is_whole=not viewer.is_damaged,
                 is_current=viewer in self._current,
@@ -283,7 +245,7 @@ class Hub:
             self._is_due_again = True  # what was not taken has its turn
             self._tick = asyncio.ensure_future(self._run(jobs))
 
-    async def _run(self, jobs: Sequence[_Job]) -> None:
+    async def _run(self, jobs: Sequence[Job]) -> None:
         """Encode in the thread, send, and go on."""
         try:
             await self._encode_and_send(jobs)
@@ -295,7 +257,7 @@ class Hub:
             self._is_due_again = False
             self.due()
 
-    async def _encode_and_send(self, jobs: Sequence[_Job]) -> None:
+    async def _encode_and_send(self, jobs: Sequence[Job]) -> None:
         loop = asyncio.get_running_loop()
         size = self._source.size
         if size is None:
@@ -305,27 +267,125 @@ class Hub:
             jobs = [job._replace(is_current=False) for job in jobs]
         shadow = self._shadow
         frames = {job.size: self._frame(*job.size) for job in jobs}
+        video = self._video_round(loop.time())
         done, change, took = await loop.run_in_executor(
-            self._encoding, _encode, jobs, frames, shadow
+            self._encoding, encode_round, jobs, frames, shadow, video
         )
         if change is not None and shadow is self._shadow:
             self._note(jobs, change)
         for job, updates in zip(jobs, done, strict=True):
-            job.viewer.send(updates, job.size)
+            self._send(job, updates)
+        self._note_video(video, loop.time())
         self._after = loop.time() + max(TICK, 2 * took) - took
 
-    def _note(self, jobs: Sequence[_Job], change: Change) -> None:
+    def _send(self, job: Job, updates: Sequence[Drawing]) -> None:
+        viewer = job.viewer
+        is_new = viewer in self._behind and job.has_pipeline
+        if job.form == viewer.form and not is_new:
+            viewer.send(updates, job.size)
+        else:  # it was opened anew meanwhile, and its surfaces with it
+            self._current.discard(viewer)
+            viewer.damaged(None)
+
+    def _note(self, jobs: Sequence[Job], change: Change) -> None:
         """Note who has what the shadow has: who was sent all that it lacked."""
         assert self._shadow is not None
         ours = [job for job in jobs if job.size == self._shadow.size]
         sent = {job.viewer for job in ours}
         if change.cells.any():
-            for viewer in self._viewers - sent:
+            for viewer in self._viewers.keys() - sent:
                 if viewer.size == self._shadow.size:
                     viewer.damaged_cells(change.cells)
             self._current &= sent
         whole = {job.viewer for job in ours if job.is_whole}
         self._current = (self._current | whole) - self._behind
+
+    # ---------------------------------------------------------------- video ----
+
+    @property
+    def _guest_is_shown(self) -> bool:
+        return self._source is not self._status
+
+    def _video_round(self, now: float) -> Video:
+        """What the next round has to do with videos."""
+        if self._quality() is None:
+            self._detector.forget()
+            self._end_video()
+        box, cells = self._detector.candidate, None
+        if box is not None and self._shadow is not None:
+            cells = cells_of(box, self._shadow.size)
+        return Video(
+            *(cells, self._stream, frozenset(self._in_step)),
+            may_begin=now >= self._begins_after,
+        )
+
+    def _note_video(self, video: Video, now: float) -> None:
+        """Note who has which pictures; begin a video that was found."""
+        if video.problem:
+            log.warning("no video: %s", video.problem)
+            self._quality = lambda: None
+        if video.stream is self._stream:
+            if video.picture is not None:
+                have = video.served | self._send_picture(video, video.picture)
+                if not video.is_key:
+                    have &= self._in_step
+                self._in_step = have - self._behind
+                if video.is_key:
+                    self._begins_after = now + KEY_PAUSE
+            for viewer in video.late & self._viewers.keys():
+                self._lacks(viewer)
+        quality = self._quality()
+        if video.candidate is None or quality is None or self._shadow is None:
+            return
+        self._detector.judge(is_dense=video.is_dense)
+        area = self._detector.area
+        if area is not None:
+            self._streams += 1
+            self._stream = Stream(self._streams, area, self._shadow.size, quality)
+            self._in_step.clear()
+            self._begins_after = now
+            log.info("screen %d: a video at %s", self.head, area)
+            self._expire()
+
+    def _send_picture(self, video: Video, picture: Picture) -> set[Shown]:
+        """Send a picture to those who did not ask for it and need it for the next."""
+        size = self._source.size
+        others = {
+            viewer
+            for viewer in self._in_step - video.served
+            if viewer.is_watching and not viewer.is_busy and viewer.size == size
+        }
+        for viewer in others:
+            viewer.send([picture], viewer.size)
+        return others
+
+    def _expire(self) -> None:
+        """End a video in which nothing has changed for a while."""
+        self._expiring = None
+        loop = asyncio.get_running_loop()
+        if self._stream is None:
+            return
+        if self._detector.expire(loop.time()):
+            self._end_video()
+        else:
+            self._expiring = loop.call_later(LONGEST / 2, self._expire)
+
+    def _end_video(self) -> None:
+        """Draw without loss what was a video."""
+        if self._stream is not None:
+            for viewer in filter(has_pipeline, self._viewers):
+                self._lacks(viewer)
+            log.info("screen %d: the video is over", self.head)
+            self._stream = None
+            self._in_step.clear()
+            self.due()
+
+    def _lacks(self, viewer: Shown) -> None:
+        """A viewer does not have what is in the place of the video."""
+        assert self._stream is not None
+        self.behind(viewer)
+        if self._shadow is not None and viewer.size == self._shadow.size:
+            viewer.damaged_cells(self._stream.mask)
 
     def _frame(self, width: int, height: int) -> Frame:
         """Return the picture for a desktop, which may have another size."""
@@ -337,25 +397,3 @@ class Hub:
         part = have[: min(height, source.size[1]), : min(width, source.size[0])]
         found[: part.shape[0], : part.shape[1]] = part
         return found
-
-
-def _encode(
-    jobs: Sequence[_Job], frames: dict[tuple[int, int], Frame], shadow: Shadow | None
-) -> tuple[list[list[Update]], Change | None, float]:
-    """Encode what each viewer wants.
-
-    Returns:
-        the updates of each job; what has changed of the shadow, if there is one of a
-        size that somebody wants; the processor's seconds for it.
-    """
-    begin = time.thread_time()
-    changes: dict[tuple[int, int], Change] = {}
-    if shadow is not None and shadow.size in frames:
-        named = [job.cells for job in jobs if job.size == shadow.size]
-        cells = np.logical_or.reduce(named)
-        changes[shadow.size] = shadow.advance(frames[shadow.size], cells)
-        frames = frames | {shadow.size: shadow.frame}
-    encoders = {size: Encoder(frame, *size) for size, frame in frames.items()}
-    done = [job.updates(encoders[job.size], changes.get(job.size)) for job in jobs]
-    change = next(iter(changes.values()), None)
-    return done, change, time.thread_time() - begin

@@ -21,6 +21,8 @@ class Screens:
         machine: its name.
         count: of heads.
         devices: returns a line for each device that is plugged in.
+        video: returns the quality of videos, 10 to 100; None: they are pictures as
+            others.
     """
 
     def __init__(
@@ -29,7 +31,9 @@ class Screens:
         machine: str,
         count: int,
         devices: Callable[[], Sequence[str]],
+        video: Callable[[], int | None] = lambda: None,
     ) -> None:
+        self._video = video
         self._encoding = ThreadPoolExecutor(1, "encoding")
         self._keyboard = Keyboard(self._key)
         self._hubs: list[Hub] = []
@@ -45,7 +49,7 @@ class Screens:
         devices: Callable[[], Sequence[str]],
     ) -> None:
         page = StatusPage(machine, devices, lambda: guest.problem)
-        hub = Hub(page, self._keyboard, self._encoding, head)
+        hub = Hub(page, self._keyboard, self._encoding, head, self._video)
         guest = GuestScreen(access, head, hub.switched)
         hub.serve(guest)
         self._hubs.append(hub)

@@ -69,6 +69,9 @@ class StatusPage(ScreenSource):
     def watch(self, *, is_watched: bool) -> None:
         """Nothing: it is drawn when it is wanted."""
 
+    def resize(self, width: int, height: int) -> None:
+        """Nothing: it is as large as a viewer is."""
+
     def key(self, code: int, *, is_down: bool) -> None:
         """Nothing: nobody reads it."""
 

@@ -1,9 +1,10 @@
 """One client's view of a head: what it has not got yet, sent as it is taken."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rusb.aio.stream import RdpStream
+from rusb.rdp.gfx import MAX_UNACKNOWLEDGED, Pipeline
 from rusb.rdp.graphics.pointers import (
     DEFAULT_POINTER,
     HIDDEN_POINTER,
@@ -16,6 +17,7 @@ from rusb.rdp.server import ServerConnection
 from ..state import ViewState
 from .base import Rectangle
 from .hub import Hub
+from .rounds import Drawing
 
 __all__ = ["Viewer"]
 
@@ -40,7 +42,12 @@ _FORMS = {
     Compression.NONE: "bitmaps",
     Compression.HEADED: "compressed bitmaps with headers",
     Compression.BARE: "compressed bitmaps",
+    Compression.PIPELINE: "graphics pipeline with AVC420",
 }
+
+
+def _nowhere(message: bytes) -> None:
+    pass
 
 
 class Viewer:
@@ -68,13 +75,17 @@ class Viewer:
         self._pointers = PointerCache(core.pointer_limits)
         self._cursor: Cursor | None = None
         self._has_pointer = False  # the client shows it
-        self._updates: Iterator[Update] | None = None  # of the picture on its way
+        self._pipeline: Pipeline | None = None
+        self._send_graphics: Callable[[bytes], None] = _nowhere
+        self._is_in_frame = False  # of the pipeline
+        self._updates: Iterator[Drawing] | None = None  # of the picture on its way
         self.picture_size = 0
         self._timer: asyncio.TimerHandle | None = None
         self._beginning: asyncio.TimerHandle | None = None
         self._refreshing: asyncio.TimerHandle | None = None
         self._refresh_after = 0.0
         self.frames = self.bytes_sent = 0
+        self._wish: tuple[int, int] | None = None  # made before it was open
 
     def open(self) -> None:
         """The client is ready for pictures; again: after a change of its size."""
@@ -87,10 +98,38 @@ class Viewer:
         self._damage.add_all()
         self._pointers = PointerCache(core.pointer_limits)
         self._has_pointer = False
+        if self._pipeline is not None:
+            self._pipeline.reset(*self.size)
         wait = 0.0 if self._was_open else FIRST_PICTURE
         self._was_open = True
         loop = asyncio.get_running_loop()
         self._beginning = loop.call_later(wait, self._begin)
+
+    def use(
+        self, pipeline: Pipeline | None, send: Callable[[bytes], None] = _nowhere
+    ) -> None:
+        """Draw on a pipeline from now on, from the beginning; None: on the screen.
+
+        Args:
+            send: takes its messages.
+        """
+        self._stop()
+        self._pipeline = pipeline
+        self._send_graphics = send
+        if self._is_open or self._beginning is not None:
+            self.open()
+
+    def acknowledged(self) -> None:
+        """The client has drawn something on the pipeline."""
+        if self._is_open:
+            self.hub.due()
+
+    def wish(self, width: int, height: int) -> None:
+        """The client wants its screen to have another size."""
+        if self._is_open:
+            self.hub.wish(self, width, height)
+        else:
+            self._wish = width, height
 
     def close(self) -> None:
         """Send nothing more. Idempotent."""
@@ -108,7 +147,7 @@ class Viewer:
         is_shown = self._is_open or self._beginning is not None
         return ViewState(
             *(self.hub.head, core.width, core.height, core.depth),
-            form=_FORMS[core.form.compression] if is_shown else "",
+            form=_FORMS[self.form.compression] if is_shown else "",
             frames=self.frames,
             bytes=self.bytes_sent,
         )
@@ -135,12 +174,14 @@ class Viewer:
     @property
     def form(self) -> Form:
         """How the client takes bitmaps."""
+        if self._pipeline is not None:
+            return Form(24, Compression.PIPELINE)
         return self._core.form
 
     @property
     def takes_scrblt(self) -> bool:
         """Does the client move parts of its screen itself?"""
-        return self._core.takes_scrblt
+        return self._pipeline is None and self._core.takes_scrblt
 
     @property
     def is_damaged(self) -> bool:
@@ -160,6 +201,9 @@ class Viewer:
     @property
     def is_busy(self) -> bool:
         """Has it yet to send what it got?"""
+        pipeline = self._pipeline
+        if pipeline is not None and pipeline.unacknowledged >= MAX_UNACKNOWLEDGED:
+            return True
         return self._updates is not None or self._timer is not None
 
     def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
@@ -181,7 +225,7 @@ class Viewer:
             return None
         return self._damage.take(most) if self._damage else None
 
-    def send(self, updates: Sequence[Update], size: tuple[int, int]) -> None:
+    def send(self, updates: Sequence[Drawing], size: tuple[int, int]) -> None:
         """Send what was encoded for a desktop of that size."""
         if not self.is_watching or size != self.size:
             self.hub.behind(self)
@@ -217,6 +261,9 @@ class Viewer:
         self._beginning = None
         self._is_open = True
         self.hub.add(self)
+        wish, self._wish = self._wish, None
+        if wish is not None:
+            self.hub.wish(self, *wish)
 
     def _refresh(self) -> None:
         self._refreshing = None
@@ -241,13 +288,14 @@ class Viewer:
         if self._stream.bytes_waiting <= PICTURE_STEP:
             since, sent = now, 0
             for update in self._updates:
-                self._core.send_update(update)
+                self._draw(update)
                 sent += len(update.body)
                 self.bytes_sent += len(update.body)
                 if sent >= PICTURE_STEP:
                     break
             else:
                 self._stop()
+            self._flush_graphics()
             self._stream.flush()
         elif now - since > PICTURE_PATIENCE:
             self._drop()
@@ -265,7 +313,26 @@ class Viewer:
         self._damage.add_all()
         self._wait()
 
+    def _draw(self, update: Drawing) -> None:
+        if isinstance(update, Update):
+            self._core.send_update(update)
+            return
+        assert self._pipeline is not None
+        if not self._is_in_frame:
+            self._is_in_frame = True
+            self._pipeline.begin()
+        self._pipeline.draw(update)
+
+    def _flush_graphics(self) -> None:
+        if self._pipeline is not None:
+            for message in self._pipeline.messages():
+                self._send_graphics(message)
+
     def _stop(self) -> None:
+        if self._is_in_frame:
+            self._is_in_frame = False
+            if self._pipeline is not None:
+                self._pipeline.end()
         self._updates, self.picture_size = None, 0
         if self._timer is not None:
             self._timer.cancel()

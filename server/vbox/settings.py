@@ -92,6 +92,13 @@ class RemoteDisplay:
         default = "3389" if name == "TCP/Ports" else ""
         return self.properties.get(name, default)
 
+    def video_quality(self) -> int | None:
+        """Of the video channel, 10 to 100; None: it is off (2.5)."""
+        if self.property("VideoChannel/Enabled").lower() not in ("true", "1"):
+            return None
+        number = read_number(self.property("VideoChannel/Quality")) or 75
+        return min(max(number, 10), 100)
+
 
 @dataclass(slots=True)
 class Machine:

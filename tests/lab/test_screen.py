@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,10 @@ from rusb.client.screenshot import screenshot
 from rusb.rdp.events import Button, PointerInput
 from rusb.server.config import ServerConfig
 from rusb.server.display.inputs import pass_on
-from rusb.server.machine.command_line import _screens, _tablets
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay
-from tests.support.lab.assets import GUEST
 from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, wait
-from tests.support.lab.screens import ScreenGuest
-from tests.support.lab.usblab import Guest
+from tests.support.lab.screens import ScreenGuest, TwoHeads
 from tests.support.lab.vboxshell import Shell
 from tests.support.rusbserver import free_port
 from tests.support.whole_path import ALL
@@ -256,30 +252,6 @@ def test_a_machine_of_ours_shows_its_screen(
         finally:
             headless.terminate()
             headless.wait()
-
-
-class TwoHeads(ScreenGuest):
-    """A guest with two screens and their tablets, as our machines have them."""
-
-    modules = (*GUEST, "virtio_gpu", "atkbd")
-    has_tablets = True
-
-    def __init__(self, folder: Path) -> None:
-        self.paths = [folder / "0", folder / "1"]
-        tablets = [word.replace("usb0.0", "xhci.0") for word in _tablets(2)]
-        Guest.__init__(self, *_screens(self.paths), *tablets)
-
-    async def open_screen(self, head: int) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
-        sock.connect(str(self.paths[head]))
-        return sock
-
-    async def send_input(
-        self, head: int, events: Sequence[Mapping[str, object]]
-    ) -> None:
-        place = {"device": "video0", "head": head}
-        self.qmp("input-send-event", events=list(events), **place)
 
 
 async def test_each_of_two_screens_has_its_picture_and_its_pointer(

@@ -24,7 +24,7 @@ from rusb.rdp.security import SecurityFlag, header
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
 from rusb.server import session
-from rusb.server.display import hub
+from rusb.server.display import rounds as display_rounds
 from rusb.server.display.hub import MAX_PICTURES
 from rusb.server.quotas import MAX_NETWORKS, NetworkQuotas
 from rusb.server.vbox.settings import RemoteDisplay
@@ -335,13 +335,13 @@ async def test_t08_pictures_are_made_for_those_who_take_them(
 ) -> None:
     """A client with the largest screen asks for it all the time and reads nothing."""
     drawn: list[tuple[int, int]] = []
-    original = hub._encode
+    original = display_rounds.encode_round
 
     def encode(jobs: Any, *rest: Any) -> Any:
         drawn.extend(job.size for job in jobs)
         return original(jobs, *rest)
 
-    monkeypatch.setattr("rusb.server.display.hub._encode", encode)
+    monkeypatch.setattr("rusb.server.display.hub.encode_round", encode)
     monkeypatch.setattr(
         "rusb.server.display.status.status_frame",
         lambda width, height, *_: noise(width, height),
@@ -353,7 +353,8 @@ async def test_t08_pictures_are_made_for_those_who_take_them(
             transport = deaf_ears(lab, greedy)
             (ours,) = (s for s in sessions_of(lab.server) if s._rdp.width == 3840)
             wanted = said(greedy, DataType.SUPPRESS_OUTPUT, b"\1\0\0\0" + bytes(8))
-            wanted += said(greedy, DataType.REFRESH_RECT, b"\1" + bytes(11)) * 100
+            whole = b"\1" + bytes(7) + b"\xff\x7f" * 2
+            wanted += said(greedy, DataType.REFRESH_RECT, whole) * 100
             others = drawn.count((800, 600))
             for _ in range(100):
                 transport.write(wanted)

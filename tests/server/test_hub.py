@@ -9,11 +9,12 @@ import pytest
 
 from rusb.rdp.graphics.canvas import Canvas
 from rusb.rdp.graphics.pointers import Cursor
-from rusb.rdp.graphics.updates import Cells, Damage, Form, Update
+from rusb.rdp.graphics.updates import Cells, Damage, Form
 from rusb.server.display import hub as module
 from rusb.server.display.base import Rectangle
 from rusb.server.display.hub import Hub
 from rusb.server.display.keyboard import Keyboard
+from rusb.server.display.rounds import Drawing
 from rusb.server.display.status import StatusPage
 from tests.support.rdp.pictures import noise
 
@@ -30,7 +31,7 @@ class Viewer:
         self.form = Form(depth)
         self.picture_size = 0
         self.is_watching, self.is_busy = True, False
-        self.updates: list[Sequence[Update]] = []
+        self.updates: list[Sequence[Drawing]] = []
         self.pointers: list[Cursor | None] = []
         self.sizes: list[tuple[int, int]] = []
         self.canvas = Canvas()
@@ -52,7 +53,7 @@ class Viewer:
     def take_damage(self, most: int) -> Cells | None:
         return self._damage.take(most) if self._damage else None
 
-    def send(self, updates: Sequence[Update], size: tuple[int, int]) -> None:
+    def send(self, updates: Sequence[Drawing], size: tuple[int, int]) -> None:
         assert size == self.size
         self.updates.append(updates)
 

@@ -16,6 +16,7 @@ from rusb.server.display import hub as hubs
 from rusb.server.display.base import Rectangle
 from rusb.server.display.hub import Hub
 from rusb.server.display.keyboard import Keyboard
+from rusb.server.display.rounds import Drawing
 from rusb.server.display.status import StatusPage
 from tests.support.amount import chance, inputs
 from tests.support.rdp.pictures import desktop, noise
@@ -70,7 +71,7 @@ class Viewer:
     def take_damage(self, most: int) -> Cells | None:
         return self.damage.take(most) if self.damage else None
 
-    def send(self, updates: Sequence[Update], size: tuple[int, int]) -> None:
+    def send(self, updates: Sequence[Drawing], size: tuple[int, int]) -> None:
         if self.loses_next or not self.is_watching:
             self.loses_next = False
             self.damage.add_all()
@@ -78,6 +79,7 @@ class Viewer:
             self.hub.due()
             return
         for update in updates:
+            assert isinstance(update, Update)
             self.bytes += len(update.body)
             if update.kind is UpdateKind.ORDERS:
                 self.move(update)

@@ -40,6 +40,9 @@ class Guest(ScreenSource):
     def pointer(self, buttons: int, x: int, y: int) -> None:
         self._said.append((buttons, x, y))
 
+    def resize(self, width: int, height: int) -> None:
+        pass
+
     def button(self, name: str, *, is_down: bool) -> None:
         self._said.append((name, is_down))
 

@@ -14,7 +14,6 @@ from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Controller, Hardware
 from rusb.server.vbox.registry import Entry
 from rusb.server.vbox.settings import Machine
-from rusb.server.vbox.values import read_number
 from rusb.usb.device import clean_text
 
 from ._common import given, live_state, machine_of, registry, show, warn
@@ -174,22 +173,13 @@ def _display_lines(machine: Machine, live: MachineState | None) -> Iterator[str]
     )
     if live is not None and live.display.port > 0:
         yield _row("VRDE port", live.display.port)
-    video = _video_quality(machine)
+    video = display.video_quality()
     text = "disabled" if video is None else f"enabled (Quality {video})"
     yield _row("Video redirection", text)
     for name in PROPERTIES:
         value = display.properties.get(name)
         text = f'"{value}"' if value else "<not set>"
         yield f"{'VRDE property':<28}: {name:<10} = {text}"
-
-
-def _video_quality(machine: Machine) -> str | None:
-    """The quality of the video channel; None: it is off (filters.md 2.5)."""
-    display = machine.remote_display
-    if display.property("VideoChannel/Enabled").lower() not in ("true", "1"):
-        return None
-    number = read_number(display.property("VideoChannel/Quality")) or 75
-    return str(min(max(number, 10), 100))
 
 
 def _live_devices(live: MachineState) -> Iterator[tuple[str, str, DeviceState]]:
@@ -326,10 +316,10 @@ def _pairs(
         yield "vrdeauthtype", quoted(display.auth_type.lower())
         yield "vrdemulticon", quoted(_on_off(display.allow_multi_connection))
         yield "vrdereusecon", quoted(_on_off(display.reuse_single_connection))
-        video = _video_quality(machine)
+        video = display.video_quality()
         yield "vrdevideochannel", quoted(_on_off(video is not None))
         if video is not None:
-            yield "vrdevideochannelquality", quoted(video)
+            yield "vrdevideochannelquality", quoted(str(video))
         for name in PROPERTIES:
             value = display.properties.get(name)
             yield f"vrdeproperty[{name}]", quoted(value) if value else "<not set>"

@@ -24,6 +24,7 @@ from .pixels import (
     to_bytes,
     to_depth,
 )
+from .surfaces import Tile, encode_tiles
 
 __all__ = [
     "CELL",
@@ -91,6 +92,7 @@ class Compression(enum.Enum):
     NONE = "not at all"
     HEADED = "behind a header"
     BARE = "without a header"
+    PIPELINE = "as tiles of the graphics pipeline"
 
 
 class Form(NamedTuple):
@@ -176,6 +178,7 @@ class Encoder:
         assert frame.shape == (-(-height // TILE) * TILE, -(-width // TILE) * TILE)
         self._frame, self._width, self._height = frame, width, height
         self._done: dict[tuple[Form, bytes], list[Update]] = {}
+        self._tiles: dict[bytes, list[Tile]] = {}
 
     def updates(self, cells: Cells, form: Form) -> list[Update]:
         """Return the updates that draw some cells, each with up to MAX_BITMAPS bytes.
@@ -189,29 +192,57 @@ class Encoder:
             self._done[key] = list(_join(self._bitmaps(cells, form)))
         return self._done[key]
 
+    def tiles(self, cells: Cells) -> list[Tile]:
+        """Return the tiles that draw some cells in a graphics pipeline."""
+        key = cells.tobytes()
+        if key not in self._tiles:
+            self._tiles[key] = list(self._surface_tiles(cells))
+        return self._tiles[key]
+
+    def _surface_tiles(self, cells: Cells) -> Iterator[Tile]:
+        for shown, places, tiles in self._stacks(cells):
+            height = tiles.shape[1]
+            for (x, y), (codec, body) in zip(
+                places, encode_tiles(tiles[:, :, :shown]), strict=True
+            ):
+                yield Tile((x, y, x + shown, y + height), codec, body)
+
     def _bitmaps(self, cells: Cells, form: Form) -> Iterator[bytes]:
         """Yield rectangles with their pixels."""
+        for shown, places, tiles in self._stacks(cells):
+            _, height, width = tiles.shape
+            pixels = to_depth(tiles[:, ::-1], form.depth)  # the lowest row first
+            for (x, y), (flags, data) in zip(
+                places, _encoded(pixels, form), strict=True
+            ):
+                # what goes beyond the right edge is padding
+                yield (
+                    _RECTANGLE.pack(
+                        *(x, y, x + shown - 1, y + height - 1),
+                        *(width, height, form.depth, flags, len(data)),
+                    )
+                    + data
+                )
+
+    def _stacks(
+        self, cells: Cells
+    ) -> Iterator[tuple[int, list[tuple[int, int]], Frame]]:
+        """Yield tiles of one shape.
+
+        Yields:
+            columns that are on the screen, where each tile begins, the tiles.
+        """
         frame = self._frame
         for (height, width), places in _tiles(cells, self._height).items():
             step = max(1, MAX_AT_ONCE // (height * width))
-            for begin in range(0, len(places), step):
-                some = places[begin : begin + step]
-                tiles = np.stack(
-                    [frame[y : y + height, x : x + width] for x, y in some]
-                )
-                pixels = to_depth(tiles[:, ::-1], form.depth)  # the lowest row first
-                for (x, y), (flags, data) in zip(
-                    some, _encoded(pixels, form), strict=True
-                ):
-                    # what goes beyond the right edge is padding
-                    right = min(x + width, self._width) - 1
-                    yield (
-                        _RECTANGLE.pack(
-                            *(x, y, right, y + height - 1),
-                            *(width, height, form.depth, flags, len(data)),
-                        )
-                        + data
-                    )
+            inside = [at for at in places if at[0] + width <= self._width]
+            edge = [at for at in places if at[0] + width > self._width]
+            for group in (inside, edge):
+                for begin in range(0, len(group), step):
+                    some = group[begin : begin + step]
+                    shown = min(width, self._width - some[0][0])
+                    tiles = [frame[y : y + height, x : x + width] for x, y in some]
+                    yield shown, some, np.stack(tiles)
 
 
 def _tiles(cells: Cells, bottom: int) -> dict[tuple[int, int], list[tuple[int, int]]]:

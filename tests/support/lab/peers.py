@@ -112,8 +112,8 @@ class Program:
 class Display(Program):
     """An X server without a screen to look at."""
 
-    def __init__(self, folder: Path) -> None:
-        size = f"{WIDTH}x{HEIGHT}x24"
+    def __init__(self, folder: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
+        size = f"{width}x{height}x24"
         command = [
             "Xvfb",
             "-displayfd",

@@ -3,19 +3,21 @@
 import ctypes
 import io
 import os
+import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from rusb.rdp.graphics.pixels import Frame, frame_of
+from rusb.server.machine.command_line import _screens, _tablets
 from tests.support.lab.assets import GUEST
 from tests.support.lab.peers import HEIGHT, WIDTH, Display, wait
 from tests.support.lab.usblab import Guest
 
-__all__ = ["ManagedDisplay", "Records", "ScreenGuest"]
+__all__ = ["ManagedDisplay", "Records", "ScreenGuest", "TwoHeads"]
 
 
 class ScreenGuest(Guest):
@@ -39,6 +41,30 @@ class ScreenGuest(Guest):
         image = Image.open(io.BytesIO(path.read_bytes()))
         frame = frame_of(*image.size, image.tobytes())
         return frame[: image.height, : image.width]
+
+
+class TwoHeads(ScreenGuest):
+    """A guest with two screens and their tablets, as our machines have them."""
+
+    modules = (*GUEST, "virtio_gpu", "atkbd")
+    has_tablets = True
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = [folder / "0", folder / "1"]
+        tablets = [word.replace("usb0.0", "xhci.0") for word in _tablets(2)]
+        Guest.__init__(self, *_screens(self.paths), *tablets)
+
+    async def open_screen(self, head: int) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        sock.connect(str(self.paths[head]))
+        return sock
+
+    async def send_input(
+        self, head: int, events: Sequence[Mapping[str, object]]
+    ) -> None:
+        place = {"device": "video0", "head": head}
+        self.qmp("input-send-event", events=list(events), **place)
 
 
 class Records:

@@ -1,15 +1,24 @@
 """Pictures as screens have them, made from a seed."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from rusb.rdp.graphics.pixels import Frame, frame_of, new_frame
 
-__all__ = ["VECTORS", "desktop", "kinds", "noise", "vector_picture"]
+__all__ = [
+    "VECTORS",
+    "desktop",
+    "film",
+    "kinds",
+    "noise",
+    "quality",
+    "vector_picture",
+]
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "vectors" / "graphics.json").read_text("utf-8")
@@ -62,3 +71,37 @@ def kinds(width: int, height: int, seed: int) -> Frame:
             np.full(shape, few[2]),
         ]
     )
+
+
+@functools.cache
+def _scene(width: int, height: int) -> Frame:
+    """A soft picture of which a film shows a part that moves; mostly grey."""
+    random = np.random.default_rng(7)
+    noise = random.integers(0, 256, (height, width, 3), np.uint8)
+    soft = Image.fromarray(noise, "RGB").filter(ImageFilter.GaussianBlur(3))
+    grey = np.asarray(soft.convert("L")).astype(float)
+    grey = (grey - grey.mean()) * 8 + 128
+    tint = np.linspace(-20, 20, width)
+    red, green, blue = (
+        (grey + shift).clip(0, 255).astype(np.uint32) for shift in (tint, 0, -tint)
+    )
+    pixels: Frame = red << 16 | green << 8 | blue
+    return pixels
+
+
+def film(width: int, height: int, number: int) -> Frame:
+    """Return a picture of a film, (height, width)."""
+    scene = _scene(width + 64, height + 64)
+    x, y = abs(number % 128 - 64), abs(number * 2 % 128 - 64)
+    return scene[y : y + height, x : x + width]
+
+
+def quality(seen: Frame, shown: Frame) -> float:
+    """How near one picture is to another: PSNR, in dB."""
+    both = (
+        np.ascontiguousarray(frame, "<u4").view(np.uint8).reshape(-1, 4)[:, :3]
+        for frame in (seen, shown)
+    )
+    first, second = (channels.astype(float) for channels in both)
+    error = float(((first - second) ** 2).mean())
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
