@@ -249,6 +249,8 @@ class MachineState:
         forwards: rules in force, by slot of the network adapter; None: not known.
         links: which adapters have their cable in, by slot; None: not known.
         notes: what its user was told at the start.
+        has_sound, clipboard: as they count now, see
+            :class:`~rusb.server.vbox.settings.Machine`; None: not known.
     """
 
     state: str
@@ -259,6 +261,8 @@ class MachineState:
     forwards: Mapping[str, tuple[str, ...]] | None = None
     links: Mapping[str, bool] | None = None
     notes: tuple[str, ...] = ()
+    has_sound: bool | None = None
+    clipboard: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads, of JSON's types only."""

@@ -21,19 +21,22 @@ class GuestSound:
 
     Args:
         guest: where it comes from.
+
+    Attributes:
+        is_on: may it be heard?
     """
 
     def __init__(self, guest: GuestMedia) -> None:
         self._guest = guest
         self._listeners: set[AudioChannel] = set()
-        self._is_on = True
+        self.is_on = True
         self._is_wanted = False
         self._closing: asyncio.TimerHandle | None = None
 
     def switch(self, *, is_on: bool) -> None:
         """Let clients hear the guest, or not (``--audio-out``)."""
-        if is_on != self._is_on:
-            self._is_on = is_on
+        if is_on != self.is_on:
+            self.is_on = is_on
             self._ask()
             if not is_on:
                 self._close()
@@ -69,7 +72,7 @@ class GuestSound:
         self._go_on()
 
     def _ask(self) -> None:
-        is_wanted = self._is_on and bool(self._listeners)
+        is_wanted = self.is_on and bool(self._listeners)
         if is_wanted != self._is_wanted:
             self._is_wanted = is_wanted
             self._guest.want_sound(is_wanted=is_wanted)

@@ -12,7 +12,9 @@ from rusb.errors import SettingsError
 
 from ..vbox.model import (
     NETWORK_CARDS,
+    SOUND_CARDS,
     Adapter,
+    Audio,
     Drive,
     Hardware,
     disk_format,
@@ -76,7 +78,7 @@ def qemu_command(
         )
     command = [program, "-name", f"guest={_escaped(name)}", "-uuid", uuid.strip("{}")]
     command += ["-nodefaults", "-no-user-config", "-display", "none"]
-    command += _screens(screens)
+    command += _screens(screens, has_sound=hardware.audio is not None)
     acpi = "on" if hardware.acpi else "off"
     command += ["-machine", f"pc,accel={accelerator},acpi={acpi}", "-cpu", "max"]
     command += ["-m", f"{hardware.memory}M", "-smp", f"{hardware.cpus}"]
@@ -98,20 +100,47 @@ def qemu_command(
         command += _tablets(len(screens))
     command += _storage(hardware.drives())
     command += _network(hardware.adapters)
+    if hardware.audio is not None:
+        command += _sound(hardware.audio)
+    if screens:  # the clipboard goes through the VNC server
+        command += _AGENT
     if incoming:
         command += ["-incoming", incoming]
     return command
 
 
-def _screens(paths: Sequence[Path]) -> Iterator[str]:
-    """Yield the card, and where each of its heads is shown."""
+def _screens(paths: Sequence[Path], *, has_sound: bool = False) -> Iterator[str]:
+    """Yield the card, and where each of its heads is shown; sound is with the first."""
     card = "VGA,id=video0,edid=on"
     if len(paths) > 1:
         card = f"virtio-vga,id=video0,max_outputs={len(paths)}"
     yield from ("-device", card)
     for head, path in enumerate(paths):
         place = f"unix:{_escaped(str(path))},id=screen{head},display=video0"
-        yield from ("-vnc", f"{place},head={head}" if len(paths) > 1 else place)
+        if len(paths) > 1:
+            place += f",head={head}"
+        if has_sound and not head:
+            place += ",audiodev=sound0"
+        yield from ("-vnc", place)
+
+
+def _sound(audio: Audio) -> Iterator[str]:
+    """Yield the sound card; what it plays goes nowhere but to the VNC server."""
+    yield from ("-audiodev", "none,id=sound0")
+    *buses, card = SOUND_CARDS[audio.controller]
+    for bus in buses:
+        yield from ("-device", bus)
+    yield from ("-device", f"{card},audiodev=sound0")
+
+
+_AGENT = (
+    *("-chardev", "qemu-vdagent,id=agent,clipboard=on,mouse=off"),
+    *("-device", "virtio-serial-pci,id=agentbus"),
+    "-device",
+    "virtserialport,bus=agentbus.0,chardev=agent,name=com.redhat.spice.0",
+)
+"""Where the guest's spice-vdagent finds the clipboard, which may be switched on later.
+Last, so that the cards before it keep their places."""
 
 
 def _tablets(heads: int) -> Iterator[str]:

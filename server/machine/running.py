@@ -25,6 +25,7 @@ from ..vbox.settings import LIVE_PROPERTIES, Machine, load_machine
 from .console import Console
 from .control import ControlServer, control_path
 from .host_devices import HostDevices, HostPlugs
+from .media_control import media_commands
 from .process import MakeHypervisor, QemuProcess
 
 __all__ = ["RunningMachine"]
@@ -183,7 +184,12 @@ class RunningMachine:
             "reload": self._reload,
             "usbattach": self._usbattach,
             "usbdetach": self._usbdetach,
+            **media_commands(self.machine, self._settings_changed),
         } | self._console.commands()
+
+    def _settings_changed(self) -> None:
+        if self._server is not None:
+            self._server.settings_changed()
 
     def _tell(self, command: str) -> Callable[[Mapping[str, Any]], Any]:
         async def tell(arguments: Mapping[str, Any]) -> None:
@@ -224,8 +230,7 @@ class RunningMachine:
             return
         display = replace(self.machine.remote_display, properties=properties)
         self.machine.remote_display = display
-        if self._server is not None:
-            self._server.settings_changed()
+        self._settings_changed()
 
     async def _change_display(self, **changes: Any) -> None:
         """Change settings of the remote display, for this run, and let them count.
@@ -309,4 +314,6 @@ class RunningMachine:
             forwards=self._console.rules(),
             links=self._console.links(),
             notes=tuple(self._notes),
+            has_sound=self.machine.has_sound,
+            clipboard=self.machine.clipboard,
         ).to_json()

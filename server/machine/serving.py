@@ -19,6 +19,7 @@ from ..vbox.lock import MachineLock, lock_path
 from ..vbox.ports import parse_ports
 from ..vbox.settings import LIVE_PROPERTIES, load_machine
 from .control import Command, ControlServer, control_path
+from .media_control import media_commands
 
 __all__ = ["Serving"]
 
@@ -156,6 +157,7 @@ class Serving:
             "poweroff": self._poweroff,
             "reload": self._reload,
             "vrdeproperty": self._set_property,
+            **media_commands(self._machine, lambda: self.server.settings_changed()),
         }
 
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
@@ -193,4 +195,6 @@ class Serving:
             process=os.getpid(),
             started=self._started,
             devices=self.server.devices(),
+            has_sound=self._machine.has_sound,
+            clipboard=self._machine.clipboard,
         ).to_json()

@@ -181,6 +181,15 @@ class Editor(NetworkEditor, DrivesEditor):
             node = self.document.ensure_in(owner, *kept.place(owner))
             self.document.set(node, kept.attribute, stored)
 
+    def set_audio(self, **attributes: str) -> None:
+        """Set attributes of the sound card."""
+        for name, value in attributes.items():
+            self.document.set(self._hardware("AudioAdapter"), name, value)
+
+    def set_clipboard(self, mode: str) -> None:
+        """Set which way texts go between the guest and its viewers."""
+        self.document.set(self._hardware("Clipboard"), "mode", mode)
+
     def set_memory(self, mebibytes: int) -> None:
         """Set the size of the memory."""
         self.document.set(self._hardware("Memory"), "RAMSize", str(mebibytes))

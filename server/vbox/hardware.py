@@ -11,7 +11,7 @@ from .editor import BOOT_DEVICES
 from .files import read_file
 from .forwards import forwards_of
 from .kept import ADAPTER, KEPT
-from .model import Adapter, Controller, Drive, Hardware
+from .model import SOUND_CARDS, Adapter, Audio, Controller, Drive, Hardware
 from .network import nic_modes
 from .notrun import parts_not_run
 from .serialport import SerialPort, serial_port_of
@@ -65,6 +65,7 @@ def read_hardware(
         firmware=firmware.attributes.get("type", "BIOS") if firmware else "BIOS",
         is_local_time=local == "local",
         serial=_serial(hardware, folder),
+        audio=_audio(hardware.find("AudioAdapter")),
         usb=usb,
         controllers=_controllers(machine, hardware, folder),
         adapters=_adapters(hardware),
@@ -94,6 +95,20 @@ def _serial(hardware: Node, folder: Path) -> SerialPort | None:
         if port.attributes.get("slot") == "0":
             found = serial_port_of(port, folder)
     return found
+
+
+def _audio(node: Node | None) -> Audio | None:
+    """Read the sound card, which a file has to ask for."""
+    given = node.attributes if node else {}
+    if not read_boolean(given.get("enabled")):
+        return None
+    found, usual = given.get("controller", ""), Audio()
+    return Audio(
+        controller=found if found in SOUND_CARDS else usual.controller,
+        driver=given.get("driver", usual.driver),
+        codec=given.get("codec", usual.codec),
+        has_input=read_boolean(given.get("enabledIn")) or False,
+    )
 
 
 def _controllers(machine: Node, hardware: Node, folder: Path) -> list[Controller]:

@@ -13,7 +13,9 @@ __all__ = [
     "BUSES",
     "BUS_OF",
     "NETWORK_CARDS",
+    "SOUND_CARDS",
     "Adapter",
+    "Audio",
     "Controller",
     "Drive",
     "Hardware",
@@ -130,6 +132,30 @@ class Adapter:
     kept: Mapping[str, str] = field(default_factory=dict)
 
 
+SOUND_CARDS = {
+    "AC97": ("AC97",),
+    "HDA": ("intel-hda", "hda-output"),
+    "SB16": ("sb16",),
+}
+"""QEMU's devices for each sound card, the one with the sound last; another: AC97."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """A sound card.
+
+    Attributes:
+        controller: a name of SOUND_CARDS.
+        driver, codec: as VirtualBox has them, to be shown: only viewers hear the guest.
+        has_input: may the guest record, in VirtualBox?
+    """
+
+    controller: str = "AC97"
+    driver: str = "Null"
+    codec: str = "STAC9700"
+    has_input: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """What a machine is made of, as its settings have it.
@@ -140,6 +166,7 @@ class Hardware:
         firmware: ``BIOS`` or ``EFI`` (any variant of it).
         is_local_time: the clock has the host's time zone; else UTC.
         serial: what the first serial port is connected with; None: there is none.
+        audio: the sound card; None: there is none.
         usb: types of USB controllers.
         adapters: by slot, from 0; those that are switched off are not there.
         uuid: what the guest sees; empty: that of the machine.
@@ -157,6 +184,7 @@ class Hardware:
     firmware: str = "BIOS"
     is_local_time: bool = False
     serial: SerialPort | None = None
+    audio: Audio | None = None
     usb: Sequence[str] = ()
     controllers: Sequence[Controller] = ()
     adapters: Mapping[int, Adapter] = field(default_factory=dict)

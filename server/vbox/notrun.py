@@ -35,13 +35,11 @@ _OFF = "false 0"
 
 _PARTS = (
     _Part(
-        "AudioAdapter",
-        "enabled",
-        _OFF,
-        "sound: machines have no sound card",
+        *("AudioAdapter", "enabledIn", _OFF),
+        "microphone: QEMU's VNC server offers none",
     ),
     _Part("Chipset", "type", "piix3", "chipset {}: the guest has an i440FX and PIIX3"),
-    _Part("Clipboard", "mode", "disabled", "shared clipboard ({})"),
+    _Part("Clipboard", "fileTransfersEnabled", _OFF, "files on the shared clipboard"),
     _Part("DragAndDrop", "mode", "disabled", "drag and drop ({})"),
     _Part("TrustedPlatformModule", "type", "none", "TPM ({}): machines have none"),
     _Part("Display", "accelerate3D", _OFF, "3D acceleration"),

@@ -21,8 +21,8 @@ def test_all_of_it_or_nothing(vbox: Vbox) -> None:
     vbox.fails(
         "modifyvm Lab --memory 512 --acpi maybe", "--acpi; choose one of on, off"
     )
-    line = "modifyvm Lab --memory 512 --audio pulse"
-    vbox.fails(line, "--audio: machines have no sound card", 1)
+    line = "modifyvm Lab --memory 512 --draganddrop on"
+    vbox.fails(line, "--draganddrop: drag and drop is not supported", 1)
     vbox.fails("modifyvm Lab --memory 512 --memroy 1", "did you mean --memory?")
 
 
@@ -38,17 +38,17 @@ def test_options_apply_in_order(vbox: Vbox) -> None:
 
 
 def test_all_that_is_refused_is_named_at_once(vbox: Vbox) -> None:
-    line = "modifyvm Lab --draganddrop on --audio pulse --nic1 bridged --memory 512"
-    vbox.fails(f"{line} --audioout on --cpuhotplug off --chipset ich9", "", 1)
+    line = "modifyvm Lab --draganddrop on --lpt1 0x378 --nic1 bridged --memory 512"
+    vbox.fails(f"{line} --lptmode1 x --cpuhotplug off --chipset ich9", "", 1)
     assert vbox.err == (
         "rusb: error: --draganddrop: drag and drop is not supported;"
-        " --audio, --audioout: machines have no sound card; --chipset: machines always"
-        " have the i440FX and PIIX3 chipset;"
+        " --lpt1, --lptmode1: machines have no parallel ports; --chipset: machines"
+        " always have the i440FX and PIIX3 chipset;"
         " --nic1 bridged: rusb has no such network; choose one of none, null, nat\n"
     )
     vbox.fails("createvm --name X --default y --cipher z", "--default: storage", 1)
     assert "; --cipher: rusb does not encrypt settings" in vbox.err
-    vbox.fails("modifyvm Lab --audio pulse --memory x", "it must be a number", 2)
+    vbox.fails("modifyvm Lab --lpt1 on --memory x", "it must be a number", 2)
 
 
 def test_what_changes_nothing_is_kept(vbox: Vbox) -> None:

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 
-SOUND = '<AudioAdapter controller="AC97" driver="Pulse" enabled="true"/>'
+SOUND = '<AudioAdapter driver="Pulse" enabled="true" enabledIn="true"/>'
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_what_starts_a_machine(
     assert ("starts headless" in said) == (
         "headless, and a message" in status or "gui" in line
     )
-    assert "Warning: not supported: sound: machines have no sound card" in said
+    assert "Warning: not supported: microphone: QEMU's VNC server offers none" in said
     after = state(shell)
     assert 'VMState="running"' in after
     assert ('vrde="off"' in after) == (" off" in line)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from qemu.qmp import ConnectError, QMPClient, Runstate
 
 from rusb.errors import SettingsError
 from rusb.server.machine.command_line import qemu_command
-from rusb.server.vbox.model import Adapter, Hardware, disk_format
+from rusb.server.vbox.model import Adapter, Audio, Hardware, disk_format
 from tests.support.hardware import controllers
 
 UUID = "{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a704}"
@@ -21,11 +21,12 @@ UUID = "{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a704}"
 
 @contextlib.asynccontextmanager
 async def machine(
-    hardware: Hardware, folder: Path
+    hardware: Hardware, folder: Path, screens: Sequence[Path] = ()
 ) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
     """Start a machine that stands still; talk to it."""
     monitor = folder / "qmp"
-    command = [*qemu_command("a, b", UUID, hardware, [monitor]), "-S"]
+    command = qemu_command("a, b", UUID, hardware, [monitor], screens=screens)
+    command.append("-S")
     process = await asyncio.create_subprocess_exec(
         *command, stderr=asyncio.subprocess.PIPE
     )
@@ -142,6 +143,39 @@ async def test_controllers_and_network(tmp_path: Path) -> None:
         }
         assert kinds["nic0"] == "child<e1000>"
         assert kinds["nic1"] == "child<pcnet>"
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("controller", "devices"),
+    [("AC97", {"AC97"}), ("HDA", {"intel-hda", "hda-output"}), ("SB16", {"sb16"})],
+)
+async def test_sound_cards_play_to_the_screen(
+    controller: str, devices: set[str], tmp_path: Path
+) -> None:
+    hardware = Hardware(audio=Audio(controller))
+    async with machine(hardware, tmp_path, [tmp_path / "0", tmp_path / "1"]) as qmp:
+        tree = await qmp("qom-list", {"path": "/machine/peripheral-anon"})
+        types = [entry["type"] for entry in tree]
+        kinds = {kind[6:-1] for kind in types if kind.startswith("child<")}
+        assert kinds == {*devices, "virtserialport"}
+    first, second = (
+        word
+        for word in qemu_command(
+            "m", UUID, hardware, [], screens=[Path("/0"), Path("/1")]
+        )
+        if word.startswith("unix:/")
+    )
+    assert first.endswith(",audiodev=sound0")
+    assert "audiodev" not in second
+
+
+@pytest.mark.lab
+async def test_the_clipboard_has_a_port_for_the_guests_agent(tmp_path: Path) -> None:
+    async with machine(Hardware(), tmp_path, [tmp_path / "0"]) as qmp:
+        found = {c["label"]: c["frontend-open"] for c in await qmp("query-chardev")}
+        assert found["agent"] is False  # nobody in the guest has opened it
+    assert not any("agent" in word for word in qemu_command("m", UUID, Hardware(), []))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from rusb.server.vbox.notrun import parts_not_run
 DATA = Path(__file__).parent / "data"
 
 CASES = [
-    ('<AudioAdapter driver="Pulse" enabled="true"/>', "sound"),
+    ('<AudioAdapter driver="Pulse" enabled="true" enabledIn="true"/>', "microphone"),
     ('<Chipset type="ICH9"/>', "chipset ICH9"),
-    ('<Clipboard mode="Bidirectional"/>', "shared clipboard (Bidirectional)"),
+    ('<Clipboard mode="Bidirectional" fileTransfersEnabled="true"/>', "files on"),
     ('<DragAndDrop mode="HostToGuest"/>', "drag and drop"),
     ('<TrustedPlatformModule type="v2_0" location=""/>', "TPM (v2_0)"),
     ('<Display accelerate3D="true"/>', "3D acceleration"),

@@ -15,10 +15,12 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import ConnectionLost, ControlError, SettingsError
 from rusb.filters.parser import parse_offer
+from rusb.server.channels.clipboard import ClipboardMode
 from rusb.server.config import ServerConfig
 from rusb.server.machine import serving as serving_module
 from rusb.server.machine.control import call, running_path
 from rusb.server.machine.serving import Serving
+from rusb.server.state import MachineState
 from rusb.server.vbox.registry import Registry
 from rusb.server.vbox.settings import load_machine
 
@@ -123,6 +125,20 @@ async def test_a_change_of_its_file_counts_at_once(
         station.path.write_text(good.replace('vendorId="0951"', 'vendorId="1209"'))
         await station.hears("in use by the guest")
     assert "settings read again, 1 USB filters" in (place / "VBox.log").read_text()
+
+
+async def test_sound_and_clipboard_change_for_this_run(station: Station) -> None:
+    (entry,) = Registry().running_unlisted()
+    path = running_path(entry.uuid)
+    media = station.serving.server._host.media
+    await call(path, "clipboard", mode="guesttohost")
+    await call(path, "audioout", enabled=False)
+    state = MachineState.from_json(await call(path, "info"))
+    assert (state.clipboard, state.has_sound) == ("guesttohost", False)
+    assert media.clipboard.mode is ClipboardMode.TO_VIEWERS
+    assert not media.sound.is_on
+    with pytest.raises(ControlError, match="choose one of disabled, hosttoguest"):
+        await call(path, "clipboard", mode="both")
 
 
 async def test_it_moves_to_another_port_while_clients_stay(

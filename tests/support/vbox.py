@@ -25,6 +25,8 @@ __all__ = ["RUNNING", "Vbox", "fake_qemu_img", "vbox_home"]
 RUNNING = MachineState("running", DisplayState(RemoteDisplay()))
 """What a machine without a server says of itself."""
 
+WORDS = "info", "reload", "audioout", "clipboard"
+
 QEMU_IMG = """#!/bin/sh
 echo "$@" >>"${0%/*}/log"
 eval file=\\${$(($# - 1))}
@@ -103,7 +105,7 @@ class Vbox:
 
             return run
 
-        words = {word: command(word) for word in ("info", "reload")}
+        words = {word: command(word) for word in WORDS}
         uuid = Registry().find(name).uuid
         lock = MachineLock(lock_path(uuid))
         server = ControlServer(partial(control_path, uuid), words, lock, EventLog(name))

@@ -51,7 +51,7 @@ function _shtab_VBoxManage_using
 end
 
 set -g _shtab_VBoxManage_commands clonehd clonemedium clonevm closemedium controlvm convertfromraw createhd createmedium createvm getextradata guestproperty headless internalcommands list metrics modifyvm registervm setextradata setproperty showhdinfo showmediuminfo showvminfo snapshot startvm storageattach storagectl unregistervm usbfilter
-set -g _shtab_VBoxManage_opts_with_value --acpi --action --active --add --basefolder --boot1 --boot2 --boot3 --boot4 --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --controller --cpus --description --device --filename --firmware --flags --format --groups --ioapic --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --serialnumber --size --sizebyte --startvm --storage --storagectl --target --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-xhci --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -M -P -R -a -e -m -n -o -p -r -s -t -v
+set -g _shtab_VBoxManage_opts_with_value --acpi --action --active --add --audio --audio-codec --audio-controller --audio-driver --audio-enabled --audio-in --audio-out --basefolder --boot1 --boot2 --boot3 --boot4 --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --clipboard-mode --controller --cpus --description --device --filename --firmware --flags --format --groups --ioapic --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --serialnumber --size --sizebyte --startvm --storage --storagectl --target --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-xhci --uuid --variant --vendorid --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport -A -M -P -R -a -e -m -n -o -p -r -s -t -v
 
 complete -c VBoxManage -e
 complete -c VBoxManage -f
@@ -79,7 +79,8 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using closemedium' -s h -l help -d 
 complete -c VBoxManage -n '_shtab_VBoxManage_using closemedium' -l delete -d 'example: VBoxManage closemedium disk cd.iso --delete'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a controlvm -d 'change a running machine: power, remote display, USB devices'
 complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm' -s h -l help -d 'show this help message and exit'
-complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm; and test $_shtab_VBoxManage_npos -eq 1' -ka "poweroff acpipowerbutton acpisleepbutton reset pause resume vrde vrdeport vrdeproperty vrdevideochannelquality usbattach usbdetach natpf1 setlinkstate1 screenshotpng keyboardputscancode keyboardputstring keyboardputfile" -d 'poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume|vrde|vrdeport|vrdeproperty|vrdevideochannelquality|usbattach|usbdetach|natpf1|setlinkstate1|screenshotpng|keyboardputscancode|keyboardputstring|keyboardputfile'
+complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm; and test $_shtab_VBoxManage_npos -eq 1' -ka "poweroff acpipowerbutton acpisleepbutton reset pause resume vrde vrdeport vrdeproperty vrdevideochannelquality usbattach usbdetach clipboard audioout natpf1 setlinkstate1 screenshotpng keyboardputscancode keyboardputstring keyboardputfile" -d 'poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume|vrde|vrdeport|vrdeproperty|vrdevideochannelquality|usbattach|usbdetach|clipboard|audioout|natpf1|setlinkstate1|screenshotpng|keyboardputscancode|keyboardputstring|keyboardputfile'
+complete -c VBoxManage -n '_shtab_VBoxManage_using controlvm; and test $_shtab_VBoxManage_npos -eq 2' -ka "mode on off" -d 'UUID|ADDRESS|mode|on|off'
 complete -c VBoxManage -n '_shtab_VBoxManage_using; and test $_shtab_VBoxManage_npos -eq 0' -a convertfromraw -d 'make a disk image from a raw one'
 complete -c VBoxManage -n '_shtab_VBoxManage_using convertfromraw' -s h -l help -d 'show this help message and exit'
 complete -c VBoxManage -n '_shtab_VBoxManage_using convertfromraw' -l format -x -d 'example: VBoxManage convertfromraw cd.iso copy.vmdk --format VMDK --variant Standard'
@@ -141,7 +142,7 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l name -x -d 'exam
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l groups -x -d 'example: VBoxManage modifyvm Lab --groups /a,/b'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l os-type -x -d 'example: VBoxManage modifyvm Lab --ostype Debian_64'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l description -x -d 'example: VBoxManage modifyvm Lab --description '"'"'Test bed'"'"''
-complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l memory -x -d 'example: VBoxManage modifyvm Lab --audio pulse --memory 64 --clipboard bidirectional --nic1 bridged'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l memory -x -d 'example: VBoxManage modifyvm Lab --memory 64 --draganddrop bidirectional --nic1 bridged'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l cpus -x -d 'example: VBoxManage modifyvm Lab --cpus 2'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l monitor-count -x -d 'example: VBoxManage modifyvm Lab --monitorcount 2'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l ioapic -x -d 'example: VBoxManage modifyvm Lab --ioapic on'
@@ -152,7 +153,7 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot1 -x -d 'exa
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot2 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot3 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l boot4 -x -d VALUE
-complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic1 -x -d 'example: VBoxManage modifyvm Lab --audio pulse --memory 64 --clipboard bidirectional --nic1 bridged'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic1 -x -d 'example: VBoxManage modifyvm Lab --memory 64 --draganddrop bidirectional --nic1 bridged'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic2 -x -d 'example: VBoxManage modifyvm Lab --nic2 nat'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic3 -x -d VALUE
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l nic4 -x -d VALUE
@@ -199,6 +200,14 @@ complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l usb-ohci -x -d '
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l usb-ehci -x -d 'example: VBoxManage modifyvm Lab --usbehci on'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l usb-xhci -x -d 'example: VBoxManage modifyvm Lab --usbxhci on'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l usb -x -d 'example: VBoxManage modifyvm Lab --usb off'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l audio -x -d 'example: VBoxManage modifyvm Lab --audio pulse'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l audio-driver -x -d 'example: VBoxManage modifyvm Lab --audio-driver alsa --audio-enabled on'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l audio-enabled -x -d 'example: VBoxManage modifyvm Lab --audio-driver alsa --audio-enabled on'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l audio-in -x -d 'example: VBoxManage modifyvm Lab --audioin off'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l audio-out -x -d 'example: VBoxManage modifyvm Lab --audioenabled on --audioout off'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l audio-controller -x -d 'example: VBoxManage modifyvm Lab --audiocontroller hda'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l audio-codec -x -d 'example: VBoxManage modifyvm Lab --audiocodec ad1980'
+complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l clipboard-mode -x -d 'example: VBoxManage modifyvm Lab --clipboard-mode bidirectional'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l usb-rename -x -d 'example: VBoxManage modifyvm Lab --usbrename OHCI Mine'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l uart1 -x -d 'example: VBoxManage modifyvm Lab --uart1 0x3F8 4'
 complete -c VBoxManage -n '_shtab_VBoxManage_using modifyvm' -l uart-mode1 -x -d 'example: VBoxManage modifyvm Lab --uartmode1 file com1.log'

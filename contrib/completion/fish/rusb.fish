@@ -51,7 +51,7 @@ function _shtab_rusb_using
 end
 
 set -g _shtab_rusb_commands aliases bench connect demo devices events passwordhash plugins rdesktop screenshot serve version clonehd clonemedium clonevm closemedium controlvm convertfromraw createhd createmedium createvm getextradata guestproperty headless internalcommands list metrics modifyvm registervm setextradata setproperty showhdinfo showmediuminfo showvminfo snapshot startvm storageattach storagectl unregistervm usbfilter
-set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --allow --auth --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --compare --controller --cpus --description --device --domain --filename --filter --firmware --flags --format --groups --guest --history --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --pam-service --password --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --rtt --screen --security --serialnumber --since --size --sizebyte --startvm --storage --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --uuid --variant --vendorid --viewer --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport --wait --wire -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
+set -g _shtab_rusb_opts_with_value --acpi --action --active --add --address --allow --audio --audio-codec --audio-controller --audio-driver --audio-enabled --audio-in --audio-out --auth --auth-library --backend --basefolder --boot1 --boot2 --boot3 --boot4 --ca --cable-connected1 --cable-connected2 --cable-connected3 --cable-connected4 --cable-connected5 --cable-connected6 --cable-connected7 --cable-connected8 --clipboard-mode --compare --controller --cpus --description --device --domain --filename --filter --firmware --flags --format --groups --guest --history --ioapic --known-servers --log --mac-address1 --mac-address2 --mac-address3 --mac-address4 --mac-address5 --mac-address6 --mac-address7 --mac-address8 --manufacturer --maskedinterfaces --medium --memory --mode --monitor-count --name --nat-pf1 --nat-pf2 --nat-pf3 --nat-pf4 --nat-pf5 --nat-pf6 --nat-pf7 --nat-pf8 --nic-type1 --nic-type2 --nic-type3 --nic-type4 --nic-type5 --nic-type6 --nic-type7 --nic-type8 --nic1 --nic2 --nic3 --nic4 --nic5 --nic6 --nic7 --nic8 --options --os-type --pam-service --password --patterns --port --port-count --product --productid --remote --rename --revision --rtc-use-utc --rtt --screen --security --serialnumber --since --size --sizebyte --startvm --storage --storagectl --target --timeout --type --uart-mode1 --uart1 --usb --usb-ehci --usb-ohci --usb-rename --usb-timeout --usb-xhci --user --uuid --variant --vendorid --viewer --vrde --vrde-address --vrde-auth-library --vrde-auth-type --vrde-ext-pack --vrde-multi-con --vrde-port --vrde-property --vrde-reuse-con --vrde-video-channel --vrde-video-channel-quality --vrdeaddress --vrdeport --wait --wire -A -L -M -P -R -S -T -X -a -c -d -e -g -k -m -n -o -p -r -s -t -u -v -x
 
 complete -c rusb -e
 complete -c rusb -f
@@ -165,7 +165,7 @@ complete -c rusb -n '_shtab_rusb_using serve' -l auth-library -x -d 'library tha
 complete -c rusb -n '_shtab_rusb_using serve' -l pam-service -x -d 'service in /etc/pam.d (default: login)'
 complete -c rusb -n '_shtab_rusb_using serve' -l legacy-tls -d 'accept clients with TLS 1.0, such as rdesktop-vrdp 1.8'
 complete -c rusb -n '_shtab_rusb_using serve' -l user -x -d 'started as root: open ports, log, certificate and guest, then become NAME'
-complete -c rusb -n '_shtab_rusb_using serve' -l storage -xka "off strict early" -d 'how far ahead disks are read and written, whatever the settings say: off, strict or early'
+complete -c rusb -n '_shtab_rusb_using serve' -l storage -x -d 'how far ahead disks are read and written, whatever the settings say: off, strict, early or ahead[:SIZE]'
 complete -c rusb -n '_shtab_rusb_using serve' -l log -x -d 'where to write the log (default: Logs/VBox.log beside the .vbox file)'
 complete -c rusb -n '_shtab_rusb_using serve' -s v -l verbose -d 'log more; given twice, log every message'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a version -d 'print the version, as --version does'
@@ -192,7 +192,8 @@ complete -c rusb -n '_shtab_rusb_using closemedium' -s h -l help -d 'show this h
 complete -c rusb -n '_shtab_rusb_using closemedium' -l delete -d 'example: VBoxManage closemedium disk cd.iso --delete'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a controlvm -d 'change a running machine: power, remote display, USB devices'
 complete -c rusb -n '_shtab_rusb_using controlvm' -s h -l help -d 'show this help message and exit'
-complete -c rusb -n '_shtab_rusb_using controlvm; and test $_shtab_rusb_npos -eq 1' -ka "poweroff acpipowerbutton acpisleepbutton reset pause resume vrde vrdeport vrdeproperty vrdevideochannelquality usbattach usbdetach natpf1 setlinkstate1 screenshotpng keyboardputscancode keyboardputstring keyboardputfile" -d 'poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume|vrde|vrdeport|vrdeproperty|vrdevideochannelquality|usbattach|usbdetach|natpf1|setlinkstate1|screenshotpng|keyboardputscancode|keyboardputstring|keyboardputfile'
+complete -c rusb -n '_shtab_rusb_using controlvm; and test $_shtab_rusb_npos -eq 1' -ka "poweroff acpipowerbutton acpisleepbutton reset pause resume vrde vrdeport vrdeproperty vrdevideochannelquality usbattach usbdetach clipboard audioout natpf1 setlinkstate1 screenshotpng keyboardputscancode keyboardputstring keyboardputfile" -d 'poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume|vrde|vrdeport|vrdeproperty|vrdevideochannelquality|usbattach|usbdetach|clipboard|audioout|natpf1|setlinkstate1|screenshotpng|keyboardputscancode|keyboardputstring|keyboardputfile'
+complete -c rusb -n '_shtab_rusb_using controlvm; and test $_shtab_rusb_npos -eq 2' -ka "mode on off" -d 'UUID|ADDRESS|mode|on|off'
 complete -c rusb -n '_shtab_rusb_using; and test $_shtab_rusb_npos -eq 0' -a convertfromraw -d 'make a disk image from a raw one'
 complete -c rusb -n '_shtab_rusb_using convertfromraw' -s h -l help -d 'show this help message and exit'
 complete -c rusb -n '_shtab_rusb_using convertfromraw' -l format -x -d 'example: VBoxManage convertfromraw cd.iso copy.vmdk --format VMDK --variant Standard'
@@ -254,7 +255,7 @@ complete -c rusb -n '_shtab_rusb_using modifyvm' -l name -x -d 'example: VBoxMan
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l groups -x -d 'example: VBoxManage modifyvm Lab --groups /a,/b'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l os-type -x -d 'example: VBoxManage modifyvm Lab --ostype Debian_64'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l description -x -d 'example: VBoxManage modifyvm Lab --description '"'"'Test bed'"'"''
-complete -c rusb -n '_shtab_rusb_using modifyvm' -l memory -x -d 'example: VBoxManage modifyvm Lab --audio pulse --memory 64 --clipboard bidirectional --nic1 bridged'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l memory -x -d 'example: VBoxManage modifyvm Lab --memory 64 --draganddrop bidirectional --nic1 bridged'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l cpus -x -d 'example: VBoxManage modifyvm Lab --cpus 2'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l monitor-count -x -d 'example: VBoxManage modifyvm Lab --monitorcount 2'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l ioapic -x -d 'example: VBoxManage modifyvm Lab --ioapic on'
@@ -265,7 +266,7 @@ complete -c rusb -n '_shtab_rusb_using modifyvm' -l boot1 -x -d 'example: VBoxMa
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l boot2 -x -d VALUE
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l boot3 -x -d VALUE
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l boot4 -x -d VALUE
-complete -c rusb -n '_shtab_rusb_using modifyvm' -l nic1 -x -d 'example: VBoxManage modifyvm Lab --audio pulse --memory 64 --clipboard bidirectional --nic1 bridged'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l nic1 -x -d 'example: VBoxManage modifyvm Lab --memory 64 --draganddrop bidirectional --nic1 bridged'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l nic2 -x -d 'example: VBoxManage modifyvm Lab --nic2 nat'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l nic3 -x -d VALUE
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l nic4 -x -d VALUE
@@ -312,6 +313,14 @@ complete -c rusb -n '_shtab_rusb_using modifyvm' -l usb-ohci -x -d 'example: VBo
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l usb-ehci -x -d 'example: VBoxManage modifyvm Lab --usbehci on'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l usb-xhci -x -d 'example: VBoxManage modifyvm Lab --usbxhci on'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l usb -x -d 'example: VBoxManage modifyvm Lab --usb off'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l audio -x -d 'example: VBoxManage modifyvm Lab --audio pulse'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l audio-driver -x -d 'example: VBoxManage modifyvm Lab --audio-driver alsa --audio-enabled on'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l audio-enabled -x -d 'example: VBoxManage modifyvm Lab --audio-driver alsa --audio-enabled on'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l audio-in -x -d 'example: VBoxManage modifyvm Lab --audioin off'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l audio-out -x -d 'example: VBoxManage modifyvm Lab --audioenabled on --audioout off'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l audio-controller -x -d 'example: VBoxManage modifyvm Lab --audiocontroller hda'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l audio-codec -x -d 'example: VBoxManage modifyvm Lab --audiocodec ad1980'
+complete -c rusb -n '_shtab_rusb_using modifyvm' -l clipboard-mode -x -d 'example: VBoxManage modifyvm Lab --clipboard-mode bidirectional'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l usb-rename -x -d 'example: VBoxManage modifyvm Lab --usbrename OHCI Mine'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l uart1 -x -d 'example: VBoxManage modifyvm Lab --uart1 0x3F8 4'
 complete -c rusb -n '_shtab_rusb_using modifyvm' -l uart-mode1 -x -d 'example: VBoxManage modifyvm Lab --uartmode1 file com1.log'

@@ -17,15 +17,9 @@ _MODIFY = (
         "accelerate-3d accelerate-2d-video",
     ),
     (
-        "machines have no sound card",
-        "none off null",
-        "audio audio-driver audio-enabled audio-in audio-out audio-controller"
-        " audio-codec",
-    ),
-    (
-        "the clipboard is not shared",
-        "disabled",
-        "clipboard clipboard-mode clipboard-file-transfers",
+        "only text is shared, no files",
+        "off",
+        "clipboard-file-transfers",
     ),
     ("drag and drop is not supported", "disabled", "draganddrop drag-and-drop"),
     ("rusb has no snapshots", "default", "snapshot-folder"),
@@ -163,8 +157,6 @@ _CONTROL = (
     ),
     ("teleporting is not supported yet", "teleport"),
     ("rusb has no Guest Additions", "setcredentials reboot shutdown"),
-    ("machines have no sound card", "audioin audioout"),
-    ("the clipboard is not shared", "clipboard"),
     ("drag and drop is not supported", "draganddrop"),
     ("change it while the machine is off: modifyvm VM --nicN", "nic#"),
     ("NAT, the only network, has no such setting", "nicpromisc# nicproperty#"),

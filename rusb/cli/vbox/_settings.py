@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 from rusb.server.state import MachineState
 from rusb.server.vbox.kept import KEPT
-from rusb.server.vbox.model import BUS_OF, Controller, Drive, Hardware, ports_of
+from rusb.server.vbox.model import (
+    BUS_OF,
+    Audio,
+    Controller,
+    Drive,
+    Hardware,
+    ports_of,
+)
 from rusb.server.vbox.registry import Entry
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import Machine
 from rusb.server.vbox.values import read_number
 
 from . import _ostypes
+from ._media import DRIVERS
 
 __all__ = [
     "MODES",
@@ -325,7 +333,7 @@ def _forward_row(number: int, index: int, rule: str) -> Row:
 # ------------------------------------------------------------------ devices ----
 
 
-def device_rows(hardware: Hardware) -> Iterator[Row]:
+def device_rows(machine: Machine, hardware: Hardware) -> Iterator[Row]:
     """Yield what comes after the network adapters."""
     for label, key, name, words in (
         ("Pointing Device", "hidpointing", "mouse", _POINTING),
@@ -346,9 +354,30 @@ def device_rows(hardware: Hardware) -> Iterator[Row]:
         yield _switch(f"UART {number}", f"uart{number}", "off")
     for number in (1, 2):
         yield _switch(f"LPT {number}", f"lpt{number}", "off")
-    yield Row("Audio", "disabled", "audio", "none")
-    yield Row("Clipboard Mode", "disabled", "clipboard", "disabled")
+    yield from _audio_rows(machine, hardware.audio)
+    text = _CLIPBOARD.get(machine.clipboard, machine.clipboard)
+    yield Row("Clipboard Mode", text, "clipboard", machine.clipboard)
     yield Row("Drag and drop Mode", "disabled", "draganddrop", "disabled")
+
+
+_CLIPBOARD = {
+    "hosttoguest": "HostToGuest",
+    "guesttohost": "GuestToHost",
+    "bidirectional": "Bidirectional",
+}
+
+
+def _audio_rows(machine: Machine, audio: Audio | None) -> Iterator[Row]:
+    if audio is None:
+        yield Row("Audio", "disabled", "audio", "none")
+        return
+    words = {stored: word for word, stored in DRIVERS.items()}
+    parts = f"Driver: {audio.driver}, Controller: {audio.controller}"
+    text = f"enabled ({parts}, Codec: {audio.codec})"
+    yield Row("Audio", text, "audio", words.get(audio.driver, audio.driver.lower()))
+    output = "on" if machine.has_sound else "off"
+    yield _switch("Audio playback", "audio_out", output)
+    yield _switch("Audio capture", "audio_in", "on" if audio.has_input else "off")
 
 
 def _mode(port: SerialPort) -> str:

@@ -90,6 +90,9 @@ def showvminfo(words: Sequence[str]) -> int:
         live = MachineState("stuck", DisplayState(machine.remote_display))
     if live is not None:  # its command line may have other settings
         machine.remote_display = live.display.settings
+        machine.clipboard = live.clipboard or machine.clipboard
+        if live.has_sound is not None:
+            machine.has_sound = live.has_sound
     if found.has("json"):
         print(json.dumps(_object(entry, machine, hardware, live), indent=2))
     elif found.has("machinereadable"):
@@ -133,7 +136,7 @@ def _rows(
     yield from machine_rows(entry, machine, hardware, live)
     yield from drive_rows(hardware)
     yield from adapter_rows(hardware, live)
-    yield from device_rows(hardware)
+    yield from device_rows(machine, hardware)
 
 
 def _lines(

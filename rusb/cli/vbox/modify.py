@@ -14,7 +14,7 @@ from rusb.server.vbox.registry import check_free, check_name
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import AUTH_TYPES, MAX_MONITORS
 
-from . import _kept, _refused
+from . import _kept, _media, _refused
 from ._common import change_stopped, given, registry, warn
 from ._ostypes import identify
 
@@ -130,6 +130,7 @@ def _property(editor: Editor, value: str) -> None:
     name, equals, text = value.partition("=")
     if not equals or not name:
         raise UsageError(f"--vrdeproperty {value!r} is not NAME=VALUE")
+    _media.note_property(name)
     editor.set_property(name, check_ports(text) if text and name == _PORTS else text)
 
 
@@ -245,10 +246,12 @@ OPTIONS: dict[str, Change] = {
     "usb-ehci": _usb("usb-ehci", "EHCI"),
     "usb-xhci": _usb("usb-xhci", "XHCI"),
     "usb": _usb("usb", "OHCI"),
+    **_media.CHANGES,
 }
 """Options with one value, and what they do."""
 
 DEPRECATED = {
+    "clipboard": "clipboard-mode",
     "vrdp": "vrde",
     "vrdpport": "vrde-port",
     "vrdpaddress": "vrde-address",

@@ -31,7 +31,7 @@ from rusb.server.vbox.settings import Machine
 from rusb.server.vbox.storage_mode import Storage
 from rusb.usb.device import clean_text
 
-from . import _console, _refused
+from . import _console, _media, _refused
 from ._common import (
     ask_running,
     given,
@@ -256,6 +256,7 @@ def controlvm(words: Sequence[str]) -> int:
     ``controlvm VM poweroff|acpipowerbutton|acpisleepbutton|reset|pause|resume``
     ``controlvm VM vrde|vrdeport|vrdeproperty|vrdevideochannelquality VALUE``
     ``controlvm VM usbattach|usbdetach UUID|ADDRESS``
+    ``controlvm VM clipboard mode MODE``, ``controlvm VM audioout on|off``
     ``controlvm VM natpf1|setlinkstate1|screenshotpng VALUE…``
     ``controlvm VM keyboardputscancode|keyboardputstring|keyboardputfile VALUE…``
     """
@@ -271,6 +272,9 @@ def controlvm(words: Sequence[str]) -> int:
         say(f"Warning: {verb} is deprecated; use {_RENAMED[verb]}")
         verb = _RENAMED[verb]
     uuid = registry().find(name).uuid
+    if verb in _media.CONTROL:
+        _media.CONTROL[verb](uuid, values)
+        return 0
     if verb in _refused.CONTROL:
         raise SettingsError(f"controlvm {verb}: {_refused.CONTROL[verb]}")
     if verb in _PLAIN and not values:
@@ -293,6 +297,7 @@ def controlvm(words: Sequence[str]) -> int:
             key, equals, text = value.partition("=")
             if not equals:
                 raise UsageError(f"{value!r} is not NAME=VALUE")
+            _media.note_property(key)
             if key == "TCP/Ports":
                 text = check_ports(text or "0")
             ask_running(uuid, "vrdeproperty", name=key, value=text)
@@ -307,7 +312,7 @@ def controlvm(words: Sequence[str]) -> int:
                 )
             ask_running(uuid, verb, device=value)
         case _:
-            known = (*_PLAIN, *_VALUED, *_console.VERBS)
+            known = (*_PLAIN, *_VALUED, *_media.CONTROL, *_console.VERBS)
             raise UsageError(f"unknown command {verb!r}{did_you_mean(verb, known)}")
     return 0
 
