@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE := -n 4 --dist loadgroup
 UNIT := tests/usb tests/wire tests/rdp tests/rfb tests/filters
 
-.PHONY: help demo test unit fast fuzz soak coverage check bench manual docs clean wheel-test system
+.PHONY: help demo test unit fast fuzz soak coverage check bench figures manual docs clean wheel-test system
 
 help:
 	@echo "make demo        see a USB drive travel to a guest and back"
@@ -33,6 +33,7 @@ help:
 	@echo "make coverage    the share of branches that make unit takes, and its floor"
 	@echo "make check       ruff, formatting, strict typing"
 	@echo "make bench       measure the URB path beside a raw TLS stream"
+	@echo "make figures     measure what the guest's screen costs, in three minutes"
 	@echo "make manual      write the man pages and the shells' completion again"
 	@echo "make docs        build the documentation site into site/; warnings are errors"
 	@echo "make wheel-test  test the built wheel instead of the checkout"
@@ -74,6 +75,9 @@ check: .make/dev
 
 bench: .make/venv
 	@$(BIN)/python -m rusb bench
+
+figures: .make/dev
+	$(BIN)/python tools/screen_figures.py
 
 manual: .make/dev
 	$(BIN)/python tools/manual.py

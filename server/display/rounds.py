@@ -199,7 +199,11 @@ def encode_round(
     if shadow is not None and shadow.size in frames:
         named = [job.cells for job in jobs if job.size == shadow.size]
         cells = np.logical_or.reduce(named)
-        changes[shadow.size] = shadow.advance(frames[shadow.size], cells)
+        changes[shadow.size] = shadow.advance(
+            frames[shadow.size],
+            cells,
+            wants_moves=any(job.viewer.takes_scrblt for job in jobs),
+        )
         frames = frames | {shadow.size: shadow.frame}
     encoders = {size: Encoder(frame, *size) for size, frame in frames.items()}
     if shadow is not None and shadow.size in encoders:

@@ -59,12 +59,15 @@ class Shadow:
         self.frame = new_frame(width, height)
         self.size = width, height
 
-    def advance(self, frame: Frame, cells: Cells) -> Change:
+    def advance(
+        self, frame: Frame, cells: Cells, *, wants_moves: bool = True
+    ) -> Change:
         """Take over what has changed, and say how clients do.
 
         Args:
             frame: of the same size as the shadow's.
             cells: which of them are taken, if they differ; no others are.
+            wants_moves: somebody takes an order.
         """
         found = np.zeros_like(cells)
         rows, columns = (np.flatnonzero(cells.any(axis)) for axis in (1, 0))
@@ -81,7 +84,7 @@ class Shadow:
             after = np.where(wide[: bottom - top, : right - left], after, before)
         found[part] = _differing(before, after)
         order, rest = None, found
-        move = _find_move(before, after)
+        move = _find_move(before, after) if wants_moves else None
         if move is not None:
             begin, end, distance = move
             before[begin:end] = before[begin + distance : end + distance]
