@@ -45,6 +45,8 @@ class ClientConfig:
         ca: PEM file with the authorities to trust; None: trust on first use.
         known_servers: file of the pins; None: in the user's state folder.
         timeout: seconds for the whole way until the connection is active.
+        reconnect: come back when the connection breaks: to what the server keeps for a
+            while, or anew.
         usb_timeout: seconds of an active connection after which a server that has
             said nothing about USB is taken to have none; VRDP servers may need 40
             (vrdpusb.md S1).
@@ -82,6 +84,7 @@ class ClientConfig:
     known_servers: Path | None = None
     timeout: float = 30.0
     usb_timeout: float = 45.0
+    reconnect: bool = False
 
     @property
     def server(self) -> str:

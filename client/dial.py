@@ -16,11 +16,16 @@ from rusb.rdp.events import Event
 from .config import ClientConfig
 from .events import CertificateTrusted
 
-__all__ = ["dial", "rdp_settings"]
+__all__ = ["dial", "rdp_settings", "user_of"]
 
 RESULTS = 32 << 20
 """Bytes of results that wait to be sent above which we read no more requests: what our
 server lets one device have in flight, so that requests to the others are read."""
+
+
+def user_of(config: ClientConfig) -> str:
+    """Return the name that the server is told."""
+    return config.user or os.environ.get("USER", "")
 
 
 def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSettings:
@@ -28,7 +33,7 @@ def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSetti
     name = config.client_name or socket.gethostname().partition(".")[0]
     return ClientSettings(
         server=config.host,
-        user=config.user or os.environ.get("USER", ""),
+        user=user_of(config),
         domain=config.domain,
         password=config.password,
         client_name=name[:15],

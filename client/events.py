@@ -11,6 +11,8 @@ from rusb.usb.device import DeviceInfo
 
 __all__ = [
     "CertificateTrusted",
+    "ConnectionBroken",
+    "ConnectionHeard",
     "DeviceClosed",
     "DeviceEvent",
     "DeviceLeftOut",
@@ -22,6 +24,9 @@ __all__ = [
     "DeviceWithdrawn",
     "SecurityLowered",
     "SessionEvent",
+    "SessionForgotten",
+    "SessionRenewed",
+    "SessionResumed",
 ]
 
 
@@ -69,6 +74,94 @@ class SecurityLowered(SessionEvent):
             "none": "no encryption: your password and data are sent in the clear",
         }
         return f"{self.error}. Trying {weaker[self.security]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionBroken(SessionEvent):
+    """The connection is lost or silent; another one is tried.
+
+    Attributes:
+        server: ``host:port``.
+        error: what is known of it.
+        seconds: for which the server will keep the devices in the guest; 0: it does
+            not.
+    """
+
+    server: str
+    error: RusbError
+    seconds: int
+
+    def __str__(self) -> str:
+        if not self.seconds:
+            return f"{self.error}. Connecting again"
+        return (
+            f"{self.error}. Connecting again; the guest keeps the devices for"
+            f" {self.seconds} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionHeard(SessionEvent):
+    """A connection that had been silent goes on."""
+
+    server: str
+
+    def __str__(self) -> str:
+        return f"{self.server} answers again; nothing was lost"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionResumed(SessionEvent):
+    """There is a connection again, and the guest has the devices still.
+
+    Attributes:
+        server: ``host:port``.
+        seconds: since the last byte of the connection before.
+    """
+
+    server: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"connected to {self.server} again after {self.seconds:g} s; the guest kept"
+            " the devices"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionForgotten(SessionEvent):
+    """The server does not keep the devices any more; they will be offered anew.
+
+    Attributes:
+        server: ``host:port``.
+        is_late: the time for which it does was over.
+    """
+
+    server: str
+    is_late: bool
+
+    def __str__(self) -> str:
+        why = "it was restarted, or its guest ended"
+        if self.is_late:
+            why = "the connection was lost for too long"
+        return f"{self.server} no longer keeps the devices: {why}. Connecting anew"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRenewed(SessionEvent):
+    """There is a connection again; the devices are offered anew.
+
+    Attributes:
+        server: ``host:port``.
+        security: of the connection.
+    """
+
+    server: str
+    security: str
+
+    def __str__(self) -> str:
+        return f"connected to {self.server} again ({self.security})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from typing import TypeGuard
 
-from rusb.aio.link import WireLink
-from rusb.aio.stream import RdpStream
 from rusb.aio.tasks import TaskSet
 from rusb.aio.tls import KnownServers
 from rusb.errors import (
@@ -21,41 +17,42 @@ from rusb.errors import (
     Hint,
     NegotiationError,
     RusbError,
-    ServerBusy,
+    SettingsError,
 )
-from rusb.rdp import events as rdp
-from rusb.rdp.client import ClientConnection
-from rusb.rdp.error_info import SLOT_IS_TAKEN, explain
-from rusb.usb.backend import DeviceBackend, LocalDevice
+from rusb.usb.backend import DeviceBackend
 from rusb.usb.device import DeviceInfo
-from rusb.usb.types import TransferType
-from rusb.wire import base as wire
 
 from .config import ClientConfig
-from .devices import DeviceCatalog, KnownDevice, Standing, load_backend
-from .dial import dial, rdp_settings
+from .connection import Connection
+from .devices import DeviceCatalog, Standing, load_backend
+from .dial import user_of
 from .events import (
-    DeviceLeftOut,
-    DeviceLost,
-    DeviceNotOpened,
-    DeviceOffered,
-    DeviceWithdrawn,
+    ConnectionBroken,
+    ConnectionHeard,
     SecurityLowered,
     SessionEvent,
+    SessionForgotten,
+    SessionRenewed,
+    SessionResumed,
 )
-from .slots import DeviceSlots
+from .extension import Extension, Ticket, clock
+from .offers import Offers
+from .pulse import NetworkWatch, Pulse
 from .wires import WireChoice
 
 __all__ = ["ClientSession", "SessionDevice", "connect"]
 
 log = logging.getLogger(__name__)
 
-OPEN_SECONDS = 15.0
-"""After it was offered, a device that the server has not opened is named."""
+RESUME_SECONDS, RENEW_SECONDS = 5.0, 10.0
+"""For one attempt to come back: to a session that waits for us, to a new one."""
 
-FURTHER_SECONDS = 2.0
-"""How long isochronous devices wait for a wire that carries them, once another one is
-there: it begins later, and a device that has been offered stays on its wire."""
+STEP, MOST = 0.2, 2.0
+"""Seconds by which the time between attempts grows, and up to which."""
+
+BELIEVED = 3
+"""Refusals in a row that count, of a server that had let us in before: a connection
+that breaks during the logon looks like one."""
 
 
 @contextlib.asynccontextmanager
@@ -173,28 +170,20 @@ class SessionDevice:
     kept: str | None
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class _Wire:
-    """A wire that is taken, and what the server has opened over it."""
-
-    protocol: wire.WireProtocol
-    core: wire.DeviceSide
-    link: WireLink
-    slots: DeviceSlots
-    is_full: bool = False  # the server asks too much of it
-
-    @property
-    def is_isochronous(self) -> bool:
-        return TransferType.ISOCHRONOUS in self.protocol.transfer_types
-
-
 class ClientSession:
-    """Offers the devices of a catalog to one server until the connection ends.
+    """Offers the devices of a catalog to one server.
+
+    With ``config.reconnect`` it outlives its connections: it goes on with what the
+    server kept for it, or offers the devices anew, until the server ends it in order or
+    refuses it.
 
     Args:
         config: which server to connect to.
         catalog: the devices; it is watched, and not closed.
         on_event: gets every event; ``str()`` of one is a line for people.
+
+    Attributes:
+        reason: the code that the server gave for the end, if it did.
     """
 
     def __init__(
@@ -209,29 +198,26 @@ class ClientSession:
         self._catalog = catalog
         self._on_event = on_event
         self._tasks = TaskSet()
-        self._taken: list[_Wire] = []
-        self._way: dict[int, _Wire] = {}  # of each device that is offered
-        self._may_wait = True  # for a wire that carries isochronous devices
-        self._known: dict[int, KnownDevice] = {}  # as the server knows of them
-        self._reminders: set[asyncio.TimerHandle] = set()
-        self._further: asyncio.TimerHandle | None = None
         self._is_server_slow = False  # the server reads too slowly
-        self._refresh_due = asyncio.Event()
-        self._list_task: asyncio.Task[None] | None = None
-        self._has_goodbye = False
-        loop = asyncio.get_running_loop()
+        self._is_closing = False
         self._silence: asyncio.TimerHandle | None = None
-        self._active: asyncio.Future[None] = loop.create_future()
-        self._over: asyncio.Future[RusbError | None] = loop.create_future()
-        self._wires = WireChoice(
-            config.wires if config.usb else (),
-            taken=self._take_wire,
+        self._connection: Connection | None = None
+        self._wires: WireChoice | None = None  # of the connection
+        self._pulse: Pulse | None = None  # of it
+        self._network: NetworkWatch | None = None
+        self._ticket: Ticket | None = None
+        self._broken: RusbError | None = None  # why there is no connection
+        self._return: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._over: asyncio.Future[RusbError | None]
+        self._over = asyncio.get_running_loop().create_future()
+        self._offers = Offers(
+            catalog,
+            server=config.server,
+            on_event=on_event,
+            on_full=self._pause_or_resume,
+            may_take_more=lambda: self._wires is None or self._wires.may_take_more,
         )
-        self._channels = self._wires.channels
-        self._rdp = ClientConnection(
-            rdp_settings(config, self._channels), random_bytes=secrets.token_bytes
-        )
-        self._stream: RdpStream | None = None
 
     # --------------------------------------------------------- life cycle ----
 
@@ -245,56 +231,38 @@ class ClientSession:
             ServerBusy: it already has as many clients as it accepts.
             SettingsError: the file of known servers cannot be used.
         """
-        try:
-            async with asyncio.timeout(self.config.timeout):
-                self._stream = await dial(
-                    self.config,
-                    self._rdp,
-                    on_event=self._handle,
-                    on_lost=self._lost,
-                    on_pressure=self._on_pressure,
-                    on_trust=self._on_event,
-                )
-                self._wires.connect(self._rdp, self._stream.flush)
-                await self._active
-        except TimeoutError:
-            raise ConnectionLost(
-                f"{self.config.server} did not finish the connection within"
-                f" {self.config.timeout:g} s"
-            ) from None
-        if self.config.usb and not self._wires.is_possible:
-            names = " or ".join(self._channels.static)
-            raise self._no_usb(f"it does not open the channel {names}")
-        self._catalog.know_peer(self._stream.peer)
-        self._catalog.watch(self._refresh_due.set)
-        self._list_task = self._tasks.start(self._keep_list(), "device list")
+        await self._begin(self.config.timeout)
+        self._tasks.start(self._keep_list(), "device list")
+        if self.config.reconnect:
+            self._network = NetworkWatch(self._on_network)
 
     @property
     def security(self) -> str:
-        """What secures the connection: ``TLS 1.3``, ``RC4, 128 bit`` or little else."""
-        transport = None if self._stream is None else self._stream.transport
-        found = transport and transport.get_extra_info("ssl_object")
-        if not found:
-            return self._rdp.encryption
-        name: str = found.version().replace("TLSv", "TLS ")
-        return name if "." in name else f"{name}.0"
+        """What secures the connection: ``TLS 1.3``, ``RC4, 128 bit`` or little else;
+        empty while there is none."""
+        return "" if self._connection is None else self._connection.security
+
+    @property
+    def is_connected(self) -> bool:
+        """Is there a connection that works? False while the session tries to come
+        back."""
+        return self._connection is not None and self._return is None
 
     @property
     def peer(self) -> str:
         """The address of the server; empty if there is no connection."""
-        return "" if self._stream is None else self._stream.peer
+        stream = self._connection.stream if self._connection is not None else None
+        return "" if stream is None else stream.peer
 
     @property
     def certificate(self) -> bytes | None:
         """What the server showed and we have checked, DER; None without TLS."""
-        transport = None if self._stream is None else self._stream.transport
-        found = transport and transport.get_extra_info("ssl_object")
-        return found.getpeercert(binary_form=True) if found else None
+        return self._connection.certificate if self._connection is not None else None
 
     @property
     def user(self) -> str:
         """The name that the server was told."""
-        return self._rdp.settings.user
+        return user_of(self.config)
 
     @property
     def devices(self) -> list[SessionDevice]:
@@ -303,7 +271,7 @@ class ClientSession:
             SessionDevice(
                 known.info,
                 known.standing,
-                any(one.slots.is_open(known.info.id) for one in self._taken),
+                self._offers.is_open(known.info.id),
                 known.device.problem,
                 known.device.kept,
             )
@@ -320,7 +288,7 @@ class ClientSession:
             DeviceGone: it is no longer plugged in.
         """
         self._catalog.choose(device, is_offered=True)
-        self._refresh_due.set()
+        self._offers.refresh()
 
     def withdraw(self, device: int) -> None:
         """Stop offering a device; a :class:`DeviceWithdrawn` follows.
@@ -335,10 +303,10 @@ class ClientSession:
             DeviceGone: it is no longer plugged in.
         """
         self._catalog.choose(device, is_offered=False)
-        self._refresh_due.set()
+        self._offers.refresh()
 
     async def wait_closed(self) -> None:
-        """Wait for the end of the connection.
+        """Wait for the end of the session.
 
         Raises:
             RusbError: why it ended, unless in an orderly way; ``reason`` then has
@@ -350,58 +318,222 @@ class ClientSession:
 
     async def aclose(self) -> None:
         """Say goodbye, close every device and give it back. Idempotent."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            if not self._over.done():
-                self._rdp.disconnect()
-            stream.close()
-            try:
-                async with asyncio.timeout(3):
-                    await asyncio.shield(self._over)
-            except TimeoutError:
-                stream.abort()
-        if self._list_task is not None:
-            self._list_task.cancel()
-        for reminder in self._reminders:
-            reminder.cancel()
-        if self._further is not None:
-            self._further.cancel()
-        for one in self._taken:
-            await one.slots.aclose()
+        self._is_closing = True
+        if self._network is not None:
+            self._network.close()
+        if self._return is not None:
+            self._return.cancel()
+        if self._connection is not None:
+            await self._connection.aclose()
+        self._finish(None)
+        await self._offers.aclose()
         await self._tasks.aclose()
 
-    # ------------------------------------------------- from the connection ----
+    def _finish(self, error: RusbError | None) -> None:
+        """The session is over. Idempotent."""
+        if self._silence is not None:
+            self._silence.cancel()
+        if self._pulse is not None:
+            self._pulse.close()
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.link.close()
+        if self._wires is not None:
+            self._wires.close()
+        self._offers.end()
+        if not self._over.done():
+            self._over.set_result(error)
 
-    def _handle(self, event: rdp.Event) -> None:
-        match event:
-            case rdp.ChannelData():
-                if event.channel in self._channels.open:
-                    handler = self._channels.open[event.channel]
-                    handler.received(event.channel, event.data)
-            case rdp.ChannelOpened() | rdp.ChannelClosed() | rdp.ChannelRefused():
-                self._channels.handle(event, self._rdp.close_channel)
-            case rdp.Activated():
-                if not self._active.done():
-                    self._wait_for_usb()
-                    self._active.set_result(None)
-            case rdp.Disconnected():
-                self._has_goodbye = True
-                self.reason = event.reason
-                if self._stream is not None:
-                    self._stream.close()
-            case _:
-                log.debug("= %s", event)
+    async def _keep_list(self) -> None:
+        try:
+            await self._offers.keep()
+        except Exception as error:
+            log.exception("bug in the list of devices")
+            lost = ConnectionLost(f"internal error: {error!r}")
+            self._finish(lost)  # no hot-plug without a word
+            if self._connection is not None:
+                self._connection.fail(lost)
 
-    def _wait_for_usb(self) -> None:
+    # --------------------------------------------------------- connections ----
+
+    async def _begin(self, seconds: float) -> None:
+        """Connect, and begin anew with the server.
+
+        Raises:
+            RusbError: see :meth:`start`.
+        """
+        extension = None
+        if self.config.reconnect and self.config.usb:
+            extension = Extension(
+                None,
+                on_live=lambda ticket: self._begun(ticket, extension),
+                on_resume=lambda: None,
+            )
+        wires = WireChoice(
+            self.config.wires if self.config.usb else (),
+            taken=self._offers.take,
+            extension=extension,
+        )
+        connection = self._make(wires)
+        self._become(connection, wires)
+        try:
+            await self._open(connection, wires, extension, seconds)
+        except BaseException:
+            connection.abort()
+            wires.close()
+            if self._connection is connection:
+                self._connection = None
+            raise
+        if self.config.usb and not wires.is_possible:
+            names = " or ".join(wires.channels.static)
+            raise self._no_usb(f"it does not open the channel {names}")
+
+    async def _resume(self, ticket: Ticket) -> None:
+        """Connect, and go on with what the server has kept for us.
+
+        Raises:
+            RusbError: it did not work out; of *ticket*, ``is_void`` says whether it
+                ever may.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def resumed(_: Ticket) -> None:
+            self._become(connection, wires)
+            self._watch(ticket, extension)
+            if not done.done():
+                done.set_result(None)
+
+        def lost(error: RusbError | None) -> None:
+            if self._connection is connection:
+                self._lost(connection, wires, error)
+            elif not done.done():
+                done.set_exception(error or ConnectionLost("the server hung up"))
+
+        extension = Extension(ticket, on_live=resumed, on_resume=self._let_go)
+        wires = WireChoice(
+            self.config.wires,
+            taken=self._offers.take,
+            extension=extension,
+            kept=ticket,
+        )
+        connection = self._make(wires, lost)
+        try:
+            async with asyncio.timeout(RESUME_SECONDS):
+                await self._open(connection, wires, extension, RESUME_SECONDS)
+                await done
+        except TimeoutError:
+            if self._connection is not connection:
+                raise ConnectionLost("the server did not resume in time") from None
+        finally:
+            if done.done() and not done.cancelled():
+                done.exception()  # nobody may have asked
+            if self._connection is not connection:
+                connection.abort()
+                wires.close()
+
+    def _make(
+        self,
+        wires: WireChoice,
+        lost: Callable[[RusbError | None], None] | None = None,
+    ) -> Connection:
+        found = Connection(
+            self.config,
+            wires.channels,
+            on_active=lambda: self._wait_for_usb(found, wires),
+            on_lost=lost or (lambda error: self._lost(found, wires, error)),
+            on_pressure=lambda is_high: self._on_pressure(found, is_high),
+            on_trust=self._on_event,
+        )
+        return found
+
+    async def _open(
+        self,
+        connection: Connection,
+        wires: WireChoice,
+        extension: Extension | None,
+        seconds: float,
+    ) -> None:
+        if extension is not None:
+            extension.connection = connection
+        try:
+            async with asyncio.timeout(seconds):
+                await connection.open(
+                    lambda stream: wires.connect(connection.rdp, stream.flush)
+                )
+        except TimeoutError:
+            raise ConnectionLost(
+                f"{self.config.server} did not finish the connection within"
+                f" {seconds:g} s"
+            ) from None
+        assert connection.stream is not None
+        self._catalog.know_peer(connection.stream.peer)
+
+    def _become(self, connection: Connection, wires: WireChoice) -> None:
+        """This connection counts from now on."""
+        self._connection, self._wires = connection, wires
+        self._broken = None
+        self._pause_or_resume()
+
+    def _let_go(self) -> None:
+        """No connection counts from now on; what came over the last one, and is not
+        kept, is over."""
+        connection, self._connection = self._connection, None
+        if self._silence is not None:
+            self._silence.cancel()
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
+        if self._ticket is not None:
+            self._ticket.lane.unbind()
+            self._ticket.link.suspend()
+        if self._wires is not None:
+            self._wires.close()
+        if connection is not None:
+            connection.abort()
+        self._is_server_slow = False
+
+    def _lost(
+        self, connection: Connection, wires: WireChoice, error: RusbError | None
+    ) -> None:
+        """A connection is over."""
+        if connection is not self._connection or not connection.was_active:
+            return  # whoever opened it knows
+        self.reason = connection.reason
+        if error is None and not self._is_closing:
+            error = self._why_ended(connection, wires)
+        has_end = self._is_closing or not isinstance(error, ConnectionLost)
+        if has_end or not self.config.reconnect or self._over.done():
+            self._finish(error)
+            return
+        self._let_go()
+        self._come_back(error)
+
+    def _why_ended(self, connection: Connection, wires: WireChoice) -> RusbError | None:
+        """Explain the end of a session; None if the server said goodbye."""
+        if self.config.usb and self.reason is None and not wires.has_heard:
+            # FreeRDP's server does so when we answer what it never asked
+            return self._no_usb("it closed the connection without offering it")
+        if connection.has_goodbye:
+            return None
+        return ConnectionLost(
+            f"the connection to {self.config.server} was lost: the server was killed,"
+            " or the network in between closed it"
+        )
+
+    # ------------------------------------------------------ silence, pressure ----
+
+    def _wait_for_usb(self, connection: Connection, wires: WireChoice) -> None:
         """The server should say something about USB soon, else it has none."""
+
+        def on_silence() -> None:
+            if not wires.has_heard:
+                seconds = f"{self.config.usb_timeout:g} s"
+                why = f"it sent nothing about USB for {seconds}"
+                connection.fail(self._no_usb(why))
+
         if self.config.usb:
             loop = asyncio.get_running_loop()
-            self._silence = loop.call_later(self.config.usb_timeout, self._on_silence)
-
-    def _on_silence(self) -> None:
-        if self._stream is not None and not self._wires.has_heard:
-            seconds = f"{self.config.usb_timeout:g} s"
-            self._stream.fail(self._no_usb(f"it sent nothing about USB for {seconds}"))
+            self._silence = loop.call_later(self.config.usb_timeout, on_silence)
 
     def _no_usb(self, why: str) -> NegotiationError:
         return NegotiationError(
@@ -410,190 +542,126 @@ class ClientSession:
             " property Client/DisableUSB is not set"
         )
 
-    def _take_wire(
-        self, protocol: wire.WireProtocol, core: wire.DeviceSide, link: WireLink
-    ) -> Callable[[wire.Event], None]:
-        """It is known that the server has this wire."""
+    def _begun(self, ticket: Ticket, extension: Extension | None) -> None:
+        """The server would wait for us."""
+        assert self._wires is not None
+        assert extension is not None
+        self._wires.keep(ticket)
+        self._ticket = ticket
+        self._watch(ticket, extension)
 
-        def on_full(is_full: bool) -> None:
-            taken.is_full = is_full
+    def _watch(self, ticket: Ticket, extension: Extension) -> None:
+        """Notice when the server falls silent."""
+        assert self._connection is not None
+        assert self._connection.stream is not None
+        self._connection.stream.be_impatient()
+        ticket.heard = clock()
+        self._pulse = Pulse(
+            self._connection.stream,
+            ping=extension.ping,
+            is_deaf=lambda: self._is_held,
+            heard=ticket.was_heard,
+            on_silent=self._on_silent,
+            on_back=self._on_back,
+        )
+
+    def _on_network(self) -> None:
+        """Addresses, routes or links of this machine have changed."""
+        self._hurry.set()
+        if self._pulse is not None:
+            self._pulse.doubt()
+
+    def _on_silent(self) -> None:
+        """Nothing comes any more: another connection is tried beside this one."""
+        self._come_back(ConnectionLost(f"{self.config.server} is silent"))
+
+    def _on_back(self) -> None:
+        """Something came: whichever speaks first wins."""
+        if self._return is not None:
+            self._return.cancel()
+            self._return, self._broken = None, None
+            self._on_event(ConnectionHeard(self.config.server))
+
+    def _on_pressure(self, connection: Connection, is_high: bool) -> None:
+        if connection is self._connection:
+            self._is_server_slow = is_high
             self._pause_or_resume()
 
-        slots = DeviceSlots(
-            self._catalog,
-            core,
-            link.flush,
-            on_full=on_full,
-            on_event=self._on_event,
-            server=self.config.server,
-        )
-        taken = _Wire(protocol, core, link, slots)
-        self._taken.append(taken)
-        if self._further is None:
-            loop = asyncio.get_running_loop()
-            self._further = loop.call_later(FURTHER_SECONDS, self._wait_no_more)
-        return partial(self._dispatch, slots)
-
-    def _wait_no_more(self) -> None:
-        self._may_wait = False
-        self._refresh_due.set()
-
-    def _lost(self, error: RusbError | None) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
-        if not self._active.done():
-            self._active.set_exception(self._why_refused(error))
-        elif error is None and self._stream is not None:  # not our own doing
-            error = self._why_ended()
-        # nothing is given back before this: a grace period would begin here
-        self._wires.close()
-        if not self._over.done():
-            self._over.set_result(error)
-
-    def _why_ended(self) -> RusbError | None:
-        """Explain the end of a session; None if the server said goodbye."""
-        if self.config.usb and self.reason is None and not self._wires.has_heard:
-            # FreeRDP's server does so when we answer what it never asked
-            return self._no_usb("it closed the connection without offering it")
-        if self._has_goodbye:
-            return None
-        return ConnectionLost(
-            f"the connection to {self.config.server} was lost: the server was killed,"
-            " or the network in between closed it"
-        )
-
-    def _why_refused(self, error: RusbError | None) -> RusbError:
-        """Explain an end before the session began (vrdp-server.md 3.7)."""
-        if error is not None and not isinstance(error, ConnectionLost):
-            return error
-        server, reason = self.config.server, self._rdp.reason
-        if not self._rdp.is_logged_on:
-            return error or ConnectionLost(
-                f"{server} closed the connection before the logon; is it an RDP server"
-                " that allows TLS?"
-            )
-        if reason == SLOT_IS_TAKEN:
-            return ServerBusy(
-                f"{server} already has as many clients as it accepts; try again when"
-                " one has left"
-            ).hinting(Hint.ALLOW_SEVERAL_CLIENTS)
-        if reason:
-            return ConnectionLost(f"{server} ended the connection: {explain(reason)}")
-        if self._rdp.is_admitted:
-            return error or ConnectionLost(
-                f"the connection to {server} was lost after the logon, before the"
-                " session began; see the machine's VBox.log"
-            )
-        return AuthenticationError(
-            f"{server} closed the connection right after the logon and gave no reason:"
-            " the user name or password is wrong, the screen does not exist, the server"
-            " only serves one client and another is connected, or it was killed at that"
-            " moment. The machine's VBox.log says which"
-        )
-
-    def _on_pressure(self, is_high: bool) -> None:
-        self._is_server_slow = is_high
-        self._pause_or_resume()
+    @property
+    def _is_held(self) -> bool:
+        return self._is_server_slow or self._offers.is_full
 
     def _pause_or_resume(self) -> None:
         """Stop reading requests while the server reads slowly or asks too much."""
-        if self._stream is not None:
-            is_full = any(one.is_full for one in self._taken)
-            self._stream.hold(is_held=self._is_server_slow or is_full)
+        if self._connection is not None and self._connection.stream is not None:
+            self._connection.stream.hold(is_held=self._is_held)
 
-    # --------------------------------------------------------- device list ----
+    # ------------------------------------------------------------ coming back ----
 
-    async def _keep_list(self) -> None:
-        """Announce the list when the server asks and when something changes."""
+    def _come_back(self, error: RusbError | None) -> None:
+        """Try to be there again, unless that is under way."""
+        self._broken = error
+        if self._return is None:
+            self._return = self._tasks.start(self._try_to_return(), "coming back")
+
+    async def _try_to_return(self) -> None:
         try:
-            while True:
-                await self._refresh_due.wait()
-                self._refresh_due.clear()
-                await self._announce()
-        except Exception as error:
-            log.exception("bug in the list of devices")
-            if self._stream is not None:  # no hot-plug without a word
-                self._stream.fail(ConnectionLost(f"internal error: {error!r}"))
+            while self._broken is not None:
+                await self._return_once(self._broken)
+        except RusbError as error:
+            self._finish(error)
+        if self._return is asyncio.current_task():
+            self._return = None
 
-    async def _announce(self) -> None:
-        if not self._taken:
-            return  # the wire asks for the list as soon as there is one
-        before = self._known
-        offered = await self._catalog.refresh()
-        after = self._known = self._catalog.known
-        new = self._choose_ways(offered)
-        for number, known in after.items():
-            was = before.get(number)
-            if known.standing is Standing.LEFT_OUT and not (
-                was is not None and was.standing is Standing.LEFT_OUT
-            ):
-                self._on_event(DeviceLeftOut(known.info, known.device.kept or ""))
-        for number, way in list(self._way.items()):
-            if not _is_offered(after.get(number)):
-                del self._way[number]
-                self._take_back(before[number].info, way, is_there=number in after)
-        for taken in self._taken:
-            taken.core.announce([i for i in offered if self._way.get(i.id) is taken])
-            taken.link.flush()
-        if new:
-            loop = asyncio.get_running_loop()
-            self._reminders = {r for r in self._reminders if r.when() > loop.time()}
-            later = loop.call_later(OPEN_SECONDS, self._remind, new)
-            self._reminders.add(later)
+    async def _return_once(self, error: RusbError) -> None:
+        """Go on with what the server has kept; if there is nothing, begin anew."""
+        server, ticket = self.config.server, self._ticket
+        left = 0.0 if ticket is None else max(0.0, ticket.left)
+        self._on_event(ConnectionBroken(server, error, round(left)))
+        if ticket is not None:
+            heard = ticket.heard
+            await self._dial(ticket)
+            if self._broken is None:
+                self._on_event(SessionResumed(server, round(clock() - heard, 1)))
+                # what was not kept is offered anew
+                await self._offers.drop(but=ticket.link)
+                return
+            self._on_event(SessionForgotten(server, is_late=ticket.left <= 0))
+            self._ticket = None
+            ticket.lane.unbind()
+            ticket.link.close()
+        self._let_go()
+        await self._offers.drop()
+        await self._dial(None)
+        if self._broken is None:
+            self._on_event(SessionRenewed(server, self.security))
 
-    def _choose_ways(self, offered: Sequence[DeviceInfo]) -> list[DeviceInfo]:
-        """Give each device a wire, on which it stays; return those that are new."""
-        new = [info for info in offered if info.id not in self._way]
-        for info in list(new):
-            device = self._known[info.id].device
-            way = self._way_of(device)
-            if way is None:
-                new.remove(info)
-                continue
-            self._way[info.id] = way
-            lacks = device.has_isochronous and not way.is_isochronous
-            self._on_event(DeviceOffered(info, device.problem, lacks))
-        return new
+    async def _dial(self, ticket: Ticket | None) -> None:
+        """Dial until there is a connection again, or *ticket* is good no longer.
 
-    def _way_of(self, device: LocalDevice) -> _Wire | None:
-        """Return the wire for a device, None while a better one may come."""
-        if device.has_isochronous:
-            for one in self._taken:
-                if one.is_isochronous:
-                    return one
-            if self._may_wait and self._wires.may_take_more:
-                return None
-        return self._taken[0]
-
-    def _take_back(self, info: DeviceInfo, way: _Wire, *, is_there: bool) -> None:
-        """The server has had a device that is no longer offered."""
-        if is_there:
-            way.slots.withdraw(info.id)
-        self._on_event(DeviceWithdrawn(info) if is_there else DeviceLost(info))
-        way.core.device_lost(info.id)
-
-    def _remind(self, offered: Sequence[DeviceInfo]) -> None:
-        """Name what the server did not open: it has no message that says why."""
-        for info in offered:
-            way = self._way.get(info.id)
-            opened = way is not None and way.slots.was_opened(info.id)
-            is_there = info.id in self._catalog.offers
-            if not opened and is_there and not self._over.done():
-                self._on_event(DeviceNotOpened(info, self.config.server))
-
-    # ------------------------------------------------------- from the wire ----
-
-    def _dispatch(self, slots: DeviceSlots, event: wire.Event) -> None:
-        match event:
-            case wire.DevicesRequested():
-                self._refresh_due.set()
-            case wire.Negotiated():
-                log.info("remote USB protocol version %d", event.version)
-            case wire.Ignored():
-                log.debug("! %s", event.reason)
-            case _:
-                slots.handle(event)
-
-
-def _is_offered(known: KnownDevice | None) -> bool:
-    return known is not None and known.standing is Standing.OFFERED
+        Raises:
+            RusbError: the server refuses us.
+        """
+        pause, refusals = 0.0, 0
+        while self._broken is not None:
+            if ticket is not None and (ticket.left <= 0 or ticket.is_void):
+                return
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
+            pause = min(pause + STEP, MOST)
+            try:
+                if ticket is not None:
+                    await self._resume(ticket)
+                else:
+                    await self._begin(min(RENEW_SECONDS, self.config.timeout))
+            except (CertificateError, SettingsError):
+                raise
+            except (AuthenticationError, NegotiationError) as error:
+                refusals += 1
+                if refusals >= BELIEVED:
+                    raise
+                self._broken = error
+            except RusbError as error:
+                refusals, self._broken = 0, error

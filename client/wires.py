@@ -1,15 +1,27 @@
 """Which wire protocols a server speaks: all are offered, those heard count."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rusb.aio.link import WireLink
 from rusb.aio.protocols import listeners, load_protocol
-from rusb.rdp.channels import ChannelRegistry
+from rusb.rdp.channels import ChannelHandler, ChannelListener, ChannelRegistry
 from rusb.rdp.client import ClientConnection
 from rusb.rdp.dvc import FIRST_DYNAMIC
-from rusb.wire.base import DeviceSide, Event, WireProtocol, carries_more
+from rusb.rdp.rusbext import RUSBEXT
+from rusb.wire.base import (
+    ChannelKind,
+    DeviceSide,
+    Event,
+    WireProtocol,
+    carries_more,
+)
+
+from .extension import Extension, Ticket
 
 __all__ = ["WireChoice"]
+
+_STATIC = ChannelKind.STATIC
 
 
 class WireChoice:
@@ -24,6 +36,8 @@ class WireChoice:
         names: of the wire protocols to offer.
         taken: called with a protocol, its core and its link, once it is taken; returns
             what gets the events of the core from then on.
+        extension: serves rusb's own channel; None: we shall not come back.
+        kept: the wire that a former connection carried.
 
     Attributes:
         channels: the channels of all of them.
@@ -35,14 +49,21 @@ class WireChoice:
         names: Sequence[str],
         *,
         taken: Callable[[WireProtocol, DeviceSide, WireLink], Callable[[Event], None]],
+        extension: Extension | None = None,
+        kept: Ticket | None = None,
     ) -> None:
         self._offered = [load_protocol(name) for name in names]
-        self.channels = ChannelRegistry(
+        found = [
             listener
             for protocol in self._offered
             for listener in listeners(protocol, self._opened)
-        )
-        self.taken: list[WireProtocol] = []
+        ]
+        if extension is not None:
+            found.append(ChannelListener(RUSBEXT, extension.opened))
+        self.channels = ChannelRegistry(found)
+        self._extension = extension
+        self._kept = kept
+        self.taken: list[WireProtocol] = [] if kept is None else [kept.protocol]
         self._on_taken = taken
         self._rdp: ClientConnection | None = None
         self._flush: Callable[[], None] = lambda: None
@@ -56,12 +77,19 @@ class WireChoice:
     @property
     def is_possible(self) -> bool:
         """Is a channel of a wire open, or may one be opened later?"""
-        return bool(self._links or self.channels.dynamic)
+        return bool(self._links or self._kept or self.channels.dynamic)
 
     @property
     def has_heard(self) -> bool:
         """Has the server said something on a channel of a wire?"""
+        if self._kept is not None and self._kept.link.has_heard:
+            return True
         return any(link.has_heard for link in self._links.values())
+
+    def keep(self, ticket: Ticket) -> None:
+        """A wire outlives this connection."""
+        self._kept = ticket
+        del self._links[ticket.protocol.name]
 
     def connect(self, rdp: ClientConnection, flush: Callable[[], None]) -> None:
         """Say what carries the channels; before any of them opens."""
@@ -76,7 +104,12 @@ class WireChoice:
 
     def _opened(
         self, protocol: WireProtocol, channel: int, name: str
-    ) -> WireLink | None:
+    ) -> ChannelHandler | None:
+        extension, is_static = self._extension, protocol.channel.kind is _STATIC
+        if self._kept is not None and protocol is self._kept.protocol:
+            assert extension is not None
+            extension.carries(channel)
+            return extension
         if protocol not in self.taken and not carries_more(protocol, self.taken):
             return None
         link = self._links.get(protocol.name)
@@ -85,6 +118,9 @@ class WireChoice:
                 return None
             link = self._links[protocol.name] = self._link(protocol)
         link.opened(channel, name)
+        if extension is not None and is_static:
+            served = partial(self.channels.open.__setitem__, channel, extension)
+            extension.may_carry(protocol, link, channel, served)
         return link
 
     def _link(self, protocol: WireProtocol) -> WireLink:

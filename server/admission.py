@@ -128,9 +128,10 @@ class Admission:
     def lacks_room(self, number: int) -> str:
         """Say why a client can have no further device; empty: it can."""
         counts = {session: session.in_use for session in self._sessions}
-        (asking,) = (s for s in counts if s.number == number)
+        asking = next(s for s in counts if s.number == number)
+        own = sum(n for s, n in counts.items() if s.number == number)
         near = sum(n for s, n in counts.items() if s.network == asking.network)
-        if counts[asking] >= MAX_DEVICES_PER_CLIENT:
+        if own >= MAX_DEVICES_PER_CLIENT:
             return (
                 f"{MAX_DEVICES_PER_CLIENT} devices of the client are in use, the"
                 " maximum"

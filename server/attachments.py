@@ -55,7 +55,11 @@ so one with less than this goes on. The largest transfer of a USB 3 disk."""
 DESCRIPTOR_TIMEOUT = 5.0
 """Seconds for one attempt, as VirtualBox reads descriptors (vrdpusb.md 2.4)."""
 
+MAX_SAID = 64
+"""Answers of a device that are remembered: its strings, mostly."""
+
 _DONE = UrbResult(UrbStatus.OK)
+_CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _INVALID = UrbResult(UrbStatus.INVALID)
@@ -148,6 +152,9 @@ class Attachment:
         self._bytes = 0
         self._is_client_slow = False
         self._is_paused = False
+        self._is_away = False  # nothing reaches the client now
+        self._late: set[int] = set()  # complete, but not for the core
+        self._said: dict[tuple[int, int, int, int], bytes] = {}
         self._on_pressure: Callable[[bool], None] = lambda is_high: None
         self._on_changed: Callable[[str], None] = lambda why: None
         self.own_ids: Iterator[int] = itertools.count(-1, -1)  # guests count upwards
@@ -177,7 +184,7 @@ class Attachment:
         if self.view.mask:
             local = self._refuse_hidden(urb)
         if local is None and urb.setup is not None and urb.setup.is_standard:
-            local = self._answer_locally(urb.setup)
+            local = self._answer_locally(urb.setup) or self._repeat(urb.setup)
         if local is None:
             self._start(urb, complete)
         elif isinstance(local, UrbResult):
@@ -207,6 +214,9 @@ class Attachment:
         if urb_id in self._open:
             self._core.cancel_urb(self.wire_id, urb_id)
             self._flush()
+            if self._is_away and urb_id in self._open:
+                self.completed(urb_id, _CANCELLED)
+                self._late.add(urb_id)
 
     def reset(self) -> None:
         """Reset the port; URBs in flight complete with CANCELLED.
@@ -244,7 +254,10 @@ class Attachment:
         """The core completed a URB: tell whoever submitted it."""
         entry = self._open.pop(urb_id, None)
         if entry is None:
-            log.warning("%s: completion of unknown URB %d", self.name, urb_id)
+            if urb_id in self._late:
+                self._late.remove(urb_id)
+            else:
+                log.warning("%s: completion of unknown URB %d", self.name, urb_id)
             return
         complete, urb = entry
         self._bytes -= urb.length
@@ -253,6 +266,8 @@ class Attachment:
         asked = self._asked.pop(urb_id, None)
         if asked is not None and result.status in _ANSWERS:
             self._way.add(self._now() - asked)
+        if urb.setup is not None and result.status is UrbStatus.OK:
+            self._remember(urb.setup, result)
         if self._is_paused:
             self._pause_or_resume()
         complete(_GONE if self._is_closed else result)
@@ -278,6 +293,18 @@ class Attachment:
         """The client has caught up: let the guest go on."""
         self._is_client_slow = False
         self._pause_or_resume()
+
+    def leave(self) -> None:
+        """Nothing reaches the client for a time, and nothing is lost.
+
+        What the guest asks waits, but for what is known; what it cancels completes at
+        once, for the guest's patience goes on.
+        """
+        self._is_away = True
+
+    def come_back(self) -> None:
+        """The client is reached again."""
+        self._is_away = False
 
     def watch_changed(self, changed: Callable[[str], None]) -> None:
         """Call *changed*, with the reason, if the device turns into another one."""
@@ -401,6 +428,31 @@ class Attachment:
         elif kind == DescriptorType.OTHER_SPEED_CONFIGURATION and self.view.mask:
             return _STALL
         else:
+            return None
+        data = data[: setup.length]
+        return UrbResult(UrbStatus.OK, data, len(data))
+
+    def _remember(self, setup: SetupPacket, result: UrbResult) -> None:
+        """Keep what does not change, for :meth:`_repeat`."""
+        is_descriptor = setup.request == Request.GET_DESCRIPTOR
+        is_status = setup.request == Request.GET_STATUS
+        if not (setup.is_standard and (is_descriptor or is_status)):
+            return
+        key = setup.request_type, setup.request, setup.value, setup.index
+        data = bytes(result.data)
+        before = self._said.get(key, b"")
+        if is_status or len(data) >= len(before):
+            if key in self._said or len(self._said) < MAX_SAID:
+                self._said[key] = data
+
+    def _repeat(self, setup: SetupPacket) -> UrbResult | None:
+        """Answer as the device did before, while nothing reaches it: Linux reads some
+        of it again after a reset, and gives the device up without."""
+        if not self._is_away:
+            return None
+        key = setup.request_type, setup.request, setup.value, setup.index
+        data = self._said.get(key)
+        if data is None:
             return None
         data = data[: setup.length]
         return UrbResult(UrbStatus.OK, data, len(data))

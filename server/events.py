@@ -16,8 +16,11 @@ __all__ = [
     "ChannelNoted",
     "ClientAdmitted",
     "ClientConnected",
+    "ClientGivenUp",
     "ClientLeft",
+    "ClientParked",
     "ClientRefused",
+    "ClientResumed",
     "Crowded",
     "Cure",
     "DeviceAdmitted",
@@ -41,6 +44,7 @@ __all__ = [
     "LogonAsked",
     "OthersDisconnected",
     "PlaceDenied",
+    "ResumeRefused",
     "ScreenMissing",
     "ScreenShown",
     "ServerStarted",
@@ -362,6 +366,62 @@ class ClientLeft(Event):
         """Who left and why, after how much."""
         names = ("client", "reason", "seconds", "bytes", "frames", "picture_bytes")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientParked(Event):
+    """The connection of a client broke; the guest keeps its devices for a while.
+
+    Attributes:
+        devices: how many the guest has.
+        seconds: how long they are kept, from the last byte of the client.
+    """
+
+    NAME: ClassVar[str] = "client.parked"
+    client: int
+    devices: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientResumed(Event):
+    """A client goes on with the devices that the guest kept.
+
+    Attributes:
+        client: its number by now.
+        seconds: from the last byte before the connection broke.
+        messages: how many were sent again.
+    """
+
+    NAME: ClassVar[str] = "client.resumed"
+    client: int
+    seconds: float
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientGivenUp(Event):
+    """A client whose connection broke is waited for no longer.
+
+    Attributes:
+        reason: a sentence without its end.
+    """
+
+    NAME: ClassVar[str] = "client.given-up"
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRefused(Event):
+    """A client wanted to go on with devices, and may not.
+
+    Attributes:
+        reason: why.
+    """
+
+    client: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import itertools
 
+from rusb.usb.device import DeviceInfo
 from rusb.wire.base import WireProtocol
 
 from .admission import Admission
@@ -11,10 +12,11 @@ from .display.screens import Screens
 from .event_log import EventLog
 from .events import Event
 from .guests.base import GuestBackend
+from .parking import Parking
 from .quotas import LineQuota, NetworkQuotas, Terminal
 from .release_log import ReleaseLog, report
 from .remote_devices import RemoteDevices
-from .sessions import Sessions
+from .sessions import Owner, Sessions
 from .vbox.settings import Machine
 from .vbox.storage_mode import StorageMode
 
@@ -31,6 +33,7 @@ class SessionHost:
         lines: lines in the log that each network may cause.
         screens: what viewers see.
         media: what they hear, and the clipboard that they share.
+        parking: where clients that may come back are waited for.
         odd_storage: how much may be done ahead for devices that could not stand more,
             by vendor, product and revision.
     """
@@ -66,6 +69,7 @@ class SessionHost:
         self.media = Media(screens.first, machine)
         screens.first.heard = self.media.handle
         self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
+        self.parking = Parking(self, lambda: machine.resume_seconds)
         self._numbers = itertools.count(1)
         self._devices: dict[int, list[RemoteDevices]] = {}  # one for each wire
 
@@ -84,20 +88,43 @@ class SessionHost:
             known.append(found)
         return found
 
-    def client_left(self, client: int) -> None:
+    def client_left(
+        self,
+        client: int,
+        why: str = "the client's connection ended",
+        *,
+        but: RemoteDevices | None = None,
+    ) -> None:
         """The connection that lent its links is over: the devices leave the guest.
 
-        It is the one place that says so, and now; a client that may come back is kept
-        waiting for here.
+        Args:
+            client: its key.
+            why: for the log.
+            but: what stays, because the client may come back to it.
         """
         for devices in self._devices.get(client, ()):
-            devices.close()
+            if devices is not but:
+                devices.close(why)
+
+    def client_came_back(self, devices: RemoteDevices, client: int) -> None:
+        """A client goes on over another connection: its devices have another key."""
+        for known in self._devices.values():
+            if devices in known:
+                known.remove(devices)
+        self._devices.setdefault(client, []).append(devices)
+
+    async def displace(self, owner: Owner, info: DeviceInfo) -> None:
+        """A client has a device; wait until no former session of its user has it."""
+        await self.parking.displace(owner, info)
 
     async def wait_detached(self, client: int) -> None:
         """Wait until the devices of a client that left have left the guest, too."""
-        for devices in self._devices.get(client, ()):
+        known = self._devices.get(client, [])
+        for devices in [one for one in known if one.is_closed]:
             await devices.wait_detached()
-        self._devices.pop(client, None)
+            known.remove(devices)
+        if not known:
+            self._devices.pop(client, None)
 
     def tell(self, event: Event) -> None:
         """Report what no client alone causes; for that there are quotas."""

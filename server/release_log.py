@@ -255,6 +255,16 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             closed = f"VRDP: Connection closed: {event.client}"
             why = f"VRDP: {event.title}: {event.reason}"
             return (why, closed) if event.reason else (closed,)
+        case events.ClientParked(_, devices, seconds):
+            what = f"{devices} device{'' if devices == 1 else 's'}"
+            return (f"Remote USB: link lost, keeping {what} for {seconds:g} s",)
+        case events.ClientResumed(_, seconds, messages):
+            again = f"{messages} message{'' if messages == 1 else 's'} again"
+            return (f"Remote USB: resumed after {seconds:g} s, {again}",)
+        case events.ClientGivenUp(_, why):
+            return (f"Remote USB: not resumed: {why}",)
+        case events.ResumeRefused(client, why):
+            return (f"Remote USB: client {client} may not resume: {why}",)
         case events.WireAgreed():
             flags = f"Received negotiate response. Flags 0x{event.flags:02X}."
             outcome = f"remote USB protocol version {event.version}."
@@ -331,6 +341,14 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
         case events.ClientLeft(stage="waiting"):
             why = event.reason or "it disconnected before logging on"
             return (f"client {event.client} at {event.address}: {why}",)
+        case events.ClientParked(client, devices, seconds):
+            what = f"{devices} device{'' if devices == 1 else 's'}"
+            text = f"the guest keeps {what} for {seconds:g} s, in case it comes back"
+            return (f"client {client}: {text}",)
+        case events.ClientResumed(client, seconds):
+            return (f"client {client}: it is back after {seconds:g} s",)
+        case events.ClientGivenUp(client, why):
+            return (f"client {client}: {why}",)
         case events.Cure():
             return (_cure(event),)
         case events.DeviceRefused(subject, words) | events.DeviceNoted(subject, words):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from rusb.aio.link import Sender, WireLink
+from rusb.aio.link import Sender, WireLink, no_channels
 from rusb.aio.tasks import TaskSet
 from rusb.errors import RemoteProtocolError, RusbError
 from rusb.filters.engine import Interfaces, decide
@@ -21,6 +21,7 @@ from . import events
 from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .policy import SHOWS_ELSE, Policy
+from .sessions import Owner
 from .state import DeviceState, Verdict
 from .storage import PipelinedStorage, ReadAhead, is_storage
 from .vbox.settings import Machine
@@ -66,6 +67,10 @@ class DeviceHost(Protocol):
 
     def devices_changed(self) -> None:
         """A device was attached or detached."""
+
+    async def displace(self, owner: Owner, info: DeviceInfo) -> None:
+        """A client has a device that may be kept for it since its connection broke:
+        wait until the guest has lost that one."""
 
     def lacks_room(self, number: int) -> str:
         """Say why a client can have no further device; empty: it can."""
@@ -140,6 +145,7 @@ class RemoteDevices:
     _tell: Callable[[events.Event], None]
     _core: wire.GuestSide
     _fail: Callable[[RusbError], None]
+    _owner: Owner
 
     def __init__(
         self, host: DeviceHost, number: int, protocol: wire.WireProtocol
@@ -151,7 +157,9 @@ class RemoteDevices:
         self._listed: dict[int, _Device] = {}
         self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
         self._attached: dict[int, Attachment] = {}
-        self._is_paused = False
+        self._is_slow = self._is_full = self._is_paused = False
+        self.is_closed = False
+        self._away_until: float | None = None
         self._loop = asyncio.get_running_loop()
         self._plugs, self._plugs_since = 0, self._loop.time()
 
@@ -161,9 +169,10 @@ class RemoteDevices:
         tell: Callable[[events.Event], None],
         send: Sender,
         flush: Callable[[], None],
-        open_channel: Callable[[str], bool],
-        close_channel: Callable[[int], None],
         fail: Callable[[RusbError], None],
+        owner: Owner,
+        open_channel: Callable[[str], bool] = no_channels,
+        close_channel: Callable[[int], None] = no_channels,
     ) -> None:
         """Reach the client over a connection, until :meth:`close`.
 
@@ -172,8 +181,9 @@ class RemoteDevices:
             send, flush, open_channel, close_channel: see
                 :class:`~rusb.aio.link.WireLink`.
             fail: ends the connection.
+            owner: whose devices they are.
         """
-        self._tell, self._fail = tell, fail
+        self._tell, self._fail, self._owner = tell, fail, owner
         self._core = core = self.protocol.guest_side()
         self.link = WireLink(
             core,
@@ -183,6 +193,40 @@ class RemoteDevices:
             open_channel=open_channel,
             close_channel=close_channel,
         )
+
+    def leave(self, until: float) -> None:
+        """The connection broke; whatever happens, the guest keeps what it has.
+
+        Args:
+            until: when it is to be :meth:`close`, by the loop's clock.
+        """
+        self._away_until = until
+        self._fail = lambda error: None  # the connection is not to live as long as this
+        self.link.suspend()
+        self.set_slow(False)  # it was the connection
+        for attachment in self._attached.values():
+            attachment.leave()
+
+    def come_back(
+        self,
+        number: int,
+        *,
+        tell: Callable[[events.Event], None],
+        fail: Callable[[RusbError], None],
+    ) -> None:
+        """Another connection of the client goes on.
+
+        Args:
+            number: of the client, by now.
+            tell: gets what happens.
+            fail: ends the connection.
+        """
+        self._away_until = None
+        self._number, self._tell, self._fail = number, tell, fail
+        for attachment in self._attached.values():
+            attachment.come_back()
+        self.link.go_on()
+        self.reconsider()
 
     @property
     def attached(self) -> list[Attachment]:
@@ -196,6 +240,9 @@ class RemoteDevices:
 
     def state(self) -> tuple[DeviceState, ...]:
         """The client's devices, attached or not."""
+        grace = None
+        if self._away_until is not None:
+            grace = max(0.0, round(self._away_until - self._loop.time(), 1))
         return tuple(
             DeviceState.of(
                 d.info,
@@ -207,6 +254,7 @@ class RemoteDevices:
                 verdict=d.verdict,
                 problem=d.why if d.over.is_set() else "",
                 interfaces=d.interfaces,
+                grace=grace,
             )
             for d in self._listed.values()
         )
@@ -216,17 +264,38 @@ class RemoteDevices:
         for device in self._listed.values():
             device.retry()
 
-    def pause(self) -> None:
-        """The client reads too slowly: stop the guest."""
-        self._is_paused = True
-        for attachment in self._attached.values():
-            attachment.pause()
+    def set_slow(self, is_slow: bool) -> None:
+        """Does the client read too slowly? Then the guest waits."""
+        self._is_slow = is_slow
+        self._pause_or_resume()
 
-    def resume(self) -> None:
-        """The client has caught up: let the guest go on."""
-        self._is_paused = False
-        for attachment in self._attached.values():
-            attachment.resume()
+    def set_full(self, is_full: bool) -> None:
+        """Is all kept that may be kept for the client? Then the guest waits."""
+        self._is_full = is_full
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        want = self._is_slow or self._is_full
+        if want != self._is_paused:
+            self._is_paused = want
+            for attachment in self._attached.values():
+                (attachment.pause if want else attachment.resume)()
+
+    def has_same(self, info: DeviceInfo) -> bool:
+        """Is this a device that the guest has from here?"""
+        return any(d.plugged and _is_same(d.info, info) for d in self._listed.values())
+
+    def detach(self, text: str) -> bool:
+        """Take a device out of the guest; is it one of these?
+
+        Args:
+            text: its UUID or its address.
+        """
+        for device, state in zip(self._listed.values(), self.state(), strict=True):
+            if text.lower() in (state.uuid.lower(), state.address.lower()):
+                device.end("detached with controlvm")
+                return True
+        return False
 
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of ours? Then it is detached."""
@@ -236,11 +305,12 @@ class RemoteDevices:
                 return True
         return False
 
-    def close(self) -> None:
+    def close(self, why: str = "the client's connection ended") -> None:
         """The client has left: everything begins to be detached."""
+        self.is_closed = True
         self.link.close()
         self._fail = lambda error: None  # the connection is not to live as long as this
-        self._update((), "the client's connection ended")
+        self._update((), why)
 
     async def wait_detached(self) -> None:
         """Wait for what :meth:`close` began."""
@@ -332,6 +402,7 @@ class RemoteDevices:
             if before is not None:
                 await before.done.wait()
             self._tell(events.DeviceListed(self._subject(device)))
+            await self._host.displace(self._owner, info)
             while not device.unlisted.is_set():
                 device.wake.clear()
                 if device.is_retried:
@@ -409,10 +480,12 @@ class RemoteDevices:
             number=number,
             core=self._core,
             flush=self.link.flush,
-            now=self._loop.time,
+            now=self.link.now,
         )
         if self._is_paused:
             attachment.pause()
+        if self._away_until is not None:
+            attachment.leave()
         attachment.watch_changed(device.end)
         self._attached[info.id] = attachment
         try:

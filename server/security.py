@@ -151,4 +151,4 @@ class Security:
             )
         self.fingerprint = shown
         self._log(f"VRDP: the certificate is {shown}")
-        return TlsUpgrade(context, issuer=issuer)
+        return TlsUpgrade(context, issuer=issuer, fingerprint=shown)

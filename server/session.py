@@ -6,18 +6,24 @@ import enum
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from rusb.aio.link import WireLink
 from rusb.aio.protocols import listeners
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tasks import TaskSet
-from rusb.errors import ConnectionLost, HandshakeError, RusbError
+from rusb.errors import (
+    ConnectionLost,
+    HandshakeError,
+    RemoteProtocolError,
+    RusbError,
+)
 from rusb.rdp import events as rdp
-from rusb.rdp.channels import ChannelRegistry
+from rusb.rdp.channels import ChannelHandler, ChannelListener, ChannelRegistry
 from rusb.rdp.error_info import SLOT_IS_TAKEN
+from rusb.rdp.lane import Lane
 from rusb.rdp.notices import Notice
+from rusb.rdp.rusbext import RUSBEXT
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.wire.base import ChannelKind, WireProtocol, carries_more
 
@@ -28,15 +34,17 @@ from .channels.media import ClientMedia
 from .channels.screen import ScreenChannels
 from .display.inputs import pass_on
 from .display.viewer import Viewer
+from .extension import Extension
 from .guests.base import AttachedDevice
 from .handshakes import explain_handshake
 from .host import SessionHost
 from .network import network_of
+from .parking import Ticket
 from .quotas import LineQuota, RemoteLog
 from .rdp_log import notice_lines
 from .release_log import report
 from .remote_devices import RemoteDevices
-from .sessions import Session
+from .sessions import Owner, Session
 from .state import ClientState, DeviceState, ViewState
 from .vbox.settings import FEATURES
 
@@ -133,7 +141,8 @@ class ServerSession(Session):
             for listener in listeners(protocol, self._open_channel, self._refused)
         )
         media, screen = self._media.listeners(), self._screen_channels.listeners
-        self._channels = ChannelRegistry([*wires, *media, *screen])
+        ext = ChannelListener(RUSBEXT, lambda channel, name: self._extension)
+        self._channels = ChannelRegistry([*wires, ext, *media, *screen])
         settings = dataclasses.replace(
             settings,
             channels=self._channels.static,
@@ -154,6 +163,10 @@ class ServerSession(Session):
         self.viewer: Viewer | None = None
         self._tasks = TaskSet()
         self.devices: list[RemoteDevices] = []  # for each wire that the client has
+        self._extension: Extension | None = None
+        self._waiting_wire: tuple[WireProtocol, int] | None = None
+        self._is_dynamic = False  # it has dynamic channels, too
+        self._screen = 0
         self._client: rdp.ClientDescription | None = None
         self._since, self.address, self._is_tls = 0.0, "", False
         self._held_after = 0.0
@@ -254,7 +267,7 @@ class ServerSession(Session):
         )
 
     def _lost(self, error: RusbError | None) -> None:
-        self._is_ending = True
+        is_ending, self._is_ending = self._is_ending, True
         if self.was_logged_on:
             self._host.authenticator.disconnected(self.number)
         self._logon_timer.cancel()
@@ -262,13 +275,38 @@ class ServerSession(Session):
         if self.viewer is not None:
             self.viewer.close()
         why = self._explain(error)
-        self._host.client_left(self.number)
+        kept = self._park(error, is_ending=is_ending)
+        self._host.client_left(self.number, but=kept)
         self._channels.end()
         self._media.end()
         self._screen_channels.end()
         if self.phase is not Phase.UNKNOWN:
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
+
+    def _park(
+        self, error: RusbError | None, *, is_ending: bool
+    ) -> RemoteDevices | None:
+        """The connection is over; may the client come back to its devices? It may,
+        unless one of us meant to end it, or it broke a rule."""
+        ticket = self._extension.ticket if self._extension is not None else None
+        if ticket is None or ticket.holder is not self:
+            return None
+        broke_a_rule = isinstance(error, RemoteProtocolError)
+        parking = self._host.parking
+        if is_ending or broke_a_rule or not ticket.devices.in_use or not parking.grace:
+            parking.forget(ticket)
+            return None
+        parking.park(ticket, self.state(), self.network, self.heard)
+        self.devices.remove(ticket.devices)
+        return ticket.devices
+
+    def give_up(self, why: str) -> None:
+        """Another connection of the client has its devices now."""
+        assert self._extension is not None
+        assert self._extension.ticket is not None
+        self.devices.remove(self._extension.ticket.devices)
+        self.drop(why)
 
     def _explain(self, error: RusbError | None) -> str:
         """Say why the connection ended, and what helps: a client whose handshake fails
@@ -333,7 +371,7 @@ class ServerSession(Session):
             self._held_after = now + HELD_PERIOD
             self._tell(events.LinkHeld(self.number))
         for devices in self.devices:
-            (devices.pause if is_high else devices.resume)()
+            devices.set_slow(is_high)
 
     # ------------------------------------------------- from the connection ----
 
@@ -367,6 +405,7 @@ class ServerSession(Session):
             ):
                 self._channels.handle(event, self._rdp.close_channel)
             case rdp.DynamicReady():
+                self._is_dynamic = True
                 self._open_dynamic()
                 self._screen_channels.ready()
             case rdp.Disconnected():
@@ -436,6 +475,7 @@ class ServerSession(Session):
             return
         self._client = event.client
         self.user = event.credentials.user, event.credentials.domain
+        self._screen = event.credentials.screen
         self.is_usb_only = event.client.is_usb_only
         if problem := self._host.admission.admit(self):
             method.disconnected(self.number)
@@ -555,8 +595,19 @@ class ServerSession(Session):
 
     def _open_channel(
         self, protocol: WireProtocol, channel: int, name: str
-    ) -> WireLink | None:
+    ) -> ChannelHandler | None:
         """Serve a channel of a wire, if the client's devices travel over it."""
+        if self._may_wait(protocol, name):
+            control = self._rdp.find_channel(RUSBEXT)
+            assert control is not None
+            self._waiting_wire = protocol, channel
+            self._extension = Extension(
+                *(self, self._rdp, self.stream, self._host.parking, self._owner),
+                wire=channel,
+                name=name,
+                control=control,
+            )
+            return self._extension
         devices = self._devices_over(protocol)
         if devices is None:
             if name.lower() != protocol.channel.name.lower() or not self._wants(
@@ -577,27 +628,101 @@ class ServerSession(Session):
         found = (devices for devices in self.devices if devices.protocol is protocol)
         return next(found, None)
 
-    def _take_wire(self, protocol: WireProtocol) -> RemoteDevices:
+    def _may_wait(self, protocol: WireProtocol, name: str) -> bool:
+        """Is it a client that may come back, and whose USB waits for what it wants?"""
+        return (
+            protocol.channel.kind is ChannelKind.STATIC
+            and name.lower() == protocol.channel.name.lower()
+            and self._rdp.find_channel(RUSBEXT) is not None
+            and self._host.parking.grace > 0
+            and self.stream.is_tls
+            and self._extension is None
+            and "USB" not in self._disabled
+        )
+
+    @property
+    def _owner(self) -> Owner:
+        """Who logged on; where nobody was asked for a password, from where."""
+        assert self._client is not None
+        method = self._host.authenticator
+        is_open = "null" in (method.name.lower(), method.library.lower())
+        where = self.network if is_open else ""
+        return Owner(*self.user, self._screen, self._client.name, where)
+
+    def begin_usb(self, lane: Lane | None) -> RemoteDevices:
+        """The client begins: return its devices, which it reaches over *lane*."""
+        assert self._waiting_wire is not None
+        protocol, channel = self._waiting_wire
+        devices = self._take_wire(protocol, lane)
+        if lane is None:
+            self._channels.open[channel] = devices.link
+        self._usb_has_begun()
+        return devices
+
+    def go_on(self, ticket: Ticket) -> None:
+        """The client goes on with the devices that it had."""
+        before, ticket.holder = ticket.holder, self
+        devices = ticket.devices
+        self._host.client_came_back(devices, self.number)
+        before.give_up(f"taken over from {self.address}")
+        self.devices.append(devices)
+        devices.come_back(self.number, tell=self._teller(), fail=self.stream.fail)
+        self._usb_has_begun()
+
+    def _usb_has_begun(self) -> None:
+        self._waiting_wire = None
+        if self._is_dynamic:
+            self._open_dynamic()
+
+    def tell_resumed(self, outage: float, messages: int) -> None:
+        """It does, after so many seconds, with so many messages sent again."""
+        self._tell(events.ClientResumed(self.number, round(outage, 1), messages))
+
+    @property
+    def heard(self) -> float:
+        """When the last byte of a client that may come back came."""
+        assert self._extension is not None
+        return self._extension.look()
+
+    def tell_refused(self, why: str) -> None:
+        """The client wanted to go on, and may not."""
+        self._tell(events.ResumeRefused(self.number, why))
+
+    def _teller(self) -> Callable[[events.Event], None]:
+        """Return what reports; not self._tell, which would keep this session."""
+        return partial(
+            report,
+            happened=self._host.happened,
+            log=self._log,
+            terminal=self._terminal,
+        )
+
+    def _take_wire(
+        self, protocol: WireProtocol, lane: Lane | None = None
+    ) -> RemoteDevices:
         devices = self._host.devices_of(self.number, protocol)
         self.devices.append(devices)
+        tell, fail, owner = self._teller(), self.stream.fail, self._owner
+        if lane is not None:  # what it is given outlives this connection
+            devices.lend(
+                tell=tell, send=lane.send, flush=lane.flush, fail=fail, owner=owner
+            )
+            return devices
         devices.lend(
-            # not self._tell, which would keep this session after its end
-            tell=partial(
-                report,
-                happened=self._host.happened,
-                log=self._log,
-                terminal=self._terminal,
-            ),
+            tell=tell,
             send=self._rdp.send_channel,
             flush=self.stream.flush,
             open_channel=self._rdp.open_channel,
             close_channel=self._close_channel,
-            fail=self.stream.fail,
+            fail=fail,
+            owner=owner,
         )
         return devices
 
     def _open_dynamic(self) -> None:
         """Ask the client for wires over dynamic channels; static ones are open."""
+        if self._waiting_wire is not None:
+            return
         for protocol in self._host.wires:
             is_dynamic = protocol.channel.kind is ChannelKind.DYNAMIC
             if is_dynamic and self._wants(protocol):

@@ -3,12 +3,39 @@
 import abc
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from .guests.base import AttachedDevice
 from .state import ClientState, DeviceState, DisplayState
 from .vbox.settings import RemoteDisplay
 
-__all__ = ["Session", "Sessions"]
+__all__ = ["Owner", "Session", "Sessions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose devices they are: nobody else may go on with them.
+
+    Attributes:
+        name: of the client, as it says.
+        network: it counts only where nobody is asked for a password; else empty.
+    """
+
+    user: str
+    domain: str
+    screen: int
+    name: str
+    network: str
+
+    def may_resume(self, other: "Owner") -> bool:
+        """May it go on with what the other had? A signature proves the rest."""
+        mine, theirs = (self.user, self.domain), (other.user, other.domain)
+        return (*mine, self.screen) == (*theirs, other.screen)
+
+    def may_displace(self, other: "Owner") -> bool:
+        """May it have its own device taken from the other, without any proof?"""
+        mine = self.user, self.domain, self.name, self.network
+        return mine == (other.user, other.domain, other.name, other.network)
 
 
 class Session(abc.ABC):

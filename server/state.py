@@ -72,6 +72,8 @@ class DeviceState:
         verdict: None: filters have no say, or have not been asked yet.
         problem: why the guest does not have what the filters admit; may be empty.
         interfaces: None: they have not been read.
+        grace: seconds for which it is still kept without its client; None: the client
+            is there.
     """
 
     uuid: str
@@ -89,6 +91,7 @@ class DeviceState:
     verdict: Verdict | None = None
     problem: str = ""
     interfaces: tuple[InterfaceState, ...] | None = None
+    grace: float | None = None
 
     @classmethod
     def of(
@@ -103,6 +106,7 @@ class DeviceState:
         verdict: Verdict | None = None,
         problem: str = "",
         interfaces: Interfaces | None = None,
+        grace: float | None = None,
     ) -> Self:
         """Return the state of the device that *info* describes."""
         read = None
@@ -127,6 +131,7 @@ class DeviceState:
             verdict=verdict,
             problem=problem,
             interfaces=read,
+            grace=grace,
         )
 
     @property

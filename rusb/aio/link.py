@@ -7,10 +7,11 @@ from typing import NoReturn, Protocol
 from rusb.errors import LocalProtocolError
 from rusb.wire.base import CloseChannel, Event, OpenChannel, Output, Send, Side
 
-__all__ = ["Sender", "WireLink"]
+__all__ = ["Sender", "WireLink", "no_channels"]
 
 
-def _refuse(_: object) -> NoReturn:
+def no_channels(_: object) -> NoReturn:
+    """Open or close a channel where there can be none."""
     raise LocalProtocolError("this link cannot open or close channels")
 
 
@@ -59,8 +60,8 @@ class WireLink:
         send: Sender,
         flush: Callable[[], None],
         on_event: Callable[[Event], None],
-        open_channel: Callable[[str], bool] = _refuse,
-        close_channel: Callable[[int], None] = _refuse,
+        open_channel: Callable[[str], bool] = no_channels,
+        close_channel: Callable[[int], None] = no_channels,
     ) -> None:
         self.core = core
         self.has_heard = False
@@ -75,11 +76,37 @@ class WireLink:
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
+        self._stopped: float | None = None  # when the clock was
+        self._lag = 0.0  # how long it has stood still so far
+
+    def now(self) -> float:
+        """Return the core's time: seconds that never count while it is suspended."""
+        now = self._loop.time() if self._stopped is None else self._stopped
+        return now - self._lag
+
+    def carry(self, send: Sender, flush: Callable[[], None]) -> None:
+        """Send another way from now on, one that outlives what is below."""
+        self._send, self._flush = send, flush
+        self._open_channel = self._close_channel = no_channels
+
+    def suspend(self) -> None:
+        """Nothing carries the channels for a time; the core's clock stands still, so
+        that nothing is late when they go on. Idempotent."""
+        if self._stopped is None:
+            self._stopped = self._loop.time()
+            self._set_timer(None)
+
+    def go_on(self) -> None:
+        """The channels are carried again. Idempotent."""
+        if self._stopped is not None:
+            self._lag += self._loop.time() - self._stopped
+            self._stopped = None
+            self.flush()
 
     def opened(self, channel: int, name: str) -> None:
         """A channel is operational."""
         self._channels.add(channel)
-        self.core.channel_opened(channel, name, now=self._loop.time())
+        self.core.channel_opened(channel, name, now=self.now())
         self.flush()
 
     def refused(self, name: str) -> None:
@@ -95,7 +122,7 @@ class WireLink:
         if channel not in self._channels:
             return
         self.has_heard = True
-        self.core.receive_data(channel, data, now=self._loop.time())
+        self.core.receive_data(channel, data, now=self.now())
         self.flush()
 
     def closed(self, channel: int) -> None:
@@ -114,7 +141,7 @@ class WireLink:
             self.closed(channel)
         # what is below is not to live as long as this
         self._send, self._flush = _forget, lambda: None
-        self._open_channel = self._close_channel = _refuse
+        self._open_channel = self._close_channel = no_channels
         if self._timer is not None:
             self._timer.cancel()
 
@@ -145,7 +172,7 @@ class WireLink:
                 self._execute(output)
         if outputs:
             self._flush()
-        due = self.core.next_deadline()
+        due = None if self._stopped is not None else self.core.next_deadline()
         if due != self._due:
             self._set_timer(due)
 
@@ -169,10 +196,12 @@ class WireLink:
         self._due = due
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if due is None else self._loop.call_at(due, self._on_due)
+        self._timer = None
+        if due is not None:
+            self._timer = self._loop.call_at(due + self._lag, self._on_due)
 
     def _on_due(self) -> None:
         self._timer = self._due = None
         if not self._is_closed:
-            self.core.handle_deadline(self._loop.time())
+            self.core.handle_deadline(self.now())
             self.flush()

@@ -12,7 +12,7 @@ from rusb.filters.parser import parse_offer
 from ._advice import advised
 from ._common import add_verbose, run_async, say, set_up_logging
 from ._server import add_server, config_of
-from ._status import EXIT_USAGE
+from ._status import EXIT_INTERRUPTED, EXIT_USAGE
 from ._viewing import End, add_viewer, choose_viewer, stay
 
 WIRES = {
@@ -70,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default): both where the server has them, sound and video over rdpeusb,"
         " which carries isochronous transfers, all else over vrdpusb",
     )
+    add(
+        "--reconnect",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="connect again when the connection breaks (default); a rusb server keeps"
+        " the devices in the guest meanwhile. --no-reconnect: end with status 76",
+    )
     add_viewer(parser)
     add_verbose(parser)
 
@@ -89,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         usb_timeout=args.usb_timeout,
         wires=WIRES[args.wire],
+        reconnect=args.reconnect,
     )
     program = None
     if args.view or args.viewer:
@@ -99,7 +107,10 @@ def run(args: argparse.Namespace) -> int:
 async def offer_devices(
     config: ClientConfig, program: ViewerProgram | None = None
 ) -> int:
-    """Run one client to its end and return the server's reason, 0 for a clean end."""
+    """Run one client to its end and return the server's reason, 0 for a clean end.
+
+    A signal that comes while there is no connection interrupts the attempts to get one.
+    """
     async with connect(config, on_event=_tell) as session:
         connected = f"connected to {config.server} ({session.security})"
         if program is not None:
@@ -110,6 +121,8 @@ async def offer_devices(
                 say(f"{config.server} ended the connection")
             case End.WINDOW:
                 say("the window was closed")
+            case End.SIGNAL if not session.is_connected:
+                return EXIT_INTERRUPTED
         return min(session.reason or 0, 255)  # a status has a byte
 
 

@@ -41,6 +41,7 @@ class Lane:
         on_full: called with True while there is no room for more, then with False.
 
     Attributes:
+        on_full: see above; it may be changed.
         deliver: takes each message that arrives; what it raises ends the session.
         sent, received: how many messages have left so far, and have arrived.
         replayed: how many left once more, the last time.
@@ -58,7 +59,7 @@ class Lane:
         self.sent = self.received = self.replayed = 0
         self._window = window
         self._later = later
-        self._on_full = on_full
+        self.on_full = on_full
         self._is_full = False
         self._kept: deque[bytes] = deque()  # the last ones that left
         self._kept_size = 0
@@ -112,8 +113,13 @@ class Lane:
 
     # --------------------------------------------------- from the connection ----
 
-    def take(self, message: bytes) -> None:
-        """A whole message has arrived; it counts once the core has taken it."""
+    def take(self, connection: Connection, message: bytes) -> None:
+        """A whole message has arrived; it counts once the core has taken it.
+
+        What a connection before the present one still brings comes again over this one.
+        """
+        if connection is not self._connection:
+            return
         self.deliver(message)
         self.received += 1
         self._unacked += 1
@@ -225,4 +231,4 @@ class Lane:
         is_full = self.size > limit
         if is_full != self._is_full:
             self._is_full = is_full
-            self._on_full(is_full)
+            self.on_full(is_full)

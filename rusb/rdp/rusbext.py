@@ -12,6 +12,7 @@ from rusb.errors import ParseError
 
 __all__ = [
     "RUSBEXT",
+    "VERSION",
     "Accept",
     "Ack",
     "Bye",

@@ -17,6 +17,7 @@ from .document import Document, Node
 from .files import read_file
 from .filter_attributes import class_key
 from .filter_list import FilterList
+from .grace import find_resume
 from .storage_mode import Storage, check_storage, find_storage
 from .values import read_boolean, read_number
 
@@ -108,6 +109,8 @@ class Machine:
         usb_controllers: their types; without any, no device is attached.
         storage: how far disks are read and written ahead, as an option of the command
             says; None: as the extra data say.
+        resume: seconds for which the devices of a client that may come back stay in the
+            guest, as an option of the command says; None: as the extra data say.
         monitors: screens that ``@N`` can choose from, 1 to 64.
         has_sound: may viewers hear the guest?
         clipboard: which way texts go between the guest and its viewers: a word of
@@ -125,6 +128,7 @@ class Machine:
     remote_display: RemoteDisplay = field(default_factory=RemoteDisplay)
     extra_data: dict[str, str] = field(default_factory=dict)
     storage: Storage | None = None
+    resume: float | None = None
     monitors: int = 1
     has_sound: bool = True
     clipboard: str = CLIPBOARD_MODES[0]
@@ -141,6 +145,11 @@ class Machine:
         if self.storage is not None:
             return self.storage
         return find_storage(self.extra_data, filter_name)
+
+    @property
+    def resume_seconds(self) -> float:
+        """How long is a client waited for that may come back?"""
+        return find_resume(self.extra_data) if self.resume is None else self.resume
 
     def feature_disabled(self, feature: str) -> bool:
         """Is a feature switched off for clients (vrdp-server.md 4.4)?

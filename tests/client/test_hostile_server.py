@@ -18,7 +18,7 @@ from rusb.rdp import mcs
 from rusb.rdp.x224 import ConnectionConfirm
 from rusb.usb.urb import UrbStatus
 from tests.support.memory import memory_below
-from tests.support.whole_path import Lab, machine, sessions_of
+from tests.support.whole_path import Lab, machine, sessions_of, stream_of
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CONFIRM = ConnectionConfirm(selected=1).serialize()
@@ -154,7 +154,6 @@ async def test_t08_a_server_that_reads_nothing_while_urbs_complete(
         async with lab.client(EmulatedBackend(devices=[Loopback()])) as client:
             (device,) = await lab.guest.wait_for(1)
             (deaf,) = sessions_of(lab.server)
-            assert client._stream is not None
             assert deaf.stream.transport is not None
             deaf.stream.transport.pause_reading()
             reads, most = [], 0
@@ -163,10 +162,10 @@ async def test_t08_a_server_that_reads_nothing_while_urbs_complete(
                     asyncio.ensure_future(device.read(Loopback.SOURCE, 1 << 20))
                 )
                 await asyncio.sleep(0.01)
-                most = max(most, client._stream.bytes_waiting)
-            assert client._stream._is_paused
+                most = max(most, stream_of(client).bytes_waiting)
+            assert stream_of(client)._is_paused
             assert most < (8 << 20) + dial.RESULTS
             deaf.stream.transport.resume_reading()
             results = await asyncio.gather(*reads)
             assert {(r.status, r.length) for r in results} == {(UrbStatus.OK, 1 << 20)}
-            assert not client._stream._is_paused
+            assert not stream_of(client)._is_paused

@@ -105,7 +105,7 @@ async def test_what_is_left_out_is_listed_once_with_the_reason_and_the_way_in(
 def test_the_command_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[ClientConfig] = []
 
-    async def note(config: ClientConfig) -> int:
+    async def note(config: ClientConfig, *_: object) -> int:
         found.append(config)
         return 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from rusb.aio.tls import KnownServers
 from rusb.cli._status import exit_status
-from rusb.client import session as session_module
+from rusb.client import offers as offers_module
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.events import DeviceNotOpened, SessionEvent
@@ -128,7 +128,7 @@ async def test_clients_without_error_info_are_hung_up_on_as_before(
 async def test_what_the_server_does_not_open_is_named_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(offers_module, "OPEN_SECONDS", 0.5)
     events: list[SessionEvent] = []
     lab = Lab(tmp_path, machine(filters=(Filter(name="l", product="Loopback"),)))
     backend = EmulatedBackend(devices=[Keyboard(), Loopback()])

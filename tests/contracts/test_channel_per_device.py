@@ -32,7 +32,7 @@ from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.server.session import ServerSession
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbStatus
-from tests.support.whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, rdp_of, stream_of, wires_of
 from tests.support.wire import toy
 
 KINDS = ["toystatic", "toydynamic"]
@@ -119,7 +119,7 @@ async def test_each_device_has_a_channel_and_moves_data(
                 assert (result.status, result.length) == (UrbStatus.OK, size)
                 result = await device.write(Loopback.SINK, bytes(size))
                 assert (result.status, result.length) == (UrbStatus.OK, size)
-            channels = set(client._channels.open)
+            channels = set(wires_of(client).channels.open)
             assert channels == set(lab.session()._channels.open)
             bound = [channel.bound for channel in sides(client, lab)]
             assert bound[0] == bound[1]
@@ -137,7 +137,7 @@ def sides(
 ) -> tuple[toy.ToyGuestSide, toy.ToyDeviceSide]:
     """Return the two cores of a connection."""
     (devices,) = lab.session().devices
-    (taken,) = client._taken
+    (taken,) = client._offers._taken
     assert isinstance(devices.link.core, toy.ToyGuestSide)
     assert isinstance(taken.core, toy.ToyDeviceSide)
     return devices.link.core, taken.core
@@ -159,9 +159,11 @@ async def test_a_channel_that_closes_leaves_the_others_alone(
                 backend.plug(drive)
                 await lab.guest.wait_for(2)
             if kind == "toydynamic":  # a number is used once
-                await until(lambda: len(client._channels.open) == 3)
-                assert max(client._channels.open) == FIRST_DYNAMIC + 6
-            assert set(lab.session()._channels.open) == set(client._channels.open)
+                await until(lambda: len(wires_of(client).channels.open) == 3)
+                assert max(wires_of(client).channels.open) == FIRST_DYNAMIC + 6
+            assert set(lab.session()._channels.open) == set(
+                wires_of(client).channels.open
+            )
         log = lab.log()
         assert log.count("VUSB: Attached") == log.count("VUSB: Detached") == 5
 
@@ -178,8 +180,7 @@ async def test_the_end_of_the_connection_completes_everything_once(
             for number in range(900, 905):
                 urb = Urb(number, TransferType.INTERRUPT, Loopback.INTERRUPT_IN, 8)
                 attached.submit(urb, lambda result: done.append(result.status))
-            assert client._stream is not None
-            client._stream.abort()
+            stream_of(client).abort()
             await lab.guest.wait_for(0)
         assert len(done) == 5
 
@@ -192,9 +193,8 @@ async def test_the_device_of_a_channel_that_its_peer_closes_is_gone(
         async with lab.toys(backend) as client:
             await lab.guest.wait_for(2)
             first = min(sides(client, lab)[1].bound)
-            client._rdp.close_channel(first)
-            assert client._stream is not None
-            client._stream.flush()
+            rdp_of(client).close_channel(first)
+            stream_of(client).flush()
             await lab.guest.wait_for(1)
         assert "is gone" in lab.log()
 
@@ -252,7 +252,7 @@ async def test_the_first_wire_whose_channel_opens_is_taken(
             (device,) = await lab.guest.wait_for(1)
             result = await device.read(Loopback.SOURCE, 4096)
             assert result.length == 4096
-            both = [d.protocol for d in lab.session().devices], session._wires.taken
+            both = [d.protocol for d in lab.session().devices], wires_of(session).taken
             for taken in both:
                 assert " ".join(one.name for one in taken) == chosen
             assert opened(lab.session()) == (2 if "toydynamic" in chosen else 0)
@@ -323,7 +323,7 @@ async def test_a_second_wire_is_closed(tmp_path: Path) -> None:
             dynamic = session._rdp._dynamic
             assert dynamic is not None
             await until(lambda: not dynamic._channels)
-            assert len(client._channels.open) == 1
+            assert len(wires_of(client).channels.open) == 1
 
 
 class Undecided:
@@ -393,9 +393,9 @@ async def test_a_wire_that_says_nothing_gives_way_to_one_that_does(
     peer = Undecided(tmp_path)
     async with asyncio.timeout(20), peer.calling(tmp_path) as client:
         await until(lambda: peer.saw(rdp.ChannelClosed))
-        assert [one.name for one in client._wires.taken] == ["vrdpusb"]
-        assert client._wires._links["toyplain"]._is_closed
-        assert list(client._channels.open) == [peer.static]
+        assert [one.name for one in wires_of(client).taken] == ["vrdpusb"]
+        assert wires_of(client)._links["toyplain"]._is_closed
+        assert list(wires_of(client).channels.open) == [peer.static]
         await until(lambda: peer.saw(rdp.ChannelData))  # it is answered
         for count in (2, 3):  # it is too late
             peer.core.open_channel("TOY")
@@ -408,5 +408,5 @@ async def test_a_further_channel_alone_is_no_wire(tmp_path: Path) -> None:
     peer = Undecided(tmp_path, first="MORE", wire="toymore")
     async with asyncio.timeout(20), peer.calling(tmp_path) as client:
         await until(lambda: peer.saw(rdp.ChannelClosed))
-        assert list(client._channels.open) == [peer.static]
-        assert list(client._wires._links) == ["vrdpusb"]
+        assert list(wires_of(client).channels.open) == [peer.static]
+        assert list(wires_of(client)._links) == ["vrdpusb"]

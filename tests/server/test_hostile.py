@@ -32,7 +32,15 @@ from rusb.usb.urb import UrbStatus
 from tests.support.memory import memory_below
 from tests.support.rdp.pictures import noise
 from tests.support.rdp.raw import RawClient
-from tests.support.whole_path import Lab, machine, sessions_of
+from tests.support.whole_path import (
+    Lab,
+    machine,
+    rdp_of,
+    sessions_of,
+    stream_of,
+    transport_of,
+    wires_of,
+)
 
 
 @pytest.fixture
@@ -195,22 +203,21 @@ async def test_t08_a_logon_without_an_activation_ends(lab: Lab) -> None:
 
 def said(client: ClientSession, kind: DataType, body: bytes) -> bytes:
     """Return the wire bytes of a share data PDU of a client."""
-    client._rdp._send_data(kind, body)
-    return b"".join(client._rdp.data_to_send())
+    rdp_of(client)._send_data(kind, body)
+    return b"".join(rdp_of(client).data_to_send())
 
 
 def deaf_ears(lab: Lab, client: ClientSession) -> asyncio.Transport:
     """Let a client read nothing, and the kernels keep little for it."""
-    assert client._stream is not None
-    assert client._stream.transport is not None
-    streams = [client._stream, *(s.stream for s in sessions_of(lab.server))]
+    streams = [stream_of(client), *(s.stream for s in sessions_of(lab.server))]
     for one in streams:
         assert one.transport is not None
         sock = one.transport.get_extra_info("socket")
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, 1 << 16)
-    client._stream.transport.pause_reading()
-    return client._stream.transport
+    transport = transport_of(client)
+    transport.pause_reading()
+    return transport
 
 
 @pytest.mark.parametrize(
@@ -245,14 +252,13 @@ async def test_t08_a_client_fills_no_disk_with_what_is_logged_of_it(lab: Lab) ->
     lines = session.MAX_LINES
     async with asyncio.timeout(15), others_go_on(lab):
         async with connect(lab.config(), backends=[]) as noisy:
-            while not noisy._channels.open:  # noqa: ASYNC110
+            while not wires_of(noisy).channels.open:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            (channel,) = noisy._channels.open
-            assert noisy._stream is not None
+            (channel,) = wires_of(noisy).channels.open
             for version in (2, 3) * (2 * lines):
                 body = struct.pack("<IBBI", 6, 12, 2, version)
-                noisy._rdp.send_channel(channel, body)
-            noisy._stream.flush()
+                rdp_of(noisy).send_channel(channel, body)
+            stream_of(noisy).flush()
         await lab.wait_log("lines were left out here")
     assert lab.log().count("remote USB protocol version") <= lines + 20
 

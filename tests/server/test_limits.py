@@ -15,7 +15,7 @@ from rusb.rdp.x224 import ConnectionRequest
 from rusb.server import admission, session
 from rusb.usb.urb import UrbStatus
 from tests.support.rusbserver import RusbServer
-from tests.support.whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, transport_of
 
 HELD, MORE = admission.MAX_WAITING_PER_NETWORK, 100
 
@@ -160,9 +160,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_the_others_go_on(
         async with lab.client(EmulatedBackend(devices=[Loopback()])):
             devices = await lab.guest.wait_for(2)
             (second,) = (d for d in devices if d is not first)
-            assert deaf._stream is not None
-            assert deaf._stream.transport is not None
-            deaf._stream.transport.pause_reading()
+            transport_of(deaf).pause_reading()
             writes = [
                 asyncio.ensure_future(first.write(Loopback.SINK, bytes(1 << 20)))
                 for _ in range(32)

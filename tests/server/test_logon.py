@@ -10,6 +10,7 @@ import pytest
 from rusb.errors import ConnectionLost
 from rusb.rdp.share import DataType
 from tests.support.logon import SLOW, TELLING, Place, Told, wait_text
+from tests.support.whole_path import rdp_of, stream_of
 
 
 @pytest.fixture
@@ -195,9 +196,8 @@ async def test_a_logoff_is_logged_if_the_server_ends_it(place: Place) -> None:
 async def test_a_logoff_is_logged_if_the_client_asks_for_the_end(place: Place) -> None:
     async with place.serve(), place.visit() as client:
         await place.guest.wait_for(1)
-        client._rdp._send_data(DataType.SHUTDOWN_REQUEST, b"")
-        assert client._stream is not None
-        client._stream.flush()
+        rdp_of(client)._send_data(DataType.SHUTDOWN_REQUEST, b"")
+        stream_of(client).flush()
         await place.wait_log("Connection closed: 1")
     assert place.log().count("build 2600. Reason 0x0000.") == 1
 

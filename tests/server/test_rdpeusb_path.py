@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.client import session as session_module
+from rusb.client import offers as offers_module
 from rusb.client.backends._emulated.flash_drive import FlashDrive
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
@@ -16,7 +16,7 @@ from rusb.client.events import DeviceOffered, SessionEvent
 from rusb.client.session import ClientSession, connect
 from rusb.filters.model import Filter
 from rusb.usb.urb import UrbStatus
-from tests.support.whole_path import Lab, machine, sessions_of
+from tests.support.whole_path import Lab, machine, sessions_of, wires_of
 
 
 @contextlib.asynccontextmanager
@@ -58,7 +58,7 @@ async def test_a_refused_device_is_let_go_at_once(tmp_path: Path) -> None:
     drive = FlashDrive()
     async with offered(tmp_path, drive, filters=()) as (lab, backend, session):
         await lab.wait_log("the client let go of it when it was refused")
-        while len(session._channels.open) > 1:  # noqa: ASYNC110
+        while len(wires_of(session).channels.open) > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         (state,) = lab.server._sessions.devices()
         assert state.verdict is not None
@@ -93,7 +93,7 @@ async def test_isochronous_devices_take_the_wire_that_carries_them(
 ) -> None:
     """Other devices travel over vrdpusb where the server has it."""
     if "rdpeusb" not in server:
-        monkeypatch.setattr(session_module, "FURTHER_SECONDS", 0.2)
+        monkeypatch.setattr(offers_module, "FURTHER_SECONDS", 0.2)
     seen: list[SessionEvent] = []
     async with offered(
         tmp_path,

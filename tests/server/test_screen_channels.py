@@ -19,7 +19,14 @@ from tests.support.rdp.pictures import desktop, film, quality
 from tests.support.rdp.surfaces import AVC_8_1, NO_AVC, GraphicsClient, layout
 from tests.support.screen_guest import ScreenGuest
 from tests.support.vnc import VncServer, rect, update
-from tests.support.whole_path import Lab, machine, say, sessions_of
+from tests.support.whole_path import (
+    Lab,
+    machine,
+    rdp_of,
+    say,
+    sessions_of,
+    stream_of,
+)
 
 WIDTH, HEIGHT = 320, 240
 INSIDE = np.s_[48:168, 64:224]
@@ -84,9 +91,8 @@ class Place(Lab):
 
     def tell(self, client: ClientSession, handler: Handler, message: bytes) -> None:
         assert handler.open is not None
-        assert client._stream is not None
-        client._rdp.send_channel(handler.open, message)
-        client._stream.flush()
+        rdp_of(client).send_channel(handler.open, message)
+        stream_of(client).flush()
 
 
 async def until(held: Callable[[], object]) -> None:

@@ -25,6 +25,7 @@ from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay, load_machine
+from tests.support.whole_path import transport_of
 
 OURS = (Filter("ours", vendor_id="1209", product_id="0004"),)
 OTHERS = (Filter("others", vendor_id="0951"),)
@@ -180,9 +181,7 @@ async def test_the_terminal_is_not_flooded(
 async def test_the_fingerprint_is_the_one_that_clients_show(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     async with desk.server, asyncio.timeout(15), desk.visit() as client:
-        assert client._stream is not None
-        assert client._stream.transport is not None
-        tls = client._stream.transport.get_extra_info("ssl_object")
+        tls = transport_of(client).get_extra_info("ssl_object")
         shown = fingerprint(tls.getpeercert(binary_form=True))
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", shown)
     assert desk.server.fingerprint == shown

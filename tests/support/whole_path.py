@@ -5,10 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from rusb.aio.stream import RdpStream
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.config import ClientConfig
 from rusb.client.session import ClientSession, connect
+from rusb.client.wires import WireChoice
 from rusb.filters.model import Filter
+from rusb.rdp.client import ClientConnection
 from rusb.rdp.share import DataType
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
@@ -51,8 +54,8 @@ class Lab:
     def log(self) -> str:
         return (self.folder / "VBox.log").read_text()
 
-    async def wait_log(self, text: str) -> None:
-        while text not in self.log():  # noqa: ASYNC110 - it is a file
+    async def wait_log(self, text: str, count: int = 1) -> None:
+        while self.log().count(text) < count:  # noqa: ASYNC110 - it is a file
             await asyncio.sleep(0.02)
 
     def config(self) -> ClientConfig:
@@ -79,9 +82,8 @@ def machine(**changes: object) -> Machine:
 
 def say(client: ClientSession, kind: DataType, body: bytes) -> None:
     """Send a share data PDU."""
-    client._rdp._send_data(kind, body)
-    assert client._stream is not None
-    client._stream.flush()
+    rdp_of(client)._send_data(kind, body)
+    stream_of(client).flush()
 
 
 def sessions_of(server: Server) -> list[ServerSession]:
@@ -94,3 +96,29 @@ def resize(server: Server, width: int, height: int) -> None:
     hub = server._screens[0]
     hub._status.size = width, height
     hub.changed()
+
+
+def rdp_of(client: ClientSession) -> ClientConnection:
+    """The core of a client's connection."""
+    assert client._connection is not None
+    return client._connection.rdp
+
+
+def stream_of(client: ClientSession) -> RdpStream:
+    """The bytes of a client's connection."""
+    assert client._connection is not None
+    assert client._connection.stream is not None
+    return client._connection.stream
+
+
+def transport_of(client: ClientSession) -> asyncio.Transport:
+    """What carries the bytes of a client's connection."""
+    found = stream_of(client).transport
+    assert found is not None
+    return found
+
+
+def wires_of(client: ClientSession) -> WireChoice:
+    """The wires of a client's connection."""
+    assert client._wires is not None
+    return client._wires

@@ -82,6 +82,7 @@ complete -c rusb -n '_shtab_rusb_using connect' -l backend -x -d 'where devices 
 complete -c rusb -n '_shtab_rusb_using connect' -l force -d 'use devices even if their file systems are mounted'
 complete -c rusb -n '_shtab_rusb_using connect' -l usb-timeout -x -d 'give up if the server does not offer remote USB within this many seconds (default: 45)'
 complete -c rusb -n '_shtab_rusb_using connect' -l wire -xka "auto vrdpusb rdpeusb" -d 'how USB travels: vrdpusb (VirtualBox'"'"'s), rdpeusb (MS-RDPEUSB), or auto (default): both where the server has them, sound and video over rdpeusb, which carries isochronous transfers, all else over vrdpusb'
+complete -c rusb -n '_shtab_rusb_using connect' -l reconnect -l no-reconnect -d 'connect again when the connection breaks (default); a rusb server keeps the devices in the guest meanwhile. --no-reconnect: end with status 76'
 complete -c rusb -n '_shtab_rusb_using connect' -l view -d 'also show the machine'"'"'s screen, with an installed viewer (xfreerdp or rdesktop); closing its window ends both'
 complete -c rusb -n '_shtab_rusb_using connect' -l viewer -x -d 'the viewer for --view, with options of its own if it needs some; the environment variable RUSB_VIEWER does the same'
 complete -c rusb -n '_shtab_rusb_using connect' -s v -l verbose -d 'log more; given twice, log every message'

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+from rusb.rdp.connection import Connection
 from rusb.rdp.events import ChannelData
 from rusb.rdp.lane import Lane
 from rusb.rdp.rusbext import RUSBEXT, Ack, parse
@@ -111,15 +112,15 @@ class Line:
                 target.receive_data(data)
                 for event in target.events():
                     if isinstance(event, ChannelData):
-                        self._arrived(end, event)
+                        self._arrived(end, target, event)
                 if limit is not None and moved >= limit:
                     return moved
             if not sent:
                 return moved
 
-    def _arrived(self, end: End, event: ChannelData) -> None:
+    def _arrived(self, end: End, core: Connection, event: ChannelData) -> None:
         if event.channel == self._channels[0]:
-            end.lane.take(event.data)
+            end.lane.take(core, event.data)
         else:
             found = parse(event.data)
             assert isinstance(found, Ack)

@@ -1,0 +1,247 @@
+"""rusb's own channel on a connection to a server that may wait for us
+(docs/spec/resume.md)."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from rusb.aio.link import WireLink
+from rusb.errors import ConnectionLost, ParseError, RemoteProtocolError
+from rusb.rdp import rusbext
+from rusb.rdp.lane import Lane
+from rusb.rdp.rusbext import Feature
+from rusb.wire.base import WireProtocol
+
+from .connection import Connection
+
+__all__ = ["Extension", "Ticket", "clock"]
+
+WINDOW = 128 << 20
+"""Bytes of messages that are kept; twice what a server may have in flight. One that
+asks and acknowledges nothing is left."""
+
+EARLY = 2.0
+"""Seconds by which we give up before the server does."""
+
+
+def clock() -> float:
+    """Return seconds that pass also while this machine sleeps."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+class Ticket:
+    """What we may come back to a server with.
+
+    Attributes:
+        id: of the session.
+        grace: seconds for which the server waits, from the last byte it heard.
+        protocol: of the wire that is kept.
+        link: of it.
+        lane: what carries it.
+        heard: when the last byte of the server came, by :func:`clock`.
+        is_void: the server does not know it any more.
+    """
+
+    def __init__(
+        self, session: bytes, grace: float, protocol: WireProtocol, link: WireLink
+    ) -> None:
+        self.id = session
+        self.grace = grace
+        self.protocol = protocol
+        self.link = link
+        self.heard = clock()
+        self.is_void = False
+        self.lane = Lane(
+            window=WINDOW,
+            later=asyncio.get_running_loop().call_later,
+            on_full=lambda is_full: None,
+        )
+        self._key = Ed25519PrivateKey.generate()  # in memory only
+
+    @property
+    def public_key(self) -> bytes:
+        """What the server knows us by."""
+        return self._key.public_key().public_bytes_raw()
+
+    @property
+    def left(self) -> float:
+        """Seconds in which it is still good."""
+        return self.heard + self.grace - EARLY - clock()
+
+    def sign(self, text: bytes) -> bytes:
+        """Show that it is ours."""
+        return self._key.sign(text)
+
+    def was_heard(self, now: float) -> None:
+        """Something of the server came."""
+        self.heard = now
+
+
+class Extension:
+    """Serves ``rusbext``, and the channel of the wire once it may be exchanged.
+
+    Args:
+        ticket: what to come back with; None: begin.
+        on_live: called with the ticket when we begin, or go on.
+        on_resume: called before we ask to go on; no other connection may carry the
+            wire from then on.
+
+    Attributes:
+        connection: what carries it, once there is one.
+        is_live: it carries the wire.
+    """
+
+    def __init__(
+        self,
+        ticket: Ticket | None,
+        *,
+        on_live: Callable[[Ticket], None],
+        on_resume: Callable[[], None],
+    ) -> None:
+        self.connection: Connection | None = None
+        self.is_live = False
+        self._ticket = ticket
+        self._on_live = on_live
+        self._on_resume = on_resume
+        self._control = self._wire = 0
+        self._fresh: tuple[WireProtocol, WireLink] | None = None
+        self._take_over: Callable[[], None] = lambda: None
+        self._pings = 0
+
+    def opened(self, channel: int, name: str) -> "Extension":
+        """``rusbext`` is open."""
+        self._control = channel
+        return self
+
+    def may_carry(
+        self,
+        protocol: WireProtocol,
+        link: WireLink,
+        channel: int,
+        take_over: Callable[[], None],
+    ) -> None:
+        """The channel of a wire is open, which has not begun.
+
+        Args:
+            protocol: the wire.
+            link: of it.
+            channel: its channel.
+            take_over: called when it begins, and this is to serve the channel.
+        """
+        self._wire, self._fresh = channel, (protocol, link)
+        self._take_over = take_over
+
+    def carries(self, channel: int) -> None:
+        """The channel of the wire that is kept is open."""
+        self._wire = channel
+
+    def ping(self) -> None:
+        """Ask whether the server is there."""
+        self._pings = (self._pings + 1) & 0xFFFFFFFF
+        self._send(rusbext.Ping(self._pings))
+
+    def received(self, channel: int, data: bytes) -> None:
+        """Take a message of one of the two channels."""
+        if channel != self._control:
+            self._received_wire(data)
+            return
+        try:
+            message = rusbext.parse(data)
+        except ParseError as error:
+            raise RemoteProtocolError(f"rusbext: {error}") from error
+        match message:
+            case rusbext.Hello() if not self.is_live:
+                self._hello(message)
+            case rusbext.Resumed() if not self.is_live:
+                self._resumed(message)
+            case rusbext.Refused() if not self.is_live:
+                self._refuse()
+            case rusbext.Ack() if self.is_live and self._ticket is not None:
+                self._ticket.lane.acknowledged(message.received)
+
+    def closed(self, channel: int) -> None:
+        """The connection is over."""
+
+    # -------------------------------------------------------------- our own ----
+
+    def _received_wire(self, data: bytes) -> None:
+        if self.is_live and self._ticket is not None:
+            assert self.connection is not None
+            self._ticket.lane.take(self.connection.rdp, data)
+        else:  # it begins to speak without having waited for us
+            self._refuse()
+
+    def _refuse(self) -> None:
+        if self._ticket is not None:
+            self._ticket.is_void = True
+        assert self.connection is not None
+        self.connection.fail(
+            ConnectionLost("the server no longer has the devices of this client")
+        )
+
+    def _send(self, message: rusbext.ExtMessage) -> None:
+        assert self.connection is not None
+        data = message.serialize()
+        self.connection.rdp.send_channel(self._control, data, is_urgent=True)
+        self.connection.flush()
+
+    def _full(self, is_full: bool) -> None:
+        if is_full and self.connection is not None:
+            self.connection.fail(
+                RemoteProtocolError("the server acknowledges nothing of what it asked")
+            )
+
+    def _hello(self, hello: rusbext.Hello) -> None:
+        if not hello.features & Feature.RESUME:
+            return
+        if self._ticket is not None:
+            self._ask(hello, self._ticket)
+        elif self._fresh is not None:
+            self._accept(hello, *self._fresh)
+
+    def _accept(
+        self, hello: rusbext.Hello, protocol: WireProtocol, link: WireLink
+    ) -> None:
+        ticket = Ticket(hello.session, hello.grace_ms / 1000, protocol, link)
+        key = ticket.public_key
+        self._send(rusbext.Accept(rusbext.VERSION, Feature.RESUME, 0, key))
+        ticket.lane.deliver = partial(link.received, self._wire)
+        link.carry(ticket.lane.send, ticket.lane.flush)
+        self._take_over()
+        self._bind(ticket, 0)
+        self._on_live(ticket)
+
+    def _ask(self, hello: rusbext.Hello, ticket: Ticket) -> None:
+        assert self.connection is not None
+        self._on_resume()
+        ticket.lane.unbind()
+        received = ticket.lane.received
+        digest = hashlib.sha256(self.connection.certificate or b"").digest()
+        text = rusbext.text_to_sign(hello.nonce, ticket.id, received, digest)
+        signature = ticket.sign(text)
+        self._send(rusbext.Resume(rusbext.VERSION, ticket.id, received, signature))
+
+    def _resumed(self, message: rusbext.Resumed) -> None:
+        ticket = self._ticket
+        if ticket is None or not ticket.lane.can_resume(message.received):
+            raise RemoteProtocolError(
+                f"the server resumes at {message.received} messages, which cannot be"
+            )
+        self._bind(ticket, message.received)
+        ticket.link.go_on()
+        self._on_live(ticket)
+
+    def _bind(self, ticket: Ticket, received: int) -> None:
+        assert self.connection is not None
+        self._ticket, self.is_live = ticket, True
+        ticket.lane.on_full = self._full
+        ticket.lane.bind(
+            *(self.connection.rdp, self._wire, self._control, self.connection.flush),
+            received=received,
+        )

@@ -1,0 +1,236 @@
+"""rusb's own channel on a client's connection, whose devices may outlive it.
+
+Until such a client has said whether it begins a session or goes on with one, its USB
+waits (docs/spec/resume.md 3).
+"""
+
+import asyncio
+import secrets
+from functools import partial
+from typing import Protocol
+
+from rusb.aio.stream import RdpStream
+from rusb.errors import ConnectionLost, ParseError, RemoteProtocolError
+from rusb.rdp import rusbext
+from rusb.rdp.connection import Connection
+from rusb.rdp.lane import Lane
+from rusb.rdp.rusbext import Feature, Refusal
+
+from .parking import WINDOW, Holder, Parking, Ticket
+from .remote_devices import RemoteDevices
+from .sessions import Owner
+
+__all__ = ["Extension"]
+
+HOLD_BACK = 5.0
+"""Seconds that a client has to say whether it begins or goes on; then it begins, and
+will not be waited for."""
+
+SILENCE, LOOK = 6.0, 1.0
+"""Seconds without a byte of a client, which promises one every two, after which its
+connection is given up; and between looks."""
+
+
+class _Session(Holder, Protocol):
+    """What it asks of the connection's session."""
+
+    def begin_usb(self, lane: Lane | None) -> RemoteDevices:
+        """The client begins: return its devices, which it reaches over *lane*."""
+
+    def go_on(self, ticket: Ticket) -> None:
+        """The client goes on with the devices that it had."""
+
+    def tell_resumed(self, outage: float, messages: int) -> None:
+        """It does, after so many seconds, with so many messages sent again."""
+
+    def tell_refused(self, why: str) -> None:
+        """A client wanted to go on, and may not."""
+
+
+class Extension:
+    """Serves ``rusbext``, and the channel of the wire as long as it may be exchanged.
+
+    Args:
+        session: of the connection.
+        connection: its core.
+        stream: its bytes.
+        parking: where clients are waited for.
+        owner: who logged on.
+        wire: the channel of the wire.
+        name: of that channel.
+        control: that of ``rusbext``.
+
+    Attributes:
+        ticket: what the client may come back with; None: nothing so far.
+        heard: when the last byte came, by the loop's clock.
+    """
+
+    def __init__(
+        self,
+        session: _Session,
+        connection: Connection,
+        stream: RdpStream,
+        parking: Parking,
+        owner: Owner,
+        *,
+        wire: int,
+        name: str,
+        control: int,
+    ) -> None:
+        self.ticket: Ticket | None = None
+        self._session = session
+        self._connection = connection
+        self._stream = stream
+        self._parking = parking
+        self._owner = owner
+        self._wire, self._control = wire, control
+        self._name = name
+        self._nonce, self._id = secrets.token_bytes(32), secrets.token_bytes(16)
+        loop = self._loop = asyncio.get_running_loop()
+        self.heard = loop.time()
+        self._received = 0
+        self._planned = 0.0
+        self._timer = loop.call_later(HOLD_BACK, self._begin_plainly)
+        grace_ms = int(parking.grace * 1000)
+        self._send(
+            rusbext.Hello(
+                rusbext.VERSION,
+                Feature.RESUME,
+                grace_ms,
+                WINDOW,
+                self._id,
+                self._nonce,
+            )
+        )
+
+    def received(self, channel: int, data: bytes) -> None:
+        """Take a message of one of the two channels."""
+        if channel != self._control:
+            if self.ticket is not None:
+                self.ticket.lane.take(self._connection, data)
+            return
+        try:
+            message = rusbext.parse(data)
+        except ParseError as error:
+            raise RemoteProtocolError(f"rusbext: {error}") from error
+        match message:
+            case rusbext.Accept():
+                self._accept(message)
+            case rusbext.Resume():
+                self._resume(message)
+            case rusbext.Ack() if self.ticket is not None:
+                self.ticket.lane.acknowledged(message.received)
+            case rusbext.Ping():
+                self._send(rusbext.Pong(message.number))
+
+    def closed(self, channel: int) -> None:
+        """The connection is over."""
+        self._timer.cancel()
+
+    def look(self) -> float:
+        """Return when the last byte came, by the loop's clock; to about a second."""
+        if self._stream.bytes_received != self._received:
+            self._received = self._stream.bytes_received
+            self.heard = self._loop.time()
+        return self.heard
+
+    # -------------------------------------------------------------- our own ----
+
+    def _send(self, message: rusbext.ExtMessage) -> None:
+        data = message.serialize()
+        self._connection.send_channel(self._control, data, is_urgent=True)
+        self._stream.flush()
+
+    def _begin_plainly(self) -> None:
+        self._timer.cancel()
+        devices = self._session.begin_usb(None)
+        devices.link.opened(self._wire, self._name)
+
+    def _accept(self, message: rusbext.Accept) -> None:
+        self._must_be_new()
+        if not message.features & Feature.RESUME:
+            self._begin_plainly()
+            return
+        lane = Lane(
+            window=min(WINDOW, message.window or WINDOW),
+            later=self._loop.call_later,
+            on_full=lambda is_full: None,
+        )
+        lane.bind(
+            *(self._connection, self._wire, self._control, self._stream.flush),
+            received=0,
+        )
+        self._timer.cancel()
+        devices = self._session.begin_usb(lane)
+        lane.on_full = devices.set_full
+        lane.deliver = partial(devices.link.received, self._wire)
+        ticket = Ticket(
+            *(self._id, message.key, self._owner),
+            lane=lane,
+            devices=devices,
+            holder=self._session,
+        )
+        self._parking.add(ticket)
+        self._is_live(ticket)
+        devices.link.opened(self._wire, self._name)
+
+    def _resume(self, message: rusbext.Resume) -> None:
+        self._must_be_new()
+        ticket = self._parking.find(message.session)
+        if ticket is None:
+            self._refuse(Refusal.UNKNOWN, "there is no such session, or no longer")
+            return
+        assert self._stream.tls is not None
+        fingerprint = self._stream.tls.fingerprint.partition(":")[2]
+        text = rusbext.text_to_sign(
+            self._nonce, message.session, message.received, bytes.fromhex(fingerprint)
+        )
+        if not ticket.is_signed(message.signature, text):
+            self._refuse(Refusal.SIGNATURE, "the signature is wrong")
+            self._stream.fail(ConnectionLost("its signature is not the session's"))
+        elif not self._owner.may_resume(ticket.owner):
+            self._refuse(Refusal.POLICY, "another user or screen had it")
+        elif not ticket.lane.can_resume(message.received):
+            self._refuse(Refusal.COUNTS, f"{message.received} messages cannot be")
+            self._parking.give_up(ticket, "the client counts otherwise")
+        else:
+            self._timer.cancel()
+            lane, outage = ticket.lane, self._loop.time() - ticket.holder.heard
+            lane.unbind()
+            self._send(rusbext.Resumed(lane.received))
+            ticket.owner = self._owner
+            self._session.go_on(ticket)
+            lane.bind(
+                *(self._connection, self._wire, self._control, self._stream.flush),
+                received=message.received,
+            )
+            self._is_live(ticket)
+            self._session.tell_resumed(outage, lane.replayed)
+
+    def _must_be_new(self) -> None:
+        if self.ticket is not None:
+            raise RemoteProtocolError("rusbext: a second session on a connection")
+
+    def _refuse(self, reason: int, why: str) -> None:
+        self._send(rusbext.Refused(reason))
+        self._session.tell_refused(why)
+
+    def _is_live(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._planned = self._loop.time() + LOOK
+        self._timer = self._loop.call_at(self._planned, self._on_look)
+
+    def _on_look(self) -> None:
+        """Has the client been silent for too long? Not while we slept ourselves."""
+        now = self._loop.time()
+        heard = self.look()
+        if now - self._planned > LOOK:
+            self.heard = heard = now
+        if now - heard > SILENCE:
+            self._stream.fail(ConnectionLost(f"nothing came for {SILENCE:g} s"))
+            self._stream.abort()
+        else:
+            self._set_timer()

@@ -1,0 +1,286 @@
+"""Clients that may come back: their devices stay in the guest while a connection is
+lost, for as long as the grace lasts (docs/spec/resume.md)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from rusb.rdp.lane import Lane
+from rusb.usb.device import DeviceInfo
+
+from . import events
+from .guests.base import AttachedDevice
+from .remote_devices import RemoteDevices
+from .sessions import Owner, Session, Sessions
+from .state import ClientState, DeviceState
+
+__all__ = ["WINDOW", "Holder", "Parking", "Ticket"]
+
+WINDOW = 16 << 20
+"""Bytes of messages that are kept for a client. Above it the guest waits."""
+
+MAX_PARKED, MAX_PARKED_PER_NETWORK = 16, 4
+"""Clients that are waited for at once; one more, and the oldest makes room."""
+
+DETACH_TIMEOUT = 30.0
+"""Seconds for which a device of a client waits until its former self has left."""
+
+
+class Holder(Protocol):
+    """What has the devices of a client: its connection, or the parking."""
+
+    number: int
+
+    @property
+    def heard(self) -> float:
+        """When the last byte of the client came, by the loop's clock."""
+
+    def give_up(self, why: str) -> None:
+        """Another connection of the client has them now."""
+
+
+class Ticket:
+    """What a client may come back with; nothing in it can be used by anybody else.
+
+    Attributes:
+        id: of the session, 16 bytes.
+        owner: whose it is.
+        lane: the channel of the wire, with what is kept.
+        devices: what is in the guest.
+        holder: who has the devices now.
+    """
+
+    def __init__(
+        self,
+        session: bytes,
+        key: bytes,
+        owner: Owner,
+        *,
+        lane: Lane,
+        devices: RemoteDevices,
+        holder: Holder,
+    ) -> None:
+        self.id = session
+        self.owner = owner
+        self.lane = lane
+        self.devices = devices
+        self.holder = holder
+        self._key = Ed25519PublicKey.from_public_bytes(key)
+
+    def is_signed(self, signature: bytes, text: bytes) -> bool:
+        """Is the signature that of the client that was given the ticket?"""
+        try:
+            self._key.verify(signature, text)
+        except InvalidSignature:
+            return False
+        return True
+
+
+class ParkedSession(Session):
+    """A client that is waited for.
+
+    Args:
+        parking: where it is.
+        ticket: of the client.
+        before: its state when the connection broke.
+        network: of that connection.
+        heard: when the last byte of it came, by the loop's clock.
+        until: when the grace is over, by the same.
+    """
+
+    def __init__(
+        self,
+        parking: "Parking",
+        ticket: Ticket,
+        before: ClientState,
+        network: str,
+        heard: float,
+        until: float,
+    ) -> None:
+        self.number = before.number
+        self.network, self.address = network, before.address
+        self.user = before.user, before.domain
+        self.ticket = ticket
+        self.heard = heard
+        self._before = before
+        self._parking = parking
+        self._over = asyncio.Event()
+        self._timer = asyncio.get_running_loop().call_at(until, self._on_late)
+
+    @property
+    def is_waiting(self) -> bool:
+        """It has passed its logon."""
+        return False
+
+    @property
+    def is_logged_on(self) -> bool:
+        """It is not there."""
+        return False
+
+    @property
+    def was_logged_on(self) -> bool:
+        """Its connection has been counted."""
+        return False
+
+    @property
+    def in_use(self) -> int:
+        """Devices that the guest has."""
+        return self.ticket.devices.in_use
+
+    def state(self, *, ended: float | None = None) -> ClientState:
+        """As it was when the connection broke."""
+        return self._before
+
+    def device_states(self) -> tuple[DeviceState, ...]:
+        """The client's devices, attached or not."""
+        return self.ticket.devices.state()
+
+    def reconsider(self) -> None:
+        """The machine's settings have changed."""
+        self.ticket.devices.reconsider()
+
+    def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
+        """The guest dropped a device: is it one of these?"""
+        return self.ticket.devices.lost_by_guest(device, why)
+
+    def disconnect(self, reason: int) -> None:
+        """Wait no longer."""
+        self.end("the server stopped waiting for the client")
+
+    def drop(self, reason: str) -> None:
+        """Wait no longer."""
+        self.end(reason)
+
+    async def wait_ended(self) -> None:
+        """Wait until its devices are detached."""
+        await self._over.wait()
+
+    def give_up(self, why: str) -> None:
+        """The client has come back."""
+        self._timer.cancel()
+        self._parking.left(self)
+        self._over.set()
+
+    def end(self, why: str) -> None:
+        """Its devices leave the guest. Idempotent."""
+        self._timer.cancel()
+        if self._parking.forget(self.ticket):
+            self._parking.end(self, why)
+
+    def ended(self) -> None:
+        """Its devices have left the guest."""
+        self._over.set()
+
+    def _on_late(self) -> None:
+        self.end("its client did not come back in time")
+
+
+class _Host(Protocol):
+    """What the parking asks of the server."""
+
+    sessions: Sessions
+
+    def tell(self, event: events.Event) -> None: ...
+    def client_left(self, client: int, why: str) -> None: ...
+    async def wait_detached(self, client: int) -> None: ...
+
+
+class Parking:
+    """All tickets of a server.
+
+    Args:
+        host: the server.
+        grace: gives the seconds for which a client is waited for; 0: for none.
+    """
+
+    def __init__(self, host: _Host, grace: Callable[[], float]) -> None:
+        self._host = host
+        self._grace = grace
+        self._tickets: dict[bytes, Ticket] = {}
+        self._parked: dict[int, ParkedSession] = {}  # by client, the oldest first
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def grace(self) -> float:
+        """Seconds for which a client is waited for."""
+        return self._grace()
+
+    def add(self, ticket: Ticket) -> None:
+        """A client may come back with it."""
+        self._tickets[ticket.id] = ticket
+
+    def find(self, session: bytes) -> Ticket | None:
+        """Return a ticket that is good."""
+        return self._tickets.get(session)
+
+    def forget(self, ticket: Ticket) -> bool:
+        """Nobody may come back with it any more; could anybody?"""
+        return self._tickets.pop(ticket.id, None) is not None
+
+    def give_up(self, ticket: Ticket, why: str) -> None:
+        """Nobody can come back with it any more."""
+        parked = self._parked.get(ticket.holder.number)
+        if parked is not None:
+            parked.end(why)
+
+    def park(
+        self, ticket: Ticket, before: ClientState, network: str, heard: float
+    ) -> None:
+        """The connection of a client broke.
+
+        Args:
+            ticket: of the client.
+            before: its state.
+            network: where it was.
+            heard: when the last byte of it came, by the loop's clock.
+        """
+        grace = self.grace
+        until = heard + grace
+        ticket.lane.unbind()
+        ticket.devices.leave(until)
+        parked = ParkedSession(self, ticket, before, network, heard, until)
+        ticket.holder = parked
+        near = [one for one in self._parked.values() if one.network == network]
+        all_ = list(self._parked.values())
+        if len(near) >= MAX_PARKED_PER_NETWORK:
+            near[0].end("too many clients of its network are waited for")
+        elif len(all_) >= MAX_PARKED:
+            all_[0].end("too many clients are waited for")
+        self._parked[parked.number] = parked
+        self._host.sessions.add(parked)
+        count = len(ticket.devices.attached)
+        self._host.tell(events.ClientParked(before.number, count, round(grace, 3)))
+
+    def left(self, parked: ParkedSession) -> None:
+        """A client is not waited for any more."""
+        self._parked.pop(parked.number, None)
+        self._host.sessions.ended(parked)
+
+    def end(self, parked: ParkedSession, why: str) -> None:
+        """Detach the devices of a client that does not come back."""
+        self._parked.pop(parked.number, None)
+        self._host.tell(events.ClientGivenUp(parked.number, why))
+        self._host.client_left(parked.number, why)
+        task = asyncio.get_running_loop().create_task(self._finish(parked))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, parked: ParkedSession) -> None:
+        try:
+            await self._host.wait_detached(parked.number)
+        finally:
+            self._host.sessions.ended(parked)
+            parked.ended()
+
+    async def displace(self, owner: Owner, info: DeviceInfo) -> None:
+        """A new session of an owner has a device that is still in the guest for an
+        earlier one: that one is given up, and its end waited for."""
+        for parked in list(self._parked.values()):
+            ticket = parked.ticket
+            if owner.may_displace(ticket.owner) and ticket.devices.has_same(info):
+                parked.end("the client has come back without it")
+                async with asyncio.timeout(DETACH_TIMEOUT):
+                    await parked.wait_ended()

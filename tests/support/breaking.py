@@ -1,0 +1,114 @@
+"""A server and a client with a network between them that breaks."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from rusb.client.backends.emulated import EmulatedBackend
+from rusb.client.config import ClientConfig
+from rusb.client.events import SessionEvent
+from rusb.client.session import ClientSession, connect
+from tests.support.whole_path import Lab
+
+
+class Wire:
+    """A network between client and server, which breaks in various ways."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self.is_down = False  # nobody answers
+        self.far = port
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._silent = asyncio.Event()
+        self._silent.set()
+        self._server: asyncio.Server | None = None
+
+    @contextlib.asynccontextmanager
+    async def up(self) -> AsyncIterator["Wire"]:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            self._server.close()
+            self.cut()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if self.is_down:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.far)
+        self._writers += [writer, far_writer]
+        for pair in ((reader, far_writer), (far_reader, writer)):
+            task = asyncio.ensure_future(self._pump(*pair, self._silent))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        may_move: asyncio.Event,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await may_move.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+    def cut(self) -> None:
+        """Every connection is reset, at both ends."""
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.transport.abort()
+
+    def hold(self) -> None:
+        """What is connected moves no byte, until :meth:`let_go`."""
+        self._silent.clear()
+
+    def let_go(self) -> None:
+        """It moves again; nothing was lost."""
+        self._silent.set()
+
+    def silence(self) -> None:
+        """What is connected moves no byte any more; new connections do."""
+        self._silent.clear()
+        self._silent = asyncio.Event()
+        self._silent.set()
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    while not what():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+class Net(Lab):
+    """A lab whose clients are connected over a wire that breaks."""
+
+    wire: Wire
+
+    def config(self) -> ClientConfig:
+        return replace(super().config(), port=self.wire.port, reconnect=True)
+
+    @contextlib.asynccontextmanager
+    async def client(self, backend: EmulatedBackend) -> AsyncIterator[ClientSession]:
+        self.events: list[SessionEvent] = []
+        async with connect(
+            self.config(), backends=[backend], on_event=self.events.append
+        ) as session:
+            yield session
+
+    def told(self) -> str:
+        """What the client said so far."""
+        return "\n".join(map(str, self.events))
+
+    async def wait_told(self, text: str) -> None:
+        await until(lambda: text in self.told())

@@ -1,0 +1,303 @@
+"""Devices stay in the guest while a connection is lost (docs/spec/resume.md)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rusb.client import pulse
+from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
+from rusb.client.connection import Connection
+from rusb.client.devices import DeviceCatalog
+from rusb.client.extension import Ticket
+from rusb.client.session import ClientSession, connect
+from rusb.errors import AuthenticationError, ConnectionLost
+from rusb.server import extension
+from rusb.usb.setup import SetupPacket
+from rusb.usb.urb import UrbStatus
+from tests.support.breaking import Net, Wire, until
+from tests.support.whole_path import machine
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Net]:
+    found = Net(tmp_path, machine())
+    async with asyncio.timeout(60), found.server:
+        found.wire = Wire(found.server.port)
+        async with found.wire.up():
+            yield found
+
+
+async def test_a_reset_of_the_connection_is_not_seen_by_the_guest(lab: Net) -> None:
+    loopback = Loopback()
+    async with lab.client(EmulatedBackend(devices=[loopback])):
+        (device,) = await lab.guest.wait_for(1)
+        for count in range(1, 4):
+            reads = [
+                asyncio.ensure_future(device.read(Loopback.SOURCE, 65536))
+                for _ in range(20)
+            ]
+            await asyncio.sleep(0.01)
+            lab.wire.cut()
+            results = await asyncio.gather(*reads)
+            assert {r.status for r in results} == {UrbStatus.OK}
+            await lab.wait_log("Remote USB: resumed after", count)
+        assert await lab.guest.wait_for(1) == [device]
+    await lab.wait_log("VUSB: Detached")
+    assert lab.log().count("VUSB: Attached") == 1
+    assert lab.log().count("Remote USB: link lost, keeping 1 device for 60 s") == 3
+    assert lab.told().count("again after") == 3
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is noticed ten times as fast."""
+    for module, name in [
+        (pulse, "QUIET"),
+        (pulse, "SILENCE"),
+        (pulse, "LOOK"),
+        (extension, "SILENCE"),
+        (extension, "LOOK"),
+    ]:
+        monkeypatch.setattr(module, name, getattr(module, name) / 5)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_silence_is_noticed_by_both_ends_and_resumed(lab: Net) -> None:
+    """Packets are lost and no end is told: without a reset TCP waits for minutes."""
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        lab.wire.silence()
+        result = await device.read(Loopback.SOURCE, 65536)
+        assert result.status is UrbStatus.OK
+        await lab.wait_told("again after")
+        assert "is silent. Connecting again; the guest keeps the devices" in lab.told()
+        assert await lab.guest.wait_for(1) == [device]
+    assert lab.log().count("VUSB: Attached") == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_old_connection_wins_if_it_speaks_first(lab: Net) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as session:
+        (device,) = await lab.guest.wait_for(1)
+        lab.wire.is_down = True  # nobody answers a second one
+        lab.wire.hold()
+        await lab.wait_told("is silent")
+        lab.wire.let_go()
+        await lab.wait_told("answers again")
+        assert session.is_connected
+        result = await device.read(Loopback.SOURCE, 512)
+        assert result.status is UrbStatus.OK
+
+
+async def test_a_goodbye_ends_a_session_at_once(lab: Net) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+    await lab.guest.wait_for(0)
+    assert "keeping" not in lab.log()
+    await until(lambda: not lab.server._host.parking._tickets)
+
+
+async def test_a_client_that_does_not_come_back_is_given_up(lab: Net) -> None:
+    lab.server.machine.resume = 3.0
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("Remote USB: link lost, keeping 1 device for 3 s")
+        (state,) = lab.server.devices()
+        assert state.attached
+        assert state.grace is not None
+        assert 0 < state.grace <= 3
+        await lab.guest.wait_for(0)
+        await lab.wait_log("Remote USB: not resumed: its client did not come back")
+        assert lab.server.devices() == ()
+        await lab.wait_told("no longer keeps the devices: the connection was lost for")
+        lab.wire.is_down = False
+        await lab.guest.wait_for(1)
+        await lab.wait_told("again (TLS")
+    assert lab.log().count("VUSB: Attached") == 2
+
+
+async def test_a_server_without_resume_gets_the_devices_anew(lab: Net) -> None:
+    lab.server.machine.resume = 0.0
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        lab.wire.cut()
+        await lab.wait_told("again (TLS")
+        await until(lambda: lab.log().count("VUSB: Attached") == 2)
+    assert "keeping" not in lab.log()
+    assert "Connecting again\n" in lab.told()
+
+
+async def test_another_server_gets_the_devices_anew(lab: Net, tmp_path: Path) -> None:
+    """It was restarted: it does not know the session."""
+    (tmp_path / "other").mkdir()
+    other = Net(tmp_path / "other", machine())
+    other.server.config.state = lab.folder  # the same certificate
+    async with other.server, lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        lab.wire.far = other.server.port
+        lab.wire.cut()
+        await other.guest.wait_for(1)
+        assert "it was restarted, or its guest ended" in lab.told()
+        assert "may not resume: there is no such session" in other.log()
+
+
+async def test_a_certificate_that_is_not_trusted_ends_it(
+    lab: Net, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Net(tmp_path / "other", machine())
+    async with other.server, lab.client(EmulatedBackend(devices=[])) as session:
+        lab.wire.far = other.server.port
+        lab.wire.cut()
+        with pytest.raises(Exception, match="certificate"):
+            await session.wait_closed()
+
+
+async def test_a_refusal_that_is_repeated_ends_it(
+    lab: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def refuse(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise AuthenticationError("no")
+
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as session:
+        await lab.guest.wait_for(1)
+        monkeypatch.setattr(Connection, "open", refuse)
+        lab.wire.cut()
+        with pytest.raises(AuthenticationError):
+            await session.wait_closed()
+    assert asked == 3
+
+
+async def test_a_new_session_of_the_same_user_takes_its_device_over(lab: Net) -> None:
+    """The client was restarted: its former self is waited for in vain."""
+    async with lab.client(EmulatedBackend(devices=[Loopback(), Keyboard()])):
+        await lab.guest.wait_for(2)
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("keeping 2 devices")
+        async with Wire(lab.server.port).up() as second:
+            config = replace(lab.config(), port=second.port)
+            backend = EmulatedBackend(devices=[Loopback()])
+            async with connect(config, backends=[backend]):
+                await lab.wait_log("not resumed: the client has come back without it")
+                await until(lambda: lab.log().count("VUSB: Attached") == 3)
+                await lab.guest.wait_for(1)
+
+
+@pytest.mark.parametrize("which", ["user", "domain", "client_name", "another device"])
+async def test_nobody_else_takes_a_device_over(lab: Net, which: str) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("keeping 1 device")
+        async with Wire(lab.server.port).up() as second:
+            config = replace(lab.config(), port=second.port)
+            backend = EmulatedBackend(devices=[Loopback()])
+            if which == "another device":
+                backend = EmulatedBackend(devices=[Keyboard()])
+            else:
+                setattr(config, which, "mallory")
+            async with connect(config, backends=[backend]):
+                await lab.guest.wait_for(2)
+                assert "not resumed" not in lab.log()
+
+
+# ------------------------------------------------------------------ attacks ----
+
+
+class Thief:
+    """Somebody who wants to go on with a session."""
+
+    def __init__(self, lab: Net, victim: ClientSession) -> None:
+        assert victim._ticket is not None
+        self.lab = lab
+        lab.server.machine.remote_display.allow_multi_connection = True
+        self.ticket = Ticket(
+            victim._ticket.id, 60, victim._ticket.protocol, victim._ticket.link
+        )
+        self.ticket.lane.received = victim._ticket.lane.received
+        self.user = ""
+
+    async def try_it(self) -> None:
+        """Dial, and see that it does not work out."""
+        config = replace(self.lab.config(), user=self.user)
+        session = ClientSession(config, DeviceCatalog([]))
+        session._ticket = None
+        with pytest.raises(ConnectionLost):
+            await session._resume(self.ticket)
+
+
+async def stolen(lab: Net, thief: Thief, why: str) -> None:
+    """It is refused for the right reason; the victim's session goes on."""
+    await thief.try_it()
+    await lab.wait_log(f"may not resume: {why}")
+    (device,) = await lab.guest.wait_for(1)
+    result = await device.read(Loopback.SOURCE, 65536)
+    assert result.status is UrbStatus.OK
+    assert lab.told().count("again after") == 0
+
+
+async def test_another_key_resumes_nothing(lab: Net) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
+        await lab.guest.wait_for(1)
+        await stolen(lab, Thief(lab, victim), "the signature is wrong")
+
+
+async def test_a_copied_key_of_another_user_resumes_nothing(lab: Net) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
+        await lab.guest.wait_for(1)
+        thief = Thief(lab, victim)
+        assert victim._ticket is not None
+        thief.ticket._key = victim._ticket._key
+        thief.user = "mallory"
+        await stolen(lab, thief, "another user or screen had it")
+
+
+@pytest.mark.parametrize("part", ["nonce", "certificate", "count"])
+async def test_a_signature_holds_for_one_connection_alone(lab: Net, part: str) -> None:
+    """A recorded RESUME; one over the certificate of a man in the middle."""
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
+        await lab.guest.wait_for(1)
+        thief = Thief(lab, victim)
+        assert victim._ticket is not None
+        key = victim._ticket._key
+        where = {"nonce": 14, "certificate": 70, "count": 62}[part]
+
+        def sign(text: bytes) -> bytes:
+            changed = bytearray(text)
+            changed[where] ^= 1
+            return key.sign(bytes(changed))
+
+        thief.ticket.sign = sign  # type: ignore[method-assign]
+        await stolen(lab, thief, "the signature is wrong")
+
+
+@pytest.mark.parametrize("count", [0, 1 << 63, 5000])
+async def test_counts_that_cannot_be_resume_nothing(lab: Net, count: int) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
+        (device,) = await lab.guest.wait_for(1)
+        for _ in range(200):  # so that 0 has been freed
+            await device.control(SetupPacket.get_descriptor(3, 1, 255))
+        thief = Thief(lab, victim)
+        assert victim._ticket is not None
+        thief.ticket._key = victim._ticket._key
+        thief.ticket.lane.received = count
+        await stolen(lab, thief, f"{count} messages cannot be")
+
+
+async def test_an_unknown_session_is_refused(lab: Net) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
+        await lab.guest.wait_for(1)
+        thief = Thief(lab, victim)
+        thief.ticket.id = bytes(16)
+        await stolen(lab, thief, "there is no such session")
