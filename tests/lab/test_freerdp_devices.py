@@ -113,7 +113,7 @@ def test_the_guest_mounts_the_disk_reads_and_writes(
             bus(disk.parent, "unplug", "1-1")
             guest.wait("dmesg | grep -q 'USB disconnect'")
             server.wait_log("VUSB: Detached")
-            assert "is gone" in server.log()
+            server.wait_log("is gone")
         # the simulated bus does not say that it is there again: so the client is anew
         bus(disk.parent, "plug", "1-1")
         with freerdp(server.port, display, disk.parent, "1209:0001"):

@@ -1,9 +1,7 @@
 """What the tables of docs/guide/vboxmanage.md say of running machines, run."""
 
-import contextlib
 import re
 import shlex
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from tests.support.lab.peers import wait
 from tests.support.lab.vboxshell import Shell
+from tests.support.rusbserver import free_ports
 from tests.support.vboxmanage_guide import (
     EXAMPLES,
     GUIDE,
@@ -56,12 +55,9 @@ def lab_machine(prepared: Shell) -> Iterator[Shell]:
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
     """Free ports in place of the guide's, which others may have."""
-    with contextlib.ExitStack() as stack:
-        found = [
-            stack.enter_context(socket.create_server(("", 0))).getsockname()[1]
-            for _ in range(4)
-        ]
-    return dict(zip(("5000", "5001", "5002", "3389"), map(str, found), strict=True))
+    first = free_ports(4)
+    found = map(str, range(first, first + 4))
+    return dict(zip(("5000", "5001", "5002", "3389"), found, strict=True))
 
 
 def replaced(text: str, words: dict[str, str]) -> str:

@@ -4,7 +4,6 @@ Only the medium differs: a small Linux instead of Windows. The programs are reac
 their old names, which ``rusb aliases`` makes.
 """
 
-import contextlib
 import os
 import re
 import shlex
@@ -12,7 +11,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import pytest
 from tests.support.lab.assets import LabError
 from tests.support.lab.peers import wait
 from tests.support.lab.vboxshell import Shell
+from tests.support.rusbserver import free_port, free_ports
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -160,7 +159,6 @@ def test_start_and_stop_by_name(shell: Shell) -> None:
     assert 'VMState="paused"' in shell("VBoxManage showvminfo Small --machinereadable")
     shell("VBoxManage controlvm Small resume")
     shell("VBoxManage controlvm Small poweroff")
-    time.sleep(0.2)
     shell("VBoxManage unregistervm Small --delete")
     assert shell("VBoxManage list vms") == ""
 
@@ -168,15 +166,15 @@ def test_start_and_stop_by_name(shell: Shell) -> None:
 def test_the_bound_port_is_shown_when_the_first_is_busy(shell: Shell) -> None:
     shell("VBoxManage createvm --name Small --register")
     shell("VBoxManage modifyvm Small --memory 32 --vrde on --vrdeaddress 127.0.0.1")
-    shell("VBoxManage modifyvm Small --vrdeport 5000,5010-5012")
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # somebody else's is as good
-            stack.enter_context(socket.create_server(("127.0.0.1", 5000)))
+    first = free_ports(4)
+    ports = f"{first},{first + 1}-{first + 3}"
+    shell(f"VBoxManage modifyvm Small --vrdeport {ports}")
+    with socket.create_server(("127.0.0.1", first)):
         shell("VBoxManage startvm Small --type headless")
         found = shell("VBoxManage showvminfo Small --machinereadable")
-        port = re.search(r"vrdeport=(50\d\d)\n", found)
+        port = re.search(r"vrdeport=(\d+)\n", found)
         assert port is not None
-        assert port[1] in ("5010", "5011", "5012")
+        assert first < int(port[1]) <= first + 3
         assert re.search(
             rf"VRDE port: +{port[1]}\n", shell("VBoxManage showvminfo Small")
         )
@@ -211,8 +209,8 @@ def test_what_keeps_a_machine_from_starting_is_said(shell: Shell) -> None:
     assert "is not running" in shell("VBoxManage controlvm Small reset", status=1)
 
     # a port that others have: it starts, and says so
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         shell(f"VBoxManage modifyvm Small --vrde on --vrdeport {port}")
         shell("VBoxManage modifyvm Small --vrdeaddress 127.0.0.1")
         said = shell("VBoxManage startvm Small --type headless")

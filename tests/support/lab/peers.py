@@ -20,6 +20,9 @@ from tests.support.rusbserver import free_port
 
 WIDTH, HEIGHT = 800, 600
 
+PATIENCE = 60.0
+"""Seconds for what takes one or two on a machine with nothing else to do."""
+
 PACKAGES = {
     "Xvfb": "xvfb",
     "rdesktop": "rdesktop",
@@ -101,7 +104,7 @@ class Program:
         """What it has printed."""
         return self.output.read_text(errors="replace")
 
-    def wait_end(self, seconds: float = 20) -> int:
+    def wait_end(self, seconds: float = PATIENCE) -> int:
         """Wait for its end; return its exit status."""
         try:
             return self.process.wait(seconds)
@@ -170,7 +173,7 @@ def wait(
     held: Callable[[], bool],
     what: str,
     said: Callable[[], str] = str,
-    seconds: float = 20,
+    seconds: float = PATIENCE,
 ) -> None:
     """Wait until something holds.
 

@@ -33,7 +33,7 @@ __all__ = ["QMP", "VM", "Client", "Guest", "LabError", "pick_accel"]
 
 _T = TypeVar("_T")
 
-BOOT_TIMEOUT = 100.0
+BOOT_TIMEOUT = 200.0
 COMMAND_TIMEOUT = 60.0
 
 _INIT_COMMON = r"""#!/bin/busybox sh

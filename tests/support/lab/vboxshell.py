@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,16 @@ from pathlib import Path
 
 from tests.support.rusbserver import CHECKOUT
 
-__all__ = ["Shell"]
+__all__ = ["Shell", "end_all"]
+
+
+def end_all(variable: str) -> None:
+    """Kill what has a variable in its environment: all that a failed test started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            names = (folder / "environ").read_bytes().split(b"\0")
+            if os.fsencode(variable) in names:
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 class Shell:
@@ -51,7 +61,7 @@ class Shell:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert done.returncode == status, f"{line}: {done.stdout}{done.stderr}"
@@ -79,8 +89,11 @@ class Shell:
         """One whose machines are off at the end."""
         with tempfile.TemporaryDirectory(dir="/tmp") as runtime:  # its path is short
             shell = cls(folder, runtime, vboxmanage)
-            yield shell
-            shell.power_off()
+            try:
+                yield shell
+                shell.power_off()
+            finally:
+                end_all(f"RUSB_STATE={shell.env['RUSB_STATE']}")
 
     def power_off(self) -> None:
         """Let no machine run."""
