@@ -21,9 +21,10 @@ from . import events
 from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
 from .policy import SHOWS_ELSE, Policy
+from .posted import PostedReads, is_read_ahead
 from .sessions import Owner
 from .state import DeviceState, Verdict
-from .storage import PipelinedStorage, ReadAhead, is_storage
+from .storage import PipelinedStorage, ReadAhead, StorageTarget, is_storage
 from .vbox.settings import Machine
 from .vbox.storage_mode import StorageMode
 
@@ -541,11 +542,14 @@ class RemoteDevices:
             text = f"storage: {why}; from now on its commands are {_TELLS[lesser]}"
             self._tell(events.DeviceNoted(self._subject(device), text))
 
-        if not mode or not is_storage(attachment.descriptors):
-            return attachment
         now, later = self._loop.time, self._loop.call_later
+        shown: StorageTarget = attachment
+        if is_read_ahead(attachment.descriptors):
+            shown = PostedReads(attachment, now=now, later=later)
+        if not mode or not is_storage(attachment.descriptors):
+            return shown
         pipelined = PipelinedStorage(
-            attachment,
+            shown,
             min(mode, StorageMode.EARLY),
             now=now,
             later=later,

@@ -25,7 +25,9 @@ from rusb.cli._bench.work import control
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.errors import RusbError
+from rusb.server.attachments import Attachment
 from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.posted import PostedReads
 from tests.support.whole_path import Lab, machine
 
 pytestmark = pytest.mark.xdist_group("bench")  # they share a run of the command
@@ -77,9 +79,12 @@ async def test_control_transfers_reach_the_client(tmp_path: Path) -> None:
         lab.client(EmulatedBackend(devices=[Loopback()])),
     ):
         (device,) = await lab.guest.wait_for(1)
-        before = device.attached.urbs_done  # type: ignore[attr-defined]
+        assert isinstance(device.attached, PostedReads)
+        attachment = device.attached.device
+        assert isinstance(attachment, Attachment)
+        before = attachment.urbs_done
         await control(Job("control", 18), [device], 20)
-        done = device.attached.urbs_done - before  # type: ignore[attr-defined]
+        done = attachment.urbs_done - before
     assert done == 20
 
 

@@ -1,0 +1,451 @@
+"""Reads over distance: what a device has to say does not wait for a round trip.
+
+A guest that reads once at a time gets one answer in a round trip, and what a serial
+chip has meanwhile is lost. :class:`PostedReads` stands between a guest and a device and
+keeps reads of its own there: the guest's get what those bring, in order. It is sans-IO.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from rusb.usb.descriptors import (
+    DeviceDescriptors,
+    EndpointDescriptor,
+    InterfaceDescriptor,
+)
+from rusb.usb.polling import MIN_DEPTH, interrupt_depth, interrupt_interval
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import ClassCode, Feature, Request, TransferType
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+
+from .guests.base import AttachedDevice
+from .storage import StorageTarget
+
+__all__ = ["PostedReads", "is_read_ahead"]
+
+CLASSES = frozenset(
+    (ClassCode.COMMUNICATIONS, ClassCode.CDC_DATA, ClassCode.VENDOR_SPECIFIC)
+)
+"""Interfaces of which bulk data are read ahead: serial chips, and what is like them. At
+others a reader may rely on asking first."""
+
+READS = 3
+"""With so many of the guest's, more than it asks for are kept at the device."""
+
+MAX_READS = 128
+"""What a device may have more of at all its endpoints together, but for the five that
+each may have at any time."""
+
+MAX_ASKED = 1 << 20
+"""Bytes that may be asked for at an endpoint beyond what the guest has asked for."""
+
+MAX_WAITING = 64 << 10
+"""Bytes that may wait for the guest; above it the device has to."""
+
+IDLE = 1.0
+"""Seconds without a read of the guest's after which nothing is asked for ahead any
+more. Reports of interrupt endpoints are then forgotten: nobody wants to see a key that
+was pressed before he looked. Bytes of a serial chip stay, lost ones are worse."""
+
+FIRST_INTERVAL, SAMPLES = 0.001, 16
+"""Seconds between two results of a bulk endpoint, until so many have been seen."""
+
+_CANCELLED = UrbResult(UrbStatus.CANCELLED)
+_INVALID = UrbResult(UrbStatus.INVALID)
+
+
+@dataclass(slots=True, eq=False)
+class _Posted:
+    """A read of ours.
+
+    Attributes:
+        result: it has come, but not yet those before it.
+        is_stopping: it is being cancelled.
+        is_stale: one before it has failed: if it fails as well, that is no news.
+        is_dropped: what it brings is not for the guest.
+    """
+
+    urb: Urb
+    result: UrbResult | None = None
+    is_stopping: bool = False
+    is_stale: bool = False
+    is_dropped: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Will it bring something for the guest?"""
+        return not (self.is_stopping or self.is_stale or self.is_dropped)
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """What a read of ours has brought.
+
+    Attributes:
+        data: not empty, unless it ends there.
+        is_end: the device ended its transfer with it, or it failed.
+    """
+
+    data: bytes | memoryview
+    is_end: bool
+    status: UrbStatus = UrbStatus.OK
+
+
+@dataclass(slots=True, eq=False)
+class _Pipe:
+    """An endpoint that is read ahead.
+
+    Attributes:
+        of: its descriptor.
+        interval: seconds between two results; None: it is measured.
+        claims: the guest's reads.
+        posted: ours, in order.
+        waiting: what they have brought and the guest has not got.
+        asked: reads of the guest's in a row, none smaller than before.
+        last: when the guest was seen to read last.
+        size: bytes of each of ours that the guest has not asked for.
+        moments: when the latest results came.
+    """
+
+    of: EndpointDescriptor
+    interval: float | None
+    claims: deque[tuple[Urb, Completion]] = field(default_factory=deque)
+    posted: deque[_Posted] = field(default_factory=deque)
+    waiting: deque[_Run] = field(default_factory=deque)
+    asked: int = 0
+    last: float = 0.0
+    size: int = 0
+    moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    is_posting: bool = False
+    is_timed: bool = False
+
+    @property
+    def is_interrupt(self) -> bool:
+        """Does it bring reports?"""
+        return self.of.transfer_type is TransferType.INTERRUPT
+
+    def room(self, length: int) -> int:
+        """Return whole packets for so many bytes: no packet is too long for them."""
+        packet = self.of.packet_size or 1
+        return -(-length // packet) * packet
+
+    def pace(self) -> float:
+        """Seconds between two results."""
+        if self.interval is not None:
+            return self.interval
+        if len(self.moments) < SAMPLES:
+            return FIRST_INTERVAL
+        return max((self.moments[-1] - self.moments[0]) / (SAMPLES - 1), 1e-6)
+
+    def next(self, length: int) -> UrbResult | None:
+        """Return what a read of so many bytes gets; None: nothing, or not all yet.
+
+        Runs are joined up to where the device ended its transfer, as a host controller
+        does with packets.
+        """
+        missing = length
+        for run in self.waiting:
+            missing -= len(run.data)
+            if run.is_end or missing <= 0:
+                return self._take(length)
+        return None
+
+    def _take(self, length: int) -> UrbResult:
+        parts: list[bytes | memoryview] = []
+        missing, status = length, UrbStatus.OK
+        while True:
+            run = self.waiting[0]
+            if len(run.data) > missing:
+                parts.append(run.data[:missing])
+                run.data = run.data[missing:]
+                break
+            self.waiting.popleft()
+            parts.append(run.data)
+            missing -= len(run.data)
+            if run.is_end or not missing:
+                status = run.status
+                break
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return UrbResult(status, data, len(data))
+
+    def forget(self) -> None:
+        """What has come, or comes of what is asked for, is not for the guest."""
+        self.waiting.clear()
+        self.asked = 0
+        for posted in self.posted:
+            posted.is_dropped = True
+
+
+def _pipes_of(setting: InterfaceDescriptor) -> Iterator[EndpointDescriptor]:
+    is_serial = setting.interface_class in CLASSES
+    for endpoint in setting.endpoints:
+        kind = endpoint.transfer_type
+        is_bulk = kind is TransferType.BULK and is_serial
+        if endpoint.is_in and (is_bulk or kind is TransferType.INTERRUPT):
+            yield endpoint
+
+
+def is_read_ahead(descriptors: DeviceDescriptors) -> bool:
+    """Has a device an endpoint that is read ahead?"""
+    return any(
+        True
+        for configuration in descriptors.configurations
+        for setting in configuration.interfaces
+        for _ in _pipes_of(setting)
+    )
+
+
+class PostedReads(AttachedDevice):
+    """A device as the guest has it, with reads of ours at it; see AttachedDevice.
+
+    Args:
+        device: the same without.
+        now: monotonic seconds.
+        later: has something done after so many seconds.
+
+    Attributes:
+        device: the same without.
+        own_ids: gives numbers of URBs that no guest uses.
+    """
+
+    def __init__(
+        self,
+        device: StorageTarget,
+        *,
+        now: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self.info = device.info
+        self.name = device.name
+        self.descriptors = device.descriptors
+        self.own_ids = device.own_ids
+        self.device = device
+        self._now = now
+        self._later = later
+        self._pipes: dict[int, _Pipe] = {}
+        self._held: deque[tuple[Urb, Completion]] = deque()  # requests behind that
+        self._look()
+
+    # ------------------------------------------------------ AttachedDevice ----
+
+    @property
+    def interfaces(self) -> tuple[InterfaceDescriptor, ...]:
+        """The selected alternate setting of each interface."""
+        return self.device.interfaces
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the device and back."""
+        return self.device.round_trip
+
+    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
+        """See :class:`AttachedDevice`."""
+        self.device.watch_pressure(changed)
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        """Start a transfer, as the guest sees it."""
+        pipe = self._pipes.get(urb.endpoint) if urb.setup is None else None
+        if pipe is not None:
+            self._claim(pipe, urb, complete)
+        elif urb.setup is not None and (self._held or self._concerned(urb.setup)):
+            self._held.append((urb, complete))
+            self._go_on()
+        else:
+            self.device.submit(urb, complete)
+
+    def cancel(self, urb_id: int) -> None:
+        """Abort a transfer; what a read would have got is for the next one."""
+        queues = [self._held, *(pipe.claims for pipe in self._pipes.values())]
+        for queue in queues:
+            for entry in queue:
+                if entry[0].id == urb_id:
+                    queue.remove(entry)
+                    for pipe in self._pipes.values():
+                        self._fit(pipe)
+                        self._watch(pipe)
+                    entry[1](_CANCELLED)
+                    self._go_on()
+                    return
+        self.device.cancel(urb_id)
+
+    def reset(self) -> None:
+        """Reset the port; what is ours ends with it."""
+        waiting = [*self._held]
+        self._held.clear()
+        for pipe in self._pipes.values():
+            waiting += pipe.claims
+            pipe.claims.clear()
+            pipe.forget()
+            self._stop(pipe.posted)
+        self.device.reset()
+        self._look()
+        for _, complete in waiting:
+            complete(_CANCELLED)
+
+    # ------------------------------------------------------- from the guest ----
+
+    def _claim(self, pipe: _Pipe, urb: Urb, complete: Completion) -> None:
+        """The guest reads."""
+        if any(u.id == urb.id for p in self._pipes.values() for u, _ in p.claims):
+            complete(_INVALID)
+            return
+        size = pipe.room(urb.length)
+        pipe.asked = 1 if size < pipe.size else pipe.asked + 1
+        pipe.size = size
+        pipe.claims.append((urb, complete))
+        self._fit(pipe)
+        self._serve(pipe)
+
+    def _fit(self, pipe: _Pipe) -> None:
+        """Cancel those of ours that would wait for more than the guest does."""
+        asked = [pipe.room(urb.length) for urb, _ in pipe.claims]
+        ours = [posted for posted in pipe.posted if posted.counts]
+        for n, posted in enumerate(ours):
+            most = asked[n] if n < len(asked) else pipe.size
+            if posted.urb.length > most and posted.result is None:
+                self._stop(ours[n:])
+                return
+
+    def _concerned(self, setup: SetupPacket) -> list[_Pipe]:
+        """Return what has to be empty before a request."""
+        pipes = list(self._pipes.values())
+        match setup.request_type, setup.request:
+            case (0x00, Request.SET_CONFIGURATION) | (0x01, Request.SET_INTERFACE):
+                return pipes
+            case 0x02, Request.CLEAR_FEATURE if setup.value == Feature.ENDPOINT_HALT:
+                return [p for p in pipes if p.of.address == setup.index & 0xFF]
+        return []
+
+    def _go_on(self) -> None:
+        """Pass requests on once what is ours is out of their way."""
+        while self._held:
+            urb, complete = self._held[0]
+            assert urb.setup is not None
+            concerned = self._concerned(urb.setup)
+            is_halt = urb.setup.request == Request.CLEAR_FEATURE
+            for pipe in concerned:
+                if not is_halt:
+                    pipe.forget()
+                self._stop(pipe.posted)
+            if any(pipe.posted for pipe in concerned):
+                return
+            self._held.popleft()
+            for pipe in concerned:
+                pipe.asked = 0
+            self.device.submit(urb, complete)
+            if concerned and not is_halt:
+                self._look()
+        for pipe in list(self._pipes.values()):
+            self._post(pipe)
+
+    # ------------------------------------------------------ from the device ----
+
+    def _post(self, pipe: _Pipe) -> None:
+        """Keep as many reads at the device as there should be."""
+        if self._held or pipe.is_posting:
+            return
+        pipe.is_posting = True
+        try:
+            while size := self._wanted(pipe):
+                number = next(self.own_ids)
+                ends = pipe.of.transfer_type, pipe.of.address
+                posted = _Posted(Urb(number, *ends, size))
+                pipe.posted.append(posted)
+                self.device.submit(posted.urb, partial(self._done, pipe, posted))
+        finally:
+            pipe.is_posting = False
+
+    def _wanted(self, pipe: _Pipe) -> int:
+        """Return the bytes of one more; 0: there are enough."""
+        there = sum(posted.counts for posted in pipe.posted)
+        if there < len(pipe.claims):
+            return pipe.room(pipe.claims[there][0].length)
+        is_idle = not pipe.claims and self._now() - pipe.last >= IDLE
+        if pipe.asked < READS or is_idle:
+            return 0
+        others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
+        depth = min(
+            interrupt_depth(pipe.pace(), self.round_trip),
+            max(MAX_READS - others, MIN_DEPTH),
+            max(MAX_ASKED // max(pipe.size, 1), 1),
+        )
+        if there >= depth or len(pipe.waiting) >= depth:
+            return 0
+        is_full = sum(len(run.data) for run in pipe.waiting) >= MAX_WAITING
+        return 0 if is_full else pipe.size
+
+    def _done(self, pipe: _Pipe, posted: _Posted, result: UrbResult) -> None:
+        """A read of ours has ended; those behind it wait for it."""
+        posted.result = result
+        while pipe.posted and (found := pipe.posted[0].result) is not None:
+            first = pipe.posted.popleft()
+            if not first.is_dropped:
+                self._take(pipe, first, found)
+        self._serve(pipe)
+        self._go_on()
+
+    def _take(self, pipe: _Pipe, posted: _Posted, result: UrbResult) -> None:
+        """Add what a read has brought to what waits for the guest."""
+        is_good = result.status is UrbStatus.OK
+        is_ours = posted.is_stopping and result.status is UrbStatus.CANCELLED
+        if is_good or is_ours:
+            is_end = is_good and result.length < posted.urb.length
+            is_end = is_end or len(result.data) != pipe.room(len(result.data))
+            if result.data or is_end:
+                pipe.waiting.append(_Run(result.data, is_end))
+                pipe.moments.append(self._now())
+        elif not posted.is_stale:
+            pipe.waiting.append(_Run(result.data, True, result.status))
+            pipe.asked = 0
+            for other in pipe.posted:
+                other.is_stale = True
+
+    def _serve(self, pipe: _Pipe) -> None:
+        """Give the guest's reads what has come, and ask for more."""
+        pipe.last = self._now() if pipe.claims else pipe.last
+        while pipe.claims and (found := pipe.next(pipe.claims[0][0].length)):
+            _, complete = pipe.claims.popleft()
+            if found.status is not UrbStatus.OK:
+                pipe.asked = 0
+            complete(found)
+        self._post(pipe)
+        self._watch(pipe)
+
+    def _watch(self, pipe: _Pipe) -> None:
+        """Forget the reports of an endpoint that nobody reads, after a time."""
+        is_idle = pipe.is_interrupt and not pipe.claims
+        if is_idle and not pipe.is_timed and (pipe.posted or pipe.waiting):
+            pipe.is_timed = True
+            left = pipe.last + IDLE - self._now()
+            self._later(max(left, 0), partial(self._expire, pipe))
+
+    def _expire(self, pipe: _Pipe) -> None:
+        pipe.is_timed = False
+        if not pipe.claims and self._now() - pipe.last >= IDLE:
+            pipe.forget()
+            self._stop(pipe.posted)
+        else:
+            self._watch(pipe)
+
+    def _stop(self, which: Iterable[_Posted]) -> None:
+        """Cancel some of ours, the last first: what comes meanwhile comes with the
+        first of them."""
+        for posted in reversed(list(which)):
+            if posted.result is None and not posted.is_stopping:
+                posted.is_stopping = True
+                self.device.cancel(posted.urb.id)
+
+    def _look(self) -> None:
+        """What is selected has changed, or everything starts anew."""
+        before, self._pipes = self._pipes, {}
+        for setting in self.device.interfaces:
+            for endpoint in _pipes_of(setting):
+                old = before.get(endpoint.address)
+                is_polled = endpoint.transfer_type is TransferType.INTERRUPT
+                speed = self.info.speed
+                interval = interrupt_interval(endpoint, speed) if is_polled else None
+                pipe = self._pipes[endpoint.address] = _Pipe(endpoint, interval)
+                if old is not None:  # what is being cancelled is still before ours
+                    pipe.posted, pipe.claims = old.posted, old.claims

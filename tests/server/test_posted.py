@@ -1,0 +1,465 @@
+"""Reads that are kept at a device: nothing is lost, and all is in order."""
+
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rusb.client.backends.emulated import Keyboard, SerialLoopback
+from rusb.server.posted import IDLE, MAX_WAITING, PostedReads, is_read_ahead
+from rusb.usb.descriptors import InterfaceDescriptor
+from rusb.usb.setup import SetupPacket
+from rusb.usb.types import TransferType
+from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+from tests.support.amount import seeds
+from tests.support.storage import Clock, Line
+
+IN, NOTIFY = SerialLoopback.IN, SerialLoopback.NOTIFY
+PACKET = 512
+OK, STALL, CANCELLED = UrbStatus.OK, UrbStatus.STALL, UrbStatus.CANCELLED
+GONE = UrbStatus.NO_DEVICE
+
+
+class Device:
+    """A serial port whose transfers a test completes.
+
+    Attributes:
+        open: what is under way, by number, in order.
+        is_gone: everything fails at once.
+    """
+
+    name = "usb-1"
+    round_trip: float | None = 0.02
+
+    def __init__(self, drive: SerialLoopback | Keyboard | None = None) -> None:
+        drive = drive or SerialLoopback()
+        self.info = drive.info(1, 1)
+        self.descriptors = drive.descriptors
+        self.interfaces: tuple[InterfaceDescriptor, ...] = (
+            drive.descriptors.configurations[0].interfaces
+        )
+        self.own_ids: Iterator[int] = itertools.count(-1, -1)
+        self.open: dict[int, tuple[Urb, Completion]] = {}
+        self.cancelled: list[int] = []
+        self.is_gone = False
+        self.resets = 0
+        self.clock = Clock()
+        self._ids = itertools.count(1)
+        self.reads = PostedReads(
+            self,
+            now=lambda: self.clock.now,
+            later=lambda s, what: self.clock.at(self.clock.now + s, what),
+        )
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        if self.is_gone:
+            complete(UrbResult(GONE))
+        else:
+            self.open[urb.id] = urb, complete
+
+    def cancel(self, urb_id: int) -> None:
+        self.cancelled.append(urb_id)
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
+        """There is none."""
+
+    def sizes(self, endpoint: int = IN) -> list[int]:
+        return [u.length for u, _ in self.open.values() if u.endpoint == endpoint]
+
+    def end(
+        self, data: bytes = b"", status: UrbStatus = OK, endpoint: int = IN
+    ) -> None:
+        """Complete the oldest transfer."""
+        number = next(n for n, (u, _) in self.open.items() if u.endpoint == endpoint)
+        _, complete = self.open.pop(number)
+        complete(UrbResult(status, data, len(data)))
+
+    def end_cancelled(self, first: bytes = b"") -> None:
+        """Complete what was cancelled; the first had moved something."""
+        for number in list(self.open):
+            if number in self.cancelled:
+                _, complete = self.open.pop(number)
+                complete(UrbResult(CANCELLED, first, len(first)))
+                first = b""
+
+    def read(
+        self,
+        length: int = PACKET,
+        endpoint: int = IN,
+        kind: TransferType = TransferType.BULK,
+    ) -> tuple[int, list[UrbResult]]:
+        found: list[UrbResult] = []
+        urb = Urb(next(self._ids), kind, endpoint, length)
+        self.reads.submit(urb, found.append)
+        return urb.id, found
+
+    def request(self, setup: SetupPacket) -> list[UrbResult]:
+        found: list[UrbResult] = []
+        self.reads.submit(Urb.control(next(self._ids), setup), found.append)
+        return found
+
+    def get_going(self) -> None:
+        """The guest has read three times, and got something."""
+        for n in range(3):
+            _, found = self.read()
+            self.end(bytes([n]))
+            assert [bytes(r.data) for r in found] == [bytes([n])]
+
+
+def data_of(found: tuple[int, list[UrbResult]]) -> list[bytes]:
+    return [bytes(result.data) for result in found[1]]
+
+
+def test_the_third_read_has_as_many_kept_as_the_round_trip_wants() -> None:
+    device = Device()
+    for expected in (1, 2, 22):
+        device.read()
+        assert device.sizes() == [PACKET] * expected
+    device.round_trip = None
+    device.end(b"x")
+    assert len(device.sizes()) == 102
+
+
+def test_what_came_before_the_guest_reads_is_there_at_once() -> None:
+    device = Device()
+    device.get_going()
+    for n in range(5):
+        device.end(bytes([n]) * 10)
+    found = [device.read() for _ in range(7)]
+    assert [data_of(one) for one in found] == [
+        *([bytes([n]) * 10] for n in range(5)),
+        *([], []),
+    ]
+    device.end(b"late")
+    assert data_of(found[5]) == [b"late"]
+
+
+def test_a_read_that_is_cancelled_loses_nothing() -> None:
+    device = Device()
+    for n in range(20):
+        number, found = device.read()
+        device.reads.cancel(number)
+        assert [r.status for r in found] == [CANCELLED]
+        device.end(bytes([n]))
+        again = device.read()
+        assert data_of(again) == [bytes([n])]
+        assert not device.cancelled
+
+
+def test_full_packets_are_joined_up_to_a_short_one() -> None:
+    device = Device()
+    device.get_going()
+    device.end(b"a" * PACKET)
+    device.end(b"b" * PACKET)
+    found = device.read(4 * PACKET)
+    assert data_of(found) == []
+    device.end(b"c")
+    assert data_of(found) == [b"a" * PACKET + b"b" * PACKET + b"c"]
+
+
+def test_an_empty_packet_ends_a_read() -> None:
+    device = Device()
+    device.read(4 * PACKET)
+    device.read(4 * PACKET)
+    found = device.read(4 * PACKET)
+    device.end(b"a")
+    device.end(b"b" * 2 * PACKET)  # a whole number of packets, and an empty one
+    device.end()
+    assert data_of(found) == [b""]
+
+
+def test_more_than_the_guest_reads_is_kept_for_its_next_read() -> None:
+    device = Device()
+    device.get_going()
+    device.end(b"abcde")
+    assert [data_of(device.read(n)) for n in (2, 2, 1)] == [[b"ab"], [b"cd"], [b"e"]]
+
+
+def test_one_that_reads_less_does_not_wait_for_more() -> None:
+    device = Device()
+    for _ in range(3):
+        device.read(4 * PACKET)
+        device.end(b"x")
+    assert device.sizes() == [4 * PACKET] * 22
+    found = device.read(PACKET)
+    assert len(device.cancelled) == 22
+    assert device.cancelled == sorted(device.cancelled)  # the last first
+    device.end_cancelled(b"d" * PACKET)
+    assert data_of(found) == [b"d" * PACKET]
+    device.read(PACKET)
+    assert device.sizes() == [PACKET]  # and begins anew
+
+
+def test_reads_of_several_sizes_are_asked_for_as_they_are() -> None:
+    device = Device()
+    for size in (4096, 512, 1024, 100):
+        device.read(size)
+    assert device.sizes() == [4096, 512, 1024, 512]
+    assert not device.cancelled
+
+
+def test_after_a_stall_the_guest_is_told_once() -> None:
+    device = Device()
+    device.get_going()
+    device.end(b"before")
+    while device.open:
+        device.end(status=STALL)
+    assert data_of(device.read()) == [b"before"]
+    _, found = device.read()
+    assert [r.status for r in found] == [STALL]
+    assert not device.sizes()
+    _, found = device.read()
+    assert device.sizes() == [PACKET]
+    device.end(status=STALL)
+    assert [r.status for r in found] == [STALL]
+
+
+def test_every_read_of_a_halted_endpoint_stalls() -> None:
+    device = Device()
+    found = [device.read() for _ in range(3)]
+    for _ in range(40):
+        if device.open:
+            device.end(status=STALL)
+    assert [[r.status for r in results] for _, results in found] == [[STALL]] * 3
+
+
+def test_a_halt_is_cleared_when_ours_are_gone() -> None:
+    device = Device()
+    device.get_going()
+    request = SetupPacket(0x02, 1, 0, IN, 0)
+    device.request(request)
+    other = device.request(SetupPacket(0xA1, 0x21, 0, 0, 7))
+    later = device.read()
+    assert not device.sizes(0) + device.sizes(0x80)
+    device.end_cancelled(b"had moved")
+    assert len(device.sizes(0)) == 1
+    assert len(device.sizes(0x80)) == 1
+    assert not other
+    assert data_of(later) == [b"had moved"]
+
+
+@pytest.mark.parametrize(
+    "request_", [SetupPacket.set_interface(1, 0), SetupPacket.set_configuration(1)]
+)
+def test_another_setting_begins_with_nothing(request_: SetupPacket) -> None:
+    device = Device()
+    device.get_going()
+    device.end(b"old")
+    device.request(request_)
+    found = device.read()
+    device.end_cancelled(b"old, too")
+    assert len(device.sizes(0)) == 1
+    device.end(b"new")
+    assert data_of(found) == [b"new"]
+
+
+def test_a_reset_ends_everything() -> None:
+    device = Device()
+    device.get_going()
+    held = device.request(SetupPacket.set_interface(1, 0))
+    _, waiting = device.read()
+    device.reads.reset()
+    assert device.resets == 1
+    assert [r.status for r in (*held, *waiting)] == [CANCELLED] * 2
+    device.end_cancelled(b"old")
+    found = device.read()
+    device.end(b"new")
+    assert data_of(found) == [b"new"]
+
+
+def test_unplugged_with_many_reads_under_way_each_completes() -> None:
+    device = Device()
+    found = [device.read() for _ in range(500)]
+    device.is_gone = True
+    while device.open:
+        device.end(status=GONE)
+    assert [[r.status for r in results] for _, results in found] == [[GONE]] * 500
+
+
+def test_what_waits_has_a_limit() -> None:
+    device = Device()
+    for _ in range(3):
+        device.read(16 << 10)
+        device.end(b"x")
+    while device.sizes():
+        device.end(bytes(16 << 10))
+    found = 0
+    while data_of(device.read(16 << 10)):
+        found += 1
+    # until it was full, and what was under way then
+    assert MAX_WAITING >> 14 < found <= (MAX_WAITING >> 14) + 22
+
+
+def test_no_read_is_kept_for_a_guest_that_has_stopped_and_no_byte_is_lost() -> None:
+    device = Device()
+    device.get_going()
+    device.clock.sleep(IDLE)
+    for n in range(22):
+        device.end(bytes([n]))
+    assert not device.open
+    device.clock.sleep(60)
+    assert [data_of(device.read()) for _ in range(22)] == [
+        [bytes([n])] for n in range(22)
+    ]
+
+
+def test_a_guest_that_waits_long_has_not_stopped() -> None:
+    device = Device()
+    device.get_going()
+    device.read()
+    device.clock.sleep(100)
+    device.end(b"x")
+    assert len(device.sizes()) == 22
+
+
+KEYS = Keyboard.IN
+
+
+def test_reports_that_nobody_waits_for_are_forgotten() -> None:
+    device = Device(Keyboard())
+    for n in range(3):
+        device.read(8, KEYS, TransferType.INTERRUPT)
+        device.end(bytes([n]) * 8, endpoint=KEYS)
+    kept = len(device.sizes(KEYS))
+    assert kept >= 5
+    device.end(b"old" + bytes(5), endpoint=KEYS)
+    device.clock.sleep(IDLE / 2)
+    assert not device.cancelled
+    found = device.read(8, KEYS, TransferType.INTERRUPT)
+    assert data_of(found) == [b"old" + bytes(5)]
+    device.end(b"pressed!", endpoint=KEYS)
+    device.clock.sleep(IDLE * 1.01)
+    assert len(device.cancelled) == len(device.sizes(KEYS))
+    device.end_cancelled(b"pressed?")
+    found = device.read(8, KEYS, TransferType.INTERRUPT)
+    assert not data_of(found)
+    device.end(b"now!....", endpoint=KEYS)
+    assert data_of(found) == [b"now!...."]
+
+
+def test_which_devices_it_is_for() -> None:
+    assert is_read_ahead(SerialLoopback().descriptors)
+    assert is_read_ahead(Keyboard().descriptors)
+
+
+def test_outside_serial_chips_bulk_reads_are_the_guests() -> None:
+    device = Device()
+    setting = device.interfaces[1]
+    device.interfaces = (
+        InterfaceDescriptor(1, 0, 7, 1, 2, endpoints=setting.endpoints),
+    )
+    device.reads.reset()
+    for _ in range(4):
+        number, _ = device.read()
+    assert list(device.open) == [1, 2, 3, 4]
+    device.reads.cancel(number)
+    assert device.cancelled == [4]
+
+
+class Chip:
+    """A serial chip at a distance: what its memory has no room for is lost.
+
+    Args:
+        rate: bytes a second.
+        memory: bytes.
+        delay: seconds one way, asked for each message.
+    """
+
+    PACKET = 512
+
+    def __init__(
+        self, rate: float, memory: int, delay: Callable[[], float], clock: Clock
+    ) -> None:
+        self.sent = self.lost = 0
+        self._memory = memory
+        self._rate = rate
+        self._clock = clock
+        self._count = 0  # bytes in its memory, the latest of those that were sent
+        self._then = 0.0
+        self._reads: deque[tuple[Urb, bytearray, Completion]] = deque()
+        self._there, self._back = Line(clock, delay), Line(clock, delay)
+        clock.at(0.001, self._tick)
+        self.is_silent = False
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        entry = urb, bytearray(), complete
+        self._there.carry(lambda: self._reads.append(entry))
+
+    def cancel(self, number: int) -> None:
+        self._there.carry(lambda: self._cancel(number))
+
+    def _cancel(self, number: int) -> None:
+        for entry in self._reads:
+            if entry[0].id == number:
+                self._reads.remove(entry)
+                self._answer(entry, CANCELLED)
+                return
+
+    def _answer(
+        self, entry: tuple[Urb, bytearray, Completion], status: UrbStatus
+    ) -> None:
+        _, data, complete = entry
+        result = UrbResult(status, bytes(data), len(data))
+        self._back.carry(lambda: complete(result))
+
+    def _tick(self) -> None:
+        """Every millisecond the host controller reads what there is."""
+        if self.is_silent and not self._count:
+            return
+        self._clock.at(self._clock.now + 0.001, self._tick)
+        elapsed, self._then = self._clock.now - self._then, self._clock.now
+        new = 0 if self.is_silent else round(elapsed * self._rate)
+        self.sent += new
+        self._count += new
+        if self._count > self._memory:
+            self.lost += self._count - self._memory
+            self._count = self._memory
+        while self._reads and self._count:
+            urb, data, _ = self._reads[0]
+            piece = min(self._count, self.PACKET, urb.length - len(data))
+            first = self.sent - self._count
+            data += bytes((first + n) & 0xFF for n in range(piece))
+            self._count -= piece
+            if len(data) == urb.length or piece < self.PACKET:
+                self._answer(self._reads.popleft(), OK)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", seeds(10, 300))
+def test_a_guest_that_polls_with_time_outs_gets_every_byte(seed: int) -> None:
+    """At 20 ms, with reads of any size, given up at any time."""
+    what = random.Random(seed)
+    device = Device()
+    clock = device.clock
+    chip = Chip(100_000, 8192, lambda: 0.01 + what.random() / 1000, clock)
+    device.submit = chip.submit  # type: ignore[method-assign]
+    device.cancel = chip.cancel  # type: ignore[assignment, method-assign]
+    got = bytearray()
+    size = what.choice((64, 512, 4096))
+    while len(got) < 30_000:
+        if what.random() < 0.02:
+            size = what.choice((1, 64, 512, 4096))
+        number, found = device.read(size)
+        end = clock.now + what.choice((0.1, 0.1, 0.005, 0.0))
+        while not found and clock.step(end):
+            pass
+        if not found:
+            device.reads.cancel(number)
+        got += found[0].data
+    chip.is_silent = True
+    for _ in range(10_000):
+        number, found = device.read(size)
+        end = clock.now + 0.2
+        while not found and clock.step(end):
+            pass
+        if not found:
+            break
+        got += found[0].data
+    assert not chip.lost
+    assert len(got) == chip.sent
+    assert got == bytes(n & 0xFF for n in range(chip.sent))
