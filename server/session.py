@@ -22,7 +22,7 @@ from rusb.rdp import events as rdp
 from rusb.rdp.channels import ChannelHandler, ChannelListener, ChannelRegistry
 from rusb.rdp.error_info import SLOT_IS_TAKEN
 from rusb.rdp.lane import Lane
-from rusb.rdp.notices import Notice
+from rusb.rdp.notices import Notice, UsbUnreachable
 from rusb.rdp.rusbext import RUSBEXT
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.wire.base import ChannelKind, WireProtocol, carries_more
@@ -723,6 +723,9 @@ class ServerSession(Session):
         """Ask the client for wires over dynamic channels; static ones are open."""
         if self._waiting_wire is not None:
             return
+        kinds = {protocol.channel.kind for protocol in self._host.wires}
+        if not self.devices and ChannelKind.DYNAMIC not in kinds:
+            self._handle(UsbUnreachable())
         for protocol in self._host.wires:
             is_dynamic = protocol.channel.kind is ChannelKind.DYNAMIC
             if is_dynamic and self._wants(protocol):

@@ -391,9 +391,6 @@ class ServerConnection(Connection):
                     self._chunk_flags[channel] = SHOW_PROTOCOL
         names = {request.name.lower() for request in blocks.channels}
         self._has_dynamic = "drdynvc" in names
-        carriers = set(self.settings.channels) - self.settings.limits.keys()
-        if self._has_dynamic and not names & carriers:
-            self._events.append(notices.UsbUnreachable())
         for kind in blocks.others[:32]:
             self._events.append(notices.UnknownBlock(kind))
         answer = ServerBlocks.granting(self.requested, len(blocks.channels))

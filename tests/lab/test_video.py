@@ -164,3 +164,39 @@ async def test_the_guest_follows_the_window_and_the_window_the_guest(
                     size = width, height
                     await until(lambda size=size: hub.size == size, f"{size}")  # type: ignore[misc]
                     await until(is_equal, f"the picture of {size}")
+
+
+@pytest.mark.xdist_group("two heads")
+async def test_viewers_follow_a_guest_that_changes_its_size(
+    lab: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The one with bitmaps, the one with the pipeline, and rdesktop, all at once."""
+    async with contextlib.AsyncExitStack() as stack:
+        guest = stack.enter_context(TwoHeads(tmp_path_factory.mktemp("s")))
+        server = await stack.enter_async_context(serve(tmp_path, guest))
+        hub = server._screens[0]
+        await until(lambda: hub.size == (1280, 800), "the guest's screen")
+        displays = []
+        for name, run, options, depth in (
+            ("rdesktop", rdesktop, (), 16),
+            ("bitmaps", xfreerdp, (), 24),
+            ("pipeline", xfreerdp, ("/gfx:AVC420",), 24),
+        ):
+            folder = tmp_path / name
+            folder.mkdir()
+            display = stack.enter_context(Display(folder, 1400, 1000))
+            viewer = run(server.port, folder / "x", display, *options, depth=depth)
+            stack.enter_context(viewer)
+            displays.append((display, depth))
+
+        def are_equal() -> bool:
+            picture = guest.picture()
+            if hub.size != (picture.shape[1], picture.shape[0]):
+                return False
+            return all(display.shows(picture, depth) for display, depth in displays)
+
+        await until(are_equal, "the first picture in all of them")
+        for width, height in ((1024, 768), (800, 600), (1280, 800)):
+            hub._resize(width, height)
+            await until(lambda: hub.size == (width, height), "the new size")  # noqa: B023
+            await until(are_equal, f"the picture of {width}x{height}")

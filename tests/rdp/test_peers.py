@@ -12,10 +12,9 @@ from rusb.rdp.capabilities import (
     serialize_confirm_active,
 )
 from rusb.rdp.client import ClientSettings
-from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
+from rusb.rdp.gcc import ClientBlocks, ClientCore, ServerBlocks
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.licensing import VALID_CLIENT
-from rusb.rdp.notices import UsbUnreachable
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerConnection, ServerSettings
 from rusb.rdp.share import DataType, ShareType
@@ -552,24 +551,3 @@ def test_what_the_client_asks_for_is_in_its_blocks() -> None:
     ]
     sent = b"".join(joined.sent_by_client)
     assert struct.pack("<II", 0, 0x133 | 0x8 | 0x280 | 0x2000) in sent
-
-
-@pytest.mark.parametrize(
-    ("names", "is_said"),
-    [
-        (("drdynvc",), True),  # xfreerdp /usb:…, and other reasons to have it
-        (("rdpsnd", "DRDYNVC"), True),
-        (("rdpsnd", "cliprdr"), False),
-        (("drdynvc", "vrdpusb"), False),  # it can bring them all the same
-    ],
-)
-def test_a_client_with_dynamic_channels_learns_about_its_usb_devices(
-    names: tuple[str, ...], is_said: bool
-) -> None:
-    channels = [ChannelRequest(name, 0x80800000) for name in names]
-    raw = RawClient()
-    raw.negotiate()
-    core = ClientCore("raw", 800, 600, 16)
-    raw.connect(ClientBlocks(core, channels=channels).serialize())
-    about = [e for e in raw.seen if isinstance(e, UsbUnreachable)]
-    assert len(about) == is_said

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
@@ -315,3 +316,13 @@ async def test_who_cannot_wish_leaves_the_guest_alone(
         async with place.viewer():
             await asyncio.sleep(0.4)
             assert sizes_asked(vnc) == []
+
+
+@pytest.mark.parametrize("wire", ["vrdpusb", "rdpeusb"])
+async def test_a_viewer_learns_about_its_usb_devices(place: Place, wire: str) -> None:
+    """The server has vrdpusb only; a viewer has dynamic channels, and maybe that."""
+    config = dataclasses.replace(place.config(), wires=(wire,))
+    async with connect(config, backends=[]):
+        await until(lambda: place.control.open)
+        said = "The client has dynamic channels, but not the channel"
+        assert (said in place.log()) == (wire == "rdpeusb")
