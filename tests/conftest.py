@@ -6,6 +6,7 @@ Tests may run in several processes: what the end needs travels in their reports.
 import gc
 import os
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,15 @@ for _name in ("DISPLAY", "WAYLAND_DISPLAY", "RUSB_VIEWER"):
     os.environ.pop(_name, None)  # no windows on the desktop of whoever runs the tests
 
 _UNIT = tuple(f"tests/{layer}/" for layer in ("filters", "rdp", "rfb", "usb", "wire"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Go through each directory once.
+
+    pytest 9.1 does not find the fixtures of one that it comes back to, as with
+    ``tests/cli/test_a.py tests/test_b.py tests/cli/test_c.py``.
+    """
+    config.args.sort(key=lambda arg: Path(arg.partition("::")[0]).resolve().parts)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

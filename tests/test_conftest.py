@@ -95,6 +95,29 @@ def test_skipped_elsewhere_is_skipped(tmp_path: Path) -> None:
     assert "1 passed, 3 skipped" in said
 
 
+ROOM = """
+import pytest
+
+@pytest.fixture
+def number() -> int:
+    return 1
+"""
+USES = """
+def test_uses(number) -> None:
+    assert number == 1
+"""
+
+
+def test_a_directory_keeps_its_fixtures_in_any_order(tmp_path: Path) -> None:
+    names = ("room/test_a.py", "test_notes.py", "room/test_b.py")
+    (tmp_path / "room").mkdir()
+    tests = {"room/conftest.py": ROOM, "test_notes.py": NOTES}
+    tests |= dict.fromkeys((names[0], names[2]), USES)
+    status, said = run(tmp_path, tests, "--import-mode=importlib", *names)
+    assert status == 0, said
+    assert "3 passed" in said
+
+
 def test_a_group_stays_in_one_process(tmp_path: Path) -> None:
     groups = {"test_groups.py": GROUPS}
     status, said = run(tmp_path, groups, "-n", "2", "--dist", "loadgroup")
