@@ -144,7 +144,10 @@ class ParkedSession(Session):
 
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of these?"""
-        return self.ticket.devices.lost_by_guest(device, why)
+        is_ours = self.ticket.devices.lost_by_guest(device, why)
+        if is_ours and not self.ticket.devices.is_needed:
+            self.end("the guest gave its devices up")
+        return is_ours
 
     def disconnect(self, reason: int) -> None:
         """Wait no longer."""
@@ -219,6 +222,17 @@ class Parking:
     def forget(self, ticket: Ticket) -> bool:
         """Nobody may come back with it any more; could anybody?"""
         return self._tickets.pop(ticket.id, None) is not None
+
+    def detach(self, text: str) -> bool:
+        """Take a device of a client that is waited for out of the guest; is there one
+        of that UUID or address? With its last one, the client is given up."""
+        for parked in list(self._parked.values()):
+            devices = parked.ticket.devices
+            if devices.detach(text):
+                if not devices.is_needed:
+                    parked.end("its last device was detached with controlvm")
+                return True
+        return False
 
     def give_up(self, ticket: Ticket, why: str) -> None:
         """Nobody can come back with it any more."""

@@ -286,6 +286,11 @@ class RemoteDevices:
         """Is this a device that the guest has from here?"""
         return any(d.plugged and _is_same(d.info, info) for d in self._listed.values())
 
+    @property
+    def is_needed(self) -> bool:
+        """Does the guest have a device of these, which is to stay?"""
+        return any(d.plugged and not d.over.is_set() for d in self._listed.values())
+
     def detach(self, text: str) -> bool:
         """Take a device out of the guest; is it one of these?
 

@@ -190,6 +190,17 @@ class Server:
         """The devices that clients offer, attached or not."""
         return self._sessions.devices()
 
+    def detach(self, text: str) -> bool:
+        """Take a device out of the guest whose client's connection broke.
+
+        Args:
+            text: its UUID or its address.
+
+        Returns:
+            There is such a device.
+        """
+        return self._host.parking.detach(text)
+
     async def listen_on(self, ports: Sequence[int]) -> None:
         """Listen on other ports; connected clients stay connected.
 

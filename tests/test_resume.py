@@ -1,6 +1,7 @@
 """Devices stay in the guest while a connection is lost (docs/spec/resume.md)."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from rusb.client.session import ClientSession, connect
 from rusb.errors import AuthenticationError, ConnectionLost
 from rusb.server import extension
 from rusb.usb.setup import SetupPacket
-from rusb.usb.urb import UrbStatus
+from rusb.usb.types import TransferType
+from rusb.usb.urb import UrbResult, UrbStatus
 from tests.support.breaking import Net, Wire, until
-from tests.support.whole_path import machine
+from tests.support.whole_path import machine, sessions_of
 
 
 @pytest.fixture
@@ -301,3 +303,113 @@ async def test_an_unknown_session_is_refused(lab: Net) -> None:
         thief = Thief(lab, victim)
         thief.ticket.id = bytes(16)
         await stolen(lab, thief, "there is no such session")
+
+
+# ------------------------------------------------------------------- waiting ----
+
+
+async def test_a_device_that_waits_is_detached_by_hand(lab: Net) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback(), Keyboard()])):
+        await lab.guest.wait_for(2)
+        first, second = lab.server.devices()
+        assert not lab.server.detach(first.uuid)  # the filters decide
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("keeping 2 devices")
+        assert not lab.server.detach("REMOTEUSB0x00000009&0x00000001")
+        assert lab.server.detach(first.uuid)
+        await lab.guest.wait_for(1)
+        assert "not resumed" not in lab.log()
+        assert lab.server.detach(second.address.lower())
+        await lab.guest.wait_for(0)
+        await lab.wait_log("not resumed: its last device was detached with controlvm")
+
+
+async def test_what_is_kept_is_bounded_while_the_guest_writes(
+    lab: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extension, "WINDOW", 1 << 20)
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("keeping 1 device")
+        (parked,) = lab.server._host.parking._parked.values()
+        lane = parked.ticket.lane
+        held: list[bool] = []
+        device.attached.watch_pressure(held.append)
+        writes = []
+        while not held:
+            writes.append(
+                asyncio.ensure_future(device.write(Loopback.SINK, bytes(65536)))
+            )
+            await asyncio.sleep(0)
+        assert 1 << 20 < lane.size < (1 << 20) + (128 << 10)
+        lab.wire.is_down = False
+        results = await asyncio.gather(*writes)
+        assert {(r.status, r.length) for r in results} == {(UrbStatus.OK, 65536)}
+        assert held[-1] is False
+
+
+async def test_a_guest_is_answered_while_its_client_is_away(lab: Net) -> None:
+    """Linux gives a device up whose descriptors it cannot read after a reset."""
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        string = SetupPacket.get_descriptor(3, 2, 255, 0x0409)
+        before = await device.control(string)
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("keeping 1 device")
+        async with asyncio.timeout(5):
+            given_up: list[UrbResult] = []
+            source = Loopback.SOURCE | 0x80
+            number = device.submit(TransferType.BULK, source, 512, b"", given_up.append)
+            device.attached.cancel(number)
+            assert [result.status for result in given_up] == [UrbStatus.CANCELLED]
+            device.attached.reset()
+            for setup in (SetupPacket.get_descriptor(1, length=18), string):
+                assert (await device.control(setup)).status is UrbStatus.OK
+            assert bytes((await device.control(string)).data) == bytes(before.data)
+            short = SetupPacket.get_descriptor(3, 2, 4, 0x0409)
+            assert bytes((await device.control(short)).data) == bytes(before.data)[:4]
+        lab.wire.is_down = False
+        result = await device.read(Loopback.SOURCE, 512)
+        assert result.status is UrbStatus.OK
+    assert lab.log().count("VUSB: Attached") == 1
+
+
+async def test_time_stands_still_for_the_wire_while_there_is_no_connection(
+    lab: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No control transfer is late because of an outage."""
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        (session,) = sessions_of(lab.server)
+        (devices,) = session.devices
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("keeping 1 device")
+        before = devices.link.now()
+        monkeypatch.setattr(devices.link.core, "_control_timeout", 1.0)
+        answer = asyncio.ensure_future(
+            device.control(SetupPacket.get_descriptor(3, 3, 255))
+        )
+        await asyncio.sleep(1.5)
+        assert devices.link.now() == before
+        lab.wire.is_down = False
+        assert (await answer).status is not UrbStatus.TIMEOUT
+
+
+async def test_many_that_wait_make_room(lab: Net) -> None:
+    """Of one network four are waited for; the oldest goes."""
+    lab.server.machine.remote_display.allow_multi_connection = True
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(5):
+            config = replace(lab.config(), client_name=f"desk{number}")
+            backend = EmulatedBackend(devices=[Loopback()])
+            await stack.enter_async_context(connect(config, backends=[backend]))
+        await lab.guest.wait_for(5)
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("not resumed: too many clients of its network")
+        await lab.guest.wait_for(4)

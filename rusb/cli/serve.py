@@ -12,6 +12,7 @@ from rusb.server.config import ServerConfig
 from rusb.server.machine.serving import Serving
 from rusb.server.vbox.bare import bare_machine
 from rusb.server.vbox.files import make_folder, write_file
+from rusb.server.vbox.grace import parse_seconds
 from rusb.server.vbox.ports import check_ports, parse_ports
 from rusb.server.vbox.registry import Registry, check_name
 from rusb.server.vbox.settings import load_machine
@@ -85,6 +86,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " off, strict, early or ahead[:SIZE]",
     )
     add(
+        "--resume",
+        metavar="SECONDS",
+        type=_seconds,
+        help="how long the guest keeps the devices of a client whose connection broke,"
+        " if the client can come back (rusb connect), whatever the settings say:"
+        " 0 to 600 (default: 60)",
+    )
+    add(
+        "--hold",
+        metavar="SECONDS",
+        type=_seconds,
+        help="the same for all other clients, whose device is the same when it comes"
+        " back: 0 to 600 (default: 0)",
+    )
+    add(
         "--log",
         metavar="FILE",
         help="where to write the log (default: Logs/VBox.log beside the .vbox file)",
@@ -95,6 +111,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _storage(text: str) -> Storage:
     try:
         return Storage.parse(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_seconds(text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -170,6 +193,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"Warning: {machine.note}")
     if args.storage:
         machine.storage = args.storage
+    machine.resume, machine.hold = args.resume, args.hold
     config = ServerConfig(
         machine=machine,
         guest=args.guest,

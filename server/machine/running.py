@@ -280,6 +280,8 @@ class RunningMachine:
     async def _usbdetach(self, arguments: Mapping[str, Any]) -> None:
         """Give a device of this machine back."""
         text = str(arguments["device"])
+        if self._server is not None and self._server.detach(text):
+            return
         if self._plugs is None:
             raise ControlError(f"no device {text} of this machine is attached")
         await self._plugs.detach(text)

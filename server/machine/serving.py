@@ -156,6 +156,7 @@ class Serving:
             "info": self._info,
             "poweroff": self._poweroff,
             "reload": self._reload,
+            "usbdetach": self._usbdetach,
             "vrdeproperty": self._set_property,
             **media_commands(self._machine, lambda: self.server.settings_changed()),
         }
@@ -163,6 +164,14 @@ class Serving:
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
         self.server.log.write("Console: command: poweroff")
         self._is_over.set()
+
+    async def _usbdetach(self, arguments: Mapping[str, Any]) -> None:
+        text = str(arguments["device"])
+        if not self.server.detach(text):
+            raise ControlError(
+                f"no device {text} waits for its client; of clients that are connected,"
+                " the machine's filters decide on devices: see usbfilter explain"
+            )
 
     async def _reload(self, arguments: Mapping[str, Any]) -> None:
         self.reload()

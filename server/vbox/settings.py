@@ -17,7 +17,7 @@ from .document import Document, Node
 from .files import read_file
 from .filter_attributes import class_key
 from .filter_list import FilterList
-from .grace import find_resume
+from .grace import check_grace, find_hold, find_resume
 from .storage_mode import Storage, check_storage, find_storage
 from .values import read_boolean, read_number
 
@@ -111,6 +111,7 @@ class Machine:
             says; None: as the extra data say.
         resume: seconds for which the devices of a client that may come back stay in the
             guest, as an option of the command says; None: as the extra data say.
+        hold: the same of other clients.
         monitors: screens that ``@N`` can choose from, 1 to 64.
         has_sound: may viewers hear the guest?
         clipboard: which way texts go between the guest and its viewers: a word of
@@ -129,6 +130,7 @@ class Machine:
     extra_data: dict[str, str] = field(default_factory=dict)
     storage: Storage | None = None
     resume: float | None = None
+    hold: float | None = None
     monitors: int = 1
     has_sound: bool = True
     clipboard: str = CLIPBOARD_MODES[0]
@@ -150,6 +152,12 @@ class Machine:
     def resume_seconds(self) -> float:
         """How long is a client waited for that may come back?"""
         return find_resume(self.extra_data) if self.resume is None else self.resume
+
+    def hold_seconds(self, filter_name: str) -> float:
+        """How long is any other client waited for, of what a filter admits?"""
+        if self.hold is not None:
+            return self.hold
+        return find_hold(self.extra_data, filter_name)
 
     def feature_disabled(self, feature: str) -> bool:
         """Is a feature switched off for clients (vrdp-server.md 4.4)?
@@ -226,6 +234,7 @@ def _read(document: Document, path: Path) -> Machine:
     filters = FilterList(document, (usb, old_usb(hardware, version))).filters
     extra_data = read_pairs(node.find("ExtraData"), "ExtraDataItem")
     check_storage(extra_data)
+    check_grace(extra_data)
     return Machine(
         name=given.get("name") or path.stem,
         uuid=given.get("uuid", "").strip("{}").lower(),

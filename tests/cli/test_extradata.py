@@ -148,3 +148,15 @@ def test_the_hash_of_the_manual(empty: Vbox) -> None:  # 3.5
 )
 def test_anything_else_is_status_2(empty: Vbox, words: str) -> None:
     empty.fails(f"internalcommands {words}", "error: ")
+
+
+@pytest.mark.parametrize("key", ["rusb/Resume", "rusb/Hold", "rusb/Filter/A/B/Hold"])
+@pytest.mark.parametrize("text", ["-1", "601", "nan", "soon"])
+def test_how_long_devices_wait_is_a_number_of_seconds(
+    vbox: Vbox, key: str, text: str
+) -> None:
+    vbox(f"setextradata Lab {key} {text}", 1)
+    assert f"extra data {key}: '{text}' is invalid; give 0 to 600 seconds" in vbox.err
+    assert vbox(f"getextradata Lab {key}") == "No value set!\n"
+    vbox(f"setextradata Lab {key} 600")
+    assert vbox(f"getextradata Lab {key}") == "Value: 600\n"

@@ -51,7 +51,7 @@ function _shtab_VBoxHeadless_using
 end
 
 set -g _shtab_VBoxHeadless_commands
-set -g _shtab_VBoxHeadless_opts_with_value --startvm --storage --vrde --vrde-property --vrdeaddress --vrdeport -a -e -p -s -v
+set -g _shtab_VBoxHeadless_opts_with_value --hold --resume --startvm --storage --vrde --vrde-property --vrdeaddress --vrdeport -a -e -p -s -v
 
 complete -c VBoxHeadless -e
 complete -c VBoxHeadless -f
@@ -63,3 +63,5 @@ complete -c VBoxHeadless -n _shtab_VBoxHeadless_using -l vrde-property -s e -x -
 complete -c VBoxHeadless -n _shtab_VBoxHeadless_using -l vrdeport -s p -x -d VALUE
 complete -c VBoxHeadless -n _shtab_VBoxHeadless_using -l vrdeaddress -s a -x -d VALUE
 complete -c VBoxHeadless -n _shtab_VBoxHeadless_using -l storage -x -d VALUE
+complete -c VBoxHeadless -n _shtab_VBoxHeadless_using -l resume -x -d VALUE
+complete -c VBoxHeadless -n _shtab_VBoxHeadless_using -l hold -x -d VALUE

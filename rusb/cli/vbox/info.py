@@ -210,6 +210,8 @@ def _device_lines(live: MachineState) -> Iterator[str]:
             for label, key in _DEVICE_TEXTS.items():
                 if text := clean_text(getattr(device, key)):
                     yield _row(label, text)
+            if device.grace is not None:
+                yield _row("Waits for its client", f"{device.grace:g} s")
             yield ""
         if not devices:
             yield "<none>"
@@ -288,6 +290,8 @@ def _live_pairs(live: MachineState) -> Iterator[tuple[str, str]]:
         yield f"{prefix}Revision{number}", quoted(f"0x{device.revision:04x}")
         for label, key in _DEVICE_TEXTS.items():
             yield f"{prefix}{label}{number}", quoted(clean_text(getattr(device, key)))
+        if device.grace is not None:
+            yield f"{prefix}Grace{number}", f"{device.grace:g}"
     for screen, mode in _video_modes(live):
         width, height = mode
         yield f"VideoMode{screen or ''}", f'"{width},{height},32"@0,0 1'

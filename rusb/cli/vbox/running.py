@@ -24,6 +24,7 @@ from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
 from rusb.server.state import MachineState
 from rusb.server.vbox.files import make_folder
+from rusb.server.vbox.grace import parse_seconds
 from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.ports import check_ports
@@ -81,6 +82,8 @@ def headless(words: Sequence[str]) -> int:
         Option("vrdeaddress", short="a"),
         Option("vrdpaddress", instead="vrdeaddress"),
         Option("storage"),
+        Option("resume"),
+        Option("hold"),
     )
     found = given(words, options, count=0)
     print(
@@ -102,6 +105,8 @@ def headless(words: Sequence[str]) -> int:
             machine.storage = Storage.parse(storage)
         except SettingsError as error:
             raise UsageError(f"--storage: {error}") from error
+    machine.resume = _seconds("resume", found.last("resume"))
+    machine.hold = _seconds("hold", found.last("hold"))
     properties = dict(display.properties)
     given_properties = [v for n, (v, *_) in found.options if n == "vrde-property"]
     if len(given_properties) > MAX_PROPERTIES:
@@ -250,6 +255,15 @@ _RENAMED = {
 }
 
 
+def _seconds(option: str, text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        return parse_seconds(text)
+    except SettingsError as error:
+        raise UsageError(f"--{option}: {error}") from error
+
+
 def controlvm(words: Sequence[str]) -> int:
     """Tell a running machine to do something.
 
@@ -305,7 +319,7 @@ def controlvm(words: Sequence[str]) -> int:
             key = "VideoChannel/Quality"
             ask_running(uuid, "vrdeproperty", name=key, value=value)
         case "usbattach" | "usbdetach":
-            if "remote" in value.lower():
+            if "remote" in value.lower() and verb == "usbattach":
                 raise SettingsError(
                     f"controlvm {verb} {value}: the machine's filters decide on"
                     " devices at clients; see usbfilter explain"
