@@ -425,7 +425,7 @@ class ClientSession:
             if self._connection is not connection:
                 raise ConnectionLost("the server did not resume in time") from None
         finally:
-            if done.done() and not done.cancelled():
+            if not done.cancel() and not done.cancelled():
                 done.exception()  # nobody may have asked
             if self._connection is not connection:
                 connection.abort()

@@ -16,9 +16,11 @@ from rusb.client.extension import Ticket
 from rusb.client.session import ClientSession, connect
 from rusb.errors import AuthenticationError, ConnectionLost
 from rusb.server import extension
+from rusb.server.guests.loopback import LoopbackDevice
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import UrbResult, UrbStatus
+from tests.support.amount import IS_SOAK, chance, inputs
 from tests.support.breaking import Net, Wire, until
 from tests.support.whole_path import machine, sessions_of
 
@@ -26,7 +28,7 @@ from tests.support.whole_path import machine, sessions_of
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Net]:
     found = Net(tmp_path, machine())
-    async with asyncio.timeout(60), found.server:
+    async with asyncio.timeout(None if IS_SOAK else 60), found.server:
         found.wire = Wire(found.server.port)
         async with found.wire.up():
             yield found
@@ -413,3 +415,81 @@ async def test_many_that_wait_make_room(lab: Net) -> None:
         lab.wire.cut()
         await lab.wait_log("not resumed: too many clients of its network")
         await lab.guest.wait_for(4)
+
+
+# --------------------------------------------------------------------- numbers ----
+
+
+class Numbers:
+    """Numbers that go to a device and come back from it, some on their way at once."""
+
+    def __init__(self, device: LoopbackDevice, count: int) -> None:
+        self._device = device
+        self._count = count
+        self._sent = self._asked = 0
+        self.came: list[int] = []
+        self.written = 0
+        self.wrong: list[UrbResult] = []
+        self.is_done = asyncio.Event()
+        for _ in range(8):
+            self._write()
+            self._read()
+
+    def _write(self) -> None:
+        if self._sent < self._count:
+            data = self._sent.to_bytes(8, "little")
+            self._sent += 1
+            endpoint = Loopback.BULK_OUT
+            self._device.submit(TransferType.BULK, endpoint, 8, data, self._wrote)
+
+    def _read(self) -> None:
+        if self._asked < self._count:
+            self._asked += 1
+            endpoint = Loopback.BULK_IN
+            self._device.submit(TransferType.BULK, endpoint, 512, b"", self._took)
+
+    def _wrote(self, result: UrbResult) -> None:
+        self.written += 1
+        if result.status is not UrbStatus.OK:
+            self.wrong.append(result)
+        self._write()
+
+    def _took(self, result: UrbResult) -> None:
+        if result.status is not UrbStatus.OK:
+            self.wrong.append(result)
+        self.came.append(int.from_bytes(result.data, "little"))
+        self._read()
+        if len(self.came) == self._count or self.wrong:
+            self.is_done.set()
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("quick")
+async def test_no_urb_is_lost_doubled_or_out_of_order(lab: Net) -> None:
+    """A.11.2: resets and silence, also while what was lost comes again."""
+    count = inputs(10_000, 2)
+    source = chance(11)
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        numbers = Numbers(device, count)
+
+        async def disturb() -> None:
+            while True:
+                await asyncio.sleep(source.uniform(0.1, 0.5))
+                if source.random() < 0.15:
+                    lab.wire.silence()
+                else:
+                    lab.wire.cut()
+                    if source.random() < 0.5:  # again, in the replay
+                        await asyncio.sleep(source.uniform(0, 0.05))
+                        lab.wire.cut()
+
+        task = asyncio.ensure_future(disturb())
+        async with asyncio.timeout(None if IS_SOAK else 50):
+            await numbers.is_done.wait()
+        task.cancel()
+    assert numbers.wrong == []
+    assert numbers.came == list(range(count))
+    assert numbers.written == count
+    assert lab.log().count("Remote USB: resumed after") > 5
+    assert lab.log().count("VUSB: Attached") == 1

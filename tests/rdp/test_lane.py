@@ -1,6 +1,5 @@
 """A channel that outlives its connections: nothing lost, doubled or out of order."""
 
-import os
 import random
 from math import inf
 
@@ -9,9 +8,8 @@ import pytest
 from rusb.errors import RemoteProtocolError
 from rusb.rdp.lane import ACK_BYTES, ACK_MESSAGES
 from rusb.rdp.outbox import MESSAGE_COST
+from tests.support.amount import IS_SOAK, seeds
 from tests.support.rdp.lanes import End, Line
-
-SEED = int(os.environ.get("RUSB_TEST_SEED", "1"))
 
 
 def line(window: int = 1 << 20) -> Line:
@@ -32,7 +30,7 @@ def test_a_drop_at_every_byte_is_not_seen() -> None:
     total = whole.move()
     assert whole.client.got == whole.server.got == SCRIPT
     assert total > 2 * sum(map(len, SCRIPT))
-    for limit in range(SEED % 7, total, 7 if SEED == 1 else 1):
+    for limit in range(0, total, 1 if IS_SOAK else 7):
         broken = line()
         broken.connect()
         for message in SCRIPT:
@@ -236,6 +234,5 @@ def check_order(sent: list[tuple[bytes, str]], got: list[bytes], which: str) -> 
 
 @pytest.mark.fuzz
 def test_random_messages_and_drops() -> None:
-    count = 60 if SEED == 1 else 4000
-    replays = sum(run_random(seed, 400) for seed in range(SEED, SEED + count))
+    replays = sum(run_random(seed, 400) for seed in seeds(60, 400))
     assert replays > 100
