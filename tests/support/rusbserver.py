@@ -24,6 +24,7 @@ class RusbServer:
         options: of ``rusb serve``.
         port: another one than the free one.
         program: of Python, to which ``serve`` and so on are given.
+        address: to listen on.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class RusbServer:
         *options: str,
         port: int = 0,
         program: Sequence[str] = ("-m", "rusb"),
+        address: str = "127.0.0.1",
     ) -> None:
         self.log_path = folder / "VBox.log"
         settings = folder / "Machine.vbox"
@@ -41,7 +43,7 @@ class RusbServer:
         command = [
             *(sys.executable, *program, "serve", str(settings), "-v"),
             *("--log", str(self.log_path), *options),
-            *("--address", "127.0.0.1", "--port", str(self.port)),
+            *("--address", address, "--port", str(self.port)),
         ]
         self._errors = folder / "serve.log"
         with open(self._errors, "wb") as errors:
