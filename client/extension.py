@@ -210,7 +210,8 @@ class Extension:
     ) -> None:
         ticket = Ticket(hello.session, hello.grace_ms / 1000, protocol, link)
         key = ticket.public_key
-        self._send(rusbext.Accept(rusbext.VERSION, Feature.RESUME, 0, key))
+        features = Feature.RESUME | hello.features & Feature.COMMANDS
+        self._send(rusbext.Accept(rusbext.VERSION, features, 0, key))
         ticket.lane.deliver = partial(link.received, self._wire)
         link.carry(ticket.lane.send, ticket.lane.flush)
         self._take_over()

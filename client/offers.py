@@ -117,10 +117,13 @@ class Offers:
             self._catalog,
             core,
             link.flush,
+            send_beside=link.send_beside,
             on_full=on_full,
             on_event=self._on_event,
             server=self._server,
         )
+        if protocol.channel.kind is wire.ChannelKind.STATIC:
+            link.beside = slots.take_beside
         taken = _Wire(protocol, core, link, slots)
         self._taken.append(taken)
         if self._further is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from rusb.aio.tasks import TaskSet
-from rusb.errors import BackendError, DeviceGone
+from rusb.errors import BackendError, DeviceGone, ParseError, RemoteProtocolError
 from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
 from rusb.usb.device import DeviceInfo
@@ -20,6 +20,7 @@ from rusb.wire._commands import (
     CommandResult,
     RunCommand,
     Stage,
+    parse_request,
 )
 
 from .commands import CommandRunner
@@ -83,6 +84,7 @@ class DeviceSlots:
         catalog: opens devices.
         core: what the answers go to.
         flush: sends what the core has to send.
+        send_beside: says something about a device beside the wire.
         on_full: called with True to stop reading requests, then with False.
         on_event: gets what happens to devices.
         server: its name, for messages.
@@ -94,6 +96,7 @@ class DeviceSlots:
         core: wire.DeviceSide,
         flush: Callable[[], None],
         *,
+        send_beside: Callable[[int, bytes], None],
         on_full: Callable[[bool], None],
         on_event: Callable[[SessionEvent], None],
         server: str,
@@ -101,6 +104,7 @@ class DeviceSlots:
         self._catalog = catalog
         self._core = core
         self._flush = flush
+        self._send_beside = send_beside
         self._tasks = TaskSet()
         self._on_full = on_full
         self._on_event = on_event
@@ -266,10 +270,23 @@ class DeviceSlots:
 
     # ------------------------------------------ commands that we run ourselves ----
 
-    def run(
+    def take_beside(self, message: memoryview) -> None:
+        """Do what the server asks beside the wire.
+
+        Raises:
+            RemoteProtocolError: it is no message.
+        """
+        try:
+            request = parse_request(message)
+        except ParseError as error:
+            raise RemoteProtocolError(f"a command to run: {error}") from error
+        if request is not None:
+            answer = partial(self._send_beside, request.device)
+            self._run(request, answer)
+
+    def _run(
         self, request: RunCommand | CancelCommands, answer: Callable[[bytes], None]
     ) -> None:
-        """Do what a server asks beside the wire; *answer* takes whole messages."""
         slot = self._slots.get(request.device)
         if isinstance(request, CancelCommands):
             if slot is not None and slot.runner is not None:

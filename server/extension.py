@@ -95,7 +95,7 @@ class Extension:
         self._send(
             rusbext.Hello(
                 rusbext.VERSION,
-                Feature.RESUME,
+                Feature.RESUME | Feature.COMMANDS,
                 grace_ms,
                 WINDOW,
                 self._id,
@@ -162,6 +162,8 @@ class Extension:
         )
         self._timer.cancel()
         devices = self._session.begin_usb(lane)
+        if message.features & Feature.COMMANDS:
+            devices.have_commands_run()
         lane.on_full = devices.set_full
         lane.deliver = partial(devices.link.received, self._wire)
         ticket = Ticket(

@@ -229,6 +229,11 @@ class RemoteDevices:
         self.link.go_on()
         self.reconsider()
 
+    def have_commands_run(self) -> None:
+        """The client runs storage commands by itself."""
+        self.commands = Commands(self.link.send_beside)
+        self.link.beside = self.commands.received
+
     @property
     def attached(self) -> list[Attachment]:
         """What of this client's is plugged into the guest now."""

@@ -1,6 +1,7 @@
 """Join a wire core to the channels that carry it and to its own clock."""
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
@@ -8,6 +9,11 @@ from rusb.errors import LocalProtocolError
 from rusb.wire.base import CloseChannel, Event, OpenChannel, Output, Send, Side
 
 __all__ = ["Sender", "WireLink", "no_channels"]
+
+
+_FRAME, _BESIDE = struct.Struct("<Ic"), b"\x52"
+"""How a message beside the core begins: as one of ``vrdpusb``, of a code that is not
+used there."""
 
 
 def no_channels(_: object) -> NoReturn:
@@ -51,6 +57,8 @@ class WireLink:
     Attributes:
         on_event: see above; it may be changed.
         has_heard: the peer has sent a message.
+        beside: takes what the peer says beside the core (docs/spec/storage.md, 5), with
+            a wire whose messages begin as those of ``vrdpusb`` do; None: nobody does.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class WireLink:
     ) -> None:
         self.core = core
         self.has_heard = False
+        self.beside: Callable[[memoryview], None] | None = None
         self._send = send
         self._flush = flush
         self.on_event = on_event
@@ -122,8 +131,23 @@ class WireLink:
         if channel not in self._channels:
             return
         self.has_heard = True
+        if self.beside is not None and data[4:5] == _BESIDE:
+            self.beside(memoryview(data)[_FRAME.size :])
+            return
         self.core.receive_data(channel, data, now=self.now())
         self.flush()
+
+    def send_beside(self, device: int, message: bytes) -> None:
+        """Say something about a device beside the core, in order with its messages."""
+        if self._channels:
+            head = _FRAME.pack(len(message) + 1, _BESIDE)
+            self._send(
+                *(min(self._channels), head + message),
+                flow=device,
+                is_urgent=False,
+                is_fence=False,
+            )
+            self._flush()
 
     def closed(self, channel: int) -> None:
         """A channel is gone, the others stay. Idempotent."""

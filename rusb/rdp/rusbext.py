@@ -48,6 +48,7 @@ class Feature:
     """Bits of what an end can do; in force is what both set."""
 
     RESUME = 1
+    COMMANDS = 2  # the client runs storage commands by itself (storage.md, 5)
 
 
 class Refusal:

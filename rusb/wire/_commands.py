@@ -2,8 +2,8 @@
 
 Bulk-only transport is three transfers, one after the other. Here one message asks for a
 whole command and one brings its outcome, so that several can be on their way. They
-travel beside the wire, on the channel ``rusbext`` that our own two ends have. Numbers
-are little-endian and packed.
+travel beside the wire's own messages, between two ends of ours that have agreed on it.
+Numbers are little-endian and packed.
 """
 
 import struct
@@ -59,7 +59,7 @@ def _message(kind: int, body: bytes, data: bytes | memoryview = b"") -> bytes:
     return b"".join((_HEAD.pack(kind, 0, size if size <= 0xFFFF else 0), body, data))
 
 
-def _body(message: bytes, layout: struct.Struct) -> tuple[memoryview, int]:
+def _body(message: bytes | memoryview, layout: struct.Struct) -> tuple[memoryview, int]:
     """Return a whole message, and where its fields begin; check its size."""
     size = int.from_bytes(message[2:4], "little")
     end = size or len(message)
@@ -95,7 +95,7 @@ class RunCommand:
         return _message(RUN, _RUN.pack(*fields, self.wrapper))
 
     @classmethod
-    def parse(cls, message: bytes) -> Self:
+    def parse(cls, message: bytes | memoryview) -> Self:
         """Read a whole message.
 
         Raises:
@@ -133,7 +133,7 @@ class CommandResult:
         return _message(RESULT, _RESULT.pack(*head, self.status), self.data)
 
     @classmethod
-    def parse(cls, message: bytes) -> Self:
+    def parse(cls, message: bytes | memoryview) -> Self:
         """Read a whole message; ``data`` is part of it.
 
         Raises:
@@ -165,7 +165,7 @@ class CancelCommands:
         return _message(CANCEL, _CANCEL.pack(self.device, int(self.is_abort)))
 
     @classmethod
-    def parse(cls, message: bytes) -> Self:
+    def parse(cls, message: bytes | memoryview) -> Self:
         """Read a whole message.
 
         Raises:
@@ -176,7 +176,7 @@ class CancelCommands:
         return cls(device, bool(flags & _IS_ABORT))
 
 
-def parse_request(message: bytes) -> RunCommand | CancelCommands | None:
+def parse_request(message: bytes | memoryview) -> RunCommand | CancelCommands | None:
     """Read what a server asks for; None: of a later version.
 
     Raises:
@@ -197,10 +197,10 @@ class Commands:
     """The server's end: what is asked of all devices of a client.
 
     Args:
-        send: takes whole messages.
+        send: takes whole messages, with the number of the device.
     """
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, send: Callable[[int, bytes], None]) -> None:
         self.send = send
         self._last = 0
         self._devices: dict[int, DeviceCommands] = {}
@@ -210,7 +210,7 @@ class Commands:
         found = self._devices[device] = DeviceCommands(self, device)
         return found
 
-    def received(self, message: bytes) -> None:
+    def received(self, message: bytes | memoryview) -> None:
         """Take a whole message of the client.
 
         Raises:
@@ -230,7 +230,7 @@ class Commands:
 
     def close(self) -> None:
         """The client is gone. Idempotent."""
-        self.send = lambda message: None
+        self.send = lambda device, message: None
         for device in list(self._devices.values()):
             device.close()
 
@@ -275,12 +275,13 @@ class DeviceCommands:
         self._open[handle] = done
         ends = pipes.outgoing, pipes.incoming
         request = RunCommand(self.number, handle, *ends, is_first, wrapper)
-        self._client.send(request.serialize())
+        self._client.send(self.number, request.serialize())
 
     def cancel(self, *, is_abort: bool) -> None:
         """See :class:`CancelCommands`; each command still has its outcome."""
         if self._open:
-            self._client.send(CancelCommands(self.number, is_abort).serialize())
+            message = CancelCommands(self.number, is_abort).serialize()
+            self._client.send(self.number, message)
 
     def finished(self, result: CommandResult) -> None:
         """The client has answered."""

@@ -120,10 +120,12 @@ class Bench:
         self.errors: list[tuple[int, int]] = []  # handle, error
         self.replies: list[bytes] = []
         self._handles = itertools.count(1)
+        self.beside: list[bytes] = []
         self.slots = DeviceSlots(
             self.catalog,
             self.core,
             self.flush,
+            send_beside=lambda device, message: self.beside.append(message),
             on_full=self.holds.append,
             on_event=self.happened.append,
             server="host",

@@ -218,7 +218,7 @@ class Disk:
             answer=self._answer,
         )
         self._commands = Commands(
-            lambda m: self._there.carry(partial(self._asked_to_run, m))
+            lambda _, m: self._there.carry(partial(self._asked_to_run, m))
         )
         self.commands = self._commands.of(ID)
         if mode is StorageMode.AHEAD:

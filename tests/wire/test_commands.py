@@ -71,7 +71,7 @@ def test_a_request_that_is_cut_is_refused(message: bytes) -> None:
 def test_each_command_has_one_outcome() -> None:
     sent: list[bytes] = []
     found: list[CommandResult] = []
-    commands = Commands(sent.append)
+    commands = Commands(lambda device, message: sent.append(message))
     device = commands.of(7)
     for _ in range(3):
         device.run(PIPES, WRAPPER, found.append)
@@ -94,7 +94,7 @@ def test_each_command_has_one_outcome() -> None:
 
 def test_a_device_that_is_opened_again_hears_nothing_of_before() -> None:
     found: list[CommandResult] = []
-    commands = Commands(lambda message: None)
+    commands = Commands(lambda device, message: None)
     before, after = commands.of(7), commands.of(7)
     before.close()
     after.run(PIPES, WRAPPER, found.append)
@@ -117,4 +117,4 @@ def test_a_device_that_is_opened_again_hears_nothing_of_before() -> None:
 )
 def test_an_outcome_that_is_none_ends_the_connection(message: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        Commands(lambda message: None).received(message)
+        Commands(lambda device, message: None).received(message)
