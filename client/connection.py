@@ -1,6 +1,7 @@
 """One connection to a server: dialled, logged on, active, over."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -25,6 +26,9 @@ from .events import CertificateTrusted
 __all__ = ["Connection"]
 
 log = logging.getLogger(__name__)
+
+GOODBYE = 1.0
+"""Seconds that a server has to close the connection after our goodbye."""
 
 
 class Connection:
@@ -132,6 +136,12 @@ class Connection:
             return
         if not self.is_over:
             self.rdp.disconnect()
+            # who closes with something unread resets the connection, and the server may
+            # never read the goodbye: it is to close first
+            stream.send_now()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE):
+                    await self._over.wait()
         stream.close()
         try:
             async with asyncio.timeout(3):

@@ -1,0 +1,35 @@
+"""A client that leaves is heard, whatever is on its way."""
+
+import asyncio
+from pathlib import Path
+
+from rusb.client.backends.emulated import EmulatedBackend, Loopback
+from tests.support.breaking import Net, Wire
+from tests.support.whole_path import machine
+
+
+async def test_a_goodbye_is_heard_amid_a_flood(tmp_path: Path) -> None:
+    """Who closes before all is read resets the connection, and what waits in his
+    kernel is lost, the goodbye too: the server would wait for him."""
+    lab = Net(tmp_path, machine())
+    async with asyncio.timeout(60), lab.server:
+        lab.wire = Wire(lab.server.port)
+        async with (
+            lab.wire.up(),
+            lab.client(EmulatedBackend(devices=[Loopback()])) as session,
+        ):
+            (device,) = await lab.guest.wait_for(1)
+            reads = [
+                asyncio.ensure_future(device.read(Loopback.SOURCE, 65536))
+                for _ in range(300)
+            ]
+            await reads[0]
+            lab.wire.hold()
+            await asyncio.sleep(0.1)
+            closing = asyncio.ensure_future(session.aclose())
+            await asyncio.sleep(0.1)
+            lab.wire.let_go()
+            await closing
+            await asyncio.gather(*reads)
+            await lab.guest.wait_for(0)
+    assert "keeping" not in lab.log()
