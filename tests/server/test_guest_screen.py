@@ -79,7 +79,7 @@ async def test_nothing_is_asked_for_while_nobody_watches(place: Place) -> None:
             await until(lambda: asked(vnc) >= 2)
             (session,) = sessions_of(place.server)
             await until(lambda: session._rdp.width == 640 and session.is_active)
-        await asyncio.sleep(0.1)
+        await until(lambda: not sessions_of(place.server))
         vnc.say(update(raw(0, 0, 1, 1, 1)))  # the one that was asked for
         await asyncio.sleep(0.2)
         count = asked(vnc)
@@ -108,7 +108,10 @@ async def test_damage_is_sent_as_it_comes(place: Place) -> None:
         async with place.viewer():
             (session,) = sessions_of(place.server)
             await until(lambda: session.is_active)
-            await asyncio.sleep(0.4)
+            sent = -1
+            while sent != session.stream.bytes_sent:
+                sent = session.stream.bytes_sent
+                await asyncio.sleep(0.4)
             hub = place.server._screens[0]
             frame = hub._frame(320, 200)[:200, :320]
             assert (frame & 0xFFFFFF == 0x112233).all()
@@ -154,21 +157,26 @@ async def test_a_server_that_says_nothing_is_given_up(
 async def test_the_server_is_poked_while_somebody_watches(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guest_screen, "RESTS_AFTER", 0.5)
     joined = update(rect(-259), raw(0, 0, 1, 1, 1))
     poke = bytes.fromhex("ff01000203020000ac44")
     async with VncServer(place.screen_guest.path, 640, 480, joined) as vnc:
+
+        async def seconds_of(count: int) -> float:
+            """How long so many take; while somebody watches, they come."""
+            vnc.heard.clear()
+            begin = asyncio.get_running_loop().time()
+            await until(lambda: vnc.heard.count(poke) >= count)
+            return asyncio.get_running_loop().time() - begin
+
         await until(lambda: place.server._screens[0].size)
         async with place.viewer():
             await until(lambda: asked(vnc) >= 2)
-            vnc.heard.clear()
-            await asyncio.sleep(0.4)
-            assert 5 <= vnc.heard.count(poke) <= 18
-            await asyncio.sleep(0.5)
-            vnc.heard.clear()
-            await asyncio.sleep(0.6)
-            assert 1 <= vnc.heard.count(poke) <= 4
-        await asyncio.sleep(0.3)
+            assert await seconds_of(9) > 6 * guest_screen.POKE
+            monkeypatch.setattr(guest_screen, "RESTS_AFTER", 0)
+            await seconds_of(2)  # one may be on its way
+            assert await seconds_of(2) > guest_screen.REST_POKE * 0.9
+        await until(lambda: not sessions_of(place.server))
+        await asyncio.sleep(0.1)
         vnc.heard.clear()
         await asyncio.sleep(0.4)
         assert vnc.heard.count(poke) == 0

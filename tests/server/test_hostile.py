@@ -54,8 +54,11 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 async def lab(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
 ) -> AsyncIterator[Lab]:
-    """A server for many clients, with standard security too; it waits a second."""
-    monkeypatch.setattr(session, "LOGON_TIMEOUT", 1.0)
+    """A server for many clients, with standard security too.
+
+    It waits two seconds, which those who mean well have even in a crowd.
+    """
+    monkeypatch.setattr(session, "LOGON_TIMEOUT", 2.0)
     display = RemoteDisplay(
         properties={"Security/Method": "Negotiate"}, allow_multi_connection=True
     )
@@ -178,7 +181,7 @@ async def test_t08_connections_that_stay_silent_end(lab: Lab) -> None:
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
             writer.close()
-    assert lab.log().count("no logon within 1 s") == 50
+    assert lab.log().count("no logon within 2 s") == 50
 
 
 async def test_t08_a_logon_without_an_activation_ends(lab: Lab) -> None:
@@ -195,7 +198,7 @@ async def test_t08_a_logon_without_an_activation_ends(lab: Lab) -> None:
             writer.write(ping)  # bytes alone do not count
             await reader.read(10_000)
     writer.close()
-    await lab.wait_log("no activation within 1 s")
+    await lab.wait_log("no activation within 2 s")
 
 
 # ------------------------------------------------------- T08 in the session ----
@@ -287,15 +290,16 @@ async def test_t08_pictures_of_those_who_read_nothing_take_little(
             deaf = await stack.enter_async_context(connect(config, backends=[]))
             transport = deaf_ears(lab, deaf)
             transport.write(said(deaf, DataType.SUPPRESS_OUTPUT, b"\1" + bytes(11)))
-        drawn, most = set(), 0
-        for _ in range(100):
+        drawn: set[object] = set()
+        most = looks = 0
+        while looks < 50 or not drawn:
             await asyncio.sleep(0.02)
+            looks += 1
             ours = sessions_of(lab.server)
             sizes = [one.viewer.picture_size if one.viewer else 0 for one in ours]
             drawn |= {one for one, size in zip(ours, sizes, strict=True) if size}
             kept = sum(sizes) + sum(one.stream.bytes_waiting for one in ours)
             most = max(most, kept)
-        assert drawn
         assert most < MAX_PICTURES + size
 
 

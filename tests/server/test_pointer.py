@@ -74,10 +74,9 @@ def guest() -> Guest:
 async def test_movements_are_told_at_their_pace_and_buttons_at_once(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pointer, "MOVE_PERIOD", 0.1)
+    monkeypatch.setattr(pointer, "MOVE_PERIOD", 3600)
     mouse = Pointer(guest)
     mouse.move(1, 2)
-    await asyncio.sleep(0)
     await asyncio.sleep(0.02)
     assert guest.said() == [(0, 1, 2)]
     for x in range(3, 8):
@@ -86,14 +85,16 @@ async def test_movements_are_told_at_their_pace_and_buttons_at_once(
     assert guest.said() == []
     mouse.button("a", "left", is_down=True)
     mouse.move(9, 9)
+    monkeypatch.setattr(pointer, "MOVE_PERIOD", 0.1)
+    began = asyncio.get_running_loop().time()
     mouse.button("a", "left", is_down=False)
     assert guest.said() == [(1, 7, 2), (0, 9, 9)]
-    await asyncio.sleep(0.15)
-    assert guest.said() == []
     mouse.move(9, 9)
     mouse.move(10, 9)
-    await asyncio.sleep(0.15)
-    assert guest.said() == [(0, 10, 9)]
+    while not (said := guest.said()):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert said == [(0, 10, 9)]
+    assert asyncio.get_running_loop().time() - began > 0.09
     mouse.move(11, 9)
     mouse.close()
     await asyncio.sleep(0.15)
