@@ -208,12 +208,12 @@ def test_root_opens_what_is_needed_and_goes(
     server = RusbServer(tmp_path, text().replace("<Hardware>", HARDWARE), *options)
     try:
         server.wait_log("TCP server listening")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while "now runs as nobody" not in server.said():
             assert time.monotonic() < end
             time.sleep(0.05)
         assert ids(server.process.pid) == {str(nobody.pw_uid), str(nobody.pw_gid)}
-        asyncio.run(visit(server.port, tmp_path / "known"))
+        asyncio.run(visit(server, tmp_path / "known"))
         server.wait_log("VUSB: Detached")
     finally:
         server.stop()
@@ -228,12 +228,12 @@ HARDWARE = """<Hardware>
   </USB>"""
 
 
-async def visit(port: int, known: Path) -> None:
-    """Be a client with a device until the guest has had it."""
-    config = ClientConfig("127.0.0.1", port, known_servers=known)
+async def visit(server: RusbServer, known: Path) -> None:
+    """Be a client with a device until the guest has it."""
+    config = ClientConfig("127.0.0.1", server.port, known_servers=known)
     backend = EmulatedBackend(devices=[Loopback()])
-    async with asyncio.timeout(20), connect(config, backends=[backend]):
-        await asyncio.sleep(1)
+    async with asyncio.timeout(60), connect(config, backends=[backend]):
+        await asyncio.to_thread(server.wait_log, "VUSB: Attached")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="another user is told that first")

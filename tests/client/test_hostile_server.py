@@ -16,7 +16,7 @@ from rusb.client.session import connect
 from rusb.errors import ConnectionLost, NegotiationError, RusbError
 from rusb.rdp import mcs
 from rusb.rdp.x224 import ConnectionConfirm
-from rusb.usb.urb import UrbStatus
+from rusb.usb.urb import UrbResult, UrbStatus
 from tests.support.memory import memory_below
 from tests.support.whole_path import Lab, machine, sessions_of, stream_of
 
@@ -32,8 +32,10 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def serving(peer: Peer, folder: Path) -> AsyncIterator[ClientConfig]:
-    """Let a server of bytes answer; the client waits a second for what it wants."""
+async def serving(
+    peer: Peer, folder: Path, seconds: float = 8.0
+) -> AsyncIterator[ClientConfig]:
+    """Let a server of bytes answer; the client waits so long for what it wants."""
     over: list[asyncio.Event] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,9 +47,9 @@ async def serving(peer: Peer, folder: Path) -> AsyncIterator[ClientConfig]:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with asyncio.timeout(10), server:
+    async with asyncio.timeout(20), server:
         yield ClientConfig(
-            "127.0.0.1", port, known_servers=folder / "known", timeout=1.0
+            "127.0.0.1", port, known_servers=folder / "known", timeout=seconds
         )
         await over[0].wait()  # the client has hung up
         await asyncio.sleep(0)
@@ -78,7 +80,7 @@ async def silent_in_tls(
 async def test_t08_a_server_that_says_little_is_given_up(
     peer: Peer, tmp_path: Path
 ) -> None:
-    async with serving(peer, tmp_path) as config:
+    async with serving(peer, tmp_path, 1.0) as config:
         begin = time.monotonic()
         with pytest.raises(ConnectionLost, match="did not finish the connection"):
             async with connect(config, backends=[]):
@@ -156,14 +158,14 @@ async def test_t08_a_server_that_reads_nothing_while_urbs_complete(
             (deaf,) = sessions_of(lab.server)
             assert deaf.stream.transport is not None
             deaf.stream.transport.pause_reading()
-            reads, most = [], 0
-            for _ in range(60):
+            reads: list[asyncio.Future[UrbResult]] = []
+            most = 0
+            while len(reads) < 60 or not stream_of(client)._is_paused:
                 reads.append(
                     asyncio.ensure_future(device.read(Loopback.SOURCE, 1 << 20))
                 )
                 await asyncio.sleep(0.01)
                 most = max(most, stream_of(client).bytes_waiting)
-            assert stream_of(client)._is_paused
             assert most < (8 << 20) + dial.RESULTS
             deaf.stream.transport.resume_reading()
             results = await asyncio.gather(*reads)
