@@ -208,6 +208,7 @@ class RdpStream(asyncio.Protocol):
         self._is_high = self._is_full = self._is_full_below = False
         self._is_held = self._had_turn = self._is_paused = False
         self._closing: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
 
     @property
     def bytes_waiting(self) -> int:
@@ -248,6 +249,7 @@ class RdpStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; the client's core speaks first."""
         self.transport = cast(asyncio.Transport, transport)
+        self._loop = asyncio.get_running_loop()  # to ask takes a system call
         self.transport.set_write_buffer_limits(high=MARK, low=MARK)
         set_up_socket(transport)
         self.core.room = ROOM
@@ -285,7 +287,7 @@ class RdpStream(asyncio.Protocol):
         if self.core.has_more or len(data) > TURN_BYTES // 2:
             self._had_turn = True
             self._pause_or_read()
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            self._loop.call_soon(self._next_turn)
 
     def eof_received(self) -> bool:
         """The peer closed: so do we."""
@@ -320,7 +322,7 @@ class RdpStream(asyncio.Protocol):
         """Send what the core has to send, with whatever else this turn brings."""
         if not (self._is_receiving or self._is_flush_due or self._is_over):
             self._is_flush_due = True
-            asyncio.get_running_loop().call_soon(self._write)
+            self._loop.call_soon(self._write)
 
     def hold(self, *, is_held: bool) -> None:
         """Read nothing more from the peer, or go on."""
@@ -353,8 +355,7 @@ class RdpStream(asyncio.Protocol):
         self.transport.close()
         if self._closing is None:
             # a peer that does not read must not keep us
-            loop = asyncio.get_running_loop()
-            self._closing = loop.call_later(CLOSE_TIMEOUT, self.abort)
+            self._closing = self._loop.call_later(CLOSE_TIMEOUT, self.abort)
 
     def abort(self) -> None:
         """Close at once. Idempotent."""
@@ -430,7 +431,7 @@ class RdpStream(asyncio.Protocol):
         assert self.transport is not None
         self.transport.pause_reading()  # what comes next is for TLS alone
         self._write()
-        self._upgrade = asyncio.get_running_loop().create_task(self._do_upgrade())
+        self._upgrade = self._loop.create_task(self._do_upgrade())
 
     async def _do_upgrade(self) -> None:
         try:
@@ -460,7 +461,7 @@ class RdpStream(asyncio.Protocol):
                 "the peer wants TLS, which is not set up here", "tls"
             )
         try:
-            transport = await asyncio.get_running_loop().start_tls(
+            transport = await self._loop.start_tls(
                 plain,
                 self,
                 self.tls.context,

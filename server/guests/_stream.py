@@ -71,6 +71,7 @@ class DeviceStream(asyncio.Protocol):
         self._is_over = False
         self._is_closing = False
         self._closed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()  # to ask takes a system call
         self._link = WireLink(
             core, send=self._collect, flush=self._flush, on_event=self._dispatch
         )
@@ -206,7 +207,7 @@ class DeviceStream(asyncio.Protocol):
         """Write once for all that this turn of the loop brings."""
         if not self._is_write_due:
             self._is_write_due = True
-            asyncio.get_running_loop().call_soon(self._write)
+            self._loop.call_soon(self._write)
 
     def _write(self) -> None:
         self._is_write_due = False

@@ -1,0 +1,172 @@
+"""What many devices and many clients cost: CPU for each transfer, memory of a client.
+
+``python tools/crowd.py`` runs a server with the loopback guest, and clients in another
+process. Rows: 1, 10 and 100 devices of one client, then 1, 10 and 64 clients with one
+device each. Each round measures every row's transfers in turns, with as many in flight.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from rusb.cli._bench.plan import Job  # noqa: E402
+from rusb.cli._bench.work import Flood  # noqa: E402
+from rusb.cli._common import run_async  # noqa: E402
+from rusb.client.backends.emulated import EmulatedBackend, Loopback  # noqa: E402
+from rusb.client.config import ClientConfig  # noqa: E402
+from rusb.client.session import connect  # noqa: E402
+from rusb.filters.model import Filter  # noqa: E402
+from rusb.server import admission  # noqa: E402
+from rusb.server.config import ServerConfig  # noqa: E402
+from rusb.server.guests.loopback import LoopbackDevice, LoopbackGuest  # noqa: E402
+from rusb.server.server import Server  # noqa: E402
+from rusb.server.vbox.settings import Machine  # noqa: E402
+
+DEVICES, CLIENTS = (1, 10, 100), (1, 10, 64)
+JOBS = (Job("bulk-in", 512, 32), Job("bulk-in", 64 << 10, 8))
+COUNTS = (3000, 400)
+"""Transfers of a round of each job."""
+
+
+async def clients(port: int, count: int, devices: int) -> None:
+    """Be *count* clients with so many devices each, until standard input ends."""
+    loop = asyncio.get_running_loop()
+    with tempfile.TemporaryDirectory(prefix="crowd") as name:
+        async with AsyncExitStack() as stack:
+            for _ in range(count):
+                backend = EmulatedBackend(devices=[Loopback() for _ in range(devices)])
+                known = Path(name) / "known"
+                config = ClientConfig("127.0.0.1", port, known_servers=known)
+                await stack.enter_async_context(connect(config, backends=[backend]))
+            reader = asyncio.StreamReader()
+            await loop.connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+            )
+            await reader.read()
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU that a process has used, finer than its ticks."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def resident() -> float:
+    """MB of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+class Crowd:
+    """A server, with clients and devices of a process."""
+
+    def __init__(self, folder: Path) -> None:
+        machine = Machine(
+            name="crowd", filters=(Filter(name="all"),), usb_controllers=("XHCI",)
+        )
+        machine.remote_display.allow_multi_connection = True
+        folder.mkdir(parents=True)
+        log = str(folder / "log")
+        config = ServerConfig(machine, [0], "127.0.0.1", log=log, state=folder)
+        self.guest = LoopbackGuest()
+        self.server = Server(config, guest=self.guest, report=lambda *said: None)
+        self.figures: list[list[float]] = [[] for _ in JOBS]
+
+    async def come(self, stack: AsyncExitStack, count: int, devices: int) -> None:
+        """Let clients connect and their devices be attached."""
+        await stack.enter_async_context(self.server)
+        words = "--clients", str(self.server.port), str(count), str(devices)
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, __file__, *words), stdin=asyncio.subprocess.PIPE
+        )
+        stack.push_async_callback(self.leave)
+        async with asyncio.timeout(120):
+            self.devices = await self.guest.wait_for(count * devices)
+
+    async def leave(self) -> None:
+        """Let the clients go."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+
+    async def round(self) -> None:
+        """Do a round of each job."""
+        for job, count, figures in zip(JOBS, COUNTS, self.figures, strict=True):
+            await spread(job, self.devices, count // 4)
+            before = cpu(os.getpid()) + cpu(self._process.pid)
+            done = await spread(job, self.devices, count)
+            used = cpu(os.getpid()) + cpu(self._process.pid) - before
+            figures.append(used / done * 1e6)
+
+
+async def spread(job: Job, devices: list[LoopbackDevice], count: int) -> int:
+    """Do transfers with all devices, ``job.depth`` in flight; return how many."""
+    groups = [devices[n : n + job.depth] for n in range(0, len(devices), job.depth)]
+    for group in groups:
+        await Flood(job, group, count // len(groups)).finish()
+    return count // len(groups) * len(groups)
+
+
+async def rows(
+    folder: Path, sizes: tuple[int, ...], of: Callable[[int], tuple[int, int]]
+) -> list[str]:
+    """Measure some rows, their rounds in turns; return lines of a table."""
+    async with AsyncExitStack() as stack:
+        crowds, grown = [], []
+        for size in sizes:
+            crowd = Crowd(folder / str(size))
+            crowds.append(crowd)
+            before = resident()
+            await crowd.come(stack, *of(size))
+            await asyncio.sleep(1)
+            grown.append((resident() - before) / size)
+        idle = cpu(os.getpid())
+        start = time.monotonic()
+        await asyncio.sleep(5)
+        idle = (cpu(os.getpid()) - idle) / (time.monotonic() - start) * 100
+        for n in range(ROUNDS + 1):
+            for crowd in crowds:
+                await crowd.round()
+                if not n:
+                    crowd.figures = [[] for _ in JOBS]
+        base = [median(f) for f in crowds[0].figures]
+        lines = []
+        for size, crowd, each in zip(sizes, crowds, grown, strict=True):
+            cells = [
+                f"{median(f):.1f} ({median(f) / b:.2f})"
+                for f, b in zip(crowd.figures, base, strict=True)
+            ]
+            lines.append(f"{size} | {' | '.join(cells)} | {each:.3f}")
+        return [*lines, f"(all of them idle: {idle:.2f} % of a core)"]
+
+
+ROUNDS = 7
+
+
+async def main() -> None:
+    """Measure and print."""
+    # all of them come from one address here
+    admission.MAX_DEVICES_PER_CLIENT = max(DEVICES)
+    admission.MAX_CLIENTS_PER_NETWORK = max(CLIENTS)
+    print("what | CPU us, 512 bytes x 32 | CPU us, 64 KiB x 8 | MB of the server each")
+    with tempfile.TemporaryDirectory(prefix="crowd") as name:
+        for line in await rows(Path(name) / "d", DEVICES, lambda n: (1, n)):
+            print(f"devices of one client: {line}")
+        for line in await rows(Path(name) / "c", CLIENTS, lambda n: (n, 1)):
+            print(f"clients: {line}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", nargs=3, type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    run_async(clients(*args.clients) if args.clients else main())
