@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
-from rusb.usb.device import DeviceInfo, clean_text
+from rusb.usb.device import DeviceInfo
+from rusb.usb.text import clean_text
 
 from .criteria import Criterion, Value
 from .model import ATTRIBUTES, BUDGET, Decision, Filter

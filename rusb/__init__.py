@@ -2,6 +2,8 @@
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
 from rusb.errors import (
     AuthenticationError,
     BackendError,
@@ -26,10 +28,12 @@ from rusb.errors import (
     ServerBusy,
     SettingsError,
 )
-from rusb.usb.device import DeviceInfo
-from rusb.usb.setup import SetupPacket
-from rusb.usb.types import Direction, Speed, TransferType
-from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
+
+if TYPE_CHECKING:
+    from rusb.usb.device import DeviceInfo
+    from rusb.usb.setup import SetupPacket
+    from rusb.usb.types import Direction, Speed, TransferType
+    from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
 
 __all__ = [
     "AuthenticationError",
@@ -65,3 +69,29 @@ __all__ = [
     "UrbStatus",
     "__version__",
 ]
+
+_HOMES = {
+    "DeviceInfo": "device",
+    "Direction": "types",
+    "IsoPacket": "urb",
+    "SetupPacket": "setup",
+    "Speed": "types",
+    "TransferType": "types",
+    "Urb": "urb",
+    "UrbResult": "urb",
+    "UrbStatus": "urb",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: dataclasses cost more than some commands do."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rusb.usb.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Name what can be asked for, too: for ``help()`` and completion."""
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 __all__ = [
     "LineQuota",

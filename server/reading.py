@@ -15,9 +15,10 @@ from rusb.usb.descriptors import (
     DeviceDescriptor,
     DeviceDescriptors,
 )
-from rusb.usb.device import DeviceInfo, clean_text
+from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.strings import parse_languages, parse_string
+from rusb.usb.text import clean_text
 from rusb.usb.types import DescriptorType
 from rusb.usb.urb import UrbResult, UrbStatus
 

@@ -20,7 +20,7 @@ from typing import TextIO
 from rusb import __version__
 from rusb.errors import Hint, SettingsError
 from rusb.oserrors import reason
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from . import events
 from .event_log import EventLog

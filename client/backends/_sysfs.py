@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from ._routes import interfaces_to
 

@@ -5,23 +5,24 @@ name, with ``-`` for ``_``, is the word on the command line, and ``_words.py`` s
 one line what it does. Modules whose name begins with ``_`` are not sub-commands.
 """
 
-import argparse
 import importlib
 import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import rusb
 from rusb.errors import RusbError
-from rusb.usb.device import clean_lines
+from rusb.usb.text import clean_lines
 
-from . import vbox
 from ._advice import advised
 from ._hints import did_you_mean
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
 from ._words import OWN, VBOX
+
+if TYPE_CHECKING:
+    from ._parser import Parser
 
 __all__ = ["main", "module_of"]
 
@@ -50,38 +51,16 @@ QUIET = ("-q", "-nologo", "--nologo")
 """Options of VBoxManage before its command: no banner, which rusb does not print."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with the exit status of ``sysexits.h`` and a hint where to look."""
-
-    def check_names(self, words: Sequence[str]) -> None:
-        """Complain of an unknown option by its name, before anything is read.
-
-        argparse would read the word after it as if there were no option, and complain
-        of that one.
-        """
-        known = [name for name in self._option_string_actions if name[:2] == "--"]
-        for word in words:
-            if word == "--":
-                return
-            name = word.partition("=")[0]
-            if name[:2] == "--" and not any(k.startswith(name) for k in known):
-                self.error(f"unknown option {name!r}{did_you_mean(name, known)}")
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        end = "" if message.endswith("?") else ";"
-        hint = f"'{self.prog} --help' lists its options"
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}{end} {hint}.\n")
-
-
 def module_of(word: str) -> Any:
     """Return the module of one of our own commands."""
     return importlib.import_module(f"{__name__}.{word.replace('-', '_')}")
 
 
-def _make_parser(word: str) -> _Parser:
+def _make_parser(word: str) -> "Parser":
+    from ._parser import Parser  # nothing of argparse for VBoxManage's commands
+
     module = module_of(word)
-    parser = _Parser(prog=f"rusb {word}", description=OWN[word])
+    parser = Parser(prog=f"rusb {word}", description=OWN[word])
     module.add_arguments(parser)
     return parser
 
@@ -131,15 +110,16 @@ def _run(program: str, words: list[str]) -> int:
     if len(words) > 1 and words[0] == "help":
         words = [words[1], "--help"]
     if not words or words[0] in ("-h", "-?", "--help", "help"):
-        print(vbox.overview(program) if is_manager else _overview())
+        print(module_of("vbox").overview(program) if is_manager else _overview())
         return 0 if words else 2 if is_manager else EXIT_USAGE
     if words[0] in ("-V", "-v", "--version"):
         ours = rusb.__version__
         print(f"{VIRTUALBOX}_rusb{ours}r0" if is_manager else f"rusb {ours}")
         return 0
-    if words[0] in VBOX or words[0] in vbox.REFUSED:
-        return vbox.run(program, words[0], words[1:])
     if words[0] not in OWN:
+        vbox = module_of("vbox")
+        if words[0] in VBOX or words[0] in vbox.REFUSED:
+            return int(vbox.run(program, words[0], words[1:]))
         known = [*VBOX, *(() if is_manager else OWN)]
         hint = did_you_mean(words[0], known)
         print(

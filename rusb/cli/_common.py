@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from rusb.usb.device import clean_lines
+from rusb.usb.text import clean_lines
 
 from ._notify import notify
 

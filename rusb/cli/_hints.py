@@ -1,6 +1,5 @@
 """What somebody meant who typed a word that there is not."""
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = ["did_you_mean"]
@@ -11,5 +10,7 @@ CLOSE = 0.7
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean WORD?`` for the end of a message, or nothing."""
+    import difflib  # most words are right
+
     close = difflib.get_close_matches(word, list(known), 1, CLOSE)
     return f"; did you mean {close[0]}?" if close else ""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 __all__ = ["notify"]
 

@@ -8,7 +8,7 @@ import rusb.client.backends
 import rusb.server.guests
 import rusb.wire
 from rusb import plugins
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 FAMILIES = {
     "wires": rusb.wire,

@@ -22,7 +22,7 @@ from qemu.qmp import (
 from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError
 from rusb.oserrors import reason
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 __all__ = ["Monitor", "Refused", "entries_of"]
 

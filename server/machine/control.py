@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from rusb.errors import ControlError, RusbError
 from rusb.oserrors import reason
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from ..event_log import EventLog
 from ..vbox.files import belongs_to_others

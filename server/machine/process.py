@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from rusb.errors import ControlError, GuestError
 from rusb.oserrors import reason
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from ..guests._qmp import Monitor
 from ..guests.base import GuestBackend

@@ -24,6 +24,7 @@ from .settings import (
     AUTH_TYPES,
     DISABLED_SINCE,
     OLD_CONTROLLERS,
+    PROPERTIES_SINCE,
     USB_SINCE,
     RemoteDisplay,
     old_usb,
@@ -35,7 +36,6 @@ from .values import boolean
 __all__ = ["BOOT_DEVICES", "Editor", "new_machine", "set_extra"]
 
 VIDEO_SINCE = (1, 10)
-PROPERTIES_SINCE = (1, 11)
 XHCI_SINCE = TCP_SERIAL_SINCE = (1, 15)
 
 NEW_VERSION = "1.18-linux"

@@ -22,6 +22,7 @@ __all__ = [
     "make_folder",
     "open_at_once",
     "read_file",
+    "waiting_path",
     "write_file",
 ]
 
@@ -204,3 +205,8 @@ def change_file(path: Path, change: Callable[[bytes], bytes]) -> None:
                 " again"
             )
         write_file(path, after)
+
+
+def waiting_path(path: Path) -> Path:
+    """Where the settings of a new machine are until it is on the list."""
+    return path.with_name(path.name + "-new")

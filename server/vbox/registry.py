@@ -12,31 +12,36 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rusb.errors import ControlError, SettingsError
 from rusb.filters.model import Filter
 
 from .document import Document, Node, escape
-from .editor import PROPERTIES_SINCE, Editor, new_machine, set_extra
 from .files import (
     change_file,
     locked_folder,
     made_folder,
     make_folder,
     read_file,
+    waiting_path,
     write_file,
 )
 from .filter_list import FilterList
 from .lock import settings_in_use
-from .removal import Removal, delete_files, waiting_path
 from .settings import (
     NAMESPACES,
+    PROPERTIES_SINCE,
     Machine,
     load_machine,
     parse_version,
     read_machine,
     read_pairs,
 )
+
+if TYPE_CHECKING:  # most commands change nothing
+    from .editor import Editor
+    from .removal import Removal
 
 __all__ = ["CodedError", "Entry", "Registry", "check_free", "check_name"]
 
@@ -219,6 +224,8 @@ class Registry:
             SettingsError: the name cannot be a folder's, or is taken, or the folder
                 cannot be written.
         """
+        from .editor import new_machine
+
         return self.make(
             name, folder, lambda _: nullcontext(new_machine(name, os_type))
         )
@@ -231,6 +238,8 @@ class Registry:
         Raises:
             SettingsError: as :meth:`create` and :meth:`register`.
         """
+        from .editor import new_machine
+
         new = nullcontext(new_machine(name, os_type))
         return self.make(name, folder, lambda _: new, is_registered=True)
 
@@ -323,7 +332,7 @@ class Registry:
 
     def unregister(
         self, text: str, *, delete: bool = False, disks: bool = False
-    ) -> Removal:
+    ) -> "Removal":
         """Take a machine off the list.
 
         Args:
@@ -336,6 +345,8 @@ class Registry:
         Raises:
             SettingsError: there is no such machine, or a file cannot be deleted.
         """
+        from .removal import Removal, delete_files
+
         entry = self.find(text)
 
         def change(document: Document) -> None:
@@ -351,13 +362,15 @@ class Registry:
         others = [other.path for other in self.machines()]
         return delete_files(entry.path, others, disks=disks)
 
-    def edit(self, entry: Entry, change: Callable[[Editor], None]) -> Machine:
+    def edit(self, entry: Entry, change: Callable[["Editor"], None]) -> Machine:
         """Change a machine's settings, all or nothing; return them as they are now.
 
         Raises:
             SettingsError: what *change* raises, or the result could not be read
                 again, or writing failed.
         """
+        from .editor import Editor
+
         changed: Machine | None = None
 
         def apply(data: bytes) -> bytes:
@@ -413,6 +426,8 @@ class Registry:
         Raises:
             SettingsError: the key is empty or has control characters.
         """
+        from .editor import set_extra
+
         self._change(lambda document: set_extra(document, "Global", key, value))
 
     def filters(self) -> list[Filter]:

@@ -12,10 +12,10 @@ from rusb.oserrors import reason
 
 from .document import Document
 from .drives import is_image, media
-from .files import read_file
+from .files import read_file, waiting_path
 from .settings import machine_node
 
-__all__ = ["Removal", "delete_files", "waiting_path"]
+__all__ = ["Removal", "delete_files"]
 
 _LOG = re.compile(r"VBox(Hardening|UI)?\.log(\.[0-9]+)?")
 """Logs that rusb or VirtualBox wrote for a machine."""
@@ -34,11 +34,6 @@ class Removal:
     deleted: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
     strange: tuple[Path, ...] = ()
-
-
-def waiting_path(path: Path) -> Path:
-    """Where the settings of a new machine are until it is on the list."""
-    return path.with_name(path.name + "-new")
 
 
 def delete_files(path: Path, others: Sequence[Path], *, disks: bool) -> Removal:

@@ -47,6 +47,7 @@ NAMESPACES = (
 """Of the root element; the second one is that of VirtualBox 5.0 and before (2.1)."""
 
 OLDEST, NEWEST = (1, 3), (1, 20)
+PROPERTIES_SINCE = (1, 11)
 USB_SINCE = (1, 14)
 """Version with ``USB/Controllers``, and the last that reads ``USBController``, too."""
 

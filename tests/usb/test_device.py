@@ -2,7 +2,8 @@
 
 import pytest
 
-from rusb.usb.device import DeviceInfo, clean_text
+from rusb.usb.device import DeviceInfo
+from rusb.usb.text import clean_text
 from rusb.usb.types import Speed
 
 

@@ -17,7 +17,7 @@ from rusb.cli._vbox_options import HelpWanted, Option, UsageError
 from rusb.cli._words import VBOX
 from rusb.errors import RusbError
 from rusb.oserrors import reason
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from ._refused import COMMANDS as REFUSED
 

@@ -1,21 +1,21 @@
 """What the commands share: the registry, machines by name, running ones."""
 
-import asyncio
 import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rusb.cli._vbox_options import Given, Option, UsageError, parse
 from rusb.errors import ControlError, SettingsError
-from rusb.server.machine.control import call, running_path
-from rusb.server.state import MachineState
-from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.lock import MachineLock, changing, holder_of, lock_path
 from rusb.server.vbox.registry import Entry, Registry
 from rusb.server.vbox.settings import Machine
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
+
+if TYPE_CHECKING:
+    from rusb.server.state import MachineState
+    from rusb.server.vbox.editor import Editor
 
 __all__ = [
     "ask_running",
@@ -93,10 +93,14 @@ def ask_running(uuid: str, command: str, **arguments: object) -> Any:
     Raises:
         ControlError: it does not run, or refused.
     """
+    import asyncio  # only with machines that run: it is half of a short command
+
+    from rusb.server.machine.control import call, running_path
+
     return asyncio.run(call(running_path(uuid), command, **arguments))
 
 
-def live_state(uuid: str) -> MachineState | None:
+def live_state(uuid: str) -> "MachineState | None":
     """The state of a running machine; None: it does not run.
 
     Raises:
@@ -110,6 +114,8 @@ def live_state(uuid: str) -> MachineState | None:
         if is_running(uuid):
             raise
         return None
+    from rusb.server.state import MachineState
+
     return MachineState.from_json(state)
 
 
@@ -135,7 +141,7 @@ def stopped(entry: Entry) -> Iterator[MachineLock]:
         yield lock
 
 
-def change_stopped(name: str, change: Callable[[Editor], None]) -> Machine:
+def change_stopped(name: str, change: Callable[["Editor"], None]) -> Machine:
     """Change a machine that does not run.
 
     Raises:

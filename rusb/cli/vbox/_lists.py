@@ -9,7 +9,7 @@ from rusb.filters.model import Filter
 from rusb.server.machine.host_devices import HostDevice
 from rusb.server.vbox.filter_attributes import to_attributes
 from rusb.usb.backend import LocalDevice
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from ._common import live_state, registry, show
 from ._host import host_devices

@@ -14,7 +14,7 @@ from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Controller, Hardware
 from rusb.server.vbox.registry import Entry
 from rusb.server.vbox.settings import Machine
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from ._common import given, live_state, machine_of, registry, show, warn
 from ._lists import filter_lines, revision

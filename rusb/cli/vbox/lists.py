@@ -1,21 +1,19 @@
 """``list``: machines, devices, filters, media, and what this host has."""
 
 import contextlib
+import importlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError
 from rusb.errors import SettingsError
-from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.registry import Entry
 
-from . import _refused, info
+from . import _refused
 from ._common import given, is_running, registry, show
-from ._installation import host_lines, property_lines
-from ._lists import print_global_filters, print_host_devices
 from ._ostypes import OS_TYPES, family, is_64_bit
-from .media import print_media
 
 __all__ = ["COMMANDS"]
 
@@ -40,17 +38,32 @@ The only network is QEMU's NAT; cameras come in over USB.
 MEDIA = {"hdds": "disk", "dvds": "dvd", "floppies": "floppy"}
 
 
+def _late(name: str) -> Any:
+    """Return a module of which the names of machines need nothing."""
+    return importlib.import_module(f"{__package__}.{name}")
+
+
+def _print_filters(is_json: bool) -> None:
+    _late("_lists").print_global_filters(registry().filters(), is_json)
+
+
+def _print_devices(is_json: bool) -> None:
+    _late("_lists").print_host_devices(is_json)
+
+
 def _print_host(_: bool) -> None:
-    for line in host_lines():
+    for line in _late("_installation").host_lines():
         show(line)
 
 
 def _print_properties(_: bool) -> None:
-    for line in property_lines(registry()):
+    for line in _late("_installation").property_lines(registry()):
         show(line)
 
 
 def _print_groups(is_json: bool) -> None:
+    from rusb.server.vbox.hardware import load_hardware
+
     found = {"/"}
     for entry in registry().machines():
         with contextlib.suppress(SettingsError):  # who names the machine hears of it
@@ -79,8 +92,8 @@ OTHERS: dict[str, Callable[[bool], None]] = {
     "hostinfo": _print_host,
     "ostypes": _print_types,
     "systemproperties": _print_properties,
-    "usbfilters": lambda is_json: print_global_filters(registry().filters(), is_json),
-    "usbhost": print_host_devices,
+    "usbfilters": _print_filters,
+    "usbhost": _print_devices,
 }
 
 MACHINES = ("vms", "runningvms")
@@ -108,7 +121,7 @@ def list_(words: Sequence[str]) -> int:
     elif word in OTHERS:
         OTHERS[word](is_json)
     elif word in MEDIA:
-        print_media(registry().machines(), MEDIA[word], is_json)
+        _late("media").print_media(registry().machines(), MEDIA[word], is_json)
     elif word in EMPTY:
         text = "[]" if is_json else EMPTY[word]
         print(text, end="\n" if text else "")
@@ -130,7 +143,7 @@ def _print_machines(entries: Sequence[Entry], is_json: bool, is_long: bool) -> N
         return
     for entry in entries:
         if is_long and entry.machine:
-            info.COMMANDS["showvminfo"]([entry.uuid])
+            _late("info").COMMANDS["showvminfo"]([entry.uuid])
             print()
         else:
             show(f'"{entry.name}" {{{entry.uuid}}}')

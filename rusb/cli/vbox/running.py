@@ -30,7 +30,7 @@ from rusb.server.vbox.model import Hardware
 from rusb.server.vbox.ports import check_ports
 from rusb.server.vbox.settings import Machine
 from rusb.server.vbox.storage_mode import Storage
-from rusb.usb.device import clean_text
+from rusb.usb.text import clean_text
 
 from . import _console, _media, _refused
 from ._common import (

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Sequence
 
 from rusb.errors import ParseError
-from rusb.usb.device import DeviceInfo, clean_text
+from rusb.usb.device import DeviceInfo
+from rusb.usb.text import clean_text
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import UrbStatus
 
