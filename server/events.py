@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from rusb.usb.device import DeviceInfo
 
-from .state import ViewState
+from .state import StreamState, ViewState
 
 __all__ = [
     "ChannelNoted",
@@ -52,6 +52,7 @@ __all__ = [
     "ServerStopped",
     "ServerStopping",
     "SoundAgreed",
+    "StreamEnded",
     "Subject",
     "TlsAgreed",
     "Warned",
@@ -568,6 +569,26 @@ class DeviceDetached(DeviceEvent):
     NAME: ClassVar[str] = "device.detached"
     device: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded(DeviceEvent):
+    """An isochronous stream of it has ended; see :class:`~.state.StreamState`."""
+
+    NAME: ClassVar[str] = "stream.ended"
+    device: str
+    endpoint: int
+    packets: int
+    bad: int
+    underruns: int
+    late: int
+    drift: int
+
+    @classmethod
+    def of(cls, subject: Subject, device: str, state: StreamState) -> Self:
+        """Return the event of a stream as it was at its end."""
+        counts = state.packets, state.bad, state.underruns, state.late, state.drift
+        return cls(subject, device, state.endpoint, *counts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -305,6 +305,11 @@ def _device_lines(event: events.DeviceEvent) -> tuple[str, ...]:
         case events.DeviceAttached(_, device, where):
             speed = f"{info.speed.label}Speed"
             return (f"VUSB: Attached '{device} {ids}' to {where} ({speed})",)
+        case events.StreamEnded(_, device, endpoint):
+            counts = f"{event.packets} packets, {event.bad} bad"
+            waits = f"{event.underruns} underruns, {event.late} late"
+            ended = f"stream 0x{endpoint:02x} of '{device} {ids}' ended"
+            return (f"VUSB: {ended}: {counts}, {waits}, drift {event.drift}",)
         case events.DeviceDetached(_, device, why):
             detached = f"VUSB: Detached '{device} {ids}'"
             return (detached, f"{whose}: {info} was detached: {why}")

@@ -20,10 +20,11 @@ from rusb.wire._commands import Commands, DeviceCommands
 from . import events
 from .attachments import Attachment, why_failed
 from .guests.base import AttachedDevice, GuestBackend
+from .iso import IsoStreams
 from .policy import SHOWS_ELSE, Policy
 from .posted import PostedReads, is_read_ahead
 from .sessions import Owner
-from .state import DeviceState, Verdict
+from .state import DeviceState, StreamState, Verdict
 from .storage import PipelinedStorage, ReadAhead, StorageTarget, is_storage
 from .vbox.settings import Machine
 from .vbox.storage_mode import StorageMode
@@ -86,6 +87,7 @@ class _Device:
         self.plugged: Attachment | None = None
         self.shown: AttachedDevice | None = None  # what the guest has, or is to have
         self.commands: DeviceCommands | None = None  # that its client runs by itself
+        self.streams: IsoStreams | None = None  # of it, if it is isochronous
         self.over = asyncio.Event()  # unlisted, failed, dropped by the guest
         self.unlisted = asyncio.Event()
         self.wake = asyncio.Event()  # one of these, or the filters changed
@@ -261,6 +263,7 @@ class RemoteDevices:
                 problem=d.why if d.over.is_set() else "",
                 interfaces=d.interfaces,
                 grace=grace,
+                streams=d.streams.streams() if d.plugged and d.streams else (),
             )
             for d in self._listed.values()
         )
@@ -528,14 +531,37 @@ class RemoteDevices:
                 device.interfaces = attachment.reading.interfaces
         for note in attachment.view.notes:
             self._tell(events.DeviceNoted(subject, note))
-        device.shown = self._shown(device, attachment)
+        device.shown = self._shown(
+            device, attachment, self._buffered(device, attachment)
+        )
         where = await self._host.guest.attach(device.shown)
         device.plugged = attachment
         assert device.verdict is not None
         reason = device.verdict.reason
         self._tell(events.DeviceAttached(subject, attachment.name, where, reason))
 
-    def _shown(self, device: _Device, attachment: Attachment) -> AttachedDevice:
+    def _buffered(
+        self, device: _Device, attachment: Attachment
+    ) -> Attachment | IsoStreams:
+        """Return it with a buffer for what it streams, if it does."""
+        is_carried = TransferType.ISOCHRONOUS in self.protocol.transfer_types
+        device.streams = None
+        if not (is_carried and attachment.descriptors.has_isochronous):
+            return attachment
+
+        def ended(state: StreamState) -> None:
+            subject, name = self._subject(device), attachment.name
+            self._tell(events.StreamEnded.of(subject, name, state))
+
+        loop = self._loop
+        device.streams = IsoStreams(
+            attachment, now=loop.time, later=loop.call_later, ended=ended
+        )
+        return device.streams
+
+    def _shown(
+        self, device: _Device, attachment: Attachment, below: Attachment | IsoStreams
+    ) -> AttachedDevice:
         """Return what the guest gets: storage is pipelined, if that is wanted."""
         machine, odd, info = self._host.machine, self._host.odd_storage, device.info
         chosen = decide(machine.filters, info, interfaces=device.interfaces).filter
@@ -553,9 +579,9 @@ class RemoteDevices:
             self._tell(events.DeviceNoted(self._subject(device), text))
 
         now, later = self._loop.time, self._loop.call_later
-        shown: StorageTarget = attachment
+        shown: StorageTarget = below
         if is_read_ahead(attachment.descriptors):
-            shown = PostedReads(attachment, now=now, later=later)
+            shown = PostedReads(below, now=now, later=later)
         if not mode or not is_storage(attachment.descriptors):
             return shown
         pipelined = PipelinedStorage(

@@ -26,6 +26,7 @@ __all__ = [
     "InterfaceState",
     "MachineState",
     "SoundState",
+    "StreamState",
     "Verdict",
     "ViewState",
 ]
@@ -61,6 +62,35 @@ class InterfaceState:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamState:
+    """An isochronous endpoint that streams, or did.
+
+    Attributes:
+        endpoint: its address.
+        packets: that the guest got or gave.
+        bad: of those, with an error at the device.
+        underruns: IN: intervals for which nothing had come in time; OUT: how often the
+            device ran dry.
+        late: packets that came too late and were dropped.
+        drift: packets that were left out since the device's clock is faster than the
+            guest's.
+        fill, target: seconds in the buffer, and how many it should hold.
+        jitter: seconds by which arrivals differ, 95 of 100 of them.
+    """
+
+    endpoint: int
+    is_running: bool = False
+    packets: int = 0
+    bad: int = 0
+    underruns: int = 0
+    late: int = 0
+    drift: int = 0
+    fill: float = 0.0
+    target: float = 0.0
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceState:
     """A device that a client offers, or that is plugged in by hand.
 
@@ -74,6 +104,7 @@ class DeviceState:
         interfaces: None: they have not been read.
         grace: seconds for which it is still kept without its client; None: the client
             is there.
+        streams: its isochronous endpoints that stream, or did since it was attached.
     """
 
     uuid: str
@@ -92,6 +123,7 @@ class DeviceState:
     problem: str = ""
     interfaces: tuple[InterfaceState, ...] | None = None
     grace: float | None = None
+    streams: tuple[StreamState, ...] = ()
 
     @classmethod
     def of(
@@ -107,6 +139,7 @@ class DeviceState:
         problem: str = "",
         interfaces: Interfaces | None = None,
         grace: float | None = None,
+        streams: tuple[StreamState, ...] = (),
     ) -> Self:
         """Return the state of the device that *info* describes."""
         read = None
@@ -132,6 +165,7 @@ class DeviceState:
             problem=problem,
             interfaces=read,
             grace=grace,
+            streams=streams,
         )
 
     @property

@@ -29,6 +29,7 @@ from rusb.errors import BackendError, DeviceBusy, DeviceGone
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
+from ._emulated.camera import Camera
 from ._emulated.cdc_acm import SerialLoopback
 from ._emulated.core import Data, EmulatedDevice
 from ._emulated.describe import bulk, describe, interrupt, isochronous
@@ -36,15 +37,18 @@ from ._emulated.endpoints import FRAME
 from ._emulated.flash_drive import FlashDrive
 from ._emulated.keyboard import Keyboard
 from ._emulated.loopback import Loopback
+from ._emulated.microphone import Microphone
 
 __all__ = [
     "PLUGIN",
+    "Camera",
     "Data",
     "EmulatedBackend",
     "EmulatedDevice",
     "FlashDrive",
     "Keyboard",
     "Loopback",
+    "Microphone",
     "SerialLoopback",
     "bulk",
     "describe",
@@ -70,6 +74,8 @@ _MAKERS = {  # in the order of their product ids
     "keyboard": Keyboard,
     "serial": SerialLoopback,
     "loopback": Loopback,
+    "microphone": Microphone,
+    "camera": Camera,
 }
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -170,7 +176,8 @@ class EmulatedBackend(DeviceBackend):
     Args:
         address: ``KIND[=VALUE][@PORT]``, separated by commas; None: one of each.
             ``flash-drive`` (VALUE: an image file, or the size of a fresh image in
-            memory such as 64M), ``keyboard``, ``serial``, ``loopback``. A drive is
+            memory such as 64M), ``keyboard``, ``serial``, ``loopback``, ``microphone``,
+            ``camera``. A drive is
             unplugged when its image file is renamed or removed, and plugged in when
             it is back.
         devices: plug in these instead.

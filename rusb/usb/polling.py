@@ -10,9 +10,11 @@ from .types import Speed
 __all__ = [
     "MAX_DEPTH",
     "MIN_DEPTH",
+    "UNKNOWN_ROUND_TRIP",
     "RoundTrip",
     "interrupt_depth",
     "interrupt_interval",
+    "isochronous_interval",
 ]
 
 MIN_DEPTH, MAX_DEPTH = 5, 128
@@ -34,6 +36,15 @@ def interrupt_interval(endpoint: EndpointDescriptor, speed: Speed) -> float:
     if speed in (Speed.HIGH, Speed.SUPER):
         return 0.000125 * 2.0 ** (min(max(endpoint.interval, 1), 16) - 1)
     return 0.001 * max(endpoint.interval, 1)
+
+
+def isochronous_interval(endpoint: EndpointDescriptor, speed: Speed) -> float:
+    """Return the seconds between two packets of an isochronous endpoint.
+
+    bInterval is an exponent at every speed (USB 2.0, 9.6.6).
+    """
+    frame = 0.000125 if speed in (Speed.HIGH, Speed.SUPER) else 0.001
+    return frame * 2.0 ** (min(max(endpoint.interval, 1), 16) - 1)
 
 
 def interrupt_depth(interval: float, round_trip: float | None) -> int:

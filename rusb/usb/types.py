@@ -111,5 +111,6 @@ class ClassCode(enum.IntEnum):
     MASS_STORAGE = 0x08
     HUB = 0x09
     CDC_DATA = 0x0A
+    VIDEO = 0x0E
     MISCELLANEOUS = 0xEF
     VENDOR_SPECIFIC = 0xFF

@@ -219,6 +219,18 @@ def test_isochronous_transfers_and_those_that_want_no_completion() -> None:
     assert server.completion().hresult == urbs.HResult.INVALID
 
 
+def test_a_cancelled_isochronous_transfer_tells_of_each_packet() -> None:
+    server = Server(INFO)
+    server.use()
+    server.say(FIRST, RAW["select_interface"])
+    iso = urbs.Iso(0x84, (16, 16), 7).serialize()
+    server.ask(Transfer(UrbFunction.ISOCH_TRANSFER, 1, iso, 32))
+    server.side.complete_urb(7, 1, UrbResult(UrbStatus.CANCELLED))
+    server.take()
+    _, found = urbs.parse_iso_result(server.completion().result, (16, 16))
+    assert [p for _, p in found] == [IsoPacket(0, UrbStatus.CANCELLED)] * 2
+
+
 @pytest.mark.parametrize(
     ("function", "event"),
     [

@@ -561,6 +561,20 @@ def test_an_isochronous_transfer_without_a_reply_times_out() -> None:
     assert results(client)[3].status is UrbStatus.INVALID
 
 
+@pytest.mark.parametrize("usbd", [3, 0xC0010000])
+def test_a_cancelled_isochronous_transfer_may_tell_of_no_packet(usbd: int) -> None:
+    """It costs the packets, not the device."""
+    client, number = with_iso()
+    (asked,) = client.submit(number, iso(1, 16, 16))
+    client.guest.cancel_urb(number, 1)
+    done = urbs.Completion(asked[1].request, usbd, result=urbs.iso_result(0, ()))
+    client.say(FIRST, urbs.completion(0x10, 0, done))
+    result = results(client)[1]
+    assert result.status is UrbStatus.CANCELLED
+    assert [p.status for p in result.packets] == [UrbStatus.CANCELLED] * 2
+    assert client.closed == []
+
+
 # -------------------------------------------------------- 11: watchdogs ----
 
 
@@ -717,6 +731,30 @@ def test_the_speed_is_that_of_the_descriptors(size: int, speed: Speed) -> None:
     bulk = struct.pack("<H", 512)
     configuration = CONFIGURATION.replace(bulk, struct.pack("<H", size))
     client = Client(configuration=configuration)
+    client.plug()
+    assert client.saw(DevicesListed)[0].devices[0].speed is speed
+
+
+@pytest.mark.parametrize(
+    ("size", "is_capable", "speed"),
+    [
+        (192, False, Speed.FULL),
+        (192, True, Speed.HIGH),
+        (1024, False, Speed.HIGH),
+        (0x0A00, False, Speed.HIGH),
+    ],
+)
+def test_the_speed_of_a_device_that_only_streams(
+    size: int, is_capable: bool, speed: Speed
+) -> None:
+    """USB 2.0, 9.6.2: only what can do high speed has a device qualifier; and full
+    speed has no packets of more than 1023 bytes, nor several in a microframe."""
+    endpoint = struct.pack("<BBBBHB", 7, 5, 0x81, 5, size, 1)
+    body = bytes.fromhex("090400000101010000") + endpoint
+    head = struct.pack("<BBHBBBBB", 9, 2, 9 + len(body), 1, 1, 0, 0x80, 50)
+    client = Client(configuration=head + body)
+    if is_capable:
+        client.descriptors[6] = bytes.fromhex("0a060002000000400100")
     client.plug()
     assert client.saw(DevicesListed)[0].devices[0].speed is speed
 

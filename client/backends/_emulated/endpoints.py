@@ -32,7 +32,8 @@ MAX_FRAMES_AHEAD = 1024
 another starts as soon as possible."""
 
 ISO_SLACK = 0.01
-"""Seconds an isochronous stream may lag behind the clock before it starts anew."""
+"""Seconds for which an isochronous stream may have nothing to do before it starts anew:
+on a bus, intervals pass. What is queued lags behind only since this program does."""
 
 Data: TypeAlias = bytes | memoryview
 
@@ -78,6 +79,7 @@ class _Pipe:
         timer: isochronous: runs until the oldest URB is due.
         frame_time: isochronous: loop time at which the frames after the last
             completed URB begin.
+        was_idle: isochronous: nothing was queued.
     """
 
     __slots__ = (
@@ -96,6 +98,7 @@ class _Pipe:
         "queue",
         "timer",
         "type",
+        "was_idle",
     )
 
     def __init__(self, descriptor: EndpointDescriptor, speed: Speed) -> None:
@@ -110,6 +113,7 @@ class _Pipe:
         self.is_halted = self.is_busy = self.is_kicked = self.is_due = False
         self.timer: asyncio.TimerHandle | None = None
         self.frame_time = 0.0
+        self.was_idle = True
         frame = 125e-6 if speed >= Speed.HIGH else 1e-3
         self.period: float = frame * 2 ** (min(max(descriptor.interval, 1), 16) - 1)
 
@@ -205,6 +209,7 @@ class Endpoints:
             complete(_INVALID)
             return
         ids.add(urb.id)
+        pipe.was_idle |= not pipe.queue
         pipe.queue.append((urb, complete))
         if not pipe.is_busy:
             self._pump(pipe)
@@ -352,8 +357,9 @@ class Endpoints:
             if pipe.timer is None:
                 loop = asyncio.get_running_loop()
                 now = loop.time()
-                if not 0 <= now - pipe.frame_time < ISO_SLACK:
-                    pipe.frame_time = max(now, pipe.frame_time)
+                if pipe.was_idle and now - pipe.frame_time > ISO_SLACK:
+                    pipe.frame_time = now
+                pipe.was_idle = False
                 if urb.start_frame is not None:
                     wanted = urb.start_frame * FRAME
                     if pipe.frame_time < wanted < now + MAX_FRAMES_AHEAD * FRAME:

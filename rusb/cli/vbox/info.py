@@ -8,7 +8,13 @@ from typing import Any
 
 from rusb.cli._vbox_options import Option, unsigned
 from rusb.errors import ControlError
-from rusb.server.state import ClientState, DeviceState, DisplayState, MachineState
+from rusb.server.state import (
+    ClientState,
+    DeviceState,
+    DisplayState,
+    MachineState,
+    StreamState,
+)
 from rusb.server.vbox.filter_attributes import to_attributes
 from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Controller, Hardware
@@ -212,6 +218,8 @@ def _device_lines(live: MachineState) -> Iterator[str]:
                     yield _row(label, text)
             if device.grace is not None:
                 yield _row("Waits for its client", f"{device.grace:g} s")
+            for stream in device.streams:
+                yield _row(f"Stream 0x{stream.endpoint:02x}", _stream_text(stream))
             yield ""
         if not devices:
             yield "<none>"
@@ -227,6 +235,15 @@ def _device_lines(live: MachineState) -> Iterator[str]:
         for label, _, value in _client_rows(client, display):
             yield _row(label, value)
     yield ""
+
+
+def _stream_text(stream: StreamState) -> str:
+    buffer = f"{stream.fill * 1000:.0f} of {stream.target * 1000:.0f} ms"
+    waits = f"{stream.underruns} underruns, {stream.late} late, drift {stream.drift}"
+    return (
+        f"{_on_off(stream.is_running)}, {stream.packets} packets, {stream.bad} bad,"
+        f" {waits}, buffer {buffer}, jitter {stream.jitter * 1000:.1f} ms"
+    )
 
 
 def _client_rows(

@@ -18,7 +18,7 @@ from rusb.usb.descriptors import (
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed, TransferType
-from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
     AlternateRequested,
     CancelRequested,
@@ -211,7 +211,8 @@ class RdpeusbDeviceSide(DeviceSide):
             return
         iso = b""
         if urb.type is TransferType.ISOCHRONOUS:
-            iso = urbs.iso_result(result.start_frame, result.packets)
+            lost = (IsoPacket(0, result.status),) * len(urb.packets)
+            iso = urbs.iso_result(result.start_frame, result.packets or lost)
         data = result.data if urb.is_in and len(result.data) else None
         moved = len(data) if data is not None else 0 if urb.is_in else result.length
         usbd = urbs.usbd_of(result.status)

@@ -25,7 +25,17 @@ __all__ = ["Configurations", "Steps", "read_device"]
 MAX_CONFIGURATIONS: Final = 8
 """As many as Linux takes."""
 
-DEVICE_SIZE, HEAD_SIZE, STRING_SIZE, ATTEMPTS = 18, 9, 255, 2
+DEVICE_SIZE, HEAD_SIZE, STRING_SIZE, QUALIFIER_SIZE, ATTEMPTS = 18, 9, 255, 10, 2
+
+FULL_SPEED_MOST: Final = {
+    TransferType.BULK: 64,
+    TransferType.INTERRUPT: 64,
+    TransferType.ISOCHRONOUS: 1023,
+}
+"""Bytes of a packet at full speed (USB 2.0, 5.6.3, 5.7.3, 5.8.3). The other bits of
+wMaxPacketSize are for high speed."""
+
+_QUALIFIER: Final = DescriptorType.DEVICE_QUALIFIER
 
 _NOTHING: Final = UrbResult(UrbStatus.NO_DEVICE)
 
@@ -54,12 +64,19 @@ def read_device(info: DeviceInfo, configurations: Configurations) -> Steps:
     for index in range(min(device.num_configurations, MAX_CONFIGURATIONS)):
         try:
             data = yield from _configuration(index)
-            found = ConfigurationDescriptor.parse(data, notes)
+            parsed = ConfigurationDescriptor.parse(data, notes)
         except ParseError:
             if not configurations:
                 raise
             break
-        configurations[found.value] = found, data
+        configurations[parsed.value] = parsed, data
+    found = [configuration for configuration, _ in configurations.values()]
+    speed = _speed(device, found)
+    if speed is None:
+        setup = SetupPacket.get_descriptor(_QUALIFIER, 0, QUALIFIER_SIZE)
+        result = (yield setup) or _NOTHING
+        is_high = result.status is UrbStatus.OK and len(result.data) == QUALIFIER_SIZE
+        speed = Speed.HIGH if is_high else Speed.FULL
     texts = yield from _strings(device)
     return replace(
         info,
@@ -73,7 +90,7 @@ def read_device(info: DeviceInfo, configurations: Configurations) -> Steps:
         manufacturer=texts[0],
         product=texts[1],
         serial=texts[2],
-        speed=_speed(device, [c for c, _ in configurations.values()]),
+        speed=speed,
     )
 
 
@@ -132,8 +149,12 @@ def _string(index: int, language: int) -> _Bytes:
 
 def _speed(
     device: DeviceDescriptor, configurations: list[ConfigurationDescriptor]
-) -> Speed:
-    """What the descriptors tell of the bus (5.1); ADD_DEVICE cannot be relied on."""
+) -> Speed | None:
+    """What the descriptors tell of the bus (5.1); ADD_DEVICE cannot be relied on.
+
+    None: full or high; only a device that can do high speed has a device qualifier
+    (USB 2.0, 9.6.2).
+    """
     endpoints = [
         endpoint
         for configuration in configurations
@@ -143,7 +164,10 @@ def _speed(
     bulk = {e.packet_size for e in endpoints if e.transfer_type is TransferType.BULK}
     if 1024 in bulk or any(e.companion for e in endpoints):
         return Speed.SUPER
-    if 512 in bulk:
+    if any(
+        e.max_packet_size > FULL_SPEED_MOST.get(e.transfer_type, e.max_packet_size)
+        for e in endpoints
+    ):
         return Speed.HIGH
     is_small = endpoints and all(
         e.transfer_type is TransferType.INTERRUPT and e.packet_size <= 8
@@ -151,4 +175,4 @@ def _speed(
     )
     if device.max_packet_size0 == 8 and is_small:
         return Speed.LOW
-    return Speed.FULL
+    return Speed.FULL if bulk or device.bcd_usb < 0x0200 else None

@@ -543,7 +543,9 @@ class RemoteDevice(RequestTable):
     ) -> None:
         result = UrbResult(status, packets=(IsoPacket(0, status),) * len(asked))
         try:
-            if done is not None and done.result:
+            # one that failed, as when it was cancelled, may tell of no packet
+            is_ok = status is UrbStatus.OK
+            if done is not None and (is_ok or urbs.tells_packets(done.result)):
                 result = _iso_result(status, asked, done, is_in=whole.urb.is_in)
         finally:
             whole.parts[index] = result

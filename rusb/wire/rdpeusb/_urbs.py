@@ -286,6 +286,11 @@ def iso_result(start_frame: int, packets: Sequence[IsoPacket]) -> bytes:
     return b"".join(parts)
 
 
+def tells_packets(result: bytes | memoryview) -> bool:
+    """Does the result of ISOCH_TRANSFER tell of any packet?"""
+    return len(result) > _ISO_RESULT.size
+
+
 def parse_iso_result(
     result: bytes | memoryview, asked: Sequence[int]
 ) -> tuple[int, list[tuple[int, IsoPacket]]]:

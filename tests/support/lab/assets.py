@@ -38,6 +38,8 @@ _EXTRA = (
     "libcomposite",
     "usb_f_ss_lb",
     "uas",
+    "snd_usb_audio",
+    "uvcvideo",
 )
 
 
@@ -58,18 +60,19 @@ def assets() -> Path:
     with open(_CACHE / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_filled(wanted):
+            wanted = sorted({*wanted, *_wanted_before()})  # of another checkout
             with tempfile.TemporaryDirectory(dir=_CACHE) as work:
                 _fill(Path(work), wanted)
     return _CACHE
 
 
-def _is_filled(wanted: list[str]) -> bool:
+def _wanted_before() -> list[str]:
     index = _CACHE / "index.json"
-    if not (_CACHE / "vmlinuz").exists():
-        return False
-    if not index.exists():
-        return False
-    return set(wanted) <= set(json.loads(index.read_text())["wanted"])
+    return list(json.loads(index.read_text())["wanted"]) if index.exists() else []
+
+
+def _is_filled(wanted: list[str]) -> bool:
+    return (_CACHE / "vmlinuz").exists() and set(wanted) <= set(_wanted_before())
 
 
 def _fill(work: Path, wanted: list[str]) -> None:

@@ -432,6 +432,16 @@ class VM:
 class Guest(VM):
     """The machine a redirected device is plugged into: busybox, nothing else."""
 
+    def load(self, *names: str) -> None:
+        """Load more modules."""
+        loaded = {line.split()[0] for line in self.sh("cat /proc/modules").splitlines()}
+        for name in module_order(names):
+            if name not in loaded:
+                self.put(
+                    "/tmp/module", (assets() / "modules" / f"{name}.ko").read_bytes()
+                )
+                self.sh("insmod /tmp/module")
+
 
 class Client(VM):
     """The machine that owns devices.
