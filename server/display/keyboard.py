@@ -31,6 +31,8 @@ class Keyboard:
             code: QEMU's number of it, which is that of RDP's input.
         """
         holders = self._held.setdefault(code, set())
+        if is_down and not holders:
+            self._expect(code)
         if is_down:
             if not holders or viewer in holders:
                 self._send(code, True)
@@ -65,6 +67,15 @@ class Keyboard:
             if (self._leds ^ locks) & light:
                 self._send(code, True)
                 self._send(code, False)
+        self._leds = locks
+
+    def _expect(self, code: int) -> None:
+        """A lock key goes down: its light changes, though the guest has not said so.
+
+        xfreerdp tells its lights right after caps lock; the key would be pressed again.
+        """
+        if self._leds is not None:
+            self._leds ^= sum(light for light, key in _LOCKS if key == code)
 
     def leds_changed(self, leds: int) -> None:
         """The guest switched its lights."""

@@ -73,6 +73,28 @@ def test_locks_follow_a_viewer_until_they_agree(guest: Guest) -> None:
     assert guest.said() == "+46 -46 +45 -45 +3a -3a"
 
 
+def test_locks_are_not_switched_twice_before_the_guest_has_told(guest: Guest) -> None:
+    """xfreerdp sends the key, and right after it that its light is on."""
+    guest.keyboard.leds_changed(2)
+    guest.keyboard.key("a", 0x3A, is_down=True)
+    guest.keyboard.key("a", 0x3A, is_down=False)
+    guest.keyboard.synchronize("a", 6)
+    assert guest.said() == "+3a -3a"
+    guest.keyboard.leds_changed(6)
+    guest.keyboard.synchronize("a", 2)
+    guest.keyboard.synchronize("a", 2)
+    assert guest.said() == "+3a -3a"
+
+
+def test_a_lock_key_that_repeats_switches_once(guest: Guest) -> None:
+    guest.keyboard.leds_changed(0)
+    for _ in range(2):
+        guest.keyboard.key("a", 0x45, is_down=True)
+    guest.keyboard.key("a", 0x45, is_down=False)
+    guest.keyboard.synchronize("a", 2)
+    assert guest.said() == "+45 +45 -45"
+
+
 def test_a_guest_that_tells_nothing_has_the_locks_of_its_first_viewer(
     guest: Guest,
 ) -> None:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
@@ -23,16 +24,19 @@ __all__ = ["ManagedDisplay", "Records", "ScreenGuest", "TwoHeads"]
 class ScreenGuest(Guest):
     """A guest with a console on its screen, and a shell there."""
 
-    modules = (*GUEST, "bochs", "atkbd")
+    modules: ClassVar[tuple[str, ...]] = (*GUEST, "bochs", "atkbd")
+    has_shell = True
+    tablet = "usb-tablet,bus=xhci.0"
 
     def __init__(self) -> None:
         size = f"xres={WIDTH},yres={HEIGHT}"
         super().__init__(
             *("-vnc", "none", "-device", f"VGA,id=video0,edid=on,{size}"),
-            *("-device", "usb-tablet,bus=xhci.0"),
+            *("-device", self.tablet),
         )
         self.sh("printf '\\033[?25l' >/dev/tty1")  # no cursor that blinks
-        self.sh("setsid -c sh -c 'PS1=\"# \" sh -i <>/dev/tty1 >&0 2>&1' &")
+        if self.has_shell:
+            self.sh("setsid -c sh -c 'PS1=\"# \" sh -i <>/dev/tty1 >&0 2>&1' &")
 
     def picture(self) -> Frame:
         """What QEMU itself says is to be seen."""
@@ -77,13 +81,16 @@ class Records:
 
     def __init__(self, guest: Guest, device: str) -> None:
         self._guest, self._path = guest, f"/tmp/{device}"
-        guest.sh(f"true >{self._path}")
-        guest.sh(f"cat /dev/input/{device} >>{self._path} &")
+        read = f"cat /dev/input/{device} >>{self._path} &"
+        guest.sh(f"[ -e {self._path} ] || {{ {read} }}")  # once for all
+        self.clear()
 
     @classmethod
-    def of(cls, guest: Guest, name: str) -> list["Records"]:
-        """Those of the devices with a word in their names."""
-        found = guest.sh(f"grep -l '{name}' /sys/class/input/event*/device/name")
+    def of(cls, guest: Guest, name: str, count: int = 1) -> list["Records"]:
+        """Those of the devices with a word in their names, of which there are some."""
+        list_them = f"grep -l '{name}' /sys/class/input/event*/device/name"
+        guest.wait(f"[ $({list_them} | wc -l) -ge {count} ]", 30)
+        found = guest.sh(list_them)
         return [cls(guest, line.split("/")[4]) for line in found.split()]
 
     def clear(self) -> None:
@@ -97,9 +104,17 @@ class Records:
         whole = len(data) - len(data) % 24
         return struct.iter_unpack("<16xHHi", data[:whole])
 
+    def said(self) -> str:
+        """What came since, for people."""
+        return str(list(self.read()))
+
     def keys(self) -> list[tuple[int, int]]:
         """Codes and values of the keys and buttons that came since."""
         return [(code, value) for kind, code, value in self.read() if kind == 1]
+
+    def values(self, kind: int, code: int) -> list[int]:
+        """Values of one axis or wheel that came since."""
+        return [value for k, c, value in self.read() if (k, c) == (kind, code)]
 
 
 class _ClientMessage(ctypes.Structure):
@@ -161,10 +176,13 @@ class ManagedDisplay(Display):
 
     def xdotool(self, *words: str, check: bool = True) -> str:
         """Do something as a user; return what it says."""
-        env = {**os.environ, "DISPLAY": self.name}
+        return self.run("xdotool", *words, check=check)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a program on the display; return what it says."""
         done = subprocess.run(
-            ["xdotool", *words],
-            env=env,
+            command,
+            env={**os.environ, "DISPLAY": self.name},
             check=check,
             capture_output=True,
             text=True,
