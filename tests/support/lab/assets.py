@@ -30,6 +30,8 @@ CLIENT = (*_BASE, "overlay", "virtio_net", *_CONTROLLERS, *_CLASSES)
 """Modules of a machine that owns devices."""
 _EXTRA = (
     "bochs",
+    "snd_intel8x0",
+    "snd_pcm_oss",
     "virtio_gpu",
     "virtio_input",
     "atkbd",

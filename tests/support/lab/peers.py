@@ -30,6 +30,8 @@ PACKAGES = {
     "xrdp": "xrdp",
     "freerdp-shadow-cli": "freerdp2-shadow-x11",
     "xdotool": "xdotool",
+    "xclip": "xclip",
+    "spice-vdagent": "spice-vdagent",
 }
 """Programs, and the packages that have them."""
 

@@ -451,7 +451,7 @@ class Client(VM):
     machine has read once keeps that content, whatever becomes of it on the host.
     """
 
-    modules = CLIENT
+    modules: ClassVar[tuple[str, ...]] = CLIENT
     init = _INIT_CLIENT
     files: ClassVar[dict[str, str]] = {"runner.py": _RUNNER}
     memory = 256
