@@ -134,6 +134,7 @@ class ServerSession(Session):
             send=lambda channel, message: self._rdp.send_channel(channel, message),
             close=self._close_channel,
             note=lambda text: self._log.write(text),
+            changed=self._tell_screen,
         )
         wires = (
             listener
@@ -391,7 +392,7 @@ class ServerSession(Session):
                 self.phase = Phase.ACTIVE
                 if self.viewer is not None and "Display" not in self._disabled:
                     self.viewer.open()
-                    self._tell_screen(self.viewer)
+                self._tell_screen()
             case rdp.Input():
                 self._take_input(event)
             case rdp.RefreshRequested():
@@ -563,10 +564,12 @@ class ServerSession(Session):
         self._log.tell_left_out()
         self._terminal.tell_left_out()
 
-    def _tell_screen(self, viewer: Viewer) -> None:
+    def _tell_screen(self) -> None:
         """Tell what the client sees, when that is something else."""
-        view = dataclasses.replace(viewer.state(), frames=0, bytes=0)
-        if view != self._told_view:
+        if self.viewer is None or self._is_ending:
+            return
+        view = dataclasses.replace(self.viewer.state(), frames=0, bytes=0)
+        if view != self._told_view and view.form:
             self._told_view = view
             self._tell(events.ScreenShown.of(self.number, view))
 

@@ -27,6 +27,7 @@ class ScreenChannels:
         send: sends messages on a channel.
         close: closes a channel.
         note: gets a line for the log.
+        changed: called when pictures go another way.
 
     Attributes:
         listeners: for the client's registry.
@@ -42,8 +43,10 @@ class ScreenChannels:
         send: Send,
         close: Close,
         note: Callable[[str], None],
+        changed: Callable[[], None],
     ) -> None:
         self._viewer = viewer
+        self._changed = changed
         self._size = size
         self._quality = quality
         self._open = open
@@ -89,12 +92,13 @@ class ScreenChannels:
         self.listeners = ()
         self._viewer = self._size = self._quality = _nothing
         self._open = self._send = self._close = self._note = _nothing
+        self._changed = _nothing
 
     def _graphics_opened(self, channel: int, name: str) -> ChannelHandler | None:
         viewer = self._viewer()
         if viewer is None:
             return None
-        return _Graphics(viewer, self._send, self._close, self._note)
+        return _Graphics(viewer, self._send, self._close, self._note, self._changed)
 
     def _control_opened(self, channel: int, name: str) -> ChannelHandler | None:
         viewer = self._viewer()
@@ -114,9 +118,15 @@ class _Graphics:
     """The graphics pipeline of a client, from its capabilities to its viewer."""
 
     def __init__(
-        self, viewer: Viewer, send: Send, close: Close, note: Callable[[str], None]
+        self,
+        viewer: Viewer,
+        send: Send,
+        close: Close,
+        note: Callable[[str], None],
+        changed: Callable[[], None],
     ) -> None:
         self._viewer = viewer
+        self._changed = changed
         self._send = send
         self._close = close
         self._note = note
@@ -137,17 +147,19 @@ class _Graphics:
             self._leave(channel, "the client does not take AVC420")
         elif pipeline.restarts != restarts:
             self._viewer.use(pipeline, partial(self._send, channel))
+            self._changed()
         else:
             self._viewer.acknowledged()
 
     def closed(self, channel: int) -> None:
         """The channel is gone."""
         self._viewer.use(None)
+        self._changed()
 
     def _leave(self, channel: int, why: str) -> None:
         self._note(f"VRDP: graphics pipeline: {why}")
         self._close(channel)
-        self._viewer.use(None)
+        self.closed(channel)
 
 
 class _Control:

@@ -38,7 +38,10 @@ class H264Encoder:
         import av  # 100 ms, and 100 MB that most installations do without
 
         self._av = av
-        context: Any = av.CodecContext.create("libx264", "w")
+        try:
+            context: Any = av.CodecContext.create("libx264", "w")
+        except av.FFmpegError as error:
+            raise ValueError(f"libx264: {error}") from error
         context.width, context.height = width, height
         context.pix_fmt = "yuvj420p"  # full range: viewers take it for that
         context.time_base = _CLOCK
@@ -58,6 +61,9 @@ class H264Encoder:
         Args:
             pixels: (height, width) of 0x00RRGGBB.
             is_key: it needs none before it.
+
+        Raises:
+            ValueError: the encoder failed.
         """
         height, width = pixels.shape
         bgr = np.ascontiguousarray(pixels, "<u4").view(np.uint8)
@@ -71,4 +77,7 @@ class H264Encoder:
         kinds = self._av.video.frame.PictureType
         frame.pict_type = kinds.I if is_key else kinds.NONE
         self._number += 1
-        return b"".join(bytes(packet) for packet in self._context.encode(frame))
+        try:
+            return b"".join(bytes(packet) for packet in self._context.encode(frame))
+        except self._av.FFmpegError as error:
+            raise ValueError(f"libx264: {error}") from error

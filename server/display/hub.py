@@ -139,7 +139,8 @@ class Hub:
 
     def wish(self, viewer: Shown, width: int, height: int) -> None:
         """A viewer wants another size; the guest gets it, if it came first (9.3)."""
-        if next(iter(self._viewers), None) is viewer:
+        watching = (one for one in self._viewers if one.is_watching)
+        if next(watching, None) is viewer:
             self._sizes.wish(width, height)
 
     def _resize(self, width: int, height: int) -> None:
@@ -332,8 +333,6 @@ class Hub:
                 self._in_step = have - self._behind
                 if video.is_key:
                     self._begins_after = now + KEY_PAUSE
-            for viewer in video.late & self._viewers.keys():
-                self._lacks(viewer)
         quality = self._quality()
         if video.candidate is None or quality is None or self._shadow is None:
             return
@@ -361,10 +360,11 @@ class Hub:
 
     def _expire(self) -> None:
         """End a video in which nothing has changed for a while."""
-        self._expiring = None
-        loop = asyncio.get_running_loop()
+        if self._expiring is not None:
+            self._expiring.cancel()
         if self._stream is None:
             return
+        loop = asyncio.get_running_loop()
         if self._detector.expire(loop.time()):
             self._end_video()
         else:

@@ -22,6 +22,9 @@ MIN_ASPECT, MAX_ASPECT = 0.5, 3.0
 REPEATS = 10
 """Times that the same part must change, one after the other."""
 
+REPRIEVE = 100
+"""Further times until what is no video is looked at again: that costs a picture."""
+
 NEAR = 16
 """Pixels by which its borders may differ from one time to the next."""
 
@@ -63,9 +66,13 @@ class Detector:
             is_dense: its picture is hard to compress, unlike text that scrolls.
         """
         candidate = self.candidate
-        if candidate is not None:
+        if candidate is None:
+            return
+        if is_dense:
             self.forget()
-            self.area = candidate if is_dense else None
+            self.area = candidate
+        else:
+            self.candidate, self._count = None, -REPRIEVE
 
     def damaged(self, rectangles: Sequence[Rectangle], now: float) -> None:
         """Parts of the screen have changed."""

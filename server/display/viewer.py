@@ -135,6 +135,7 @@ class Viewer:
         """Send nothing more. Idempotent."""
         self._is_open = False
         self._stop()
+        self._flush_graphics()
         for timer in (self._beginning, self._refreshing):
             if timer is not None:
                 timer.cancel()

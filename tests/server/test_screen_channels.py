@@ -162,6 +162,9 @@ async def test_a_client_with_avc420_sees_all_through_the_pipeline(
         view = session.state().view
         assert view is not None
         assert view.form == "graphics pipeline with AVC420"
+        events = place.server.happened.after(None)
+        forms = [e["form"] for e in events if e["event"] == "screen.shown"]
+        assert forms == ["compressed bitmaps", "graphics pipeline with AVC420"]
         near = []
         for number in range(200):
             place.screen[INSIDE] = film(160, 120, number)
@@ -326,3 +329,36 @@ async def test_a_viewer_learns_about_its_usb_devices(place: Place, wire: str) ->
         await until(lambda: place.control.open)
         said = "The client has dynamic channels, but not the channel"
         assert (said in place.log()) == (wire == "rdpeusb")
+
+
+async def test_who_only_brings_usb_is_not_the_first_viewer(place: Place) -> None:
+    async with (
+        VncServer(place.screen_guest.path, WIDTH, HEIGHT, place.whole()) as vnc,
+        connect(place.config(), backends=[]) as usb,
+    ):
+        await until(lambda: place.server._screens[0]._viewers)
+        place.control.open = None
+        await asyncio.sleep(0.2)
+        assert sizes_asked(vnc) == []
+        async with place.viewer():
+            await until(lambda: sizes_asked(vnc))
+        assert usb.reason is None
+
+
+async def test_a_screen_that_flutters_is_shown_when_it_settles(place: Place) -> None:
+    async with (
+        VncServer(place.screen_guest.path, WIDTH, HEIGHT, place.whole()) as vnc,
+        place.viewer() as (client, session),
+    ):
+        await until(lambda: place.graphics.open)
+        drawn = picture_on(place, client)
+        for number in range(300):
+            size = 200 + number % 7 * 100
+            vnc.say(update(rect(-223, w=size, h=size), rect(0, 0, 0, 1, 1, bytes(4))))
+            if number % 50 == 0:
+                await asyncio.sleep(0.05)
+                say(client, DataType.SUPPRESS_OUTPUT, ALLOW)
+        vnc.say(update(rect(-223, w=WIDTH, h=HEIGHT)))
+        vnc.say(place.whole())
+        await looks(client, lambda: is_equal(drawn, place))
+        assert session.is_active

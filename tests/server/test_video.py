@@ -1,6 +1,7 @@
 """Videos that a guest plays: found, shown, and ended without loss (display.md 10)."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ from rusb.rdp.gfx import Pipeline
 from rusb.rdp.graphics.pixels import Frame, new_frame
 from rusb.rdp.graphics.pointers import Cursor
 from rusb.rdp.graphics.surfaces import Picture, Tile
-from rusb.rdp.graphics.updates import Cells, Compression, Damage, Form
+from rusb.rdp.graphics.updates import Cells, Compression, Damage, Form, Update
 from rusb.server.display import hub as hubs
+from rusb.server.display import rounds
 from rusb.server.display import video as videos
 from rusb.server.display.base import Rectangle
 from rusb.server.display.h264 import H264Encoder
@@ -92,6 +94,15 @@ def test_text_that_scrolls_is_none() -> None:
     repeat(detector, PLACE, 10)
     detector.judge(is_dense=False)
     assert (detector.area, detector.candidate) == (None, None)
+    now = 0.4
+    count = 0
+    while detector.candidate is None:
+        count += 1
+        now += 0.04
+        detector.damaged([PLACE], now)
+    assert count == 110  # it is looked at again after a while
+    detector.judge(is_dense=True)
+    assert detector.area is not None
 
 
 def test_it_ends_when_nothing_changes_there() -> None:
@@ -171,10 +182,14 @@ class Viewer:
         self.picture_size = 0
         self.is_watching, self.is_busy = True, False
         self.pictures: list[Picture] = []
-        self.client = GraphicsClient()
+        self.sent: list[Sequence[Drawing]] = []
+        self.begin()
+
+    def begin(self) -> None:
         self._pipeline = Pipeline()
         self._pipeline.receive(AVC_8_1)
         self._pipeline.reset(*SIZE)
+        self.client = GraphicsClient()
         self._damage = Damage(*SIZE)
         self._damage.add_all()
 
@@ -193,6 +208,7 @@ class Viewer:
         return self._damage.take(most) if self._damage else None
 
     def send(self, updates: Sequence[Drawing], size: tuple[int, int]) -> None:
+        self.sent.append(updates)
         if self.form.compression is not Compression.PIPELINE:
             return
         self._pipeline.begin()
@@ -352,6 +368,81 @@ async def test_without_an_encoder_pictures_go_on(
     await until(lambda: viewer.shows(cinema.screen))
     assert viewer.pictures == []
     assert caplog.text.count("no libx264") == 1
+
+
+async def test_an_encoder_that_fails_ends_videos_and_no_picture(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    viewer = Viewer(cinema.hub)
+    cinema.hub.add(viewer)
+    await cinema.play(lambda: len(viewer.pictures) > 3)
+    assert cinema.hub._stream is not None
+    encoder = cinema.hub._stream._encoder
+    assert encoder is not None
+
+    class Context:
+        def encode(self, frame: object) -> None:
+            raise encoder._av.error.ExternalError(1, "it broke")  # type: ignore[union-attr]
+
+    monkeypatch.setattr(encoder, "_context", Context())
+    await cinema.play(lambda: "no video: libx264" in caplog.text)
+    await cinema.play(lambda: cinema.hub._stream is None)
+    await until(lambda: viewer.shows(cinema.screen))
+    assert "bug" not in caplog.text
+
+
+class Gate:
+    """Holds rounds up in their thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self._go = threading.Event(), threading.Event()
+        self._encode = rounds.encode_round
+        monkeypatch.setattr(hubs, "encode_round", self._wait)
+
+    def _wait(self, *about: Any) -> Any:
+        self.entered.set()
+        self._go.wait(20)
+        return self._encode(*about)
+
+    async def during_a_round(self, act: Callable[[], object]) -> None:
+        await until(self.entered.is_set)
+        act()
+        self._go.set()
+
+
+async def test_what_was_made_for_another_form_is_not_sent(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, viewer = Gate(monkeypatch), Viewer(cinema.hub)
+    cinema.hub.add(viewer)
+
+    def lose_the_pipeline() -> None:
+        viewer.form = Form(24)
+
+    await gate.during_a_round(lose_the_pipeline)
+    await until(lambda: viewer.sent)
+    assert all(isinstance(update, Update) for update in viewer.sent[0])
+
+
+async def test_a_pipeline_that_begins_anew_gets_everything(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = Viewer(cinema.hub)
+    cinema.hub.add(viewer)
+    await cinema.play(lambda: len(viewer.pictures) > 3)
+    await until(lambda: cinema.hub._tick is None)
+    gate, had = Gate(monkeypatch), len(viewer.pictures)
+    cinema.screen[INSIDE] = film(W, H, 0)
+    cinema.hub.damaged([PLACE])
+
+    def begin_anew() -> None:
+        viewer.begin()
+        cinema.hub.add(viewer)
+
+    await gate.during_a_round(begin_anew)
+    await cinema.play(lambda: len(viewer.pictures) > had)
+    assert b"\0\0\0\1\x67" in viewer.pictures[had].body
+    await until(lambda: viewer.shows(cinema.screen))
 
 
 async def test_text_that_scrolls_is_drawn_without_loss(cinema: Cinema) -> None:

@@ -89,8 +89,6 @@ class GraphicsClient:
             self.kinds.append(kind)
             getattr(self, f"_on_{kind:02x}")(body)
             position += size
-        if self.shown in self.surfaces:
-            self.screen = self.surfaces[self.shown]
 
     def _on_13(self, body: bytes) -> None:
         assert len(body) == 12
@@ -123,6 +121,7 @@ class GraphicsClient:
         self._frames += 1
         pdu = struct.pack("<HHIIII", 0x0D, 0, 20, 0, self._frame or 0, self._frames)
         self.acknowledgements.append(pdu)
+        self.screen = self.surfaces[self.shown].copy()  # of whole frames
         self._frame = None
 
     def _on_05(self, body: bytes) -> None:
