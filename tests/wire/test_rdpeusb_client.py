@@ -28,6 +28,7 @@ from rusb.wire.base import (
 )
 from rusb.wire.rdpeusb import RdpeusbDeviceSide
 from rusb.wire.rdpeusb import _messages as messages
+from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb import _urbs as urbs
 from rusb.wire.rdpeusb._device import MAX_URBS
 from rusb.wire.rdpeusb._messages import AddDevice, Call, Done, Message
@@ -153,12 +154,12 @@ def test_a_server_that_reads_and_uses_a_device() -> None:
     server.say(FIRST, RAW["select_configuration"])
     assert server.saw(ConfigurationRequested) == [ConfigurationRequested(7, 1)]
     assert [e.interface for e in server.saw(ClaimRequested)] == [0, 1, 2]
-    result = messages.ConfigurationResult.parse(server.completion().result)
+    result = settings.ConfigurationResult.parse(server.completion().result)
     assert [len(i.pipes) for i in result.interfaces] == [2, 1, 0]
     select = bytearray(RAW["select_interface"])
     server.say(FIRST, bytes(select))
     assert server.saw(AlternateRequested) == [AlternateRequested(7, 2, 1)]
-    setting = messages.InterfaceResult.parse(server.completion().result)
+    setting = settings.InterfaceResult.parse(server.completion().result)
     assert [p.address for p in setting.pipes] == [0x84, 0x05]
     server.say(FIRST, RAW["deconfigure"])
     assert server.saw(ConfigurationRequested)[-1].value == 0
@@ -357,12 +358,12 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
     server = Server(INFO)
     server.bind()
     server.say(FIRST, RAW["register_request_callback"])
-    twice = (messages.Interface(0, 0, (512, 512)),) * 2
-    for interfaces in (twice, (messages.Interface(9, 0, ()),)):
-        body = messages.Configuration(interfaces, CONFIGURATION).serialize()
+    twice = (settings.Interface(0, 0, (512, 512)),) * 2
+    for interfaces in (twice, (settings.Interface(9, 0, ()),)):
+        body = settings.Configuration(interfaces, CONFIGURATION).serialize()
         server.ask(Transfer(UrbFunction.SELECT_CONFIGURATION, 1, body, 0))
         assert server.completion().hresult == urbs.HResult.INVALID
-    setting = messages.InterfaceSelection(1, messages.Interface(0, 0, ())).serialize()
+    setting = settings.InterfaceSelection(1, settings.Interface(0, 0, ())).serialize()
     server.ask(Transfer(UrbFunction.SELECT_INTERFACE, 2, setting, 0))
     assert server.completion().hresult == urbs.HResult.INVALID
     assert server.saw(ConfigurationRequested) == []

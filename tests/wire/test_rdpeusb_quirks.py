@@ -20,6 +20,7 @@ from rusb.wire.base import (
     UrbCompleted,
 )
 from rusb.wire.rdpeusb import _messages as messages
+from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb import _urbs as urbs
 from rusb.wire.rdpeusb._messages import AddDevice, Call, Message
 from rusb.wire.rdpeusb._urbs import UrbFunction
@@ -342,7 +343,7 @@ def test_the_whole_configuration_is_selected_whatever_the_guest_may_see() -> Non
     client.guest.set_configuration(number, 1, request=1)
     client.move()
     ((_, transfer),) = client.asked
-    found = messages.Configuration.parse(transfer.body)
+    found = settings.Configuration.parse(transfer.body)
     assert found.descriptor == CONFIGURATION
     assert [(i.number, i.alternate) for i in found.interfaces] == [
         *((0, 0), (1, 0), (2, 0)),

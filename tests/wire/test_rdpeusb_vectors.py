@@ -11,6 +11,7 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import IsoPacket, UrbStatus
 from rusb.wire.base import Send
 from rusb.wire.rdpeusb import RdpeusbDeviceSide, RdpeusbGuestSide, _messages, _urbs
+from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb._messages import Call, Done, Message
 from rusb.wire.rdpeusb._requests import control, setup_of, typed
 from rusb.wire.rdpeusb._urbs import Transfer, UrbFunction
@@ -157,7 +158,7 @@ def transfer_of(name: str) -> Transfer:
 @pytest.mark.parametrize("name", ["select_configuration", "deconfigure"])
 def test_select_configuration_both_ways(name: str) -> None:
     urb, fields = transfer_of(name), MESSAGES[name]["fields"]["urb"]
-    found = _messages.Configuration.parse(urb.body)
+    found = settings.Configuration.parse(urb.body)
     assert found.serialize() == urb.body
     descriptor = bytes.fromhex(fields["ConfigurationDescriptor"])
     assert (found.descriptor or b"") == descriptor
@@ -173,21 +174,21 @@ def test_select_configuration_both_ways(name: str) -> None:
 
 def test_select_interface_both_ways() -> None:
     urb = transfer_of("select_interface")
-    found = _messages.InterfaceSelection.parse(urb.body)
+    found = settings.InterfaceSelection.parse(urb.body)
     assert found.serialize() == urb.body
     assert (found.interface.number, found.interface.alternate) == (2, 1)
     for size in range(len(urb.body)):
         with pytest.raises(ParseError):
-            _messages.InterfaceSelection.parse(urb.body[:size])
+            settings.InterfaceSelection.parse(urb.body[:size])
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("completion_select_configuration", _messages.ConfigurationResult),
-        ("completion_deconfigure", _messages.ConfigurationResult),
-        ("completion_select_interface", _messages.InterfaceResult),
-        ("completion_select_interface_freerdp2", _messages.InterfaceResult),
+        ("completion_select_configuration", settings.ConfigurationResult),
+        ("completion_deconfigure", settings.ConfigurationResult),
+        ("completion_select_interface", settings.InterfaceResult),
+        ("completion_select_interface_freerdp2", settings.InterfaceResult),
     ],
 )
 def test_results_of_a_selection_both_ways(name: str, kind: Any) -> None:

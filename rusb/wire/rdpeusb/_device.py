@@ -41,6 +41,7 @@ from rusb.wire.base import (
 
 from . import _messages as messages
 from . import _requests as requests
+from . import _settings as settings
 from . import _urbs as urbs
 from ._messages import (
     CAPABILITIES,
@@ -416,14 +417,14 @@ class RdpeusbDeviceSide(DeviceSide):
 
     def _configure(self, device: _Device, urb: Transfer, done: Completion) -> None:
         """Select what the request describes; its answer describes it, too."""
-        asked = messages.Configuration.parse(urb.body)
-        value, result = 0, messages.ConfigurationResult()
+        asked = settings.Configuration.parse(urb.body)
+        value, result = 0, settings.ConfigurationResult()
         device.active, device.settings, device.pipes = None, {}, {}
         if asked.descriptor is not None:
             found = ConfigurationDescriptor.parse(asked.descriptor, [])
             wanted = [found.interface(i.number, i.alternate) for i in asked.interfaces]
-            settings = [setting for setting in wanted if setting is not None]
-            numbers = [setting.number for setting in settings]
+            chosen = [setting for setting in wanted if setting is not None]
+            numbers = [setting.number for setting in chosen]
             if None in wanted or len(set(numbers)) != len(numbers):  # 13
                 done.usbd, done.hresult = (
                     urbs.usbd_of(UrbStatus.INVALID),
@@ -431,10 +432,10 @@ class RdpeusbDeviceSide(DeviceSide):
                 )
                 return
             device.active, value = found, found.value
-            for setting in settings:
+            for setting in chosen:
                 device.select(setting)
-            result = messages.ConfigurationResult(
-                CONFIGURED, tuple(map(_setting, settings))
+            result = settings.ConfigurationResult(
+                CONFIGURED, tuple(map(_setting, chosen))
             )
         number = device.info.id
         self._events.append(ConfigurationRequested(number, value))
@@ -442,7 +443,7 @@ class RdpeusbDeviceSide(DeviceSide):
         done.result = result.serialize()
 
     def _set_interface(self, device: _Device, urb: Transfer, done: Completion) -> None:
-        asked = messages.InterfaceSelection.parse(urb.body).interface
+        asked = settings.InterfaceSelection.parse(urb.body).interface
         active = device.active
         found = active.interface(asked.number, asked.alternate) if active else None
         if found is None:
@@ -534,9 +535,9 @@ def _frame(now: float) -> bytes:
     return (int(now * 1000) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def _setting(setting: InterfaceDescriptor) -> messages.InterfaceResult:
+def _setting(setting: InterfaceDescriptor) -> settings.InterfaceResult:
     """Describe an alternate setting; an endpoint's address is its handle."""
-    return messages.InterfaceResult(
+    return settings.InterfaceResult(
         setting.number,
         setting.alternate,
         setting.interface_class,
@@ -544,7 +545,7 @@ def _setting(setting: InterfaceDescriptor) -> messages.InterfaceResult:
         setting.interface_protocol,
         setting.number,
         tuple(
-            messages.PipeResult(
+            settings.PipeResult(
                 e.max_packet_size, e.address, e.interval, e.transfer_type, e.address
             )
             for e in setting.endpoints

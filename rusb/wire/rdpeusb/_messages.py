@@ -7,7 +7,7 @@ asks has a function, too. All integers are little-endian.
 import enum
 import io
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from construct import (
@@ -18,11 +18,7 @@ from construct import (
     FocusedSeq,
     GreedyBytes,
     If,
-    Int8ul,
-    Int16ul,
     Int32ul,
-    Padding,
-    PrefixedArray,
     Rebuild,
     Struct,
     Terminated,
@@ -33,24 +29,17 @@ from rusb.errors import ParseError
 
 __all__ = [
     *("CANCEL", "CAPABILITIES", "CREATED", "MAX_TEXT", "PROXY", "SINK", "STUB"),
-    *("TO_CLIENT", "TO_SERVER", "VERSION", "AddDevice", "Call", "Configuration"),
-    *("ConfigurationResult", "Done", "Function", "Interface", "InterfaceResult"),
-    *("InterfaceSelection", "IoCode", "IoCompletion", "IoControl", "Message"),
-    *("PipeResult", "Registration", "Sink", "TextRequest", "TextResponse"),
-    *("ChannelCreated",),
+    *("TO_CLIENT", "TO_SERVER", "VERSION", "AddDevice", "Call", "ChannelCreated"),
+    *("Done", "Function", "IoCode", "IoCompletion", "IoControl", "Message"),
+    *("Registration", "Sink", "TextRequest", "TextResponse", "at_most"),
+    "parse_layout",
 ]
 
 MAX_TEXT: Final = 4096
 """Characters of a text; the longest lists of ids have some hundreds."""
 
-MAX_INTERFACES, MAX_PIPES = 256, 30
-"""Interfaces that a configuration can number, endpoints that a device can have."""
-
 MAX_INPUT: Final = 4096
 """Bytes that go with an IO_CONTROL; none that is known has any."""
-
-TRANSFER_SIZE: Final = 65536
-"""MaximumTransferSize: Windows ignores it (6)."""
 
 PROXY, STUB = 0x40000000, 0x80000000
 """Masks: a request, a response."""
@@ -163,7 +152,12 @@ class Message:
 # ------------------------------------------------------------- layouts ----
 
 
-def _parse(layout: Any, data: bytes | memoryview, what: str) -> Any:
+def parse_layout(layout: Any, data: bytes | memoryview, what: str) -> Any:
+    """Read what a layout describes, which is called *what* in errors.
+
+    Raises:
+        ParseError: it is not there.
+    """
     stream = io.BytesIO(data)
     try:
         return layout.parse_stream(stream)
@@ -174,7 +168,8 @@ def _parse(layout: Any, data: bytes | memoryview, what: str) -> Any:
         ) from error
 
 
-def _at_most(most: int, of: Any = Int32ul) -> Any:
+def at_most(most: int, of: Any = Int32ul) -> Any:
+    """A number that has a limit."""
     return ExprValidator(of, lambda number, c: number <= most)
 
 
@@ -182,7 +177,7 @@ def _counted(unit: int, most: int) -> Any:
     """Bytes behind their number, which counts *unit* of them."""
     return FocusedSeq(
         "raw",
-        "count" / Rebuild(_at_most(most), lambda c: len(c.raw) // unit),
+        "count" / Rebuild(at_most(most), lambda c: len(c.raw) // unit),
         "raw" / Bytes(lambda c: c.count * unit),
     )
 
@@ -191,7 +186,7 @@ _TEXT = _counted(2, MAX_TEXT)
 _CREATED = Struct("major" / Int32ul, "minor" / Int32ul, "flags" / Int32ul, Terminated)
 _ADD_DEVICE = Struct(
     Const(1, Int32ul),
-    "device" / _at_most(_INTERFACE),
+    "device" / at_most(_INTERFACE),
     "instance" / _TEXT,
     "hardware" / _TEXT,
     "compatible" / _TEXT,
@@ -206,8 +201,8 @@ _ADD_DEVICE = Struct(
     Terminated,
 )
 _REGISTER = Struct(
-    "count" / _at_most(1),
-    "completion" / If(this.count, _at_most(_INTERFACE)),
+    "count" / at_most(1),
+    "completion" / If(this.count, at_most(_INTERFACE)),
     Terminated,
 )
 _TEXT_REQUEST = Struct("kind" / Int32ul, "locale" / Int32ul, Terminated)
@@ -225,54 +220,6 @@ _IO_COMPLETION = Struct(
     "information" / Int32ul,
     "size" / Int32ul,
     "output" / GreedyBytes,
-)
-_PIPE = FocusedSeq(
-    "size",
-    "size" / Int16ul,
-    Padding(2),
-    Rebuild(Int32ul, TRANSFER_SIZE),
-    Padding(4),
-)
-_INTERFACE_INFORMATION = Struct(
-    "length" / Rebuild(Int16ul, lambda c: 12 + 12 * len(c.pipes)),
-    "expected" / Rebuild(Int16ul, lambda c: len(c.pipes)),
-    "number" / Int8ul,
-    "alternate" / Int8ul,
-    Padding(2),
-    "pipes" / PrefixedArray(_at_most(MAX_PIPES), _PIPE),
-)
-_SELECT_CONFIGURATION = Struct(
-    "is_valid" / Int8ul,
-    Padding(3),
-    "interfaces" / PrefixedArray(_at_most(MAX_INTERFACES), _INTERFACE_INFORMATION),
-    "descriptor" / GreedyBytes,
-)
-_SELECT_INTERFACE = Struct(
-    "handle" / Int32ul, "interface" / _INTERFACE_INFORMATION, Terminated
-)
-_PIPE_RESULT = Struct(
-    "size" / Int16ul,
-    "address" / Int8ul,
-    "interval" / Int8ul,
-    "kind" / Int32ul,
-    "handle" / Int32ul,
-    "most" / Rebuild(Int32ul, TRANSFER_SIZE),
-    "flags" / Rebuild(Int32ul, 0),
-)
-_INTERFACE_RESULT = Struct(
-    "length" / Rebuild(Int16ul, lambda c: 16 + 20 * len(c.pipes)),
-    "number" / Int8ul,
-    "alternate" / Int8ul,
-    "interface_class" / Int8ul,
-    "subclass" / Int8ul,
-    "protocol" / Int8ul,
-    Padding(1),
-    "handle" / Int32ul,
-    "pipes" / PrefixedArray(_at_most(MAX_PIPES), _PIPE_RESULT),
-)
-_CONFIGURATION_RESULT = Struct(
-    "handle" / Int32ul,
-    "interfaces" / PrefixedArray(_at_most(MAX_INTERFACES), _INTERFACE_RESULT),
 )
 
 
@@ -305,7 +252,7 @@ class ChannelCreated:
     @classmethod
     def parse(cls, body: bytes | memoryview) -> Self:
         """Read what follows the header."""
-        found = _parse(_CREATED, body, "CHANNEL_CREATED")
+        found = parse_layout(_CREATED, body, "CHANNEL_CREATED")
         return cls(found.major, found.minor, found.flags)
 
     def serialize(self) -> bytes:
@@ -344,7 +291,7 @@ class AddDevice:
     @classmethod
     def parse(cls, body: bytes | memoryview) -> Self:
         """Read what follows the header."""
-        found = _parse(_ADD_DEVICE, body, "ADD_DEVICE")
+        found = parse_layout(_ADD_DEVICE, body, "ADD_DEVICE")
         return cls(
             found.device,
             _text(found.instance),
@@ -386,7 +333,9 @@ class Registration:
     @classmethod
     def parse(cls, body: bytes | memoryview) -> Self:
         """Read what follows the header."""
-        return cls(_parse(_REGISTER, body, "REGISTER_REQUEST_CALLBACK").completion)
+        return cls(
+            parse_layout(_REGISTER, body, "REGISTER_REQUEST_CALLBACK").completion
+        )
 
     def serialize(self) -> bytes:
         """Return what follows the header."""
@@ -404,7 +353,7 @@ class TextRequest:
     @classmethod
     def parse(cls, body: bytes | memoryview) -> Self:
         """Read what follows the header."""
-        found = _parse(_TEXT_REQUEST, body, "QUERY_DEVICE_TEXT")
+        found = parse_layout(_TEXT_REQUEST, body, "QUERY_DEVICE_TEXT")
         return cls(found.kind, found.locale)
 
     def serialize(self) -> bytes:
@@ -422,7 +371,7 @@ class TextResponse:
     @classmethod
     def parse(cls, body: bytes | memoryview) -> Self:
         """Read what follows the header."""
-        found = _parse(_TEXT_RESPONSE, body, "answer to QUERY_DEVICE_TEXT")
+        found = parse_layout(_TEXT_RESPONSE, body, "answer to QUERY_DEVICE_TEXT")
         return cls(_text(found.text), found.result)
 
     def serialize(self) -> bytes:
@@ -450,7 +399,7 @@ class IoControl:
     @classmethod
     def parse(cls, body: bytes | memoryview) -> Self:
         """Read what follows the header."""
-        found = _parse(_IO_CONTROL, body, "IO_CONTROL")
+        found = parse_layout(_IO_CONTROL, body, "IO_CONTROL")
         return cls(found.code, found.request, found.size, found.input)
 
     def serialize(self) -> bytes:
@@ -478,7 +427,7 @@ class IoCompletion:
     @classmethod
     def parse(cls, body: bytes | memoryview) -> Self:
         """Read what follows the header."""
-        found = _parse(_IO_COMPLETION, body, "IOCONTROL_COMPLETION")
+        found = parse_layout(_IO_COMPLETION, body, "IOCONTROL_COMPLETION")
         return cls(found.request, found.result, found.output[: found.size])
 
     def serialize(self) -> bytes:
@@ -494,160 +443,3 @@ class IoCompletion:
                 }
             )
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """INTERFACE_INFORMATION: the alternate setting that is wanted of an interface.
-
-    Attributes:
-        pipes: wMaxPacketSize of each endpoint, in the order of the descriptor.
-    """
-
-    number: int
-    alternate: int
-    pipes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, found: Any) -> Self:
-        """Take it from a layout."""
-        if found.length != 12 + 12 * len(found.pipes):
-            size, count = found.length, len(found.pipes)
-            raise ParseError(f"INTERFACE_INFORMATION of {size} bytes, {count} pipes")
-        return cls(found.number, found.alternate, tuple(found.pipes))
-
-    def fields(self) -> dict[str, object]:
-        """Return it for a layout."""
-        return {
-            "number": self.number,
-            "alternate": self.alternate,
-            "pipes": self.pipes,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """The body of SELECT_CONFIGURATION.
-
-    Attributes:
-        interfaces: one of each number, ascending.
-        descriptor: the whole descriptor; None: no configuration is selected.
-    """
-
-    interfaces: tuple[Interface, ...] = ()
-    descriptor: bytes | None = None
-
-    @classmethod
-    def parse(cls, body: bytes | memoryview) -> Self:
-        """Read what follows the header of the URB."""
-        found = _parse(_SELECT_CONFIGURATION, body, "SELECT_CONFIGURATION")
-        descriptor = found.descriptor if found.is_valid else None
-        return cls(tuple(map(Interface.of, found.interfaces)), descriptor)
-
-    def serialize(self) -> bytes:
-        """Return what follows the header of the URB."""
-        return bytes(
-            _SELECT_CONFIGURATION.build(
-                {
-                    "is_valid": self.descriptor is not None,
-                    "interfaces": [i.fields() for i in self.interfaces],
-                    "descriptor": self.descriptor or b"",
-                }
-            )
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceSelection:
-    """The body of SELECT_INTERFACE, with the handle of the configuration."""
-
-    handle: int
-    interface: Interface
-
-    @classmethod
-    def parse(cls, body: bytes | memoryview) -> Self:
-        """Read what follows the header of the URB."""
-        found = _parse(_SELECT_INTERFACE, body, "SELECT_INTERFACE")
-        return cls(found.handle, Interface.of(found.interface))
-
-    def serialize(self) -> bytes:
-        """Return what follows the header of the URB."""
-        fields = {"handle": self.handle, "interface": self.interface.fields()}
-        return bytes(_SELECT_INTERFACE.build(fields))
-
-
-@dataclass(frozen=True, slots=True)
-class PipeResult:
-    """An endpoint, and the handle by which transfers name it."""
-
-    size: int
-    address: int
-    interval: int
-    kind: int
-    handle: int
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceResult:
-    """INTERFACE_RESULT (7): the result of SELECT_INTERFACE."""
-
-    number: int
-    alternate: int
-    interface_class: int
-    subclass: int
-    protocol: int
-    handle: int
-    pipes: tuple[PipeResult, ...]
-
-    @classmethod
-    def of(cls, found: Any) -> Self:
-        """Take it from a layout."""
-        if found.length != 16 + 20 * len(found.pipes):
-            size, count = found.length, len(found.pipes)
-            raise ParseError(f"INTERFACE_RESULT of {size} bytes, {count} pipes")
-        pipes = (
-            PipeResult(p.size, p.address, p.interval, p.kind, p.handle)
-            for p in found.pipes
-        )
-        return cls(
-            found.number,
-            found.alternate,
-            found.interface_class,
-            found.subclass,
-            found.protocol,
-            found.handle,
-            tuple(pipes),
-        )
-
-    def fields(self) -> dict[str, object]:
-        """Return it for a layout."""
-        return {**asdict(self), "pipes": [asdict(pipe) for pipe in self.pipes]}
-
-    @classmethod
-    def parse(cls, body: bytes | memoryview) -> Self:
-        """Read what follows the header of the result."""
-        return cls.of(_parse(_INTERFACE_RESULT, body, "INTERFACE_RESULT"))
-
-    def serialize(self) -> bytes:
-        """Return what follows the header of the result."""
-        return bytes(_INTERFACE_RESULT.build(self.fields()))
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigurationResult:
-    """The result of SELECT_CONFIGURATION."""
-
-    handle: int = 0
-    interfaces: tuple[InterfaceResult, ...] = ()
-
-    @classmethod
-    def parse(cls, body: bytes | memoryview) -> Self:
-        """Read what follows the header of the result."""
-        found = _parse(_CONFIGURATION_RESULT, body, "result of SELECT_CONFIGURATION")
-        return cls(found.handle, tuple(map(InterfaceResult.of, found.interfaces)))
-
-    def serialize(self) -> bytes:
-        """Return what follows the header of the result."""
-        interfaces = [i.fields() for i in self.interfaces]
-        fields = {"handle": self.handle, "interfaces": interfaces}
-        return bytes(_CONFIGURATION_RESULT.build(fields))

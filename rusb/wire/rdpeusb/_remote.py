@@ -3,7 +3,6 @@
 rdpeusb.md 8 to 11. The client has opened it; what is in flight is known here.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -23,8 +22,10 @@ from rusb.usb.types import (
 )
 from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
 
+from . import _isochronous as isochronous
 from . import _messages as messages
 from . import _requests as requests
+from . import _settings as settings
 from . import _urbs as urbs
 from ._reading import Configurations, read_device
 from ._table import CANCEL_LIMIT, Done, RequestTable, Sent
@@ -61,17 +62,6 @@ class _Waiting:
         self, start: Callable[[], None], end: _Told, urb_id: int | None = None
     ) -> None:
         self.start, self.end, self.urb_id = start, end, urb_id
-
-
-class _Iso:
-    """An isochronous URB on its way in several transfers, each of equal packets."""
-
-    __slots__ = ("left", "parts", "urb")
-
-    def __init__(self, urb: Urb, count: int) -> None:
-        self.urb = urb
-        self.parts: list[UrbResult] = [UrbResult(_LOST)] * count
-        self.left = count
 
 
 class RemoteDevice(RequestTable):
@@ -224,10 +214,10 @@ class RemoteDevice(RequestTable):
         if found is None and value:
             told(UrbStatus.STALL)
             return
-        body = messages.Configuration()
+        body = settings.Configuration()
         if found is not None:
             wanted = (_first_setting(found[0], n) for n in found[0].interface_numbers)
-            body = messages.Configuration(tuple(map(_wanted, wanted)), found[1])
+            body = settings.Configuration(tuple(map(_wanted, wanted)), found[1])
         self._is_selecting = True
         done = partial(self._configured, found[0] if found else None, told)
         self._ask(
@@ -247,7 +237,7 @@ class RemoteDevice(RequestTable):
             return
         self._is_selecting = True
         done = partial(self._set, setting, told)
-        body = messages.InterfaceSelection(self._configuration, _wanted(setting))
+        body = settings.InterfaceSelection(self._configuration, _wanted(setting))
         self._ask(UrbFunction.SELECT_INTERFACE, body.serialize(), done, REQUEST_LIMIT)
 
     def clear_halt(self, endpoint: int, told: _Told) -> None:
@@ -331,7 +321,7 @@ class RemoteDevice(RequestTable):
         self._handles = {}
         try:
             if done is not None and status is UrbStatus.OK and wanted is not None:
-                result = messages.ConfigurationResult.parse(done.result)
+                result = settings.ConfigurationResult.parse(done.result)
                 # 12: wrong interfaces, and FreeRDP 3 has a success without any
                 if len(result.interfaces) == len(wanted.interface_numbers):
                     self._active, self._configuration = wanted, result.handle
@@ -356,7 +346,7 @@ class RemoteDevice(RequestTable):
         self._is_selecting = False
         try:
             if done is not None and status is UrbStatus.OK:
-                result = messages.InterfaceResult.parse(done.result)
+                result = settings.InterfaceResult.parse(done.result)
                 addresses = {pipe.address for pipe in result.pipes}
                 if addresses == {e.address for e in wanted.endpoints}:
                     self._learn(result)
@@ -368,7 +358,7 @@ class RemoteDevice(RequestTable):
         told(status)
         self._go_on()
 
-    def _learn(self, result: messages.InterfaceResult) -> None:
+    def _learn(self, result: settings.InterfaceResult) -> None:
         self._pipes[result.number] = {p.address: p.handle for p in result.pipes}
         self._handles = {
             address: handle
@@ -423,25 +413,13 @@ class RemoteDevice(RequestTable):
 
     def _isochronous(self, urb: Urb, handle: int) -> None:
         """Send packets of one length together: FreeRDP divides equally (10.3)."""
-        runs = [
-            list(run)
-            for _, equal in itertools.groupby(urb.packets)
-            for run in _batches(list(equal), urbs.MAX_PACKETS)
-        ]
-        if not runs or sum(urb.packets) != urb.length:
+        parts = isochronous.cut(urb, handle)
+        if not parts:
             self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
             return
-        whole = _Iso(urb, len(runs))
-        flags = Flags.ASAP | (Flags.IN | Flags.SHORT_OK if urb.is_in else 0)
-        start = 0
-        for index, run in enumerate(runs):
-            size = sum(run)
-            body = urbs.Iso(handle, tuple(run), flags).serialize()
-            data = None if urb.is_in else urb.data[start : start + size]
-            start += size
-            made = Transfer(UrbFunction.ISOCH_TRANSFER, 0, body, size, data)
-            done = partial(self._iso_done, whole, index, tuple(run))
-            self._post(made, done, ISO_LIMIT, urb)
+        whole = isochronous.Whole(urb, [lengths for _, lengths in parts])
+        for index, (made, _) in enumerate(parts):
+            self._post(made, partial(self._iso_done, whole, index), ISO_LIMIT, urb)
 
     def _bulk_done(
         self, sent: Sent, status: UrbStatus, done: Completion | None
@@ -534,24 +512,17 @@ class RemoteDevice(RequestTable):
 
     def _iso_done(
         self,
-        whole: _Iso,
+        whole: isochronous.Whole,
         index: int,
-        asked: tuple[int, ...],
         sent: Sent,
         status: UrbStatus,
         done: Completion | None,
     ) -> None:
-        result = UrbResult(status, packets=(IsoPacket(0, status),) * len(asked))
         try:
-            # one that failed, as when it was cancelled, may tell of no packet
-            is_ok = status is UrbStatus.OK
-            if done is not None and (is_ok or urbs.tells_packets(done.result)):
-                result = _iso_result(status, asked, done, is_in=whole.urb.is_in)
+            whole.take(index, status, done)
         finally:
-            whole.parts[index] = result
-            whole.left -= 1
-            if not whole.left:
-                self._complete_urb(whole.urb.id, _joined(whole))
+            if (result := whole.result()) is not None:
+                self._complete_urb(whole.urb.id, result)
 
     # --------------------------------------------------------------- small ----
 
@@ -575,54 +546,11 @@ def _first_setting(
     return found or next(i for i in configuration.interfaces if i.number == number)
 
 
-def _wanted(setting: InterfaceDescriptor) -> messages.Interface:
+def _wanted(setting: InterfaceDescriptor) -> settings.Interface:
     sizes = tuple(endpoint.max_packet_size for endpoint in setting.endpoints)
-    return messages.Interface(setting.number, setting.alternate, sizes)
+    return settings.Interface(setting.number, setting.alternate, sizes)
 
 
 def _is_interrupted(sent: Sent, done: Completion, *codes: int) -> bool:
     """Did FreeRDP stop it, though the guest still waits?"""
     return not sent.is_cancelled and not done.hresult and done.usbd in codes
-
-
-def _batches(items: list[int], most: int) -> list[list[int]]:
-    return [items[start : start + most] for start in range(0, len(items), most)]
-
-
-def _iso_result(
-    status: UrbStatus, asked: tuple[int, ...], done: Completion, *, is_in: bool
-) -> UrbResult:
-    """Put an isochronous result together; what its packets do not name is ignored.
-
-    Raises:
-        ParseError: packets that are not there.
-    """
-    frame, found = urbs.parse_iso_result(done.result, asked)
-    packets = tuple(packet for _, packet in found)
-    moved = sum(packet.length for packet in packets)
-    if not is_in:
-        return UrbResult(status, b"", moved, packets, frame)
-    data = done.data or b""
-    pieces = []
-    for start, packet in found:
-        if start + packet.length > len(data):
-            raise ParseError(
-                f"isochronous packet {start}+{packet.length}, have {len(data)}"
-            )
-        pieces.append(data[start : start + packet.length])
-    return UrbResult(status, b"".join(pieces), moved, packets, frame)
-
-
-def _joined(whole: _Iso) -> UrbResult:
-    """Join the results of the transfers of a URB: its packets say what failed."""
-    parts = whole.parts
-    if len(parts) == 1:
-        return parts[0]
-    statuses = {part.status for part in parts}
-    return UrbResult(
-        statuses.pop() if len(statuses) == 1 else UrbStatus.OK,
-        b"".join(part.data for part in parts),
-        sum(part.length for part in parts),
-        tuple(packet for part in parts for packet in part.packets),
-        parts[0].start_frame,
-    )
