@@ -1,21 +1,22 @@
-"""Run the usbredir device side for one attached device over a socket."""
+"""Run a device side for one attached device over a socket: usbredir, USB/IP."""
 
 import asyncio
 import logging
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import TypeAlias, cast
 
 from rusb.aio.link import WireLink
 from rusb.errors import RusbError
 from rusb.usb.urb import UrbResult
 from rusb.wire import base as wire
+from rusb.wire.usbip import UsbipDeviceSide
 from rusb.wire.usbredir import UsbredirDeviceSide
 
 from .base import AttachedDevice
 
-__all__ = ["DeviceStream"]
+__all__ = ["DeviceStream", "StreamCore", "usbredir_core"]
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +32,29 @@ CLOSE_TIMEOUT = 2.0
 """Seconds that the guest gets to read the last words."""
 
 
+StreamCore: TypeAlias = UsbredirDeviceSide | UsbipDeviceSide
+"""Speaks to a guest over a stream."""
+
+
+def usbredir_core(device: AttachedDevice, configuration: int = 0) -> UsbredirDeviceSide:
+    """Return the core for a guest that speaks usbredir.
+
+    Args:
+        device: what is attached.
+        configuration: value of the one that is selected already; 0 for none.
+    """
+    return UsbredirDeviceSide(configuration, round_trip=lambda: device.round_trip)
+
+
 class DeviceStream(asyncio.Protocol):
-    """The protocol of one connection to a guest that speaks usbredir.
+    """The protocol of one connection to a guest.
 
     Attributes:
         was_used: the guest did more than look at descriptors.
 
     Args:
         device: what is attached.
-        configuration: value of the one that is selected already; 0 for none.
+        core: speaks to the guest.
         on_refused: the guest refused the device; the connection stays open.
         on_ended: the guest ended the connection; called once, and not after
             :meth:`aclose`.
@@ -48,16 +63,14 @@ class DeviceStream(asyncio.Protocol):
     def __init__(
         self,
         device: AttachedDevice,
+        core: StreamCore,
         *,
-        configuration: int = 0,
         on_refused: Callable[[], None] = lambda: None,
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.transport: asyncio.Transport | None = None
         self.was_used = False
-        self._core = core = UsbredirDeviceSide(
-            configuration, round_trip=lambda: device.round_trip
-        )
+        self._core = core
         self._device = device
         self._on_refused = on_refused
         self._on_ended = on_ended
@@ -73,7 +86,11 @@ class DeviceStream(asyncio.Protocol):
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()  # to ask takes a system call
         self._link = WireLink(
-            core, send=self._collect, flush=self._flush, on_event=self._dispatch
+            core,
+            send=self._collect,
+            flush=self._flush,
+            on_event=self._dispatch,
+            close_channel=self._close,
         )
 
     @classmethod
@@ -81,13 +98,14 @@ class DeviceStream(asyncio.Protocol):
         cls,
         sock: socket.socket,
         device: AttachedDevice,
+        core: StreamCore,
         *,
         on_refused: Callable[[], None] = lambda: None,
         on_ended: Callable[[], None] = lambda: None,
     ) -> "DeviceStream":
         """Serve the guest at the other end of a connected stream socket."""
         _, stream = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: cls(device, on_refused=on_refused, on_ended=on_ended), sock
+            lambda: cls(device, core, on_refused=on_refused, on_ended=on_ended), sock
         )
         return stream
 
@@ -202,6 +220,16 @@ class DeviceStream(asyncio.Protocol):
         is_fence: bool,
     ) -> None:
         self._out.append(data)
+
+    def _close(self, channel: int) -> None:
+        """The core ends the stream; what it has said before goes out."""
+        self._is_full = False
+        asyncio.get_running_loop().call_soon(self._hang_up)
+
+    def _hang_up(self) -> None:
+        self._write()
+        if self.transport is not None:
+            self.transport.close()
 
     def _flush(self) -> None:
         """Write once for all that this turn of the loop brings."""

@@ -20,8 +20,9 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
 from ..vbox.files import belongs_to_others
+from ._listening import is_stale
 from ._pyusb_backend import Backend, default_folder
-from ._stream import DeviceStream
+from ._stream import DeviceStream, usbredir_core
 from .base import AttachedDevice, GuestBackend
 
 __all__ = ["PyusbGuest", "main"]
@@ -47,7 +48,9 @@ class _Socket:
         if self.stream is not None:
             return _Busy()
         self.stream = DeviceStream(
-            self.device, configuration=self.configuration, on_ended=self._ended
+            self.device,
+            usbredir_core(self.device, self.configuration),
+            on_ended=self._ended,
         )
         return self.stream
 
@@ -109,7 +112,7 @@ class PyusbGuest(GuestBackend):
                 " is a symbolic link"
             ).hinting(Hint.OTHER_GUEST_ADDRESS)
         for path in self.folder.glob("*.usb"):
-            if stat.S_ISSOCK(path.lstat().st_mode) and await _is_stale(path):
+            if stat.S_ISSOCK(path.lstat().st_mode) and await is_stale(path):
                 path.unlink(missing_ok=True)
 
     async def attach(self, device: AttachedDevice) -> str:
@@ -149,16 +152,6 @@ class PyusbGuest(GuestBackend):
         """Unplug everything."""
         for ours in list(self._sockets.values()):
             await self.detach(ours.device)
-
-
-async def _is_stale(path: Path) -> bool:
-    """Does nobody listen there any more?"""
-    try:
-        _, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
-        return True
-    writer.close()
-    return False
 
 
 PLUGIN = PyusbGuest

@@ -21,7 +21,7 @@ from rusb.usb.types import Speed
 
 from ._buses import XHCI, Bus, choose_bus, find_buses
 from ._qmp import Monitor, Refused, entries_of
-from ._stream import DeviceStream
+from ._stream import DeviceStream, usbredir_core
 from .base import AttachedDevice, GuestBackend
 
 __all__ = ["QemuGuest"]
@@ -300,6 +300,7 @@ class QemuGuest(GuestBackend):
             plug.stream = await DeviceStream.over(
                 ours,
                 plug.device,
+                usbredir_core(plug.device),
                 on_refused=lambda: self._drop(plug, _refusal(plug.device)),
                 on_ended=lambda: self._stream_ended(plug),
             )

@@ -20,6 +20,9 @@ from rusb import plugins
 from rusb.errors import GuestError
 from rusb.server.guests.base import AttachedDevice, GuestBackend
 from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.guests.usbip import UsbipGuest
+from rusb.server.guests.usbredir import UsbredirGuest
+from rusb.server.guests.vhci import FREE, IN_USE, Vhci, VhciGuest, VhciPort
 from rusb.usb.descriptors import (
     ConfigurationDescriptor,
     DeviceDescriptor,
@@ -31,6 +34,7 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.base import DevicesListed, Send, UrbCompleted
+from rusb.wire.usbip import UsbipGuestSide
 from rusb.wire.usbredir import UsbredirGuestSide
 from tests.support.fake_qemu import FakeQemu, GuestEnd
 
@@ -159,13 +163,18 @@ class Local(Program):
 
 
 class Redirected(Program):
-    """At the other end of a socket that speaks usbredir, as QEMU and pyusb are."""
+    """At the other end of a socket that speaks usbredir, as QEMU and pyusb are, or
+    USB/IP."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        core: UsbredirGuestSide | UsbipGuestSide | None = None,
+    ) -> None:
         super().__init__()
         self.is_attached = False
         self._socket = sock
-        self._core = UsbredirGuestSide()
+        self._core = core or UsbredirGuestSide()
         self._lock = threading.Lock()
         with self._lock:
             self._core.channel_opened(0, "", now=0)
@@ -180,7 +189,8 @@ class Redirected(Program):
     @property
     def is_ready(self) -> bool:
         """Is the device there, and have its endpoints been described?"""
-        return self.is_attached and bool(self._core.types)
+        is_described = bool(getattr(self._core, "types", True))
+        return self.is_attached and is_described
 
     def _run(self) -> None:
         while True:
@@ -316,11 +326,121 @@ class QemuRig(Rig):
         self.fake.close()
 
 
+class UsbipRig(Rig):
+    def __init__(self, folder: Path) -> None:
+        self.backend = load("usbip")("127.0.0.1:0")
+        self._programs: list[Redirected] = []
+
+    async def open(self, device: Device) -> Program:
+        assert isinstance(self.backend, UsbipGuest)
+        sock = socket.create_connection(("127.0.0.1", self.backend.port), 5)
+        sock.settimeout(None)
+        (record,) = (r for r in self.backend.records() if r.info == device.info)
+        program = Redirected(sock, UsbipGuestSide(record.busid))
+        self._programs.append(program)
+        await until(lambda: program.is_ready)
+        return program
+
+    def left(self) -> list[str]:
+        assert isinstance(self.backend, UsbipGuest)
+        return [record.busid for record in self.backend.records()]
+
+    def close(self) -> None:
+        for program in self._programs:
+            program.close()
+
+
+class UsbredirRig(Rig):
+    """It listens, as for QEMU's chardevs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "redir.sock"
+        self.backend = self.guest = UsbredirGuest(f"listen={self.path}")
+        self._programs: list[Redirected] = []
+
+    async def open(self, device: Device) -> Program:
+        before = [plug.device for plug in self.guest._plugs if plug.stream is None]
+        for _ in range(before.index(device) + 1):  # each gets the next that is free
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(str(self.path))
+            self._programs.append(Redirected(sock))
+            await until(lambda: self._programs[-1].is_ready)
+        return self._programs[-1]
+
+    def left(self) -> list[str]:
+        return [plug.device.name for plug in self.guest._plugs]
+
+    def close(self) -> None:
+        for program in self._programs:
+            program.close()
+
+
+class FakeVhci(Vhci):
+    """A kernel that runs programs in place of its drivers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.programs: list[Redirected] = []
+
+    def ports(self) -> list[VhciPort]:
+        used = [program.is_attached for program in self.programs]
+        return [
+            VhciPort(
+                number,
+                IN_USE if number < len(used) and used[number] else FREE,
+                is_super=False,
+            )
+            for number in range(len(used) + 1)
+        ]
+
+    def check_access(self) -> None:
+        pass
+
+    def attach(self, port: int, sock: socket.socket, devid: int, speed: int) -> None:
+        core = UsbipGuestSide(devid=devid)
+        program = Redirected(sock.dup(), core)
+        if port < len(self.programs):
+            self.programs[port].close()
+            self.programs[port] = program
+        else:
+            self.programs.append(program)
+
+
+class VhciRig(Rig):
+    is_losing = True
+
+    def __init__(self, folder: Path) -> None:
+        self.fake = FakeVhci()
+        self.backend = VhciGuest(driver=self.fake)
+
+    async def open(self, device: Device) -> Program:
+        program = self.fake.programs[-1]
+        await until(lambda: program.is_ready)
+        return program
+
+    def left(self) -> list[str]:
+        return [str(port.number) for port in self.fake.ports() if port.state != FREE]
+
+    def lose(self) -> None:
+        self.fake.programs[-1].close()
+
+    def close(self) -> None:
+        for program in self.fake.programs:
+            program.close()
+
+
 RIGS: dict[str, Callable[[Path], Rig]] = {
     "loopback": LoopbackRig,
     "pyusb": PyusbRig,
     "qemu": QemuRig,
+    "usbip": UsbipRig,
+    "usbredir": UsbredirRig,
+    "vhci": VhciRig,
 }
+
+
+PLAUSIBLE: dict[str, str | None] = {"usbip": "127.0.0.1:0", "vhci": None}
+"""Addresses of guests that have no path."""
 
 
 def load(name: str) -> type[GuestBackend]:
@@ -359,7 +479,7 @@ async def test_a_guest_that_was_never_started_can_be_closed(
     name: str, tmp_path: Path
 ) -> None:
     try:
-        backend = load(name)(str(tmp_path / "guest"))
+        backend = load(name)(PLAUSIBLE.get(name, str(tmp_path / "guest")))
     except GuestError as error:
         pytest.fail(f"a plausible address is refused: {error}")
     await backend.detach(Device())

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from rusb.server.guests import _stream
-from rusb.server.guests._stream import DeviceStream
+from rusb.server.guests._stream import DeviceStream, usbredir_core
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.usbredir import _requests as requests
@@ -92,7 +92,9 @@ class Guest:
         self.skip = 12 + 68  # their hello
 
     async def start(self) -> None:
-        self.stream = await DeviceStream.over(self._theirs, self.device)
+        self.stream = await DeviceStream.over(
+            self._theirs, self.device, usbredir_core(self.device)
+        )
         hello = struct.pack("<III64sI", HELLO, 68, 0, b"a guest", 0x7E)
         await self.send(hello + packet(SET_CONFIGURATION, 1, b"\1"))
         await self.read_answers(CONFIGURATION_STATUS, 1)

@@ -159,7 +159,7 @@ complete -c rusb -n '_shtab_rusb_using serve' -s h -l help -d 'show this help me
 complete -c rusb -n '_shtab_rusb_using serve' -l name -x -d 'instead of MACHINE: the name of a machine without a .vbox file'
 complete -c rusb -n '_shtab_rusb_using serve' -l allow -x -d 'with --name: which devices to admit, 1209:0001 or vendorId=1209,…; may be given several times'
 complete -c rusb -n '_shtab_rusb_using serve' -l auth -xka "null external" -d 'with --name: who may connect: anyone (default), or users with a password'
-complete -c rusb -n '_shtab_rusb_using serve' -l guest -x -d 'where devices go: qemu:QMP-SOCKET, pyusb[:DIR] (default), loopback, or another one that '"'"'rusb plugins'"'"' lists'
+complete -c rusb -n '_shtab_rusb_using serve' -l guest -x -d 'where devices go: qemu:QMP-SOCKET, vhci, usbip[:[ADDRESS:]PORT], usbredir:…, pyusb[:DIR] (default), loopback, or another one that '"'"'rusb plugins'"'"' lists'
 complete -c rusb -n '_shtab_rusb_using serve' -l port -x -d 'ports to try: 3389 or 5000,5010-5012'
 complete -c rusb -n '_shtab_rusb_using serve' -l address -x -d 'address to listen on'
 complete -c rusb -n '_shtab_rusb_using serve' -l auth-library -x -d 'library that checks passwords: VBoxAuth (PAM, default), …'

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from rusb.server.guests._stream import DeviceStream
+from rusb.server.guests._stream import DeviceStream, usbredir_core
 from rusb.server.guests.loopback import LoopbackDevice
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
@@ -149,7 +149,8 @@ async def redirected(device: LoopbackDevice) -> AsyncIterator[Ear]:
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     _, stream = await loop.connect_accepted_socket(
-        lambda: DeviceStream(device.attached, configuration=1), theirs
+        lambda: DeviceStream(device.attached, usbredir_core(device.attached, 1)),
+        theirs,
     )
     _, ear = await loop.connect_accepted_socket(_UsbredirEar, ours)
     try:

@@ -1,0 +1,120 @@
+"""The guest usbredir: programs that speak it, at either end of a connection."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rusb.errors import GuestError
+from rusb.server.guests import usbredir
+from rusb.server.guests.base import AttachedDevice
+from rusb.server.guests.usbredir import UsbredirGuest
+from rusb.usb.urb import UrbStatus
+from tests.contracts.test_guest_contract import IN, Device, Redirected, until
+
+
+@pytest.fixture
+async def programs() -> AsyncIterator[list[Redirected]]:
+    found: list[Redirected] = []
+    yield found
+    for program in found:
+        await asyncio.to_thread(program.close)
+
+
+async def test_a_device_goes_to_who_listens(
+    tmp_path: Path, programs: list[Redirected]
+) -> None:
+    """As QEMU's chardev with server=on does; its end is a loss."""
+    path = tmp_path / "chardev"
+    lost: list[tuple[AttachedDevice, str]] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        guest = UsbredirGuest(str(path))
+        guest.watch_lost(lambda device, why: lost.append((device, why)))
+        await guest.start()
+        device = Device()
+        assert await guest.attach(device) == str(path)
+        programs.append(program := Redirected(listener.accept()[0]))
+        await until(lambda: program.is_ready)
+        program.start(IN, 8)
+        await until(lambda: device.seen)
+        await asyncio.to_thread(program.close)
+        await until(lambda: lost)
+        assert lost == [(device, "the other end hung up")]
+        device.complete_all(UrbStatus.NO_DEVICE)
+        await guest.aclose()
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:1", "/nowhere/at/all"])
+async def test_nobody_listens(place: str) -> None:
+    guest = UsbredirGuest(place)
+    await guest.start()
+    with pytest.raises(GuestError, match="cannot connect to"):
+        await guest.attach(Device())
+    await guest.aclose()
+
+
+async def test_each_caller_gets_the_next_free_device(
+    programs: list[Redirected],
+) -> None:
+    guest = UsbredirGuest("listen=127.0.0.1:0")
+    await guest.start()
+    first, second = Device(1), Device(2)
+    await guest.attach(first)
+
+    def call() -> Redirected:
+        sock = socket.create_connection(("127.0.0.1", guest.port), 5)
+        sock.settimeout(None)
+        programs.append(program := Redirected(sock))
+        return program
+
+    one, two = call(), call()
+    await until(lambda: one.is_ready)
+    assert not two.is_ready  # it waits
+    await guest.attach(second)
+    await until(lambda: two.is_ready)
+    two.start(IN, 8)
+    await until(lambda: second.seen)
+    assert not first.seen
+    await asyncio.to_thread(two.close)
+    await until(lambda: second.resets)  # as the next one expects it
+    three = call()
+    await until(lambda: three.is_ready)
+    await guest.aclose()
+
+
+async def test_callers_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usbredir, "MAX_WAITING", 2)
+    guest = UsbredirGuest("listen=127.0.0.1:0")
+    await guest.start()
+    loop = asyncio.get_running_loop()
+    socks = [socket.create_connection(("127.0.0.1", guest.port)) for _ in range(3)]
+    for sock in socks:
+        sock.setblocking(False)
+    async with asyncio.timeout(5):
+        assert await loop.sock_recv(socks[2], 1) == b""
+    await guest.aclose()
+    for sock in socks:
+        sock.close()
+
+
+async def test_a_socket_of_ours_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "redir"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))  # what a killed server leaves
+    guest = UsbredirGuest(f"listen={path}")
+    await guest.start()
+    with pytest.raises(GuestError, match="in use"):
+        await UsbredirGuest(f"listen={path}").start()
+    assert path.stat().st_mode & 0o777 == 0o600
+    await guest.aclose()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("address", ["", "listen=", "listen=host", "host:port"])
+def test_an_address_that_makes_no_sense(address: str) -> None:
+    with pytest.raises(GuestError):
+        UsbredirGuest(address)
