@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from rusb.errors import RemoteProtocolError
 from rusb.usb.descriptors import DeviceDescriptors
-from rusb.usb.device import DeviceInfo, clean_text
+from rusb.usb.device import DeviceInfo
+from rusb.usb.text import clean_text
 from rusb.usb.types import Speed
 from rusb.usb.urb import IsoPacket, UrbStatus
 
