@@ -17,7 +17,7 @@ from rusb.server.guests.vhci import Vhci, VhciGuest, VhciPort, parse_status
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
 from rusb.wire.usbip import _codec as codec
-from tests.contracts.test_guest_contract import DESCRIPTORS, Device
+from tests.support.guest_programs import DESCRIPTORS, Device
 
 SYSFS = json.loads((Path(__file__).parents[1] / "vectors" / "usbip.json").read_text())[
     "sysfs"

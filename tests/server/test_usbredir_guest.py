@@ -12,7 +12,7 @@ from rusb.server.guests import usbredir
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.usbredir import UsbredirGuest
 from rusb.usb.urb import UrbStatus
-from tests.contracts.test_guest_contract import IN, Device, Redirected, until
+from tests.support.guest_programs import IN, Device, Redirected, until
 
 
 @pytest.fixture
