@@ -111,7 +111,7 @@ class UsbredirGuest(GuestBackend):
         if self._is_listening:
             self._plugs.append(plug)
             self._match()
-            return f"for whoever connects to {where}"
+            return f"for the next program that connects to {where}"
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._connect(plug)
