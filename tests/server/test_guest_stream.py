@@ -142,12 +142,14 @@ class Guest:
 @contextlib.asynccontextmanager
 async def connected() -> AsyncIterator[Guest]:
     guest = Guest(Eager())
-    async with asyncio.timeout(20):
+    with guest.socket:
         await guest.start()
-        yield guest
-        guest.stream.abort()
-        await guest.stream.aclose()
-    guest.socket.close()
+        try:
+            async with asyncio.timeout(60):
+                yield guest
+        finally:  # uvloop waits for ever for what is open at its end
+            guest.stream.abort()
+            await guest.stream.aclose()
 
 
 async def test_a_guest_that_asks_and_does_not_read_is_bounded() -> None:
