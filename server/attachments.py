@@ -37,6 +37,7 @@ from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from .policy import Policy, Reading, View, describe_identity
 from .reading import DEVICE_SIZE, DescriptorReader
+from .stand_in import StandIn
 
 __all__ = ["Attachment", "why_failed"]
 
@@ -336,8 +337,26 @@ class Attachment:
             return False
         return (view.mask, view.descriptors) == (self.view.mask, self.descriptors)
 
+    def is_like(self, other: "Attachment") -> bool:
+        """Is it the same for the guest?"""
+        mine, theirs = (self.view.mask, self.descriptors), other.view.mask
+        return mine == (theirs, other.descriptors)
+
+    def hold(self) -> None:
+        """Its client has gone, and somebody may offer it again: a stand-in takes its
+        place, until :meth:`rebind`."""
+        self.leave()
+        stand_in = StandIn(self.completed, self.request_completed)
+        self.rebind(self.wire_id, stand_in, lambda: None)
+
     def rebind(
-        self, wire_id: int, core: DeviceCalls, flush: Callable[[], None]
+        self,
+        wire_id: int,
+        core: DeviceCalls,
+        flush: Callable[[], None],
+        *,
+        is_open: bool = False,
+        has_waited: bool = False,
     ) -> None:
         """Reach the same device another way, as when its client has come back.
 
@@ -345,12 +364,19 @@ class Attachment:
         chose. Reads of interrupt endpoints are asked for again. All else that is open
         completes with IO_ERROR: nobody knows whether the device has done it, so only
         the guest's driver may repeat it. The core before completes nothing any more.
+
+        Args:
+            wire_id: its number there.
+            core, flush: as at the beginning.
+            is_open: it has been opened there.
+            has_waited: what is open has not been begun, since :meth:`hold`.
         """
         self.wire_id, self._core, self._flush = wire_id, core, flush
         opened, self._open, self._bytes = self._open, {}, 0
         self._asked.clear()
         self._way.forget()
-        core.open_device(wire_id)
+        if not is_open:
+            core.open_device(wire_id)
         configuration = self._state.configuration
         if configuration is not None:
             core.set_configuration(wire_id, configuration.value)
@@ -359,7 +385,8 @@ class Attachment:
                 if alternate:
                     core.set_interface(wire_id, interface, alternate)
         for complete, urb in opened.values():
-            if urb.type is TransferType.INTERRUPT and urb.is_in:
+            is_polled = urb.type is TransferType.INTERRUPT and urb.is_in
+            if has_waited or is_polled:
                 self._start(urb, complete)
             else:
                 complete(_FAILED)

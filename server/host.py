@@ -1,6 +1,7 @@
 """What the parts of a server share; its users see :class:`~.server.Server`."""
 
 import itertools
+from collections.abc import Sequence
 
 from rusb.usb.device import DeviceInfo
 from rusb.wire.base import WireProtocol
@@ -15,7 +16,7 @@ from .guests.base import GuestBackend
 from .parking import Parking
 from .quotas import LineQuota, NetworkQuotas, Terminal
 from .release_log import ReleaseLog, report
-from .remote_devices import RemoteDevices
+from .remote_devices import HeldDevice, RemoteDevices
 from .sessions import Owner, Sessions
 from .vbox.settings import Machine
 from .vbox.storage_mode import StorageMode
@@ -93,7 +94,7 @@ class SessionHost:
         client: int,
         why: str = "the client's connection ended",
         *,
-        but: RemoteDevices | None = None,
+        but: Sequence[RemoteDevices] = (),
     ) -> None:
         """The connection that lent its links is over: the devices leave the guest.
 
@@ -103,7 +104,7 @@ class SessionHost:
             but: what stays, because the client may come back to it.
         """
         for devices in self._devices.get(client, ()):
-            if devices is not but:
+            if devices not in but:
                 devices.close(why)
 
     def client_came_back(self, devices: RemoteDevices, client: int) -> None:
@@ -116,6 +117,12 @@ class SessionHost:
     async def displace(self, owner: Owner, info: DeviceInfo) -> None:
         """A client has a device; wait until no former session of its user has it."""
         await self.parking.displace(owner, info)
+
+    def find_held(
+        self, owner: Owner, info: DeviceInfo
+    ) -> tuple[RemoteDevices, HeldDevice] | None:
+        """Return the same device of the same owner, which the guest keeps."""
+        return self.parking.find_held(owner, info)
 
     async def wait_detached(self, client: int) -> None:
         """Wait until the devices of a client that left have left the guest, too."""

@@ -13,7 +13,7 @@ from rusb.usb.device import DeviceInfo
 
 from . import events
 from .guests.base import AttachedDevice
-from .remote_devices import RemoteDevices
+from .remote_devices import HELD_TOO_LONG, HeldDevice, RemoteDevices
 from .sessions import Owner, Session, Sessions
 from .state import ClientState, DeviceState
 
@@ -84,7 +84,9 @@ class ParkedSession(Session):
 
     Args:
         parking: where it is.
-        ticket: of the client.
+        devices: of the client.
+        owner: who it is.
+        ticket: what it may come back with; None: somebody may offer them again.
         before: its state when the connection broke.
         network: of that connection.
         heard: when the last byte of it came, by the loop's clock.
@@ -94,7 +96,9 @@ class ParkedSession(Session):
     def __init__(
         self,
         parking: "Parking",
-        ticket: Ticket,
+        devices: RemoteDevices,
+        owner: Owner,
+        ticket: Ticket | None,
         before: ClientState,
         network: str,
         heard: float,
@@ -103,8 +107,9 @@ class ParkedSession(Session):
         self.number = before.number
         self.network, self.address = network, before.address
         self.user = before.user, before.domain
-        self.ticket = ticket
+        self.devices, self.owner, self.ticket = devices, owner, ticket
         self.heard = heard
+        self._is_ended = False
         self._before = before
         self._parking = parking
         self._over = asyncio.Event()
@@ -128,7 +133,7 @@ class ParkedSession(Session):
     @property
     def in_use(self) -> int:
         """Devices that the guest has."""
-        return self.ticket.devices.in_use
+        return self.devices.in_use
 
     def state(self, *, ended: float | None = None) -> ClientState:
         """As it was when the connection broke."""
@@ -136,16 +141,16 @@ class ParkedSession(Session):
 
     def device_states(self) -> tuple[DeviceState, ...]:
         """The client's devices, attached or not."""
-        return self.ticket.devices.state()
+        return self.devices.state()
 
     def reconsider(self) -> None:
         """The machine's settings have changed."""
-        self.ticket.devices.reconsider()
+        self.devices.reconsider()
 
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of these?"""
-        is_ours = self.ticket.devices.lost_by_guest(device, why)
-        if is_ours and not self.ticket.devices.is_needed:
+        is_ours = self.devices.lost_by_guest(device, why)
+        if is_ours and not self.devices.is_needed:
             self.end("the guest gave its devices up")
         return is_ours
 
@@ -164,13 +169,15 @@ class ParkedSession(Session):
     def give_up(self, why: str) -> None:
         """The client has come back."""
         self._timer.cancel()
+        self._is_ended = True
         self._parking.left(self)
         self._over.set()
 
     def end(self, why: str) -> None:
         """Its devices leave the guest. Idempotent."""
         self._timer.cancel()
-        if self._parking.forget(self.ticket):
+        if not self._is_ended:
+            self._is_ended = True
             self._parking.end(self, why)
 
     def ended(self) -> None:
@@ -178,7 +185,8 @@ class ParkedSession(Session):
         self._over.set()
 
     def _on_late(self) -> None:
-        self.end("its client did not come back in time")
+        why = "its client did not come back in time"
+        self.end(why if self.ticket is not None else HELD_TOO_LONG)
 
 
 class _Host(Protocol):
@@ -227,7 +235,7 @@ class Parking:
         """Take a device of a client that is waited for out of the guest; is there one
         of that UUID or address? With its last one, the client is given up."""
         for parked in list(self._parked.values()):
-            devices = parked.ticket.devices
+            devices = parked.devices
             if devices.detach(text):
                 if not devices.is_needed:
                     parked.end("its last device was detached with controlvm")
@@ -255,8 +263,46 @@ class Parking:
         until = heard + grace
         ticket.lane.unbind()
         ticket.devices.leave(until)
-        parked = ParkedSession(self, ticket, before, network, heard, until)
+        parked = ParkedSession(
+            *(self, ticket.devices, ticket.owner, ticket, before, network),
+            heard,
+            until,
+        )
         ticket.holder = parked
+        self._add(parked)
+        count = len(ticket.devices.attached)
+        self._host.tell(events.ClientParked(before.number, count, round(grace, 3)))
+
+    def hold(
+        self, devices: RemoteDevices, owner: Owner, before: ClientState, network: str
+    ) -> bool:
+        """The connection of a client broke that cannot come back to its devices.
+
+        Returns:
+            The guest keeps some of them, in case somebody offers the same.
+        """
+        seconds = devices.hold()
+        if seconds:
+            now = asyncio.get_running_loop().time()
+            until = now + seconds + 1  # each device has its own time
+            self._add(
+                ParkedSession(self, devices, owner, None, before, network, now, until)
+            )
+        return bool(seconds)
+
+    def find_held(
+        self, owner: Owner, info: DeviceInfo
+    ) -> tuple[RemoteDevices, HeldDevice] | None:
+        """Return the same device of the same owner, which the guest keeps."""
+        for parked in self._parked.values():
+            if parked.ticket is None and owner.may_displace(parked.owner):
+                if (found := parked.devices.find_held(info)) is not None:
+                    return parked.devices, found
+        return None
+
+    def _add(self, parked: ParkedSession) -> None:
+        """Wait for a client; too many make room."""
+        network = parked.network
         near = [one for one in self._parked.values() if one.network == network]
         all_ = list(self._parked.values())
         if len(near) >= MAX_PARKED_PER_NETWORK:
@@ -265,8 +311,6 @@ class Parking:
             all_[0].end("too many clients are waited for")
         self._parked[parked.number] = parked
         self._host.sessions.add(parked)
-        count = len(ticket.devices.attached)
-        self._host.tell(events.ClientParked(before.number, count, round(grace, 3)))
 
     def left(self, parked: ParkedSession) -> None:
         """A client is not waited for any more."""
@@ -276,7 +320,9 @@ class Parking:
     def end(self, parked: ParkedSession, why: str) -> None:
         """Detach the devices of a client that does not come back."""
         self._parked.pop(parked.number, None)
-        self._host.tell(events.ClientGivenUp(parked.number, why))
+        if parked.ticket is not None:
+            self.forget(parked.ticket)
+            self._host.tell(events.ClientGivenUp(parked.number, why))
         self._host.client_left(parked.number, why)
         task = asyncio.get_running_loop().create_task(self._finish(parked))
         self._tasks.add(task)
@@ -293,8 +339,8 @@ class Parking:
         """A new session of an owner has a device that is still in the guest for an
         earlier one: that one is given up, and its end waited for."""
         for parked in list(self._parked.values()):
-            ticket = parked.ticket
-            if owner.may_displace(ticket.owner) and ticket.devices.has_same(info):
+            is_mine = owner.may_displace(parked.owner)
+            if parked.ticket and is_mine and parked.devices.has_same(info):
                 parked.end("the client has come back without it")
                 async with asyncio.timeout(DETACH_TIMEOUT):
                     await parked.wait_ended()

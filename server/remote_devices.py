@@ -29,7 +29,7 @@ from .storage import PipelinedStorage, ReadAhead, StorageTarget, is_storage
 from .vbox.settings import Machine
 from .vbox.storage_mode import StorageMode
 
-__all__ = ["DeviceHost", "RemoteDevices"]
+__all__ = ["HELD_TOO_LONG", "DeviceHost", "HeldDevice", "RemoteDevices"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ LET_GO = (
     " filters, unplug the device or reconnect"
 )
 """Of a wire that offers no device twice (rdpeusb.md 4)."""
+
+HELD_TOO_LONG = "nobody offered it again"
+"""Why a device that was held leaves the guest."""
 
 MAX_PLUGS, PLUG_PERIOD = 512, 10.0
 """Devices that one client may plug in within so many seconds: each costs a task and
@@ -74,6 +77,11 @@ class DeviceHost(Protocol):
         """A client has a device that may be kept for it since its connection broke:
         wait until the guest has lost that one."""
 
+    def find_held(
+        self, owner: Owner, info: DeviceInfo
+    ) -> "tuple[RemoteDevices, _Device] | None":
+        """Return the same device of the same owner, which the guest keeps."""
+
     def lacks_room(self, number: int) -> str:
         """Say why a client can have no further device; empty: it can."""
 
@@ -97,6 +105,7 @@ class _Device:
         self.is_retried = False  # the filters changed: it may be tried again
         self.is_logged_gone = False
         self.is_let_go = False  # by the client, for it was refused
+        self.is_handed_over = False  # somebody else has it now, and the guest goes on
         self.interfaces: Interfaces | None = None  # as it was read last
 
     def end(self, why: str) -> None:
@@ -126,6 +135,10 @@ def _is_same(one: DeviceInfo, other: DeviceInfo) -> bool:
         other.serial,
         other.port,
     )
+
+
+HeldDevice = _Device
+"""What a guest keeps: see :meth:`RemoteDevices.find_held`."""
 
 
 class RemoteDevices:
@@ -161,7 +174,7 @@ class RemoteDevices:
         self._leaving: dict[int, _Device] = {}  # unlisted, not yet detached
         self._attached: dict[int, Attachment] = {}
         self._is_slow = self._is_full = self._is_paused = False
-        self.is_closed = False
+        self.is_closed = self._is_held = False
         self._away_until: float | None = None
         self._loop = asyncio.get_running_loop()
         self._plugs, self._plugs_since = 0, self._loop.time()
@@ -209,6 +222,60 @@ class RemoteDevices:
         self.set_slow(False)  # it was the connection
         for attachment in self._attached.values():
             attachment.leave()
+
+    def hold(self) -> float:
+        """The client has gone without a word, and cannot come back by itself: the guest
+        keeps what the settings say, until somebody offers the same device.
+
+        Returns:
+            For how many seconds at most; 0: it keeps nothing.
+        """
+        longest, gone = 0.0, []
+        held: dict[int, Attachment] = {}
+        for number, device in self._listed.items():
+            seconds = self._hold_seconds(device)
+            attachment = device.plugged
+            if attachment is None or device.over.is_set() or not seconds:
+                gone.append(number)
+                continue
+            longest = max(longest, seconds)
+            attachment.hold()
+            held[number] = self._attached.pop(number)
+            self._loop.call_later(seconds, device.unlist, HELD_TOO_LONG)
+            text = f"its client is gone; the guest keeps it for {seconds:g} s"
+            self._tell(events.DeviceNoted(self._subject(device), text))
+        self._is_held = bool(longest)
+        self._away_until = self._loop.time() + longest
+        self.link.close()  # what it tells of its end is not for those that are held
+        self._attached |= held
+        self._fail = lambda error: None
+        for number in gone:
+            device = self._leaving[number] = self._listed.pop(number)
+            device.unlist("the client's connection ended")
+        return longest
+
+    def _hold_seconds(self, device: _Device) -> float:
+        machine = self._host.machine
+        if device.commands is not None or device.streams is not None:
+            return 0.0  # the client may have done some; packets do not wait
+        chosen = decide(
+            machine.filters, device.info, interfaces=device.interfaces
+        ).filter
+        return machine.hold_seconds(chosen.name if chosen else "")
+
+    def find_held(self, info: DeviceInfo) -> _Device | None:
+        """Return the same device, which the guest keeps without a client."""
+        if self._is_held:
+            for device in self._listed.values():
+                if _is_same(device.info, info) and not device.over.is_set():
+                    return device
+        return None
+
+    def hand_over(self, device: _Device) -> None:
+        """Somebody else has it from now on."""
+        device.is_handed_over = True
+        del self._listed[device.info.id]
+        device.unlist("it is offered again")
 
     def come_back(
         self,
@@ -429,8 +496,11 @@ class RemoteDevices:
                     if not is_admitted:
                         self._let_go(device)
                     await device.wake.wait()
-            self._log_gone(device)
+            if not device.is_handed_over:
+                self._log_gone(device)
         finally:
+            if self._listed.get(info.id) is device:
+                del self._listed[info.id]
             if self._leaving.get(info.id) is device:
                 del self._leaving[info.id]
             device.done.set()
@@ -504,7 +574,7 @@ class RemoteDevices:
         self._attached[info.id] = attachment
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT):
-                await self._enter(device, attachment)
+                attachment = await self._enter(device, attachment)
             self._host.devices_changed()
             while self._admits(device) and not device.over.is_set():
                 device.is_retried = False
@@ -521,8 +591,12 @@ class RemoteDevices:
         finally:
             await self._detach(device, attachment)
 
-    async def _enter(self, device: _Device, attachment: Attachment) -> None:
-        """Read the device, show the guest what it may see of it."""
+    async def _enter(self, device: _Device, attachment: Attachment) -> Attachment:
+        """Read the device, show the guest what it may see of it.
+
+        Returns:
+            The attachment that the guest has.
+        """
         subject = self._subject(device)
         try:
             await attachment.open(self._policy())
@@ -531,6 +605,12 @@ class RemoteDevices:
                 device.interfaces = attachment.reading.interfaces
         for note in attachment.view.notes:
             self._tell(events.DeviceNoted(subject, note))
+        if (found := self._host.find_held(self._owner, device.info)) is not None:
+            holder, held = found
+            if held.plugged is not None and held.plugged.is_like(attachment):
+                return self._go_on(device, attachment, holder, held)
+            held.unlist("another device is offered in its place")
+            await held.done.wait()
         device.shown = self._shown(
             device, attachment, self._buffered(device, attachment)
         )
@@ -539,6 +619,31 @@ class RemoteDevices:
         assert device.verdict is not None
         reason = device.verdict.reason
         self._tell(events.DeviceAttached(subject, attachment.name, where, reason))
+        return attachment
+
+    def _go_on(
+        self,
+        device: _Device,
+        fresh: Attachment,
+        holder: "RemoteDevices",
+        held: _Device,
+    ) -> Attachment:
+        """The guest has it already, since before its client was gone."""
+        attachment = held.plugged
+        assert attachment is not None
+        device.shown, device.plugged = held.shown, attachment
+        holder.hand_over(held)
+        self._attached[device.info.id] = attachment
+        attachment.watch_changed(device.end)
+        attachment.come_back()
+        attachment.rebind(
+            fresh.wire_id, self._core, self.link.flush, is_open=True, has_waited=True
+        )
+        if self._is_paused:
+            attachment.pause()
+        text = "its client is back; the guest goes on with it"
+        self._tell(events.DeviceNoted(self._subject(device), text))
+        return attachment
 
     def _buffered(
         self, device: _Device, attachment: Attachment
@@ -605,6 +710,10 @@ class RemoteDevices:
         return ahead
 
     async def _detach(self, device: _Device, attachment: Attachment) -> None:
+        if device.is_handed_over:
+            self._attached.pop(device.info.id, None)
+            device.plugged = None
+            return
         if device.unlisted.is_set():
             self._log_gone(device)
         try:

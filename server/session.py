@@ -276,7 +276,7 @@ class ServerSession(Session):
         if self.viewer is not None:
             self.viewer.close()
         why = self._explain(error)
-        kept = self._park(error, is_ending=is_ending)
+        kept = self._keep(error, is_ending=is_ending)
         self._host.client_left(self.number, but=kept)
         self._channels.end()
         self._media.end()
@@ -285,22 +285,32 @@ class ServerSession(Session):
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
 
-    def _park(
+    def _keep(
         self, error: RusbError | None, *, is_ending: bool
-    ) -> RemoteDevices | None:
-        """The connection is over; may the client come back to its devices? It may,
-        unless one of us meant to end it, or it broke a rule."""
+    ) -> Sequence[RemoteDevices]:
+        """The connection is over; return what stays in the guest, because the client
+        may come back to it, or somebody may offer it again. Nothing does if one of us
+        meant to end it, or it broke a rule."""
         ticket = self._extension.ticket if self._extension is not None else None
-        if ticket is None or ticket.holder is not self:
-            return None
-        broke_a_rule = isinstance(error, RemoteProtocolError)
+        if is_ending or isinstance(error, RemoteProtocolError):
+            if ticket is not None and ticket.holder is self:
+                self._host.parking.forget(ticket)
+            return ()
+        kept = []
         parking = self._host.parking
-        if is_ending or broke_a_rule or not ticket.devices.in_use or not parking.grace:
-            parking.forget(ticket)
-            return None
-        parking.park(ticket, self.state(), self.network, self.heard)
-        self.devices.remove(ticket.devices)
-        return ticket.devices
+        for devices in list(self.devices):
+            is_parked = ticket is not None and devices is ticket.devices
+            if is_parked and ticket is not None and parking.grace and devices.in_use:
+                parking.park(ticket, self.state(), self.network, self.heard)
+            elif ticket or not parking.hold(
+                devices, self._owner, self.state(), self.network
+            ):
+                if is_parked and ticket is not None:
+                    parking.forget(ticket)
+                continue
+            kept.append(devices)
+            self.devices.remove(devices)
+        return kept
 
     def give_up(self, why: str) -> None:
         """Another connection of the client has its devices now."""

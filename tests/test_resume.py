@@ -337,6 +337,7 @@ async def test_what_is_kept_is_bounded_while_the_guest_writes(
         lab.wire.cut()
         await lab.wait_log("keeping 1 device")
         (parked,) = lab.server._host.parking._parked.values()
+        assert parked.ticket is not None
         lane = parked.ticket.lane
         held: list[bool] = []
         device.attached.watch_pressure(held.append)

@@ -155,13 +155,13 @@ class Place:
         server.wait_log("TCP server listening")
         return server
 
-    def connect(self) -> subprocess.Popen[bytes]:
+    def connect(self, *options: str) -> subprocess.Popen[bytes]:
         said = self.stack.enter_context((self.folder / "client.log").open("ab"))
         client = subprocess.Popen(
             [
                 *("ip", "netns", "exec", self.network.name, sys.executable, "-m"),
                 *("rusb", "connect", f"{self.network.server}:{self.server.port}"),
-                *("--backend", f"emulated:flash-drive={self.image}"),
+                *("--backend", f"emulated:flash-drive={self.image}", *options),
             ],
             cwd=CHECKOUT,
             env={**os.environ, "RUSB_STATE": str(self.folder)},
@@ -309,3 +309,23 @@ def test_a_server_that_is_started_again_gets_the_disk_once(place: Place) -> None
     digest = hashlib.sha256(CONTENT).hexdigest()
     read = "dd if=/dev/sda bs=65536 count=32 iflag=direct 2>/dev/null | sha256sum"
     assert place.guest.sh(read).split()[0] == digest
+
+
+def test_a_guest_goes_on_when_a_client_without_resume_is_started_again(
+    guest: Guest, network: Network, tmp_path: Path
+) -> None:
+    place = Place(guest, network, tmp_path, "--resume", "0", "--hold", "60")
+    with place.stack:
+        place.start()
+        place.go_on()
+        for seconds in (2, 8):
+            place.client.kill()
+            place.client.wait()
+            time.sleep(seconds)
+            place.client = place.connect("--no-reconnect")
+            place.go_on()
+        place.stop()
+        assert place.unplugs() == 0
+        log = place.server.log()
+        assert log.count("its client is back; the guest goes on with it") == 2
+        assert log.count("VUSB: Attached") == 1
