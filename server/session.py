@@ -263,7 +263,7 @@ class ServerSession(Session):
             inputs=self._inputs,
             view=self.viewer.state() if self.viewer else None,
             sound=self._media.audio.state(),
-            clipboard=self._media.clipboard.mode.value,
+            clipboard=self._media.clipboard.state(),
             ended=ended,
         )
 

@@ -233,7 +233,8 @@ class ClientState:
         inputs: keys and mouse events.
         view: None: it sees nothing.
         sound: None: it hears nothing.
-        clipboard: which way texts go, a word of ``--clipboard-mode``.
+        clipboard: which way texts go, a word of ``--clipboard-mode``; ``disabled``,
+            too, if the client takes no part.
     """
 
     number: int

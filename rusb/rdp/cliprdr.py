@@ -102,6 +102,7 @@ class ClipboardServer:
 
     Attributes:
         is_started: is the client told that there is a clipboard?
+        is_in_step: does it take part? It has sent its first list.
     """
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ class ClipboardServer:
         self._events: list[ClipboardEvent] = []
         self._outputs: list[bytes] = []
         self._has_long_names = False
-        self._is_in_step = False  # the client sent its list, which is the first one
+        self.is_in_step = False
         self._last_list = b""
         self._offer: bool | None = None  # what the client is still to be told
         self._is_offered = False  # what was copied last, as the client knows, is ours
@@ -154,7 +155,7 @@ class ClipboardServer:
         """
         if self._text_until is not None:
             return
-        if self._is_mute or not self._is_in_step:
+        if self._is_mute or not self.is_in_step:
             self._events.append(TextReceived(None))
             return
         self._text_until = now + PATIENCE
@@ -206,7 +207,7 @@ class ClipboardServer:
         self._outputs.append(_HEAD.pack(kind, flags, len(body)) + body)
 
     def _send_list(self, now: float) -> None:
-        is_due = self._is_in_step and self._list_until is None and not self._is_mute
+        is_due = self.is_in_step and self._list_until is None and not self._is_mute
         if self._offer is None or not is_due:
             return
         formats = b""
@@ -253,11 +254,11 @@ class ClipboardServer:
 
     def _take_list(self, body: bytes, now: float) -> None:
         formats = _read_list(body, has_long_names=self._has_long_names)
-        is_echo = self._is_in_step and body == self._last_list
+        is_echo = self.is_in_step and body == self._last_list
         is_echo = is_echo and self._echo_until is not None and now < self._echo_until
         self._echo_until = None
         self._last_list = body
-        self._is_in_step = True
+        self.is_in_step = True
         if formats and not is_echo:
             self._offer, self._is_offered = None, False
         self._say(Kind.LIST_RESPONSE, _OK, b"")

@@ -1,6 +1,6 @@
 """The clipboard: text between the guest and its viewers (display.md 8).
 
-It belongs to whoever copied last, the guest or one viewer. Texts travel when somebody
+It belongs to the one that copied last, the guest or one viewer. Texts travel when somebody
 pastes; what one viewer copies no other one gets.
 """
 
@@ -250,6 +250,11 @@ class ClipboardChannel:
     def is_to_guest(self) -> bool:
         """Does the guest get what the client copies?"""
         return self.mode.is_to_guest
+
+    def state(self) -> str:
+        """The word of the mode, for a client that takes part."""
+        mode = self.mode if self._core.is_in_step else ClipboardMode.DISABLED
+        return mode.value
 
     def switch(self, *, is_on: bool) -> None:
         """Let the client share the clipboard, or not (``Client/DisableClipboard``)."""

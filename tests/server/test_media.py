@@ -360,6 +360,7 @@ async def test_texts_go_only_the_ways_that_the_mode_has(
     place: Place, mode: str, *, is_to_guest: bool, is_to_viewers: bool
 ) -> None:
     async with place.viewer() as client:
+        assert sessions_of(place.server)[0].state().clipboard == "disabled"
         if mode == "disabled":
             await client.listen()
             await until(lambda: listeners(place))
