@@ -45,7 +45,8 @@ SHORT = Plan(
     reports=50,
 )
 NAMES = [
-    *("bulk-in", "bulk-out", "control", "interrupt", "storage-read", "storage-write"),
+    *("bulk-in", "bulk-out", "rdpeusb-in", "rdpeusb-out", "control", "interrupt"),
+    *("storage-read", "storage-write"),
     *("interrupt-beside-flood", "reports"),
 ]
 TOP: dict[str, Any] = {
@@ -63,6 +64,7 @@ FIGURES = [
 TIMES = ("us", "us_min", "cpu_client_us", "cpu_server_us")
 HAVE = {
     **dict.fromkeys(("bulk-in", "bulk-out"), {"mb_s", "ratio", *TIMES}),
+    **dict.fromkeys(("rdpeusb-in", "rdpeusb-out"), {"mb_s", "ratio", *TIMES}),
     **dict.fromkeys(("control", "interrupt"), {*TIMES}),
     **dict.fromkeys(("storage-read", "storage-write"), {"mb_s", *TIMES}),
     "interrupt-beside-flood": {"mb_s", "p50_us", "p99_us", "arrived"},

@@ -1,8 +1,8 @@
 """The far process of ``rusb bench``: a client with its emulated devices.
 
-``python -m rusb.cli._bench.far PORT KNOWN_SERVERS`` reads JSON orders from standard
-input, one a line, and answers each with a line: CPU seconds so far, largest resident
-set in MB.
+``python -m rusb.cli._bench.far PORT KNOWN_SERVERS WIRE`` reads JSON orders from its
+standard input, one a line, and answers each with a line: CPU seconds so far, largest
+resident set in MB.
 """
 
 import asyncio
@@ -87,14 +87,14 @@ class _Far:
         await self._tasks.aclose()
 
 
-async def main(port: int, known_servers: Path) -> None:
+async def main(port: int, known_servers: Path, wire: str) -> None:
     """Connect, then obey until standard input ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     backend = EmulatedBackend(devices=[])
-    config = ClientConfig("127.0.0.1", port, known_servers=known_servers)
+    config = ClientConfig("127.0.0.1", port, known_servers=known_servers, wires=(wire,))
     async with connect(config, backends=[backend]):
         far = _Far(backend)
         try:
@@ -106,4 +106,4 @@ async def main(port: int, known_servers: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_async(main(int(sys.argv[1]), Path(sys.argv[2])))
+    run_async(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))

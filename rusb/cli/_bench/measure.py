@@ -39,6 +39,7 @@ from .plan import (
     FLOOD,
     MANY,
     MANY_JOBS,
+    PEUSB_JOBS,
     PING,
     RAW_IN,
     RAW_OUT,
@@ -69,6 +70,8 @@ Work: TypeAlias = Callable[[Job, int], Awaitable[Heard | None]]
 _WORK = {
     "bulk-in": transfer,
     "bulk-out": transfer,
+    "rdpeusb-in": transfer,
+    "rdpeusb-out": transfer,
     "control": control,
     "interrupt": interrupt,
     "storage-read": storage,
@@ -141,6 +144,13 @@ class _Bench:
         found = await self._rounds(far, jobs, self._transfers(loopbacks, far, raw))
         figures.ping = found.pop(PING)
         self._add_rows(found)
+        progress("transfers over MS-RDPEUSB")
+        other = run_far(self._port, self._folder, "rdpeusb")
+        async with other as over_peusb:
+            devices = await self._plug(over_peusb, "loopback")
+            work = self._transfers(devices)
+            self._add_rows(await self._rounds(over_peusb, PEUSB_JOBS, work))
+        await self._guest.wait_for(len(loopbacks))
         progress(f"transfers of {MANY} devices")
         loopbacks += await self._plug(far, "loopback", MANY - 1)
         work = self._transfers(loopbacks, far, raw)
@@ -265,7 +275,10 @@ class _Bench:
 
     def _add_rows(self, found: dict[Job, list[Round]]) -> None:
         figures = self._figures
-        raw = {"bulk-in": figures.raw_in, "bulk-out": figures.raw_out}
+        raw = {
+            **dict.fromkeys(("bulk-in", "rdpeusb-in"), figures.raw_in),
+            **dict.fromkeys(("bulk-out", "rdpeusb-out"), figures.raw_out),
+        }
         figures.rows += [
             Row.of(job, rounds, raw.get(job.name)) for job, rounds in found.items()
         ]

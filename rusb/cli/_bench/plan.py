@@ -8,6 +8,7 @@ __all__ = [
     "FLOOD_INTERVAL",
     "MANY",
     "MANY_JOBS",
+    "PEUSB_JOBS",
     "PING",
     "RAW_IN",
     "RAW_OUT",
@@ -52,6 +53,8 @@ class Job:
 
 
 STREAM_IN, STREAM_OUT = Job("bulk-in", LARGE, 8), Job("bulk-out", LARGE, 8)
+PEUSB_JOBS = Job("rdpeusb-in", LARGE, 8), Job("rdpeusb-out", LARGE, 8)
+"""The same streams over MS-RDPEUSB, from a client that has no other wire."""
 RAW_IN, RAW_OUT = Job("raw-in", LARGE), Job("raw-out", LARGE)
 """What the ratio is made of; the raw ones are no rows."""
 

@@ -64,9 +64,9 @@ class Far:
 
 
 @contextlib.asynccontextmanager
-async def run_far(port: int, folder: Path) -> AsyncIterator[Far]:
+async def run_far(port: int, folder: Path, wire: str = "vrdpusb") -> AsyncIterator[Far]:
     """Run a client of the server at *port*; it keeps its pins in *folder*."""
-    async with _run("far", str(port), str(folder / "known")) as process:
+    async with _run("far", str(port), str(folder / "known"), wire) as process:
         yield Far(process)
 
 

@@ -54,7 +54,7 @@ class Flood:
         self._in_flight = 0
         self._finished = asyncio.Event()
         self._error: RusbError | None = None
-        is_out = job.name == "bulk-out"
+        is_out = job.name.endswith("-out")
         self._endpoint = Loopback.SINK if is_out else Loopback.SOURCE
         self._data = bytes(job.size) if is_out else b""
         for n in range(job.depth):
