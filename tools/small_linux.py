@@ -38,7 +38,7 @@ MENU = """default linux
 prompt 0
 label linux
   kernel /vmlinuz
-  append initrd=/initrd console=ttyS0 console=tty0 quiet panic=-1 no_timer_check
+  append initrd=/initrd console=ttyS0 console=tty0 panic=-1 no_timer_check
 """
 
 INIT = """#!/bin/busybox sh
@@ -61,7 +61,6 @@ exec /etc/start "the CD"
 START = """#!/bin/sh
 export PATH=/sbin:/bin HOME=/root PS1='small-linux# '
 [ -d /proc/1 ] || { mount -t proc proc /proc; mount -t sysfs sys /sys; }
-echo 3 >/proc/sys/kernel/printk
 exec 4<>/dev/tty1 5<>/dev/ttyS0  # keeps what is typed before the shells are there
 for place in /dev/tty1 /dev/ttyS0; do
   {
@@ -84,7 +83,7 @@ say "Copying the CD to the disk..."
 dd if=/dev/sr0 of=/dev/sda bs=1M 2>/dev/null || exit 1
 sync
 say "Partitioning the disk..."
-# behind the CD, at a whole MiB
+# at a whole MiB behind the copy
 first=$(($(cat /sys/block/sr0/size) / 2048 * 2048 + 4096))
 printf "n\\np\\n2\\n$first\\n\\nw\\n" | fdisk -u /dev/sda >/tmp/fdisk || cat /tmp/fdisk
 for try in 1 2 3 4 5; do [ -b /dev/sda2 ] && break; sleep 1; done
@@ -97,12 +96,7 @@ for folder in dev proc sys tmp run mnt disk; do mkdir -p /disk/$folder; done
 date >/disk/etc/installed
 umount /disk
 sync
-say "Installed. Type poweroff, take the CD out, and start again."
-"""
-
-POWEROFF = """#!/bin/busybox sh
-sync
-busybox poweroff -f
+say "Installed. Switch the machine off, take the CD out, and start it again."
 """
 
 
@@ -118,7 +112,7 @@ def build(path: Path) -> None:
         shutil.copy(ISOLINUX / "isolinux.bin", tree)
         shutil.copy(LDLINUX, tree)
         shutil.copy(assets() / "vmlinuz", tree / "vmlinuz")
-        files = {"etc/start": START, "sbin/install": INSTALL, "sbin/poweroff": POWEROFF}
+        files = {"etc/start": START, "sbin/install": INSTALL}
         initramfs(tree / "initrd", MODULES, INIT, files)
         (tree / "isolinux.cfg").write_text(MENU)
         command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(path)]

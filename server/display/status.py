@@ -25,9 +25,10 @@ WRAPPED, MAX_PROBLEM = 70, 6
 
 HELP = (
     "",
-    "To plug in a USB device of your computer, run there:",
-    "rusb connect ADDRESS:PORT",
-    "with the address and the port that this viewer connected to.",
+    "To plug in a USB device of your computer:",
+    "rusb connect ADDRESS:PORT, where this viewer connected to, beside it",
+    "FreeRDP: xfreerdp /usb:id:VVVV:PPPP",
+    "Windows: Local Resources, More, Other supported RemoteFX USB devices",
 )
 
 _MAX_FRAMES = 4

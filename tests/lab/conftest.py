@@ -5,34 +5,18 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.lab.assets import GUEST, LabError, assets, initramfs
+from tests.support.lab.assets import LabError, assets
 from tests.support.lab.peers import missing
 from tests.support.lab.usblab import Client, Guest
 from tests.support.lab.warm import warm
-
-INIT = """#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-while read m; do insmod /m/$m.ko; done </m/order
-echo SYSTEM IS UP >/dev/ttyS0
-while true; do sleep 1; done
-"""
-
-MENU = """default linux
-label linux
-  kernel /vmlinuz
-  append initrd=/initrd console=ttyS0 panic=-1
-"""
-
-ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
-LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
+from tests.support.rusbserver import CHECKOUT
 
 _CURE = "install it with: apt-get install --no-install-recommends qemu-system-x86"
 
@@ -112,22 +96,11 @@ def client_vm(lab: None) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def iso(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CD that boots a Linux, which talks on its serial port."""
-    if not (ISOLINUX.exists() and LDLINUX.exists() and shutil.which("xorriso")):
-        _refuse("needs: apt-get install isolinux syslinux-common xorriso")
+    """A CD that boots a small Linux, which also talks on its serial port."""
     with once(tmp_path_factory, "linux.iso") as path:
         if not path.exists():
-            _make_iso(path, tmp_path_factory.mktemp("iso"))
+            command = [sys.executable, f"{CHECKOUT}/tools/small_linux.py", str(path)]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                _refuse(done.stderr)
     return path
-
-
-def _make_iso(path: Path, tree: Path) -> None:
-    shutil.copy(ISOLINUX, tree)
-    shutil.copy(LDLINUX, tree)
-    shutil.copy(assets() / "vmlinuz", tree / "vmlinuz")
-    initramfs(tree / "initrd", GUEST, INIT, {})
-    (tree / "isolinux.cfg").write_text(MENU)
-    command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(path)]
-    command += ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"]
-    command += ["-boot-load-size", "4", "-boot-info-table", str(tree)]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)

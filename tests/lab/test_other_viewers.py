@@ -1,7 +1,7 @@
 """Viewers that ask to be clicked, and clients in other languages, against our server.
 
 They start side by side, for most of their time goes by waiting. Each logs on with a
-name of its own, and has to show the colour of the status screen.
+name of its own, and has to show the colour of the guest's screen.
 """
 
 import os
@@ -17,18 +17,15 @@ from pathlib import Path
 import pytest
 from PIL import ImageGrab
 
-from rusb.server.display.status import status_frame
 from tests.support.lab.peers import (
-    HEIGHT,
     MACHINE,
-    NAME,
-    WIDTH,
+    SEES,
     Display,
     Program,
     Record,
-    as_image,
     wait,
 )
+from tests.support.lab.screens import ScreenGuest
 from tests.support.rusbserver import CHECKOUT, RusbServer
 
 pytestmark = [
@@ -78,22 +75,18 @@ TOLERANCE = 10
 """In each colour: the pictures have 16 bit, and GNOME Connections scales them."""
 
 
-def background() -> tuple[int, ...]:
-    """The colour of most of the status screen."""
-    picture = as_image(status_frame(WIDTH, HEIGHT, NAME, []), 24)
-    found = picture.getpixel((0, HEIGHT - 1))
-    assert isinstance(found, tuple)
-    return found
+BACKGROUND = (0, 0, 170)
+"""The colour that the guest's console is filled with: Linux' blue."""
 
 
 def is_background(colour: object) -> bool:
     assert isinstance(colour, tuple)
-    pairs = zip(colour[:3], background(), strict=True)
+    pairs = zip(colour[:3], BACKGROUND, strict=True)
     return all(abs(int(a) - b) <= TOLERANCE for a, b in pairs)
 
 
 class Viewer:
-    """One that runs; :meth:`sees` tells whether it has the status screen."""
+    """One that runs; :meth:`sees` tells whether it has the guest's screen."""
 
     def __init__(self, program: Program, display: Display | None, keys: str) -> None:
         self.program = program
@@ -170,7 +163,16 @@ WINDOWS = ("remmina", "krdc", "connections")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RusbServer]:
+def guest(lab: None) -> Iterator[ScreenGuest]:
+    with ScreenGuest() as guest:
+        guest.sh("printf '\\033[44m\\033[2J' >/dev/tty1")
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def server(
+    guest: ScreenGuest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RusbServer]:
     missing = [p for name, p in PACKAGES.items() if not shutil.which(name)]
     if not (NODE / "node_modules" / "node-rdpjs-2").is_dir():
         missing.append(str(NODE))
@@ -181,7 +183,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RusbServer]:
         pytest.skip(reason)
     method = '<Property name="Security/Method" value="Negotiate"/>'
     machine = MACHINE.replace("PROPERTIES", method)
-    server = RusbServer(tmp_path_factory.mktemp("s"), machine, "--guest", "loopback")
+    folder = tmp_path_factory.mktemp("s")
+    server = RusbServer(folder, machine, "--guest", f"qemu:{guest.monitor}")
     try:
         server.wait_log("TCP server listening")
         yield server
@@ -209,7 +212,7 @@ def viewers(
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_a_viewer_of_others_shows_the_status_screen(
+def test_a_viewer_of_others_shows_the_guest(
     name: str, viewers: dict[str, Viewer], server: RusbServer, matrix: Record
 ) -> None:
     viewer = viewers[name]
@@ -219,7 +222,7 @@ def test_a_viewer_of_others_shows_the_status_screen(
         return name in done
 
     wait(logs_on, name, viewer.program.said, STARTS)
-    wait(viewer.sees, f"the status screen in {name}", viewer.program.said, STARTS)
+    wait(viewer.sees, f"the guest's screen in {name}", viewer.program.said, STARTS)
     log = server.log()
     assert "Using standard RDP security" not in log
-    matrix(name, "rusb Negotiate", "TLS", "status screen")
+    matrix(name, "rusb Negotiate", "TLS", SEES)

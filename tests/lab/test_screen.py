@@ -21,7 +21,7 @@ from rusb.server.config import ServerConfig
 from rusb.server.display.inputs import pass_on
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay
-from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, wait
+from tests.support.lab.peers import HEIGHT, SEES, WIDTH, Display, Program, Record, wait
 from tests.support.lab.screens import Records, ScreenGuest, TwoHeads
 from tests.support.lab.vboxshell import Shell
 from tests.support.rusbserver import free_port
@@ -139,10 +139,13 @@ async def test_a_viewer_shows_what_qemu_shows(
     server: Server,
     display: Display,
     tmp_path: Path,
+    matrix: Record,
 ) -> None:
     await asyncio.to_thread(
         check, make, server, screen, display, tmp_path / "viewer", depth
     )
+    name = make(0, depth)[0]
+    matrix(name, "rusb Negotiate", "TLS", f"{SEES} in {depth} bit, every pixel")
 
 
 def watch_both(server: Server, guest: ScreenGuest, folder: Path) -> None:

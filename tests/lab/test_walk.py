@@ -4,6 +4,7 @@ What the guide shows in its text blocks must come, line by line and in this orde
 stands for anything.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,13 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lab.peers import wait
+from tests.support.lab.assets import assets
+from tests.support.lab.peers import Display, wait
 from tests.support.rusbserver import CHECKOUT
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 GUIDE = "docs/guide/first-machine.md"
-PARTS = (*("rusb", "contrib", "pyproject.toml", "README.md", "LICENSE"),)
+PARTS = (
+    *("rusb", "contrib", "tools", "tests", "pyproject.toml", "README.md"),
+    "LICENSE",
+)
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -92,7 +97,7 @@ class Terminal:
 
 
 def test_the_guide_leads_from_nothing_to_a_device_in_a_guest(
-    iso: Path, tmp_path: Path
+    lab: None, programs: None, tmp_path: Path
 ) -> None:
     if os.getuid() != 0 or not shutil.which("apt-get"):
         pytest.skip("the guide installs Debian packages as root")
@@ -103,24 +108,29 @@ def test_the_guide_leads_from_nothing_to_a_device_in_a_guest(
         else:
             checkout.mkdir(exist_ok=True)
             shutil.copy(CHECKOUT / part, checkout)
-    shutil.copy(iso, tmp_path / "linux.iso")
     env = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     env |= {"HOME": str(tmp_path), "RUSB_ACCEL": "tcg", "PIP_NO_COMPILE": "1"}
     env |= {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "pip_"))}
-    first = Terminal(tmp_path, env, "first")
-    second = Terminal(tmp_path, env, "second")
-    try:
-        _walk(first, second, tmp_path / "lab-console.txt")
-    finally:
-        second.close()
-        first.close()
-        off = [str(tmp_path / "rusb-venv/bin/rusb"), "controlvm", "Lab", "poweroff"]
-        subprocess.run(off, env=env, capture_output=True, timeout=60, check=False)
+    env["RUSB_LAB_CACHE"] = str(assets())
+    (tmp_path / "display").mkdir()
+    with contextlib.ExitStack() as stack:
+        display = stack.enter_context(Display(tmp_path / "display"))
+        first = Terminal(tmp_path, env, "first")
+        stack.callback(first.close)
+        second = Terminal(tmp_path, {**env, "DISPLAY": display.name}, "second")
+        stack.callback(second.close)
+        stack.callback(_switch_off, tmp_path, env)
+        _walk(first, second, tmp_path / "lab-console.txt", display)
     assert (tmp_path / "lab.vdi").exists()
     assert not (tmp_path / ".local/share/rusb/VirtualBox VMs/Lab").exists()
 
 
-def _walk(first: Terminal, second: Terminal, console: Path) -> None:
+def _switch_off(folder: Path, env: dict[str, str]) -> None:
+    off = [str(folder / "rusb-venv/bin/rusb"), "controlvm", "Lab", "poweroff"]
+    subprocess.run(off, env=env, capture_output=True, timeout=60, check=False)
+
+
+def _walk(first: Terminal, second: Terminal, console: Path, display: Display) -> None:
     terminal, output = first, ""
 
     def is_told(text: str) -> Callable[[], bool]:
@@ -130,6 +140,7 @@ def _walk(first: Terminal, second: Terminal, console: Path) -> None:
         if kind == "text" and terminal is second:
             _wait_shown(text, second)
             wait(is_told("idVendor=1209, idProduct=0001"), "the stick in the guest")
+            wait(lambda: not display.is_blank(), "the window", second.said)
         elif kind == "text":
             assert_shown(text, output)
         elif kind == "sh aside":

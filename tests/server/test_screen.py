@@ -12,7 +12,8 @@ from rusb.client.session import connect
 from rusb.errors import ServerBusy
 from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.share import DataType
-from rusb.server.display.status import status_frame
+from rusb.server.display.status import HELP, status_frame
+from rusb.server.release_log import BRING_USB
 from tests.support.whole_path import Lab, machine, say, sessions_of
 
 ALLOW, SUPPRESS = b"\1\0\0\0" + bytes(8), bytes(4)
@@ -182,3 +183,9 @@ async def test_a_viewer_beside_a_connection_for_usb_is_the_same_client(
             with pytest.raises(ServerBusy):
                 async with connect(usb, backends=[]):
                     pass
+
+
+@pytest.mark.parametrize("way", ["rusb connect ", "xfreerdp /usb:id:", "RemoteFX USB"])
+def test_the_status_page_says_how_to_bring_devices(way: str) -> None:
+    assert way in " ".join(HELP)
+    assert way in BRING_USB

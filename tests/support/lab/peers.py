@@ -253,3 +253,7 @@ MACHINE = f"""<?xml version="1.0"?>
 </VirtualBox>
 """
 Record = Callable[[str, str, str, str], None]
+"""Writes a line of the matrix: client, server, security, outcome."""
+
+SEES = "sees the guest"
+"""Outcome of a viewer that shows the screen of a virtual machine."""
