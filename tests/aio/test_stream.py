@@ -150,8 +150,10 @@ async def pressing(
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: stream, "127.0.0.1", 0)
     async with asyncio.timeout(20), server:
-        yield stream, server.sockets[0].getsockname()[1], pressed
-        stream.abort()
+        try:
+            yield stream, server.sockets[0].getsockname()[1], pressed
+        finally:  # uvloop waits for ever for what is open at its end
+            stream.abort()
 
 
 async def connected(stream: RdpStream, core: Feeder, *, is_tls: bool = True) -> None:
@@ -181,6 +183,8 @@ def test_what_tls_has_taken_waits_all_the_same(
             await connected(stream, core)
             core.outputs.append(bytes(SIZE))
             stream.flush()
+            while not pressed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             assert WRITE_HIGH < stream.bytes_waiting < SIZE * 1.01
             assert pressed == [True]
@@ -213,6 +217,8 @@ def test_a_transport_holds_little_and_a_slow_reader_stops_its_writer(
             await connected(stream, core, is_tls=is_tls)
             core.messages += blocks
             stream.flush()
+            while not pressed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             assert MARK < stream.bytes_waiting - core.bytes_waiting < most
             assert WRITE_HIGH < stream.bytes_waiting
