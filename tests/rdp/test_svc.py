@@ -258,7 +258,7 @@ class TestBothEnds:
         receiver.receive_data(b"".join(sender.data_to_send()))
         assert receiver.events() == [ChannelData(USB, b"goes on")]
 
-    @pytest.mark.parametrize("size", [0, 1, 1600, 16256])
+    @pytest.mark.parametrize("size", [0, 16, 1600, 16256])
     def test_t10_messages_without_an_end(self, size: int, is_up: bool) -> None:
         """More is sent than was announced: what is kept is what was announced."""
         sender, receiver = self.ends(Joined(*clear()), is_up=is_up)
