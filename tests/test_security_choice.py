@@ -201,7 +201,7 @@ async def test_rdesktop_vrdp_knows_only_tls_1_0(
     """2.5: after a handshake that fails it asks for standard security."""
     server = place.server(Method=method)
     server.config.legacy_tls = is_legacy
-    async with asyncio.timeout(10), server:
+    async with asyncio.timeout(30), server:
         assert await rdesktop(server.port) == outcome
         assert await rdesktop(server.port) == outcome
     told = "\n".join(place.at_terminal)
@@ -235,7 +235,7 @@ async def test_a_client_that_insists_on_nla_is_told_from_one_without_trust(
     place: Place, wish: int, method: str, answer: int | None, advice: str
 ) -> None:
     """It hangs up as soon as TLS is chosen: `xfreerdp /sec:nla` does."""
-    async with asyncio.timeout(10), place.server(Method=method) as server:
+    async with asyncio.timeout(30), place.server(Method=method) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(ConnectionRequest(protocols=wish).serialize())
         confirm = ConnectionConfirm.parse((await reader.readexactly(19))[4:])
@@ -262,7 +262,7 @@ async def test_t45_no_cipher_in_common(
         return context
 
     monkeypatch.setattr("rusb.client.dial.client_context", only_ecdsa)
-    async with asyncio.timeout(10), place.server() as server:
+    async with asyncio.timeout(30), place.server() as server:
         with pytest.raises(HandshakeError, match="TLS handshake failed|hung up"):
             await place.visit(server, "tls")
         await place.has_told.wait()

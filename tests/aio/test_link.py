@@ -175,7 +175,7 @@ async def test_deadlines_end_with_the_link() -> None:
     below.link.opened(3, "toy")
     below.core.due = loop.time()
     below.link.flush()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while "due" not in below.log:  # noqa: ASYNC110
             await asyncio.sleep(0)
     below.core.due = loop.time()

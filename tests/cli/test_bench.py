@@ -76,7 +76,7 @@ HAVE = {
 async def test_control_transfers_reach_the_client(tmp_path: Path) -> None:
     lab = Lab(tmp_path, machine())
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(30),
         lab.server,
         lab.client(EmulatedBackend(devices=[Loopback()])),
     ):

@@ -183,7 +183,7 @@ async def test_a_drive_follows_its_image_file(
     path.write_bytes(bytes(1 << 20))
     backend = EmulatedBackend(f"flash-drive={path},keyboard")
     watched = Watched(backend)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         (drive, _) = await backend.list_devices()
         host = Host(await backend.open(drive), backend)
         BulkOnly(host).write(3, b"x" * 512)

@@ -188,7 +188,7 @@ async def test_a_transfer_waits_for_other_programs_but_not_for_ever(
     await asyncio.sleep(0.02)
     assert device.done == {}
     device.room = lambda length: length <= MIN_PIECE
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not device.kernel:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         device.room = lambda length: False

@@ -46,7 +46,7 @@ def test_the_emulated_backend_is_among_the_plugins() -> None:
 async def test_a_backend_lists_devices_that_can_be_told_apart(name: str) -> None:
     backend = load(name)(None)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert backend.force is False
             backend.watch(lambda: None)
             try:
@@ -69,7 +69,7 @@ async def test_a_device_that_is_not_there_is_gone(name: str) -> None:
     backend = load(name)(None)
     (some,) = await EmulatedBackend("keyboard").list_devices()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             missing = LocalDevice("no such key", some.info)
             with pytest.raises(BackendError):
                 await backend.open(missing)
@@ -137,7 +137,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     backend = EmulatedBackend(request.param)
     (local,) = await backend.list_devices()
     opened = await backend.open(local)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         yield Rig(backend, local, opened)
     await opened.aclose()
     await backend.aclose()

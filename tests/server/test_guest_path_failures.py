@@ -104,7 +104,7 @@ async def run_remote(folder: Path, injection: Injection) -> str:
     guest = lab.guest = lab.server.guest = WatchedGuest()
     loopback = Loopback()
     backend = EmulatedBackend(devices=[loopback])
-    async with asyncio.timeout(10), lab.server:
+    async with asyncio.timeout(30), lab.server:
         async with lab.client(backend):
             await attached(lab)
             backend.unplug(loopback)
@@ -146,7 +146,7 @@ async def test_a_device_of_the_servers_machine(
         with monkeypatch.context() as patch:
             for name in ("_attach", "_detach"):
                 inject(patch, HostPlugs, name, injection)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 for _ in range(2):
                     was_reached = injection.was_reached
                     try:
@@ -182,7 +182,7 @@ async def test_a_device_on_its_way_into_qemu(
                 inject(patch, QemuGuest, "_plug_in", injection)
                 inject(patch, QemuGuest, "_wait_until_in", injection)
                 inject(patch, QemuGuest, "_find_port", injection)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     try:
                         await guest.attach(device)
                         await guest.detach(device)
@@ -201,7 +201,7 @@ async def test_every_detach_is_followed_by_its_reason(tmp_path: Path, end: str) 
     lab = Lab(tmp_path, machine())
     loopback = Loopback()
     backend = EmulatedBackend(devices=[loopback])
-    async with asyncio.timeout(10), lab.server:
+    async with asyncio.timeout(30), lab.server:
         async with lab.client(backend):
             (device,) = await lab.guest.wait_for(1)
             await attached(lab)

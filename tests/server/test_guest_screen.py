@@ -47,13 +47,13 @@ async def place(
 ) -> AsyncIterator[Place]:
     monkeypatch.setattr(guest_screen, "FIRST_PAUSE", 0.05)
     place = Place(tmp_path)
-    async with asyncio.timeout(15), place.server:
+    async with asyncio.timeout(30), place.server:
         yield place
 
 
 async def until(held: object) -> None:
     assert callable(held)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not held():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

@@ -28,7 +28,7 @@ from tests.support.host_devices import Host
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
     made = Host(tmp_path)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         yield made
         await made.plugs.aclose()
         await made.plugs.aclose()
@@ -266,7 +266,7 @@ async def test_no_failure_of_a_request_holds_up_what_waits_behind_it(
     attachment.submit(Urb.control(1, SetupPacket.clear_halt(0x81)), done.append)
     attachment.submit(Urb(2, TransferType.BULK, 0x81, 16), done.append)
     device.go.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(done) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert [r.status for r in done] == [status, UrbStatus.IO_ERROR]

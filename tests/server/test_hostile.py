@@ -253,7 +253,7 @@ async def test_t08_a_client_that_asks_and_reads_nothing_is_dropped(
 async def test_t08_a_client_fills_no_disk_with_what_is_logged_of_it(lab: Lab) -> None:
     """Answers to a question that nobody asks again are logged, each of them."""
     lines = session.MAX_LINES
-    async with asyncio.timeout(15), others_go_on(lab):
+    async with asyncio.timeout(30), others_go_on(lab):
         async with connect(lab.config(), backends=[]) as noisy:
             while not wires_of(noisy).channels.open:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -312,7 +312,7 @@ async def test_nothing_of_a_client_waits_for_the_garbage_collector(
     gc.disable()
     try:
         async with (
-            asyncio.timeout(15),
+            asyncio.timeout(30),
             lab.client(EmulatedBackend(devices=[Loopback()])) as deaf,
         ):
             (device,) = await lab.guest.wait_for(1)
@@ -333,7 +333,7 @@ async def test_nothing_of_a_client_waits_for_the_garbage_collector(
             del ours, transport
         while sessions_of(lab.server):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while any(ref() for ref in gone):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     finally:

@@ -26,7 +26,7 @@ async def test_a_bug_in_a_logon_refuses_it(
 
     async with place.serve() as server:
         server.authenticator.check = check  # type: ignore[method-assign, assignment]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await place.is_refused()
         await place.wait_log("Connection closed: 1")
     assert "a bug in the logon" in caplog.text

@@ -89,7 +89,7 @@ class Policed(Lab):
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Policed]:
     made = Policed(tmp_path)
-    async with asyncio.timeout(15), made.server:
+    async with asyncio.timeout(30), made.server:
         yield made
 
 

@@ -210,7 +210,7 @@ async def test_what_a_command_starts_ends_with_the_machine(
 
     monkeypatch.setattr(headless, "_start_server", start)
     switching = asyncio.ensure_future(headless._set_vrde({"enabled": True}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await begun.wait()
         await headless.aclose()
         await switching
@@ -226,7 +226,7 @@ async def test_a_line_of_qemu_without_an_end_keeps_nobody(tmp_path: Path) -> Non
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", shout), stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await qemu_of(headless)._read_words(process)
         assert await process.wait() == 0
     await headless.aclose()

@@ -52,7 +52,7 @@ class Station:
         self.serving = Serving(self.config, self.said.append)
 
     async def hears(self, text: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not any(text in line for line in self.said):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
@@ -101,7 +101,7 @@ async def test_it_is_found_while_it_runs(station: Station) -> None:
     with pytest.raises(ControlError, match="already running, in process"):
         Serving(station.config, station.said.append)
     await call(running_path(entry.uuid), "poweroff")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await station.serving.wait_ended()
     await station.serving.aclose()
     assert known.running_unlisted() == []
@@ -116,7 +116,7 @@ async def test_a_change_of_its_file_counts_at_once(
     port = station.serving.server.port
     config = ClientConfig("127.0.0.1", port, known_servers=place / "known")
     backend = EmulatedBackend(devices=[Loopback()])
-    async with asyncio.timeout(15), connect(config, backends=[backend]):
+    async with asyncio.timeout(30), connect(config, backends=[backend]):
         await station.hears("refused: filter 0")
         good = station.path.read_text()
         station.path.write_text("<broken")

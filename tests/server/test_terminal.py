@@ -89,7 +89,7 @@ async def test_a_client_and_its_device_from_the_first_to_the_last(
     tmp_path: Path,
 ) -> None:
     desk = Desk(tmp_path)
-    async with desk.server, asyncio.timeout(15):
+    async with desk.server, asyncio.timeout(30):
         async with desk.visit():
             await desk.hears("in use by the guest")
         await desk.hears("disconnected")
@@ -115,7 +115,7 @@ async def test_a_refused_device_comes_with_the_command_that_admits_it(
         "to admit 1209:0004 rusb Loopback: rusb usbfilter add 1 --target 'My Lab'"
         " --name Loopback --vendorid 1209 --productid 0004 --remote yes"
     )
-    async with desk.server, asyncio.timeout(15), desk.visit():
+    async with desk.server, asyncio.timeout(30), desk.visit():
         assert await desk.hears("to admit") == command
         assert (
             await desk.hears("refused") == "1209:0004 rusb Loopback: refused: filter 0"
@@ -127,14 +127,14 @@ async def test_a_refused_device_comes_with_the_command_that_admits_it(
 async def test_a_machine_without_a_controller(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.server.machine.usb_controllers = ()
-    async with desk.server, asyncio.timeout(15), desk.visit():
+    async with desk.server, asyncio.timeout(30), desk.visit():
         line = await desk.hears("to admit")
         assert line.endswith("rusb modifyvm 'My Lab' --usb-xhci on")
 
 
 async def test_refused_clients_are_named_with_the_reason(tmp_path: Path) -> None:
     desk = Desk(tmp_path, auth_type="External", auth_library="VBoxAuthSimple")
-    async with desk.server, asyncio.timeout(15):
+    async with desk.server, asyncio.timeout(30):
         with pytest.raises(AuthenticationError):
             async with desk.visit("wrong"):
                 pass
@@ -153,7 +153,7 @@ async def test_refused_clients_are_named_with_the_reason(tmp_path: Path) -> None
 
 async def test_who_comes_and_says_nothing_sensible(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    async with desk.server, asyncio.timeout(15):
+    async with desk.server, asyncio.timeout(30):
         reader, writer = await asyncio.open_connection("127.0.0.1", desk.server.port)
         writer.write(b"\x03\0\0\0")
         await reader.read()
@@ -166,7 +166,7 @@ async def test_the_terminal_is_not_flooded(
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_TOLD", 5)
     desk = Desk(tmp_path)
-    async with desk.server, asyncio.timeout(15):
+    async with desk.server, asyncio.timeout(30):
         for _ in range(40):
             _, writer = await asyncio.open_connection("127.0.0.1", desk.server.port)
             writer.write(b"junk")
@@ -180,7 +180,7 @@ async def test_the_terminal_is_not_flooded(
 
 async def test_the_fingerprint_is_the_one_that_clients_show(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    async with desk.server, asyncio.timeout(15), desk.visit() as client:
+    async with desk.server, asyncio.timeout(30), desk.visit() as client:
         tls = transport_of(client).get_extra_info("ssl_object")
         shown = fingerprint(tls.getpeercert(binary_form=True))
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", shown)
@@ -226,7 +226,7 @@ async def test_what_a_machine_lacks_can_be_had_if_it_is_not_registered(
     desk = Desk(tmp_path, address="0.0.0.0")
     desk.server.machine.path = path
     desk.server.machine.usb_controllers = ()
-    async with desk.server, asyncio.timeout(15), desk.visit():
+    async with desk.server, asyncio.timeout(30), desk.visit():
         cure = (await desk.hears("to admit")).partition(": rusb ")[2]
     (command,) = re.findall(r"once the machine is off: ([^;]*);", desk.said[0])
     for words in (cure, command):
@@ -244,7 +244,7 @@ async def test_what_the_quick_start_shows(tmp_path: Path) -> None:
     desk = Desk(tmp_path, (Filter("Sticks", product="*Flash*", remote="yes"),))
     desk.server.machine.name = "Lab"
     devices = [FlashDrive(), Keyboard()]
-    async with desk.server, asyncio.timeout(15):
+    async with desk.server, asyncio.timeout(30):
         known = tmp_path / "known"
         config = ClientConfig("127.0.0.1", desk.server.port, known_servers=known)
         async with connect(config, backends=[EmulatedBackend(devices=devices)]):

@@ -68,7 +68,7 @@ async def ask(guest: UsbipGuest, ends: Ends, *parts: bytes) -> bytes:
     for part in parts:
         await loop.sock_sendall(sock, part)
         await asyncio.sleep(0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await loop.sock_recv(sock, 1 << 16)
 
 
@@ -78,7 +78,7 @@ async def test_the_list_has_what_is_attached_and_ends_the_connection(
     assert await guest.attach(Device(1)) == f"busid 1-1 at 127.0.0.1 port {guest.port}"
     assert "busid 2-1" in await guest.attach(Other(2, Speed.SUPER))
     records = codec.parse_list(await ask(guest, ends, codec.list_request()))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await asyncio.get_running_loop().sock_recv(ends[0], 1) == b""
     assert records is not None
     assert [(r.busid, r.info.product_id) for r in records] == [("1-1", 1), ("2-1", 2)]
@@ -100,7 +100,7 @@ async def test_a_client_has_a_device_alone_and_leaves_it_for_the_next(
     await loop.sock_sendall(ends[0], codec.CMD_SUBMIT.pack(*head, setup))
     assert len(await loop.sock_recv(ends[0], 100)) == 48
     ends[0].close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while device.resets == 0:  # noqa: ASYNC110 - as the next one expects it
             await asyncio.sleep(0.01)
     assert len(await ask(guest, ends, request)) == 320
@@ -131,7 +131,7 @@ async def test_callers_are_bounded(
     monkeypatch.setattr(usbip, "MAX_CALLERS", 3)
     for _ in range(3):
         await call(guest, ends)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(guest.callers) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         sock = await call(guest, ends)

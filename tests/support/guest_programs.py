@@ -209,6 +209,6 @@ class Redirected(Program):
 
 
 async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not holds():  # noqa: ASYNC110 - programs run in threads
             await asyncio.sleep(0.002)

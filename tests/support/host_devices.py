@@ -31,7 +31,7 @@ class Host:
         return [HostDevice.of(device).uuid for device, _ in await self.devices.list()]
 
     async def wait_empty(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while self.plugs.devices():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             async with self.plugs._changing:

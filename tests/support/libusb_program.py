@@ -61,7 +61,7 @@ class Bench:
         return self.results[urb.id][0]
 
     async def wait(self, is_true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not is_true():
                 self._changed.clear()
                 await self._changed.wait()

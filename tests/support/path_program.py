@@ -46,7 +46,7 @@ class Guest:
         return self.device.submit(BULK, 0x83, 512, b"", done)
 
     async def wait(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while sum(map(len, self.results.values())) < count:
                 self._changed.clear()
                 await self._changed.wait()
@@ -127,7 +127,7 @@ async def main(scenario: str, folder: Path) -> None:
             filters=(parse_offer("1209:0001"),),
         )
         async with connect(config, backends=[LibusbBackend(state=folder)]):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 (device,) = await loopback.wait_for(1)
             await globals()[scenario](Guest(device))
     left = asyncio.all_tasks() - {asyncio.current_task()}

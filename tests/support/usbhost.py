@@ -25,10 +25,10 @@ __all__ = ["BulkOnly", "Host", "Pending", "plugged"]
 
 @contextlib.asynccontextmanager
 async def plugged(device: EmulatedDevice) -> AsyncIterator["Host"]:
-    """Plug a device into a backend of its own and open it, for five seconds."""
+    """Plug a device into a backend of its own and open it, for twenty seconds at most."""
     backend = EmulatedBackend(devices=[device])
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             (local,) = await backend.list_devices()
             yield Host(await backend.open(local), backend)
     finally:

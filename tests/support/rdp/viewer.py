@@ -30,7 +30,7 @@ SOUND, CLIPBOARD = "rdpsnd", "cliprdr"
 
 async def until(held: Callable[[], object]) -> None:
     """Wait until something holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not held():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
