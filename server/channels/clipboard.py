@@ -1,7 +1,7 @@
 """The clipboard: text between the guest and its viewers (display.md 8).
 
-It belongs to the one that copied last, the guest or one viewer. Texts travel when somebody
-pastes; what one viewer copies no other one gets.
+It belongs to the one that copied last, the guest or one viewer. Texts travel when
+somebody pastes; what one viewer copies no other one gets.
 """
 
 import asyncio

@@ -25,7 +25,7 @@ __all__ = ["BulkOnly", "Host", "Pending", "plugged"]
 
 @contextlib.asynccontextmanager
 async def plugged(device: EmulatedDevice) -> AsyncIterator["Host"]:
-    """Plug a device into a backend of its own and open it, for twenty seconds at most."""
+    """Plug a device into a backend of its own and open it, for a while."""
     backend = EmulatedBackend(devices=[device])
     try:
         async with asyncio.timeout(20):
