@@ -24,6 +24,9 @@ WINDOW = 128 << 20
 """Bytes of messages that are kept; twice what a server may have in flight. One that
 asks and acknowledges nothing is left."""
 
+MAX_GRACE = 600.0
+"""Seconds for which devices are kept for a server at most, whatever it says."""
+
 EARLY = 2.0
 """Seconds by which we give up before the server does."""
 
@@ -198,7 +201,7 @@ class Extension:
             )
 
     def _hello(self, hello: rusbext.Hello) -> None:
-        if not hello.features & Feature.RESUME:
+        if not hello.features & Feature.RESUME or not self._wire:
             return
         if self._ticket is not None:
             self._ask(hello, self._ticket)
@@ -208,7 +211,8 @@ class Extension:
     def _accept(
         self, hello: rusbext.Hello, protocol: WireProtocol, link: WireLink
     ) -> None:
-        ticket = Ticket(hello.session, hello.grace_ms / 1000, protocol, link)
+        grace = min(hello.grace_ms / 1000, MAX_GRACE)
+        ticket = Ticket(hello.session, grace, protocol, link)
         key = ticket.public_key
         features = Feature.RESUME | hello.features & Feature.COMMANDS
         self._send(rusbext.Accept(rusbext.VERSION, features, 0, key))

@@ -89,6 +89,7 @@ class Extension:
         loop = self._loop = asyncio.get_running_loop()
         self.heard = loop.time()
         self._received = 0
+        self._is_begun = False
         self._planned = 0.0
         self._timer = loop.call_later(HOLD_BACK, self._begin_plainly)
         grace_ms = int(parking.grace * 1000)
@@ -143,6 +144,7 @@ class Extension:
 
     def _begin_plainly(self) -> None:
         self._timer.cancel()
+        self._is_begun = True
         devices = self._session.begin_usb(None)
         devices.link.opened(self._wire, self._name)
 
@@ -210,7 +212,7 @@ class Extension:
             self._session.tell_resumed(outage, lane.replayed)
 
     def _must_be_new(self) -> None:
-        if self.ticket is not None:
+        if self._is_begun:
             raise RemoteProtocolError("rusbext: a second session on a connection")
 
     def _refuse(self, reason: int, why: str) -> None:
@@ -218,7 +220,8 @@ class Extension:
         self._session.tell_refused(why)
 
     def _is_live(self, ticket: Ticket) -> None:
-        self.ticket = ticket
+        self.ticket, self._is_begun = ticket, True
+        self._stream.be_impatient()
         self._set_timer()
 
     def _set_timer(self) -> None:

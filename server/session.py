@@ -620,6 +620,7 @@ class ServerSession(Session):
                 name=name,
                 control=control,
             )
+            self._channels.open[control] = self._extension  # in any order
             return self._extension
         devices = self._devices_over(protocol)
         if devices is None:

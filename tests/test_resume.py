@@ -15,6 +15,7 @@ from rusb.client.devices import DeviceCatalog
 from rusb.client.extension import Ticket
 from rusb.client.session import ClientSession, connect
 from rusb.errors import AuthenticationError, ConnectionLost
+from rusb.rdp.rusbext import RUSBEXT, Accept, Ack, Feature
 from rusb.server import extension
 from rusb.server.guests.loopback import LoopbackDevice
 from rusb.usb.setup import SetupPacket
@@ -22,7 +23,7 @@ from rusb.usb.types import TransferType
 from rusb.usb.urb import UrbResult, UrbStatus
 from tests.support.amount import IS_SOAK, chance, inputs
 from tests.support.breaking import Net, Wire, until
-from tests.support.whole_path import machine, sessions_of
+from tests.support.whole_path import machine, rdp_of, sessions_of, stream_of
 
 
 @pytest.fixture
@@ -494,3 +495,50 @@ async def test_no_urb_is_lost_doubled_or_out_of_order(lab: Net) -> None:
     assert numbers.written == count
     assert lab.log().count("Remote USB: resumed after") > 5
     assert lab.log().count("VUSB: Attached") == 1
+
+
+async def test_a_client_that_asks_and_does_not_answer_gets_its_usb(
+    lab: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And may not change its mind."""
+    monkeypatch.setattr(extension, "HOLD_BACK", 0.2)
+    config = replace(lab.config(), reconnect=False, channels=(RUSBEXT,))
+    backend = EmulatedBackend(devices=[Loopback()])
+    async with connect(config, backends=[backend]) as session:
+        await lab.guest.wait_for(1)
+        control = rdp_of(session).find_channel(RUSBEXT)
+        assert control is not None
+        message = Accept(1, Feature.RESUME, 0, bytes(32)).serialize()
+        rdp_of(session).send_channel(control, message)
+        stream_of(session).flush()
+        await lab.wait_log("rusbext: a second session on a connection")
+        await lab.guest.wait_for(0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x02\x00\x2e\x00",
+        b"\x03\x00\x5e\x00" + bytes(20),
+        b"\x10\x00\x04\x00",
+        Ack(1 << 40).serialize(),
+        Accept(1, Feature.RESUME, 0, bytes(32)).serialize(),
+        bytes(1 << 20),
+    ],
+    ids=lambda message: message[:8].hex(),
+)
+async def test_bad_messages_end_the_connection_and_are_not_waited_for(
+    lab: Net, message: bytes
+) -> None:
+    """The session is over: whoever breaks the rules is given no grace."""
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as session:
+        await lab.guest.wait_for(1)
+        lab.wire.is_down = True
+        control = rdp_of(session).find_channel(RUSBEXT)
+        assert control is not None
+        rdp_of(session).send_channel(control, message)
+        stream_of(session).flush()
+        await lab.guest.wait_for(0)
+        assert "keeping" not in lab.log()
+        assert not lab.server._host.parking._tickets

@@ -15,8 +15,6 @@ __all__ = [
     "VERSION",
     "Accept",
     "Ack",
-    "Bye",
-    "ByeReason",
     "ExtMessage",
     "Feature",
     "Hello",
@@ -58,15 +56,6 @@ class Refusal:
     SIGNATURE = 2
     COUNTS = 3  # they cannot be
     POLICY = 4  # another user, or USB is off
-    NOT_NOW = 5
-
-
-class ByeReason:
-    """Why a session ends: no grace follows."""
-
-    USER = 1
-    SHUTDOWN = 2
-    POLICY = 3
 
 
 class _Message:
@@ -186,22 +175,11 @@ class Pong(_Message):
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Bye(_Message):
-    """Both: the session is over, one of :class:`ByeReason`."""
-
-    TYPE = 9
-    LAYOUT = struct.Struct("<H")
-    reason: int
-
-
-ExtMessage: TypeAlias = (
-    Hello | Accept | Resume | Resumed | Refused | Ack | Ping | Pong | Bye
-)
+ExtMessage: TypeAlias = Hello | Accept | Resume | Resumed | Refused | Ack | Ping | Pong
 
 _TYPES: dict[int, type[ExtMessage]] = {
     kind.TYPE: kind
-    for kind in (Hello, Accept, Resume, Resumed, Refused, Ack, Ping, Pong, Bye)
+    for kind in (Hello, Accept, Resume, Resumed, Refused, Ack, Ping, Pong)
 }
 
 
