@@ -52,6 +52,7 @@ NAMES = [
 TOP: dict[str, Any] = {
     **{"v": int, "ratio_in": float, "ratio_out": float, "raw_in_cpu_s_gb": float},
     **{"raw_out_cpu_s_gb": float, "yardstick_mb_s": float, "pingpong_us": float},
+    **{"pingpong_cpu_us": float},
     **{"python": str, "build": str, "uvloop": (str, type(None)), "openssl": str},
     **{"cores": int, "load": float, "rows": list},
     **{"rss_client_mb": float, "rss_server_mb": float},
@@ -348,6 +349,8 @@ def test_a_wall_clock_that_is_not_steady_is_marked(
         ((0.03, 0.03, 0.03), (0.02, 0.02, 0.02), "0.67 better"),
         ((0.02, 0.02, 0.032), (0.03, 0.03, 0.03), "1.50"),  # the spread before
         ((0.02, 0.02, 0.02), (0.03, 0.03, 0.019), "1.50"),  # the spread now
+        ((0.02, 0.02, 0.026), (0.03, 0.03, 0.024), "1.50"),  # both: each is chance
+        ((0.02, 0.02, 0.02), (0.0219, 0.0219, 0.0219), "1.09"),  # too little
     ],
 )
 def test_only_what_is_beyond_the_spread_of_both_runs_is_marked(
@@ -361,6 +364,22 @@ def test_only_what_is_beyond_the_spread_of_both_runs_is_marked(
     assert f"ratio_in {before[0] / 0.01:.2f} -> {now[0] / 0.01:.2f}: {mark}\n" in out
     (row,) = _tables(out)[0]
     assert [cell.strip() for cell in row.split("|")[6:8]] == [mark, "1.00"]
+
+
+def test_a_machine_that_has_become_slower_is_no_change_of_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = figures(0.03, 0.03, 0.03)
+    now.ping = [Round(10, 0.1, 0, 3e-4, 3e-4)] * 2
+    before = as_line(figures(0.02, 0.02, 0.02))
+    before["pingpong_cpu_us"] = 40.0
+    print_comparison(before, now)
+    out = capsys.readouterr().out
+    assert "the machine itself: 1.50 in CPU" in out
+    assert [cell.strip() for cell in _tables(out)[0][0].split("|")[6:8]] == [
+        "1.50",
+        "1.00",
+    ]
 
 
 def test_more_reports_are_better(capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,6 +214,7 @@ class Figures:
             "pingpong_us": _rounded(
                 median(r.seconds / r.count for r in self.ping) * 1e6
             ),
+            "pingpong_cpu_us": _rounded(median(r.cpu for r in self.ping) * 1e6),
             **environment(),
             "load": _rounded(self.load),
             "rows": [row.to_json() for row in self.rows],

@@ -17,13 +17,21 @@ __all__ = ["print_comparison", "print_figures", "progress"]
 
 NOT_STEADY = "\n(not\nsteady)"
 
+LEAST = 1.1
+"""What is less is never marked, however like each other the rounds are."""
+
+_CPU = "raw_in_cpu_s_gb", "raw_out_cpu_s_gb", "pingpong_cpu_us"
+_CLOCK = "yardstick_mb_s", "pingpong_us"
+"""Figures of the raw stream, which no version of rusb changes."""
+
 _COMPARED = {
-    "CPU": ("cpu", ("cpu_client_us", "cpu_server_us")),
-    "time": ("us", ("us",)),
-    "p50": ("p50", ("p50_us",)),
-    "arrived": ("arrived", ("arrived",)),
+    "CPU": ("cpu", ("cpu_client_us", "cpu_server_us"), _CPU),
+    "time": ("us", ("us",), _CLOCK),
+    "p50": ("p50", ("p50_us",), _CLOCK),
+    "arrived": ("arrived", ("arrived",), _CLOCK),
 }
-"""Column: name of the spread, and the figures that are added up."""
+"""Column: name of the spread, the figures that are added up, and those of the raw
+stream that say how far the machine has changed."""
 
 
 @contextlib.contextmanager
@@ -156,7 +164,8 @@ def print_comparison(
 ) -> None:
     """Print each figure over that of a former run.
 
-    One that differs by more than the spread of either run is marked.
+    One is marked that differs by more than chance explains: the spreads of both runs,
+    for each may be off by its own, and what has become of the raw stream.
 
     Args:
         before: a line of a history.
@@ -170,27 +179,50 @@ def print_comparison(
     for name in ("ratio_in", "ratio_out", "raw_in_cpu_s_gb", "raw_out_cpu_s_gb"):
         cell = _change(before, now, name, (name,))
         console.print(f"{name} {before[name]:.2f} -> {now[name]:.2f}: {cell}")
+    machine = {
+        column: max(_factor(before.get(name), now[name]) for name in names)
+        for column, (_, _, names) in _COMPARED.items()
+    }
+    console.print(
+        f"the machine itself: {machine['CPU']:.2f} in CPU, {machine['time']:.2f} by the"
+        " clock; nothing is marked for that"
+    )
     keys = ["transfer", "bytes", "in\nflight", "devices", "RTT\nms"]
     table = _table(console, [*keys, *_COMPARED])
     old = {key_of(row): row for row in before["rows"]}
     for row in now["rows"]:
         if (former := old.get(key_of(row))) is not None:
-            cells = [_change(former, row, *found) for found in _COMPARED.values()]
+            cells = [
+                _change(former, row, spread, names, machine[column])
+                for column, (spread, names, _) in _COMPARED.items()
+            ]
             table.add_row(*map(str, key_of(row)), *cells)
     _print(console, table)
 
 
 def _change(
-    before: dict[str, Any], now: dict[str, Any], spread: str, names: tuple[str, ...]
+    before: dict[str, Any],
+    now: dict[str, Any],
+    spread: str,
+    names: tuple[str, ...],
+    machine: float = 1.0,
 ) -> str:
-    """Say what one figure is, as a multiple of what it was."""
+    """Say what one figure is, as a multiple of what it was; *machine* has changed by
+    so much."""
     values = [[run[name] for name in names] for run in (before, now)]
     if None in values[0] + values[1] or not sum(values[0]) or not sum(values[1]):
         return ""
     ratio = sum(values[1]) / sum(values[0])
-    spreads = [run["spread"].get(spread) for run in (before, now)]
+    first, second = (run["spread"].get(spread) for run in (before, now))
     text = f"{ratio:.2f}"
-    if None in spreads or max(ratio, 1 / ratio) <= max(spreads):
+    if first is None or second is None:
+        return text
+    if max(ratio, 1 / ratio) <= max(first * second, LEAST) * machine:
         return text
     is_better = (ratio > 1) is (spread == "arrived")
     return f"{text} {'better' if is_better else 'worse'}"
+
+
+def _factor(before: float | None, now: float) -> float:
+    """How many times the lesser the greater is; 1 if one of them is not known."""
+    return max(before / now, now / before) if before and now else 1.0
