@@ -1,20 +1,13 @@
 """A disk at a distance in a real Linux: right, and sooner with pipelining."""
 
-import contextlib
 import hashlib
-import os
 import random
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rusb.cli._bench import relay
+from tests.support.lab.far import far_disk, seconds
 from tests.support.lab.usblab import Guest
-from tests.support.rusbserver import CHECKOUT, RusbServer
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -23,65 +16,6 @@ CONTENT = random.Random(13).randbytes(2 * MIB)
 
 RTT_MS = 80
 """So long that what the processors take does not count, whatever else they do."""
-
-MACHINE = """<?xml version="1.0"?>
-<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
-  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a713}" name="Far">
-    <Hardware>
-      <USB>
-        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
-        <DeviceFilters><DeviceFilter name="all" active="true"/></DeviceFilters>
-      </USB>
-    </Hardware>
-  </Machine>
-</VirtualBox>
-"""
-
-
-@contextlib.contextmanager
-def far_disk(
-    guest: Guest, folder: Path, image: Path, mode: str, rtt_ms: int
-) -> Iterator[RusbServer]:
-    """The guest has a disk of a client that is so far away."""
-    folder.mkdir()
-    options = "--guest", f"qemu:{guest.monitor}", "--storage", mode
-    server = RusbServer(folder, MACHINE, *options)
-    env = {**os.environ, "RUSB_STATE": str(folder)}
-    with contextlib.ExitStack() as stack:
-        stack.callback(server.stop)
-        server.wait_log("TCP server listening")
-        port = server.port
-        if rtt_ms:
-            network = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", relay.__name__, str(port), str(rtt_ms)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    cwd=CHECKOUT,
-                )
-            )
-            assert network.stdout is not None
-            port = int(network.stdout.readline())
-        client = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-m", "rusb", "connect", f"127.0.0.1:{port}"]
-                + ["--backend", f"emulated:flash-drive={image}"],
-                cwd=CHECKOUT,
-                env=env,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-        stack.callback(client.terminate)
-        guest.wait("test -b /dev/sda")
-        yield server
-    guest.wait("! test -b /dev/sda")
-
-
-def seconds(guest: Guest, command: str) -> float:
-    start = time.monotonic()
-    guest.sh(command, 120)
-    return time.monotonic() - start
 
 
 def measure(guest: Guest, folder: Path, mode: str) -> tuple[float, float]:
@@ -112,3 +46,38 @@ def test_a_round_trip_is_paid_once_a_command(guest: Guest, tmp_path: Path) -> No
     assert "reset" not in log
     assert "rror" not in log
     assert min(gains) >= 1.5, (off, early)  # 2.5 or more if nothing else runs
+
+
+def test_reads_in_a_row_do_not_wait_for_the_network(
+    guest: Guest, tmp_path: Path
+) -> None:
+    """And the content is right, also of what was written in between."""
+    count = 12
+    content = bytearray(random.Random(14).randbytes(count * MIB))
+    image = tmp_path / "disk.img"
+    image.write_bytes(content)
+    guest.sh("dmesg -c >/dev/null")
+    with far_disk(guest, tmp_path / "off", image, "off", RTT_MS):
+        dd = f"dd bs={MIB} if=/dev/sda iflag=direct"
+        off = seconds(guest, f"{dd} of=/dev/null count=1")
+    with far_disk(guest, tmp_path / "ahead", image, "ahead", RTT_MS) as server:
+        ahead = seconds(guest, f"{dd} of=/tmp/read count={count}") / count
+        digest = hashlib.sha256(content).hexdigest()
+        assert guest.sh("sha256sum /tmp/read").split()[0] == digest
+        new = random.Random(15).randbytes(MIB)
+        guest.put("/tmp/new", new)
+        for place in (1, 7):
+            guest.sh(f"{dd} of=/dev/null count=1 skip={place - 1}")
+            write = f"dd bs={MIB} if=/tmp/new of=/dev/sda seek={place}"
+            guest.sh(f"{write} oflag=direct conv=notrunc", 120)
+            content[place * MIB : (place + 1) * MIB] = new
+        guest.sh(f"{dd} of=/tmp/read count={count}", 120)
+        digest = hashlib.sha256(content).hexdigest()
+        assert guest.sh("sha256sum /tmp/read").split()[0] == digest
+        assert image.read_bytes() == content
+        assert "storage: " not in server.log()
+    log = guest.sh("dmesg")
+    assert "reset" not in log
+    assert "rror" not in log
+    print(f"seconds a MiB: off {off}, ahead {ahead}")
+    assert off / ahead >= 5  # 20 or more if nothing else runs

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Measure what a disk at a distance costs a real Linux (docs/spec/storage.md, 7).
+
+    .venv/bin/python tools/storage_figures.py [--rtt MS] [--rounds N] [--read MIB]
+                                              [--write MIB] [MODE...]
+
+A guest in QEMU reads and writes the disk of a client behind a delay with dd, directly.
+The modes take turns; each line has the MiB a second of each round, and their median.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.support.lab.far import far_disk, seconds
+from tests.support.lab.usblab import Guest
+
+MIB = 1 << 20
+
+
+def measure(
+    guest: Guest, folder: Path, mode: str, args: argparse.Namespace
+) -> tuple[float, float]:
+    """Return the MiB a second of one round: read, written."""
+    image = folder / "disk.img"
+    image.write_bytes(random.Random(1).randbytes((args.read + args.write) * MIB))
+    with far_disk(guest, folder / "far", image, mode, args.rtt):
+        dd = f"dd bs={MIB} if=/dev/sda of=/dev/null iflag=direct count={args.read}"
+        reading = seconds(guest, dd)
+        guest.put("/tmp/new", random.Random(2).randbytes(args.write * MIB))
+        dd = f"dd bs={MIB} if=/tmp/new of=/dev/sda seek={args.read} oflag=direct"
+        writing = seconds(guest, f"{dd} conv=notrunc")
+    return args.read / reading, args.write / writing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modes", nargs="*", default=["off", "early", "ahead"])
+    parser.add_argument("--rtt", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--read", type=int, default=16)
+    parser.add_argument("--write", type=int, default=4)
+    args = parser.parse_args()
+    found: dict[str, list[tuple[float, float]]] = {mode: [] for mode in args.modes}
+    with Guest() as guest:
+        for n in range(args.rounds):
+            for mode in args.modes:
+                with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+                    one = measure(guest, Path(folder), mode, args)
+                found[mode].append(one)
+                print(f"round {n + 1} {mode}: {one[0]:.2f} {one[1]:.2f}", flush=True)
+    base = None
+    for mode, rounds in found.items():
+        medians = [statistics.median(r[n] for r in rounds) for n in (0, 1)]
+        base = base or medians
+        gains = [value / first for value, first in zip(medians, base, strict=True)]
+        print(
+            f"{mode}: read {medians[0]:.2f} MiB/s ({gains[0]:.2f} times the first),"
+            f" write {medians[1]:.2f} MiB/s ({gains[1]:.2f} times)"
+        )
+
+
+if __name__ == "__main__":
+    main()
