@@ -99,6 +99,7 @@ class _Pipe:
 
     Attributes:
         of: its descriptor.
+        interface: whose it is.
         interval: seconds between two results; None: it is measured.
         claims: the guest's reads.
         posted: ours, in order.
@@ -107,9 +108,11 @@ class _Pipe:
         last: when the guest was seen to read last.
         size: bytes of each of ours that the guest has not asked for.
         moments: when the latest results came.
+        is_ending: the guest has given its oldest read up, and gets what has come of it.
     """
 
     of: EndpointDescriptor
+    interface: int
     interval: float | None
     claims: deque[tuple[Urb, Completion]] = field(default_factory=deque)
     posted: deque[_Posted] = field(default_factory=deque)
@@ -118,6 +121,7 @@ class _Pipe:
     last: float = 0.0
     size: int = 0
     moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    is_ending: bool = False
     is_posting: bool = False
     is_timed: bool = False
 
@@ -164,11 +168,18 @@ class _Pipe:
             self.waiting.popleft()
             parts.append(run.data)
             missing -= len(run.data)
-            if run.is_end or not missing:
+            if run.is_end or not missing or not self.waiting:
                 status = run.status
                 break
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         return UrbResult(status, data, len(data))
+
+    def rest(self, length: int) -> UrbResult:
+        """Return what has come of a read that the guest gives up."""
+        if not self.waiting:
+            return _CANCELLED
+        found = self._take(length)
+        return UrbResult(UrbStatus.CANCELLED, found.data, found.length)
 
     def forget(self) -> None:
         """What has come, or comes of what is asked for, is not for the guest."""
@@ -185,6 +196,16 @@ def _pipes_of(setting: InterfaceDescriptor) -> Iterator[EndpointDescriptor]:
         is_bulk = kind is TransferType.BULK and is_serial
         if endpoint.is_in and (is_bulk or kind is TransferType.INTERRUPT):
             yield endpoint
+
+
+def _is_special(setup: SetupPacket) -> bool:
+    """Is a request one before which reads of ours may have to be gone?"""
+    match setup.request_type, setup.request:
+        case (0x00, Request.SET_CONFIGURATION) | (0x01, Request.SET_INTERFACE):
+            return True
+        case 0x02, Request.CLEAR_FEATURE:
+            return setup.value == Feature.ENDPOINT_HALT
+    return False
 
 
 def is_read_ahead(descriptors: DeviceDescriptors) -> bool:
@@ -249,7 +270,7 @@ class PostedReads(AttachedDevice):
         pipe = self._pipes.get(urb.endpoint) if urb.setup is None else None
         if pipe is not None:
             self._claim(pipe, urb, complete)
-        elif urb.setup is not None and (self._held or self._concerned(urb.setup)):
+        elif urb.setup is not None and (self._held or _is_special(urb.setup)):
             self._held.append((urb, complete))
             self._go_on()
         else:
@@ -257,18 +278,32 @@ class PostedReads(AttachedDevice):
 
     def cancel(self, urb_id: int) -> None:
         """Abort a transfer; what a read would have got is for the next one."""
-        queues = [self._held, *(pipe.claims for pipe in self._pipes.values())]
-        for queue in queues:
-            for entry in queue:
+        for entry in self._held:
+            if entry[0].id == urb_id:
+                self._held.remove(entry)
+                entry[1](_CANCELLED)
+                self._go_on()
+                return
+        for pipe in self._pipes.values():
+            for entry in pipe.claims:
                 if entry[0].id == urb_id:
-                    queue.remove(entry)
-                    for pipe in self._pipes.values():
-                        self._fit(pipe)
-                        self._watch(pipe)
-                    entry[1](_CANCELLED)
-                    self._go_on()
+                    self._give_up(pipe, entry)
                     return
         self.device.cancel(urb_id)
+
+    def _give_up(self, pipe: _Pipe, entry: tuple[Urb, Completion]) -> None:
+        is_first = entry is pipe.claims[0]
+        if is_first and entry[0].length > pipe.of.packet_size:
+            # some of its packets may have come
+            pipe.is_ending = True
+            self._stop(pipe.posted)
+            self._serve(pipe)
+            return
+        pipe.claims.remove(entry)
+        self._fit(pipe)
+        self._watch(pipe)
+        entry[1](_CANCELLED)
+        self._post(pipe)
 
     def reset(self) -> None:
         """Reset the port; what is ours ends with it."""
@@ -277,6 +312,7 @@ class PostedReads(AttachedDevice):
         for pipe in self._pipes.values():
             waiting += pipe.claims
             pipe.claims.clear()
+            pipe.is_ending = False
             pipe.forget()
             self._stop(pipe.posted)
         self.device.reset()
@@ -310,12 +346,14 @@ class PostedReads(AttachedDevice):
 
     def _concerned(self, setup: SetupPacket) -> list[_Pipe]:
         """Return what has to be empty before a request."""
-        pipes = list(self._pipes.values())
+        pipes, index = self._pipes.values(), setup.index & 0xFF
         match setup.request_type, setup.request:
-            case (0x00, Request.SET_CONFIGURATION) | (0x01, Request.SET_INTERFACE):
-                return pipes
-            case 0x02, Request.CLEAR_FEATURE if setup.value == Feature.ENDPOINT_HALT:
-                return [p for p in pipes if p.of.address == setup.index & 0xFF]
+            case 0x00, Request.SET_CONFIGURATION:
+                return list(pipes)
+            case 0x01, Request.SET_INTERFACE:
+                return [pipe for pipe in pipes if pipe.interface == index]
+            case 0x02, Request.CLEAR_FEATURE:
+                return [pipe for pipe in pipes if pipe.of.address == index]
         return []
 
     def _go_on(self) -> None:
@@ -335,8 +373,7 @@ class PostedReads(AttachedDevice):
             for pipe in concerned:
                 pipe.asked = 0
             self.device.submit(urb, complete)
-            if concerned and not is_halt:
-                self._look()
+            self._look()
         for pipe in list(self._pipes.values()):
             self._post(pipe)
 
@@ -344,7 +381,7 @@ class PostedReads(AttachedDevice):
 
     def _post(self, pipe: _Pipe) -> None:
         """Keep as many reads at the device as there should be."""
-        if self._held or pipe.is_posting:
+        if self._held or pipe.is_posting or pipe.is_ending:
             return
         pipe.is_posting = True
         try:
@@ -407,9 +444,14 @@ class PostedReads(AttachedDevice):
         pipe.last = self._now() if pipe.claims else pipe.last
         while pipe.claims and (found := pipe.next(pipe.claims[0][0].length)):
             _, complete = pipe.claims.popleft()
+            pipe.is_ending = False
             if found.status is not UrbStatus.OK:
                 pipe.asked = 0
             complete(found)
+        if pipe.is_ending and not pipe.posted:
+            pipe.is_ending = False
+            urb, complete = pipe.claims.popleft()
+            complete(pipe.rest(urb.length))
         self._post(pipe)
         self._watch(pipe)
 
@@ -438,14 +480,19 @@ class PostedReads(AttachedDevice):
                 self.device.cancel(posted.urb.id)
 
     def _look(self) -> None:
-        """What is selected has changed, or everything starts anew."""
+        """What is selected may have changed."""
         before, self._pipes = self._pipes, {}
         for setting in self.device.interfaces:
             for endpoint in _pipes_of(setting):
-                old = before.get(endpoint.address)
-                is_polled = endpoint.transfer_type is TransferType.INTERRUPT
-                speed = self.info.speed
-                interval = interrupt_interval(endpoint, speed) if is_polled else None
-                pipe = self._pipes[endpoint.address] = _Pipe(endpoint, interval)
+                address, number = endpoint.address, setting.number
+                old = before.get(address)
+                if old is not None and (old.of, old.interface) == (endpoint, number):
+                    self._pipes[address] = old
+                    continue
+                interval = None
+                if endpoint.transfer_type is TransferType.INTERRUPT:
+                    interval = interrupt_interval(endpoint, self.info.speed)
+                pipe = _Pipe(endpoint, number, interval)
                 if old is not None:  # what is being cancelled is still before ours
                     pipe.posted, pipe.claims = old.posted, old.claims
+                self._pipes[address] = pipe

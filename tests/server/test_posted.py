@@ -151,6 +151,30 @@ def test_a_read_that_is_cancelled_loses_nothing() -> None:
         assert not device.cancelled
 
 
+def test_what_came_of_a_long_read_that_is_given_up_comes_with_it() -> None:
+    device = Device()
+    number, found = device.read(8 * PACKET)
+    device.reads.cancel(number)
+    assert not found
+    device.end_cancelled(b"a" * 2 * PACKET)
+    assert [(r.status, len(r.data)) for r in found] == [(CANCELLED, 2 * PACKET)]
+    later = device.read(8 * PACKET)
+    device.end(b"b")
+    assert data_of(later) == [b"b"]
+
+
+def test_a_long_read_that_is_given_up_may_be_done_all_the_same() -> None:
+    device = Device()
+    number, found = device.read(2 * PACKET)
+    other = device.read(2 * PACKET)
+    device.reads.cancel(number)
+    device.end(b"a")
+    assert [(r.status, bytes(r.data)) for r in found] == [(OK, b"a")]
+    device.end_cancelled()
+    device.end(b"b")
+    assert data_of(other) == [b"b"]
+
+
 def test_full_packets_are_joined_up_to_a_short_one() -> None:
     device = Device()
     device.get_going()
@@ -241,6 +265,32 @@ def test_a_halt_is_cleared_when_ours_are_gone() -> None:
     assert len(device.sizes(0x80)) == 1
     assert not other
     assert data_of(later) == [b"had moved"]
+
+
+def test_a_device_that_is_configured_later_is_read_ahead_from_then_on() -> None:
+    device = Device()
+    settings, device.interfaces = device.interfaces, ()
+    device.reads.reset()
+
+    def configure(urb: Urb, complete: Completion) -> None:
+        device.interfaces = settings
+        complete(UrbResult(OK))
+
+    submit = device.submit
+    device.submit = configure  # type: ignore[method-assign]
+    assert [r.status for r in device.request(SetupPacket.set_configuration(1))] == [OK]
+    device.submit = submit  # type: ignore[method-assign]
+    device.get_going()
+    assert len(device.sizes()) == 22
+
+
+def test_a_setting_of_another_interface_takes_nothing() -> None:
+    device = Device()
+    device.get_going()
+    device.end(b"kept")
+    device.request(SetupPacket.set_interface(0, 0))
+    assert not device.cancelled
+    assert data_of(device.read()) == [b"kept"]
 
 
 @pytest.mark.parametrize(
@@ -450,6 +500,8 @@ def test_a_guest_that_polls_with_time_outs_gets_every_byte(seed: int) -> None:
             pass
         if not found:
             device.reads.cancel(number)
+        while not found:
+            assert clock.step()
         got += found[0].data
     chip.is_silent = True
     for _ in range(10_000):
@@ -458,7 +510,11 @@ def test_a_guest_that_polls_with_time_outs_gets_every_byte(seed: int) -> None:
         while not found and clock.step(end):
             pass
         if not found:
-            break
+            device.reads.cancel(number)
+            while not found:
+                assert clock.step()
+            if not found[0].data:
+                break
         got += found[0].data
     assert not chip.lost
     assert len(got) == chip.sent
