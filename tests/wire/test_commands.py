@@ -104,6 +104,12 @@ def test_a_device_that_is_opened_again_hears_nothing_of_before() -> None:
     assert not after.is_open
 
 
+def test_an_outcome_of_a_later_version_is_left_alone() -> None:
+    commands = Commands(lambda device, message: None)
+    commands.received(b"\x13\0\4\0")
+    commands.of(7).cancel(is_abort=True)  # there is nothing to cancel
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -111,7 +117,8 @@ def test_a_device_that_is_opened_again_hears_nothing_of_before() -> None:
         b"\x11\0\0",
         RESULT,  # three bytes of data are missing
         RESULT + b"abcd",
-        RESULT[:12] + b"\x05" + RESULT[13:],
+        RESULT[:12] + b"\x05" + RESULT[13:] + b"abc",  # a stage that is none
+        RESULT[:16] + b"\x04" + RESULT[17:] + b"abc",  # four bytes, it says
         struct.pack("<BBH", 17, 0, 4),
     ],
 )
