@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.lab.assets import assets
 from tests.support.lab.peers import Display, wait
+from tests.support.lab.vboxshell import end_all
 from tests.support.rusbserver import CHECKOUT
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
@@ -119,15 +120,10 @@ def test_the_guide_leads_from_nothing_to_a_device_in_a_guest(
         stack.callback(first.close)
         second = Terminal(tmp_path, {**env, "DISPLAY": display.name}, "second")
         stack.callback(second.close)
-        stack.callback(_switch_off, tmp_path, env)
+        stack.callback(end_all, f"HOME={tmp_path}")
         _walk(first, second, tmp_path / "lab-console.txt", display)
     assert (tmp_path / "lab.vdi").exists()
     assert not (tmp_path / ".local/share/rusb/VirtualBox VMs/Lab").exists()
-
-
-def _switch_off(folder: Path, env: dict[str, str]) -> None:
-    off = [str(folder / "rusb-venv/bin/rusb"), "controlvm", "Lab", "poweroff"]
-    subprocess.run(off, env=env, capture_output=True, timeout=60, check=False)
 
 
 def _walk(first: Terminal, second: Terminal, console: Path, display: Display) -> None:
