@@ -144,17 +144,18 @@ def test_what_a_package_brings_is_listed(site: Path) -> None:
     done = rusb_command("plugins", path=site)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert lines[0] == "wires:    rdpeusb theirs usbredir vrdpusb"
+    assert lines[0] == "wires:    rdpeusb theirs usbip usbredir vrdpusb"
     backends = "broken emulated libusb nameless needy odd thermometer"
     assert lines[1] == f"backends: {backends}"
-    assert lines[2] == "guests:   loopback pyusb qemu shelf"
+    assert lines[2] == "guests:   loopback pyusb qemu shelf usbip usbredir vhci"
     assert "backends: thermometer is from acme-usb 1.5" in lines
     assert f"backends: needy needs more packages: {NEEDS}" in lines
 
 
 def test_scripts_get_the_same_as_json(site: Path) -> None:
     found = json.loads(rusb_command("plugins", "--json", path=site).stdout)
-    assert found["guests"] == ["loopback", "pyusb", "qemu", "shelf"]
+    guests = "loopback pyusb qemu shelf usbip usbredir vhci"
+    assert found["guests"] == guests.split()
     assert {
         "family": "backends",
         "name": "needy",
@@ -209,7 +210,7 @@ def test_a_package_with_unreadable_metadata_hides_no_other(
     path = Path(f"{tmp_path}{os.pathsep}{site}")
     done = rusb_command("plugins", path=path)
     assert done.returncode == 0
-    assert "guests:   loopback pyusb qemu shelf" in done.stdout
+    assert "guests:   loopback pyusb qemu shelf usbip usbredir vhci" in done.stdout
 
 
 # ------------------------------------------------------------ from programs ----
