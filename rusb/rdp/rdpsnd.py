@@ -220,7 +220,6 @@ class SoundServer:
         """Let the client close its device; what is played later opens it again."""
         self._pcm.clear()
         self._open.clear()
-        self._is_dropping = False
         if self.is_ready:
             self._say(Kind.CLOSE, b"")
 

@@ -100,7 +100,7 @@ class GuestClipboard:
                 self._owner = None
                 self._set_guests(has_text=has_text)
             case rfb.ClipboardRequested():
-                if self._owner is not None and self._owner.is_to_guest:
+                if self._owner is not None:
                     self._owner.request()
                 else:
                     self._guest.provide_text("")
@@ -147,7 +147,6 @@ class GuestClipboard:
     def discard(self, viewer: "ClipboardChannel") -> None:
         """Somebody left. Idempotent."""
         self._viewers.discard(viewer)
-        self._waiting = [one for one in self._waiting if one is not viewer]
         self.disown(viewer)
 
     def own(self, viewer: "ClipboardChannel") -> None:

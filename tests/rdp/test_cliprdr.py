@@ -239,6 +239,7 @@ BAD = [
     clip(2, b"\1\0\0\0A"),
     names(*range(257)),
     clip(2, bytes(65537)),
+    clip(2, b"\1\0\0\0" + b"A\0" * 33000 + bytes(2)),
     clip(4, b""),
     clip(7, b""),
     clip(7, bytes.fromhex("01000000")),

@@ -159,6 +159,14 @@ def test_old_clients_that_never_confirm_have_a_second_of_grace() -> None:
     assert len(play(core, 100, now=100)) == 2 * 26  # a second at once
 
 
+def test_an_old_client_that_confirms_has_no_grace() -> None:
+    core = ready(version=2)
+    play(core, 1)
+    core.receive_data(confirmation(0), now=1)
+    assert len(play(core, 100, now=1)) == 2 * 10
+    assert play(core, 100, now=100) == []
+
+
 def test_a_client_without_a_device_is_sent_nothing() -> None:
     """rdesktop-vrdp: no formats, a confirmation of size 0, all waves confirmed."""
     for found in ((), (ADPCM,), ((1, 1, 44100, 88200, 2, 16),)):
@@ -182,7 +190,11 @@ BAD = [
     formats((GOOD,), extra=bytes(65)),
     formats()[:-1],
     struct.pack("<BxH", 7, 20) + struct.pack("<IIIHHBHx", 0, 0, 0, 0, 9, 0, 8),
+    struct.pack("<BxH", 7, 38)
+    + struct.pack("<IIIHHBHx", 0, 0, 0, 0, 1, 0, 8)
+    + struct.pack("<HHIIHHH", *GOOD, 10),
     bytes.fromhex("05000300aaaaaa"),
+    bytes.fromhex("0500050000000000"),
 ]
 
 

@@ -14,7 +14,7 @@ from rusb.rdp.rdpsnd import BLOCK
 from rusb.server.channels import audio, clipboard
 from rusb.server.display import guest_screen
 from rusb.server.state import SoundState
-from tests.support.rdp.media import clip, formats, names, response
+from tests.support.rdp.media import clip, confirmation, formats, names, response
 from tests.support.rdp.viewer import CLIPBOARD, SOUND, MediaViewer, until, viewer
 from tests.support.screen_guest import ScreenGuest
 from tests.support.vnc import VncServer, cut, packed, rect, update
@@ -188,6 +188,11 @@ async def test_a_machine_whose_output_is_off_is_not_heard(place: Place) -> None:
         place.server.settings_changed()
         await until(lambda: place.said(SOUND_OFF) == 1)
         await client.until_heard(SOUND, 1)
+        place.vnc.say(pcm(bytes(BLOCK)) + NOTICE)  # it was on its way
+        await until(lambda: place.server._host.media.clipboard.has_text)
+        client.say(SOUND, confirmation(0))
+        await client.share()
+        assert 13 not in client.kinds(SOUND)
         place.server.machine.has_sound = True
         place.server.settings_changed()
         await until(lambda: place.said(SOUND_ON) == 2)
@@ -378,6 +383,7 @@ async def test_texts_go_only_the_ways_that_the_mode_has(
             1 if is_to_viewers else 2
         )
         assert bool(place.said(ASKED)) == is_to_viewers
+        assert (2 in client.kinds(CLIPBOARD)) == is_to_viewers
         client.say(CLIPBOARD, names(13))
         await client.until_heard(CLIPBOARD, 3, 2)
         place.vnc.say(cut(0x02000001))
@@ -429,6 +435,46 @@ async def test_the_clipboard_is_switched_off_and_on_in_a_session(
         await until(lambda: place.said(OFFERED) == 2)
         (session,) = sessions_of(place.server)
         assert session.state().clipboard == "bidirectional"
+
+
+async def test_a_text_under_way_stays_where_it_is_once_it_may_not_travel(
+    place: Place,
+) -> None:
+    async with place.viewer() as client:
+        await client.share()
+        place.vnc.say(NOTICE)
+        await client.until_heard(CLIPBOARD, 2)
+        client.accept_list()
+        client.say(CLIPBOARD, WANT)
+        await until(lambda: place.said(ASKED))
+        place.server.machine.clipboard = "hosttoguest"
+        place.server.settings_changed()
+        place.vnc.say(cut(0x10000001, packed(b"secret")))
+        assert await client.until_heard(CLIPBOARD, 5) == clip(5, flags=2)
+        client.say(CLIPBOARD, names(13))
+        await until(lambda: place.said(OFFERED))
+        place.vnc.say(cut(0x02000001))
+        await client.until_heard(CLIPBOARD, 4)
+        place.server.machine.clipboard = "guesttohost"
+        place.server.settings_changed()
+        client.say(CLIPBOARD, response("secret"))
+        await until(lambda: place.texts() == [""])
+
+
+async def test_a_viewer_that_repeats_its_list_after_each_request_makes_no_loop(
+    place: Place,
+) -> None:
+    """rdesktop 1.9, and a guest that reads whatever is copied (display.md 8)."""
+    async with place.viewer() as client:
+        await client.share(13)
+        await until(lambda: place.said(OFFERED) == 1)
+        for count in range(1, 6):
+            place.vnc.say(cut(0x02000001))
+            await client.until_heard(CLIPBOARD, 4, count)
+            client.say(CLIPBOARD, names(13), response("text"))
+            await until(lambda: len(place.texts()) == count)  # noqa: B023
+        await asyncio.sleep(2 * clipboard.OFFER_PERIOD)
+        assert place.said(OFFERED) == 1
 
 
 async def test_a_new_connection_to_qemu_knows_what_a_viewer_has(place: Place) -> None:
