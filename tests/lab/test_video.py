@@ -23,7 +23,7 @@ from tests.support.vnc import VncServer, rect, update
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.usefixtures("programs"),
 ]
 
@@ -50,7 +50,7 @@ async def serve(folder: Path, screens: object) -> AsyncIterator[Server]:
         log=str(folder / "VBox.log"),
         state=folder,
     )
-    async with asyncio.timeout(150), Server(config, screens=screens) as server:  # type: ignore[arg-type]
+    async with asyncio.timeout(270), Server(config, screens=screens) as server:  # type: ignore[arg-type]
         yield server
 
 
@@ -59,7 +59,7 @@ def grabbed(display: Display) -> Frame:
     return frame_of(*image.size, image.tobytes())[: image.height, : image.width]
 
 
-async def until(held: Callable[[], bool], what: str, seconds: float = 30) -> None:
+async def until(held: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Wait; what is asked takes a while by itself."""
     try:
         async with asyncio.timeout(seconds):
