@@ -382,6 +382,25 @@ def test_a_machine_that_has_become_slower_is_no_change_of_ours(
     ]
 
 
+@pytest.mark.parametrize(
+    ("factor", "mark"), [(1.9, "1.90"), (2.1, "2.10 worse")], ids=str
+)
+def test_a_busy_machine_hides_less_than_a_factor_of_two(
+    factor: float, mark: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, now = figures(*[0.02] * 3), figures(*[0.02 * factor] * 3)
+    now.load = 1000.0
+    for round_ in now.path_in:
+        round_.seconds = 10.0
+    now.rows = [Row.of(STREAM_IN, now.path_in, now.raw_in)]
+    print_comparison(as_line(before), now)
+    out = capsys.readouterr().out
+    assert f"ratio_in 2.00 -> {2 * factor:.2f}: {mark}\n" in out
+    cells = [cell.strip() for cell in _tables(out)[0][0].split("|")[6:8]]
+    assert cells == [mark, "10.00"]
+    assert "it is busy" in out
+
+
 def test_more_reports_are_better(capsys: pytest.CaptureFixture[str]) -> None:
     def run(arrived: float) -> Figures:
         found = figures(0.02, 0.02, 0.02)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import Any
 
 from rich import box
@@ -17,8 +18,9 @@ __all__ = ["print_comparison", "print_figures", "progress"]
 
 NOT_STEADY = "\n(not\nsteady)"
 
-LEAST = 1.1
-"""What is less is never marked, however like each other the rounds are."""
+LEAST, LEAST_BUSY = 1.1, 2.0
+"""What is less is never marked, however like each other the rounds are; and where more
+programs want to run than there are cores. Then the caches are others', for minutes."""
 
 _CPU = "raw_in_cpu_s_gb", "raw_out_cpu_s_gb", "pingpong_cpu_us"
 _CLOCK = "yardstick_mb_s", "pingpong_us"
@@ -165,7 +167,8 @@ def print_comparison(
     """Print each figure over that of a former run.
 
     One is marked that differs by more than chance explains: the spreads of both runs,
-    for each may be off by its own, and what has become of the raw stream.
+    for each may be off by its own, and what has become of the raw stream. On a busy
+    machine the clock means nothing.
 
     Args:
         before: a line of a history.
@@ -176,16 +179,23 @@ def print_comparison(
     environment = ("python", "build", "uvloop", "openssl")
     then = ", ".join(f"{k} {before[k]}" for k in environment if before[k] != now[k])
     console.print(f"\ncompared with {before['time']}" + (f" ({then})" if then else ""))
+    is_busy = any(run["load"] > run["cores"] for run in (before, now))
+    least = LEAST_BUSY if is_busy else LEAST
     for name in ("ratio_in", "ratio_out", "raw_in_cpu_s_gb", "raw_out_cpu_s_gb"):
-        cell = _change(before, now, name, (name,))
+        cell = _change(before, now, name, (name,), least)
         console.print(f"{name} {before[name]:.2f} -> {now[name]:.2f}: {cell}")
     machine = {
         column: max(_factor(before.get(name), now[name]) for name in names)
         for column, (_, _, names) in _COMPARED.items()
     }
+    limits = {
+        column: inf if is_busy and column != "CPU" else least * factor
+        for column, factor in machine.items()
+    }
     console.print(
         f"the machine itself: {machine['CPU']:.2f} in CPU, {machine['time']:.2f} by the"
         " clock; nothing is marked for that"
+        + (f", nor below {LEAST_BUSY:g}, nor by the clock: it is busy" * is_busy)
     )
     keys = ["transfer", "bytes", "in\nflight", "devices", "RTT\nms"]
     table = _table(console, [*keys, *_COMPARED])
@@ -193,7 +203,7 @@ def print_comparison(
     for row in now["rows"]:
         if (former := old.get(key_of(row))) is not None:
             cells = [
-                _change(former, row, spread, names, machine[column])
+                _change(former, row, spread, names, limits[column], machine[column])
                 for column, (spread, names, _) in _COMPARED.items()
             ]
             table.add_row(*map(str, key_of(row)), *cells)
@@ -205,10 +215,18 @@ def _change(
     now: dict[str, Any],
     spread: str,
     names: tuple[str, ...],
+    least: float,
     machine: float = 1.0,
 ) -> str:
-    """Say what one figure is, as a multiple of what it was; *machine* has changed by
-    so much."""
+    """Say what one figure is, as a multiple of what it was.
+
+    Args:
+        before, now: rows, or the two runs.
+        spread: its name.
+        names: of the figures that are added up.
+        least: what is less is not marked.
+        machine: by how much that has changed.
+    """
     values = [[run[name] for name in names] for run in (before, now)]
     if None in values[0] + values[1] or not sum(values[0]) or not sum(values[1]):
         return ""
@@ -217,7 +235,7 @@ def _change(
     text = f"{ratio:.2f}"
     if first is None or second is None:
         return text
-    if max(ratio, 1 / ratio) <= max(first * second, LEAST) * machine:
+    if max(ratio, 1 / ratio) <= max(first * second * machine, least):
         return text
     is_better = (ratio > 1) is (spread == "arrived")
     return f"{text} {'better' if is_better else 'worse'}"
