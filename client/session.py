@@ -184,6 +184,7 @@ class ClientSession:
 
     Attributes:
         reason: the code that the server gave for the end, if it did.
+        connections: how many there have been so far.
     """
 
     def __init__(
@@ -195,6 +196,7 @@ class ClientSession:
     ) -> None:
         self.config = config
         self.reason: int | None = None
+        self.connections = 0
         self._catalog = catalog
         self._on_event = on_event
         self._tasks = TaskSet()
@@ -471,6 +473,7 @@ class ClientSession:
     def _become(self, connection: Connection, wires: WireChoice) -> None:
         """This connection counts from now on."""
         self._connection, self._wires = connection, wires
+        self.connections += 1
         self._broken = None
         self._pause_or_resume()
 

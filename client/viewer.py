@@ -186,14 +186,18 @@ async def view(
 
     Raises:
         SettingsError: the password has a line break, or the program does not start.
+        ConnectionLost: the session has no connection.
     """
     config, certificate = session.config, session.certificate
+    needs_tls = config.security[0] == "tls"
+    if not session.peer or (needs_tls and certificate is None):
+        raise ConnectionLost(f"there is no connection to {config.server}")
     password = config.password
     if {"\n", "\r", "\0"} & set(password):
         raise SettingsError("no viewer takes a password with a line break")
     async with contextlib.AsyncExitStack() as stack:
         doorman = await stack.enter_async_context(
-            Doorman(session.peer, config.port, needs_tls=certificate is not None)
+            Doorman(session.peer, config.port, needs_tls=needs_tls)
         )
         env = {k: v for k, v in os.environ.items() if k != "RUSB_PASSWORD"}
         make = _freerdp if program.is_freerdp else _rdesktop
