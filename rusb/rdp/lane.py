@@ -20,6 +20,9 @@ __all__ = ["Lane", "Timer"]
 ACK_MESSAGES, ACK_BYTES, ACK_SECONDS = 64, 256 << 10, 0.1
 """What is acknowledged at the latest after so many messages, bytes, seconds."""
 
+_ACK_COST = ACK_BYTES // ACK_MESSAGES
+"""What a message counts for besides its bytes, so that there is one count."""
+
 
 class Timer(Protocol):
     """What runs later, unless it is cancelled."""
@@ -67,7 +70,7 @@ class Lane:
         self._connection: Connection | None = None
         self._channel = self._control = 0
         self._flush: Callable[[], None] = lambda: None
-        self._unacked = self._unacked_bytes = 0
+        self._credit = ACK_BYTES  # until the next acknowledgement
         self._timer: Timer | None = None
 
     @property
@@ -122,9 +125,8 @@ class Lane:
             return
         self.deliver(message)
         self.received += 1
-        self._unacked += 1
-        self._unacked_bytes += len(message)
-        if self._unacked >= ACK_MESSAGES or self._unacked_bytes >= ACK_BYTES:
+        self._credit -= len(message) + _ACK_COST
+        if self._credit <= 0:
             self._acknowledge()
         elif self._timer is None:
             self._timer = self._later(ACK_SECONDS, self._acknowledge)
@@ -199,7 +201,7 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._unacked = self._unacked_bytes = 0
+        self._credit = ACK_BYTES
         connection.watch_channel(self._channel, None)
         for message in connection.take_back(self._channel):
             self._waiting.add(message)
@@ -219,7 +221,7 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._unacked = self._unacked_bytes = 0
+        self._credit = ACK_BYTES
         if self._connection is not None:
             message = Ack(self.received).serialize()
             self._connection.send_channel(self._control, message, is_urgent=True)
