@@ -469,7 +469,7 @@ class Numbers:
 @pytest.mark.soak
 @pytest.mark.usefixtures("quick")
 async def test_no_urb_is_lost_doubled_or_out_of_order(lab: Net) -> None:
-    """A.11.2: resets and silence, also while what was lost comes again."""
+    """Resets and silence, also while what was lost comes again."""
     count = inputs(10_000, 2)
     source = chance(11)
     async with lab.client(EmulatedBackend(devices=[Loopback()])):

@@ -208,7 +208,7 @@ def parse(data: bytes) -> ExtMessage | None:
 def text_to_sign(
     nonce: bytes, session: bytes, received: int, certificate_hash: bytes
 ) -> bytes:
-    """Return what a RESUME signs (A.4): it is void on any other connection.
+    """Return what a RESUME signs (4): it is void on any other connection.
 
     Args:
         nonce: of this connection's HELLO.
