@@ -45,6 +45,7 @@ from tests.support.rdp.pictures import desktop, film
 from tests.support.rdp.surfaces import AVC_8_1, unwrap
 from tests.support.screen_guest import ScreenGuest
 from tests.support.vnc import handshake, rect, update
+from tests.support.whole_path import rdp_of, say, stream_of
 
 WIDTH, HEIGHT = 1280, 800
 FILM = X, Y, W, H = 320, 160, 640, 480
@@ -273,9 +274,8 @@ class Far:
         wires.ChannelRegistry = original  # type: ignore[misc]
 
         def send(channel: int, data: bytes) -> None:
-            session._rdp.send_channel(channel, data)
-            assert session._stream is not None
-            session._stream.flush()
+            rdp_of(session).send_channel(channel, data)
+            stream_of(session).flush()
 
         pipeline.send = send
         self._viewers.append((session, screen))
@@ -307,9 +307,7 @@ class Far:
             events = b"".join(
                 struct.pack("<IHHHH", 0, 4, flags, 0x1E, 0) for flags in (0, 0x8000)
             )
-            session._rdp._send_data(DataType.INPUT, struct.pack("<HH", 2, 0) + events)
-            assert session._stream is not None
-            session._stream.flush()
+            say(session, DataType.INPUT, struct.pack("<HH", 2, 0) + events)
             await asyncio.wait_for(screen.came.wait(), 5)
             found.append((loop.time() - begin) * 1e3)
         return found

@@ -362,7 +362,7 @@ class Hub:
         """End a video in which nothing has changed for a while."""
         if self._expiring is not None:
             self._expiring.cancel()
-        if self._stream is None:
+        if self._stream is None or self._is_closed:
             return
         loop = asyncio.get_running_loop()
         if self._detector.expire(loop.time()):

@@ -83,15 +83,25 @@ class Shown(Hashable, Protocol):
 
 
 class Job(NamedTuple):
+    """What a viewer gets in a round.
+
+    Attributes:
+        size: of its desktop.
+        cells: that it lacks.
+        is_whole: it lacks no others.
+        is_current: apart from what was named as damaged, it has what the shadow has.
+    """
+
     viewer: Shown
     size: tuple[int, int]
     form: Form
     cells: Cells
-    is_whole: bool  # the viewer has no other damage
-    is_current: bool  # it has what the shadow has
+    is_whole: bool
+    is_current: bool
 
     @property
     def has_pipeline(self) -> bool:
+        """Is it for the graphics pipeline?"""
         return self.form.compression is Compression.PIPELINE
 
     def needs(self, change: Change | None) -> Cells:
