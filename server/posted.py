@@ -109,6 +109,7 @@ class _Pipe:
         size: bytes of each of ours that the guest has not asked for.
         moments: when the latest results came.
         is_ending: the guest has given its oldest read up, and gets what has come of it.
+        is_serving: its reads get what has come; it may read again meanwhile.
     """
 
     of: EndpointDescriptor
@@ -123,6 +124,7 @@ class _Pipe:
     moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     is_ending: bool = False
     is_posting: bool = False
+    is_serving: bool = False
     is_timed: bool = False
 
     @property
@@ -442,12 +444,16 @@ class PostedReads(AttachedDevice):
     def _serve(self, pipe: _Pipe) -> None:
         """Give the guest's reads what has come, and ask for more."""
         pipe.last = self._now() if pipe.claims else pipe.last
+        if pipe.is_serving:
+            return  # the call further out goes on with it
+        pipe.is_serving = True
         while pipe.claims and (found := pipe.next(pipe.claims[0][0].length)):
             _, complete = pipe.claims.popleft()
             pipe.is_ending = False
             if found.status is not UrbStatus.OK:
                 pipe.asked = 0
             complete(found)
+        pipe.is_serving = False
         if pipe.is_ending and not pipe.posted:
             pipe.is_ending = False
             urb, complete = pipe.claims.popleft()

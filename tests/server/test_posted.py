@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -343,6 +344,27 @@ def test_what_waits_has_a_limit() -> None:
         found += 1
     # until it was full, and what was under way then
     assert MAX_WAITING >> 14 < found <= (MAX_WAITING >> 14) + 22
+
+
+def test_a_guest_that_reads_again_at_once_gets_all_that_waits_in_order() -> None:
+    """As programs in this process do: each completion asks for the next."""
+    device = Device()
+    device.get_going()
+    count = 0
+    while device.sizes():
+        device.end(count.to_bytes(4))
+        count += 1
+    found: list[int] = []
+
+    def again(result: UrbResult | None = None) -> None:
+        if result is not None:
+            found.append(int.from_bytes(result.data))
+        urb = Urb(next(device._ids), TransferType.BULK, IN, PACKET)
+        device.reads.submit(urb, again)
+
+    again()
+    assert 4 * count > sys.getrecursionlimit()  # so many calls each, in each other
+    assert found == list(range(count))
 
 
 def test_no_read_is_kept_for_a_guest_that_has_stopped_and_no_byte_is_lost() -> None:
