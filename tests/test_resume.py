@@ -367,8 +367,9 @@ async def test_a_guest_is_answered_while_its_client_is_away(lab: Net) -> None:
         await lab.wait_log("keeping 1 device")
         async with asyncio.timeout(20):
             given_up: list[UrbResult] = []
-            source = Loopback.SOURCE | 0x80
-            number = device.submit(TransferType.BULK, source, 512, b"", given_up.append)
+            number = device.submit(
+                *(TransferType.BULK, Loopback.SINK, 8, bytes(8)), given_up.append
+            )
             device.attached.cancel(number)
             assert [result.status for result in given_up] == [UrbStatus.CANCELLED]
             device.attached.reset()

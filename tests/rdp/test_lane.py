@@ -88,6 +88,19 @@ def test_what_is_sent_without_a_connection_waits_in_its_order() -> None:
     assert parked.client.got == [b"report", b"bulk", b"reset", b"after"]
 
 
+def test_what_an_old_connection_still_brings_does_not_count() -> None:
+    """The peer sends it again; otherwise it would come twice."""
+    broken = line()
+    broken.connect()
+    broken.server.send(b"late")
+    old = broken.joined.client
+    broken.connect()
+    broken.client.lane.take(old, b"late")
+    assert broken.client.lane.received == 0
+    broken.move()
+    assert broken.client.got == [b"late"]
+
+
 def test_acknowledgements_come_by_count_by_bytes_and_by_time() -> None:
     for sizes in ([1] * ACK_MESSAGES, [ACK_BYTES], [5]):
         some = line()
