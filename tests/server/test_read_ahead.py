@@ -419,6 +419,16 @@ def test_an_odd_device_is_not_read_ahead_any_more(kind: type[FlashDrive]) -> Non
     driver.finish()
 
 
+def test_another_size_of_the_medium_ends_the_stream() -> None:
+    driver = make()
+    position = get_going(driver)
+    driver.disk.ahead._units[0].capacity = BLOCKS, BLOCK
+    assert driver.command(CAPACITY, 8).status == 0
+    assert driver.disk.ahead._stream is None
+    assert read(driver, position).data == content(driver, position)
+    driver.finish()
+
+
 def test_a_setting_of_another_interface_waits_for_ours() -> None:
     driver = make()
     position = get_going(driver, 4)
