@@ -132,11 +132,6 @@ class _Pipe:
         """Does it bring reports?"""
         return self.of.transfer_type is TransferType.INTERRUPT
 
-    def room(self, length: int) -> int:
-        """Return whole packets for so many bytes: no packet is too long for them."""
-        packet = self.of.packet_size or 1
-        return -(-length // packet) * packet
-
     def pace(self) -> float:
         """Seconds between two results."""
         if self.interval is not None:
@@ -269,7 +264,8 @@ class PostedReads(AttachedDevice):
 
     def submit(self, urb: Urb, complete: Completion) -> None:
         """Start a transfer, as the guest sees it."""
-        pipe = self._pipes.get(urb.endpoint) if urb.setup is None else None
+        is_read = urb.setup is None and urb.length > 0
+        pipe = self._pipes.get(urb.endpoint) if is_read else None
         if pipe is not None:
             self._claim(pipe, urb, complete)
         elif urb.setup is not None and (self._held or _is_special(urb.setup)):
@@ -329,7 +325,7 @@ class PostedReads(AttachedDevice):
         if any(u.id == urb.id for p in self._pipes.values() for u, _ in p.claims):
             complete(_INVALID)
             return
-        size = pipe.room(urb.length)
+        size = urb.length
         pipe.asked = 1 if size < pipe.size else pipe.asked + 1
         pipe.size = size
         pipe.claims.append((urb, complete))
@@ -338,7 +334,7 @@ class PostedReads(AttachedDevice):
 
     def _fit(self, pipe: _Pipe) -> None:
         """Cancel those of ours that would wait for more than the guest does."""
-        asked = [pipe.room(urb.length) for urb, _ in pipe.claims]
+        asked = [urb.length for urb, _ in pipe.claims]
         ours = [posted for posted in pipe.posted if posted.counts]
         for n, posted in enumerate(ours):
             most = asked[n] if n < len(asked) else pipe.size
@@ -400,7 +396,7 @@ class PostedReads(AttachedDevice):
         """Return the bytes of one more; 0: there are enough."""
         there = sum(posted.counts for posted in pipe.posted)
         if there < len(pipe.claims):
-            return pipe.room(pipe.claims[there][0].length)
+            return pipe.claims[there][0].length
         is_idle = not pipe.claims and self._now() - pipe.last >= IDLE
         if pipe.asked < READS or is_idle:
             return 0
@@ -431,7 +427,7 @@ class PostedReads(AttachedDevice):
         is_ours = posted.is_stopping and result.status is UrbStatus.CANCELLED
         if is_good or is_ours:
             is_end = is_good and result.length < posted.urb.length
-            is_end = is_end or len(result.data) != pipe.room(len(result.data))
+            is_end = is_end or len(result.data) % (pipe.of.packet_size or 1) != 0
             if result.data or is_end:
                 pipe.waiting.append(_Run(result.data, is_end))
                 pipe.moments.append(self._now())

@@ -224,7 +224,7 @@ def test_reads_of_several_sizes_are_asked_for_as_they_are() -> None:
     device = Device()
     for size in (4096, 512, 1024, 100):
         device.read(size)
-    assert device.sizes() == [4096, 512, 1024, 512]
+    assert device.sizes() == [4096, 512, 1024, 100]
     assert not device.cancelled
 
 
@@ -412,6 +412,14 @@ def test_reports_that_nobody_waits_for_are_forgotten() -> None:
     assert not data_of(found)
     device.end(b"now!....", endpoint=KEYS)
     assert data_of(found) == [b"now!...."]
+
+
+def test_a_read_of_nothing_is_the_guests() -> None:
+    device = Device()
+    _, found = device.read(0)
+    assert list(device.open) == [1]
+    device.end()
+    assert [r.status for r in found] == [OK]
 
 
 def test_which_devices_it_is_for() -> None:
