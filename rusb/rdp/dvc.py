@@ -340,7 +340,7 @@ class DynamicChannels:
             self._fail(known, f"message of {total} bytes, at most {known.limit}")
         else:
             known.total = known.left = total
-            self._collect(known, message[start + _LENGTHS[width].size :])
+            self._collect(known, memoryview(message)[start + _LENGTHS[width].size :])
 
     def _data(self, message: bytes) -> None:
         """Take a whole message, or the next piece of one."""
@@ -350,13 +350,13 @@ class DynamicChannels:
             return
         size = len(message) - start
         if known.left:
-            self._collect(known, message[start:])
+            self._collect(known, memoryview(message)[start:])
         elif size > known.limit:
             self._fail(known, f"message of {size} bytes, at most {known.limit}")
         else:
             self._events.append(ChannelData(known.channel, message[start:]))
 
-    def _collect(self, known: DynamicChannel, piece: bytes) -> None:
+    def _collect(self, known: DynamicChannel, piece: memoryview) -> None:
         if len(piece) > known.left:
             self._fail(known, f"piece of {len(piece)} bytes, {known.left} are missing")
             return
@@ -439,6 +439,13 @@ class DynamicReceiver(ChannelReceiver):
             after = self._dynamic.take_run(data, start, body, end, limit)
             if after != start:
                 return after
+        payload = body + HEADER.size
+        if payload < end and not self._is_open:
+            total, flags = HEADER.unpack_from(data, body)
+            if flags & ~SHOW_PROTOCOL == WHOLE and total == end - payload:
+                if total <= self._max_message:  # as nearly always: a whole message
+                    self._dynamic.receive(data[payload:end])
+                    return end
         after = super().receive(data, start, body, end, limit)
         for event in self._whole_messages:
             if isinstance(event, ChannelData):

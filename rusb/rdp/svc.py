@@ -119,10 +119,10 @@ class Assembly:
     """
 
     def __init__(self) -> None:
-        self.pieces: list[bytes | bytearray] = []
+        self.pieces: list[bytes | bytearray | memoryview] = []
         self.left = 0
 
-    def add(self, piece: bytes) -> None:
+    def add(self, piece: bytes | memoryview) -> None:
         """Take a piece, as far as it belongs to the message."""
         if len(piece) > self.left:
             piece = piece[: self.left]

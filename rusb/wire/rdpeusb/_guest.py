@@ -145,9 +145,14 @@ class RdpeusbGuestSide(GuestSide):
         """Return when a limit passes."""
         if self._is_gone:
             return 0.0
-        found = [c.due for c in self._channels.values()]
-        found += [c.device.next_deadline() for c in self._channels.values() if c.device]
-        return min((due for due in found if due is not None), default=None)
+        first = None
+        for channel in self._channels.values():
+            device, due = channel.device, channel.due
+            if due is None and device is not None:
+                due = device.next_deadline()
+            if due is not None and (first is None or due < first):
+                first = due
+        return first
 
     def handle_deadline(self, now: float) -> None:
         """Close silent channels, give up what took too long."""

@@ -89,7 +89,7 @@ class RequestTable:
         """Return when the first limit passes."""
         if self._unarmed:
             return 0.0
-        return min(self._due.values(), default=None)
+        return min(self._due.values()) if self._due else None
 
     def handle_deadline(self, now: float) -> None:
         """Give up what took too long; too often in a row, and all of it ends."""
