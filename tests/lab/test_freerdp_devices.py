@@ -61,6 +61,7 @@ def freerdp(
 ) -> Iterator[Program]:
     """FreeRDP with devices of the simulated bus, until the block ends."""
     names = {"1209:0001": "1-1", "1209:0002": "1-2", "1209:0003": "2-1.4"}
+    names |= {"1209:0004": "1-3"}
     folder.mkdir(exist_ok=True)
     command = [
         *(str(FAKEUSB / "fakeusb-run"), "-r", str(folder / "usb")),
@@ -119,6 +120,46 @@ def test_the_guest_mounts_the_disk_reads_and_writes(
         with freerdp(server.port, display, disk.parent, "1209:0001"):
             server.wait_log("VUSB: Attached", 2)
             guest.wait("test -b /dev/sda")
+    finally:
+        server.stop()
+
+
+TALK = (
+    "stty -F /dev/ttyACM0 raw -echo; exec 4<>/dev/ttyACM0; echo hello >&4; head -n1 <&4"
+)
+
+
+def test_a_mouse_and_a_serial_port_work_beside_the_disk_of_another_client(
+    guest: Guest, display: Display, tmp_path: Path
+) -> None:
+    settings = MACHINE.replace('productId="0001" ', "").replace(
+        "<Hardware>",
+        '<Hardware><RemoteDisplay enabled="true" allowMultiConnection="true"/>',
+    )
+    server = RusbServer(tmp_path, settings, "--guest", f"qemu:{guest.monitor}")
+    try:
+        server.wait_log("TCP server listening")
+        both = "1209:0002", "1209:0004"
+        with freerdp(server.port, display, tmp_path / "a", *both):
+            server.wait_log("VUSB: Attached", 2)
+            guest.wait("test -c /dev/ttyACM0")
+            assert guest.sh(TALK).strip() == "hello"
+            find = "sed -n '/FakeUSB Mouse/,/^$/s/.*\\(event[0-9]*\\).*/\\1/p'"
+            find += " /proc/bus/input/devices"
+            guest.wait(f'test -n "$({find})"')
+            name = guest.sh(find).strip()
+            moves = f"dd if=/dev/input/{name} bs=24 count=6 2>/dev/null | wc -c"
+            assert guest.sh(moves).strip() == "144"  # it moves all the time
+            with freerdp(server.port, display, tmp_path / "b", "1209:0001"):
+                server.wait_log("VUSB: Attached", 3)
+                guest.wait("test -b /dev/sda")
+                assert guest.sh(TALK).strip() == "hello"
+            server.wait_log("VUSB: Detached")
+            guest.wait("! test -b /dev/sda")
+            bus(tmp_path / "a", "unplug", "1-2")
+            server.wait_log("VUSB: Detached", 2)
+            guest.wait(f'test -z "$({find})"')
+            assert guest.sh(TALK).strip() == "hello"
     finally:
         server.stop()
 
