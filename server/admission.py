@@ -112,6 +112,14 @@ class Admission:
             other.disconnect(STOPPED)
         return ""
 
+    def has_other_half(self, session: Session) -> bool:
+        """Is there a connection that brings USB devices beside a viewer, or one that
+        shows the screen beside the devices?"""
+        return any(
+            other.is_logged_on and self._are_one(session, other)
+            for other in self._sessions
+        )
+
     def _are_one(self, session: Session, other: Session) -> bool:
         """Are they a viewer and the connection that brings USB devices beside it?
 

@@ -399,6 +399,8 @@ class ServerSession(Session):
                     self._log.write(line)
             case rdp.Activated():
                 self._logon_timer.cancel()
+                if not self.is_active:  # its static channels open now
+                    self._loop.call_soon(self._tell_without_usb)
                 self.phase = Phase.ACTIVE
                 if self.viewer is not None and "Display" not in self._disabled:
                     self.viewer.open()
@@ -745,12 +747,19 @@ class ServerSession(Session):
             if is_dynamic and self._wants(protocol):
                 self._rdp.open_channel(protocol.channel.name)
 
+    def _tell_without_usb(self) -> None:
+        """A viewer without any channel for USB learns how to bring devices."""
+        has_none = not self.devices and not self._rdp.has_dynamic
+        is_whole = self.is_usb_only or self._host.admission.has_other_half(self)
+        if self.is_active and has_none and not is_whole and "USB" not in self._disabled:
+            self._tell(events.WireMissing(self.number, "vrdpusb"))
+
     def _refused(self, protocol: WireProtocol, name: str) -> None:
         """The client does not open a dynamic channel."""
         devices = self._devices_over(protocol)
         if devices is not None:
             devices.link.refused(name)
-        elif not self.devices:
+        elif not self.devices and not self._host.admission.has_other_half(self):
             self._tell(events.WireMissing(self.number, name))
 
     def _close_channel(self, channel: int) -> None:

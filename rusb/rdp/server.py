@@ -134,6 +134,7 @@ class ServerConnection(Connection):
         width, height, depth: of the client's screen, once it is known.
         output_suppressed: the client wants no pictures now.
         requested: protocols it asked for; None: it did not, or not yet.
+        has_dynamic: it asked for dynamic channels.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class ServerConnection(Connection):
         self._blocks: ClientBlocks | None = None
         self._domain_requests = 0
         self._is_rdesktop = False
-        self._has_dynamic = False  # it asked for dynamic channels
+        self.has_dynamic = False
         self._encryption = Encryption.NONE
         self._key: RsaKey | None = None
         self._random = b""
@@ -242,7 +243,7 @@ class ServerConnection(Connection):
         """Which pointers the client takes; known once it is active."""
         able = self._capabilities
         # display.md 4.5: rdesktop-vrdp draws new pointers wrongly
-        is_old = self._is_rdesktop and not self._has_dynamic
+        is_old = self._is_rdesktop and not self.has_dynamic
         return PointerLimits.of(
             *(0 if is_old else able.new_cache, able.colour_cache, self._max_update),
             is_large=able.has_large_pointers,
@@ -390,7 +391,7 @@ class ServerConnection(Connection):
                 if request.shows_protocol:
                     self._chunk_flags[channel] = SHOW_PROTOCOL
         names = {request.name.lower() for request in blocks.channels}
-        self._has_dynamic = "drdynvc" in names
+        self.has_dynamic = "drdynvc" in names
         for kind in blocks.others[:32]:
             self._events.append(notices.UnknownBlock(kind))
         answer = ServerBlocks.granting(self.requested, len(blocks.channels))

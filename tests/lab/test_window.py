@@ -167,6 +167,7 @@ def test_one_command_shows_the_screen_and_brings_a_disk(
         assert f"{viewer} shows the screen" in program.said()
         assert display.windows(f"{place} - rusb")
         assert who_knows(SECRET) == []
+        assert "brings no USB devices" not in server.log()
         said = another_person(server.port, tmp_path / "other")
         assert "already has as many clients as it accepts" in said
         display.close_window(f"{place} - rusb")
@@ -202,23 +203,23 @@ def test_a_viewer_by_hand_beside_rusb_connect(
 ) -> None:
     place = f"127.0.0.1:{server.port}"
     (tmp_path / "viewer").mkdir()
+    alone = "The client brings no USB devices. To bring them: xfreerdp /usb:id:"
     by_hand = ["xfreerdp", f"/v:{place}", "/cert:ignore", "/bpp:16", "/u:someone"]
     command = [str(BIN / "rusb"), "connect", "--backend", "emulated:flash-drive", place]
-    with (
-        Program(by_hand, tmp_path / "viewer", display.name) as viewer,
-        ours(command, tmp_path / "client") as client,
-    ):
-        guest.wait(DISK, 60)
-        wait(
-            lambda: display.shows(guest.picture(), 16),
-            "the guest's screen",
-            viewer.said,
-            60,
-        )
-        said = another_person(server.port, tmp_path / "other")
-        assert "already has as many clients as it accepts" in said
-        assert viewer.process.poll() is None, viewer.said()
-        assert client.process.poll() is None, client.said()
+    with Program(by_hand, tmp_path / "viewer", display.name) as viewer:
+        server.wait_log(alone)
+        with ours(command, tmp_path / "client") as client:
+            guest.wait(DISK, 60)
+            wait(
+                lambda: display.shows(guest.picture(), 16),
+                "the guest's screen",
+                viewer.said,
+                60,
+            )
+            said = another_person(server.port, tmp_path / "other")
+            assert "already has as many clients as it accepts" in said
+            assert viewer.process.poll() is None, viewer.said()
+            assert client.process.poll() is None, client.said()
     guest.wait(f"! {DISK}", 30)
 
 

@@ -7,6 +7,7 @@ import pytest
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
 from rusb.rdp import events as rdp
 from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.gcc import USB_ONLY, ClientCore
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerConnection, ServerSettings
 from tests.support.rdp.joined import Cut, Joined, clear, no_random, whole
@@ -171,3 +172,25 @@ def test_a_resize_to_the_same_size_does_nothing() -> None:
     joined = Joined().run()
     joined.server.resize(800, 600)
     assert joined.server.data_to_send() == []
+
+
+def test_a_client_for_usb_alone_says_so_where_other_servers_do_not_look() -> None:
+    """clientDigProductId, the 64 bytes from 146 on (MS-RDPBCGR 2.2.1.3.2)."""
+    core = ClientCore("desk", 800, 600, 16, product_id=USB_ONLY)
+    block = core.serialize()
+    assert len(block) == 216
+    assert block[146:210] == USB_ONLY.encode("utf-16-le").ljust(64, b"\0")
+    assert ClientCore.parse(block[4:]).product_id == USB_ONLY
+    assert ClientCore.parse(block[4:146]).product_id == ""
+    odd = block[4:146] + b"\x00\xd8" * 32 + block[210:]
+    assert ClientCore.parse(odd).product_id != USB_ONLY
+    long = ClientCore("desk", 800, 600, 16, product_id="x" * 99).serialize()
+    assert len(long) == 216
+    assert ClientCore.parse(long[4:]).product_id == "x" * 31
+
+
+@pytest.mark.parametrize("is_usb_only", [True, False])
+def test_the_server_learns_whether_a_client_is_for_usb_alone(is_usb_only: bool) -> None:
+    joined = Joined(ClientSettings(is_usb_only=is_usb_only)).run()
+    (logon,) = joined.of_server(rdp.LogonRequested)
+    assert logon.client.is_usb_only == is_usb_only

@@ -73,6 +73,16 @@ async def test_a_viewer_and_usb_beside_it_are_one_client(
     assert second.is_logged_on == may_stay
 
 
+async def test_who_has_another_half(server: Server) -> None:
+    usb = join(server, 1, "192.0.2.1", is_usb_only=True)
+    assert not server._host.admission.has_other_half(usb)
+    viewer = join(server, 2, "192.0.2.1")
+    for session in (usb, viewer):
+        assert server._host.admission.has_other_half(session)
+    usb.disconnect(1)
+    assert not server._host.admission.has_other_half(viewer)
+
+
 async def test_one_client_has_one_viewer_and_one_connection_for_usb(
     server: Server,
 ) -> None:
