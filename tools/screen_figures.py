@@ -375,11 +375,14 @@ class Near:
         await self.tell("view", depth=depth, avc=avc, **where)
 
     async def share(self, what: str, rate: float) -> float:
-        """Return the share of a core that showing something takes."""
+        """Return the share of a core that showing something takes.
+
+        A machine with other work shows less of it: what one step takes counts.
+        """
         await self.tell("play", what=what, rate=rate, seconds=self.seconds / 4)
-        begin, wall = time.process_time(), time.monotonic()
-        await self.tell("play", what=what, rate=rate, seconds=self.seconds)
-        return (time.process_time() - begin) / (time.monotonic() - wall)
+        begin = time.process_time()
+        count = await self.tell("play", what=what, rate=rate, seconds=self.seconds)
+        return float((time.process_time() - begin) / count * rate)
 
     async def flood(self, device: Any) -> tuple[int, float]:
         """Read from a device; return the transfers and the processor's seconds."""
