@@ -32,7 +32,8 @@ CLASSES = frozenset(
 others a reader may rely on asking first."""
 
 READS = 3
-"""With so many of the guest's, more than it asks for are kept at the device."""
+"""With so many of the guest's, more than it asks for are kept at the device, if it does
+not keep enough there itself."""
 
 MAX_READS = 128
 """What a device may have more of at all its endpoints together, but for the five that
@@ -102,9 +103,13 @@ class _Pipe:
         interface: whose it is.
         interval: seconds between two results; None: it is measured.
         claims: the guest's reads.
+        direct: how many of its reads are at the device as they are.
         posted: ours, in order.
+        there: how many of those will bring something for the guest.
         waiting: what they have brought and the guest has not got.
         asked: reads of the guest's in a row, none smaller than before.
+        shallow: how often in a row it has read again with too few at the device.
+        has_completed: one of its reads has, since it read last.
         last: when the guest was seen to read last.
         size: bytes of each of ours that the guest has not asked for.
         moments: when the latest results came.
@@ -116,9 +121,14 @@ class _Pipe:
     interface: int
     interval: float | None
     claims: deque[tuple[Urb, Completion]] = field(default_factory=deque)
+    ids: set[int] = field(default_factory=set)
+    direct: int = 0
     posted: deque[_Posted] = field(default_factory=deque)
+    there: int = 0
     waiting: deque[_Run] = field(default_factory=deque)
     asked: int = 0
+    shallow: int = READS - 1
+    has_completed: bool = False
     last: float = 0.0
     size: int = 0
     moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
@@ -131,6 +141,12 @@ class _Pipe:
     def is_interrupt(self) -> bool:
         """Does it bring reports?"""
         return self.of.transfer_type is TransferType.INTERRUPT
+
+    @property
+    def is_ours(self) -> bool:
+        """Have we something to do with what the guest reads next?"""
+        is_needed = self.shallow >= READS - 1
+        return is_needed or bool(self.posted or self.waiting or self.claims)
 
     def pace(self) -> float:
         """Seconds between two results."""
@@ -181,7 +197,7 @@ class _Pipe:
     def forget(self) -> None:
         """What has come, or comes of what is asked for, is not for the guest."""
         self.waiting.clear()
-        self.asked = 0
+        self.asked = self.there = 0
         for posted in self.posted:
             posted.is_dropped = True
 
@@ -267,7 +283,7 @@ class PostedReads(AttachedDevice):
         is_read = urb.setup is None and urb.length > 0
         pipe = self._pipes.get(urb.endpoint) if is_read else None
         if pipe is not None:
-            self._claim(pipe, urb, complete)
+            self._read(pipe, urb, complete)
         elif urb.setup is not None and (self._held or _is_special(urb.setup)):
             self._held.append((urb, complete))
             self._go_on()
@@ -294,10 +310,11 @@ class PostedReads(AttachedDevice):
         if is_first and entry[0].length > pipe.of.packet_size:
             # some of its packets may have come
             pipe.is_ending = True
-            self._stop(pipe.posted)
+            self._stop(pipe, pipe.posted)
             self._serve(pipe)
             return
         pipe.claims.remove(entry)
+        pipe.ids.remove(entry[0].id)
         self._fit(pipe)
         self._watch(pipe)
         entry[1](_CANCELLED)
@@ -310,9 +327,10 @@ class PostedReads(AttachedDevice):
         for pipe in self._pipes.values():
             waiting += pipe.claims
             pipe.claims.clear()
+            pipe.ids.clear()
             pipe.is_ending = False
             pipe.forget()
-            self._stop(pipe.posted)
+            self._stop(pipe, pipe.posted)
         self.device.reset()
         self._look()
         for _, complete in waiting:
@@ -320,17 +338,37 @@ class PostedReads(AttachedDevice):
 
     # ------------------------------------------------------- from the guest ----
 
-    def _claim(self, pipe: _Pipe, urb: Urb, complete: Completion) -> None:
-        """The guest reads."""
-        if any(u.id == urb.id for p in self._pipes.values() for u, _ in p.claims):
-            complete(_INVALID)
-            return
-        size = urb.length
-        pipe.asked = 1 if size < pipe.size else pipe.asked + 1
+    def _read(self, pipe: _Pipe, urb: Urb, complete: Completion) -> None:
+        """The guest reads. One that keeps enough at the device needs none of ours."""
+        size, before = urb.length, pipe.size
+        pipe.asked = 1 if size < before else pipe.asked + 1
         pipe.size = size
-        pipe.claims.append((urb, complete))
-        self._fit(pipe)
-        self._serve(pipe)
+        if pipe.has_completed:
+            pipe.has_completed = False
+            there = len(pipe.claims) + pipe.direct + 1
+            is_shallow = there < self._depth(pipe)
+            pipe.shallow = pipe.shallow + 1 if is_shallow else 0
+        if not pipe.is_ours:
+            pipe.direct += 1
+            self.device.submit(urb, partial(self._read_done, pipe, complete))
+        elif urb.id in pipe.ids:
+            complete(_INVALID)
+        else:
+            pipe.claims.append((urb, complete))
+            pipe.ids.add(urb.id)
+            if size != before:
+                self._fit(pipe)
+            self._serve(pipe)
+
+    def _read_done(self, pipe: _Pipe, complete: Completion, result: UrbResult) -> None:
+        """A read of the guest's own has ended."""
+        pipe.direct -= 1
+        pipe.has_completed = True
+        if result.length:
+            pipe.moments.append(self._now())
+        if result.status not in (UrbStatus.OK, UrbStatus.CANCELLED):
+            pipe.asked = 0
+        complete(result)
 
     def _fit(self, pipe: _Pipe) -> None:
         """Cancel those of ours that would wait for more than the guest does."""
@@ -339,7 +377,7 @@ class PostedReads(AttachedDevice):
         for n, posted in enumerate(ours):
             most = asked[n] if n < len(asked) else pipe.size
             if posted.urb.length > most and posted.result is None:
-                self._stop(ours[n:])
+                self._stop(pipe, ours[n:])
                 return
 
     def _concerned(self, setup: SetupPacket) -> list[_Pipe]:
@@ -364,7 +402,7 @@ class PostedReads(AttachedDevice):
             for pipe in concerned:
                 if not is_halt:
                     pipe.forget()
-                self._stop(pipe.posted)
+                self._stop(pipe, pipe.posted)
             if any(pipe.posted for pipe in concerned):
                 return
             self._held.popleft()
@@ -388,34 +426,40 @@ class PostedReads(AttachedDevice):
                 ends = pipe.of.transfer_type, pipe.of.address
                 posted = _Posted(Urb(number, *ends, size))
                 pipe.posted.append(posted)
+                pipe.there += 1
                 self.device.submit(posted.urb, partial(self._done, pipe, posted))
         finally:
             pipe.is_posting = False
 
     def _wanted(self, pipe: _Pipe) -> int:
         """Return the bytes of one more; 0: there are enough."""
-        there = sum(posted.counts for posted in pipe.posted)
+        there = pipe.there
         if there < len(pipe.claims):
             return pipe.claims[there][0].length
         is_idle = not pipe.claims and self._now() - pipe.last >= IDLE
-        if pipe.asked < READS or is_idle:
+        if pipe.asked < READS or pipe.shallow < READS - 1 or is_idle:
             return 0
-        others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
-        depth = min(
-            interrupt_depth(pipe.pace(), self.round_trip),
-            max(MAX_READS - others, MIN_DEPTH),
-            max(MAX_ASKED // max(pipe.size, 1), 1),
-        )
+        depth = self._depth(pipe)
         if there >= depth or len(pipe.waiting) >= depth:
             return 0
         is_full = sum(len(run.data) for run in pipe.waiting) >= MAX_WAITING
         return 0 if is_full else pipe.size
+
+    def _depth(self, pipe: _Pipe) -> int:
+        """Return how many reads there should be at the device."""
+        others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
+        return min(
+            interrupt_depth(pipe.pace(), self.round_trip),
+            max(MAX_READS - others, MIN_DEPTH),
+            max(MAX_ASKED // max(pipe.size, 1), 1),
+        )
 
     def _done(self, pipe: _Pipe, posted: _Posted, result: UrbResult) -> None:
         """A read of ours has ended; those behind it wait for it."""
         posted.result = result
         while pipe.posted and (found := pipe.posted[0].result) is not None:
             first = pipe.posted.popleft()
+            pipe.there -= first.counts
             if not first.is_dropped:
                 self._take(pipe, first, found)
         self._serve(pipe)
@@ -436,6 +480,7 @@ class PostedReads(AttachedDevice):
             pipe.asked = 0
             for other in pipe.posted:
                 other.is_stale = True
+            pipe.there = 0
 
     def _serve(self, pipe: _Pipe) -> None:
         """Give the guest's reads what has come, and ask for more."""
@@ -444,7 +489,9 @@ class PostedReads(AttachedDevice):
             return  # the call further out goes on with it
         pipe.is_serving = True
         while pipe.claims and (found := pipe.next(pipe.claims[0][0].length)):
-            _, complete = pipe.claims.popleft()
+            urb, complete = pipe.claims.popleft()
+            pipe.ids.remove(urb.id)
+            pipe.has_completed = True
             pipe.is_ending = False
             if found.status is not UrbStatus.OK:
                 pipe.asked = 0
@@ -453,6 +500,7 @@ class PostedReads(AttachedDevice):
         if pipe.is_ending and not pipe.posted:
             pipe.is_ending = False
             urb, complete = pipe.claims.popleft()
+            pipe.ids.remove(urb.id)
             complete(pipe.rest(urb.length))
         self._post(pipe)
         self._watch(pipe)
@@ -469,15 +517,16 @@ class PostedReads(AttachedDevice):
         pipe.is_timed = False
         if not pipe.claims and self._now() - pipe.last >= IDLE:
             pipe.forget()
-            self._stop(pipe.posted)
+            self._stop(pipe, pipe.posted)
         else:
             self._watch(pipe)
 
-    def _stop(self, which: Iterable[_Posted]) -> None:
+    def _stop(self, pipe: _Pipe, which: Iterable[_Posted]) -> None:
         """Cancel some of ours, the last first: what comes meanwhile comes with the
         first of them."""
         for posted in reversed(list(which)):
             if posted.result is None and not posted.is_stopping:
+                pipe.there -= posted.counts
                 posted.is_stopping = True
                 self.device.cancel(posted.urb.id)
 
@@ -497,4 +546,5 @@ class PostedReads(AttachedDevice):
                 pipe = _Pipe(endpoint, number, interval)
                 if old is not None:  # what is being cancelled is still before ours
                     pipe.posted, pipe.claims = old.posted, old.claims
+                    pipe.ids, pipe.there = old.ids, old.there
                 self._pipes[address] = pipe

@@ -126,6 +126,27 @@ def test_the_third_read_has_as_many_kept_as_the_round_trip_wants() -> None:
     assert len(device.sizes()) == 102
 
 
+def test_a_guest_that_keeps_enough_there_itself_is_left_alone() -> None:
+    """Its reads go as they are, so that they cost no more than others."""
+    device = Device()
+    device.round_trip = 0.0
+    for is_known in (False, True, True):
+        for _ in range(8):
+            device.read()
+        for _ in range(40):
+            device.end(b"x" * PACKET)
+            device.read()
+        assert len(device.open) == 8
+        assert (min(device.open) > 0) is is_known  # none of ours
+        while device.open:
+            device.end(b"x" * PACKET)
+    for _ in range(3):
+        device.read()
+        device.end(b"x")
+    device.read()
+    assert len(device.open) == 5  # now it needs some
+
+
 def test_what_came_before_the_guest_reads_is_there_at_once() -> None:
     device = Device()
     device.get_going()
