@@ -26,7 +26,7 @@ from rusb.wire.base import (
     UrbCompleted,
     UrbSubmitted,
 )
-from rusb.wire.usbip import PLUGIN, Place, UsbipDeviceSide, UsbipGuestSide
+from rusb.wire.usbip import PLUGIN, Export, Place, UsbipDeviceSide, UsbipGuestSide
 from rusb.wire.usbip import _codec as codec
 from tests.support.wire.joined import Answer, Joined, echo, messages
 
@@ -300,3 +300,77 @@ def test_a_device_without_configurations_has_a_record() -> None:
     record = codec.Record.of(Place(2, 9), INFO, DeviceDescriptors(DEVICE, ()))
     found = codec.Record.parse(record.serialize())
     assert (found.busid, found.configuration, found.interface_count) == ("2-9", 0, 0)
+
+
+def test_the_end_of_the_stream_ends_what_the_device_was_asked() -> None:
+    joined = join(lambda urb: None)
+    submit(joined, bulk(1))
+    joined.device.channel_closed(0)
+    (event,) = joined.device.events()
+    assert isinstance(event, CancelRequested)
+    joined.device.complete_urb(INFO.id, event.urb_id, UrbResult(UrbStatus.OK))
+    assert messages(joined.device) == []
+    joined.device.announce([])
+    with pytest.raises(RemoteProtocolError, match="closed"):
+        joined.device.receive_data(0, b"", now=0)
+
+
+def test_cancelling_what_is_done_or_being_cancelled_sends_nothing() -> None:
+    joined = join(lambda urb: None)
+    submit(joined, bulk(1))
+    joined.guest.cancel_urb(1, 2)
+    joined.guest.cancel_urb(1, 1)
+    joined.move()
+    joined.forget()
+    joined.guest.cancel_urb(1, 1)
+    joined.move()
+    assert joined.sent == []
+
+
+def test_an_answer_that_crossed_its_cancel_is_the_one_that_counts() -> None:
+    joined = join(lambda urb: None)
+    submit(joined, bulk(1))
+    joined.guest.cancel_urb(1, 1)
+    answer = codec.RET_SUBMIT.pack(3, 2, 0, 0, 0, 0, 2, 0, 0, 0) + b"ok"
+    joined.guest.receive_data(0, answer, now=0)
+    joined.guest.receive_data(0, codec.RET_UNLINK.pack(4, 3, 0, 0, 0, 0), now=0)
+    (event,) = joined.guest.events()
+    assert isinstance(event, UrbCompleted)
+    assert bytes(event.result.data) == b"ok"
+
+
+def test_a_cancel_of_a_cancel_is_answered_at_once() -> None:
+    joined = join(lambda urb: None)
+    submit(joined, bulk(1))
+    seqnum = codec.CMD_SUBMIT.unpack_from(joined.sent[-1])[1]
+    for unlink in (70, 71):
+        request = codec.CMD_UNLINK.pack(2, unlink, 0x10001, 0, 0, seqnum)
+        joined.device.receive_data(0, request, now=0)
+    assert messages(joined.device) == [codec.RET_UNLINK.pack(4, 71, 0, 0, 0, 0)]
+
+
+@pytest.mark.parametrize("length", [0, 8])
+def test_a_transfer_that_ends_short_gets_no_empty_packet(length: int) -> None:
+    joined = join()
+    data = bytes(length)
+    head = (1, 9, 0x10001, 0, 2, 0x40, length, 0, 0, 0)
+    joined.device.receive_data(0, codec.CMD_SUBMIT.pack(*head, b"") + data, now=0)
+    (event,) = joined.device.events()
+    assert isinstance(event, UrbSubmitted)
+    assert event.urb.length == length
+
+
+def test_a_whole_answer_to_short_not_ok_is_no_error() -> None:
+    joined = join()
+    head = (1, 9, 0x10001, 1, 1, 0x201, 8, 0, 0, 0)
+    joined.device.receive_data(0, codec.CMD_SUBMIT.pack(*head, b""), now=0)
+    for event in joined.device.events():
+        assert isinstance(event, UrbSubmitted)
+        joined.device.complete_urb(INFO.id, event.urb.id, echo(event.urb))
+    (answer,) = messages(joined.device)
+    assert codec.RET_SUBMIT.unpack_from(answer)[5] == 0
+
+
+def test_refusals_and_lists_of_an_export() -> None:
+    assert Export.refusal(Export.BUSY) == codec.import_reply(None, 2)
+    assert codec.parse_list(Export.list_reply([])) == ()
