@@ -107,6 +107,7 @@ class _Pipe:
         posted: ours, in order.
         there: how many of those will bring something for the guest.
         waiting: what they have brought and the guest has not got.
+        kept: bytes of that.
         asked: reads of the guest's in a row, none smaller than before.
         shallow: how often in a row it has read again with too few at the device.
         has_completed: one of its reads has, since it read last.
@@ -126,6 +127,7 @@ class _Pipe:
     posted: deque[_Posted] = field(default_factory=deque)
     there: int = 0
     waiting: deque[_Run] = field(default_factory=deque)
+    kept: int = 0
     asked: int = 0
     shallow: int = READS - 1
     has_completed: bool = False
@@ -185,6 +187,7 @@ class _Pipe:
                 status = run.status
                 break
         data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.kept -= len(data)
         return UrbResult(status, data, len(data))
 
     def rest(self, length: int) -> UrbResult:
@@ -197,7 +200,7 @@ class _Pipe:
     def forget(self) -> None:
         """What has come, or comes of what is asked for, is not for the guest."""
         self.waiting.clear()
-        self.asked = self.there = 0
+        self.asked = self.there = self.kept = 0
         for posted in self.posted:
             posted.is_dropped = True
 
@@ -356,9 +359,9 @@ class PostedReads(AttachedDevice):
         else:
             pipe.claims.append((urb, complete))
             pipe.ids.add(urb.id)
+            self._serve(pipe)
             if size != before:
                 self._fit(pipe)
-            self._serve(pipe)
 
     def _read_done(self, pipe: _Pipe, complete: Completion, result: UrbResult) -> None:
         """A read of the guest's own has ended."""
@@ -376,6 +379,8 @@ class PostedReads(AttachedDevice):
         ours = [posted for posted in pipe.posted if posted.counts]
         for n, posted in enumerate(ours):
             most = asked[n] if n < len(asked) else pipe.size
+            if asked and not n:  # it has some of it already
+                most -= pipe.kept
             if posted.urb.length > most and posted.result is None:
                 self._stop(pipe, ours[n:])
                 return
@@ -435,15 +440,15 @@ class PostedReads(AttachedDevice):
         """Return the bytes of one more; 0: there are enough."""
         there = pipe.there
         if there < len(pipe.claims):
-            return pipe.claims[there][0].length
+            length = pipe.claims[there][0].length
+            return length if there else length - pipe.kept
         is_idle = not pipe.claims and self._now() - pipe.last >= IDLE
         if pipe.asked < READS or pipe.shallow < READS - 1 or is_idle:
             return 0
         depth = self._depth(pipe)
         if there >= depth or len(pipe.waiting) >= depth:
             return 0
-        is_full = sum(len(run.data) for run in pipe.waiting) >= MAX_WAITING
-        return 0 if is_full else pipe.size
+        return 0 if pipe.kept >= MAX_WAITING else pipe.size
 
     def _depth(self, pipe: _Pipe) -> int:
         """Return how many reads there should be at the device."""
@@ -474,9 +479,11 @@ class PostedReads(AttachedDevice):
             is_end = is_end or len(result.data) % (pipe.of.packet_size or 1) != 0
             if result.data or is_end:
                 pipe.waiting.append(_Run(result.data, is_end))
+                pipe.kept += len(result.data)
                 pipe.moments.append(self._now())
         elif not posted.is_stale:
             pipe.waiting.append(_Run(result.data, True, result.status))
+            pipe.kept += len(result.data)
             pipe.asked = 0
             for other in pipe.posted:
                 other.is_stale = True
@@ -497,6 +504,10 @@ class PostedReads(AttachedDevice):
                 pipe.asked = 0
             complete(found)
         pipe.is_serving = False
+        if pipe.claims and pipe.posted:
+            missing = pipe.claims[0][0].length - pipe.kept
+            if pipe.posted[0].urb.length > missing:
+                self._fit(pipe)
         if pipe.is_ending and not pipe.posted:
             pipe.is_ending = False
             urb, complete = pipe.claims.popleft()

@@ -147,6 +147,20 @@ def test_a_guest_that_keeps_enough_there_itself_is_left_alone() -> None:
     assert len(device.open) == 5  # now it needs some
 
 
+def test_a_read_that_has_some_already_wants_only_the_rest() -> None:
+    """A device that has no more than that would never end a read of the whole."""
+    device = Device()
+    device.round_trip = 0.0
+    device.get_going()
+    _, found = device.read(8 * PACKET)
+    for _ in range(5):
+        device.end(b"x" * PACKET)
+    device.end_cancelled()
+    assert device.sizes()[0] == 3 * PACKET
+    device.end(b"y" * 3 * PACKET)
+    assert [bytes(r.data) for r in found] == [b"x" * 5 * PACKET + b"y" * 3 * PACKET]
+
+
 def test_what_came_before_the_guest_reads_is_there_at_once() -> None:
     device = Device()
     device.get_going()
