@@ -495,7 +495,7 @@ async def test_no_urb_is_lost_doubled_or_out_of_order(lab: Net) -> None:
     assert numbers.wrong == []
     assert numbers.came == list(range(count))
     assert numbers.written == count
-    assert lab.log().count("Remote USB: resumed after") > 5
+    assert lab.log().count("Remote USB: resumed after") > 2
     assert lab.log().count("VUSB: Attached") == 1
 
 

@@ -53,14 +53,15 @@ _OPTIONS = (
     ("TCP_KEEPIDLE", 10),
     ("TCP_KEEPINTVL", 5),
     ("TCP_KEEPCNT", 2),
-    # no probe is sent while data is unacknowledged, as our own keepalive soon is
-    ("TCP_USER_TIMEOUT", 20_000),
+    # no probe is sent while data is unacknowledged, as our own keepalive soon is; a
+    # viewer that is stopped for a while looks the same to the kernel
+    ("TCP_USER_TIMEOUT", 30_000),
     ("TCP_NOTSENT_LOWAT", UNSENT),
 )
-"""Seconds, seconds, probes, milliseconds, bytes: who vanished is noticed in 20 s."""
+"""Seconds, seconds, probes, milliseconds, bytes: who vanished is noticed in 30 s."""
 
 IMPATIENCE = 10_000
-"""Milliseconds in place of 20000, where another connection takes over."""
+"""Milliseconds in place of 30000, where another connection takes over."""
 
 MAX_WAITING = 128 << 20
 """Bytes waiting to be sent above which the peer is dropped: it makes us answer and

@@ -24,7 +24,7 @@ SOON = [
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 10),
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 2),
-    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 20_000),
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 30_000),
     (socket.IPPROTO_TCP, "TCP_NOTSENT_LOWAT", 64 << 10),
 ]
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -173,7 +174,8 @@ def watch_both(server: Server, guest: ScreenGuest, folder: Path) -> None:
         stopped = programs[1].process.pid
         os.kill(stopped, signal.SIGSTOP)
         try:
-            for _ in range(10):
+            end = time.monotonic() + 10
+            while time.monotonic() < end:
                 guest.sh("dmesg >/dev/tty1; sleep 1")
             wait(lambda: all_show(1), "the screen in one", programs[0].said)
         finally:
