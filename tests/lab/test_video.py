@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,22 +153,28 @@ async def test_the_guest_follows_the_window_and_the_window_the_guest(
                 ),
             ):
 
-                def is_equal() -> bool:
-                    size = hub.size
+                def is_equal(size: tuple[int, int], colour: int) -> bool:
                     picture = guest.picture()
-                    if size is None or picture.shape != (size[1], size[0]):
+                    if picture.shape != (size[1], size[0]) or picture[0, 0] != colour:
                         return False
                     seen = grabbed(display)[: size[1], : size[0]]
                     return bool(np.array_equal(seen, picture))
 
-                # the window's own size, from the start
-                await until(lambda: hub.size == (WIDTH, HEIGHT), "the first size")
-                await until(is_equal, "the first picture")
-                for width, height in ((1000, 700), (640, 480)):
-                    await asyncio.to_thread(resize_window, display, width, height)
-                    size = width, height
+                # The window's own size from the start. With every size another colour:
+                # a viewer that shows it has put its window to that size; one that has
+                # still to do so would undo the next.
+                for size, number, colour in (
+                    ((WIDTH, HEIGHT), 41, 0xAA0000),
+                    ((1000, 700), 42, 0x00AA00),
+                    ((640, 480), 44, 0x0000AA),
+                ):
+                    if size != (WIDTH, HEIGHT):
+                        await asyncio.to_thread(resize_window, display, *size)
                     await until(lambda size=size: hub.size == size, f"{size}")  # type: ignore[misc]
-                    await until(is_equal, f"the picture of {size}")
+                    paint = f"printf '\\033[{number}m\\033[2J' >/dev/tty1"
+                    await asyncio.to_thread(guest.sh, paint)
+                    held = partial(is_equal, size, colour)
+                    await until(held, f"the picture of {size}")
 
 
 @pytest.mark.xdist_group("two heads")
