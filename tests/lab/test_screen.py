@@ -272,7 +272,6 @@ async def test_each_of_two_screens_has_its_picture_and_its_pointer(
 ) -> None:
     with TwoHeads(tmp_path_factory.mktemp("s")) as guest:
         tablets = Records.of(guest, "Tablet")
-        guest.sh("dmesg | tail >/dev/tty1")
         machine = Machine(name="Two", monitors=2)
         config = ServerConfig(
             *(machine, "loopback"),

@@ -57,7 +57,8 @@ class TwoHeads(ScreenGuest):
         self.paths = [folder / "0", folder / "1"]
         tablets = [word.replace("usb0.0", "xhci.0") for word in _tablets(2)]
         Guest.__init__(self, *_screens(self.paths), *tablets)
-        self.sh("printf '\\033[?25l' >/dev/tty1")  # no cursor that blinks
+        # no cursor that blinks, but something to see: the console is empty
+        self.sh("printf '\\033[?25lTwo heads' >/dev/tty1")
 
     async def open_screen(self, head: int) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
