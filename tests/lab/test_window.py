@@ -1,6 +1,7 @@
 """One command, window and USB: rdesktop-vrdp with the viewers of Debian."""
 
 import asyncio
+import contextlib
 import socket
 import sys
 import threading
@@ -95,20 +96,21 @@ class OtherAddress:
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            place = ("127.0.0.1", self._port)
-            far = socket.create_connection(place, source_address=("127.0.0.2", 0))
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(
-                    target=self._pump, args=(one, other), daemon=True
-                ).start()
+        place = ("127.0.0.1", self._port)
+        # until it is closed; then each thread ends before what it reads is closed
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            while True:
+                near = stack.enter_context(self._listener.accept()[0])
+                far = socket.create_connection(place, source_address=("127.0.0.2", 0))
+                stack.enter_context(far)
+                for pair in ((near, far), (far, near)):
+                    pump = threading.Thread(target=self._pump, args=pair, daemon=True)
+                    pump.start()
+                    stack.callback(pump.join)
 
     @staticmethod
     def _pump(one: socket.socket, other: socket.socket) -> None:
@@ -124,6 +126,9 @@ class OtherAddress:
                 continue
 
     def close(self) -> None:
+        """Clients are gone by now."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept; close does not
+        self._thread.join()
         self._listener.close()
 
 
