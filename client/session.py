@@ -325,6 +325,7 @@ class ClientSession:
             self._network.close()
         if self._return is not None:
             self._return.cancel()
+            await asyncio.wait([self._return])
         if self._connection is not None:
             await self._connection.aclose()
         self._finish(None)
@@ -426,6 +427,10 @@ class ClientSession:
         except TimeoutError:
             if self._connection is not connection:
                 raise ConnectionLost("the server did not resume in time") from None
+        except asyncio.CancelledError:
+            if connection.was_active and self._connection is not connection:
+                await connection.aclose()  # the server may have resumed already
+            raise
         finally:
             if not done.cancel() and not done.cancelled():
                 done.exception()  # nobody may have asked

@@ -49,6 +49,8 @@ async def test_a_reset_of_the_connection_is_not_seen_by_the_guest(lab: Net) -> N
             results = await asyncio.gather(*reads)
             assert {r.status for r in results} == {UrbStatus.OK}
             await lab.wait_log("Remote USB: resumed after", count)
+            while lab.told().count("again after") < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         assert await lab.guest.wait_for(1) == [device]
     await lab.wait_log("VUSB: Detached")
     assert lab.log().count("VUSB: Attached") == 1
