@@ -308,6 +308,7 @@ class QemuProcess(Hypervisor):
                     assert self._reading is not None
                     await self._reading
                     why = self._why_ended(process.returncode)
+                    self._log(why)
                     if "id=com1" in why:
                         why += _SERIAL_ADVICE
                     raise GuestError(why) from None

@@ -343,7 +343,8 @@ def test_a_killed_qemu_is_a_failure(shell: Shell) -> None:
     headless = shell.start("VBoxHeadless --startvm Small --vrde off")
     try:
         wait(lambda: "Small" in shell("VBoxManage list runningvms"), "the machine")
-        wait(lambda: _qemu(shell) != 0, "QEMU")
+        info = "VBoxManage showvminfo Small --machinereadable"
+        wait(lambda: 'VMState="running"' in shell(info), "its start")
         os.kill(_qemu(shell), signal.SIGKILL)
         assert headless.wait(20) == 1
     finally:

@@ -191,6 +191,7 @@ async def test_what_qemu_says_at_its_end_is_told(tmp_path: Path) -> None:
             pass
     with pytest.raises(ControlError, match="not running"):
         await info()
+    assert "QEMU ended by itself, status 1" in (tmp_path / "VBox.log").read_text()
 
 
 async def test_what_a_command_starts_ends_with_the_machine(
