@@ -26,7 +26,7 @@ PATIENCE = 5.0
 """Seconds that the guest may take for its text."""
 
 OFFER_PERIOD = 0.05
-"""Seconds between two times that the guest is told of another text."""
+"""Seconds that pass before the guest is told of another text."""
 
 MAX_WAITING = 4 << 20
 """Bytes that wait for a client above which it gets no text: it asks, and reads

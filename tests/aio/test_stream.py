@@ -106,7 +106,7 @@ class Feeder:
 
 @contextlib.contextmanager
 def talking(port: int, *, is_tls: bool) -> Iterator[socket.socket]:
-    """Be a peer with a small window, with TLS or in clear."""
+    """Be a peer with a small window, with or without TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.socket() as sock:
