@@ -10,15 +10,13 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.state import DeviceState
 from rusb.usb.types import Request, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.wire._stream import AskedStream
 from rusb.wire.base import (
     CancelRequested,
     CloseChannel,
     DeviceSide,
-    Event,
     Negotiated,
-    Output,
     ResetRequested,
-    Send,
     UrbSubmitted,
 )
 
@@ -47,14 +45,11 @@ class _Pending:
         self.unlink: int | None = None  # seqnum of what cancelled it
 
 
-class UsbipDeviceSide(DeviceSide):
+class UsbipDeviceSide(AskedStream, DeviceSide):
     """One device on one stream; see :class:`~rusb.wire.base.DeviceSide`.
 
     Standard requests arrive as control URBs. URB ids are our own, and no two streams
     have the same. The stream ends with the device: there is no other way to unplug it.
-
-    What the client asks is taken up only while there is room: the rest of what was
-    received waits while :meth:`is_full`; ``receive_data`` of nothing goes on with it.
 
     Args:
         place: where the device is said to be.
@@ -67,14 +62,12 @@ class UsbipDeviceSide(DeviceSide):
     def __init__(
         self, place: Place | None = None, *, is_imported: bool = False
     ) -> None:
+        super().__init__()
         self._place = place or Place()
         self._is_imported = is_imported
-        self._is_open = self._was_full = False
-        self._is_paused = self._is_congested = False
+        self._was_full = False
         self._wants_import = False
         self._buffer = bytearray()
-        self._events: list[Event] = []
-        self._outputs: list[Output] = []
         self._info: DeviceInfo | None = None
         self._state: DeviceState | None = None
         self._is_virtualbox = False
@@ -108,49 +101,20 @@ class UsbipDeviceSide(DeviceSide):
             self._is_open = False
             raise
 
-    def next_deadline(self) -> float | None:
-        """It has no clock."""
-        return None
-
-    def handle_deadline(self, now: float) -> None:
-        """It has no clock."""
-
-    def events(self) -> list[Event]:
-        """Take the events."""
-        taken, self._events = self._events, []
-        return taken
-
-    def outputs(self) -> list[Output]:
-        """Take the outputs."""
-        taken, self._outputs = self._outputs, []
-        return taken
-
     # ------------------------------------------------------------ pressure ----
 
-    def is_full(self) -> bool:
-        """Must the client wait now? Once too much is in flight, until half is done."""
+    def is_busy(self) -> bool:
+        """Once too much is in flight, until half is done.
+
+        The client asked for each byte, so that what is in flight bounds what waits
+        for it.
+        """
         share = 2 if self._was_full else 1
         self._was_full = (
             len(self._pending) * share >= MAX_PENDING
             or self._bytes * share >= MAX_BYTES_PENDING
         )
-        return self._was_full or self._is_paused or self._is_congested
-
-    def pause(self) -> None:
-        """The way to the device is too slow: ask nothing of it."""
-        self._is_paused = True
-
-    def resume(self) -> None:
-        """The way to the device is free again."""
-        self._is_paused = False
-
-    def congest(self, is_congested: bool) -> None:
-        """The client does not take what it is sent, or does again.
-
-        It asked for each byte, so that what is in flight bounds what waits; it may not
-        ask for more.
-        """
-        self._is_congested = is_congested
+        return self._was_full
 
     # ---------------------------------------------------------- DeviceSide ----
 
@@ -213,7 +177,7 @@ class UsbipDeviceSide(DeviceSide):
         record = codec.Record.of(self._place, self._info, descriptors)
         self._send(codec.import_reply(record))
         self._wants_import, self._is_imported = False, True
-        self._events.append(Negotiated(codec.VERSION))
+        self._emit(Negotiated(codec.VERSION))
 
     def _disconnect(self) -> None:
         gone = UrbResult(UrbStatus.NO_DEVICE)
@@ -221,12 +185,12 @@ class UsbipDeviceSide(DeviceSide):
             if pending.unlink is None:
                 self._answer(seqnum, pending, gone)
         self._forget()
-        self._outputs.append(CloseChannel(0))
+        self._output(CloseChannel(0))
 
     def _forget(self) -> None:
         device = self._info.id if self._info else 0
         for urb_id in self._seqnums:
-            self._events.append(CancelRequested(device, urb_id))
+            self._emit(CancelRequested(device, urb_id))
         self._info = self._state = None
         self._pending.clear()
         self._seqnums.clear()
@@ -249,7 +213,7 @@ class UsbipDeviceSide(DeviceSide):
         del self._buffer[: size + codec.BUSID.size]
         if busid.split(b"\0")[0] != self._place.busid.encode():
             self._send(codec.import_reply(None))
-            self._outputs.append(CloseChannel(0))
+            self._output(CloseChannel(0))
             return False
         self._wants_import = True
         if self._info is not None:
@@ -337,7 +301,7 @@ class UsbipDeviceSide(DeviceSide):
 
     def _pass(self, urb: Urb) -> None:
         assert self._info is not None
-        self._events.append(UrbSubmitted(self._info.id, urb))
+        self._emit(UrbSubmitted(self._info.id, urb))
 
     def _end_with_zero(self, urb: Urb) -> None:
         """Let an empty packet end a transfer whose last packet is full (4)."""
@@ -359,7 +323,7 @@ class UsbipDeviceSide(DeviceSide):
         state = self._state
         match setup.request_type, setup.request, setup.value:
             case (0x23, Request.SET_FEATURE, 4):
-                self._events.append(ResetRequested(self._info.id))
+                self._emit(ResetRequested(self._info.id))
                 if state.configuration is not None:
                     self._ask(SetupPacket.set_configuration(state.configuration.value))
                     for number, alternate in state.alternates.items():
@@ -399,7 +363,7 @@ class UsbipDeviceSide(DeviceSide):
             return
         pending.unlink = seqnum
         assert self._info is not None
-        self._events.append(CancelRequested(self._info.id, pending.urb.id))
+        self._emit(CancelRequested(self._info.id, pending.urb.id))
 
     # ------------------------------------------------------------ answers ----
 
@@ -428,10 +392,6 @@ class UsbipDeviceSide(DeviceSide):
             *(pending.start if iso else 0, pending.packets_field, result.error_count),
         )
         self._send(b"".join((head, data, iso)))
-
-    def _send(self, data: bytes) -> None:
-        if self._is_open:
-            self._outputs.append(Send(0, data))
 
 
 def _selects(setup: SetupPacket) -> int | None:

@@ -8,16 +8,14 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Request, TransferType
 from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
+from rusb.wire._stream import StreamSide
 from rusb.wire.base import (
     DeviceFailed,
     DevicesListed,
-    Event,
     GuestSide,
     Ignored,
     Negotiated,
-    Output,
     RequestCompleted,
-    Send,
     UrbCompleted,
 )
 
@@ -49,7 +47,7 @@ class _Sent:
         self.unlink: int | None = None
 
 
-class UsbipGuestSide(GuestSide):
+class UsbipGuestSide(StreamSide, GuestSide):
     """One device on one stream; see :class:`~rusb.wire.base.GuestSide`.
 
     Args:
@@ -58,11 +56,10 @@ class UsbipGuestSide(GuestSide):
     """
 
     def __init__(self, busid: str = "1-1", *, devid: int = 0) -> None:
+        super().__init__()
         self._busid = busid
         self._buffer = bytearray()
-        self._events: list[Event] = []
-        self._outputs: list[Output] = []
-        self._is_open = self._is_connected = False
+        self._is_connected = False
         self._devid = devid
         self._seqnums = itertools.count(1)
         self._sent: dict[int, _Sent] = {}  # by seqnum
@@ -76,7 +73,7 @@ class UsbipGuestSide(GuestSide):
         self._is_open = True
         if self._devid:
             self._is_connected = True
-            self._events.append(DevicesListed((_remote(DeviceInfo(0, 0, 0)),)))
+            self._emit(DevicesListed((_remote(DeviceInfo(0, 0, 0)),)))
         else:
             self._send(codec.import_request(self._busid))
 
@@ -87,8 +84,8 @@ class UsbipGuestSide(GuestSide):
         self._outputs.clear()
         if self._is_connected:
             self._is_connected = False
-            self._events.append(DeviceFailed(DEVICE, "disconnect", removed=True))
-            self._events.append(DevicesListed(()))
+            self._emit(DeviceFailed(DEVICE, "disconnect", removed=True))
+            self._emit(DevicesListed(()))
 
     def receive_data(self, channel: int, data: bytes, *, now: float) -> None:
         """Take a piece of the stream."""
@@ -101,23 +98,6 @@ class UsbipGuestSide(GuestSide):
         except RemoteProtocolError:
             self._is_open = False
             raise
-
-    def next_deadline(self) -> float | None:
-        """It has no clock."""
-        return None
-
-    def handle_deadline(self, now: float) -> None:
-        """It has no clock."""
-
-    def events(self) -> list[Event]:
-        """Take the events."""
-        taken, self._events = self._events, []
-        return taken
-
-    def outputs(self) -> list[Output]:
-        """Take the outputs."""
-        taken, self._outputs = self._outputs, []
-        return taken
 
     # ----------------------------------------------------------- GuestSide ----
 
@@ -272,7 +252,7 @@ class UsbipGuestSide(GuestSide):
         if status:
             del self._buffer[:size]
             why = f"device {self._busid}: {codec.import_status(status)}"
-            self._events.append(Negotiated(codec.VERSION, error=why))
+            self._emit(Negotiated(codec.VERSION, error=why))
             return False
         if len(self._buffer) < size + codec.RECORD:
             return False
@@ -282,8 +262,8 @@ class UsbipGuestSide(GuestSide):
             raise RemoteProtocolError(f"{record.busid!r} instead of {self._busid!r}")
         self._is_connected = True
         self._devid = (record.bus << 16 | record.address & 0xFFFF) & 0xFFFFFFFF
-        self._events.append(Negotiated(codec.VERSION))
-        self._events.append(DevicesListed((_remote(record.info),)))
+        self._emit(Negotiated(codec.VERSION))
+        self._emit(DevicesListed((_remote(record.info),)))
         return True
 
     def _next_result(self) -> bool:
@@ -315,7 +295,7 @@ class UsbipGuestSide(GuestSide):
         target = self._unlinks.pop(seqnum, None)
         sent = self._sent.get(target) if target is not None else None
         if target is None:
-            self._events.append(Ignored(f"a cancel {seqnum:#x} that was not asked"))
+            self._emit(Ignored(f"a cancel {seqnum:#x} that was not asked"))
         elif sent is not None:  # else it was answered before
             self._finish(target, sent, UrbResult(UrbStatus.CANCELLED))
 
@@ -329,17 +309,13 @@ class UsbipGuestSide(GuestSide):
     # ---------------------------------------------------------------- small ----
 
     def _complete(self, urb_id: int, result: UrbResult) -> None:
-        self._events.append(UrbCompleted(DEVICE, urb_id, result))
+        self._emit(UrbCompleted(DEVICE, urb_id, result))
 
     def _request_done(self, request: int | None, status: UrbStatus) -> None:
         if request is not None:
             if not self._is_connected or not self._is_open:
                 status = UrbStatus.NO_DEVICE
-            self._events.append(RequestCompleted(DEVICE, request, status))
-
-    def _send(self, data: bytes) -> None:
-        if self._is_open:
-            self._outputs.append(Send(0, data))
+            self._emit(RequestCompleted(DEVICE, request, status))
 
 
 def _remote(info: DeviceInfo) -> DeviceInfo:

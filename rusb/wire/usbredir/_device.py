@@ -10,15 +10,13 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.state import DeviceState
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.wire._stream import AskedStream
 from rusb.wire.base import (
     CloseRequested,
     DeviceSide,
-    Event,
     Ignored,
     Negotiated,
-    Output,
     ResetRequested,
-    Send,
     UrbSubmitted,
 )
 
@@ -33,15 +31,12 @@ __all__ = ["UsbredirDeviceSide"]
 VERSION = "rusb usb-host"
 
 
-class UsbredirDeviceSide(DeviceSide):
+class UsbredirDeviceSide(AskedStream, DeviceSide):
     """One device on one stream; see :class:`~rusb.wire.base.DeviceSide`.
 
     Standard requests arrive as control URBs; ``CloseRequested`` means that the guest
     refused the device. URB ids are our own, and no two streams have the same: a device
     may still have transfers of a stream that has ended.
-
-    What the guest asks is taken up only while there is room: the rest of what was
-    received waits while :meth:`is_full`; ``receive_data`` of nothing goes on with it.
 
     Args:
         configuration: value of the one that is selected already when the device is
@@ -58,15 +53,9 @@ class UsbredirDeviceSide(DeviceSide):
         *,
         round_trip: Callable[[], float | None] = lambda: None,
     ) -> None:
+        super().__init__()
         self._configuration = configuration
-        self._is_paused = False
-        self._is_congested = False
         self._splitter = Splitter(from_host=False, caps=codec.HOST_CAPS)
-        self._events: list[Event] = []
-        self._emit = self._events.append
-        self._outputs: list[Output] = []
-        self._output = self._outputs.append
-        self._is_open = False
         self._info: DeviceInfo | None = None
         self._state: DeviceState | None = None
         self._is_connected = False  # device_connect was sent
@@ -101,38 +90,11 @@ class UsbredirDeviceSide(DeviceSide):
             else:
                 self._take(packet)
 
-    def next_deadline(self) -> float | None:
-        """It has no clock."""
-        return None
-
-    def handle_deadline(self, now: float) -> None:
-        """It has no clock."""
-
-    def events(self) -> list[Event]:
-        """Take the events."""
-        taken = self._events.copy()
-        self._events.clear()
-        return taken
-
-    def outputs(self) -> list[Output]:
-        """Take the outputs."""
-        taken = self._outputs.copy()
-        self._outputs.clear()
-        return taken
-
     # ------------------------------------------------------------ pressure ----
 
-    def is_full(self) -> bool:
-        """Must the guest wait now? Once too much is in flight, until half is done."""
-        return self._requests.is_full() or self._is_paused or self._is_congested
-
-    def pause(self) -> None:
-        """The way to the device is too slow: ask nothing of it."""
-        self._is_paused = True
-
-    def resume(self) -> None:
-        """The way to the device is free again."""
-        self._is_paused = False
+    def is_busy(self) -> bool:
+        """Once too much is in flight, until half is done."""
+        return self._requests.is_full()
 
     def congest(self, is_congested: bool) -> None:
         """The guest does not take what it is sent, or does again.
@@ -140,7 +102,7 @@ class UsbredirDeviceSide(DeviceSide):
         Isochronous input is live and is dropped meanwhile (10); interrupt endpoints
         are not polled.
         """
-        self._is_congested = is_congested
+        super().congest(is_congested)
         self._streams.congest(is_congested)
 
     # ---------------------------------------------------------- DeviceSide ----
@@ -466,6 +428,3 @@ class UsbredirDeviceSide(DeviceSide):
         data: bytes | memoryview = b"",
     ) -> None:
         self._send(self._splitter.serialize(kind, id, *fields, data=data))
-
-    def _send(self, data: bytes) -> None:
-        self._output(Send(0, data))

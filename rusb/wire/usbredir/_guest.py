@@ -8,16 +8,14 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Request, Speed, TransferType
 from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
+from rusb.wire._stream import StreamSide
 from rusb.wire.base import (
     DeviceFailed,
     DevicesListed,
-    Event,
     GuestSide,
     Ignored,
     Negotiated,
-    Output,
     RequestCompleted,
-    Send,
     UrbCompleted,
 )
 
@@ -47,7 +45,7 @@ class _Stream:
         self.waiting: deque[Urb] = deque()
 
 
-class UsbredirGuestSide(GuestSide):
+class UsbredirGuestSide(StreamSide, GuestSide):
     """One device on one stream; see :class:`~rusb.wire.base.GuestSide`.
 
     Attributes:
@@ -55,11 +53,9 @@ class UsbredirGuestSide(GuestSide):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.types: dict[int, TransferType] = {}
         self._splitter = Splitter(from_host=True, caps=codec.HOST_CAPS)
-        self._events: list[Event] = []
-        self._outputs: list[Output] = []
-        self._is_open = False
         self._is_connected = False
         self._urbs: dict[int, Urb] = {}  # by urb id
         self._ids = itertools.count(1)
@@ -89,26 +85,9 @@ class UsbredirGuestSide(GuestSide):
         self._splitter.feed(data)
         while (packet := self._splitter.next()) is not None:
             if isinstance(packet, str):
-                self._events.append(Ignored(packet))
+                self._emit(Ignored(packet))
             else:
                 self._take(packet)
-
-    def next_deadline(self) -> float | None:
-        """It has no clock."""
-        return None
-
-    def handle_deadline(self, now: float) -> None:
-        """It has no clock."""
-
-    def events(self) -> list[Event]:
-        """Take the events."""
-        taken, self._events = self._events, []
-        return taken
-
-    def outputs(self) -> list[Output]:
-        """Take the outputs."""
-        taken, self._outputs = self._outputs, []
-        return taken
 
     # ----------------------------------------------------------- GuestSide ----
 
@@ -224,11 +203,11 @@ class UsbredirGuestSide(GuestSide):
     def _request_done(self, request: int | None, status: int = codec.SUCCESS) -> None:
         if request is not None:
             found = _status(status) if self._is_connected else UrbStatus.NO_DEVICE
-            self._events.append(RequestCompleted(DEVICE, request, found))
+            self._emit(RequestCompleted(DEVICE, request, found))
 
     def _end_requests(self, status: UrbStatus) -> None:
         for request in self._requests.values():
-            self._events.append(RequestCompleted(DEVICE, request, status))
+            self._emit(RequestCompleted(DEVICE, request, status))
         self._requests.clear()
 
     # ------------------------------------------------------------ transfers ----
@@ -362,9 +341,9 @@ class UsbredirGuestSide(GuestSide):
                 if self._splitter.caps & Cap.DISCONNECT_ACK:
                     self._packet(Type.DISCONNECT_ACK)
                 self._gone()
-                self._events.append(DevicesListed(()))
+                self._emit(DevicesListed(()))
             case Type.HELLO:
-                self._events.append(Negotiated(1, self._splitter.caps))
+                self._emit(Negotiated(1, self._splitter.caps))
 
     def _answered(self, packet: Packet) -> None:
         urb_id = self._wire_ids.get(packet.id)
@@ -423,7 +402,7 @@ class UsbredirGuestSide(GuestSide):
 
     def _connected(self, fields: tuple[int, ...]) -> None:
         if self._is_connected:
-            self._events.append(Ignored("device_connect while connected"))
+            self._emit(Ignored("device_connect while connected"))
             return
         self._is_connected = True
         info = DeviceInfo(
@@ -437,7 +416,7 @@ class UsbredirGuestSide(GuestSide):
             speed=codec.SPEEDS.get(fields[0], Speed.FULL),
             remote=True,
         )
-        self._events.append(DevicesListed((info,)))
+        self._emit(DevicesListed((info,)))
 
     def _gone(self) -> None:
         was_connected, self._is_connected = self._is_connected, False
@@ -446,7 +425,7 @@ class UsbredirGuestSide(GuestSide):
             self._finish(urb_id, UrbResult(UrbStatus.NO_DEVICE))
         self._end_requests(UrbStatus.NO_DEVICE)
         if was_connected:
-            self._events.append(DeviceFailed(DEVICE, "disconnect", removed=True))
+            self._emit(DeviceFailed(DEVICE, "disconnect", removed=True))
 
     # ---------------------------------------------------------------- small ----
 
@@ -466,7 +445,7 @@ class UsbredirGuestSide(GuestSide):
         self._complete(urb_id, result)
 
     def _complete(self, urb_id: int, result: UrbResult) -> None:
-        self._events.append(UrbCompleted(DEVICE, urb_id, result))
+        self._emit(UrbCompleted(DEVICE, urb_id, result))
 
     def _packet(
         self,
@@ -476,10 +455,6 @@ class UsbredirGuestSide(GuestSide):
         data: bytes | memoryview = b"",
     ) -> None:
         self._send(self._splitter.serialize(kind, id, *fields, data=data))
-
-    def _send(self, data: bytes) -> None:
-        if self._is_open:
-            self._outputs.append(Send(0, data))
 
 
 def _status(code: int) -> UrbStatus:
