@@ -5,7 +5,7 @@ companions (UHCI or OHCI controllers that share its bus); UHCI and OHCI take ful
 low speed (docs/spec/usbredir.md 14, docs/spec/qemu-lab.md 6).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rusb.errors import GuestError
@@ -14,7 +14,15 @@ from rusb.usb.types import Speed
 
 from ._qmp import Monitor, Refused, entries_of
 
-__all__ = ["XHCI", "Bus", "choose_bus", "find_buses"]
+__all__ = [
+    "XHCI",
+    "Bus",
+    "advice_for_qemu",
+    "best_first",
+    "choose_bus",
+    "find_buses",
+    "kind_of",
+]
 
 XHCI = "qemu-xhci,p2=15,p3=15,streams=off"
 """The controller to give a QEMU: fifteen ports of each kind, where it has four when
@@ -61,39 +69,53 @@ class Bus:
         return f"{self.name} ({kind})"
 
 
-def choose_bus(
-    buses: Sequence[Bus], info: DeviceInfo, *, wanted: str = "", machine: str = ""
-) -> Bus:
+def choose_bus(buses: Sequence[Bus], info: DeviceInfo, advice: str) -> Bus:
     """Return the bus for a device.
 
     Args:
-        buses: of the machine, the best first.
+        buses: that may be used, the best first.
         info: the device.
-        wanted: the only bus that may be used, by name.
-        machine: the name of a machine of ours; empty for a QEMU of somebody else's.
+        advice: what to do where none takes it.
 
     Raises:
-        GuestError: there is none; the message names the controller to add.
+        GuestError: none does.
     """
-    allowed = [bus for bus in buses if not wanted or bus.name == wanted]
-    for bus in allowed:
+    for bus in buses:
         if bus.takes(info.speed):
             return bus
-    there = ", ".join(map(str, allowed))
+    raise GuestError(
+        f"no USB controller of the machine supports a {info.speed.label}Speed device;"
+        f" it has {', '.join(map(str, buses))}: {advice}"
+    )
+
+
+def advice_for_qemu(speed: Speed, *, machine: str, has_wish: bool) -> str:
+    """Say which controller to give a machine for a speed.
+
+    Args:
+        speed: of the device.
+        machine: the name of a machine of ours; empty for a QEMU of somebody else's.
+        has_wish: a bus was named.
+    """
     if machine:
-        option = _OPTION.get(info.speed, "--usbohci")
-        advice = (
+        option = _OPTION.get(speed, "--usbohci")
+        return (
             f"power the machine off and run: VBoxManage modifyvm"
             f' "{machine}" {option} on'
         )
-    elif wanted:
-        advice = f"name another bus with bus=, or none; {XHCI} supports every speed"
-    else:
-        advice = f"start QEMU with -device {XHCI}"
-    raise GuestError(
-        f"no USB controller of the machine supports a {info.speed.label}Speed device;"
-        f" it has {there}: {advice}"
-    )
+    if has_wish:
+        return f"name another bus with bus=, or none; {XHCI} supports every speed"
+    return f"start QEMU with -device {XHCI}"
+
+
+def kind_of(model: str) -> str | None:
+    """Return which kind of controller a model of QEMU's is; None: it is none."""
+    return next((kind for kind in _TAKES if kind in model), None)
+
+
+def best_first(buses: Iterable[Bus]) -> list[Bus]:
+    """Sort buses by preference."""
+    return sorted(buses, key=lambda bus: list(_TAKES).index(bus.kind))
 
 
 async def find_buses(monitor: Monitor) -> list[Bus]:
@@ -106,7 +128,7 @@ async def find_buses(monitor: Monitor) -> list[Bus]:
     shared = set()
     for folder in ("peripheral", "peripheral-anon", "unattached"):
         for name, type in await _children(monitor, f"/machine/{folder}"):
-            kind = next((k for k in _TAKES if k in type), None)
+            kind = kind_of(type)
             if kind is None:
                 continue
             path = f"/machine/{folder}/{name}"
@@ -114,8 +136,7 @@ async def find_buses(monitor: Monitor) -> list[Bus]:
             found += [(kind, bus) for bus in own if not bus.startswith(STORAGE)]
             if not own and kind in ("uhci", "ohci"):
                 shared.add(await _master_of(monitor, path))
-    buses = [Bus(name, kind, name in shared) for kind, name in found]
-    return sorted(buses, key=lambda bus: list(_TAKES).index(bus.kind))
+    return best_first(Bus(name, kind, name in shared) for kind, name in found)
 
 
 async def _master_of(monitor: Monitor, path: str) -> str:

@@ -13,16 +13,16 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError, Hint
 from rusb.usb.types import Speed
 
-from ._buses import XHCI, Bus, choose_bus, find_buses
+from ._buses import XHCI, Bus, advice_for_qemu, choose_bus, find_buses
+from ._hotplug import HotplugGuest, Plug
 from ._qmp import Monitor, Refused, entries_of
 from ._stream import DeviceStream, usbredir_core
-from .base import AttachedDevice, GuestBackend
+from .base import AttachedDevice
 
 __all__ = ["QemuGuest"]
 
@@ -36,9 +36,6 @@ ATTACH_POLL = 0.05
 DELETE_TIMEOUT = 5.0
 """Seconds until QEMU must have deleted a usb-redir; it takes 0.02."""
 
-RETURN_POLL = 1.0
-"""Seconds between two looks whether a QEMU that ended was started again."""
-
 END_GRACE = 0.3
 """Seconds from the end of a usbredir stream to the event of the monitor that tells its
 reason: device_del, or the end of QEMU."""
@@ -47,32 +44,21 @@ PREFIX = "rusb-"
 """How the names of all our objects in QEMU begin."""
 
 
-class _Plug:
-    """One device and its usb-redir, from before ``device_add`` until it is gone.
+class _Plug(Plug):
+    """A device and its usb-redir.
 
     Attributes:
-        id: of the device and of its chardev in QEMU.
         bus: where it is plugged in.
-        is_in: QEMU plugged it in; its end from now on is told with ``lost``.
-        why: why it ended without our doing, if it did.
-        ended: set together with *why*.
         deleted: QEMU deleted it.
-        removal: the task that takes it out, once begun.
     """
 
     def __init__(self, id: str, device: AttachedDevice, bus: Bus) -> None:
-        self.id = id
-        self.device = device
+        super().__init__(id, device)
         self.bus = bus
-        self.stream: DeviceStream | None = None
-        self.is_in = False
-        self.why: str | None = None
-        self.ended = asyncio.Event()
         self.deleted = asyncio.Event()
-        self.removal: asyncio.Task[None] | None = None
 
 
-class QemuGuest(GuestBackend):
+class QemuGuest(HotplugGuest[_Plug]):
     """The machine of the QEMU whose QMP socket is the address.
 
     Args:
@@ -100,12 +86,6 @@ class QemuGuest(GuestBackend):
         )
         self._monitor: Monitor | None = None
         self._connecting = asyncio.Lock()
-        self._plugs: dict[str, _Plug] = {}
-        self._tasks = TaskSet()
-        self._lost = lambda device, why: None
-        self._ended: Callable[[str], None] = lambda why: None
-        self._returned: Callable[[], None] = lambda: None
-        self._is_awaited = False
 
     # ---------------------------------------------------------- contract ----
 
@@ -130,8 +110,11 @@ class QemuGuest(GuestBackend):
             monitor = await self._connect()
         except GuestError as error:
             raise GuestError(f"QEMU cannot be reached: {error}") from error
+        wanted, speed = self._wanted_bus, device.info.speed
         bus = choose_bus(
-            *(self._buses, device.info), wanted=self._wanted_bus, machine=self._machine
+            [bus for bus in self._buses if not wanted or bus.name == wanted],
+            device.info,
+            advice_for_qemu(speed, machine=self._machine, has_wish=bool(wanted)),
         )
         plug = _Plug(next(self._names), device, bus)
         self._plugs[plug.id] = plug
@@ -149,12 +132,6 @@ class QemuGuest(GuestBackend):
         plug.is_in = True
         where = f"port {port} on {bus.name}" if port else bus.name
         return f"{where} (paused)" if is_paused else where
-
-    async def detach(self, device: AttachedDevice) -> None:
-        """Unplug it, delete its usb-redir and its chardev."""
-        for plug in list(self._plugs.values()):
-            if plug.device is device:
-                await self._take_out(plug)
 
     async def open_screen(self, head: int) -> socket.socket:
         """Let QEMU serve us its first screen; it has a VNC server for that.
@@ -198,9 +175,7 @@ class QemuGuest(GuestBackend):
 
     async def aclose(self) -> None:
         """Unplug everything and hang up."""
-        for plug in list(self._plugs.values()):
-            await self._take_out(plug)
-        await self._tasks.aclose()
+        await super().aclose()
         if self._monitor is not None:
             await self._monitor.aclose()
             self._monitor = None
@@ -259,22 +234,11 @@ class QemuGuest(GuestBackend):
     def _on_end(self) -> None:
         """The monitor hung up: so ends everything, until QEMU is started again."""
         why = f"QEMU at {self._path} has ended"
-        for plug in list(self._plugs.values()):
-            self._drop(plug, why)
-        if not self._machine and not self._is_awaited:  # ours ends with its machine
-            self._is_awaited = True
-            self._ended(why)
-            self._tasks.start(self._wait_for_return(), "return of QEMU")
+        self._drop_all(why, is_awaited=not self._machine)  # ours ends with its machine
 
-    async def _wait_for_return(self) -> None:
-        while True:
-            await asyncio.sleep(RETURN_POLL)
-            with contextlib.suppress(GuestError):
-                monitor = await self._connect()
-                if await self._status(monitor) != "inmigrate":
-                    break
-        self._is_awaited = False
-        self._returned()
+    async def _is_back(self) -> bool:
+        monitor = await self._connect()
+        return await self._status(monitor) != "inmigrate"
 
     def _on_event(self, name: str, data: Mapping[str, object]) -> None:
         plug = self._plugs.get(str(data.get("device")))
@@ -374,41 +338,11 @@ class QemuGuest(GuestBackend):
         loop = asyncio.get_running_loop()
         loop.call_later(END_GRACE, self._drop, plug, "QEMU closed its end")
 
-    def _drop(self, plug: _Plug, why: str) -> None:
-        """It ended without our doing: tell it once, then clean up."""
-        if plug.why is not None or plug.removal is not None:
-            return
-        plug.why = why
-        plug.ended.set()
-        if plug.is_in:
-            log.info("%s: %s", plug.device.name, why)
-            self._begin_removal(plug)
-            self._lost(plug.device, why)
-
-    async def _take_out(self, plug: _Plug) -> None:
-        """Remove it, or wait for the removal that has begun."""
-        await asyncio.shield(self._begin_removal(plug))
-
-    def _begin_removal(self, plug: _Plug) -> asyncio.Task[None]:
-        if plug.removal is None:
-            plug.removal = self._tasks.start(
-                self._remove(plug), f"removal of {plug.id}"
-            )
-        return plug.removal
-
-    async def _remove(self, plug: _Plug) -> None:
-        if plug.stream is not None:
-            await plug.stream.aclose()
-        monitor = self._monitor
-        try:
-            if monitor is not None and monitor.is_open:
-                await self._delete(monitor, plug)
-        except GuestError as error:
-            log.warning("%s may be left behind in QEMU: %s", plug.id, error)
-        del self._plugs[plug.id]
-
-    async def _delete(self, monitor: Monitor, plug: _Plug) -> None:
+    async def _delete(self, plug: _Plug) -> None:
         """Delete usb-redir and chardev, whichever of them exist."""
+        monitor = self._monitor
+        if monitor is None or not monitor.is_open:
+            return
         if not plug.deleted.is_set():
             try:
                 await monitor.execute("device_del", {"id": plug.id})

@@ -18,7 +18,7 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import GuestError
 from rusb.server.config import ServerConfig
-from rusb.server.guests import _qmp, qemu
+from rusb.server.guests import _hotplug, _qmp, qemu
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
 from rusb.server.server import Server
@@ -537,7 +537,7 @@ async def test_a_qemu_that_ends_loses_every_device_once_and_may_come_back(
 async def test_a_qemu_that_was_started_again_gets_its_devices_again(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qemu, "RETURN_POLL", 0.02)
+    monkeypatch.setattr(_hotplug, "RETURN_POLL", 0.02)
     told: list[str] = []
     config = ServerConfig(
         machine(),
@@ -579,7 +579,7 @@ async def test_a_qemu_that_was_started_again_gets_its_devices_again(
 async def test_a_qemu_of_a_machine_of_ours_is_not_waited_for(
     fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qemu, "RETURN_POLL", 0.02)
+    monkeypatch.setattr(_hotplug, "RETURN_POLL", 0.02)
     told: list[str] = []
     guest = QemuGuest(str(fake.path), machine="Lab")
     guest.watch_guest(told.append, lambda: told.append("back"))
