@@ -163,6 +163,11 @@ class Editor(NetworkEditor, DrivesEditor):
         """Set the number of screens."""
         self.document.set(self._hardware("Display"), "monitorCount", str(count))
 
+    def set_teleporter(self, **attributes: str) -> None:
+        """Set attributes of what waits for another host; empty removes one."""
+        for name, value in attributes.items():
+            self.document.set(self._ensure("Teleporter"), name, value or None)
+
     def set_hardware(self, path: Sequence[str], attribute: str, value: str) -> None:
         """Set an attribute of an element of Hardware that only VirtualBox uses."""
         self.document.set(self._hardware(*path), attribute, value)

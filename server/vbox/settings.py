@@ -19,6 +19,7 @@ from .filter_attributes import class_key
 from .filter_list import FilterList
 from .grace import check_grace, find_hold, find_resume
 from .storage_mode import Storage, check_storage, find_storage
+from .teleporter import Teleporter
 from .values import read_boolean, read_number
 
 __all__ = [
@@ -117,6 +118,7 @@ class Machine:
         has_sound: may viewers hear the guest?
         clipboard: which way texts go between the guest and its viewers: a word of
             CLIPBOARD_MODES.
+        teleporter: whether it waits for another host to send it.
         note: what a user who names the machine wants to know about its file.
     """
 
@@ -135,6 +137,7 @@ class Machine:
     monitors: int = 1
     has_sound: bool = True
     clipboard: str = CLIPBOARD_MODES[0]
+    teleporter: Teleporter = Teleporter()
     note: str = field(default="", compare=False)
 
     @property
@@ -249,6 +252,7 @@ def _read(document: Document, path: Path) -> Machine:
         monitors=_monitors(hardware.find("Display") if hardware else None),
         has_sound=_has_sound(hardware.find("AudioAdapter") if hardware else None),
         clipboard=_clipboard(hardware.find("Clipboard") if hardware else None),
+        teleporter=Teleporter.of(node.find("Teleporter")),
         note=_note(path, version),
     )
 

@@ -37,6 +37,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch, vbox_home(folder, patch):
         fake_qemu_img(folder / "bin", patch)
         (folder / "cd.iso").touch()
+        (folder / "secret.txt").write_text("secret\n")
         for line in block.splitlines():
             assert main(words(line)) == 0, line
         shutil.copytree(folder, f"{folder}.copy")

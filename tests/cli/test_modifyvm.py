@@ -1,9 +1,14 @@
 """``modifyvm``, rule by rule (filters.md 3.2, vrdp-server.md 5.4)."""
 
+import io
+
 import pytest
 
 from rusb.cli._vbox_options import Option
 from rusb.cli.vbox import _refused
+from rusb.server.auth.hashes import verify
+from rusb.server.vbox.registry import Registry
+from rusb.server.vbox.teleporter import Teleporter
 from tests.support.vbox import Vbox
 
 ON_OFF = {
@@ -354,3 +359,44 @@ def test_an_old_file_stays_old(vbox: Vbox) -> None:  # 2.8
     vbox("modifyvm Lab --usbxhci on")
     assert 'version="1.15-linux"' in vbox.file()
     assert [p for p in vbox.files() if p.endswith("Lab-1.10-linux.vbox")]
+
+
+# ------------------------------------------------------------- teleporting ----
+
+
+def settings() -> Teleporter:
+    machine = Registry().find("Lab").machine
+    assert machine is not None
+    return machine.teleporter
+
+
+def test_the_password_of_a_teleport_is_kept_as_a_hash(
+    vbox: Vbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vbox("modifyvm Lab --teleporter on --teleporterpassword mine")
+    stored = settings().password
+    assert verify(stored, "mine")
+    assert "mine" not in vbox.file()
+    assert stored not in vbox("showvminfo Lab --machinereadable")
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("other words\nmore\n"))
+    vbox("modifyvm Lab --teleporterpasswordfile stdin")
+    assert verify(settings().password, "other words")
+
+    vbox('modifyvm Lab --teleporterpassword ""')
+    assert 'teleporterpassword="not set"' in vbox.info()
+    assert settings() == Teleporter(enabled=True)
+
+
+def test_passwords_of_a_teleport_that_cannot_be_read(vbox: Vbox) -> None:
+    line = "modifyvm Lab --teleporterpasswordfile"
+    vbox.fails(f"{line} nowhere", "cannot read a password from nowhere: No such", 1)
+    (vbox.folder / "latin1").write_bytes(b"\xe4")
+    vbox.fails(f"{line} {vbox.folder}/latin1", "is not UTF-8", 1)
+    vbox.fails(f"modifyvm Lab --teleporterpassword {'x' * 1025}", "at most 1024")
+    vbox.fails("modifyvm Lab --teleporterport 65536", "--teleporterport")
+
+
+def test_a_machine_that_never_waited_shows_one_line(vbox: Vbox) -> None:
+    shown = [line for line in vbox.info() if "teleporter" in line]
+    assert shown == ['teleporterenabled="off"']

@@ -77,11 +77,10 @@ _MODIFY = (
         "usb-card-reader",
     ),
     (
-        "teleporting is not supported yet",
+        "rusb keeps no second copy of a machine running",
         "off",
-        "teleporter teleporter-port teleporter-address teleporter-password"
-        " teleporter-password-file fault-tolerance fault-tolerance-address"
-        " fault-tolerance-port fault-tolerance-password",
+        "fault-tolerance fault-tolerance-address fault-tolerance-port"
+        " fault-tolerance-password",
     ),
     ("machines have no window to show it in", "", "icon-file"),
     ("machines have no window and start headless", "headless", "default-frontend"),

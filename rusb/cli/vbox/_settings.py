@@ -18,6 +18,7 @@ from rusb.server.vbox.model import (
 from rusb.server.vbox.registry import Entry
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import Machine
+from rusb.server.vbox.teleporter import Teleporter
 from rusb.server.vbox.values import read_number
 
 from . import _ostypes
@@ -156,9 +157,22 @@ def machine_rows(
     yield _same("Monitor count", "monitorcount", machine.monitors)
     yield _switch("3D Acceleration", "accelerate3d", "off")
     yield _switch("2D Video Acceleration", "accelerate2dvideo", "off")
-    yield _switch("Teleporter Enabled", "teleporterenabled", "off")
+    yield from _teleporter_rows(machine.teleporter)
     yield _switch("Autostart Enabled", "autostart-enabled", "off")
     yield _same("Default Frontend", "defaultfrontend", "headless")
+
+
+def _teleporter_rows(found: Teleporter) -> Iterator[Row]:
+    """Of the password they only see whether there is one."""
+    yield _switch(
+        "Teleporter Enabled", "teleporterenabled", "on" if found.enabled else "off"
+    )
+    if found == Teleporter():
+        return
+    yield _same("Teleporter Port", "teleporterport", found.port)
+    yield _same("Teleporter Address", "teleporteraddress", found.address)
+    is_set = "set" if found.password else "not set"
+    yield _same("Teleporter Password", "teleporterpassword", is_set)
 
 
 def _virtual(label: str, name: str, hardware: Hardware) -> Row:

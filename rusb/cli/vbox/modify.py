@@ -14,7 +14,7 @@ from rusb.server.vbox.registry import check_free, check_name
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import AUTH_TYPES, MAX_MONITORS
 
-from . import _kept, _media, _refused
+from . import _kept, _media, _refused, _teleport
 from ._common import change_stopped, given, registry, warn
 from ._ostypes import identify
 
@@ -247,6 +247,7 @@ OPTIONS: dict[str, Change] = {
     "usb-xhci": _usb("usb-xhci", "XHCI"),
     "usb": _usb("usb", "OHCI"),
     **_media.CHANGES,
+    **_teleport.CHANGES,
 }
 """Options with one value, and what they do."""
 
