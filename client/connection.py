@@ -17,6 +17,7 @@ from rusb.errors import (
 from rusb.rdp import events as rdp
 from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.client import ClientConnection
+from rusb.rdp.cookie import Cookie
 from rusb.rdp.error_info import SLOT_IS_TAKEN, explain
 
 from .config import ClientConfig
@@ -41,6 +42,7 @@ class Connection:
         on_lost: called once it is over, after it was active, with why; None: in order.
         on_pressure: called with True when the server reads too slowly, then False.
         on_trust: called when a certificate is trusted for the first time.
+        cookie: of the connection that this one is to replace.
 
     Attributes:
         rdp: its core.
@@ -60,9 +62,10 @@ class Connection:
         on_lost: Callable[[RusbError | None], None],
         on_pressure: Callable[[bool], None] = lambda is_high: None,
         on_trust: Callable[[CertificateTrusted], None],
+        cookie: Cookie | None = None,
     ) -> None:
         self.rdp = ClientConnection(
-            rdp_settings(config, channels), random_bytes=secrets.token_bytes
+            rdp_settings(config, channels, cookie), random_bytes=secrets.token_bytes
         )
         self.stream: RdpStream | None = None
         self.reason: int | None = None

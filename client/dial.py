@@ -11,6 +11,7 @@ from rusb.errors import ConnectionLost, RusbError
 from rusb.oserrors import reason
 from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.client import ClientConnection, ClientSettings
+from rusb.rdp.cookie import Cookie
 from rusb.rdp.events import Event
 
 from .config import ClientConfig
@@ -28,7 +29,9 @@ def user_of(config: ClientConfig) -> str:
     return config.user or os.environ.get("USER", "")
 
 
-def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSettings:
+def rdp_settings(
+    config: ClientConfig, channels: ChannelRegistry, cookie: Cookie | None = None
+) -> ClientSettings:
     """Translate a configuration into what the RDP core wants to know."""
     name = config.client_name or socket.gethostname().partition(".")[0]
     return ClientSettings(
@@ -51,6 +54,7 @@ def rdp_settings(config: ClientConfig, channels: ChannelRegistry) -> ClientSetti
         remote_sound=config.leave_sound,
         wants_tls=config.security[0] == "tls",
         encryption=config.security[0] != "none",
+        cookie=cookie,
         channels=(*config.channels[:2], *channels.static, *config.channels[2:]),
         dynamic=channels.dynamic,
     )

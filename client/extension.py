@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rusb.aio.link import WireLink
 from rusb.errors import ConnectionLost, ParseError, RemoteProtocolError
 from rusb.rdp import rusbext
+from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import Lane
 from rusb.rdp.rusbext import Feature
 from rusb.wire.base import WireProtocol
@@ -49,6 +50,7 @@ class Ticket:
         lane: what carries it.
         heard: when the last byte of the server came, by :func:`clock`.
         is_void: the server does not know it any more.
+        cookie: what to show at the logon; None: the server gave none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Ticket:
         self.link = link
         self.heard = clock()
         self.is_void = False
+        self.cookie: Cookie | None = None
         self.lane = Lane(
             window=WINDOW,
             later=asyncio.get_running_loop().call_later,
@@ -213,6 +216,8 @@ class Extension:
     ) -> None:
         grace = min(hello.grace_ms / 1000, MAX_GRACE)
         ticket = Ticket(hello.session, grace, protocol, link)
+        assert self.connection is not None
+        ticket.cookie = self.connection.rdp.cookie
         key = ticket.public_key
         features = Feature.RESUME | hello.features & Feature.COMMANDS
         self._send(rusbext.Accept(rusbext.VERSION, features, 0, key))

@@ -19,6 +19,7 @@ from rusb.errors import (
     RusbError,
     SettingsError,
 )
+from rusb.rdp.cookie import Cookie
 from rusb.usb.backend import DeviceBackend
 from rusb.usb.device import DeviceInfo
 
@@ -419,7 +420,7 @@ class ClientSession:
             extension=extension,
             kept=ticket,
         )
-        connection = self._make(wires, lost)
+        connection = self._make(wires, lost, ticket.cookie)
         try:
             async with asyncio.timeout(RESUME_SECONDS):
                 await self._open(connection, wires, extension, RESUME_SECONDS)
@@ -442,6 +443,7 @@ class ClientSession:
         self,
         wires: WireChoice,
         lost: Callable[[RusbError | None], None] | None = None,
+        cookie: Cookie | None = None,
     ) -> Connection:
         found = Connection(
             self.config,
@@ -450,6 +452,7 @@ class ClientSession:
             on_lost=lost or (lambda error: self._lost(found, wires, error)),
             on_pressure=lambda is_high: self._on_pressure(found, is_high),
             on_trust=self._on_event,
+            cookie=cookie,
         )
         return found
 

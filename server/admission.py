@@ -80,21 +80,26 @@ class Admission:
         self._sessions.add(session)
         return True
 
-    def admit(self, session: Session) -> str:
+    def admit(self, session: Session, former: Session | None = None) -> str:
         """Say why a client that passed its logon may not stay; empty: it may.
 
         Limits count, and the single-connection rule (vrdp-server.md 4.1).
+
+        Args:
+            session: its connection.
+            former: the one that it is to replace, and which does not count.
         """
-        problem = self._crowding(session)
+        problem = self._crowding(session, former)
         if problem:
             self._tell(events.PlaceDenied(problem))
         else:
             self._sessions.logged_on()
         return problem
 
-    def _crowding(self, session: Session) -> str:
+    def _crowding(self, session: Session, former: Session | None) -> str:
         display = self._machine.remote_display
-        others = [s for s in self._sessions if s is not session and s.is_logged_on]
+        own = session, former
+        others = [s for s in self._sessions if s not in own and s.is_logged_on]
         same = sum(1 for one in others if one.network == session.network)
         if len(others) >= MAX_CLIENTS:
             return f"{MAX_CLIENTS} clients are connected."
@@ -102,7 +107,8 @@ class Admission:
             return f"{same} clients from {session.network} are connected."
         if display.allow_multi_connection:
             return ""
-        others = [one for one in others if not self._are_one(session, one)]
+        place = former or session
+        others = [one for one in others if not self._are_one(place, one)]
         if not others:
             return ""
         if not display.reuse_single_connection:

@@ -12,9 +12,10 @@ from typing import Protocol
 from rusb.aio.stream import RdpStream
 from rusb.errors import ConnectionLost, ParseError, RemoteProtocolError
 from rusb.rdp import rusbext
-from rusb.rdp.connection import Connection
+from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import Lane
 from rusb.rdp.rusbext import Feature, Refusal
+from rusb.rdp.server import ServerConnection
 
 from .parking import WINDOW, Holder, Parking, Ticket
 from .remote_devices import RemoteDevices
@@ -59,6 +60,8 @@ class Extension:
         wire: the channel of the wire.
         name: of that channel.
         control: that of ``rusbext``.
+        only: the ticket that the client may come back with, and do nothing else; None:
+            it may begin, too.
 
     Attributes:
         ticket: what the client may come back with; None: nothing so far.
@@ -68,7 +71,7 @@ class Extension:
     def __init__(
         self,
         session: _Session,
-        connection: Connection,
+        connection: ServerConnection,
         stream: RdpStream,
         parking: Parking,
         owner: Owner,
@@ -76,6 +79,7 @@ class Extension:
         wire: int,
         name: str,
         control: int,
+        only: Ticket | None,
     ) -> None:
         self.ticket: Ticket | None = None
         self._session = session
@@ -85,13 +89,16 @@ class Extension:
         self._owner = owner
         self._wire, self._control = wire, control
         self._name = name
+        self._only = only
+        self._cookie = Cookie(session.number, secrets.token_bytes(16))
+        connection.give_cookie(self._cookie)
         self._nonce, self._id = secrets.token_bytes(32), secrets.token_bytes(16)
         loop = self._loop = asyncio.get_running_loop()
         self.heard = loop.time()
         self._received = 0
         self._is_begun = False
         self._planned = 0.0
-        self._timer = loop.call_later(HOLD_BACK, self._begin_plainly)
+        self._timer = loop.call_later(HOLD_BACK, self._on_mute)
         grace_ms = int(parking.grace * 1000)
         self._send(
             rusbext.Hello(
@@ -142,6 +149,10 @@ class Extension:
         self._connection.send_channel(self._control, data, is_urgent=True)
         self._stream.flush()
 
+    def _on_mute(self) -> None:
+        if self._only is None:  # else the session's own time runs out
+            self._begin_plainly()
+
     def _begin_plainly(self) -> None:
         self._timer.cancel()
         self._is_begun = True
@@ -150,6 +161,7 @@ class Extension:
 
     def _accept(self, message: rusbext.Accept) -> None:
         self._must_be_new()
+        self._may_begin()
         if not message.features & Feature.RESUME:
             self._begin_plainly()
             return
@@ -173,6 +185,7 @@ class Extension:
             lane=lane,
             devices=devices,
             holder=self._session,
+            cookie=self._cookie,
         )
         self._parking.add(ticket)
         self._is_live(ticket)
@@ -181,7 +194,7 @@ class Extension:
     def _resume(self, message: rusbext.Resume) -> None:
         self._must_be_new()
         ticket = self._parking.find(message.session)
-        if ticket is None:
+        if ticket is None or self._only not in (None, ticket):
             self._refuse(Refusal.UNKNOWN, "there is no such session, or no longer")
             return
         assert self._stream.tls is not None
@@ -210,6 +223,10 @@ class Extension:
             )
             self._is_live(ticket)
             self._session.tell_resumed(outage, lane.replayed)
+
+    def _may_begin(self) -> None:
+        if self._only is not None:
+            raise RemoteProtocolError("rusbext: it was let in to go on, and begins")
 
     def _must_be_new(self) -> None:
         if self._is_begun:

@@ -8,6 +8,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import Lane
 from rusb.usb.device import DeviceInfo
 
@@ -51,6 +52,7 @@ class Ticket:
         lane: the channel of the wire, with what is kept.
         devices: what is in the guest.
         holder: who has the devices now.
+        cookie: what the client shows at the logon when it comes back.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Ticket:
         key: bytes,
         owner: Owner,
         *,
+        cookie: Cookie,
         lane: Lane,
         devices: RemoteDevices,
         holder: Holder,
@@ -68,6 +71,7 @@ class Ticket:
         self.lane = lane
         self.devices = devices
         self.holder = holder
+        self.cookie = cookie
         self._key = Ed25519PublicKey.from_public_bytes(key)
 
     def is_signed(self, signature: bytes, text: bytes) -> bool:
@@ -226,6 +230,14 @@ class Parking:
     def find(self, session: bytes) -> Ticket | None:
         """Return a ticket that is good."""
         return self._tickets.get(session)
+
+    def find_shown(self, packet: bytes, owner: Owner) -> Ticket | None:
+        """Return the ticket of an owner whose cookie a client shows; that is a hint,
+        and proves nothing."""
+        for ticket in self._tickets.values() if packet else ():
+            if owner.may_resume(ticket.owner) and ticket.cookie.is_shown_by(packet):
+                return ticket
+        return None
 
     def forget(self, ticket: Ticket) -> bool:
         """Nobody may come back with it any more; could anybody?"""

@@ -62,6 +62,10 @@ without our data being taken, between one and two times that, after which a clie
 dropped. The original gives up after 2 s, which a short network outage exceeds."""
 
 
+PROOF_SECONDS = 10.0
+"""For a client that was let in to replace a connection to show that it may
+(docs/spec/resume.md 9)."""
+
 MAX_LINES, LINES_PER_SECOND = 500, 2.0
 """Lines in the log that a connection may cause at once, more than 64 devices that come
 and go, and those that it may cause in the long run."""
@@ -166,6 +170,8 @@ class ServerSession(Session):
         self.devices: list[RemoteDevices] = []  # for each wire that the client has
         self._extension: Extension | None = None
         self._waiting_wire: tuple[WireProtocol, int] | None = None
+        self._to_resume: Ticket | None = None  # or it has to go
+        self._proof_timer: asyncio.TimerHandle | None = None
         self._is_dynamic = False  # it has dynamic channels, too
         self._screen = 0
         self._client: rdp.ClientDescription | None = None
@@ -273,6 +279,7 @@ class ServerSession(Session):
             self._host.authenticator.disconnected(self.number)
         self._logon_timer.cancel()
         self._idle_timer.cancel()
+        self._needs_no_proof()
         if self.viewer is not None:
             self.viewer.close()
         why = self._explain(error)
@@ -490,7 +497,8 @@ class ServerSession(Session):
         self.user = event.credentials.user, event.credentials.domain
         self._screen = event.credentials.screen
         self.is_usb_only = event.client.is_usb_only
-        if problem := self._host.admission.admit(self):
+        former = self._find_former(event)
+        if problem := self._host.admission.admit(self, former):
             method.disconnected(self.number)
             self._rdp.refuse_logon(SLOT_IS_TAKEN)
             self.stream.send_now()
@@ -512,6 +520,27 @@ class ServerSession(Session):
             self._show(event.credentials.screen)
         self._rdp.accept_logon()
         self.stream.flush()
+
+    def _find_former(self, event: rdp.LogonRequested) -> Session | None:
+        """Return the connection that the client says it is to replace, and which seems
+        to be alive; it may do nothing but prove that."""
+        if not self.is_usb_only or self._rdp.find_channel(RUSBEXT) is None:
+            return None
+        ticket = self._host.parking.find_shown(event.cookie, self._owner)
+        former = ticket.holder if ticket is not None else None
+        if not isinstance(former, Session) or not former.is_logged_on:
+            return None
+        self._to_resume = ticket
+        self._proof_timer = self._loop.call_later(PROOF_SECONDS, self._on_no_proof)
+        return former
+
+    def _on_no_proof(self) -> None:
+        self.drop(f"it did not go on with its session within {PROOF_SECONDS:g} s")
+
+    def _needs_no_proof(self) -> None:
+        self._to_resume = None
+        if self._proof_timer is not None:
+            self._proof_timer.cancel()
 
     def _show(self, head: int) -> None:
         """Let the client see a head, in its size."""
@@ -621,6 +650,7 @@ class ServerSession(Session):
                 wire=channel,
                 name=name,
                 control=control,
+                only=self._to_resume,
             )
             self._channels.open[control] = self._extension  # in any order
             return self._extension
@@ -636,9 +666,9 @@ class ServerSession(Session):
 
     def _wants(self, protocol: WireProtocol) -> bool:
         """Is this the client's first wire, or does it carry what the others do not?"""
-        return "USB" not in self._disabled and carries_more(
-            protocol, [devices.protocol for devices in self.devices]
-        )
+        found = [devices.protocol for devices in self.devices]
+        may_begin = "USB" not in self._disabled and self._to_resume is None
+        return may_begin and carries_more(protocol, found)
 
     def _devices_over(self, protocol: WireProtocol) -> RemoteDevices | None:
         found = (devices for devices in self.devices if devices.protocol is protocol)
@@ -677,6 +707,7 @@ class ServerSession(Session):
 
     def go_on(self, ticket: Ticket) -> None:
         """The client goes on with the devices that it had."""
+        self._needs_no_proof()
         before, ticket.holder = ticket.holder, self
         devices = ticket.devices
         self._host.client_came_back(devices, self.number)

@@ -14,9 +14,12 @@ from rusb.client.connection import Connection
 from rusb.client.devices import DeviceCatalog
 from rusb.client.extension import Ticket
 from rusb.client.session import ClientSession, connect
-from rusb.errors import AuthenticationError, ConnectionLost
+from rusb.errors import AuthenticationError, ConnectionLost, ServerBusy
+from rusb.rdp.channels import ChannelListener, ChannelRegistry
+from rusb.rdp.cookie import Cookie
 from rusb.rdp.rusbext import RUSBEXT, Accept, Ack, Feature
 from rusb.server import extension
+from rusb.server import session as server_session
 from rusb.server.guests.loopback import LoopbackDevice
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
@@ -546,3 +549,118 @@ async def test_bad_messages_end_the_connection_and_are_not_waited_for(
         await lab.guest.wait_for(0)
         assert "keeping" not in lab.log()
         assert not lab.server._host.parking._tickets
+
+
+# ------------------------------------------------- the only connection allowed ----
+
+
+@pytest.fixture
+def one_at_a_time(lab: Net, monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A server that takes one client, and takes a silent one for alive."""
+    monkeypatch.setattr(extension, "SILENCE", 1000.0)
+    assert not lab.server.machine.remote_display.allow_multi_connection
+    lab.is_usb_only = True
+    return lab
+
+
+@pytest.mark.usefixtures("quick_client")
+@pytest.mark.parametrize("reuse", [False, True])
+async def test_a_client_replaces_its_own_dead_connection(
+    one_at_a_time: Net, *, reuse: bool
+) -> None:
+    """The server has not noticed anything; the cookie says whose the new one is."""
+    lab = one_at_a_time
+    lab.server.machine.remote_display.reuse_single_connection = reuse
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        for count in (1, 2):  # the cookie is good for as long as the session
+            lab.wire.silence()
+            await lab.wait_log("Remote USB: resumed after", count)
+            result = await device.read(Loopback.SOURCE, 512)
+            assert result.status is UrbStatus.OK
+        assert await lab.guest.wait_for(1) == [device]
+    assert "not enabled" not in lab.log()
+    assert "disconnect" not in lab.log().partition("Remote USB: resumed")[0].lower()
+
+
+def shown(lab: Net) -> Cookie:
+    (ticket,) = lab.server._host.parking._tickets.values()
+    return ticket.cookie
+
+
+async def returning(lab: Net, cookie: Cookie, **changes: object) -> Connection:
+    """Somebody who shows a cookie has logged on, and asks for rusb's own channel."""
+    config = replace(lab.config(), **changes)  # type: ignore[arg-type]
+    wires = [ChannelListener("vrdpusb", lambda channel, name: None)]
+    quiet = ChannelListener(RUSBEXT, lambda channel, name: None)
+    found = Connection(
+        config,
+        ChannelRegistry([*wires, quiet]),
+        on_lost=lambda error: None,
+        on_trust=lambda event: None,
+        cookie=cookie,
+    )
+    async with asyncio.timeout(20):
+        await found.open(lambda stream: None)
+    return found
+
+
+@pytest.mark.parametrize("how", ["says nothing", "begins", "has no rusbext"])
+async def test_who_shows_a_cookie_may_go_on_and_nothing_else(
+    one_at_a_time: Net, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    lab = one_at_a_time
+    monkeypatch.setattr(server_session, "PROOF_SECONDS", 2.0)
+    monkeypatch.setattr(extension, "HOLD_BACK", 0.5)
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        if how == "has no rusbext":
+            with pytest.raises(ServerBusy):
+                await connect_plainly(lab, shown(lab))
+        else:
+            other = await returning(lab, shown(lab))
+            why = "it did not go on with its session within 2 s"
+            if how == "begins":
+                control = other.rdp.find_channel(RUSBEXT)
+                assert control is not None
+                message = Accept(1, Feature.RESUME, 0, bytes(32)).serialize()
+                other.rdp.send_channel(control, message)
+                other.flush()
+                why = "it was let in to go on, and begins"
+            await lab.wait_log(why)
+            await until(lambda: other.is_over)
+            await other.aclose()
+        result = await device.read(Loopback.SOURCE, 512)
+        assert result.status is UrbStatus.OK
+        assert await lab.guest.wait_for(1) == [device]
+
+
+async def connect_plainly(lab: Net, cookie: Cookie) -> None:
+    listener = ChannelListener("vrdpusb", lambda channel, name: None)
+    other = Connection(
+        lab.config(),
+        ChannelRegistry([listener]),
+        on_lost=lambda error: None,
+        on_trust=lambda event: None,
+        cookie=cookie,
+    )
+    await other.open(lambda stream: None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"user": "mallory"}, {"domain": "mallory"}, {}],
+    ids=str,
+)
+async def test_a_cookie_of_somebody_else_opens_nothing(
+    one_at_a_time: Net, changes: dict[str, object]
+) -> None:
+    """Nor does a wrong one."""
+    lab = one_at_a_time
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        cookie = shown(lab)
+        if not changes:
+            cookie = Cookie(cookie.logon, bytes(16))
+        with pytest.raises(ServerBusy):
+            await returning(lab, cookie, **changes)

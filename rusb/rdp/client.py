@@ -17,6 +17,7 @@ from .capabilities import (
 )
 from .channels import ChannelLimits
 from .connection import Connection
+from .cookie import Cookie
 from .events import Activated
 from .gcc import USB_ONLY, ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, InfoFlag
@@ -95,6 +96,7 @@ class ClientSettings:
         screen: gets what the server draws; None: it is asked to draw nothing.
         is_usb_only: say that this client neither shows nor types, so that a server
             takes it and a viewer beside it for one client.
+        cookie: of a former connection to the server, which this one is to replace.
         channels: static channels to ask for, in this order.
         dynamic: limits of the dynamic channels that the server may open, by name; none
             without ``drdynvc`` among the static ones.
@@ -121,6 +123,7 @@ class ClientSettings:
     encryption: bool = True
     screen: Screen | None = None
     is_usb_only: bool = False
+    cookie: Cookie | None = None
     channels: tuple[str, ...] = ("cliprdr", "rdpsnd", "vrdpusb", "rdpdr")
     dynamic: Mapping[str, ChannelLimits] = field(default_factory=dict)
 
@@ -143,6 +146,7 @@ class ClientConnection(Connection):
         is_logged_on: the credentials were sent.
         is_admitted: the server took them: it went on with the connection.
         encryption: what standard security does, in words; nothing under TLS.
+        cookie: what to show when we come back, if the server said.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class ClientConnection(Connection):
         self.is_logged_on = False
         self.is_admitted = False
         self.encryption = "no encryption"
+        self.cookie: Cookie | None = None
         self._phase = _Phase.NEGOTIATION
         self._protocol = Protocol.RDP
         self._joins: list[int] = []
@@ -376,6 +381,8 @@ class ClientConnection(Connection):
             # B.2: as "rdesktop" without RC4 we would get security headers for ever
             client_directory=DIRECTORY,
             performance=asked.performance_flags,
+            # without TLS it would need the client random
+            cookie=asked.cookie.show() if asked.cookie and asked.wants_tls else b"",
             is_extended=not self._is_rdp4,
         )
 
@@ -487,6 +494,8 @@ class ClientConnection(Connection):
                 self._events.append(ErrorInfoReceived(self._reason))
             case DataType.UPDATE:
                 self._draw(pdu.body)
+            case DataType.SAVE_SESSION_INFO:
+                self.cookie = Cookie.parse(pdu.body) or self.cookie
             case DataType.SHUTDOWN_DENIED | DataType.MONITOR_LAYOUT:
                 self._ignore(f"share data PDU {pdu.type}")
             case _:

@@ -79,10 +79,16 @@ class ClientDescription:
 
 @dataclass(slots=True)
 class LogonRequested:
-    """Server: call ``accept_logon()``, or close the TCP connection to refuse."""
+    """Server: call ``accept_logon()``, or close the TCP connection to refuse.
+
+    Attributes:
+        cookie: what the client shows of a :class:`~rusb.rdp.cookie.Cookie`; empty: of
+            none.
+    """
 
     credentials: Credentials
     client: ClientDescription
+    cookie: bytes = field(default=b"", repr=False)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from typing import Self
 
 from rusb.errors import ParseError
 
+from .cookie import COOKIE_SIZE
 from .per import Reader
 
 __all__ = ["MAX_SCREEN", "ClientInfo", "InfoFlag", "split_screen"]
@@ -17,6 +18,8 @@ MAX_SCREEN = 64
 """Highest screen number after ``@`` that counts as one (4.2)."""
 
 _HEAD = struct.Struct("<IIHHHHH")
+_TAIL = struct.Struct("<IIH")  # behind the time zone, before the cookie
+_TIME_ZONE_SIZE = 172
 
 
 def _time_zone() -> bytes:
@@ -51,6 +54,7 @@ class ClientInfo:
         address: what the client believes its address is; empty from RDP 4 clients.
         client_directory: where the client is installed.
         performance: performance flags.
+        cookie: what is shown of a :class:`~rusb.rdp.cookie.Cookie`; empty: of none.
         is_extended: not an RDP 4 packet, which ends after ``directory``.
     """
 
@@ -64,6 +68,7 @@ class ClientInfo:
     address: str = ""
     client_directory: str = ""
     performance: int = 0
+    cookie: bytes = b""
     is_extended: bool = True
 
     @classmethod
@@ -99,6 +104,7 @@ class ClientInfo:
             reader.take(2)  # address family
             found.address = _text(reader, _size(reader), 2)
             found.client_directory = _text(reader, _size(reader), 2)
+            found.cookie = _cookie(reader)
         return found
 
     def serialize(self) -> bytes:
@@ -112,7 +118,8 @@ class ClientInfo:
             for text in (self.address, self.client_directory):
                 raw = _encode(text) + b"\0\0"
                 data += len(raw).to_bytes(2, "little") + raw
-            data += _time_zone() + struct.pack("<IIH", 0, self.performance, 0)
+            data += _time_zone() + _TAIL.pack(0, self.performance, len(self.cookie))
+            data += self.cookie
         return data
 
     def is_rdesktop(self, build: int) -> bool:
@@ -148,6 +155,15 @@ def _size(reader: Reader) -> int:
     if size == 1:
         raise ParseError("Client Info: a string of one byte", reader.pos)
     return size
+
+
+def _cookie(reader: Reader) -> bytes:
+    """Take what may be there or not: many clients end before it, or send something."""
+    if reader.left < _TIME_ZONE_SIZE + _TAIL.size + COOKIE_SIZE:
+        return b""
+    reader.take(_TIME_ZONE_SIZE)
+    _, _, size = _TAIL.unpack(reader.take(_TAIL.size))
+    return reader.take(COOKIE_SIZE) if size == COOKIE_SIZE else b""
 
 
 def _text(reader: Reader, size: int, width: int) -> str:

@@ -16,6 +16,7 @@ from .capabilities import (
 )
 from .channels import ChannelLimits
 from .connection import Connection
+from .cookie import Cookie
 from .events import (
     Activated,
     ClientDescription,
@@ -195,6 +196,11 @@ class ServerConnection(Connection):
         if self._phase is _Phase.DECISION and not self._is_over and self._knows_reasons:
             self._send_data(DataType.ERROR_INFO, reason.to_bytes(4, "little"))
         self._is_over = True
+
+    def give_cookie(self, cookie: Cookie) -> None:
+        """Tell an active client what to show when it comes back."""
+        if self._phase is _Phase.ACTIVE and not self._is_over:
+            self._send_data(DataType.SAVE_SESSION_INFO, cookie.serialize())
 
     @property
     def _knows_reasons(self) -> bool:
@@ -490,6 +496,7 @@ class ServerConnection(Connection):
                     kind=kind,
                     is_usb_only=core.product_id == USB_ONLY,
                 ),
+                info.cookie,
             )
         )
 

@@ -54,6 +54,7 @@ class DataType(enum.IntEnum):
     SUPPRESS_OUTPUT = 35
     SHUTDOWN_REQUEST = 36
     SHUTDOWN_DENIED = 37
+    SAVE_SESSION_INFO = 38
     FONT_LIST = 39
     FONT_MAP = 40
     KEY_LIST = 43

@@ -94,9 +94,15 @@ class Net(Lab):
     """A lab whose clients are connected over a wire that breaks."""
 
     wire: Wire
+    is_usb_only = False
 
     def config(self) -> ClientConfig:
-        return replace(super().config(), port=self.wire.port, reconnect=True)
+        return replace(
+            super().config(),
+            port=self.wire.port,
+            reconnect=True,
+            is_usb_only=self.is_usb_only,
+        )
 
     @contextlib.asynccontextmanager
     async def client(self, backend: EmulatedBackend) -> AsyncIterator[ClientSession]:
