@@ -23,8 +23,12 @@ from rusb.usb.descriptors import (
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from tests.support.rusbserver import free_port
 
 BACKENDS = plugins.names(rusb.client.backends)
+ADDRESSES = dict.fromkeys(("usbip", "usbredir"), f"127.0.0.1:{free_port()}")
+"""Of those that need one; nobody listens there."""
+
 DEVICES = ("flash-drive", "keyboard", "serial", "loopback")
 
 
@@ -44,7 +48,7 @@ def test_the_emulated_backend_is_among_the_plugins() -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 async def test_a_backend_lists_devices_that_can_be_told_apart(name: str) -> None:
-    backend = load(name)(None)
+    backend = load(name)(ADDRESSES.get(name))
     try:
         async with asyncio.timeout(30):
             assert backend.force is False
@@ -66,7 +70,7 @@ async def test_a_backend_lists_devices_that_can_be_told_apart(name: str) -> None
 
 @pytest.mark.parametrize("name", BACKENDS)
 async def test_a_device_that_is_not_there_is_gone(name: str) -> None:
-    backend = load(name)(None)
+    backend = load(name)(ADDRESSES.get(name))
     (some,) = await EmulatedBackend("keyboard").list_devices()
     try:
         async with asyncio.timeout(30):

@@ -3,7 +3,7 @@
 from rusb.usb.types import TransferType
 from rusb.wire.base import ChannelKind, ChannelSpec
 
-from ._codec import Place, Record
+from ._codec import Place, Record, list_request, parse_list
 from ._device import UsbipDeviceSide
 from ._export import Export
 from ._guest import UsbipGuestSide
@@ -16,6 +16,8 @@ __all__ = [
     "Usbip",
     "UsbipDeviceSide",
     "UsbipGuestSide",
+    "list_request",
+    "parse_list",
 ]
 
 

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rusb.errors import RemoteProtocolError
 from rusb.usb.descriptors import DeviceDescriptors
@@ -345,10 +345,13 @@ def parse_list(data: bytes) -> tuple[Record, ...] | None:
         if len(data) < at + RECORD:
             return None
         record = Record.parse(data[at : at + RECORD])
-        at += RECORD + _INTERFACE.size * record.interface_count
-        if len(data) < at:
+        at += RECORD
+        end = at + _INTERFACE.size * record.interface_count
+        if len(data) < end:
             return None
-        records.append(record)
+        found = tuple(_INTERFACE.iter_unpack(data[at:end]))
+        records.append(replace(record, interfaces=found))
+        at = end
     return tuple(records)
 
 

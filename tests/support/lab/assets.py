@@ -43,6 +43,7 @@ _EXTRA = (
     "ext4",
     "usbmon",
     "vhci_hcd",
+    "usbip_host",
     "dummy_hcd",
     "libcomposite",
     "usb_f_ss_lb",
