@@ -36,6 +36,10 @@ POKE, REST_POKE = 0.025, 0.25
 RESTS_AFTER = 10.0
 """Seconds without a change or a key after which nothing happens."""
 
+MAX_UNREAD = 64 << 10
+"""Bytes that QEMU has yet to read above which nothing is typed or moved any more: it
+hangs, or a viewer types thousands of keys at once."""
+
 
 class GuestScreen(ScreenSource):
     """A screen of a running guest, which is reached again when it goes away.
@@ -68,6 +72,7 @@ class GuestScreen(ScreenSource):
         self._input = QmpInput(self._send_input)
         self._poking: asyncio.TimerHandle | None = None
         self._happened = 0.0
+        self._down: set[int] = set()  # keys, as QEMU knows
 
     def start(self) -> None:
         """Reach the screen, now and whenever it is gone."""
@@ -98,13 +103,19 @@ class GuestScreen(ScreenSource):
             self._protocol.flush()
 
     def key(self, code: int, *, is_down: bool) -> None:
-        if self._protocol is not None:
-            self._protocol.core.key(code, is_down=is_down)
-            self._protocol.flush()
-            self._note_life()
+        if self._protocol is None:
+            return
+        if is_down and self._protocol.is_full:
+            return
+        if not is_down and code not in self._down:  # it was not passed on
+            return
+        (self._down.add if is_down else self._down.discard)(code)
+        self._protocol.core.key(code, is_down=is_down)
+        self._protocol.flush()
+        self._note_life()
 
     def pointer(self, buttons: int, x: int, y: int) -> None:
-        if self._protocol is not None:
+        if self._protocol is not None and not self._protocol.is_full:
             if self._access.has_tablets and self.size is not None:
                 self._input.pointer(buttons, x, y, self.size)
             else:
@@ -228,8 +239,6 @@ class GuestScreen(ScreenSource):
             case rfb.PointerModeChanged():
                 # with tablets of their own it says no, and means the mouse
                 self.is_absolute = event.is_absolute or self._access.has_tablets
-            case rfb.SizeRefused():
-                log.debug("= %s", event)
             case _:
                 self.heard(event)
 
@@ -250,8 +259,9 @@ class GuestScreen(ScreenSource):
             self._poking = None
         if self._protocol is None or not (self.is_there and self._is_watched):
             return
-        self._protocol.core.poke()
-        self._protocol.flush()
+        if not self._protocol.is_full:
+            self._protocol.core.poke()
+            self._protocol.flush()
         loop = asyncio.get_running_loop()
         rests = loop.time() - self._happened > RESTS_AFTER
         self._poking = loop.call_later(REST_POKE if rests else POKE, self._poke)
@@ -290,6 +300,12 @@ class _Protocol(asyncio.Protocol):
         self._transport = None
         if not self.ended.done():
             self.ended.set_result(None)
+
+    @property
+    def is_full(self) -> bool:
+        """Does QEMU not read what it is sent?"""
+        transport = self._transport
+        return transport is not None and transport.get_write_buffer_size() > MAX_UNREAD
 
     def flush(self) -> None:
         """Send what there is to send."""

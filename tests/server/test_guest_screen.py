@@ -205,6 +205,57 @@ async def test_keys_lights_and_extra_buttons_reach_the_guest(place: Place) -> No
         assert place.screen_guest.buttons == [{"type": "btn", "data": data}]
 
 
+async def test_a_guest_that_hangs_is_not_typed_at_without_end(place: Place) -> None:
+    """And no key stays down in it."""
+    async with VncServer(place.screen_guest.path, 640, 480) as vnc:
+        await until(lambda: place.server._screens[0].size)
+        hub = place.server._screens[0]
+        protocol = place.server._screens.first._protocol
+        assert protocol is not None
+        assert vnc._writer is not None
+        hub.keyboard.key("a", 0x1D, is_down=True)
+        await until(lambda: vnc.heard[-1][-1] == 0x1D)
+        vnc._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while not protocol.is_full:
+            hub.pointer.wheel(16, is_horizontal=False)
+            await asyncio.sleep(0)
+        for _ in range(10_000):
+            hub.pointer.wheel(16, is_horizontal=False)
+            hub.keyboard.key("b", 0x1E, is_down=True)
+            hub.keyboard.key("b", 0x1E, is_down=False)
+        hub.keyboard.release("a")
+        assert protocol._transport is not None
+        waiting = protocol._transport.get_write_buffer_size()
+        assert waiting < guest_screen.MAX_UNREAD + 1024
+        vnc._writer.transport.resume_reading()  # type: ignore[attr-defined]
+        await until(lambda: vnc.heard[-1].hex() == "ff000000000000000000001d")
+        assert not any(m[0] == 255 and m[-1] == 0x1E for m in vnc.heard)
+        hub.keyboard.key("b", 0x1E, is_down=True)  # it goes on
+        await until(lambda: vnc.heard[-1].hex() == "ff000001000000000000001e")
+
+
+async def test_a_screen_that_is_not_there_is_tried_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1, 2, 4 ... 30 s (display.md 13)."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(guest_screen.asyncio, "sleep", note)  # type: ignore[attr-defined]
+    nowhere = ScreenGuest(tmp_path / "vnc")
+    screen = guest_screen.GuestScreen(nowhere, 0, lambda: None)
+    screen.start()
+    async with asyncio.timeout(20):
+        while len(pauses) < 8:
+            await sleep(0)
+    await screen.aclose()
+    assert pauses[:8] == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
 async def test_a_head_that_is_not_there_has_the_page(place: Place) -> None:
     assert place.server._screens[1].size is None
     frame = place.server._screens[1]._frame(200, 100)
