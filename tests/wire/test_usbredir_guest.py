@@ -291,6 +291,23 @@ def test_what_nobody_reads_is_bounded(guest: Guest) -> None:
     assert len(guest.done()) == 1 + guest_side.MAX_BUFFERED
 
 
+def test_the_bytes_that_nobody_reads_are_bounded(  # T30
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_side, "MAX_BYTES_BUFFERED", 100)
+    guest.submit(transfer(1, TransferType.INTERRUPT, POLLED, 8))
+    for n in range(30):
+        guest.send(live(INTERRUPT, POLLED, bytes(8), id=n))
+    for i in range(2, 14):
+        guest.submit(transfer(i, TransferType.INTERRUPT, POLLED, 8))
+    assert len(guest.done()) == 1 + 12
+    for n in range(30):  # what was read has made room
+        guest.send(live(INTERRUPT, POLLED, bytes(8), id=n))
+    for i in range(20, 50):
+        guest.submit(transfer(i, TransferType.INTERRUPT, POLLED, 8))
+    assert len(guest.done()) == 12
+
+
 @pytest.mark.parametrize(
     ("status", "becomes", "goes_on"),
     [

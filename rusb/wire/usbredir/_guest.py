@@ -29,8 +29,9 @@ VERSION = "rusb usb-guest"
 DEVICE = 1
 """Id of the one device of a stream."""
 
-MAX_BUFFERED = 1024
-"""Packets of one polled endpoint that wait to be read; QEMU keeps as many."""
+MAX_BUFFERED, MAX_BYTES_BUFFERED = 1024, 4 << 20
+"""Packets of one polled endpoint that wait to be read, and their bytes; QEMU keeps as
+many packets. Further ones are dropped."""
 
 ISO_PACKETS, ISO_URBS = 8, 4
 """Size of the isochronous streams that are started."""
@@ -43,6 +44,24 @@ class _Stream:
         self.kind = kind
         self.packets: deque[tuple[int, bytes]] = deque()
         self.waiting: deque[Urb] = deque()
+        self._bytes = 0
+
+    def keep(self, status: int, data: bytes) -> bool:
+        """Keep a packet until it is read, if there is room for it."""
+        if (
+            len(self.packets) >= MAX_BUFFERED
+            or self._bytes + len(data) > MAX_BYTES_BUFFERED
+        ):
+            return False
+        self._bytes += len(data)
+        self.packets.append((status, data))
+        return True
+
+    def take(self) -> tuple[int, bytes]:
+        """Take out the oldest packet."""
+        status, data = self.packets.popleft()
+        self._bytes -= len(data)
+        return status, data
 
 
 class UsbredirGuestSide(StreamSide, GuestSide):
@@ -289,7 +308,7 @@ class UsbredirGuestSide(StreamSide, GuestSide):
                     return
                 result = self._iso_result(stream, urb)
             else:
-                status, data = stream.packets.popleft()
+                status, data = stream.take()
                 result = _in_result(status, data, urb.length)
             stream.waiting.popleft()
             self._finish(urb.id, result)
@@ -298,7 +317,7 @@ class UsbredirGuestSide(StreamSide, GuestSide):
     def _iso_result(stream: _Stream, urb: Urb) -> UrbResult:
         parts, pieces = [], []
         for wanted in urb.packets:
-            status, data = stream.packets.popleft()
+            status, data = stream.take()
             data = data[:wanted]
             parts.append(IsoPacket(len(data), _status(status)))
             pieces.append(data)
@@ -324,8 +343,7 @@ class UsbredirGuestSide(StreamSide, GuestSide):
                 self._answered(packet)
             case Type.INTERRUPT | Type.ISO:
                 stream = self._streams.get(fields[0])
-                if stream is not None and len(stream.packets) < MAX_BUFFERED:
-                    stream.packets.append((fields[1], bytes(packet.data)))
+                if stream is not None and stream.keep(fields[1], bytes(packet.data)):
                     self._serve(fields[0])
             case Type.CONFIGURATION_STATUS:
                 self._status_answer(packet.id, fields[0], fields[1])
