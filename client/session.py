@@ -48,6 +48,11 @@ log = logging.getLogger(__name__)
 RESUME_SECONDS, RENEW_SECONDS = 5.0, 10.0
 """For one attempt to come back: to a session that waits for us, to a new one."""
 
+_NEEDED = (
+    "Remote USB needs a VRDP server (rusb serve, or VirtualBox with its extension pack)"
+    " whose property Client/DisableUSB is not set"
+)
+
 STEP, MOST = 0.2, 2.0
 """Seconds by which the time between attempts grows, and up to which."""
 
@@ -513,7 +518,8 @@ class ClientSession:
         if error is None and not self._is_closing:
             error = self._why_ended(connection, wires)
         has_end = self._is_closing or not isinstance(error, ConnectionLost)
-        if has_end or not self.config.reconnect or self._over.done():
+        has_nothing = self.connections == 1 and not wires.has_heard
+        if has_end or has_nothing or not self.config.reconnect or self._over.done():
             self._finish(error)
             return
         self._let_go()
@@ -521,11 +527,15 @@ class ClientSession:
 
     def _why_ended(self, connection: Connection, wires: WireChoice) -> RusbError | None:
         """Explain the end of a session; None if the server said goodbye."""
-        if self.config.usb and self.reason is None and not wires.has_heard:
-            # FreeRDP's server does so when we answer what it never asked
-            return self._no_usb("it closed the connection without offering it")
+        is_mute = self.config.usb and self.reason is None and not wires.has_heard
         if connection.has_goodbye:
-            return None
+            return self._no_usb("it ended the session at once") if is_mute else None
+        if is_mute:  # FreeRDP's server does so when we answer what it never asked
+            return ConnectionLost(
+                f"{self.config.server} closed the connection without a goodbye, and had"
+                " not offered remote USB: it has none, it was killed, or the network in"
+                f" between closed the connection. {_NEEDED}"
+            )
         return ConnectionLost(
             f"the connection to {self.config.server} was lost: the server was killed,"
             " or the network in between closed it"
@@ -548,9 +558,7 @@ class ClientSession:
 
     def _no_usb(self, why: str) -> NegotiationError:
         return NegotiationError(
-            f"{self.config.server} has no remote USB: {why}. Remote USB needs a VRDP"
-            " server (rusb serve, or VirtualBox with its extension pack) whose"
-            " property Client/DisableUSB is not set"
+            f"{self.config.server} has no remote USB: {why}. {_NEEDED}"
         )
 
     def _begun(self, ticket: Ticket, extension: Extension | None) -> None:

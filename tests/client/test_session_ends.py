@@ -25,6 +25,7 @@ from rusb.errors import (
 from rusb.filters.model import Filter
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.x224 import ConnectionConfirm, Failure
+from rusb.server.vbox.settings import RemoteDisplay
 from tests.support.whole_path import Lab, machine, sessions_of
 
 
@@ -77,6 +78,22 @@ async def test_a_cut_of_the_session_is_status_76_and_says_so(lab: Lab) -> None:
                 await session.wait_closed()
             assert exit_status(e.value) == 76
             assert f"127.0.0.1:{port}" in str(e.value)
+
+
+async def test_a_cut_before_usb_is_status_76_and_names_both_causes(
+    tmp_path: Path,
+) -> None:
+    """C2: the connection works, and is cut before the server says a word about USB."""
+    display = RemoteDisplay(properties={"Client/DisableUSB": "1"})
+    lab = Lab(tmp_path, machine(remote_display=display))
+    async with asyncio.timeout(20), lab.server, proxy(lab.server.port) as (port, cut):
+        config = ClientConfig("127.0.0.1", port, known_servers=tmp_path / "known")
+        async with connect(config, backends=[]) as session:
+            cut.set()
+            with pytest.raises(ConnectionLost, match="without a goodbye.*killed") as e:
+                await session.wait_closed()
+    assert "Remote USB needs" in str(e.value)
+    assert exit_status(e.value) == 76
 
 
 async def test_a_goodbye_is_a_clean_end(lab: Lab) -> None:

@@ -178,9 +178,26 @@ async def test_too_many_connections_are_hung_up_on(control: ControlServer) -> No
     for reader, _ in pairs:
         await reader.readline()
     reader, extra = await asyncio.open_unix_connection(control.path)
-    assert await reader.read() == b""
+    extra.write(b"junk\n")
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
     for _, writer in [*pairs, (reader, extra)]:
         writer.close()
+
+
+async def test_arguments_are_an_object(control: ControlServer) -> None:
+    reader, writer = await asyncio.open_unix_connection(control.path)
+    writer.write(b'{"command": "double", "arguments": [21]}\n')
+    assert b"arguments of a command must be an object" in await reader.readline()
+    writer.close()
+
+
+async def test_who_asks_no_more_is_sent_no_more(control: ControlServer) -> None:
+    reader, writer = await asyncio.open_unix_connection(control.path)
+    writer.write(b"junk\n")
+    writer.write_eof()
+    assert (await reader.read()).count(b"\n") == 1
+    writer.close()
 
 
 async def test_without_a_running_machine(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ async def test_a_reader_that_goes_gives_its_place_to_another(
     for reader, writer in readers:
         writer.write(b'{"command": "events"}\n')
         assert json.loads(await reader.readline())["seq"] == 1
-    with pytest.raises(ControlError, match="4 programs already read"):
+    with pytest.raises(ControlError, match="^4 programs already read"):
         _ = [e async for e in follow(control.path, None, follows=True)]
     readers[0][1].close()
     await wait_for(lambda: len(control._streams) == MAX_STREAMS - 1)
@@ -438,7 +438,7 @@ async def test_an_older_rusb_does_not_know_the_command(tmp_path: Path) -> None:
         writer.close()
 
     server = await asyncio.start_unix_server(answer, tmp_path / "old")
-    with pytest.raises(ControlError, match="has no command 'events'"):
+    with pytest.raises(ControlError, match="^[^:]*has no command 'events'"):
         _ = [e async for e in follow(tmp_path / "old", None, follows=False)]
     server.close()
 
