@@ -1,7 +1,6 @@
 """Criteria: what one attribute of a device must be (filters.md 1.2, 1.3, 1.5)."""
 
 import re
-from dataclasses import dataclass
 
 from rusb.errors import FilterError
 
@@ -32,15 +31,18 @@ _MAX_EXPRESSION = 254
 """Bytes of the longest text that fits a filter (1.6)."""
 
 
-@dataclass(frozen=True, slots=True)
 class Criterion:
-    """What one attribute must be.
+    """What one attribute must be. Plain classes: to make five dataclasses takes longer
+    than to read a machine's settings, and most commands read some.
 
     Attributes:
         required: a device without the attribute does not match.
     """
 
-    required: bool = True
+    __slots__ = ("required",)
+
+    def __init__(self, *, required: bool = True) -> None:
+        self.required = required
 
     def accepts(self, value: int | str) -> bool:
         """Does a value that is there satisfy it?"""
@@ -61,9 +63,10 @@ class Criterion:
         return True
 
 
-@dataclass(frozen=True, slots=True)
 class Present(Criterion):
     """The attribute must be there."""
+
+    __slots__ = ()
 
     def accepts(self, value: int | str) -> bool:
         """It is there."""
@@ -73,11 +76,14 @@ class Present(Criterion):
         return "anything"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NumberIs(Criterion):
     """Exactly this number."""
 
-    number: int
+    __slots__ = ("number",)
+
+    def __init__(self, *, number: int, required: bool = True) -> None:
+        super().__init__(required=required)
+        self.number = number
 
     def accepts(self, value: int | str) -> bool:
         """Is it the number?"""
@@ -87,7 +93,6 @@ class NumberIs(Criterion):
         return f"{self.number:04X}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NumberExpression(Criterion):
     """One of several inclusive ranges.
 
@@ -96,8 +101,14 @@ class NumberExpression(Criterion):
         ranges: pairs of first and last.
     """
 
-    text: str
-    ranges: tuple[tuple[int, int], ...]
+    __slots__ = ("ranges", "text")
+
+    def __init__(
+        self, *, text: str, ranges: tuple[tuple[int, int], ...], required: bool = True
+    ) -> None:
+        super().__init__(required=required)
+        self.text = text
+        self.ranges = ranges
 
     def accepts(self, value: int | str) -> bool:
         """Is it in one of the ranges?"""
@@ -117,12 +128,15 @@ class NumberExpression(Criterion):
         return self.text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Text(Criterion):
     """This text, or this pattern of ``*`` and ``?``."""
 
-    text: str
-    is_pattern: bool
+    __slots__ = ("is_pattern", "text")
+
+    def __init__(self, *, text: str, is_pattern: bool, required: bool = True) -> None:
+        super().__init__(required=required)
+        self.text = text
+        self.is_pattern = is_pattern
 
     def accepts(self, value: int | str) -> bool:
         """Compare bytes of UTF-8; nothing is folded or trimmed."""

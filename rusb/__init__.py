@@ -2,8 +2,6 @@
 
 __version__ = "0.1.0"
 
-from typing import TYPE_CHECKING, Any
-
 from rusb.errors import (
     AuthenticationError,
     BackendError,
@@ -29,7 +27,10 @@ from rusb.errors import (
     SettingsError,
 )
 
+TYPE_CHECKING = False  # type checkers know the name; to import typing takes too long
 if TYPE_CHECKING:
+    from typing import Any
+
     from rusb.usb.device import DeviceInfo
     from rusb.usb.setup import SetupPacket
     from rusb.usb.types import Direction, Speed, TransferType
@@ -83,7 +84,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import what is asked for: dataclasses cost more than some commands do."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

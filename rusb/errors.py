@@ -5,7 +5,10 @@ an exception.
 """
 
 import enum
-from typing import Self
+
+TYPE_CHECKING = False  # as in rusb/__init__.py
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = [
     "AuthenticationError",
@@ -67,7 +70,7 @@ class RusbError(Exception):
 
     hint: Hint | None = None
 
-    def hinting(self, hint: Hint | None) -> Self:
+    def hinting(self, hint: Hint | None) -> "Self":
         """Set the hint; return the error, to raise it."""
         self.hint = hint
         return self

@@ -1,8 +1,9 @@
 """The end with the guest."""
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in rusb/__init__.py
 if TYPE_CHECKING:
+    from typing import Any
+
     from .config import ServerConfig
     from .guests.base import AttachedDevice, GuestBackend
     from .server import Server
@@ -30,7 +31,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import what is asked for: who only reads settings needs no RDP.
 
     ``async with serve(config) as server:`` serves while the block runs.

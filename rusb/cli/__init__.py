@@ -8,9 +8,7 @@ one line what it does. Modules whose name begins with ``_`` are not sub-commands
 import importlib
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import rusb
 from rusb.errors import RusbError
@@ -21,7 +19,10 @@ from ._hints import did_you_mean
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE, exit_status
 from ._words import OWN, VBOX
 
+TYPE_CHECKING = False  # as in rusb/__init__.py
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._parser import Parser
 
 __all__ = ["main", "module_of"]
@@ -51,7 +52,7 @@ QUIET = ("-q", "-nologo", "--nologo")
 """Options of VBoxManage before its command: no banner, which rusb does not print."""
 
 
-def module_of(word: str) -> Any:
+def module_of(word: str) -> "Any":
     """Return the module of one of our own commands."""
     return importlib.import_module(f"{__name__}.{word.replace('-', '_')}")
 
@@ -66,6 +67,8 @@ def _make_parser(word: str) -> "Parser":
 
 
 def _overview() -> str:
+    import textwrap
+
     lines = ["usage: rusb COMMAND [OPTION ...]", "", "Commands:"]
     lines += [f"  {word:<14}{what}" for word, what in OWN.items()]
     lines += [
@@ -118,7 +121,7 @@ def _run(program: str, words: list[str]) -> int:
         return 0
     if words[0] not in OWN:
         vbox = module_of("vbox")
-        if words[0] in VBOX or words[0] in vbox.REFUSED:
+        if words[0] in VBOX or vbox.refused(words[0]):
             return int(vbox.run(program, words[0], words[1:]))
         known = [*VBOX, *(() if is_manager else OWN)]
         hint = did_you_mean(words[0], known)

@@ -6,7 +6,6 @@ are only words.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from rusb.errors import RusbError, SettingsError
 
@@ -43,9 +42,8 @@ class HelpWanted(Exception):  # noqa: N818 - it is no error
         self.options = tuple(options)
 
 
-@dataclass(frozen=True, slots=True)
 class Option:
-    """An option.
+    """An option; every command makes some, so it is no dataclass, nor is Given.
 
     Attributes:
         name: without dashes in front; hyphens in it do not count.
@@ -59,15 +57,32 @@ class Option:
         idle: why it changes nothing, whatever its value; empty: it does.
     """
 
-    name: str
-    values: int = 1
-    short: str = ""
-    instead: str = ""
-    alone: tuple[str, ...] = ()
-    two: tuple[str, ...] = ()
-    refused: str = ""
-    unless: tuple[str, ...] = ()
-    idle: str = ""
+    __slots__ = (
+        *("name", "values", "short", "instead", "alone", "two"),
+        *("refused", "unless", "idle"),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        values: int = 1,
+        short: str = "",
+        instead: str = "",
+        alone: tuple[str, ...] = (),
+        two: tuple[str, ...] = (),
+        refused: str = "",
+        unless: tuple[str, ...] = (),
+        idle: str = "",
+    ) -> None:
+        self.name = name
+        self.values = values
+        self.short = short
+        self.instead = instead
+        self.alone = alone
+        self.two = two
+        self.refused = refused
+        self.unless = unless
+        self.idle = idle
 
     def count(self, first: str) -> int:
         """How many words follow, of which the first one is *first*."""
@@ -76,7 +91,6 @@ class Option:
         return 2 if first.lower() in self.two else self.values
 
 
-@dataclass(slots=True)
 class Given:
     """What a command line holds.
 
@@ -87,10 +101,13 @@ class Given:
         refused: names and why, in order.
     """
 
-    words: list[str] = field(default_factory=list)
-    options: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    __slots__ = ("options", "refused", "warnings", "words")
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.options: list[tuple[str, tuple[str, ...]]] = []
+        self.warnings: list[str] = []
+        self.refused: dict[str, str] = {}
 
     def refusals(self) -> list[str]:
         """Return a sentence for each reason why options are refused."""

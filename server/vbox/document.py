@@ -7,7 +7,6 @@ stay as they are (filters.md 2.1). New text is ASCII with numeric references.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from rusb.errors import SettingsError
@@ -47,7 +46,6 @@ _TAG_NAME = re.compile(rb"<([^\s/>]++)")
 _ATTRIBUTE = re.compile(rb"""\s++([^\s=]++)\s*+=\s*+("[^"]*+"|'[^']*+')""")
 
 
-@dataclass(slots=True, eq=False)
 class Node:
     """An element.
 
@@ -58,14 +56,27 @@ class Node:
             has no end tag.
     """
 
-    name: str
-    attributes: dict[str, str]
-    parent: "Node | None"
-    head: bytes
-    tail: bytes = b""
-    line: int = 0
-    content: list["bytes | Node"] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
+    __slots__ = (
+        *("name", "attributes", "parent", "head", "tail", "line"),
+        *("content", "texts"),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        attributes: dict[str, str],
+        parent: "Node | None",
+        head: bytes,
+        line: int = 0,
+    ) -> None:
+        self.name = name
+        self.attributes = attributes
+        self.parent = parent
+        self.head = head
+        self.tail = b""
+        self.line = line
+        self.content: list[bytes | Node] = []
+        self.texts: list[str] = []
 
     @property
     def text(self) -> str:
@@ -373,8 +384,8 @@ class _Parser:
                 f"{self._name}: more than {MAX_DEPTH} elements deep, or more than"
                 f" {MAX_ELEMENTS} elements"
             )
-        node = Node(self._local(name, attributes), attributes, None, tag[0])
-        node.line = self._expat.CurrentLineNumber
+        line = self._expat.CurrentLineNumber
+        node = Node(self._local(name, attributes), attributes, None, tag[0], line)
         between = self._data[self._at : start]
         if self._stack:
             node.parent = self._stack[-1]

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -179,6 +178,8 @@ def _keep(path: Path, previous: Path) -> None:
     try:
         os.link(path, previous)
     except OSError:  # FAT and some network file systems have no hard links
+        import shutil
+
         shutil.copyfile(path, previous)
 
 

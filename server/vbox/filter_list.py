@@ -4,7 +4,6 @@ Machines and the installation share this; what a change does not concern, attrib
 that rusb does not know and comments among it, keeps its bytes (filters.md 2.4).
 """
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from rusb.errors import FilterError, SettingsError
@@ -14,8 +13,6 @@ from .document import Document, Node
 from .filter_attributes import from_attributes, to_attributes
 
 __all__ = ["MAX_FILTERS", "FilterList"]
-
-log = logging.getLogger(__name__)
 
 MAX_FILTERS = 1024
 """Filters of one machine, or of the installation."""
@@ -67,7 +64,7 @@ class FilterList:
                 sentence = f'{where}USB filter {number} "{name}": {error}'
                 if not is_global:
                     raise SettingsError(sentence) from error
-                log.warning("global %s; it and those after it are ignored", sentence)
+                _warn(f"global {sentence}; it and those after it are ignored")
                 self._next = node
                 break
             if found is not None:
@@ -146,3 +143,9 @@ class FilterList:
             allowed = f"the last one is {last}" if self._nodes else "there are none"
             raise SettingsError(f"there is no USB filter {index}; {allowed}")
         return self._nodes[index]
+
+
+def _warn(sentence: str) -> None:
+    import logging  # it costs as much as what most commands do
+
+    logging.getLogger(__name__).warning("%s", sentence)

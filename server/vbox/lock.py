@@ -10,8 +10,8 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO
 
 from rusb.errors import ControlError
 from rusb.oserrors import reason
@@ -144,7 +144,7 @@ class MachineLock:
     def __init__(self, path: Path, *, settings: Path | None = None) -> None:
         self.path = path
         self._settings = settings
-        self._file: IO[str] | None = None
+        self._file: TextIOWrapper | None = None
 
     @property
     def is_held(self) -> bool:
@@ -197,7 +197,7 @@ class MachineLock:
         file.truncate()
         file.close()
 
-    def _try(self) -> IO[str] | None:
+    def _try(self) -> TextIOWrapper | None:
         try:
             file = open(self.path, "a+", opener=_open_itself)  # noqa: SIM115
         except OSError as error:

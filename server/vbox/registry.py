@@ -6,13 +6,10 @@ global extra data and the properties of the installation.
 
 import contextlib
 import os
-import unicodedata
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rusb.errors import ControlError, SettingsError
 from rusb.filters.model import Filter
@@ -39,6 +36,7 @@ from .settings import (
     read_pairs,
 )
 
+TYPE_CHECKING = False  # as in rusb/__init__.py
 if TYPE_CHECKING:  # most commands change nothing
     from .editor import Editor
     from .removal import Removal
@@ -107,6 +105,8 @@ def check_name(name: str) -> None:
     Raises:
         SettingsError: it cannot; the message says why.
     """
+    import unicodedata  # only who makes a machine names it
+
     size = len(name.encode("utf-8", "replace"))
     if size > MAX_NAME:
         why = f"it has {size} bytes; the maximum is {MAX_NAME}"
@@ -510,6 +510,8 @@ def _load_entry(path: Path) -> Entry:
     Raises:
         SettingsError: it cannot be used, or has no UUID.
     """
+    import uuid  # and with it platform: most machines are on the list
+
     path = path.absolute()
     machine = load_machine(path)
     try:

@@ -4,7 +4,6 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from rusb.errors import SettingsError
 
@@ -55,7 +54,7 @@ class Storage:
     ahead: int = 4 << 20
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Storage":
         """Read what users say: a mode, or ``ahead:SIZE``.
 
         Raises:

@@ -1,7 +1,6 @@
 """Whether a machine waits for another host to send it, as settings say it."""
 
 from dataclasses import dataclass
-from typing import Self
 
 from .document import Node
 from .values import read_boolean, read_number
@@ -28,7 +27,7 @@ class Teleporter:
     password: str = ""
 
     @classmethod
-    def of(cls, node: Node | None) -> Self:
+    def of(cls, node: Node | None) -> "Teleporter":
         """Read the element; None: the machine has none."""
         given = node.attributes if node else {}
         return cls(

@@ -9,7 +9,6 @@ import importlib
 import inspect
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from rusb.cli._advice import advised
@@ -19,9 +18,7 @@ from rusb.errors import RusbError
 from rusb.oserrors import reason
 from rusb.usb.text import clean_text
 
-from ._refused import COMMANDS as REFUSED
-
-__all__ = ["REFUSED", "Command", "commands", "overview", "run", "synopses"]
+__all__ = ["Command", "commands", "overview", "refused", "run", "synopses"]
 
 Command = Callable[[Sequence[str]], int]
 
@@ -41,10 +38,17 @@ def _command_of(word: str) -> Command:
     return command
 
 
+def refused(word: str) -> str:
+    """Return why there is no such command here; empty: VBoxManage has none such."""
+    from ._refused import COMMANDS  # what is there needs none of it
+
+    return COMMANDS.get(word, "")
+
+
 def run(program: str, word: str, words: Sequence[str]) -> int:
-    """Run a command; *program* is how messages name us."""
-    if word in REFUSED:
-        return _complain(program, f"{word}: {REFUSED[word]}", 1)
+    """Run a command, or say why not; *program* is how messages name us."""
+    if word not in VBOX:
+        return _complain(program, f"{word}: {refused(word)}", 1)
     command = _command_of(word)
     called = f"{program} {word}" if program in BOTH else program
     try:
@@ -91,6 +95,8 @@ def synopses(called: str, command: Command) -> list[str]:
 
 
 def _option_lines(options: Iterable[Option]) -> list[str]:
+    import textwrap
+
     names = []
     for option in options:
         if not (option.refused or option.instead or option.idle):

@@ -4,7 +4,6 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 from rusb.cli._vbox_options import Given, Option, UsageError, parse
 from rusb.errors import ControlError, SettingsError
@@ -13,7 +12,10 @@ from rusb.server.vbox.registry import Entry, Registry
 from rusb.server.vbox.settings import Machine
 from rusb.usb.text import clean_text
 
+TYPE_CHECKING = False  # as in rusb/__init__.py
 if TYPE_CHECKING:
+    from typing import Any
+
     from rusb.server.state import MachineState
     from rusb.server.vbox.editor import Editor
 
@@ -87,7 +89,7 @@ def say_note(entry: Entry) -> None:
         warn(entry.machine.note)
 
 
-def ask_running(uuid: str, command: str, **arguments: object) -> Any:
+def ask_running(uuid: str, command: str, **arguments: object) -> "Any":
     """Send a command to a running machine.
 
     Raises:

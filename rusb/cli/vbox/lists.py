@@ -2,18 +2,18 @@
 
 import contextlib
 import importlib
-import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError
 from rusb.errors import SettingsError
 from rusb.server.vbox.registry import Entry
 
-from . import _refused
 from ._common import given, is_running, registry, show
-from ._ostypes import OS_TYPES, family, is_64_bit
+
+TYPE_CHECKING = False  # as in rusb/__init__.py
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["COMMANDS"]
 
@@ -38,9 +38,15 @@ The only network is QEMU's NAT; cameras come in over USB.
 MEDIA = {"hdds": "disk", "dvds": "dvd", "floppies": "floppy"}
 
 
-def _late(name: str) -> Any:
+def _late(name: str) -> "Any":
     """Return a module of which the names of machines need nothing."""
     return importlib.import_module(f"{__package__}.{name}")
+
+
+def _print_json(found: object) -> None:
+    import json  # most lists are for people
+
+    print(json.dumps(found, indent=2))
 
 
 def _print_filters(is_json: bool) -> None:
@@ -70,15 +76,17 @@ def _print_groups(is_json: bool) -> None:
             found.update(load_hardware(entry.path).groups)
     names = sorted(found)
     if is_json:
-        print(json.dumps(names, indent=2))
+        _print_json(names)
         return
     for name in names:
         show(f'"{name}"')
 
 
 def _print_types(is_json: bool) -> None:
+    from ._ostypes import OS_TYPES, family, is_64_bit
+
     if is_json:
-        print(json.dumps(OS_TYPES, indent=2))
+        _print_json(OS_TYPES)
         return
     for word, text in OS_TYPES.items():
         name, described = family(word)
@@ -126,6 +134,8 @@ def list_(words: Sequence[str]) -> int:
         text = "[]" if is_json else EMPTY[word]
         print(text, end="\n" if text else "")
     else:
+        from . import _refused
+
         hint = did_you_mean(word, LISTS)
         sentence = f"list {word}: no such list; choose one of {', '.join(LISTS)}{hint}"
         is_known = word in _refused.LISTS
@@ -139,7 +149,7 @@ def _print_machines(entries: Sequence[Entry], is_json: bool, is_long: bool) -> N
             {"name": e.name, "uuid": e.uuid, "file": str(e.path), "problem": e.problem}
             for e in entries
         ]
-        print(json.dumps(rows, indent=2))
+        _print_json(rows)
         return
     for entry in entries:
         if is_long and entry.machine:
