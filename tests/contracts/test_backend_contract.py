@@ -23,13 +23,28 @@ from rusb.usb.descriptors import (
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from tests.support.capturing import pcapng, record
 from tests.support.rusbserver import free_port
 
 BACKENDS = plugins.names(rusb.client.backends)
 ADDRESSES = dict.fromkeys(("usbip", "usbredir"), f"127.0.0.1:{free_port()}")
-"""Of those that need one; nobody listens there."""
+"""Of those that need one; where nobody listens."""
 
 DEVICES = ("flash-drive", "keyboard", "serial", "loopback")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A capture with a device descriptor, for replay."""
+    path = tmp_path_factory.mktemp("capture") / "one.pcapng"
+    urb = Urb.control(1, SetupPacket.get_descriptor(1, 0, 18))
+    answer = bytes.fromhex("120100020000004009120100000101020301")
+    records = [
+        record("S", urb, id=1, status=-115, length=18),
+        record("C", urb, id=1, status=0, length=18, data=answer),
+    ]
+    path.write_bytes(pcapng(records))
+    ADDRESSES["replay"] = str(path)
 
 
 def load(name: str) -> type[DeviceBackend]:
