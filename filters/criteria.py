@@ -252,8 +252,6 @@ def _match(pattern: bytes, text: bytes) -> bool:
             while end < len(pattern) and pattern[end : end + 1] not in (b"*", b"?"):
                 end += 1
             run = pattern[position:end]
-            if end == len(pattern):
-                return text.endswith(run, at) and len(text) - at >= len(run)
             found = text.rfind(run, at)
             if found < 0:
                 return False
