@@ -66,20 +66,24 @@ async def test_an_expired_account_is_not(expired: str) -> None:
     assert not await is_granted(expired, PASSWORD)
 
 
-async def test_an_account_without_information_is_let_in_if_told_to(
-    user: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unknown(user: str) -> Iterator[str]:
+    """PAM has no information about any account, whatever the password is."""
     service = Path("/etc/pam.d", SERVICE)
     before = service.read_text("utf-8")
-    silent = "account required pam_debug.so acct=authinfo_unavail\n"
-    try:
-        service.write_text(f"auth required pam_unix.so nodelay\n{silent}", "utf-8")
-        assert not await is_granted(user, PASSWORD)
-        monkeypatch.setenv("VBOX_PAM_ALLOW_INACTIVE", "1")
-        assert await is_granted(user, PASSWORD)
-        assert not await is_granted(user, "wrong")
-    finally:
-        service.write_text(before, "utf-8")
+    account = "account required pam_debug.so acct=authinfo_unavail\n"
+    service.write_text(f"auth required pam_unix.so nodelay\n{account}", "utf-8")
+    yield user
+    service.write_text(before, "utf-8")
+
+
+async def test_an_account_without_information_is_let_in_if_told_to(
+    unknown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not await is_granted(unknown, PASSWORD)
+    monkeypatch.setenv("VBOX_PAM_ALLOW_INACTIVE", "1")
+    assert await is_granted(unknown, PASSWORD)
+    assert not await is_granted(unknown, "wrong")
 
 
 def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
