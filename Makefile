@@ -12,7 +12,8 @@ BIN := $(VENV)/bin
 PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslinux-common xorriso \
 	vagrant xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp xdotool xclip spice-vdagent systemd \
 	remmina-plugin-rdp krdc gnome-connections dbus-daemon \
-	groff-base zsh fish iproute2 iptables usbip usbredirect
+	groff-base zsh fish iproute2 iptables usbip usbredirect \
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
 
 # Each of the hundreds of programs that the tests start would compile all of rusb.
 unexport PYTHONDONTWRITEBYTECODE

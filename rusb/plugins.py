@@ -8,6 +8,7 @@ A plugin may need an extra of its package: the one that its entry point names in
 brackets, or else the one that has the plugin's name.
 """
 
+import ast
 import importlib
 import importlib.util
 import logging
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from types import ModuleType
 from typing import TYPE_CHECKING, Self
 
@@ -92,12 +94,17 @@ def names(folder: ModuleType) -> list[str]:
 def find(folder: ModuleType) -> list[Plugin]:
     """Return all plugins of package *folder* by name, importing none of them."""
     ours = _ourselves()
-    found = [(name, ours, [name]) for name in _own(folder)]
+    found = [
+        (name, ours, _install(ours, [name]) or _install_programs(folder, name))
+        for name in _own(folder)
+    ]
     for name, entries in _others(folder).items():
-        found += [(name, e.package, _extras(e.point)) for e in entries]
+        found += [
+            (name, e.package, _install(e.package, _extras(e.point))) for e in entries
+        ]
     plugins = [
-        Plugin(name, package.name, package.version, _install(package, extras))
-        for name, package, extras in found
+        Plugin(name, package.name, package.version, install)
+        for name, package, install in found
     ]
     return sorted(plugins, key=lambda plugin: (plugin.name, plugin.package))
 
@@ -235,6 +242,25 @@ def _install(package: _Package, extras: list[str]) -> str | None:
     wanted = f"{package.name}[{','.join(sorted(lacking))}]"
     command = [sys.executable, "-m", "pip", "install", wanted]
     return shlex.join(command) if lacking else None
+
+
+def _install_programs(folder: ModuleType, name: str) -> str | None:
+    """Return the command that installs, at Debian, programs that are not there.
+
+    A module of ours names them in ``PROGRAMS``, each with its package: a dict without
+    anything to work out, for nothing is imported.
+    """
+    spec = importlib.util.find_spec(f"{folder.__name__}.{name}")
+    if spec is None or spec.origin is None:
+        return None
+    for node in ast.parse(Path(spec.origin).read_bytes()).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="PROGRAMS")], value=value):
+                wanted: dict[str, str] = ast.literal_eval(value)
+                lacking = {p for program, p in wanted.items() if not which(program)}
+                command = "apt-get install --no-install-recommends"
+                return f"{command} {' '.join(sorted(lacking))}" if lacking else None
+    return None
 
 
 def _explain(kind: str, name: str, error: ImportError, command: str | None) -> None:

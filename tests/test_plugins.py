@@ -137,6 +137,17 @@ def rusb_command(*words: str, path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def files(folder: str) -> list[str]:
+    """What has a file of its own there."""
+    found = [path.stem for path in (ROOT / folder).glob("[!_]*.py")]
+    return [name for name in found if name != "base"]
+
+
+BROUGHT = ["broken", "nameless", "needy", "odd", "thermometer"]
+BACKENDS = sorted([*files("client/backends"), *BROUGHT])
+GUESTS = sorted([*files("server/guests"), "shelf"])
+
+
 # ---------------------------------------------------------- as one sees it ----
 
 
@@ -145,17 +156,15 @@ def test_what_a_package_brings_is_listed(site: Path) -> None:
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0] == "wires:    rdpeusb theirs usbip usbredir vrdpusb"
-    backends = "broken emulated libusb nameless needy odd thermometer"
-    assert lines[1] == f"backends: {backends}"
-    assert lines[2] == "guests:   loopback pyusb qemu shelf usbip usbredir vhci"
+    assert lines[1] == f"backends: {' '.join(BACKENDS)}"
+    assert lines[2] == f"guests:   {' '.join(GUESTS)}"
     assert "backends: thermometer is from acme-usb 1.5" in lines
     assert f"backends: needy needs more packages: {NEEDS}" in lines
 
 
 def test_scripts_get_the_same_as_json(site: Path) -> None:
     found = json.loads(rusb_command("plugins", "--json", path=site).stdout)
-    guests = "loopback pyusb qemu shelf usbip usbredir vhci"
-    assert found["guests"] == guests.split()
+    assert found["guests"] == GUESTS
     assert {
         "family": "backends",
         "name": "needy",
@@ -210,7 +219,7 @@ def test_a_package_with_unreadable_metadata_hides_no_other(
     path = Path(f"{tmp_path}{os.pathsep}{site}")
     done = rusb_command("plugins", path=path)
     assert done.returncode == 0
-    assert "guests:   loopback pyusb qemu shelf usbip usbredir vhci" in done.stdout
+    assert f"guests:   {' '.join(GUESTS)}" in done.stdout
 
 
 # ------------------------------------------------------------ from programs ----
@@ -361,3 +370,19 @@ def test_a_flash_drive_with_an_image_called_py_is_no_file_of_code(
 ) -> None:
     with pytest.raises(BackendError, match="gone.py"):
         load_backend(f"emulated:flash-drive={tmp_path}/gone.py")
+
+
+def test_a_program_that_a_plugin_of_ours_needs_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def install() -> str | None:
+        found = plugins.find(rusb.server.guests)
+        (libvirt,) = (plugin for plugin in found if plugin.name == "libvirt")
+        return libvirt.install
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = "apt-get install --no-install-recommends libvirt-clients"
+    assert install() == command
+    (tmp_path / "virsh").write_text("#!/bin/sh\n")
+    (tmp_path / "virsh").chmod(0o755)
+    assert install() is None

@@ -59,11 +59,12 @@ def check_guest(config: ServerConfig) -> None:
     """Refuse the guest whose sockets could be made by root only.
 
     Raises:
-        SettingsError: it is pyusb.
+        SettingsError: it is pyusb or libvirt.
     """
-    if config.guest.partition(":")[0] == "pyusb":
+    kind = config.guest.partition(":")[0]
+    if kind in ("pyusb", "libvirt"):
         raise SettingsError(
-            "--user cannot be combined with --guest pyusb: its sockets must belong to"
+            f"--user cannot be combined with --guest {kind}: its sockets must belong to"
             " the user that runs rusb serve; start rusb serve as that user"
         )
 

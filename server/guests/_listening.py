@@ -93,12 +93,17 @@ def _is_socket(path: Path) -> bool:
     return path.is_socket()
 
 
-async def is_stale(path: Path) -> bool:
-    """Does nobody listen there any more?"""
+async def is_stale(place: Path | str | int) -> bool:
+    """Does nobody listen there any more, at a path or a port of 127.0.0.1?"""
     try:
-        _, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
+        if isinstance(place, int):
+            _, writer = await asyncio.open_connection("127.0.0.1", place)
+        else:
+            _, writer = await asyncio.open_unix_connection(str(place))
+    except (ConnectionRefusedError, FileNotFoundError):
         return True
+    except OSError:  # what belongs to somebody else
+        return False
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

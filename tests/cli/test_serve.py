@@ -247,6 +247,10 @@ async def visit(server: RusbServer, known: Path) -> None:
             ["--user", "nobody", "--guest", "pyusb"],
             "cannot be combined with --guest pyusb",
         ),
+        (
+            ["--user", "nobody", "--guest", "libvirt:lab"],
+            "cannot be combined with --guest libvirt",
+        ),
         (["--user", "nobody", "--auth", "external"], "cannot be combined with PAM"),
     ],
 )

@@ -16,12 +16,14 @@ import rusb.server.guests
 from rusb import plugins
 from rusb.errors import GuestError
 from rusb.server.guests.base import AttachedDevice, GuestBackend
+from rusb.server.guests.libvirt import LibvirtGuest
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.guests.usbip import UsbipGuest
 from rusb.server.guests.usbredir import UsbredirGuest
 from rusb.server.guests.vhci import FREE, IN_USE, Vhci, VhciGuest, VhciPort
 from rusb.usb.urb import Urb, UrbStatus
 from rusb.wire.usbip import UsbipGuestSide
+from tests.support.fake_libvirt import FakeLibvirt
 from tests.support.fake_qemu import FakeQemu, GuestEnd
 from tests.support.guest_programs import (
     IN,
@@ -148,6 +150,34 @@ class QemuRig(Rig):
         self.fake.close()
 
 
+class LibvirtRig(Rig):
+    is_losing = True
+
+    def __init__(self, folder: Path) -> None:
+        self.fake = FakeLibvirt(folder)
+        self.fake.plug = self._plug
+        self.backend = LibvirtGuest("lab", program=self.fake.program)
+        self._programs: list[Redirected] = []
+
+    def _plug(self, sock: socket.socket) -> GuestEnd:
+        self._programs.append(Redirected(sock))
+        return self._programs[-1]
+
+    async def open(self, device: Device) -> Program:
+        program = self._programs[-1]
+        await until(lambda: program.is_ready)
+        return program
+
+    def left(self) -> list[str]:
+        return list(self.fake.devices)
+
+    def lose(self) -> None:
+        self.fake.detach(*self.fake.devices)
+
+    def close(self) -> None:
+        self.fake.close()
+
+
 class UsbipRig(Rig):
     def __init__(self, folder: Path) -> None:
         self.backend = load("usbip")("127.0.0.1:0")
@@ -252,6 +282,7 @@ class VhciRig(Rig):
 
 
 RIGS: dict[str, Callable[[Path], Rig]] = {
+    "libvirt": LibvirtRig,
     "loopback": LoopbackRig,
     "pyusb": PyusbRig,
     "qemu": QemuRig,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab.assets import LabError, assets
+from tests.support.lab.libvirtlab import Libvirt
 from tests.support.lab.peers import missing
 from tests.support.lab.usblab import Client, Guest
 from tests.support.lab.warm import warm
@@ -45,6 +46,16 @@ def programs() -> None:
     if packages := missing():
         words = "install them: apt-get install --no-install-recommends"
         _refuse(f"{words} {' '.join(packages)}")
+
+
+@pytest.fixture(scope="session")
+def libvirt(lab: None) -> Iterator[Libvirt]:
+    """A libvirt for domains with machines of the lab; each domain has a name."""
+    if not shutil.which("virsh"):
+        packages = "libvirt-daemon libvirt-clients"
+        _refuse(f"install it: apt-get install --no-install-recommends {packages}")
+    with Libvirt() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, BinaryIO, ClassVar, Self, TypeVar
 
 from tests.support.lab.assets import (
     CLIENT,
@@ -29,7 +29,7 @@ from tests.support.lab.assets import (
     module_order,
 )
 
-__all__ = ["QMP", "VM", "Client", "Guest", "LabError", "pick_accel"]
+__all__ = ["QMP", "VM", "Client", "Guest", "LabError", "Shell", "pick_accel"]
 
 _T = TypeVar("_T")
 
@@ -194,7 +194,92 @@ class QMP:
         self._socket.close()
 
 
-class VM:
+class Shell:
+    """A machine's command port: runs lines of shell, and takes files.
+
+    Attributes:
+        dir: its private folder; short, for the sockets in it.
+    """
+
+    dir: Path
+    _port: socket.socket
+    _replies: BinaryIO
+
+    def ready(self, timeout: float = BOOT_TIMEOUT) -> None:
+        """Wait until a machine made with ``wait=0`` takes commands.
+
+        Raises:
+            LabError: it did not come up.
+        """
+        self._port.settimeout(timeout)
+        try:
+            line = self._replies.readline()
+        except OSError as error:
+            raise LabError(f"not ready in {timeout} s: {self.logs()}") from error
+        if not line.startswith(b"READY"):
+            raise LabError(self.logs())
+
+    def logs(self) -> str:
+        """The end of what QEMU and the machine's serial console said."""
+        paths = (self.dir / "qemu.log", self.dir / "serial.log")
+        texts = [p.read_text(errors="replace")[-4000:] for p in paths if p.exists()]
+        return "\n".join(texts)
+
+    def _reply(self) -> tuple[int, str]:
+        head = self._replies.readline().split()
+        if len(head) != 3:
+            raise LabError(f"machine died: {self.logs()}")
+        output = self._replies.read(int(head[2]))
+        return int(head[1]), output.decode(errors="replace")
+
+    def _run(self, command: str, timeout: float) -> tuple[int, str]:
+        assert "\n" not in command
+        self._port.settimeout(timeout)
+        self._port.sendall(command.encode() + b"\n")
+        return self._reply()
+
+    def sh(self, command: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """Run one line in the machine; return what it printed to both outputs.
+
+        Raises:
+            LabError: its exit status was not 0.
+        """
+        status, output = self._run(command, timeout)
+        if status:
+            raise LabError(f"{command!r} exited {status}: {output}")
+        return output
+
+    def ok(self, command: str, timeout: float = COMMAND_TIMEOUT) -> bool:
+        """Run one line; is its exit status 0?"""
+        return self._run(command, timeout)[0] == 0
+
+    def wait(self, command: str, timeout: float = COMMAND_TIMEOUT) -> None:
+        """Wait until a command exits with 0.
+
+        It runs a fifth of the time: its machine has one processor, emulated at that.
+
+        Raises:
+            LabError: it never did; with the end of the kernel's log.
+        """
+        asked = time.monotonic()
+        end = asked + timeout
+        while not self.ok(command):
+            now = time.monotonic()
+            if now > end:
+                log = self.sh("dmesg | tail -20")
+                raise LabError(f"never true: {command!r}; {log}")
+            time.sleep(max(0.05, 4 * (now - asked)))
+            asked = time.monotonic()
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file in the machine."""
+        self._port.settimeout(COMMAND_TIMEOUT)
+        self._port.sendall(b"PUT %d %s\n" % (len(data), path.encode()) + data)
+        if self._reply()[0]:
+            raise LabError(f"cannot write {path}")
+
+
+class VM(Shell):
     """A virtual machine that takes commands; base of :class:`Guest`, :class:`Client`.
 
     Args:
@@ -208,7 +293,6 @@ class VM:
         wait: seconds to wait for it to come up; 0: call :meth:`ready` later.
 
     Attributes:
-        dir: its private folder; short, for the sockets in it.
         qmp: the lab's own QMP connection.
         monitor: path of a second QMP socket, for programs under test.
     """
@@ -304,79 +388,6 @@ class VM:
         """Wait: a usb-redir that is plugged in while "inmigrate" says no hello."""
         while self.qmp("query-status")["status"] == "inmigrate":
             time.sleep(0.01)
-
-    def ready(self, timeout: float = BOOT_TIMEOUT) -> None:
-        """Wait until a machine made with ``wait=0`` takes commands.
-
-        Raises:
-            LabError: it did not come up.
-        """
-        self._port.settimeout(timeout)
-        try:
-            line = self._replies.readline()
-        except OSError as error:
-            raise LabError(f"not ready in {timeout} s: {self.logs()}") from error
-        if not line.startswith(b"READY"):
-            raise LabError(self.logs())
-
-    def logs(self) -> str:
-        """The end of what QEMU and the machine's serial console said."""
-        paths = (self.dir / "qemu.log", self.dir / "serial.log")
-        texts = [p.read_text(errors="replace")[-4000:] for p in paths if p.exists()]
-        return "\n".join(texts)
-
-    def _reply(self) -> tuple[int, str]:
-        head = self._replies.readline().split()
-        if len(head) != 3:
-            raise LabError(f"machine died: {self.logs()}")
-        output = self._replies.read(int(head[2]))
-        return int(head[1]), output.decode(errors="replace")
-
-    def _run(self, command: str, timeout: float) -> tuple[int, str]:
-        assert "\n" not in command
-        self._port.settimeout(timeout)
-        self._port.sendall(command.encode() + b"\n")
-        return self._reply()
-
-    def sh(self, command: str, timeout: float = COMMAND_TIMEOUT) -> str:
-        """Run one line in the machine; return what it printed to both outputs.
-
-        Raises:
-            LabError: its exit status was not 0.
-        """
-        status, output = self._run(command, timeout)
-        if status:
-            raise LabError(f"{command!r} exited {status}: {output}")
-        return output
-
-    def ok(self, command: str, timeout: float = COMMAND_TIMEOUT) -> bool:
-        """Run one line; is its exit status 0?"""
-        return self._run(command, timeout)[0] == 0
-
-    def wait(self, command: str, timeout: float = COMMAND_TIMEOUT) -> None:
-        """Wait until a command exits with 0.
-
-        It runs a fifth of the time: its machine has one processor, emulated at that.
-
-        Raises:
-            LabError: it never did; with the end of the kernel's log.
-        """
-        asked = time.monotonic()
-        end = asked + timeout
-        while not self.ok(command):
-            now = time.monotonic()
-            if now > end:
-                log = self.sh("dmesg | tail -20")
-                raise LabError(f"never true: {command!r}; {log}")
-            time.sleep(max(0.05, 4 * (now - asked)))
-            asked = time.monotonic()
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file in the machine."""
-        self._port.settimeout(COMMAND_TIMEOUT)
-        self._port.sendall(b"PUT %d %s\n" % (len(data), path.encode()) + data)
-        if self._reply()[0]:
-            raise LabError(f"cannot write {path}")
 
     def migrate(self, uri: str) -> None:
         """Save or move the machine's state, wait until that is done."""
