@@ -5,13 +5,13 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rusb.aio.link import WireLink
 from rusb.errors import ConnectionLost, ParseError, RemoteProtocolError
 from rusb.rdp import rusbext
+from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import Lane
 from rusb.rdp.rusbext import Feature
@@ -100,7 +100,6 @@ class Extension:
 
     Attributes:
         connection: what carries it, once there is one.
-        is_live: it carries the wire.
     """
 
     def __init__(
@@ -111,13 +110,13 @@ class Extension:
         on_resume: Callable[[], None],
     ) -> None:
         self.connection: Connection | None = None
-        self.is_live = False
         self._ticket = ticket
+        self._lane: Lane | None = None  # of the ticket, once this carries the wire
         self._on_live = on_live
         self._on_resume = on_resume
         self._control = self._wire = 0
         self._fresh: tuple[WireProtocol, WireLink] | None = None
-        self._take_over: Callable[[], None] = lambda: None
+        self._serve: Callable[[ChannelHandler], None]
         self._pings = 0
 
     def opened(self, channel: int, name: str) -> "Extension":
@@ -130,7 +129,7 @@ class Extension:
         protocol: WireProtocol,
         link: WireLink,
         channel: int,
-        take_over: Callable[[], None],
+        serve: Callable[[ChannelHandler], None],
     ) -> None:
         """The channel of a wire is open, which has not begun.
 
@@ -138,14 +137,14 @@ class Extension:
             protocol: the wire.
             link: of it.
             channel: its channel.
-            take_over: called when it begins, and this is to serve the channel.
+            serve: gets the handler of the channel, once it is another one.
         """
-        self._wire, self._fresh = channel, (protocol, link)
-        self._take_over = take_over
+        self._fresh = protocol, link
+        self.carries(channel, serve)
 
-    def carries(self, channel: int) -> None:
-        """The channel of the wire that is kept is open."""
-        self._wire = channel
+    def carries(self, channel: int, serve: Callable[[ChannelHandler], None]) -> None:
+        """The channel of the wire that is kept is open; see :meth:`may_carry`."""
+        self._wire, self._serve = channel, serve
 
     def ping(self) -> None:
         """Ask whether the server is there."""
@@ -155,33 +154,26 @@ class Extension:
     def received(self, channel: int, data: bytes) -> None:
         """Take a message of one of the two channels."""
         if channel != self._control:
-            self._received_wire(data)
+            self._refuse()  # it begins to speak without having waited for us
             return
         try:
             message = rusbext.parse(data)
         except ParseError as error:
             raise RemoteProtocolError(f"rusbext: {error}") from error
         match message:
-            case rusbext.Hello() if not self.is_live:
+            case rusbext.Hello() if self._lane is None:
                 self._hello(message)
-            case rusbext.Resumed() if not self.is_live:
+            case rusbext.Resumed() if self._lane is None:
                 self._resumed(message)
-            case rusbext.Refused() if not self.is_live:
+            case rusbext.Refused() if self._lane is None:
                 self._refuse()
-            case rusbext.Ack() if self.is_live and self._ticket is not None:
-                self._ticket.lane.acknowledged(message.received)
+            case rusbext.Ack() if self._lane is not None:
+                self._lane.acknowledged(message.received)
 
     def closed(self, channel: int) -> None:
         """The connection is over."""
 
     # -------------------------------------------------------------- our own ----
-
-    def _received_wire(self, data: bytes) -> None:
-        if self.is_live and self._ticket is not None:
-            assert self.connection is not None
-            self._ticket.lane.take(self.connection.rdp, data)
-        else:  # it begins to speak without having waited for us
-            self._refuse()
 
     def _refuse(self) -> None:
         if self._ticket is not None:
@@ -221,9 +213,7 @@ class Extension:
         key = ticket.public_key
         features = Feature.RESUME | hello.features & Feature.COMMANDS
         self._send(rusbext.Accept(rusbext.VERSION, features, 0, key))
-        ticket.lane.deliver = partial(link.received, self._wire)
-        link.carry(ticket.lane.send, ticket.lane.flush)
-        self._take_over()
+        ticket.lane.serve(link)
         self._bind(ticket, 0)
         self._on_live(ticket)
 
@@ -249,9 +239,11 @@ class Extension:
 
     def _bind(self, ticket: Ticket, received: int) -> None:
         assert self.connection is not None
-        self._ticket, self.is_live = ticket, True
+        self._ticket, self._lane = ticket, ticket.lane
         ticket.lane.on_full = self._full
+        connection = self.connection
+        channels = self._wire, self._control
         ticket.lane.bind(
-            *(self.connection.rdp, self._wire, self._control, self.connection.flush),
+            *(connection.rdp, *channels, connection.flush, self._serve),
             received=received,
         )

@@ -108,7 +108,7 @@ class WireChoice:
         extension, is_static = self._extension, protocol.channel.kind is _STATIC
         if self._kept is not None and protocol is self._kept.protocol:
             assert extension is not None
-            extension.carries(channel)
+            extension.carries(channel, self._serve(channel))
             return extension
         if protocol not in self.taken and not carries_more(protocol, self.taken):
             return None
@@ -119,9 +119,12 @@ class WireChoice:
             link = self._links[protocol.name] = self._link(protocol)
         link.opened(channel, name)
         if extension is not None and is_static:
-            served = partial(self.channels.open.__setitem__, channel, extension)
-            extension.may_carry(protocol, link, channel, served)
+            extension.may_carry(protocol, link, channel, self._serve(channel))
         return link
+
+    def _serve(self, channel: int) -> Callable[[ChannelHandler], None]:
+        """Return what changes the handler of a channel."""
+        return partial(self.channels.open.__setitem__, channel)
 
     def _link(self, protocol: WireProtocol) -> WireLink:
         assert self._rdp is not None

@@ -6,12 +6,13 @@ waits (docs/spec/resume.md 3).
 
 import asyncio
 import secrets
-from functools import partial
+from collections.abc import Callable
 from typing import Protocol
 
 from rusb.aio.stream import RdpStream
 from rusb.errors import ConnectionLost, ParseError, RemoteProtocolError
 from rusb.rdp import rusbext
+from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import Lane
 from rusb.rdp.rusbext import Feature, Refusal
@@ -60,6 +61,7 @@ class Extension:
         wire: the channel of the wire.
         name: of that channel.
         control: that of ``rusbext``.
+        serve: gets the handler of the wire's channel, once it is another one.
         only: the ticket that the client may come back with, and do nothing else; None:
             it may begin, too.
 
@@ -79,6 +81,7 @@ class Extension:
         wire: int,
         name: str,
         control: int,
+        serve: Callable[[ChannelHandler], None],
         only: Ticket | None,
     ) -> None:
         self.ticket: Ticket | None = None
@@ -89,7 +92,7 @@ class Extension:
         self._owner = owner
         self._wire, self._control = wire, control
         self._name = name
-        self._only = only
+        self._serve, self._only = serve, only
         self._cookie = Cookie(session.number, secrets.token_bytes(16))
         connection.give_cookie(self._cookie)
         self._nonce, self._id = secrets.token_bytes(32), secrets.token_bytes(16)
@@ -114,9 +117,7 @@ class Extension:
     def received(self, channel: int, data: bytes) -> None:
         """Take a message of one of the two channels."""
         if channel != self._control:
-            if self.ticket is not None:
-                self.ticket.lane.take(self._connection, data)
-            return
+            return  # nothing was agreed on
         try:
             message = rusbext.parse(data)
         except ParseError as error:
@@ -170,16 +171,13 @@ class Extension:
             later=self._loop.call_later,
             on_full=lambda is_full: None,
         )
-        lane.bind(
-            *(self._connection, self._wire, self._control, self._stream.flush),
-            received=0,
-        )
+        self._bind(lane, 0)
         self._timer.cancel()
         devices = self._session.begin_usb(lane)
         if message.features & Feature.COMMANDS:
             devices.have_commands_run()
         lane.on_full = devices.set_full
-        lane.deliver = partial(devices.link.received, self._wire)
+        lane.serve(devices.link)
         ticket = Ticket(
             *(self._id, message.key, self._owner),
             lane=lane,
@@ -217,12 +215,14 @@ class Extension:
             self._send(rusbext.Resumed(lane.received))
             ticket.owner = self._owner
             self._session.go_on(ticket)
-            lane.bind(
-                *(self._connection, self._wire, self._control, self._stream.flush),
-                received=message.received,
-            )
+            self._bind(lane, message.received)
             self._is_live(ticket)
             self._session.tell_resumed(outage, lane.replayed)
+
+    def _bind(self, lane: Lane, received: int) -> None:
+        flush = self._stream.flush
+        channels = self._wire, self._control
+        lane.bind(self._connection, *channels, flush, self._serve, received=received)
 
     def _may_begin(self) -> None:
         if self._only is not None:

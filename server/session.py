@@ -650,6 +650,7 @@ class ServerSession(Session):
                 wire=channel,
                 name=name,
                 control=control,
+                serve=partial(self._channels.open.__setitem__, channel),
                 only=self._to_resume,
             )
             self._channels.open[control] = self._extension  # in any order

@@ -17,6 +17,7 @@ from rusb.client.session import ClientSession, connect
 from rusb.errors import AuthenticationError, ConnectionLost, ServerBusy
 from rusb.rdp.channels import ChannelListener, ChannelRegistry
 from rusb.rdp.cookie import Cookie
+from rusb.rdp.lane import ACK_MESSAGES
 from rusb.rdp.rusbext import RUSBEXT, Accept, Ack, Feature
 from rusb.server import extension
 from rusb.server import session as server_session
@@ -162,7 +163,9 @@ async def test_a_certificate_that_is_not_trusted_ends_it(
 ) -> None:
     (tmp_path / "other").mkdir()
     other = Net(tmp_path / "other", machine())
-    async with other.server, lab.client(EmulatedBackend(devices=[])) as session:
+    backend = EmulatedBackend(devices=[Loopback()])
+    async with other.server, lab.client(backend) as session:
+        await lab.guest.wait_for(1)
         lab.wire.far = other.server.port
         lab.wire.cut()
         with pytest.raises(Exception, match="certificate"):
@@ -297,7 +300,7 @@ async def test_a_signature_holds_for_one_connection_alone(lab: Net, part: str) -
 async def test_counts_that_cannot_be_resume_nothing(lab: Net, count: int) -> None:
     async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
         (device,) = await lab.guest.wait_for(1)
-        for _ in range(200):  # so that 0 has been freed
+        for _ in range(ACK_MESSAGES + 50):  # so that 0 has been freed
             await device.control(SetupPacket.get_descriptor(3, 1, 255))
         thief = Thief(lab, victim)
         assert victim._ticket is not None

@@ -22,7 +22,7 @@ from .dvc import (
 )
 from .events import ChannelOpened, Disconnected, Event, Ignored, TlsRequested
 from .mcs import IO_CHANNEL
-from .outbox import Message, Outbox
+from .outbox import MESSAGE_COST, Kept, Message, Outbox
 from .security import PlainSecurity, StandardSecurity
 from .svc import HEADER, MAX_CHANNEL_MESSAGE, WHOLE, ChannelReceiver, ChannelSender
 from .tpkt import TPKT, packet_size
@@ -70,7 +70,7 @@ class Connection(ABC):
         self._limits = limits or {}
         self._events: list[Event] = []
         self._outbox = Outbox()
-        self._watched: dict[int, Callable[[bytes], None]] = {}
+        self._kept: dict[int, Kept] = {}
         self._output: list[bytes] = []  # cut, in the order of its encryption
         self._buffer = bytearray()
         self._needed = 0
@@ -209,13 +209,12 @@ class Connection(ABC):
         found = (n for n, r in self._channels.items() if r.name.lower() == name.lower())
         return next(found, None)
 
-    def watch_channel(self, channel: int, left: Callable[[bytes], None] | None) -> None:
-        """Call *left* with each message of a static channel, in the order in which
-        they leave; None: no longer."""
-        if left is None:
-            self._watched.pop(channel, None)
+    def keep_channel(self, channel: int, kept: Kept | None) -> None:
+        """Keep each message of a static channel that leaves; None: no longer."""
+        if kept is None:
+            self._kept.pop(channel, None)
         else:
-            self._watched[channel] = left
+            self._kept[channel] = kept
 
     def take_back(self, channel: int) -> list[Message]:
         """Take the messages of a static channel that have not left, in their order."""
@@ -265,8 +264,12 @@ class Connection(ABC):
         if inner is not None:
             self._leave_inner(channel, message, inner)
             return
-        if channel in self._watched:
-            self._watched[channel](message)
+        kept = self._kept.get(channel)
+        if kept is not None:  # no call: this is what each message costs
+            kept.messages.append(message)
+            kept.size += len(message) + MESSAGE_COST
+            if kept.size > kept.limit:
+                kept.on_limit()
         flags = self._chunk_flags.get(channel, 0)
         if not self._security.is_encrypted:
             self._output += self._sender.cut(channel, message, flags)

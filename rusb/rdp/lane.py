@@ -11,17 +11,22 @@ from typing import Protocol
 
 from rusb.errors import RemoteProtocolError
 
+from .channels import ChannelHandler
 from .connection import Connection
-from .outbox import MESSAGE_COST, Message, Outbox
+from .outbox import MESSAGE_COST, Kept, Message, Outbox
 from .rusbext import Ack
 
 __all__ = ["Lane", "Timer"]
 
-ACK_MESSAGES, ACK_BYTES, ACK_SECONDS = 64, 256 << 10, 0.1
+ACK_MESSAGES, ACK_BYTES, ACK_SECONDS = 256, 1 << 20, 0.1
 """What is acknowledged at the latest after so many messages, bytes, seconds."""
 
 _ACK_COST = ACK_BYTES // ACK_MESSAGES
 """What a message counts for besides its bytes, so that there is one count."""
+
+
+def _no_flush() -> None:
+    """There is nothing to send to."""
 
 
 class Timer(Protocol):
@@ -32,6 +37,43 @@ class Timer(Protocol):
 
 class _Later(Protocol):
     def __call__(self, delay: float, callback: Callable[[], object], /) -> Timer: ...
+
+
+class Carried(Protocol):
+    """A wire's link."""
+
+    def carry(self, send: Callable[..., None], flush: Callable[[], None], /) -> None:
+        """Send with these from now on."""
+
+    def received(self, channel: int, data: bytes, /) -> None:
+        """Take a message; what it raises ends the session."""
+
+
+class _Way:
+    """What arrives over one connection; it counts once the core has taken it.
+
+    What a connection before the present one still brings comes again over that.
+
+    Args:
+        lane: where to; None: nowhere any more.
+    """
+
+    def __init__(self, lane: "Lane | None") -> None:
+        self.lane = lane
+
+    def received(self, channel: int, data: bytes) -> None:
+        """A whole message has arrived."""
+        lane = self.lane
+        if lane is None:
+            return
+        lane.deliver(lane.channel, data)
+        lane.received += 1
+        lane.credit -= len(data) + _ACK_COST
+        if lane.credit <= 0 or lane.timer is None:
+            lane.look_at_credit()
+
+    def closed(self, channel: int) -> None:
+        """The connection is over."""
 
 
 class Lane:
@@ -45,12 +87,15 @@ class Lane:
 
     Attributes:
         on_full: see above; it may be changed.
-        deliver: takes each message that arrives; what it raises ends the session.
-        sent, received: how many messages have left so far, and have arrived.
+        channel: of its messages, to the wire: what the first connection had.
+        received: how many messages have arrived so far.
         replayed: how many left once more, the last time.
+        deliver: takes each message that arrives; what it raises ends the session.
+        credit, timer: what may arrive, and how long it may take, until it is
+            acknowledged.
     """
 
-    deliver: Callable[[bytes], None]
+    deliver: Callable[[int, bytes], None]
 
     def __init__(
         self,
@@ -59,19 +104,21 @@ class Lane:
         later: _Later,
         on_full: Callable[[bool], None],
     ) -> None:
-        self.sent = self.received = self.replayed = 0
+        self.received = self.replayed = 0
         self._window = window
         self._later = later
         self.on_full = on_full
         self._is_full = False
-        self._kept: deque[bytes] = deque()  # the last ones that left
-        self._kept_size = 0
+        self._kept = Kept(window, self._look)  # the last ones that left
+        self._freed = 0  # those before them
         self._waiting = Outbox()  # has never left: there is no connection
         self._connection: Connection | None = None
-        self._channel = self._control = 0
-        self._flush: Callable[[], None] = lambda: None
-        self._credit = ACK_BYTES  # until the next acknowledgement
-        self._timer: Timer | None = None
+        self._channel = self._control = self.channel = 0
+        self._flush: Callable[[], None] = _no_flush
+        self._carried: Carried | None = None
+        self._way = _Way(None)
+        self.credit = ACK_BYTES  # until the next acknowledgement
+        self.timer: Timer | None = None
 
     @property
     def is_bound(self) -> bool:
@@ -79,11 +126,21 @@ class Lane:
         return self._connection is not None
 
     @property
+    def sent(self) -> int:
+        """How many messages have left so far."""
+        return self._freed + len(self._kept.messages)
+
+    @property
     def size(self) -> int:
         """Bytes that are kept, or wait for a connection."""
-        return self._kept_size + self._waiting.size
+        return self._kept.size + self._waiting.size
 
     # -------------------------------------------------- for the wire's link ----
+
+    def serve(self, carried: Carried) -> None:
+        """Carry a wire; before any message arrives."""
+        self._carried, self.deliver = carried, carried.received
+        self._tell_carried()
 
     def send(
         self,
@@ -98,7 +155,8 @@ class Lane:
         connection = self._connection
         if connection is not None:
             connection.send_channel(
-                *(self._channel, message),
+                self._channel,
+                message,
                 flow=flow,
                 is_urgent=is_urgent,
                 is_fence=is_fence,
@@ -116,20 +174,12 @@ class Lane:
 
     # --------------------------------------------------- from the connection ----
 
-    def take(self, connection: Connection, message: bytes) -> None:
-        """A whole message has arrived; it counts once the core has taken it.
-
-        What a connection before the present one still brings comes again over this one.
-        """
-        if connection is not self._connection:
-            return
-        self.deliver(message)
-        self.received += 1
-        self._credit -= len(message) + _ACK_COST
-        if self._credit <= 0:
+    def look_at_credit(self) -> None:
+        """Acknowledge what has come, now or later."""
+        if self.credit <= 0:
             self._acknowledge()
-        elif self._timer is None:
-            self._timer = self._later(ACK_SECONDS, self._acknowledge)
+        else:
+            self.timer = self._later(ACK_SECONDS, self._acknowledge)
 
     def acknowledged(self, received: int) -> None:
         """The peer has so many messages: those need not be kept.
@@ -141,9 +191,11 @@ class Lane:
             raise RemoteProtocolError(
                 f"{received} messages acknowledged, {self.sent} sent"
             )
-        kept, first = self._kept, self.sent - len(self._kept)
-        for _ in range(received - first):
-            self._kept_size -= len(kept.popleft()) + MESSAGE_COST
+        count = received - self._freed
+        if count > 0:
+            take, kept = self._kept.messages.popleft, self._kept
+            kept.size -= sum(len(take()) for _ in range(count)) + MESSAGE_COST * count
+            self._freed = received
         if self._is_full:
             self._look()
 
@@ -151,7 +203,7 @@ class Lane:
 
     def can_resume(self, received: int) -> bool:
         """Is what the peer has not got all here?"""
-        return self.sent - len(self._kept) <= received <= self.sent
+        return self._freed <= received <= self.sent
 
     def bind(
         self,
@@ -159,6 +211,7 @@ class Lane:
         channel: int,
         control: int,
         flush: Callable[[], None],
+        serve: Callable[[ChannelHandler], None],
         *,
         received: int,
     ) -> None:
@@ -169,16 +222,20 @@ class Lane:
             channel: which carries the messages.
             control: which carries acknowledgements.
             flush: sends what *connection* has to send.
+            serve: gets the handler of what arrives on *channel*.
             received: how many messages the peer has; see :meth:`can_resume`.
         """
         self.unbind()
         self.acknowledged(received)
-        again, self._kept = self._kept, deque()
-        self.sent, self._kept_size = received, 0
+        kept = self._kept
+        again, kept.messages, kept.size = kept.messages, deque(), 0
         self.replayed = len(again)
         self._connection, self._flush = connection, flush
         self._channel, self._control = channel, control
-        connection.watch_channel(channel, self._left)
+        self.channel = self.channel or channel
+        connection.keep_channel(channel, kept)
+        self._way = _Way(self)
+        serve(self._way)
         for message in again:  # in their order, and before all that is new
             connection.send_channel(channel, message, is_fence=True)
         while self._waiting.size:
@@ -189,6 +246,7 @@ class Lane:
                 is_urgent=one.is_urgent,
                 is_fence=one.is_fence,
             )
+        self._tell_carried()
         self._look()
         flush()
 
@@ -197,31 +255,32 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        self._flush = lambda: None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._credit = ACK_BYTES
-        connection.watch_channel(self._channel, None)
+        self._flush, self._way.lane = _no_flush, None
+        self._tell_carried()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.credit = ACK_BYTES
+        connection.keep_channel(self._channel, None)
         for message in connection.take_back(self._channel):
             self._waiting.add(message)
         self._look()
 
     # -------------------------------------------------------------- our own ----
 
-    def _left(self, message: bytes) -> None:
-        """It is on its way, and has its number now."""
-        self.sent += 1
-        self._kept.append(message)
-        self._kept_size += len(message) + MESSAGE_COST
-        if self._kept_size > self._window:
-            self._look()
+    def _tell_carried(self) -> None:
+        """Have the wire send to the connection itself, if it can: it costs less."""
+        if self._carried is not None:
+            if self._connection is not None and self._channel == self.channel:
+                self._carried.carry(self._connection.send_channel, self._flush)
+            else:
+                self._carried.carry(self.send, self.flush)
 
     def _acknowledge(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._credit = ACK_BYTES
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.credit = ACK_BYTES
         if self._connection is not None:
             message = Ack(self.received).serialize()
             self._connection.send_channel(self._control, message, is_urgent=True)

@@ -8,8 +8,9 @@ import pytest
 from rusb.errors import RemoteProtocolError
 from rusb.rdp.lane import ACK_BYTES, ACK_MESSAGES
 from rusb.rdp.outbox import MESSAGE_COST
+from rusb.rdp.rusbext import RUSBEXT
 from tests.support.amount import IS_SOAK, seeds
-from tests.support.rdp.lanes import End, Line
+from tests.support.rdp.lanes import USB, End, Line
 
 
 def line(window: int = 1 << 20) -> Line:
@@ -93,12 +94,23 @@ def test_what_an_old_connection_still_brings_does_not_count() -> None:
     broken = line()
     broken.connect()
     broken.server.send(b"late")
-    old = broken.joined.client
+    old = broken.client.way
     broken.connect()
-    broken.client.lane.take(old, b"late")
+    old.received(broken.client.lane.channel, b"late")
     assert broken.client.lane.received == 0
     broken.move()
     assert broken.client.got == [b"late"]
+
+
+def test_the_channel_may_have_another_number_on_the_next_connection() -> None:
+    pair = line()
+    for count, names in enumerate([(USB, RUSBEXT), (RUSBEXT, USB), (USB, RUSBEXT)]):
+        pair.connect(channels=names)
+        pair.client.send(b"up")
+        pair.server.send(b"down")
+        pair.move()
+        assert pair.client.got == [b"down"] * (count + 1)
+        assert pair.server.got == [b"up"] * (count + 1)
 
 
 def test_acknowledgements_come_by_count_by_bytes_and_by_time() -> None:

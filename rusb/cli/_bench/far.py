@@ -1,8 +1,8 @@
 """The far process of ``rusb bench``: a client with its emulated devices.
 
-``python -m rusb.cli._bench.far PORT KNOWN_SERVERS WIRE`` reads JSON orders from its
-standard input, one a line, and answers each with a line: CPU seconds so far, largest
-resident set in MB.
+``python -m rusb.cli._bench.far PORT KNOWN_SERVERS WIRE return|once`` reads JSON orders
+from its standard input, one a line, and answers each with a line: CPU seconds so far,
+largest resident set in MB. With ``once`` it would not come back to the server.
 """
 
 import asyncio
@@ -87,14 +87,19 @@ class _Far:
         await self._tasks.aclose()
 
 
-async def main(port: int, known_servers: Path, wire: str) -> None:
+async def main(port: int, known_servers: Path, wire: str, how: str) -> None:
     """Connect, then obey until standard input ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     backend = EmulatedBackend(devices=[])
-    config = ClientConfig("127.0.0.1", port, known_servers=known_servers, wires=(wire,))
+    config = ClientConfig(
+        *("127.0.0.1", port),
+        known_servers=known_servers,
+        wires=(wire,),
+        reconnect=how == "return",
+    )
     async with connect(config, backends=[backend]):
         far = _Far(backend)
         try:
@@ -106,4 +111,4 @@ async def main(port: int, known_servers: Path, wire: str) -> None:
 
 
 if __name__ == "__main__":
-    run_async(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    run_async(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

@@ -64,9 +64,12 @@ class Far:
 
 
 @contextlib.asynccontextmanager
-async def run_far(port: int, folder: Path, wire: str = "vrdpusb") -> AsyncIterator[Far]:
+async def run_far(
+    port: int, folder: Path, wire: str = "vrdpusb", *, may_return: bool = True
+) -> AsyncIterator[Far]:
     """Run a client of the server at *port*; it keeps its pins in *folder*."""
-    async with _run("far", str(port), str(folder / "known"), wire) as process:
+    words = str(port), str(folder / "known"), wire, "return" if may_return else "once"
+    async with _run("far", *words) as process:
         yield Far(process)
 
 

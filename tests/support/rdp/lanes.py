@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.connection import Connection
 from rusb.rdp.events import ChannelData
 from rusb.rdp.lane import Lane
@@ -32,7 +33,8 @@ class End:
         self.full: list[bool] = []
         self.due: list[Callable[[], object]] = []
         self.lane = Lane(window=window, later=self._later, on_full=self.full.append)
-        self.lane.deliver = self.got.append
+        self.carry(self.lane.send, self.lane.flush)
+        self.lane.serve(self)
 
     def _later(self, delay: float, callback: Callable[[], object]) -> NoTimer:
         self.due.append(callback)
@@ -41,7 +43,17 @@ class End:
     def send(
         self, data: bytes, *, is_urgent: bool = False, is_fence: bool = False
     ) -> None:
-        self.lane.send(0, data, flow=0, is_urgent=is_urgent, is_fence=is_fence)
+        channel = self.lane.channel
+        self._send(channel, data, flow=0, is_urgent=is_urgent, is_fence=is_fence)
+
+    def carry(self, send: Callable[..., None], flush: Callable[[], None]) -> None:
+        self._send = send
+
+    def serve(self, way: ChannelHandler) -> None:
+        self.way = way
+
+    def received(self, channel: int, data: bytes) -> None:
+        self.got.append(data)
 
     def run_timers(self) -> None:
         due, self.due = self.due, []
@@ -58,12 +70,13 @@ class Line:
         self.joined: Joined
         self._channels: tuple[int, int]
 
-    def connect(self, *, room: float | None = None) -> None:
+    def connect(
+        self, *, room: float | None = None, channels: tuple[str, ...] = (USB, RUSBEXT)
+    ) -> None:
         """Dial: agree on the counts, as RESUME and RESUMED do."""
         for end in (self.client, self.server):
             end.lane.unbind()
         ours, theirs = clear()
-        channels = (USB, RUSBEXT)
         self.joined = joined = Joined(
             replace(ours, channels=channels), replace(theirs, channels=channels)
         )
@@ -82,7 +95,9 @@ class Line:
             (self.server, joined.server, ours_got),
             (self.client, joined.client, theirs_got),
         ):
-            end.lane.bind(core, *self._channels, lambda: None, received=got)
+            end.lane.bind(
+                *(core, *self._channels, lambda: None, end.serve), received=got
+            )
             self.replays += end.lane.replayed
 
     def move(
@@ -120,7 +135,7 @@ class Line:
 
     def _arrived(self, end: End, core: Connection, event: ChannelData) -> None:
         if event.channel == self._channels[0]:
-            end.lane.take(core, event.data)
+            end.way.received(event.channel, event.data)
         else:
             found = parse(event.data)
             assert isinstance(found, Ack)
