@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rusb.rdp import rdpsnd
+from rusb.rdp.cliprdr import ClipboardServer
 from rusb.rfb import events as rfb
 from rusb.server.channels import audio
 from rusb.server.channels.clipboard import ClipboardMode
@@ -296,9 +297,25 @@ TEXT = "Grüße an alle 😀👍\nzweite Zeile – ß €\n"
 
 @pytest.mark.parametrize("make", [xfreerdp, rdesktop])
 async def test_text_crosses_the_clipboard_both_ways(
-    make: Make, guest: MediaGuest, server: Server, display: Display, tmp_path: Path
+    make: Make,
+    guest: MediaGuest,
+    server: Server,
+    display: Display,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As soon as the mode lets it; the viewer is there already."""
+    """As soon as the mode lets it; the viewer is there already.
+
+    Without a loop: rdesktop says again after each request what it has.
+    """
+    times: list[float] = []
+    request = ClipboardServer.request
+
+    def count(core: ClipboardServer, *, now: float) -> None:
+        times.append(now)
+        request(core, now=now)
+
+    monkeypatch.setattr(ClipboardServer, "request", count)
     home = tmp_path / "viewer"
     home.mkdir()
     desktop = Desktop(display)
@@ -339,5 +356,6 @@ async def test_text_crosses_the_clipboard_both_ways(
                 os.kill(viewer.process.pid, signal.SIGCONT)
 
     await asyncio.to_thread(share)
+    assert 3 <= len(times) < 10 + 2 * (times[-1] - times[0])  # display.md 12
     await until(lambda: clipboard.is_free)
     assert await asyncio.to_thread(guest.pasted) == ""

@@ -10,22 +10,26 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import ImageGrab
 
 from rusb.client.config import ClientConfig
 from rusb.client.screenshot import screenshot
 from rusb.rdp.graphics.pixels import (
     DEPTHS,
-    PALETTE,
     Frame,
-    from_depth,
-    to_depth,
 )
 from rusb.rdp.graphics.pointers import HIDDEN_POINTER, Cursor, PointerCache
 from rusb.rdp.graphics.scrolling import Shadow
 from rusb.rdp.graphics.updates import Damage, Encoder, UpdateKind
 from rusb.server.server import Server
-from tests.support.lab.peers import HEIGHT, WIDTH, Display, Program, Xrdp, wait
+from tests.support.lab.peers import (
+    HEIGHT,
+    ROUNDING,
+    WIDTH,
+    Display,
+    Program,
+    Xrdp,
+    wait,
+)
 from tests.support.lab.viewing import rdesktop, server_here, xfreerdp
 from tests.support.rdp.pictures import desktop, noise
 from tests.support.whole_path import resize, sessions_of
@@ -43,9 +47,6 @@ VIEWERS = [
     (xfreerdp, ("/sec:rdp",), 24),
 ]
 
-ROUNDING = 9
-"""In each colour: how viewers widen five or six bits (display.md, at its top)."""
-
 
 @pytest.fixture
 def display(tmp_path: Path) -> Iterator[Display]:
@@ -60,26 +61,6 @@ def screen(width: int, height: int) -> Frame:
         : height // 3, width // 2 : width
     ]
     return frame
-
-
-def is_equal(display: Display, frame: Frame, depth: int) -> bool:
-    """Does a screen show a picture, as display.md defines it?
-
-    At 15 and 16 bit each colour must be one and the same everywhere.
-    """
-    height, width = frame.shape
-    grabbed = np.asarray(ImageGrab.grab(xdisplay=display.name).convert("RGB"))
-    found = grabbed[:height, :width].astype(np.int32)
-    pixels = to_depth(frame, depth)
-    wide = from_depth(pixels, depth, PALETTE)
-    expected = np.stack([wide >> 16, wide >> 8 & 0xFF, wide & 0xFF], 2).astype(np.int32)
-    if depth in (8, 24):
-        return bool(np.array_equal(found, expected))
-    if abs(found - expected).max() > ROUNDING:
-        return False
-    shown = found[:, :, 0] << 16 | found[:, :, 1] << 8 | found[:, :, 2]
-    pairs = np.unique(np.stack([pixels.reshape(-1), shown.reshape(-1)], 1), axis=0)
-    return len(pairs) == len(np.unique(pairs[:, 0]))
 
 
 @pytest.mark.parametrize(("viewer", "options", "depth"), VIEWERS)
@@ -102,7 +83,7 @@ async def test_pictures_of_every_size_are_equal(
                 picture = screen(*size)[: size[1], : size[0]]
                 await asyncio.to_thread(
                     wait,
-                    partial(is_equal, display, picture, depth),
+                    partial(display.shows, picture, depth),
                     f"a picture of {size}",
                     program.said,
                 )
@@ -146,7 +127,7 @@ async def test_what_has_moved_is_moved_by_the_viewer(
                 picture = frame[:HEIGHT, :WIDTH]
                 await asyncio.to_thread(
                     wait,
-                    partial(is_equal, display, picture, depth),
+                    partial(display.shows, picture, depth),
                     f"picture {number}",
                     program.said,
                 )

@@ -34,6 +34,8 @@ CAPS_LOCK, NUM_LOCK, ALTGR, SHIFT = 66, 77, 108, 50
 LEFT, RIGHT, MIDDLE, SIDE, EXTRA = 0x110, 0x111, 0x112, 0x113, 0x114
 """linux/input-event-codes.h"""
 
+F5 = 63
+
 WHEEL = 8
 ABSOLUTE, RELATIVE = 3, 2
 
@@ -244,7 +246,7 @@ def is_turned(tablet: Records, notches: list[int]) -> bool:
     return tablet.values(RELATIVE, WHEEL) == notches
 
 
-async def test_the_pointer_on_each_of_two_screens(
+async def test_the_pointer_and_keys_on_each_of_two_screens(
     lab: None,
     display: ManagedDisplay,
     tmp_path: Path,
@@ -252,6 +254,7 @@ async def test_the_pointer_on_each_of_two_screens(
 ) -> None:
     with TwoHeads(tmp_path_factory.mktemp("s")) as guest:
         tablets = Records.of(guest, "Tablet", 2)
+        (keyboard,) = Records.of(guest, "^AT ")
         config = ServerConfig(
             *(Machine(name="Two", monitors=2), "loopback"),
             ports=[0],
@@ -270,8 +273,18 @@ async def test_the_pointer_on_each_of_two_screens(
                     await asyncio.to_thread(
                         check_places, tablets[head], display, program
                     )
+                    await asyncio.to_thread(check_key, keyboard, display, program)
                 assert not tablets[1 - head].values(ABSOLUTE, 0)
                 tablets[head].clear()
+
+
+def check_key(keyboard: Records, display: ManagedDisplay, program: Program) -> None:
+    wait(partial(takes_keys, display, keyboard), "a key", program.said)
+    settle(keyboard)
+    keyboard.clear()
+    display.xdotool("key", "F5")
+    expected = [(F5, 1), (F5, 0)]
+    wait(lambda: keyboard.keys() == expected, "F5", keyboard.said)
 
 
 def check_places(tablet: Records, display: ManagedDisplay, program: Program) -> None:

@@ -181,19 +181,21 @@ async def test_the_guest_follows_the_window_and_the_window_the_guest(
 async def test_viewers_follow_a_guest_that_changes_its_size(
     lab: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The one with bitmaps, the one with the pipeline, and rdesktop, all at once."""
+    """Each at every depth, and the one with the pipeline, all at once."""
     async with contextlib.AsyncExitStack() as stack:
         guest = stack.enter_context(TwoHeads(tmp_path_factory.mktemp("s")))
         server = await stack.enter_async_context(serve(tmp_path, guest))
         hub = server._screens[0]
         await until(lambda: hub.size == (1280, 800), "the guest's screen")
         displays = []
-        for name, run, options, depth in (
-            ("rdesktop", rdesktop, (), 16),
-            ("bitmaps", xfreerdp, (), 24),
-            ("pipeline", xfreerdp, ("/gfx:AVC420",), 24),
+        for number, (run, options, depth) in enumerate(
+            (
+                *((rdesktop, (), depth) for depth in (8, 15, 16, 24)),
+                *((xfreerdp, (), depth) for depth in (16, 24)),
+                (xfreerdp, ("/gfx:AVC420",), 24),
+            )
         ):
-            folder = tmp_path / name
+            folder = tmp_path / str(number)
             folder.mkdir()
             display = stack.enter_context(Display(folder, 1400, 1000))
             viewer = run(server.port, folder / "x", display, *options, depth=depth)

@@ -38,10 +38,10 @@ class ScreenGuest(Guest):
         if self.has_shell:
             self.sh("setsid -c sh -c 'PS1=\"# \" sh -i <>/dev/tty1 >&0 2>&1' &")
 
-    def picture(self) -> Frame:
+    def picture(self, head: int = 0) -> Frame:
         """What QEMU itself says is to be seen."""
         path = self.dir / "screen.ppm"
-        self.qmp("screendump", filename=str(path))
+        self.qmp("screendump", filename=str(path), device="video0", head=head)
         image = Image.open(io.BytesIO(path.read_bytes()))
         frame = frame_of(*image.size, image.tobytes())
         return frame[: image.height, : image.width]
