@@ -81,11 +81,16 @@ def open_more_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
+MAX_PASSWORD = 4096
+"""Characters of a line that is read for a password."""
+
+
 def find_password(word: str | None, prompt: str) -> str | None:
     """Return the password that ``-p`` gives, or ``RUSB_PASSWORD``.
 
     Args:
-        word: of ``-p``: ``-`` asks; None: there is no such option.
+        word: of ``-p``: ``-`` asks, or reads a line of a standard input that is no
+            terminal; None: there is no such option.
         prompt: what to ask with.
 
     Returns:
@@ -100,6 +105,9 @@ def find_password(word: str | None, prompt: str) -> str | None:
                 " RUSB_PASSWORD."
             )
         return word
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline(MAX_PASSWORD)
+        return line.removesuffix("\n") if line else None
     try:
         return getpass.getpass(prompt)
     except EOFError:

@@ -141,7 +141,11 @@ async def _run(
     config: ClientConfig, program: ViewerProgram | None, window: Sequence[Pair]
 ) -> int:
     async with connect(config, on_event=lambda event: say(str(event))) as session:
-        what = "offering USB devices" if config.usb else "no device (-r usb)"
+        what = (
+            "offering USB devices"
+            if config.usb
+            else "no USB devices (-r usb brings them)"
+        )
         where = f"{config.server} ({session.security})"
         shown = f"{program.name} shows the screen" if program else "no window"
         connected = f"connected to {where}; {shown}, {what}"

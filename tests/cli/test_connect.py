@@ -1,5 +1,6 @@
 """What ``rusb connect`` and ``rdesktop-vrdp`` make of passwords and security."""
 
+import io
 import re
 import shlex
 from collections.abc import Callable
@@ -101,6 +102,7 @@ def test_a_password_is_asked_for(
         return "typed"
 
     monkeypatch.setenv("RUSB_PASSWORD", "other")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("getpass.getpass", answer)
     assert run(command, "-u", "vera", "-p", "-").password == "typed"
     wanted = {"connect": "Password of vera: ", "rdesktop": "Password: "}
@@ -115,12 +117,40 @@ def test_nobody_answers(
     def end(prompt: str) -> str:
         raise EOFError
 
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("getpass.getpass", end)
     assert main([command, "-p", "-", "127.0.0.1:1"]) == 64
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(
         ": no password was given: -p - asks for one, but nothing was typed."
     )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("said", "password"), [("a pass word\nmore\n", "a pass word"), ("x", "x")]
+)
+def test_a_password_comes_in_a_pipe(
+    command: str,
+    said: str,
+    password: str,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As rdesktop reads it: without a prompt, also where there is a terminal."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    assert run(command, "-u", "vera", "-p", "-").password == password
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_pipe_is_no_password(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main([command, "-p", "-", "127.0.0.1:1"]) == 64
+    assert "no password was given" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ address ----
@@ -305,6 +335,7 @@ SHOWN = sorted(
 def test_the_lines_of_the_guides_are_understood(
     line: str, run_alone: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("getpass.getpass", lambda prompt: "typed")
     words = shlex.split(line, comments=True)
     words = words[1:] if words[0] == "rusb" else ["rdesktop", *words[1:]]

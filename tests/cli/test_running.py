@@ -71,6 +71,7 @@ def test_a_window_is_not_there_and_that_is_said(
     monkeypatch.setattr(running, "_start", lambda *_: state)
     vbox(f"startvm Lab {option}")
     assert "rusb has no window: the machine starts headless" in vbox.err
+    assert "Any RDP viewer shows its screen (modifyvm VM --vrde on;" in vbox.err
     assert "Warning: not supported: sound\n" in vbox.err
     vbox("startvm Lab --type headless")
     assert "window" not in vbox.err

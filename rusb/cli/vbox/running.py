@@ -172,8 +172,9 @@ def startvm(words: Sequence[str]) -> int:
         say("Warning: --type vrdp is deprecated; use headless")
     elif kind != "headless":
         say(
-            "rusb has no window: the machine starts headless; controlvm VM"
-            " screenshotpng FILE saves a picture of its screen"
+            "rusb has no window: the machine starts headless. Any RDP viewer shows its"
+            " screen (modifyvm VM --vrde on; showvminfo has the port), and controlvm VM"
+            " screenshotpng FILE saves a picture of it"
         )
     status = 0
     for name in found.words:
