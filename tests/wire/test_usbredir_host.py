@@ -37,6 +37,7 @@ from tests.support.wire.redir import (
     DESCRIPTORS,
     DISCONNECT,
     EP_INFO,
+    FILTER,
     FREE_STREAMS,
     GET_ALT,
     GET_CONFIGURATION,
@@ -805,6 +806,19 @@ def test_a_guest_that_refuses_gets_no_answer_and_no_device(host: Host) -> None:
     assert host.events == [Ignored("packet of type 3, no device")]
     host.core.device_lost(INFO.id)
     assert list(host.answers()) == []
+
+
+def test_a_guests_rules_may_come_at_any_time(host: Host) -> None:
+    rules = packet(FILTER, 0, b"-1,-1,-1,-1,1\0")
+    host.core.announce([], {})
+    host.urbs()
+    host.send(packet(ACK), rules)
+    host.urbs()
+    assert host.events == []
+    host.core.announce([INFO], {INFO.id: DESCRIPTORS})
+    host.send(rules)
+    host.urbs()
+    assert host.events == []
 
 
 def test_before_hello_nothing_is_understood_and_nothing_said() -> None:
