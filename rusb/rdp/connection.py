@@ -189,7 +189,7 @@ class Connection(ABC):
         if channel not in self._channels or not self._is_active:
             if channel < FIRST_DYNAMIC:
                 raise LocalProtocolError(f"channel {channel} is not open")
-            inner = self._need_dynamic().find(channel)
+            inner = (self._dynamic or self._need_dynamic()).find(channel)
             if inner is None:
                 return
             channel, flow = self._dynamic_carrier, channel
@@ -261,33 +261,37 @@ class Connection(ABC):
         self, channel: int, message: bytes, inner: DynamicChannel | None
     ) -> None:
         """Cut a message, and encrypt it: it is next."""
+        head = b""
         if inner is not None:
-            self._leave_inner(channel, message, inner)
-            return
-        kept = self._kept.get(channel)
-        if kept is not None:  # no call: this is what each message costs
+            assert self._dynamic is not None
+            if not self._dynamic.is_own:
+                self._leave_inner(channel, message, inner)
+                return
+            head = inner.head
+        elif (kept := self._kept.get(channel)) is not None:
+            # no call: this is what each message costs
             kept.messages.append(message)
             kept.size += len(message) + MESSAGE_COST
             if kept.size > kept.limit:
                 kept.on_limit()
         flags = self._chunk_flags.get(channel, 0)
         if not self._security.is_encrypted:
-            self._output += self._sender.cut(channel, message, flags)
+            self._output += self._sender.cut(channel, message, flags, head)
             return
-        for chunk in self._sender.chunks(message, flags):
+        for chunk in self._sender.chunks(head + message, flags):
             self._send(channel, self._security.wrap(0, chunk))
 
     def _leave_inner(self, carrier: int, message: bytes, inner: DynamicChannel) -> None:
-        dynamic, sender = self._need_dynamic(), self._sender
-        size = sender.chunk_size if dynamic.is_own else PDU_SIZE
+        """The same in data messages that everybody takes."""
+        sender = self._sender
         flags = self._chunk_flags.get(carrier, 0) | WHOLE
         if not self._security.is_encrypted:
             self._output += inner.cut(
-                *(message, size),
+                *(message, PDU_SIZE),
                 lambda size: sender.header(carrier, size, size, flags),
             )
             return
-        pieces = inner.cut(message, size, lambda size: HEADER.pack(size, flags))
+        pieces = inner.cut(message, PDU_SIZE, lambda size: HEADER.pack(size, flags))
         for head, piece in zip(pieces[::2], pieces[1::2], strict=True):
             self._send(carrier, self._security.wrap(0, head + piece))
 

@@ -3,6 +3,8 @@
 The server opens channels by name, the client has or refuses them, both send messages of
 any length, cut into data messages that fit a chunk of the static channel. What is sent
 in bulk is cut and joined as in :mod:`.svc`: full pieces differ in their payload only.
+Between two ends of ours a data message is as long as what it carries, and the static
+channel cuts it.
 """
 
 import struct
@@ -57,7 +59,7 @@ PDU_SIZE = 1600
 
 OFFER = Capabilities(VERSION, (3276, 9362, 21845, 0x7572))
 ANSWER = Capabilities(VERSION, (0, 0, 0, 0x6273))
-"""What tells a peer of our own, which takes messages as long as a chunk. Nobody looks
+"""What tells a peer of our own, which takes data messages of any length. Nobody looks
 at charges; a client answers with charges only where the server offered ours."""
 
 NOT_FOUND = -0x3FFFFDDB  # 0xC0000225: nobody listens to that name
@@ -234,32 +236,67 @@ class DynamicChannels:
             case command:
                 self._ignore(f"command {command}")
 
-    def take_run(self, data: bytes, start: int, body: int, end: int, limit: int) -> int:
-        """Take packets in a row that are full pieces of one message, all at once.
+    def receive_joined(self, pieces: list[bytes | bytearray | memoryview]) -> None:
+        """Take one whole message of the static channel, which came in pieces.
+
+        Raises:
+            ParseError: as :meth:`receive`.
+        """
+        first = bytes(pieces[0][:_MAX_HEADER]) if pieces else b""
+        if len(first) < _MAX_HEADER or first[0] >> 4 != Command.DATA:
+            self.receive(b"".join(pieces))
+            return
+        number, start = self._number(first)
+        pieces[0] = memoryview(pieces[0])[start:]
+        self._deliver(number, b"".join(pieces))
+
+    def refuse(self, total: int, first: bytes) -> bool:
+        """A message of the static channel is longer than any may be: close the dynamic
+        one that it is for. False: none can be told.
+
+        Raises:
+            ParseError: as :meth:`receive`.
+        """
+        if len(first) < _MAX_HEADER or first[0] >> 4 != Command.DATA:
+            return False
+        number, start = self._number(first)
+        known = self._find(number)
+        if known is not None:
+            self._fail(known, _too_long(known, total - start))
+        return True
+
+    def receive_packet(
+        self, data: bytes, start: int, message: int, end: int, limit: int
+    ) -> int:
+        """Take one whole message of the static channel, and those after it that are
+        full pieces of the same message of a dynamic one, all at once.
 
         Args:
-            data, start, body, end, limit: as of :meth:`.ChannelReceiver.receive`.
+            data, start, end, limit: as of :meth:`.ChannelReceiver.receive`.
+            message: where it begins.
 
         Returns:
-            where the next packet begins; *start* if these are no such packets.
+            where the next packet begins.
+
+        Raises:
+            ParseError: as :meth:`receive`.
         """
-        pdu = body + HEADER.size
-        if end - pdu < _MAX_HEADER or data[pdu] >> 4 != Command.DATA:
-            return start
-        total, flags = HEADER.unpack_from(data, body)
-        width = data[pdu] & 3
-        if flags & ~SHOW_PROTOCOL != WHOLE or total != end - pdu or width == 3:
-            return start
-        number = _NUMBERS[width]
-        known = self._channels.get(number.unpack_from(data, pdu)[0])
-        payload = pdu + number.size
-        header = data[start:payload]
-        if known is None or not data.startswith(header, end):
-            return start
-        left = known.left
-        after = known.take_run(data, header, end - payload, start, limit)
-        self._count(left - known.left)
-        return after
+        if end - message < _MAX_HEADER or data[message] >> 4 != Command.DATA:
+            self.receive(data[message:end])
+            return end
+        number, size = self._number(data, message)
+        payload = message + size
+        known = self._channels.get(number)
+        if known is not None and known.left and limit > end:
+            header = data[start:payload]
+            if data.startswith(header, end):
+                left = known.left
+                after = known.take_run(data, header, end - payload, start, limit)
+                if after != start:
+                    self._count(left - known.left)
+                    return after
+        self._deliver(number, data[payload:end])
+        return end
 
     # ---------------------------------------------------------- messages ----
 
@@ -337,7 +374,7 @@ class DynamicChannels:
         if known.left:
             self._fail(known, f"a message begins, {known.left} bytes are missing")
         elif total > known.limit:
-            self._fail(known, f"message of {total} bytes, at most {known.limit}")
+            self._fail(known, _too_long(known, total))
         else:
             known.total = known.left = total
             self._collect(known, memoryview(message)[start + _LENGTHS[width].size :])
@@ -345,16 +382,19 @@ class DynamicChannels:
     def _data(self, message: bytes) -> None:
         """Take a whole message, or the next piece of one."""
         number, start = self._number(message)
-        known = self._find(number)
-        if known is None:
-            return
-        size = len(message) - start
-        if known.left:
-            self._collect(known, memoryview(message)[start:])
-        elif size > known.limit:
-            self._fail(known, f"message of {size} bytes, at most {known.limit}")
+        self._deliver(number, message[start:])
+
+    def _deliver(self, number: int, data: bytes) -> None:
+        """Hand out a message, or collect a piece of one."""
+        known = self._channels.get(number)
+        if known is None or not known.is_open:
+            self._cross(number)
+        elif known.left:
+            self._collect(known, memoryview(data))
+        elif len(data) > known.limit:
+            self._fail(known, _too_long(known, len(data)))
         else:
-            self._events.append(ChannelData(known.channel, message[start:]))
+            self._events.append(ChannelData(known.channel, data))
 
     def _collect(self, known: DynamicChannel, piece: memoryview) -> None:
         if len(piece) > known.left:
@@ -369,20 +409,23 @@ class DynamicChannels:
 
     # -------------------------------------------------------------- parts ----
 
-    def _number(self, message: bytes) -> tuple[int, int]:
-        """Return the number in a header, and where the header ends."""
-        width = message[0] & 3
-        if width == 3 or len(message) < _NUMBERS[width].size:
-            raise ParseError(f"no channel in {message[:16].hex()}")
-        return _NUMBERS[width].unpack_from(message)[0], _NUMBERS[width].size
+    def _number(self, data: bytes, start: int = 0) -> tuple[int, int]:
+        """Return the number in a header that begins at *start*, and its length."""
+        width = data[start] & 3
+        if width == 3 or len(data) < start + _NUMBERS[width].size:
+            raise ParseError(f"no channel in {data[start : start + 16].hex()}")
+        return _NUMBERS[width].unpack_from(data, start)[0], _NUMBERS[width].size
 
     def _find(self, number: int) -> DynamicChannel | None:
         known = self._channels.get(number)
         if known is None or not known.is_open:
-            # 2.6: what crosses our close, or answers it
-            self._ignore(f"message for {number}, which is not open")
+            self._cross(number)
             return None
         return known
+
+    def _cross(self, number: int) -> None:
+        """2.6: it crosses our close, or answers it."""
+        self._ignore(f"message for {number}, which is not open")
 
     def _has_room(self, name: str, limits: ChannelLimits) -> bool:
         mine = sum(known.name == name for known in self._channels.values())
@@ -417,6 +460,10 @@ class DynamicChannels:
         self._events.append(Ignored(f"dynamic channels: {what}"))
 
 
+def _too_long(known: DynamicChannel, size: int) -> str:
+    return f"message of {size} bytes, at most {known.limit}"
+
+
 class DynamicReceiver(ChannelReceiver):
     """Takes what arrives on the static channel of dynamic ones.
 
@@ -428,29 +475,27 @@ class DynamicReceiver(ChannelReceiver):
     def __init__(
         self, channel: int, name: str, events: list[Event], dynamic: DynamicChannels
     ) -> None:
-        self._whole_messages: list[Event] = []
-        super().__init__(channel, name, self._whole_messages, dynamic.max_message)
-        self._above = events
+        super().__init__(channel, name, events, dynamic.max_message)
         self._dynamic = dynamic
 
     def receive(self, data: bytes, start: int, body: int, end: int, limit: int) -> int:
         """Take a chunk, and those after it that belong to the same run."""
-        if limit > end:
-            after = self._dynamic.take_run(data, start, body, end, limit)
-            if after != start:
-                return after
-        payload = body + HEADER.size
-        if payload < end and not self._is_open:
+        message = body + HEADER.size
+        if message < end and not self._is_open:
             total, flags = HEADER.unpack_from(data, body)
-            if flags & ~SHOW_PROTOCOL == WHOLE and total == end - payload:
+            if flags & ~SHOW_PROTOCOL == WHOLE and total == end - message:
                 if total <= self._max_message:  # as nearly always: a whole message
-                    self._dynamic.receive(data[payload:end])
-                    return end
-        after = super().receive(data, start, body, end, limit)
-        for event in self._whole_messages:
-            if isinstance(event, ChannelData):
-                self._dynamic.receive(event.data)
-            else:
-                self._above.append(event)
-        self._whole_messages.clear()
-        return after
+                    return self._dynamic.receive_packet(
+                        data, start, message, end, limit
+                    )
+        return super().receive(data, start, body, end, limit)
+
+    def _refuse(self, total: int, first: bytes) -> None:
+        """Skip it, and close the channel that it is for."""
+        if self._dynamic.refuse(total, first):
+            self._skip()
+        else:
+            super()._refuse(total, first)
+
+    def _deliver(self, pieces: list[bytes | bytearray | memoryview]) -> None:
+        self._dynamic.receive_joined(pieces)

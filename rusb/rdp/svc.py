@@ -81,18 +81,29 @@ class ChannelSender:
         head = (0x0300, 15 + size, self._start, self.initiator, channel, 0x70)
         return _SEND_DATA.pack(*head, 0x8000 | size)
 
-    def cut(self, channel: int, message: bytes, flags: int = 0) -> list[bytes]:
-        """Return the bytes that carry a message, in pieces; *flags* are in each."""
-        total, chunk = len(message), self.chunk_size
+    def cut(
+        self, channel: int, message: bytes, flags: int = 0, head: bytes = b""
+    ) -> list[bytes]:
+        """Return the bytes that carry a message, in pieces.
+
+        Args:
+            channel: its channel.
+            message: bytes of it, but for *head*.
+            flags: in each chunk.
+            head: what the message begins with, shorter than a chunk.
+        """
+        total, chunk = len(head) + len(message), self.chunk_size
         if total <= chunk:
-            return [self.header(channel, total, total, flags | WHOLE), message]
-        starts = range(0, total, chunk)
-        count = len(starts)
-        pieces = [self.header(channel, chunk, total, flags)] * (2 * count)
-        pieces[0] = self.header(channel, chunk, total, flags | _FIRST)
-        pieces[-2] = self.header(channel, total - starts[-1], total, flags | _LAST)
-        ends = range(chunk, total + chunk, chunk)
-        pieces[1::2] = map(message.__getitem__, map(slice, starts, ends))
+            return [self.header(channel, total, total, flags | WHOLE) + head, message]
+        first = chunk - len(head)
+        starts = range(first, len(message), chunk)
+        ends = range(first + chunk, len(message) + chunk, chunk)
+        pieces = [self.header(channel, chunk, total, flags)] * (2 + 2 * len(starts))
+        pieces[0] = self.header(channel, chunk, total, flags | _FIRST) + head
+        pieces[1] = message[:first]
+        last = len(message) - starts[-1]
+        pieces[-2] = self.header(channel, last, total, flags | _LAST)
+        pieces[3::2] = map(message.__getitem__, map(slice, starts, ends))
         return pieces
 
     def chunks(self, message: bytes, flags: int = 0) -> Iterator[bytes]:
@@ -224,7 +235,7 @@ class ChannelReceiver(Assembly):
             if self._is_open:
                 self._ignore("a message without an end")
             if total > self._max_message:
-                self._refuse(total)
+                self._refuse(total, data[payload:end])
                 return end
             self._is_skipping = False
             if flags & _LAST:
@@ -245,28 +256,33 @@ class ChannelReceiver(Assembly):
             return self.take_run(data, middle, end - payload, end, limit)
         return end
 
-    def _refuse(self, total: int) -> None:
+    def _refuse(self, total: int, first: bytes) -> None:
         """Skip a message that is too long, or end the connection because of it."""
         if not self._is_lenient:
             raise ParseError(
                 f"{self.name}: message of {total} bytes, at most {self._max_message}"
             )
-        self._is_open, self._is_skipping, self.pieces = False, True, []
+        self._skip()
         self._events.append(MessageTooLong(self.name, total))
+
+    def _skip(self) -> None:
+        self._is_open, self._is_skipping, self.pieces = False, True, []
 
     def _whole(self, message: bytes, total: int) -> None:
         self._is_open = False
         if len(message) < total:  # vrdpusb.md 1.2: dropped
             self._ignore(f"{len(message)} bytes of a message of {total}")
         else:
-            self._events.append(ChannelData(self._channel, message))
+            self._deliver([message])
 
     def _finish(self) -> None:
         """Deliver what was collected, even if the sender said more (vrdpusb.md 1.2)."""
-        message = b"".join(self.pieces)
-        self._is_open = False
-        self.pieces = []
-        self._events.append(ChannelData(self._channel, message))
+        pieces, self.pieces, self._is_open = self.pieces, [], False
+        self._deliver(pieces)
+
+    def _deliver(self, pieces: list[bytes | bytearray | memoryview]) -> None:
+        """Hand out a message, in its pieces."""
+        self._events.append(ChannelData(self._channel, b"".join(pieces)))
 
     def _ignore(self, what: str) -> None:
         self._events.append(Ignored(f"channel {self.name}: {what}"))

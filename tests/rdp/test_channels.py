@@ -4,6 +4,7 @@ import itertools
 import random
 import struct
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 import pytest
@@ -280,50 +281,63 @@ def test_a_dynamic_channel_closes_after_what_waits_on_it() -> None:
 # --------------------------------------------------------- sizes, and runs ----
 
 
-def sizes_of_pdus(joined: Joined, channel: int, size: int) -> list[int]:
-    """Send a message, return the sizes of the packets' payloads."""
+def chunks_of(joined: Joined, channel: int, size: int) -> list[tuple[int, int, int]]:
+    """Send a message, return what its chunks have: bytes, total length, flags."""
     joined.server.send_channel(channel, bytes(size))
     wire = b"".join(joined.server.data_to_send())
     found, pos = [], 0
     while pos < len(wire):
         end = pos + int.from_bytes(wire[pos + 2 : pos + 4])
         start = pos + (15 if wire[pos + 13] & 0x80 else 14)
-        total, flags = struct.unpack_from("<II", wire, start)
-        assert (total, flags) == (end - start - 8, WHOLE)
-        found.append(total)
+        found.append((end - start - 8, *struct.unpack_from("<II", wire, start)))
         pos = end
     joined.client.receive_data(wire)
     assert joined.client.events() == [ChannelData(channel, bytes(size))]
     return found
 
 
-def test_a_peer_of_our_own_gets_pieces_as_long_as_a_chunk() -> None:
+def test_a_peer_of_our_own_gets_whole_messages_which_the_static_channel_cuts() -> None:
     joined = join()
     channel = open_one(joined)
-    own = sizes_of_pdus(joined, channel, 65536)
-    assert own[:-1] == [16256] * 4
-    other = sizes_of_pdus(foreign(joined), channel, 65536)
-    assert other[:-1] == [PDU_SIZE] * 41
+    total = 2 + 65536  # rdpeusb.md 2.9
+    assert chunks_of(joined, channel, 65536) == [
+        (16256, total, 1),
+        *[(16256, total, 0)] * 3,
+        (total - 4 * 16256, total, 2),
+    ]
+    other = chunks_of(foreign(joined), channel, 65536)
+    assert other[:-1] == [(PDU_SIZE, PDU_SIZE, WHOLE)] * 41
 
 
-@pytest.mark.parametrize("pdu", [PDU_SIZE, 16256])
+def count_pieces(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[bytes | int, ...]]:
+    """Return a list of what the client's dynamic channels look at one by one."""
+    dynamic = joined.client._dynamic
+    assert dynamic is not None
+    seen: list[tuple[bytes | int, ...]] = []
+
+    def counted(call: Callable[..., None], *arguments: bytes | int) -> None:
+        seen.append(arguments)
+        call(*arguments)
+
+    for name in ("receive", "_deliver"):
+        call = getattr(dynamic, name)
+        monkeypatch.setattr(dynamic, name, partial(counted, call))
+    return seen
+
+
+@pytest.mark.parametrize("is_own", [True, False])
 @pytest.mark.parametrize("parts", [1, 3, 1000])
-def test_full_pieces_in_a_row_are_joined_in_one_step(pdu: int, parts: int) -> None:
+def test_full_pieces_in_a_row_are_joined_in_one_step(
+    is_own: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the first and the last of them are looked at one by one."""
     joined = join()
     channel = open_one(joined)
-    if pdu == PDU_SIZE:
+    if not is_own:
         foreign(joined)
-    dynamic = joined.client._dynamic
-    assert dynamic is not None
-    seen: list[int] = []
-    receive = dynamic.receive
-
-    def count(message: bytes) -> None:
-        seen.append(len(message))
-        receive(message)
-
-    dynamic.receive = count  # type: ignore[method-assign]
+    seen = count_pieces(joined, monkeypatch)
     message = random.Random(1).randbytes(300_000)
     joined.server.send_channel(channel, message)
     wire = b"".join(joined.server.data_to_send())
@@ -387,16 +401,7 @@ def test_runs_of_two_channels_are_joined_as_far_as_they_go(
         pieces = joined.server.data_to_send()
         pairs = zip(pieces[::2], pieces[1::2], strict=True)
         packets.append([head + piece for head, piece in pairs])
-    dynamic = joined.client._dynamic
-    assert dynamic is not None
-    seen: list[bytes] = []
-    receive = dynamic.receive
-
-    def count(message: bytes) -> None:
-        seen.append(message)
-        receive(message)
-
-    dynamic.receive = count  # type: ignore[method-assign]
+    seen = count_pieces(joined, monkeypatch)
     runs: list[int] = []
     make = svc._run
 
@@ -514,6 +519,49 @@ def test_a_message_as_long_as_the_limit_comes_in_one(make: Callable[[], Raw]) ->
 
 
 @HOSTILE
+def test_a_message_too_long_for_any_channel_costs_its_channel_alone(
+    make: Callable[[], Raw],
+) -> None:
+    """A data message as long as what it carries (rdpeusb.md 2.9), from a liar."""
+    raw = make()
+    total = (16 << 20) + 10
+    start = chunk(raw, b"\x30\x01" + bytes(16_000), 1, total)
+    raw.feed(start + 3 * chunk(raw, bytes(16_000), 0, total))
+    (closed,) = [e for e in raw.seen if isinstance(e, ChannelClosed)]
+    assert closed.reason == f"message of {total - 2} bytes, at most {16 << 20}"
+    raw.feed(chunk(raw, b"end", 2, total) + start)  # it is skipped; now none is open
+    assert isinstance(raw.seen[-1], Ignored)
+    receiver = raw.core._channels[raw.core._dynamic_carrier]
+    assert not receiver.pieces
+    assert not raw.core._is_over
+
+
+@HOSTILE
+@pytest.mark.parametrize("begin", [b"\x30\x01\0", b"\x33" + bytes(99), b"\x20" * 99])
+def test_a_message_too_long_for_nobody_ends_the_connection(
+    make: Callable[[], Raw], begin: bytes
+) -> None:
+    raw = make()
+    with pytest.raises(RemoteProtocolError):
+        raw.feed(chunk(raw, begin, 1, 1 << 30))
+
+
+@HOSTILE
+@pytest.mark.parametrize("step", [1, 2, 5, 16_000])
+def test_a_whole_message_in_chunks_of_any_length(
+    make: Callable[[], Raw], step: int
+) -> None:
+    raw = make()
+    data = random.Random(step).randbytes(3 * step + 1)
+    message = b"\x31\x01\0" + data
+    starts = range(0, len(message), step)
+    flags = [1, *[0] * (len(starts) - 2), 2]
+    for start, kind in zip(starts, flags, strict=True):
+        raw.feed(chunk(raw, message[start : start + step], kind, len(message)))
+    assert raw.seen[-1] == ChannelData(ONE, data)
+
+
+@HOSTILE
 @pytest.mark.parametrize(
     ("payload", "flags"),
     [
@@ -548,7 +596,7 @@ def test_a_lie_in_a_run_closes_the_channel_alone(make: Callable[[], Raw]) -> Non
 
 @HOSTILE
 def test_odd_packets_in_a_row_are_taken_one_by_one(make: Callable[[], Raw]) -> None:
-    """What :meth:`.DynamicChannels.take_run` must not take for pieces."""
+    """What :meth:`.DynamicChannels.receive_packet` must not take for pieces."""
     piece = b"\x30\x01" + bytes(1598)
     for payload, flags, total in (
         (piece, WHOLE, 4000),  # dropped: it is not whole

@@ -115,6 +115,7 @@ class RdpeusbDeviceSide(DeviceSide):
         self._known: set[int] = set()  # announced, whatever became of them
         self._pending: deque[DeviceInfo] = deque()
         self._devices: dict[int, _Device] = {}  # by channel
+        self._by_number: dict[int, _Device] = {}  # the same, by that of the device
         self._interfaces = itertools.count(FIRST_INTERFACE)
         self._messages = itertools.count()
         self._events: list[Event] = []
@@ -144,8 +145,9 @@ class RdpeusbDeviceSide(DeviceSide):
     def receive_data(self, channel: int, data: bytes, *, now: float) -> None:
         """Take one message; a bad one ends its channel."""
         device = self._devices.get(channel)
-        is_open = not self._is_over and channel in (self._control, *self._channels)
-        if device is None and not is_open:
+        if device is None and (
+            self._is_over or channel not in (self._control, *self._channels)
+        ):
             self._ignore("a message on a channel that is closed")
             return
         try:
@@ -203,7 +205,7 @@ class RdpeusbDeviceSide(DeviceSide):
 
     def complete_urb(self, device: int, urb_id: int, result: UrbResult) -> None:
         """Send URB_COMPLETION, or URB_COMPLETION_NO_DATA."""
-        found = self._find(device)
+        found = self._by_number.get(device)
         entry = found.urbs.pop(urb_id, None) if found is not None else None
         if found is None or entry is None:
             return
@@ -218,13 +220,22 @@ class RdpeusbDeviceSide(DeviceSide):
         moved = len(data) if data is not None else 0 if urb.is_in else result.length
         usbd = urbs.usbd_of(result.status)
         done = Completion(urb_id, usbd, 0, moved, data, iso)
-        self._complete(found, number, done)
+        is_urgent = urb.type is TransferType.INTERRUPT
+        self._complete(found, number, done, is_urgent=is_urgent)
 
     # --------------------------------------------------- from the server ----
 
     def _take(
         self, channel: int, device: _Device | None, message: Message, now: float
     ) -> None:
+        if (
+            device is not None
+            and message.interface == device.interface
+            and message.mask == PROXY
+            and message.function > Function.QUERY_INTERFACE
+        ):  # as nearly always
+            self._asked(device, message, now)
+            return
         key = message.interface, message.function
         if message.mask == STUB:
             self._ignore("an answer to nothing")
@@ -244,10 +255,8 @@ class RdpeusbDeviceSide(DeviceSide):
             self._ignore("the server releases an interface")
         elif message.function == Function.QUERY_INTERFACE:
             self._ignore("the server asks for an interface")  # as FreeRDP (5.7)
-        elif device is None or message.interface != device.interface:
-            raise ParseError(f"no device has the interface {message.interface}")
         else:
-            self._asked(device, message, now)
+            raise ParseError(f"no device has the interface {message.interface}")
 
     def _capable(self, channel: int, message: Message) -> None:
         if len(message.body) != 4:
@@ -271,7 +280,7 @@ class RdpeusbDeviceSide(DeviceSide):
             self._channels.remove(channel)
             info = self._pending.popleft()
             device = _Device(info, channel, next(self._interfaces))
-            self._devices[channel] = device
+            self._devices[channel] = self._by_number[info.id] = device
             body = _description(info, device.interface).serialize()
             self._say(channel, SINK, Sink.ADD_DEVICE, next(self._messages), body)
 
@@ -281,7 +290,7 @@ class RdpeusbDeviceSide(DeviceSide):
         self._say(self._control, SINK, Sink.ADD_VIRTUAL_CHANNEL, number)
 
     def _asked(self, device: _Device, message: Message, now: float) -> None:
-        body = memoryview(message.body)
+        body = message.body
         if not device.is_open:
             device.is_open = True
             self._events.append(OpenRequested(device.info.id))
@@ -474,28 +483,34 @@ class RdpeusbDeviceSide(DeviceSide):
 
     # --------------------------------------------------------------- small ----
 
-    def _complete(self, device: _Device, number: int, done: Completion) -> None:
+    def _complete(
+        self,
+        device: _Device,
+        number: int,
+        done: Completion,
+        *,
+        is_urgent: bool = False,
+    ) -> None:
         message = urbs.completion(device.completions, number, done)
-        self._outputs.append(Send(device.channel, message))
-
-    def _find(self, number: int) -> _Device | None:
-        found = (d for d in self._devices.values() if d.info.id == number)
-        return next(found, None)
+        self._outputs.append(Send(device.channel, message, is_urgent))
 
     def _lose(self, number: int) -> None:
-        device = self._find(number)
+        device = self._by_number.get(number)
         if device is not None:
             self._let_go(device)
 
     def _let_go(self, device: _Device) -> None:
         """Close the channel of what is not there any more; nobody is asked to."""
-        del self._devices[device.channel]
+        del self._devices[device.channel], self._by_number[device.info.id]
         self._outputs.append(CloseChannel(device.channel))
 
     def _close(self, channel: int) -> None:
         """The server has closed the channel of a device."""
         device = self._devices.pop(channel, None)
-        if device is not None and device.is_open:
+        if device is None:
+            return
+        del self._by_number[device.info.id]
+        if device.is_open:
             self._events.append(CloseRequested(device.info.id))
 
     def _ignore(self, reason: str) -> None:
@@ -516,7 +531,7 @@ class RdpeusbDeviceSide(DeviceSide):
 # ------------------------------------------------------------- functions ----
 
 
-def _number(body: memoryview) -> tuple[int]:
+def _number(body: bytes | memoryview) -> tuple[int]:
     if len(body) != messages.CANCEL.size:
         raise ParseError(f"a request to cancel or to retract of {len(body)} bytes")
     (number,) = messages.CANCEL.unpack(body)

@@ -284,6 +284,15 @@ class RdpeusbGuestSide(GuestSide):
 
     def _take(self, channel: _Channel, message: Message) -> None:
         """Find out what a message is, in the order of section 3."""
+        device = channel.device
+        if (
+            device is not None
+            and message.interface == COMPLETIONS
+            and message.mask == PROXY
+            and message.function > Function.QUERY_INTERFACE
+        ):  # as nearly always
+            self._completed(device, message)
+            return
         key = message.interface, message.function
         if message.mask == 0 and message.interface == CAPABILITIES:
             self._capable(channel, message)
@@ -303,8 +312,8 @@ class RdpeusbGuestSide(GuestSide):
             code = urbs.HResult.NO_INTERFACE.to_bytes(4, "little")
             answer = Message(message.interface, STUB, message.id, 0, code)
             self._outputs.append(Send(channel.number, answer.serialize()))
-        elif channel.device is not None:
-            self._completed(channel.device, message)
+        elif device is not None:
+            self._completed(device, message)
         else:
             raise ParseError(f"function {message.function:#x} without a device")
 
@@ -373,14 +382,14 @@ class RdpeusbGuestSide(GuestSide):
         self._tell_list()
 
     def _completed(self, device: RemoteDevice, message: Message) -> None:
-        body = memoryview(message.body)
         match message.function:
-            case Done.IO_CONTROL:
-                is_known = device.io_completed(messages.IoCompletion.parse(body))
             case Done.URB | Done.URB_NO_DATA as function:
                 has_data = function == Done.URB
-                done = urbs.parse_completion(body, has_data=has_data)
+                done = urbs.parse_completion(message.body, has_data=has_data)
                 is_known = device.completed(done)
+            case Done.IO_CONTROL:
+                done_io = messages.IoCompletion.parse(message.body)
+                is_known = device.io_completed(done_io)
             case function:
                 raise ParseError(f"function {function:#x} is not known")
         if not is_known:
@@ -453,5 +462,12 @@ class RdpeusbGuestSide(GuestSide):
         message = Message(interface, mask, 0, function, body)
         self._send(channel, message.serialize())
 
-    def _send(self, channel: _Channel, data: bytes) -> None:
-        self._outputs.append(Send(channel.number, data))
+    def _send(
+        self,
+        channel: _Channel,
+        data: bytes,
+        *,
+        is_urgent: bool = False,
+        is_fence: bool = False,
+    ) -> None:
+        self._outputs.append(Send(channel.number, data, is_urgent, is_fence))

@@ -28,7 +28,7 @@ from . import _requests as requests
 from . import _settings as settings
 from . import _urbs as urbs
 from ._reading import Configurations, read_device
-from ._table import CANCEL_LIMIT, Done, RequestTable, Sent
+from ._table import CANCEL_LIMIT, Done, RequestTable, Sender, Sent
 from ._urbs import Completion, Flags, HResult, Transfer, UrbFunction
 
 __all__ = ["RemoteDevice"]
@@ -47,8 +47,8 @@ _FREERDP_JITTER: Final = 0x50
 _FREERDP_FIRST: Final = 4
 """What tells FreeRDP in ADD_DEVICE (10.1)."""
 
-_LOST = UrbStatus.NO_DEVICE
-
+_READ: Final = int(Flags.IN | Flags.SHORT_OK)
+"""What a bulk read is asked for with (6)."""
 
 _Told = Callable[[UrbStatus], None]
 
@@ -86,7 +86,7 @@ class RemoteDevice(RequestTable):
         number: int,
         added: messages.AddDevice,
         *,
-        send: Callable[[bytes], None],
+        send: Sender,
         complete: Callable[[int, UrbResult], None],
         ready: Callable[[], None],
         failed: Callable[[str], None],
@@ -137,7 +137,7 @@ class RemoteDevice(RequestTable):
 
     def submit(self, urb: Urb) -> None:
         """Start a transfer of the guest's."""
-        if urb.id in self._by_urb or any(w.urb_id == urb.id for w in self._waiting):
+        if urb.id in self._by_urb or self._waits(urb.id):
             self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
         elif self._is_selecting:
             end = partial(self._end_urb, urb)
@@ -151,12 +151,14 @@ class RemoteDevice(RequestTable):
         elif urb.type is TransferType.ISOCHRONOUS:
             self._isochronous(urb, self._handles[urb.endpoint])
         else:
-            handle = self._handles[urb.endpoint]
-            flags = Flags.IN | Flags.SHORT_OK if urb.is_in else 0
-            body = urbs.BULK.pack(handle, flags)
-            data = None if urb.is_in else urb.data
+            is_in = urb.is_in
+            flags = _READ if is_in else 0
             self._transfer(
-                urb, UrbFunction.BULK_OR_INTERRUPT_TRANSFER, body, data, self._bulk_done
+                urb,
+                UrbFunction.BULK_OR_INTERRUPT_TRANSFER,
+                urbs.BULK.pack(self._handles[urb.endpoint], flags),
+                None if is_in else urb.data,
+                self._bulk_done,
             )
 
     def cancel(self, urb_id: int) -> None:
@@ -181,7 +183,7 @@ class RemoteDevice(RequestTable):
         sent = Sent(None, partial(_tell, told), REQUEST_LIMIT, None)
         self._enter(sent)
         body = messages.IoControl(code, sent.number).serialize()
-        self._call(messages.Call.IO_CONTROL, body)
+        self._call(messages.Call.IO_CONTROL, body, is_fence=True)
 
     def drop(self) -> None:
         """Complete every URB with CANCELLED; what comes late is ignored."""
@@ -277,7 +279,10 @@ class RemoteDevice(RequestTable):
             return False
         self._forget(sent)
         self._expiries = 0
-        sent.done(sent, urbs.status_of(done.usbd, done.hresult), done)
+        status = UrbStatus.OK
+        if done.usbd or done.hresult:
+            status = urbs.status_of(done.usbd, done.hresult)
+        sent.done(sent, status, done)
         return True
 
     # ------------------------------------------------------------ reading ----
@@ -366,6 +371,9 @@ class RemoteDevice(RequestTable):
             for address, handle in pipes.items()
         }
 
+    def _waits(self, urb_id: int) -> bool:
+        return bool(self._waiting) and any(w.urb_id == urb_id for w in self._waiting)
+
     def _go_on(self) -> None:
         while self._waiting and not self._is_selecting:
             self._waiting.popleft().start()
@@ -429,15 +437,16 @@ class RemoteDevice(RequestTable):
         if done is None:
             self._end_urb(urb, status)
             return
+        is_ok = status is UrbStatus.OK
         data = done.data or b""
         if not urb.is_in:
             moved = min(sent.moved + done.size, urb.length)
-            if _is_interrupted(sent, done, urbs.LIBUSB_CANCELLED):
+            if not is_ok and _is_interrupted(sent, done, urbs.LIBUSB_CANCELLED):
                 self._again(sent, urb, moved)
             else:
                 self._complete_urb(urb.id, UrbResult(status, b"", moved))
             return
-        is_interrupted = _is_interrupted(
+        is_interrupted = not is_ok and _is_interrupted(
             sent, done, urbs.LIBUSB_CANCELLED, urbs.LIBUSB_TIMED_OUT
         )
         if is_interrupted and not data:

@@ -5,15 +5,16 @@ rdpeusb.md 6 and 11: numbers, limits, and what becomes of those without an answe
 
 import itertools
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbStatus
 
 from . import _messages as messages
 from . import _urbs as urbs
 from ._urbs import Completion, Transfer
 
-__all__ = ["CANCEL_LIMIT", "Done", "RequestTable", "Sent"]
+__all__ = ["CANCEL_LIMIT", "Done", "RequestTable", "Sender", "Sent"]
 
 CANCEL_LIMIT: Final = 2.0
 """Seconds for the completion of what was cancelled (11)."""
@@ -32,11 +33,12 @@ class Sent:
         is_counted: that it is given up is the client's fault.
         urb: of the guest, if it is one.
         moved: bytes of it that earlier requests have moved.
+        is_urgent: it is of an interrupt endpoint: a key does not wait behind a disk.
     """
 
     __slots__ = (
-        *("done", "is_cancelled", "is_counted", "limit", "moved", "number"),
-        *("transfer", "urb"),
+        *("done", "is_cancelled", "is_counted", "is_urgent", "limit", "moved"),
+        *("number", "transfer", "urb"),
     )
 
     def __init__(
@@ -45,6 +47,7 @@ class Sent:
         done: "Done",
         limit: float | None,
         urb: Urb | None,
+        moved: int = 0,
     ) -> None:
         self.transfer = transfer
         self.done = done
@@ -52,8 +55,17 @@ class Sent:
         self.is_counted = urb is None or urb.setup is None
         self.urb = urb
         self.number = 0
-        self.moved = 0
+        self.moved = moved
         self.is_cancelled = False
+        self.is_urgent = urb is not None and urb.type is TransferType.INTERRUPT
+
+
+class Sender(Protocol):
+    """Takes messages to a device; see :class:`~rusb.wire.base.Send`."""
+
+    def __call__(
+        self, message: bytes, /, *, is_urgent: bool = False, is_fence: bool = False
+    ) -> None: ...
 
 
 Done: TypeAlias = Callable[[Sent, UrbStatus, Completion | None], None]
@@ -71,7 +83,7 @@ class RequestTable:
     def __init__(
         self,
         interface: int,
-        send: Callable[[bytes], None],
+        send: Sender,
         failed: Callable[[str], None],
     ) -> None:
         self._interface = interface
@@ -131,12 +143,13 @@ class RequestTable:
         urb: Urb | None = None,
         moved: int = 0,
     ) -> None:
-        sent = Sent(transfer, done, limit, urb)
-        sent.moved = moved
+        sent = Sent(transfer, done, limit, urb, moved)
         self._enter(sent)
         transfer.request = sent.number
         number = next(self._messages) & 0xFFFFFFFF
-        self._send(urbs.transfer(self._interface, number, transfer))
+        message = urbs.transfer(self._interface, number, transfer)
+        # interrupt transfers before and after what changes the device stay there
+        self._send(message, is_urgent=sent.is_urgent, is_fence=urb is None)
 
     def _enter(self, sent: Sent) -> None:
         """Give it a number that is not in use."""
@@ -148,23 +161,38 @@ class RequestTable:
         self._sent[sent.number] = sent
         if sent.limit is not None:
             self._unarmed.append(sent)
-        if sent.urb is not None:
-            self._by_urb.setdefault(sent.urb.id, []).append(sent)
+        urb = sent.urb
+        if urb is None:
+            return
+        if urb.id in self._by_urb:
+            self._by_urb[urb.id].append(sent)
+        else:
+            self._by_urb[urb.id] = [sent]
 
     def _forget(self, sent: Sent) -> None:
         del self._sent[sent.number]
-        self._due.pop(sent.number, None)
+        if self._due:
+            self._due.pop(sent.number, None)
         if sent.urb is not None:
             others = self._by_urb[sent.urb.id]
-            others.remove(sent)
-            if not others:
+            if len(others) > 1:
+                others.remove(sent)
+            else:
                 del self._by_urb[sent.urb.id]
 
     def _cancel(self, sent: Sent) -> None:
-        self._call(messages.Call.CANCEL, messages.CANCEL.pack(sent.number))
+        body = messages.CANCEL.pack(sent.number)
+        self._call(messages.Call.CANCEL, body, is_urgent=sent.is_urgent)
 
-    def _call(self, function: messages.Call, body: bytes) -> None:
+    def _call(
+        self,
+        function: messages.Call,
+        body: bytes,
+        *,
+        is_urgent: bool = False,
+        is_fence: bool = False,
+    ) -> None:
         number = next(self._messages) & 0xFFFFFFFF
         proxy = messages.PROXY
         message = messages.Message(self._interface, proxy, number, function, body)
-        self._send(message.serialize())
+        self._send(message.serialize(), is_urgent=is_urgent, is_fence=is_fence)

@@ -146,7 +146,7 @@ def transfer(interface: int, message: int, urb: Transfer) -> bytes:
     return b"".join((head, urb.body, _SIZE.pack(urb.size), urb.data or b""))
 
 
-def parse_transfer(body: memoryview, *, is_out: bool) -> Transfer:
+def parse_transfer(body: bytes | memoryview, *, is_out: bool) -> Transfer:
     """Read what follows the header of a request.
 
     Raises:
@@ -210,7 +210,7 @@ def completion(interface: int, message: int, done: Completion) -> bytes:
     return b"".join((head, done.result, end, done.data or b""))
 
 
-def parse_completion(body: memoryview, *, has_data: bool) -> Completion:
+def parse_completion(body: bytes | memoryview, *, has_data: bool) -> Completion:
     """Read what follows the header. The padding may be a function (7).
 
     Raises:
