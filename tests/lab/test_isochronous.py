@@ -7,6 +7,7 @@ fetches: so QEMU and this process go before others, which would make them late.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import subprocess
@@ -38,6 +39,9 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.xdist_group("isochronous"),
 ]
+
+figures = logging.getLogger("figures")
+"""What was counted, for ``-o log_cli=true --log-level=INFO``."""
 
 SECONDS = 60 if IS_SOAK else 10
 
@@ -126,6 +130,7 @@ async def test_the_kernel_records_what_a_microphone_hears(
     async with plugged(guest, tmp_path, microphone, delay, jitter):
         counts, is_prompt = await run(guest, programs, "record", "/dev/snd/pcmC0D0c")
     seen = counts, microphone.lost, log(tmp_path)
+    figures.info("microphone, %g s of delay: %s", delay, seen)
     assert counts["frames"] + counts["lost"] >= SECONDS * 48_000, seen
     assert counts["bad"] == counts["overruns"] == 0, seen
     most = allowed(delay, is_prompt=is_prompt) * counts["frames"]
@@ -141,6 +146,7 @@ async def test_a_reader_gets_the_pictures_of_a_camera(
     async with plugged(guest, tmp_path, camera, delay, jitter):
         counts, is_prompt = await run(guest, programs, "watch", "/dev/video0")
     seen = counts, camera.lost, log(tmp_path)
+    figures.info("camera, %g s of delay: %s", delay, seen)
     assert counts["pictures"] >= (29 if is_prompt else 15) * counts["ms"] // 1000, seen
     most = allowed(delay, is_prompt=is_prompt) * counts["pictures"]
     assert counts["bad"] <= max(1, most), seen

@@ -107,6 +107,7 @@ class RemoteDevice(RequestTable):
         self._active: ConfigurationDescriptor | None = None
         self._pipes: dict[int, dict[int, int]] = {}  # handle by interface and address
         self._handles: dict[int, int] = {}  # by address
+        self._moved: set[int] = set()  # interfaces that are not in their first setting
         self._is_selecting = False
         self._waiting: deque[_Waiting] = deque()
 
@@ -236,7 +237,10 @@ class RemoteDevice(RequestTable):
         setting = active.interface(number, alternate) if active else None
         if setting is None:
             told(UrbStatus.STALL)
-            return
+        else:
+            self._select(setting, told)
+
+    def _select(self, setting: InterfaceDescriptor, told: _Told) -> None:
         self._is_selecting = True
         done = partial(self._set, setting, told)
         body = settings.InterfaceSelection(self._configuration, _wanted(setting))
@@ -337,8 +341,20 @@ class RemoteDevice(RequestTable):
         except ParseError:
             told(UrbStatus.IO_ERROR)
             raise
-        told(status)
+        self._settle(told, status)
         self._go_on()
+
+    def _settle(self, told: _Told, status: UrbStatus) -> None:
+        """12: FreeRDP 2.11 leaves interfaces in the settings that they had; a guest
+        expects the first of each."""
+        active = self._active
+        if status is UrbStatus.OK and active is not None:
+            self._moved &= set(active.interface_numbers)
+            for number in self._moved:
+                setting = _first_setting(active, number)
+                self._select(setting, partial(self._settle, told))
+                return
+        told(status)
 
     def _set(
         self,
@@ -355,6 +371,7 @@ class RemoteDevice(RequestTable):
                 addresses = {pipe.address for pipe in result.pipes}
                 if addresses == {e.address for e in wanted.endpoints}:
                     self._learn(result)
+                    self._note(wanted)
                 else:
                     status = UrbStatus.IO_ERROR
         except ParseError:
@@ -362,6 +379,14 @@ class RemoteDevice(RequestTable):
             raise
         told(status)
         self._go_on()
+
+    def _note(self, setting: InterfaceDescriptor) -> None:
+        """Remember whether an interface is in its first setting."""
+        assert self._active is not None
+        if setting == _first_setting(self._active, setting.number):
+            self._moved.discard(setting.number)
+        else:
+            self._moved.add(setting.number)
 
     def _learn(self, result: settings.InterfaceResult) -> None:
         self._pipes[result.number] = {p.address: p.handle for p in result.pipes}
