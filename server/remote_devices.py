@@ -49,6 +49,10 @@ MAX_PLUGS, PLUG_PERIOD = 512, 10.0
 """Devices that one client may plug in within so many seconds: each costs a task and
 lines in the log. A client that does more is not serious."""
 
+VERDICT = 5.0
+"""Seconds that a device has to have been there after a command failed that was read
+ahead, or the device was leaving: a client looks every two seconds what it has."""
+
 MAX_ODD = 1024
 """Kinds of storage devices that are remembered to be odd."""
 
@@ -698,14 +702,19 @@ class RemoteDevices:
         )
         if mode < StorageMode.AHEAD or self.commands is None:
             return pipelined
-        device.commands = self.commands.of(info.id)
+        commands = device.commands = self.commands.of(info.id)
+
+        def judge(why: str) -> None:
+            if commands.is_open:
+                degraded(StorageMode.EARLY, why)
+
         ahead = ReadAhead(
             pipelined,
-            device.commands,
+            commands,
             storage.ahead,
             now=now,
             later=later,
-            degraded=partial(degraded, StorageMode.EARLY),
+            degraded=lambda why: later(VERDICT, partial(judge, why)),
         )
         return ahead
 

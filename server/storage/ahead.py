@@ -62,7 +62,8 @@ class ReadAhead(AttachedDevice):
         ahead: bytes to read ahead at most.
         now: monotonic seconds.
         later: has something done after so many seconds.
-        degraded: gets the reason when read-ahead ends, because the device is odd.
+        degraded: gets the reason when read-ahead ends, because the device is odd or
+            about to leave.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ReadAhead(AttachedDevice):
         *,
         now: Callable[[], float],
         later: Callable[[float, Callable[[], None]], object],
-        degraded: Callable[[str], None] = lambda why: None,
+        degraded: Callable[[str], object] = lambda why: None,
     ) -> None:
         self.info = device.info
         self.name = device.name

@@ -23,6 +23,8 @@ class Wire:
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent = asyncio.Event()
         self._silent.set()
+        self._answers = asyncio.Event()
+        self._answers.set()
         self._server: asyncio.Server | None = None
 
     @contextlib.asynccontextmanager
@@ -45,8 +47,12 @@ class Wire:
             return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.far)
         self._writers += [writer, far_writer]
-        for pair in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.ensure_future(self._pump(*pair, self._silent))
+        silent, answers = self._silent, self._answers
+        for reads, writes, may_move in (
+            (reader, far_writer, (silent,)),
+            (far_reader, writer, (silent, answers)),
+        ):
+            task = asyncio.ensure_future(self._pump(reads, writes, may_move))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -54,11 +60,12 @@ class Wire:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        may_move: asyncio.Event,
+        may_move: tuple[asyncio.Event, ...],
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                await may_move.wait()
+                for one in may_move:
+                    await one.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
@@ -73,9 +80,14 @@ class Wire:
         """What is connected moves no byte, until :meth:`let_go`."""
         self._silent.clear()
 
+    def hold_answers(self) -> None:
+        """What the server says is not heard, until :meth:`let_go`."""
+        self._answers.clear()
+
     def let_go(self) -> None:
         """It moves again; nothing was lost."""
         self._silent.set()
+        self._answers.set()
 
     def silence(self) -> None:
         """What is connected moves no byte any more; new connections do."""
