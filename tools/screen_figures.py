@@ -39,6 +39,7 @@ from rusb.rdp.graphics.pixels import to_bytes, to_depth
 from rusb.rdp.graphics.updates import CELL, Damage, Encoder, Form
 from rusb.rdp.share import DataType
 from rusb.server.config import ServerConfig
+from rusb.server.display.h264 import H264Encoder
 from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from tests.support.rdp.pictures import desktop, film
@@ -84,6 +85,9 @@ def encoding() -> dict[str, float]:
     whole, whole_24 = cpu(lambda: draw(16)), cpu(lambda: draw(24))
     character = cpu(lambda: draw(16, 320, 320, 16, 16), 100)
     window = cpu(lambda: draw(16, 320, 320, 208, 208), 50)
+    encoder, numbers = H264Encoder(W, H, 75), itertools.count()
+    films = itertools.cycle([film(W, H, number) for number in range(8)])
+    picture = cpu(lambda: encoder.encode(next(films), is_key=not next(numbers)), 30)
     size = sum(len(one.body) for one in draw(16))
     return {
         "whole desktop, 16 bpp, ms": whole * 1e3,
@@ -92,6 +96,7 @@ def encoding() -> dict[str, float]:
         "whole desktop, 24 bpp / zlib": whole_24 / yardstick,
         "200x200 / whole": window / whole,
         "one character / whole": character / whole,
+        "AVC420 of 640x480 / whole, 24 bpp": picture / whole_24,
         "bytes of the desktop / raw": size / len(raw),
     }
 
@@ -474,6 +479,7 @@ TARGETS = {
     "whole desktop, 24 bpp / zlib": 3.5,
     "200x200 / whole": 0.2,
     "one character / whole": 0.02,
+    "AVC420 of 640x480 / whole, 24 bpp": 0.35,
     "bytes of the desktop / raw": 0.2,
     **{f"scrolling console, {depth} bpp, cores": 0.35 for depth in DEPTHS},
     "two viewers / one": 1.3,
