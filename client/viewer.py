@@ -301,14 +301,8 @@ it is encrypted is as in the session."""
 
 _NETWORKS = {"m": "modem", "b": "broadband", "l": "lan"}
 
-_OTHER_DEVICES = {
-    "sound": ["/sound"],
-    "sound:local": ["/sound"],
-    "sound:off": ["/audio-mode:2"],
-    "sound:remote": ["/audio-mode:1"],
-    "clipboard": ["+clipboard"],
-    "clipboard:off": ["-clipboard"],
-}
+_SOUND_SYSTEMS = ("alsa", "oss", "pulse")
+"""Drivers of sound that both programs have."""
 
 
 def _translate(letter: str, value: str) -> list[str] | None:
@@ -323,8 +317,19 @@ def _translate(letter: str, value: str) -> list[str] | None:
     if letter == "-g":
         return _geometry(value)
     if letter == "-r":
-        return _OTHER_DEVICES.get(value)
+        return _redirect(*value.split(":"))
     return None
+
+
+def _redirect(kind: str, how: str = "", driver: str = "", *_: str) -> list[str] | None:
+    """``sound:local:alsa``, ``clipboard:CLIPBOARD``: FreeRDP has one clipboard."""
+    if kind == "clipboard":
+        return ["-clipboard" if how == "off" else "+clipboard"]
+    if kind != "sound":
+        return None
+    if how in ("off", "remote"):
+        return ["/audio-mode:2" if how == "off" else "/audio-mode:1"]
+    return [f"/sound:sys:{driver}" if driver in _SOUND_SYSTEMS else "/sound"]
 
 
 def _geometry(text: str) -> list[str]:
