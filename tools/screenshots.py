@@ -67,6 +67,7 @@ def show(folder: Path, target: Path, guest: ScreenGuest | None) -> None:
                     display.xdotool("type", "--delay", "30", line)
                     display.xdotool("key", "Return")
                     time.sleep(2)
+                guest.wait("[ -f /mnt/README.TXT ]", 20)  # it was typed right
                 wait(
                     lambda: display.shows(guest.picture(), 24),
                     "what the guest shows",

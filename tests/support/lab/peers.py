@@ -136,6 +136,7 @@ class Display(Program):
             "-nolisten",
             "tcp",
             "-noreset",
+            "-r",  # a key that is released late, on a busy machine, is pressed once
         ]
         super().__init__(command, folder)
         try:
