@@ -22,12 +22,13 @@ unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE := -n 4 --dist loadgroup
 UNIT := tests/usb tests/wire tests/rdp tests/rfb tests/filters
 
-.PHONY: help demo test unit fast fuzz soak coverage check bench figures manual docs clean wheel-test system
+.PHONY: help demo test unit others fast fuzz soak coverage check bench figures manual docs clean wheel-test system
 
 help:
 	@echo "make demo        see a USB drive travel to a guest and back"
 	@echo "make test        all tests, virtual machines included"
 	@echo "make unit        the protocols, filters and USB itself, in half a minute"
+	@echo "make others      the same with each other Python of this machine, 3.11 to 3.14"
 	@echo "make fast        all tests but those with virtual machines, in 90 s"
 	@echo "make fuzz        random inputs from a random seed, for some minutes"
 	@echo "make soak        what takes long by itself: a million inputs, for some hours"
@@ -48,6 +49,9 @@ test: .make/dev .make/node system
 
 unit: .make/dev
 	$(BIN)/python -m pytest -q $(UNIT) -m "not fuzz and not soak" $(PYTEST_ARGS)
+
+others: .make/dev
+	@sh tools/others.sh $(BIN)/python $(UNIT)
 
 # What this machine cannot do is skipped here, and only here.
 fast: .make/dev
