@@ -291,6 +291,7 @@ class MachineState:
         notes: what its user was told at the start.
         has_sound, clipboard: as they count now, see
             :class:`~rusb.server.vbox.settings.Machine`; None: not known.
+        guest: where devices go, as ``--guest`` names it; empty: not known.
     """
 
     state: str
@@ -303,6 +304,7 @@ class MachineState:
     notes: tuple[str, ...] = ()
     has_sound: bool | None = None
     clipboard: str | None = None
+    guest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads, of JSON's types only."""

@@ -18,8 +18,10 @@ class Parser(argparse.ArgumentParser):
         """Complain of an unknown option by its name, before anything is read.
 
         argparse would read the word after it as if there were no option, and complain
-        of that one.
+        of that one. What follows the name of a program is the program's.
         """
+        if any(action.nargs == argparse.REMAINDER for action in self._actions):
+            return
         known = [name for name in self._option_string_actions if name[:2] == "--"]
         for word in words:
             if word == "--":

@@ -15,6 +15,7 @@ OWN = {
     "passwordhash": "print the hash of a password, for VBoxAuthSimple",
     "plugins": "list wire protocols, device backends and guest kinds",
     "rdesktop": "a client with the options of rdesktop-vrdp: -r usb host[:port]",
+    "run": "run a pyusb program that sees the devices of a machine, as its guest",
     "screenshot": "save what is on a machine's screen, as viewers see it",
     "serve": "serve remote USB to a virtual machine",
     "version": "print the version, as --version does",

@@ -13,7 +13,9 @@ from pathlib import Path
 from rusb.errors import GuestError, Hint
 from rusb.oserrors import reason
 
-__all__ = ["is_stale", "listen", "listen_at", "parse_place"]
+from ..vbox.files import belongs_to_others
+
+__all__ = ["is_stale", "listen", "listen_at", "make_own_folder", "parse_place"]
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,30 @@ async def listen_at(
         ) from error
     finally:
         os.umask(before)
+
+
+def make_own_folder(folder: Path, kind: str) -> None:
+    """Make the directory of a guest, which must be ours alone.
+
+    Args:
+        folder: the directory.
+        kind: of guest, for messages.
+
+    Raises:
+        GuestError: it cannot be made, or is not ours.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_foreign = belongs_to_others(folder)
+    except OSError as error:
+        raise GuestError(
+            f"cannot create the directory {folder} for {kind} guests: {reason(error)}"
+        ).hinting(Hint.OTHER_GUEST_ADDRESS) from error
+    if is_foreign:
+        raise GuestError(
+            f"{folder} belongs to another user, can be written by others, or is a"
+            " symbolic link"
+        ).hinting(Hint.OTHER_GUEST_ADDRESS)
 
 
 def _is_socket(path: Path) -> bool:

@@ -14,13 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rusb.errors import GuestError, Hint
+from rusb.errors import GuestError
 from rusb.oserrors import reason
 from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
-from ..vbox.files import belongs_to_others
-from ._listening import is_stale
+from ._listening import is_stale, make_own_folder
 from ._pyusb_backend import Backend, default_folder
 from ._stream import DeviceStream, usbredir_core
 from .base import AttachedDevice, GuestBackend
@@ -92,25 +91,13 @@ class PyusbGuest(GuestBackend):
     """
 
     def __init__(self, address: str | None = None) -> None:
-        super().__init__(address)
         self.folder = Path(address) if address else default_folder()
+        super().__init__(str(self.folder.absolute()))
         self._sockets: dict[str, _Socket] = {}
 
     async def start(self) -> None:
         """Make the folder, which must be ours alone; remove stale sockets."""
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            is_foreign = belongs_to_others(self.folder)
-        except OSError as error:
-            raise GuestError(
-                f"cannot create the directory {self.folder} for pyusb guests:"
-                f" {reason(error)}"
-            ).hinting(Hint.OTHER_GUEST_ADDRESS) from error
-        if is_foreign:
-            raise GuestError(
-                f"{self.folder} belongs to another user, can be written by others, or"
-                " is a symbolic link"
-            ).hinting(Hint.OTHER_GUEST_ADDRESS)
+        make_own_folder(self.folder, "pyusb")
         for path in self.folder.glob("*.usb"):
             if stat.S_ISSOCK(path.lstat().st_mode) and await is_stale(path):
                 path.unlink(missing_ok=True)

@@ -318,4 +318,5 @@ class RunningMachine:
             notes=tuple(self._notes),
             has_sound=self.machine.has_sound,
             clipboard=self.machine.clipboard,
+            guest="qemu",
         ).to_json()

@@ -196,6 +196,11 @@ class Serving:
         else:
             self._report(f"{self._machine.name}: listening on port {self.server.port}")
 
+    def _guest(self) -> str:
+        """Where devices go, so that others find them there."""
+        kind = self._config.guest.partition(":")[0]
+        return f"{kind}:{self.server.guest.address or ''}".rstrip(":")
+
     async def _info(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The state of the machine, as ``showvminfo`` wants it."""
         return MachineState(
@@ -206,4 +211,5 @@ class Serving:
             devices=self.server.devices(),
             has_sound=self._machine.has_sound,
             clipboard=self._machine.clipboard,
+            guest=self._guest(),
         ).to_json()

@@ -14,7 +14,7 @@ from rusb.client import ClientConfig, connect
 from rusb.client.backends.emulated import EmulatedBackend, FlashDrive
 from tests.support.lab.fatimage import fat_image
 from tests.support.lab.usblab import BOOT_TIMEOUT, Client, Guest, LabError
-from tests.support.rusbserver import CHECKOUT, RusbServer, free_port
+from tests.support.rusbserver import CHECKOUT, WITH_USB, RusbServer, free_port
 
 pytestmark = [
     pytest.mark.lab,
@@ -27,21 +27,6 @@ SYSFS = "/sys/devices/platform/vhci_hcd.0"
 MIB = 1 << 20
 CONTENT = random.Random(5).randbytes(3 * MIB)
 SUM = hashlib.sha256(CONTENT).hexdigest()
-
-MACHINE = """<?xml version="1.0"?>
-<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
-  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a703}" name="Kernel">
-    <Hardware>
-      <USB>
-        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
-        <DeviceFilters>
-          <DeviceFilter name="all" active="true" remote="yes"/>
-        </DeviceFilters>
-      </USB>
-    </Hardware>
-  </Machine>
-</VirtualBox>
-"""
 
 
 def drive() -> FlashDrive:
@@ -65,7 +50,7 @@ def ports(vm: Client) -> list[str]:
 async def exported(tmp_path: Path) -> AsyncIterator[int]:
     """The port at which a server exports what a client brings: a disk."""
     port = free_port()
-    server = RusbServer(tmp_path, MACHINE, "--guest", f"usbip:127.0.0.1:{port}")
+    server = RusbServer(tmp_path, WITH_USB, "--guest", f"usbip:127.0.0.1:{port}")
     try:
         await asyncio.to_thread(server.wait_log, "TCP server listening")
         config = ClientConfig(
@@ -175,7 +160,7 @@ async def test_a_chardev_of_a_qemu_takes_a_device(
     if is_server:
         add_chardev(guest, path, is_server=True)
     place = f"usbredir:{path}" if is_server else f"usbredir:listen={path}"
-    server = RusbServer(tmp_path, MACHINE, "--guest", place)
+    server = RusbServer(tmp_path, WITH_USB, "--guest", place)
     try:
         await asyncio.to_thread(server.wait_log, "TCP server listening")
         if not is_server:

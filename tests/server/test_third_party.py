@@ -13,37 +13,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from rusb.client.backends.emulated import EmulatedBackend
-from rusb.client.config import ClientConfig
-from rusb.client.session import connect
-from rusb.filters.model import Filter
-from rusb.server.config import ServerConfig
 from rusb.server.guests.pyusb import PyusbGuest
-from rusb.server.server import Server
-from rusb.server.vbox.settings import Machine
 from tests.support.ftdi import Ftdi
+from tests.support.remote import remote
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 URL = "ftdi://ftdi:232:RUSB0001/1"
 
 
 @contextlib.asynccontextmanager
-async def remote(backend: EmulatedBackend, folder: Path) -> AsyncIterator[Path]:
-    """Offer what *backend* has over TLS; yield the folder where the guest sees it."""
-    filters = (Filter(name="FTDI", vendor_id="0403"),)
-    machine = Machine(name="Bench", filters=filters, usb_controllers=("XHCI",))
-    log = folder / "VBox.log"
-    config = ServerConfig(
-        machine, ports=[0], address="127.0.0.1", log=str(log), state=folder
-    )
-    bus = folder / "bus"
-    async with Server(config, guest=PyusbGuest(str(bus))) as server:
-        client = ClientConfig(
-            "127.0.0.1", server.port, known_servers=folder / "known_servers"
-        )
-        async with asyncio.timeout(60), connect(client, backends=[backend]):
-            while "VUSB: Attached" not in log.read_text():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-            yield bus
+async def served(backend: EmulatedBackend, folder: Path) -> AsyncIterator[Path]:
+    """Offer what *backend* has; yield the folder where the guest sees it."""
+    guest = PyusbGuest(str(folder / "bus"))
+    async with remote(backend, guest, folder):
+        yield guest.folder
 
 
 async def start(
@@ -62,7 +45,7 @@ async def start(
 
 
 async def test_ftdi_urls_lists_the_remote_device(tmp_path: Path) -> None:
-    async with remote(EmulatedBackend(devices=[Ftdi()]), tmp_path) as bus:
+    async with served(EmulatedBackend(devices=[Ftdi()]), tmp_path) as bus:
         program = await start(bus, "ftdi_urls.py")
         out, _ = await program.communicate()
     assert program.returncode == 0, out.decode()
@@ -71,7 +54,7 @@ async def test_ftdi_urls_lists_the_remote_device(tmp_path: Path) -> None:
 
 async def test_ftconf_reads_its_eeprom(tmp_path: Path) -> None:
     device = Ftdi()
-    async with remote(EmulatedBackend(devices=[device]), tmp_path) as bus:
+    async with served(EmulatedBackend(devices=[device]), tmp_path) as bus:
         program = await start(bus, "ftconf.py", "--hexblock", "0", URL)
         out, _ = await program.communicate()
     rows = [line.replace(" ", "") for line in out.decode().splitlines()]
@@ -84,7 +67,7 @@ async def test_pyterm_sends_and_receives_through_it(tmp_path: Path) -> None:
     device = Ftdi()
     ours, its = os.openpty()
     try:
-        async with remote(EmulatedBackend(devices=[device]), tmp_path) as bus:
+        async with served(EmulatedBackend(devices=[device]), tmp_path) as bus:
             program = await start(bus, "pyterm.py", "-f", "-b", "9600", URL, stdin=its)
             assert program.stdout is not None
             await program.stdout.readuntil(b"9600 bps\n")
@@ -107,7 +90,7 @@ async def test_pyterm_ends_when_the_device_is_pulled_out(tmp_path: Path) -> None
     backend = EmulatedBackend(devices=[device])
     ours, its = os.openpty()
     try:
-        async with remote(backend, tmp_path) as bus:
+        async with served(backend, tmp_path) as bus:
             program = await start(bus, "pyterm.py", "-f", URL, stdin=its)
             assert program.stdout is not None
             await program.stdout.readuntil(b"bps\n")

@@ -113,6 +113,22 @@ MACHINE = """<?xml version="1.0"?>
 """
 
 
+WITH_USB = """<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
+  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a703}" name="Kernel">
+    <Hardware>
+      <USB>
+        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
+        <DeviceFilters>
+          <DeviceFilter name="all" active="true" remote="yes"/>
+        </DeviceFilters>
+      </USB>
+    </Hardware>
+  </Machine>
+</VirtualBox>
+"""
+
+
 def text(**properties: str) -> str:
     """Return a .vbox file with VRDE properties ``Security/NAME``."""
     elements = (

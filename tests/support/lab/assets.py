@@ -50,6 +50,10 @@ _EXTRA = (
     "uas",
     "snd_usb_audio",
     "uvcvideo",
+    "ftdi_sio",
+    "cp210x",
+    "ch341",
+    "pl2303",
 )
 
 

@@ -1,0 +1,1 @@
+"""Serial ports of USB chips, for guests that have no kernel driver for them."""
