@@ -124,7 +124,7 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["serve", "m.vbox", "--guest", "toaster"],
             64,
-            "'toaster'; choose one of libvirt, loopback",
+            "'toaster'; choose one of kubevirt, libvirt",
         ),
         (["serve", "m.vbox", "--guest", "qemu:/nowhere"], 69, "/nowhere"),
         (["connect", "127.0.0.1:1"], 76, "connect to 127.0.0.1:1: Connection refused."),

@@ -16,8 +16,10 @@ import pytest
 import rusb.server.guests
 from rusb import plugins
 from rusb.errors import GuestError
+from rusb.server.guests._kubernetes import Cluster
 from rusb.server.guests._serial import SerialGuest
 from rusb.server.guests.base import AttachedDevice, GuestBackend
+from rusb.server.guests.kubevirt import KubevirtGuest
 from rusb.server.guests.libvirt import LibvirtGuest
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.guests.usbip import UsbipGuest
@@ -36,6 +38,7 @@ from tests.support.guest_programs import (
     Redirected,
     until,
 )
+from tests.support.kubernetes import FakeApi
 
 GUESTS = [p.name for p in plugins.find(rusb.server.guests) if p.package == "rusb"]
 
@@ -283,8 +286,53 @@ class VhciRig(Rig):
             program.close()
 
 
+class InCluster(KubevirtGuest):
+    """With an API server in front of programs."""
+
+    def __init__(self) -> None:
+        self.programs: list[Redirected] = []
+        self._api = FakeApi(self._slot)
+        self._listening = self._api.listening()
+        super().__init__("lab/vm", find=self._cluster)
+
+    def _cluster(self) -> Cluster:
+        server = f"http://127.0.0.1:{self._api.port}"
+        return Cluster(server, "good", None, "lab", "the test")
+
+    def _slot(self, slot: int) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self.programs.append(Redirected(theirs))
+        return ours
+
+    async def start(self) -> None:
+        await self._listening.__aenter__()
+        await super().start()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._listening.__aexit__(None, None, None)
+
+
+class KubevirtRig(Rig):
+    def __init__(self, folder: Path) -> None:
+        self.backend = self.guest = InCluster()
+
+    async def open(self, device: Device) -> Program:
+        program = self.guest.programs[-1]
+        await until(lambda: program.is_ready)
+        return program
+
+    def left(self) -> list[str]:
+        return [slot.device.name for slot in self.guest._slots]
+
+    def close(self) -> None:
+        for program in self.guest.programs:
+            program.close()
+
+
 RIGS: dict[str, Callable[[Path], Rig]] = {
     "libvirt": LibvirtRig,
+    "kubevirt": KubevirtRig,
     "loopback": LoopbackRig,
     "pyusb": PyusbRig,
     "qemu": QemuRig,
@@ -296,6 +344,7 @@ RIGS: dict[str, Callable[[Path], Rig]] = {
 
 PLAUSIBLE: dict[str, str | None] = {
     "rfc2217": "127.0.0.1:0",
+    "kubevirt": "lab/vm",
     "usbip": "127.0.0.1:0",
     "vhci": None,
 }
