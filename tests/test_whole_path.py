@@ -26,9 +26,15 @@ from rusb.usb.urb import UrbStatus
 from tests.support.whole_path import Lab, machine
 
 
+@pytest.fixture(params=["vrdpusb", "rdpeusb"])
+def wire(request: pytest.FixtureRequest) -> str:
+    """What the devices travel over."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    found = Lab(tmp_path, machine())
+async def lab(tmp_path: Path, wire: str) -> AsyncIterator[Lab]:
+    found = Lab(tmp_path, machine(), (wire,))
     async with asyncio.timeout(20), found.server:
         yield found
 
@@ -45,6 +51,7 @@ async def test_a_device_is_enumerated_and_moves_data(lab: Lab) -> None:
     assert lab.guest.devices == {}
 
 
+@pytest.mark.parametrize("wire", ["vrdpusb"])
 async def test_isochronous_endpoints_are_named_at_both_ends(lab: Lab) -> None:
     """C3: remote USB has no message for them; a webcam attached without a word."""
     events: list[SessionEvent] = []
@@ -72,10 +79,10 @@ async def test_plug_and_unplug_show_in_guest_and_log(lab: Lab) -> None:
 
 
 async def test_what_no_filter_admits_is_announced_but_never_opened(
-    tmp_path: Path,
+    tmp_path: Path, wire: str
 ) -> None:
     only_drive = Filter(name="drives", product="*Flash*")
-    lab = Lab(tmp_path, machine(filters=(only_drive,)))
+    lab = Lab(tmp_path, machine(filters=(only_drive,)), (wire,))
     async with asyncio.timeout(20), lab.server:
         backend = EmulatedBackend(devices=[FlashDrive(), Keyboard()])
         async with lab.client(backend):
@@ -121,11 +128,11 @@ async def test_a_cancelled_urb_completes_and_the_endpoint_goes_on(lab: Lab) -> N
 
 
 async def test_two_clients_with_two_devices_each_do_not_disturb_one_another(
-    tmp_path: Path,
+    tmp_path: Path, wire: str
 ) -> None:
     display = machine().remote_display
     display.allow_multi_connection = True
-    lab = Lab(tmp_path, machine(remote_display=display))
+    lab = Lab(tmp_path, machine(remote_display=display), (wire,))
     async with asyncio.timeout(20), lab.server:
         first = EmulatedBackend(devices=[Loopback(), Loopback()])
         second = EmulatedBackend(devices=[Loopback(), Loopback()])

@@ -66,10 +66,10 @@ class Disk:
 
 @contextlib.asynccontextmanager
 async def two_devices(
-    folder: Path, rate: int
+    folder: Path, rate: int, wire: str = "vrdpusb"
 ) -> AsyncIterator[tuple[LoopbackDevice, LoopbackDevice]]:
     """Two devices of one client, behind a network of so many bytes a second."""
-    lab = Lab(folder, machine())
+    lab = Lab(folder, machine(), (wire,))
     async with (
         asyncio.timeout(30),
         lab.server,
@@ -83,13 +83,14 @@ async def two_devices(
             yield first, second
 
 
+@pytest.mark.parametrize("wire", ["vrdpusb", "rdpeusb"])
 @pytest.mark.parametrize("is_in", [True, False], ids=["reads", "writes"])
 async def test_a_key_does_not_wait_until_the_disk_is_done(
-    tmp_path: Path, is_in: bool
+    tmp_path: Path, is_in: bool, wire: str
 ) -> None:
     """Without a lane of its own it took twice as long as all that is in flight."""
     kind = TransferType.INTERRUPT
-    async with two_devices(tmp_path, RATE) as (first, keyboard):
+    async with two_devices(tmp_path, RATE, wire) as (first, keyboard):
         disk = Disk(first, is_in=is_in)
         start = time.monotonic()
         await asyncio.sleep(QUEUED / 2)

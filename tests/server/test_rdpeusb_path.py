@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from rusb.cli._bench.plan import Job
+from rusb.cli._bench.work import storage
 from rusb.client import offers as offers_module
 from rusb.client.backends._emulated.flash_drive import FlashDrive
+from rusb.client.backends._emulated.keyboard import Keyboard
 from rusb.client.backends._emulated.loopback import Loopback
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.events import DeviceOffered, SessionEvent
 from rusb.client.session import ClientSession, connect
 from rusb.filters.model import Filter
-from rusb.usb.urb import UrbStatus
+from rusb.server import admission
+from rusb.server.storage import PipelinedStorage
+from rusb.usb.types import TransferType
+from rusb.usb.urb import UrbResult, UrbStatus
+from tests.support.breaking import Net, Wire, until
 from tests.support.whole_path import Lab, machine, sessions_of, wires_of
 
 
@@ -155,3 +162,88 @@ async def test_a_client_of_vrdpusb_alone_is_not_asked_for_more(tmp_path: Path) -
         await lab.guest.wait_for(1)
         (ours,) = sessions_of(lab.server)
         assert [devices.protocol.name for devices in ours.devices] == ["vrdpusb"]
+
+
+STORAGE = Job("storage-read", 64 << 10), Job("storage-write", 64 << 10)
+
+
+async def test_storage_is_pipelined_as_over_any_wire(tmp_path: Path) -> None:
+    async with offered(tmp_path, FlashDrive()) as (lab, _, _):
+        (device,) = await lab.guest.wait_for(1)
+        assert isinstance(device.attached, PipelinedStorage)
+        for job in STORAGE:
+            await storage(job, [device], 8)
+
+
+async def test_limits_and_states_are_those_of_any_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "MAX_DEVICES_PER_CLIENT", 1)
+    async with offered(tmp_path, FlashDrive(), FlashDrive()) as (lab, _, _):
+        await lab.guest.wait_for(1)
+        await until(lambda: any(state.problem for state in lab.server.devices()))
+        states = {state.attached: state for state in lab.server.devices()}
+        assert "1 device" in states[False].problem
+        verdict = states[True].verdict
+        assert verdict is not None
+        assert verdict.admitted
+        assert states[True].address.startswith("REMOTEUSB0x")
+        assert states[True].client == 1
+
+
+@contextlib.asynccontextmanager
+async def breaking(folder: Path, **changes: object) -> AsyncIterator[Net]:
+    """A server whose clients have both wires, and a network that breaks."""
+    lab = Net(folder, machine(**changes), BOTH)
+    async with asyncio.timeout(40), lab.server:
+        lab.wire = Wire(lab.server.port)
+        async with lab.wire.up():
+            yield lab
+
+
+async def test_the_guest_keeps_what_a_client_offers_again(tmp_path: Path) -> None:
+    """Such a client does not resume; the same devices are waited for (--hold)."""
+    async with breaking(tmp_path, hold=20.0) as lab:
+        config = dataclasses.replace(lab.config(), wires=("rdpeusb",), reconnect=False)
+        devices = [FlashDrive(), Keyboard()]
+        async with connect(config, backends=[EmulatedBackend(devices=devices)]):
+            before = await lab.guest.wait_for(2)
+            lab.wire.cut()
+            await lab.wait_log("the guest keeps it for 20 s", 2)
+        drive, keys = sorted(before, key=lambda d: d.attached.info.product_id)
+        typed: list[UrbResult] = []
+        keys.submit(TransferType.INTERRUPT, 0x81, 8, b"", typed.append)
+        keyboard = Keyboard()
+        devices = [FlashDrive(), keyboard]
+        async with connect(config, backends=[EmulatedBackend(devices=devices)]):
+            await lab.wait_log("its client is back", 2)
+            assert set(await lab.guest.wait_for(2)) == set(before)
+            for job in STORAGE:
+                await storage(job, [drive], 2)
+            keyboard.type_text("a")
+            await until(lambda: typed)
+            assert typed[0].status is UrbStatus.OK
+    assert lab.log().count("VUSB: Attached") == 2
+
+
+async def test_a_client_that_resumes_offers_devices_of_this_wire_anew(
+    tmp_path: Path,
+) -> None:
+    """resume.md: its messages are not counted; those of vrdpusb go on unseen."""
+    async with breaking(tmp_path) as lab:
+        config = dataclasses.replace(lab.config(), wires=BOTH)
+        backend = EmulatedBackend(devices=[FlashDrive(), Loopback()])
+        async with connect(config, backends=[backend]):
+            names = {d.strings["product"]: d for d in await lab.guest.wait_for(2)}
+            streaming = names.pop("Loopback")
+            lab.wire.cut()
+            await lab.wait_log("Remote USB: resumed after")
+            await lab.wait_log("VUSB: Attached", 3)
+            after = await lab.guest.wait_for(2)
+            assert names["Flash Drive"] in after
+            assert streaming not in after
+            for device in after:
+                if device.strings["product"] == "Loopback":
+                    result = await device.read(Loopback.SOURCE, 512)
+                    assert result.status is UrbStatus.OK
+    assert lab.log().count("VUSB: Attached") == 3

@@ -28,7 +28,8 @@ class Lab:
     Args:
         folder: where it keeps everything.
         machine: what it serves.
-        wires: names of the wire protocols it knows.
+        wires: names of the wire protocols it knows; clients offer devices over the
+            first.
         guest: where devices go.
     """
 
@@ -40,6 +41,7 @@ class Lab:
         guest: LoopbackGuest | None = None,
     ) -> None:
         self.folder = folder
+        self.wires = wires
         self.guest = guest or LoopbackGuest()
         config = ServerConfig(
             machine,
@@ -60,8 +62,10 @@ class Lab:
 
     def config(self) -> ClientConfig:
         """Of a client that may also ask for pictures and type, as viewers do."""
-        known = self.folder / "known"
-        config = ClientConfig("127.0.0.1", self.server.port, known_servers=known)
+        known, wires = self.folder / "known", self.wires[:1]
+        config = ClientConfig(
+            "127.0.0.1", self.server.port, known_servers=known, wires=wires
+        )
         config.is_usb_only = False
         return config
 
