@@ -5,6 +5,7 @@ name, with ``-`` for ``_``, is the word on the command line, and ``_words.py`` s
 one line what it does. Modules whose name begins with ``_`` are not sub-commands.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -95,9 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and (called := os.path.basename(sys.argv[0])) in PROGRAMS:
         program = called
         words = [*PROGRAMS[called], *words]
+    # numpy brings it; to start its threads costs more than numpy does, and we give it
+    # nothing to do
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = _run(program, words)
         sys.stdout.flush()
+        if argv is None:  # the end: nobody needs what a collector would find
+            gc.freeze()
         return status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

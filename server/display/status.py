@@ -3,8 +3,6 @@
 import textwrap
 from collections.abc import Callable, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
-
 from rusb.rdp.graphics.pixels import Frame, frame_of, new_frame
 
 from .base import ScreenSource
@@ -98,6 +96,8 @@ def status_frame(
         devices: a line for each plugged device; what does not fit is counted.
         problem: why there is no screen of the guest.
     """
+    from PIL import Image, ImageDraw, ImageFont  # most servers never show it
+
     below: tuple[str, ...] = HELP
     if problem:
         why = textwrap.wrap(f"There is no picture: {problem}", WRAPPED)

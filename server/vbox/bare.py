@@ -2,10 +2,10 @@
 
 import uuid
 from collections.abc import Sequence
-from xml.sax.saxutils import quoteattr
 
 from rusb.filters.model import Filter
 
+from .document import escape
 from .filter_attributes import class_key, to_attributes
 
 __all__ = ["bare_machine"]
@@ -37,22 +37,29 @@ def bare_machine(name: str, filters: Sequence[Filter], auth: str) -> bytes:
         name: of the machine; its UUID is made of it.
         filters: which devices may come.
         auth: who may connect: ``null`` or ``external``.
+
+    Raises:
+        SettingsError: a text has characters that XML does not allow.
     """
     rows = (
-        " ".join(f"{key}={quoteattr(text)}" for key, text in to_attributes(f).items())
+        " ".join(f"{key}={_quoted(text)}" for key, text in to_attributes(f).items())
         for f in filters
     )
     extra = (
-        f"<ExtraDataItem name={quoteattr(class_key(f.name))}"
-        f" value={quoteattr(f.interface_class)}/>"
+        f"<ExtraDataItem name={_quoted(class_key(f.name))}"
+        f" value={_quoted(f.interface_class)}/>"
         for f in filters
         if f.interface_class
     )
     text = SETTINGS.format(
         uuid=uuid.uuid5(NAMES, name),
-        name=quoteattr(name),
+        name=_quoted(name),
         extra="".join(extra),
         filters="".join(f"<DeviceFilter {row}/>" for row in rows),
         auth=auth.capitalize(),
     )
     return text.encode()
+
+
+def _quoted(text: str) -> str:
+    return f'"{escape(text).decode()}"'

@@ -358,6 +358,26 @@ def test_memory_that_is_freed_is_kept_and_not_asked_for_again() -> None:
     assert int(done.stdout) < 2 * (3 << 20) // resource.getpagesize()
 
 
+PROGRAM = """
+import gc, os, sys
+from rusb.cli import main
+
+sys.argv = ["rusb", "version"]
+main()
+frozen = gc.get_freeze_count()
+import numpy
+print(len(os.listdir("/proc/self/task")), frozen > 0)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="is about Linux")
+def test_a_process_has_no_threads_that_numpy_brings_and_ends_at_once() -> None:
+    words = [sys.executable, "-c", PROGRAM]
+    env = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.splitlines()[-1] == "1 True"
+
+
 LITTLE = {
     "--help": (
         "argparse",

@@ -266,7 +266,7 @@ class TestBothEnds:
         receiver.receive_data(first)
         batch = more * (20_000 // len(more))
         with memory_below(3 << 16):
-            for _ in range(40):
+            for _ in range(15):
                 receiver.receive_data(batch)
         assert receiver.events() == []
 
