@@ -40,7 +40,7 @@ _TAKES = {
 _OPTION = {Speed.SUPER: "--usbxhci", Speed.HIGH: "--usbehci"}
 """What modifyvm needs for a speed; the slower ones need ``--usbohci``."""
 
-STORAGE = "usbdisks."
+STORAGE = ("usbdisks.", "ua-usbdisks.")
 """How the bus of our own machines' USB disks begins; no remote device goes there."""
 
 

@@ -146,8 +146,8 @@ class Virsh:
         """Return how a user does that with the domain."""
         return f"virsh -c {shlex.quote(self.uri)} {word} {shlex.quote(self.domain)}"
 
-    async def check(self) -> Domain:
-        """See whether libvirt is there, on this machine, and the domain runs.
+    async def connect(self) -> None:
+        """See whether libvirt is there, on this machine.
 
         Raises:
             GuestError: it is not so, and what to do about it.
@@ -156,6 +156,14 @@ class Virsh:
             check_uri(self.uri)
         self.uri = (await self._run("uri")).strip()
         check_uri(self.uri)
+
+    async def check(self) -> Domain:
+        """See whether libvirt is there, on this machine, and the domain runs.
+
+        Raises:
+            GuestError: it is not so, and what to do about it.
+        """
+        await self.connect()
         try:
             domain = await self.look()
         except NoDomain as error:
@@ -180,7 +188,32 @@ class Virsh:
             NoDomain: it is gone.
             GuestError: libvirt does not answer.
         """
-        return Domain.parse(await self._run("dumpxml", self._named()))
+        return Domain.parse(await self.dump())
+
+    async def dump(self) -> str:
+        """Return the domain's XML, as it is now.
+
+        Raises:
+            NoDomain: it is gone.
+            GuestError: libvirt does not answer.
+        """
+        return await self._run("dumpxml", self._named())
+
+    async def create(self, xml: str) -> None:
+        """Define and start a domain that is gone when it ends.
+
+        Raises:
+            GuestError: it does not start.
+        """
+        await self._run("create", "--file=/dev/stdin", given=xml)
+
+    async def destroy(self) -> None:
+        """End the domain at once.
+
+        Raises:
+            GuestError: that failed.
+        """
+        await self._run("destroy", self._named())
 
     async def attach(self, xml: str) -> None:
         """Plug a device into the domain as it runs; its settings stay as they are.

@@ -22,7 +22,17 @@ from ..vbox.model import (
 )
 from ..vbox.serialport import SerialPort
 
-__all__ = ["MAX_HEADS", "qemu_command"]
+__all__ = [
+    "MAX_HEADS",
+    "boot_order",
+    "check_adapter",
+    "check_drive",
+    "emulator",
+    "find_firmware",
+    "mac_of",
+    "qemu_command",
+    "serial_address",
+]
 
 QEMU = "qemu-system-x86_64"
 
@@ -71,25 +81,28 @@ def qemu_command(
         SettingsError: QEMU or the firmware is not installed, an image is missing, or
             the machine has what QEMU cannot do; the message says what to do.
     """
-    program = shutil.which(QEMU)
-    if program is None:
-        raise SettingsError(
-            f"{QEMU} is not installed; on Debian: apt-get install qemu-system-x86"
-        )
-    command = [program, "-name", f"guest={_escaped(name)}", "-uuid", uuid.strip("{}")]
+    command = [
+        emulator(),
+        "-name",
+        f"guest={_escaped(name)}",
+        "-uuid",
+        uuid.strip("{}"),
+    ]
     command += ["-nodefaults", "-no-user-config", "-display", "none"]
     command += _screens(screens, has_sound=hardware.audio is not None)
     acpi = "on" if hardware.acpi else "off"
     command += ["-machine", f"pc,accel={accelerator},acpi={acpi}", "-cpu", "max"]
     command += ["-m", f"{hardware.memory}M", "-smp", f"{hardware.cpus}"]
-    tried = dict.fromkeys(b for b in hardware.boot if b in BOOT_LETTERS)
-    letters = "".join(BOOT_LETTERS[b] for b in tried)
+    letters = "".join(BOOT_LETTERS[word] for word in boot_order(hardware))
     if letters:
         command += ["-boot", f"order={letters}"]
     if hardware.is_local_time:
         command += ["-rtc", "base=localtime"]
     if hardware.firmware.upper().startswith("EFI"):
-        command += ["-drive", f"if=pflash,format=raw,readonly=on,file={_firmware()}"]
+        command += [
+            "-drive",
+            f"if=pflash,format=raw,readonly=on,file={find_firmware()}",
+        ]
     for path in monitors:
         command += ["-qmp", f"unix:{_escaped(str(path))},server=on,wait=off"]
     if hardware.serial is not None:
@@ -107,6 +120,25 @@ def qemu_command(
     if incoming:
         command += ["-incoming", incoming]
     return command
+
+
+def emulator() -> str:
+    """Return the path of QEMU.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    program = shutil.which(QEMU)
+    if program is None:
+        raise SettingsError(
+            f"{QEMU} is not installed; on Debian: apt-get install qemu-system-x86"
+        )
+    return program
+
+
+def boot_order(hardware: Hardware) -> list[str]:
+    """Return what is tried, without repetitions."""
+    return list(dict.fromkeys(b for b in hardware.boot if b in BOOT_LETTERS))
 
 
 def _screens(paths: Sequence[Path], *, has_sound: bool = False) -> Iterator[str]:
@@ -157,14 +189,23 @@ def _escaped(text: str) -> str:
     return text.replace(",", ",,")
 
 
-def _chardev(serial: SerialPort) -> str:
+def serial_address(serial: SerialPort) -> tuple[str, int]:
+    """Return host and port of a serial port of TCP; of another one, nothing.
+
+    Raises:
+        SettingsError: it cannot be what it is.
+    """
     try:
         serial.check()
-        host, port = serial.address() if serial.mode == "TCP" else ("", 0)
+        return serial.address() if serial.mode == "TCP" else ("", 0)
     except SettingsError as error:
         raise SettingsError(
             f"the first serial port: {error}; change it with modifyvm VM --uartmode1"
         ) from None
+
+
+def _chardev(serial: SerialPort) -> str:
+    host, port = serial_address(serial)
     if serial.mode == "RawFile":
         return f"file,id=com1,path={_escaped(serial.path)}"
     place = f"host={host},port={port}" if port else f"path={_escaped(serial.path)}"
@@ -172,7 +213,12 @@ def _chardev(serial: SerialPort) -> str:
     return f"socket,id=com1,{place}{wait}"
 
 
-def _firmware() -> str:
+def find_firmware() -> str:
+    """Return the path of EFI firmware.
+
+    Raises:
+        SettingsError: none is installed.
+    """
     for path in FIRMWARE:
         if Path(path).exists():
             return path
@@ -194,22 +240,29 @@ def _storage(drives: Sequence[tuple[str, Drive]]) -> Iterator[str]:
     for number, (bus, drive) in enumerate(drives):
         place = place_of(bus, drive.port, drive.device)
         options = ["if=none", f"id=disk{number}"]
+        check_drive(drive)
         if drive.medium is not None:
-            if not drive.medium.exists():
-                raise SettingsError(
-                    f"the machine's medium {drive.medium} does not exist; attach"
-                    " another one with storageattach"
-                )
             options += [f"file={_escaped(str(drive.medium))}"]
             options += [f"format={disk_format(drive.medium)}"]
             if drive.kind == "dvd":
                 options.append("readonly=on")
-        elif drive.kind == "hdd":
-            raise SettingsError(
-                "a hard disk has no image; attach one with storageattach"
-            )
         yield from ("-drive", ",".join(options))
         yield from ("-device", f"{_device(bus, drive, place)},drive=disk{number}")
+
+
+def check_drive(drive: Drive) -> None:
+    """Refuse a drive without the image that it needs.
+
+    Raises:
+        SettingsError: it has none, or its image is missing.
+    """
+    if drive.medium is not None and not drive.medium.exists():
+        raise SettingsError(
+            f"the machine's medium {drive.medium} does not exist; attach another one"
+            " with storageattach"
+        )
+    if drive.medium is None and drive.kind == "hdd":
+        raise SettingsError("a hard disk has no image; attach one with storageattach")
 
 
 def _device(bus: str, drive: Drive, place: int) -> str:
@@ -233,14 +286,27 @@ def _network(adapters: Mapping[int, Adapter]) -> Iterator[str]:
     for slot, adapter in sorted(adapters.items()):
         card = f"{NETWORK_CARDS.get(adapter.card, 'e1000')},id=nic{slot}"
         if adapter.mac:
-            pairs = [adapter.mac[i : i + 2] for i in range(0, 12, 2)]
-            card += f",mac={':'.join(pairs)}"
-        if adapter.mode == "NAT":
+            card += f",mac={mac_of(adapter)}"
+        check_adapter(slot, adapter)
+        if adapter.mode:
             yield from ("-netdev", f"user,id=net{slot}")
             card += f",netdev=net{slot}"
-        elif adapter.mode:
-            raise SettingsError(
-                f"network adapter {slot + 1} is attached to {adapter.mode}; rusb only"
-                f" supports NAT: modifyvm VM --nic{slot + 1} nat"
-            )
         yield from ("-device", card)
+
+
+def mac_of(adapter: Adapter) -> str:
+    """Return an adapter's address with colons."""
+    return ":".join(adapter.mac[i : i + 2] for i in range(0, 12, 2))
+
+
+def check_adapter(slot: int, adapter: Adapter) -> None:
+    """Refuse a network that we do not have.
+
+    Raises:
+        SettingsError: it is not NAT.
+    """
+    if adapter.mode not in ("", "NAT"):
+        raise SettingsError(
+            f"network adapter {slot + 1} is attached to {adapter.mode}; rusb only"
+            f" supports NAT: modifyvm VM --nic{slot + 1} nat"
+        )

@@ -35,14 +35,20 @@ class Console:
     Args:
         hardware: what the machine is made of.
         ask: runs a command of QEMU's monitor.
+        names: return QEMU's names of the network and the card in a slot.
         log: gets a line for everything that is done.
     """
 
     def __init__(
-        self, hardware: Hardware, ask: Ask, log: Callable[[str], None]
+        self,
+        hardware: Hardware,
+        ask: Ask,
+        names: Callable[[int], tuple[str, str]],
+        log: Callable[[str], None],
     ) -> None:
         self._adapters = hardware.adapters
         self._ask = ask
+        self._names = names
         self._log = log
         self._rules: dict[int, tuple[Forward, ...]] = {}
         self._links = dict.fromkeys(hardware.adapters, True)
@@ -104,7 +110,9 @@ class Console:
         rules = self._rules.get(slot, ())
         for rule in rules:
             if rule.name == name:
-                text = await self._tell(f"hostfwd_remove net{slot} {rule.host}")
+                text = await self._tell(
+                    f"hostfwd_remove {self._names(slot)[0]} {rule.host}"
+                )
                 self._log(f"NAT: adapter {slot + 1}: removed {rule}: {text}")
                 self._rules[slot] = tuple(r for r in rules if r is not rule)
                 return
@@ -121,7 +129,9 @@ class Console:
             raise ControlError(f"{where}: {rule.problem}")
         rules = self._rules.get(slot, ())
         check_forward(rule, rules)
-        if answer := await self._tell(f"hostfwd_add net{slot} {rule.rule}"):
+        if answer := await self._tell(
+            f"hostfwd_add {self._names(slot)[0]} {rule.rule}"
+        ):
             why = _why(rule) or answer
             raise ControlError(
                 f"{where}: the host's port {rule.host_port} cannot be used: {why};"
@@ -139,7 +149,7 @@ class Console:
         await self._set_link(self._slot(arguments), is_on=bool(arguments["enabled"]))
 
     async def _set_link(self, slot: int, *, is_on: bool) -> None:
-        await self._ask("set_link", {"name": f"nic{slot}", "up": is_on})
+        await self._ask("set_link", {"name": self._names(slot)[1], "up": is_on})
         self._links[slot] = is_on
         self._log(
             f"Console: network adapter {slot + 1}: link {'up' if is_on else 'down'}"

@@ -1,4 +1,5 @@
-"""What runs a machine: the contract of a hypervisor, and QEMU as a process of ours."""
+"""What runs a machine: the contract of a hypervisor, what every QEMU has in common, and
+QEMU as a process of ours."""
 
 import abc
 import asyncio
@@ -8,7 +9,7 @@ import shutil
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from rusb.errors import ControlError, GuestError
@@ -23,7 +24,7 @@ from ..vbox.settings import Machine
 from .command_line import MAX_HEADS, qemu_command
 from .control import control_path
 
-__all__ = ["Hypervisor", "MakeHypervisor", "QemuProcess"]
+__all__ = ["Hypervisor", "MakeHypervisor", "Qemu", "QemuProcess"]
 
 START_TIMEOUT = 30.0
 """Seconds until QEMU must answer; it takes a quarter."""
@@ -99,6 +100,10 @@ class Hypervisor(abc.ABC):
             return str(status or "unknown")
         return "stuck"
 
+    def network_names(self, slot: int) -> tuple[str, str]:
+        """The monitor's names of an adapter's network, and of its card."""
+        return f"net{slot}", f"nic{slot}"
+
     @abc.abstractmethod
     def guest(self, use: str) -> GuestBackend:
         """Return a place for devices; it is started and closed by the caller.
@@ -144,8 +149,8 @@ MakeHypervisor: TypeAlias = Callable[
 machine has ended."""
 
 
-class QemuProcess(Hypervisor):
-    """QEMU, which ends with us.
+class Qemu(Hypervisor):
+    """QEMU with monitors and screens of our own, whoever starts it.
 
     Args:
         machine: its name and UUID count.
@@ -172,9 +177,6 @@ class QemuProcess(Hypervisor):
         heads = range(min(machine.monitors, MAX_HEADS))
         self._screens = [path.with_suffix(f".screen{n}") for n in heads]
         self.has_tablets = len(heads) > 1 and bool(hardware.usb)
-        self._process: asyncio.subprocess.Process | None = None
-        self._words: deque[str] = deque(maxlen=MAX_WORDS)
-        self._reading: asyncio.Task[None] | None = None
         self._monitor: Monitor | None = None
         self._is_shut_down = False  # the guest, or we, switched it off
         self._watching: asyncio.Task[None] | None = None
@@ -197,6 +199,19 @@ class QemuProcess(Hypervisor):
             self.notes.append(
                 f"the guest runs many times slower without KVM: {problem}"
             )
+
+    @abc.abstractmethod
+    async def _start(self, accelerator: str, incoming: str) -> None:
+        """Start QEMU and connect to its monitor.
+
+        Raises:
+            SettingsError: it cannot be what the settings say.
+            GuestError: it ended, or does not answer.
+        """
+
+    @abc.abstractmethod
+    async def _note_end(self) -> None:
+        """See how QEMU ended, whose monitor is gone; then tell it."""
 
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None
@@ -235,17 +250,75 @@ class QemuProcess(Hypervisor):
         """QEMU is about to be told to quit."""
         self._is_shut_down = True
 
-    async def stop(self) -> None:
+    def _unlink(self) -> None:
+        for path in (*self._sockets, *self._screens):
+            path.unlink(missing_ok=True)
+
+    async def _connect(self, give_up: Callable[[], Awaitable[None]]) -> Monitor:
+        """Return the monitor of a QEMU that has been started.
+
+        Args:
+            give_up: raises GuestError if it has ended already.
+
+        Raises:
+            GuestError: it has, or it does not answer.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            monitor = Monitor(str(self._sockets[0]), self._noted, self._ended)
+            try:
+                await monitor.open()
+                return monitor
+            except GuestError:
+                await monitor.aclose()
+                await asyncio.sleep(START_POLL)
+                await give_up()
+                if time.monotonic() > deadline:
+                    raise GuestError(
+                        f"QEMU did not answer within {START_TIMEOUT:g} s"
+                    ) from None
+
+    def _noted(self, name: str, data: Mapping[str, object]) -> None:
+        """QEMU told of an event."""
+        if name == "SHUTDOWN":
+            self._is_shut_down = True
+
+    def _ended(self) -> None:
+        """QEMU's monitor is gone, so is QEMU; see how it ended."""
+        self._watching = asyncio.ensure_future(self._note_end())
+
+    async def _quit(self) -> bool:
+        """Tell QEMU to end; was there a monitor to say it to?"""
         monitor, self._monitor = self._monitor, None
-        process, self._process = self._process, None
         if monitor is not None:
             with contextlib.suppress(GuestError):
                 await monitor.execute("quit")
             await monitor.aclose()
+        return monitor is not None
+
+
+class QemuProcess(Qemu):
+    """QEMU as a process of ours, which ends with us; the arguments are Qemu's."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        hardware: Hardware,
+        log: Callable[[str], None],
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(machine, hardware, log, ended)
+        self._process: asyncio.subprocess.Process | None = None
+        self._words: deque[str] = deque(maxlen=MAX_WORDS)
+        self._reading: asyncio.Task[None] | None = None
+
+    async def stop(self) -> None:
+        was_told = await self._quit()
+        process, self._process = self._process, None
         if process is None:
             return
         try:
-            async with asyncio.timeout(STOP_TIMEOUT if monitor is not None else 0):
+            async with asyncio.timeout(STOP_TIMEOUT if was_told else 0):
                 await process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
@@ -260,12 +333,7 @@ class QemuProcess(Hypervisor):
     # ------------------------------------------------------------- our own ----
 
     async def _start(self, accelerator: str, incoming: str) -> None:
-        """Start QEMU and connect to its monitor.
-
-        Raises:
-            SettingsError: it cannot be what the settings say.
-            GuestError: it ended, or does not answer.
-        """
+        """Start QEMU and connect to its monitor."""
         self._unlink()
         machine = self._machine
         command = qemu_command(
@@ -288,34 +356,16 @@ class QemuProcess(Hypervisor):
             stderr=asyncio.subprocess.STDOUT,
         )
         self._reading = asyncio.ensure_future(self._read_words(self._process))
-        self._monitor = await self._connect(self._process)
+        self._monitor = await self._connect(self._give_up)
 
-    def _unlink(self) -> None:
-        for path in (*self._sockets, *self._screens):
-            path.unlink(missing_ok=True)
-
-    async def _connect(self, process: asyncio.subprocess.Process) -> Monitor:
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            monitor = Monitor(str(self._sockets[0]), self._noted, self._ended)
-            try:
-                await monitor.open()
-                return monitor
-            except GuestError:
-                await monitor.aclose()
-                await asyncio.sleep(START_POLL)
-                if process.returncode is not None:
-                    assert self._reading is not None
-                    await self._reading
-                    why = self._why_ended(process.returncode)
-                    self._log(why)
-                    if "id=com1" in why:
-                        why += _SERIAL_ADVICE
-                    raise GuestError(why) from None
-                if time.monotonic() > deadline:
-                    raise GuestError(
-                        f"QEMU did not answer within {START_TIMEOUT:g} s"
-                    ) from None
+    async def _give_up(self) -> None:
+        assert self._process is not None
+        assert self._reading is not None
+        if self._process.returncode is not None:
+            await self._reading
+            why = self._why_ended(self._process.returncode)
+            self._log(why)
+            raise GuestError(why + _SERIAL_ADVICE if "id=com1" in why else why)
 
     async def _read_words(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -330,18 +380,10 @@ class QemuProcess(Hypervisor):
             self._words.append(text)
             self._log(f"QEMU: {text}")
 
-    def _noted(self, name: str, data: Mapping[str, object]) -> None:
-        """QEMU told of an event."""
-        if name == "SHUTDOWN":
-            self._is_shut_down = True
-
-    def _ended(self) -> None:
-        """QEMU's monitor is gone, so is QEMU; see how it ended."""
-        if self._process is not None:
-            self._watching = asyncio.ensure_future(self._note_end(self._process))
-
-    async def _note_end(self, process: asyncio.subprocess.Process) -> None:
-        status: int | None = None
+    async def _note_end(self) -> None:
+        process, status = self._process, None
+        if process is None:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT):
                 status = await process.wait()

@@ -19,12 +19,14 @@ from ..guests.loopback import LoopbackGuest
 from ..release_log import ReleaseLog
 from ..server import Server
 from ..state import DisplayState, MachineState
+from ..vbox.engine import Engine
 from ..vbox.lock import MachineLock, lock_path
 from ..vbox.model import Hardware
 from ..vbox.settings import LIVE_PROPERTIES, Machine, load_machine
 from .console import Console
 from .control import ControlServer, control_path
 from .host_devices import HostDevices, HostPlugs
+from .libvirt_domain import LibvirtDomain
 from .media_control import media_commands
 from .process import MakeHypervisor, QemuProcess
 
@@ -34,6 +36,12 @@ _NO_CONTROLLER = (
     "the machine has no USB controller; power it off and add one with modifyvm VM"
     " --usb-xhci on"
 )
+
+
+_ENGINES: Mapping[Engine, MakeHypervisor] = {
+    Engine.QEMU: QemuProcess,
+    Engine.LIBVIRT: LibvirtDomain,
+}
 
 
 class RunningMachine:
@@ -47,7 +55,7 @@ class RunningMachine:
         notes: what its user is told at the start.
         host_usb: finds the devices of this machine, for ``usbattach``.
         state: folder of the self-made certificate; None: the user's.
-        hypervisor: makes what runs it.
+        hypervisor: makes what runs it; None: what the settings name.
     """
 
     def __init__(
@@ -60,7 +68,7 @@ class RunningMachine:
         notes: Iterable[str] = (),
         host_usb: Callable[[], HostDevices] | None = None,
         state: Path | None = None,
-        hypervisor: MakeHypervisor = QemuProcess,
+        hypervisor: MakeHypervisor | None = None,
     ) -> None:
         self.machine = machine
         self._report = report
@@ -70,15 +78,18 @@ class RunningMachine:
         self._host_usb = host_usb
         self._plugs: HostPlugs | None = None
         find_path = partial(control_path, machine.uuid)
-        self._console = Console(hardware, self._ask, lambda text: self._log.write(text))
+        self._console = Console(
+            *(hardware, self._ask),
+            names=lambda slot: self._hypervisor.network_names(slot),
+            log=lambda text: self._log.write(text),
+        )
         self._happened = EventLog(machine.name)
         self._control = ControlServer(find_path, self._commands(), lock, self._happened)
         self._control.hold()
         self._log = ReleaseLog(log)
         self._is_over = asyncio.Event()
-        self._hypervisor = hypervisor(
-            machine, hardware, self._log.write, self._is_over.set
-        )
+        make = hypervisor or _ENGINES[machine.engine]
+        self._hypervisor = make(machine, hardware, self._log.write, self._is_over.set)
         self._server: Server | None = None
         self._port = -1  # 0: the server did not start (vrdp-server.md 5.3)
         self._changing = asyncio.Lock()

@@ -14,6 +14,7 @@ from rusb.errors import FilterError, SettingsError
 from rusb.filters.model import Filter
 
 from .document import Document, Node
+from .engine import Engine, find_engine
 from .files import read_file
 from .filter_attributes import class_key
 from .filter_list import FilterList
@@ -153,6 +154,11 @@ class Machine:
         return find_storage(self.extra_data, filter_name)
 
     @property
+    def engine(self) -> Engine:
+        """What runs the machine?"""
+        return find_engine(self.extra_data)
+
+    @property
     def resume_seconds(self) -> float:
         """How long is a client waited for that may come back?"""
         return find_resume(self.extra_data) if self.resume is None else self.resume
@@ -239,6 +245,7 @@ def _read(document: Document, path: Path) -> Machine:
     extra_data = read_pairs(node.find("ExtraData"), "ExtraDataItem")
     check_storage(extra_data)
     check_grace(extra_data)
+    find_engine(extra_data)
     return Machine(
         name=given.get("name") or path.stem,
         uuid=given.get("uuid", "").strip("{}").lower(),

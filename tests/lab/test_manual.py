@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab.assets import LabError
+from tests.support.lab.libvirtlab import Libvirt
 from tests.support.lab.peers import wait
 from tests.support.lab.vboxshell import Shell
 from tests.support.rusbserver import free_port, free_ports
@@ -25,11 +26,22 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def shell(tmp_path: Path, vboxmanage: Path) -> Iterator[Shell]:
-    with Shell.open(tmp_path, vboxmanage) as made:
+def shell(
+    tmp_path: Path, vboxmanage: Path, request: pytest.FixtureRequest
+) -> Iterator[Shell]:
+    """Where machines are run by QEMU, unless a test wants libvirt."""
+    uri = ""
+    if getattr(request, "param", "") == "libvirt":
+        uri = request.getfixturevalue("libvirt").uri
+    with Shell.open(tmp_path, vboxmanage, uri) as made:
         yield made
 
 
+BY_LIBVIRT = pytest.param("libvirt", marks=pytest.mark.xdist_group("libvirt"))
+WITH_BOTH = pytest.mark.parametrize("shell", ["qemu", BY_LIBVIRT], indirect=True)
+
+
+@WITH_BOTH
 def test_the_manual_step_by_step(shell: Shell, iso: Path) -> None:
     serial = shell.folder / "serial.log"
 
@@ -148,6 +160,7 @@ def _use_a_device_of_the_host(
     assert "no device" in gone
 
 
+@WITH_BOTH
 def test_start_and_stop_by_name(shell: Shell) -> None:
     shell("VBoxManage createvm --name Small --register")
     shell("VBoxManage modifyvm Small --memory 32 --vrde off --usb on")
@@ -163,6 +176,7 @@ def test_start_and_stop_by_name(shell: Shell) -> None:
     assert shell("VBoxManage list vms") == ""
 
 
+@WITH_BOTH
 def test_the_bound_port_is_shown_when_the_first_is_busy(shell: Shell) -> None:
     shell("VBoxManage createvm --name Small --register")
     shell("VBoxManage modifyvm Small --memory 32 --vrde on --vrdeaddress 127.0.0.1")
@@ -184,6 +198,7 @@ def test_the_bound_port_is_shown_when_the_first_is_busy(shell: Shell) -> None:
     assert "VRDE port" not in shell("VBoxManage showvminfo Small")
 
 
+@WITH_BOTH
 def test_what_keeps_a_machine_from_starting_is_said(shell: Shell) -> None:
     shell("VBoxManage createvm --name Small --register")
     shell("VBoxManage modifyvm Small --memory 32 --usb-xhci on")
@@ -259,6 +274,7 @@ def test_logs_are_rotated(shell: Shell) -> None:
 DISKS = {"ide": "vdi", "sata": "vmdk", "scsi": "vhd", "virtio": "qcow2", "usb": "raw"}
 
 
+@WITH_BOTH
 def test_efi_firmware_and_every_bus_start(shell: Shell) -> None:
     serial = shell.folder / "serial.log"
     shell("VBoxManage createvm --name Small --register")
@@ -337,6 +353,7 @@ def test_commands_at_once_wait_for_each_other(shell: Shell) -> None:
     assert 'VMState="running"' in shell("VBoxManage showvminfo Small --machinereadable")
 
 
+@WITH_BOTH
 def test_a_killed_qemu_is_a_failure(shell: Shell) -> None:
     shell("VBoxManage createvm --name Small --register")
     shell("VBoxManage modifyvm Small --memory 32")
@@ -351,6 +368,8 @@ def test_a_killed_qemu_is_a_failure(shell: Shell) -> None:
         headless.kill()
         headless.wait()
     why = "QEMU ended by itself, killed by signal 9"
+    if "LIBVIRT_DEFAULT_URI" in shell.env:
+        why = "the domain ended by itself; libvirt's log of it says why"
     assert why in shell.said("VBoxHeadless")
     logs = shell.folder / "data/rusb/VirtualBox VMs/Small/Logs/VBox.log"
     assert why in logs.read_text()
@@ -365,3 +384,34 @@ def _qemu(shell: Shell) -> int:
         check=False,
     )
     return int(found.stdout.split()[0]) if found.stdout else 0
+
+
+@pytest.mark.xdist_group("libvirt")
+def test_another_engine_is_kept(
+    tmp_path: Path, vboxmanage: Path, libvirt: Libvirt
+) -> None:
+    with Shell.open(tmp_path, vboxmanage) as shell:
+        shell.env["LIBVIRT_DEFAULT_URI"] = libvirt.uri
+        shell("VBoxManage createvm --name Small --register")
+        shell("VBoxManage modifyvm Small --memory 32 --vrde off --nic1 nat")
+        start = "VBoxManage startvm Small --type headless"
+        assert "choose one of qemu, libvirt" in shell(f"{start} --engine xen", 2)
+        shell(f"{start} --engine libvirt")
+        assert "Small" in libvirt.virsh("list", "--name")
+        port = free_port()
+        shell(f"VBoxManage controlvm Small natpf1 ssh,tcp,127.0.0.1,{port},,22")
+        shell("VBoxManage controlvm Small setlinkstate1 off")
+        shell("VBoxManage controlvm Small poweroff")
+        headless = shell.start("VBoxHeadless --startvm Small --vrde off")
+        info = "VBoxManage showvminfo Small --machinereadable"
+        wait(lambda: 'VMState="running"' in shell(info), "its start")
+        headless.kill()
+        headless.wait()
+        assert "Small" in libvirt.virsh("list", "--name")  # it outlives us
+        shell(start)  # what was left is ended first
+        shell("VBoxManage controlvm Small poweroff")
+        assert "Small" not in libvirt.virsh("list", "--all", "--name")
+        log = shell.folder / "data/rusb/VirtualBox VMs/Small/Logs/VBox.log"
+        assert "ending the domain that a killed rusb left behind" in log.read_text()
+        shell(f"{start} --engine qemu")
+        assert "Small" not in libvirt.virsh("list", "--all", "--name")

@@ -91,7 +91,9 @@ async def test_rules_that_come_at_the_same_time_are_all_kept() -> None:
         await asyncio.sleep(0)
         return ""
 
-    console = Console(hardware, answer, lambda line: None)
+    console = Console(
+        hardware, answer, lambda slot: (f"net{slot}", f"nic{slot}"), lambda line: None
+    )
     add = console.commands()["natpf"]
     rules = [f"{name},tcp,127.0.0.1,{port},,22" for port, name in enumerate("abc", 1)]
     calls = [add({"number": 1, "add": rule}) for rule in (*rules, rules[0])]

@@ -23,6 +23,7 @@ from rusb.cli._hints import did_you_mean
 from rusb.cli._vbox_options import Option, UsageError, on_off, one_of
 from rusb.errors import ControlError, GuestError, RusbError, SettingsError
 from rusb.server.state import MachineState
+from rusb.server.vbox.engine import ENGINE_KEY, Engine
 from rusb.server.vbox.files import make_folder
 from rusb.server.vbox.grace import parse_seconds
 from rusb.server.vbox.hardware import load_hardware
@@ -163,8 +164,11 @@ async def _run(
 
 
 def startvm(words: Sequence[str]) -> int:
-    """``startvm VM… [--type headless]``: one that fails does not keep the others."""
-    found = given(words, (Option("type"),))
+    """``startvm VM… [--type headless] [--engine qemu|libvirt]``.
+
+    One that fails does not keep the others. An engine is kept in the settings.
+    """
+    found = given(words, (Option("type"), Option("engine")))
     kind = one_of("type", found.last("type") or "gui", _TYPES)
     if not found.words:
         raise UsageError("no machine was named")
@@ -176,10 +180,13 @@ def startvm(words: Sequence[str]) -> int:
             " screen (modifyvm VM --vrde on; showvminfo has the port), and controlvm VM"
             " screenshotpng FILE saves a picture of it"
         )
+    engine = found.last("engine")
+    if engine:
+        one_of("engine", engine, [e.value for e in Engine])
     status = 0
     for name in found.words:
         try:
-            _start_named(name)
+            _start_named(name, engine)
         except RusbError as error:
             if len(found.words) == 1:
                 raise
@@ -188,12 +195,15 @@ def startvm(words: Sequence[str]) -> int:
     return status
 
 
-def _start_named(name: str) -> None:
+def _start_named(name: str, engine: str | None) -> None:
     """Start a machine, and say so."""
-    entry = registry().find(name)
+    known = registry()
+    entry = known.find(name)
     machine_of(entry)
     if is_running(entry.uuid):
         raise ControlError(f"the machine {entry.name!r} is already running")
+    if engine:
+        known.edit(entry, lambda e: e.set_extra(ENGINE_KEY, engine))
     print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
     state = _start(entry.uuid, entry.name, entry.path)
     print(f'VM "{entry.name}" has been successfully started.', flush=True)

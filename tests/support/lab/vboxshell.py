@@ -32,10 +32,14 @@ class Shell:
         folder: the home.
         runtime: the folder of sockets.
         vboxmanage: what stands for ``VBoxManage``.
+        libvirt: URI of the libvirt that runs machines; empty: QEMU does.
     """
 
-    def __init__(self, folder: Path, runtime: str, vboxmanage: Path) -> None:
+    def __init__(
+        self, folder: Path, runtime: str, vboxmanage: Path, libvirt: str = ""
+    ) -> None:
         self.folder = folder
+        self._has_libvirt = bool(libvirt)
         programs = folder / "bin"
         command = [sys.executable, "-m", "rusb", "aliases", str(programs)]
         subprocess.run(command, check=True, cwd=CHECKOUT, timeout=30)
@@ -51,12 +55,21 @@ class Shell:
             "RUSB_RUNTIME": runtime,
             "RUSB_ACCEL": "tcg",
             "RUSB_BACKENDS": "emulated:serial",  # what is plugged in at the server
+            **({"LIBVIRT_DEFAULT_URI": libvirt} if libvirt else {}),
         }
 
     def __call__(self, line: str, status: int = 0) -> str:
         """Run a line; return what it printed."""
+        words = shlex.split(line)
+        said = self._run(words, status)
+        if words[1] == "createvm" and self._has_libvirt:
+            name = words[words.index("--name") + 1]
+            self._run(["VBoxManage", "setextradata", name, "rusb/Engine", "libvirt"], 0)
+        return said
+
+    def _run(self, words: list[str], status: int) -> str:
         done = subprocess.run(
-            shlex.split(line),
+            words,
             env=self.env,
             cwd=self.folder,
             capture_output=True,
@@ -64,7 +77,7 @@ class Shell:
             timeout=100,
             check=False,
         )
-        assert done.returncode == status, f"{line}: {done.stdout}{done.stderr}"
+        assert done.returncode == status, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
     def start(self, line: str, **env: str) -> subprocess.Popen[bytes]:
@@ -85,10 +98,12 @@ class Shell:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, folder: Path, vboxmanage: Path) -> Iterator["Shell"]:
+    def open(
+        cls, folder: Path, vboxmanage: Path, libvirt: str = ""
+    ) -> Iterator["Shell"]:
         """One whose machines are off at the end."""
         with tempfile.TemporaryDirectory(dir="/tmp") as runtime:  # its path is short
-            shell = cls(folder, runtime, vboxmanage)
+            shell = cls(folder, runtime, vboxmanage, libvirt)
             try:
                 yield shell
                 shell.power_off()
