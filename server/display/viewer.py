@@ -313,6 +313,7 @@ class Viewer:
         self._stop()
         self._damage.add_all()
         self._wait()
+        self.hub.due()  # what it kept may have been too much for others
 
     def _draw(self, update: Drawing) -> None:
         if isinstance(update, Update):

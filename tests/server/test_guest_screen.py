@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from rusb.client.session import ClientSession, connect
+from rusb.rdp.graphics.updates import Update
+from rusb.rdp.server import ServerConnection
 from rusb.rdp.share import DataType
 from rusb.server.display import guest_screen
 from tests.support.screen_guest import ScreenGuest
@@ -203,6 +205,34 @@ async def test_keys_lights_and_extra_buttons_reach_the_guest(place: Place) -> No
         ]
         data = {"button": "side", "down": True}
         assert place.screen_guest.buttons == [{"type": "btn", "data": data}]
+
+
+async def test_the_guests_pointer_is_the_viewers(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shape with straight alpha, hidden, from the cache; none: the viewer's own."""
+    sent = list[Update]()
+    send = ServerConnection.send_update
+
+    def note(core: ServerConnection, update: Update) -> None:
+        if "POINTER" in update.kind.name:
+            sent.append(update)
+        send(core, update)
+
+    monkeypatch.setattr(ServerConnection, "send_update", note)
+    async with VncServer(place.screen_guest.path, 640, 480) as vnc:
+        await until(lambda: place.server._screens[0].size)
+        async with place.viewer():
+            await until(lambda: sent)
+            shape = cursor(1, 0, 2, 1, [0x80404040, 0xFF123456])
+            other = cursor(0, 0, 1, 1, [0xFFFFFFFF])
+            shapes = shape, cursor(0, 0, 0, 0, []), other, shape
+            for count, one in enumerate(shapes, 2):
+                vnc.say(update(one))
+                await until(lambda: len(sent) == count)  # noqa: B023
+    kinds = [one.kind.name.removesuffix("_POINTER") for one in sent]
+    assert kinds == ["POINTER_DEFAULT", "NEW", "POINTER_HIDDEN", "NEW", "CACHED"]
+    assert bytes.fromhex("80808080 563412ff") in sent[1].body
 
 
 async def test_a_guest_that_hangs_is_not_typed_at_without_end(place: Place) -> None:

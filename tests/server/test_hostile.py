@@ -303,6 +303,36 @@ async def test_t08_pictures_of_those_who_read_nothing_take_little(
         assert most < MAX_PICTURES + size
 
 
+async def test_t08_who_reads_nothing_keeps_no_pictures_from_the_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own, as large as all may be together, is given up after a while."""
+    monkeypatch.setattr("rusb.server.display.hub.MAX_PICTURES", 1 << 20)
+    monkeypatch.setattr("rusb.server.display.viewer.PICTURE_PATIENCE", 0.3)
+    monkeypatch.setattr(
+        "rusb.server.display.status.status_frame",
+        lambda width, height, *_: noise(width, height),
+    )
+    config = lab.config()
+    config.width, config.height, config.depth = 2048, 1024, 24
+    allow = b"\1" + bytes(11)
+    async with (
+        asyncio.timeout(30),
+        connect(config, backends=[]) as deaf,
+        connect(lab.config(), backends=[]) as other,
+    ):
+        transport = deaf_ears(lab, deaf)
+        first, second = (one.viewer for one in sessions_of(lab.server))
+        assert first is not None
+        assert second is not None
+        transport.write(said(deaf, DataType.SUPPRESS_OUTPUT, allow))
+        while first.picture_size <= 1 << 20:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        transport_of(other).write(said(other, DataType.SUPPRESS_OUTPUT, allow))
+        while not second.frames:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_nothing_of_a_client_waits_for_the_garbage_collector(
     lab: Lab,
 ) -> None:

@@ -177,6 +177,18 @@ async def test_a_change_of_size_is_followed_by_all(hub: Hub) -> None:
     assert [viewer.sizes for viewer in viewers] == [[(640, 480)]] * 2
 
 
+async def test_what_a_viewer_holds_is_released_when_it_leaves(hub: Hub) -> None:
+    keys: list[tuple[int, bool]] = []
+    hub.keyboard = Keyboard(lambda code, is_down: keys.append((code, is_down)))
+    viewer = Viewer()
+    hub.add(viewer)
+    hub.keyboard.key(viewer, 0x1E, is_down=True)
+    hub.pointer.button(viewer, "left", is_down=True)
+    hub.discard(viewer)
+    assert keys == [(0x1E, True), (0x1E, False)]
+    assert not any(hub.pointer._held.values())
+
+
 async def test_nothing_happens_after_the_end(hub: Hub) -> None:
     viewer = Viewer()
     hub.add(viewer)
