@@ -4,11 +4,15 @@
     .venv/bin/python tools/storage_figures.py [--rtt MS] [--rounds N] [--read MIB]
                                               [--write MIB] [MODE...]
 
+A MODE is one of ``--storage``, or ``usbip``: then it is Linux's vhci_hcd in another
+machine that has the disk, by our own USB/IP server behind the same delay.
+
 A guest in QEMU reads and writes the disk of a client behind a delay with dd, directly.
 The modes take turns; each line has the MiB a second of each round, and their median.
 """
 
 import argparse
+import contextlib
 import random
 import statistics
 import sys
@@ -17,25 +21,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.support.lab.far import far_disk, seconds
-from tests.support.lab.usblab import Guest
+from tests.support.lab.far import far_disk, far_usbip_disk, seconds
+from tests.support.lab.usblab import VM, Client, Guest
 
 MIB = 1 << 20
 
 
 def measure(
-    guest: Guest, folder: Path, mode: str, args: argparse.Namespace
+    machines: dict[str, VM], folder: Path, mode: str, args: argparse.Namespace
 ) -> tuple[float, float]:
     """Return the MiB a second of one round: read, written."""
     image = folder / "disk.img"
     image.write_bytes(random.Random(1).randbytes((args.read + args.write) * MIB))
-    with far_disk(guest, folder / "far", image, mode, args.rtt):
+    vm = machines["usbip" if mode == "usbip" else "qemu"]
+    disk: contextlib.AbstractContextManager[object]
+    if isinstance(vm, Client):
+        disk = far_usbip_disk(vm, folder / "far", image, args.rtt)
+    else:
+        assert isinstance(vm, Guest)
+        disk = far_disk(vm, folder / "far", image, mode, args.rtt)
+    with disk:
         dd = f"dd bs={MIB} if=/dev/sda of=/dev/null iflag=direct count={args.read}"
-        guest.sh("dd if=/dev/sda of=/dev/null count=0")  # it has looked for partitions
-        reading = seconds(guest, dd)
-        guest.put("/tmp/new", random.Random(2).randbytes(args.write * MIB))
+        vm.sh("dd if=/dev/sda of=/dev/null count=0")  # it has looked for partitions
+        reading = seconds(vm, dd)
+        vm.put("/tmp/new", random.Random(2).randbytes(args.write * MIB))
         dd = f"dd bs={MIB} if=/tmp/new of=/dev/sda seek={args.read} oflag=direct"
-        writing = seconds(guest, f"{dd} conv=notrunc")
+        writing = seconds(vm, f"{dd} conv=notrunc")
     return args.read / reading, args.write / writing
 
 
@@ -48,11 +59,14 @@ def main() -> None:
     parser.add_argument("--write", type=int, default=4)
     args = parser.parse_args()
     found: dict[str, list[tuple[float, float]]] = {mode: [] for mode in args.modes}
-    with Guest() as guest:
+    with contextlib.ExitStack() as stack:
+        machines: dict[str, VM] = {"qemu": stack.enter_context(Guest())}
+        if "usbip" in args.modes:
+            machines["usbip"] = stack.enter_context(Client(memory=384))
         for n in range(args.rounds):
             for mode in args.modes:
                 with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-                    one = measure(guest, Path(folder), mode, args)
+                    one = measure(machines, Path(folder), mode, args)
                 found[mode].append(one)
                 print(f"round {n + 1} {mode}: {one[0]:.2f} {one[1]:.2f}", flush=True)
     base = None

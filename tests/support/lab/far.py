@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rusb.cli._bench import relay
-from tests.support.lab.usblab import Guest
-from tests.support.rusbserver import CHECKOUT, RusbServer
+from tests.support.lab.usblab import VM, Client, Guest
+from tests.support.rusbserver import CHECKOUT, RusbServer, free_port
 
-__all__ = ["far_disk", "seconds"]
+__all__ = ["far_disk", "far_usbip_disk", "seconds"]
 
 MACHINE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
@@ -35,40 +35,74 @@ def far_disk(
     """The guest has a disk of a client that is so far away."""
     folder.mkdir()
     options = "--guest", f"qemu:{guest.monitor}", "--storage", mode
-    server = RusbServer(folder, MACHINE, *options)
-    env = {**os.environ, "RUSB_STATE": str(folder)}
     with contextlib.ExitStack() as stack:
-        stack.callback(server.stop)
-        server.wait_log("TCP server listening")
-        port = server.port
-        if rtt_ms:
-            network = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", relay.__name__, str(port), str(rtt_ms)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    cwd=CHECKOUT,
-                )
-            )
-            assert network.stdout is not None
-            port = int(network.stdout.readline())
-        client = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-m", "rusb", "connect", f"127.0.0.1:{port}"]
-                + ["--backend", f"emulated:flash-drive={image}"],
-                cwd=CHECKOUT,
-                env=env,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-        stack.callback(client.terminate)
+        server = _serve(stack, folder, *options)
+        _bring(stack, folder, image, _away(stack, server.port, rtt_ms))
         guest.wait("test -b /dev/sda")
         yield server
     guest.wait("! test -b /dev/sda")
 
 
-def seconds(guest: Guest, command: str) -> float:
+@contextlib.contextmanager
+def far_usbip_disk(
+    vm: Client, folder: Path, image: Path, rtt_ms: int
+) -> Iterator[RusbServer]:
+    """A machine's vhci_hcd has the disk by USB/IP from a server so far away."""
+    folder.mkdir()
+    port = free_port()
+    usbip = "/usr/sbin/usbip"
+    vm.modprobe("vhci_hcd")
+    with contextlib.ExitStack() as stack:
+        options = "--guest", f"usbip:127.0.0.1:{port}", "--storage", "off"
+        server = _serve(stack, folder, *options)
+        _bring(stack, folder, image, server.port)
+        server.wait_log("busid 1-1")
+        far = _away(stack, port, rtt_ms)
+        vm.sh(f"{usbip} --tcp-port {far} attach -r 10.0.2.2 -b 1-1")
+        vm.wait("test -b /dev/sda")
+        yield server
+        vm.sh(f"{usbip} detach -p 0")
+        vm.wait("! test -b /dev/sda")
+
+
+def _serve(stack: contextlib.ExitStack, folder: Path, *options: str) -> RusbServer:
+    server = RusbServer(folder, MACHINE, *options)
+    stack.callback(server.stop)
+    server.wait_log("TCP server listening")
+    return server
+
+
+def _away(stack: contextlib.ExitStack, port: int, rtt_ms: int) -> int:
+    """A port that leads to another one, so far away."""
+    if not rtt_ms:
+        return port
+    network = stack.enter_context(
+        subprocess.Popen(
+            [sys.executable, "-m", relay.__name__, str(port), str(rtt_ms)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=CHECKOUT,
+        )
+    )
+    assert network.stdout is not None
+    return int(network.stdout.readline())
+
+
+def _bring(stack: contextlib.ExitStack, folder: Path, image: Path, port: int) -> None:
+    client = stack.enter_context(
+        subprocess.Popen(
+            [sys.executable, "-m", "rusb", "connect", f"127.0.0.1:{port}"]
+            + ["--backend", f"emulated:flash-drive={image}"],
+            cwd=CHECKOUT,
+            env={**os.environ, "RUSB_STATE": str(folder)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    )
+    stack.callback(client.terminate)
+
+
+def seconds(guest: VM, command: str) -> float:
     start = time.monotonic()
     guest.sh(command, 120)
     return time.monotonic() - start
