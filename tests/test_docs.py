@@ -92,3 +92,40 @@ def test_the_guide_has_every_environment_variable() -> None:
     read = {name for text in texts for name in re.findall(r"\bRUSB_[A-Z_]+\b", text)}
     guide = (ROOT / "docs" / "guide" / "environment.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(RUSB_\w+)`", guide, re.M)) == read
+
+
+# ---------------------------------------------------------- what works with what ----
+
+COMBINATIONS = ROOT / "docs" / "guide" / "combinations.md"
+
+
+def plugins_in(folder: str) -> set[str]:
+    """The names of our plugins there."""
+    found = {path.stem for path in (ROOT / folder).glob("[!_]*.py")}
+    return found - {"base"}
+
+
+def test_the_tests_that_the_table_names_are_there() -> None:
+    text = COMBINATIONS.read_text("utf-8")
+    named = re.findall(r"`(tests/[a-z_/0-9]+\.py)::(\w+)`", text)
+    assert len(named) > 10
+    for path, name in named:
+        source = (ROOT / path).read_text("utf-8")
+        assert re.search(rf"^(async )?def {name}\(", source, re.M), f"{path}::{name}"
+
+
+def test_the_table_has_every_source_and_guest_and_no_empty_cell() -> None:
+    text = COMBINATIONS.read_text("utf-8")
+    known = set(re.findall(r"^- \*\*(\w+)\*\* ", text, re.M))
+    used = set[str]()
+    tables = re.findall(r"^\| from .*\n\|[-|]*\n(?:\|.*\n)+", text, re.M)
+    assert len(tables) == 2
+    for table in tables:
+        head, _, *rows = [line.strip("|").split("|") for line in table.splitlines()]
+        assert {cell.strip(" `") for cell in head[1:]} == plugins_in("server/guests")
+        sources = {row[0].strip() for row in rows}
+        assert {f"`{n}`" for n in plugins_in("client/backends")} <= sources
+        for row in rows:
+            assert len(row) == len(head)
+            used |= {word.strip() for cell in row[1:] for word in cell.split(",")}
+    assert used == known | {"s"}
