@@ -18,7 +18,7 @@ from rusb.rdp import events as rdp
 from rusb.rdp.channels import ChannelRegistry
 from rusb.rdp.client import ClientConnection
 from rusb.rdp.cookie import Cookie
-from rusb.rdp.error_info import SLOT_IS_TAKEN, explain
+from rusb.rdp.error_info import DENIALS, SLOT_IS_TAKEN, explain
 
 from .config import ClientConfig
 from .dial import dial, rdp_settings
@@ -196,12 +196,21 @@ class Connection:
                 f"{server} already has as many clients as it accepts; try again when"
                 " one has left"
             ).hinting(Hint.ALLOW_SEVERAL_CLIENTS)
+        if reason in DENIALS:
+            return AuthenticationError(
+                f"{server} refused the logon: the user name or password is wrong, or"
+                " the screen does not exist. The machine's VBox.log says which"
+            )
         if reason:
             return ConnectionLost(f"{server} ended the connection: {explain(reason)}")
         if self.rdp.is_admitted:
             return error or ConnectionLost(
                 f"the connection to {server} was lost after the logon, before the"
                 " session began; see the machine's VBox.log"
+            )
+        if error is not None:  # who refuses closes in order
+            return ConnectionLost(
+                f"the connection to {server} broke during the logon: {error}"
             )
         return AuthenticationError(
             f"{server} closed the connection right after the logon and gave no reason:"

@@ -4,6 +4,8 @@ import resource
 from collections import Counter
 from collections.abc import Callable
 
+from rusb.rdp.error_info import STOPPED
+
 from . import events
 from .sessions import Session, Sessions
 from .vbox.settings import Machine
@@ -36,9 +38,6 @@ wait, clients, listeners, logs, libraries."""
 
 MAX_COMPLAINTS = 8
 """Lines in the log about connections that were closed at once."""
-
-STOPPED = 1
-"""Error-info code of a client that the server disconnects (vrdp-server.md 1.19)."""
 
 
 class Admission:

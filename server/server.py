@@ -12,9 +12,9 @@ from rusb import plugins
 from rusb.aio.protocols import load_protocol
 from rusb.errors import Hint, ListenError, PluginError, RusbError
 from rusb.filters.model import Filter
+from rusb.rdp.error_info import STOPPED
 
 from . import events
-from .admission import STOPPED
 from .auth import choose
 from .config import ServerConfig
 from .display.base import ScreenAccess

@@ -20,7 +20,7 @@ from rusb.errors import (
 )
 from rusb.rdp import events as rdp
 from rusb.rdp.channels import ChannelHandler, ChannelListener, ChannelRegistry
-from rusb.rdp.error_info import SLOT_IS_TAKEN
+from rusb.rdp.error_info import DENIED, SLOT_IS_TAKEN, STOPPED
 from rusb.rdp.lane import Lane
 from rusb.rdp.notices import Notice, UsbUnreachable
 from rusb.rdp.rusbext import RUSBEXT
@@ -468,7 +468,7 @@ class ServerSession(Session):
             await self._authenticate(event)
         except Exception as error:  # a client must not wait for ever
             log.exception("%s: a bug in the logon", self.name)
-            self._refuse(event, f"internal error: {error!r}")
+            self._refuse(event, f"internal error: {error!r}", STOPPED)
 
     async def _authenticate(self, event: rdp.LogonRequested) -> None:
         """Ask the machine's method; a refused client sees the connection end (3.7)."""
@@ -500,9 +500,7 @@ class ServerSession(Session):
         former = self._find_former(event)
         if problem := self._host.admission.admit(self, former):
             method.disconnected(self.number)
-            self._rdp.refuse_logon(SLOT_IS_TAKEN)
-            self.stream.send_now()
-            self._refuse(event, problem)
+            self._refuse(event, problem, SLOT_IS_TAKEN)
             return
         self.phase = Phase.ADMITTED
         self._since = time.time()
@@ -563,11 +561,17 @@ class ServerSession(Session):
             return None
         return client.width, client.height
 
-    def _refuse(self, event: rdp.LogonRequested, reason: str) -> None:
+    def _refuse(
+        self, event: rdp.LogonRequested, reason: str, code: int = DENIED
+    ) -> None:
         """Hang up on a client after its logon.
 
-        Without a goodbye of TLS, in which rdesktop 1.9 would wait for ever.
+        Without a goodbye of TLS, in which rdesktop 1.9 would wait for ever. Why, it is
+        told by an error-info code; that is the same for all that may be wrong with a
+        logon, so that nobody learns which names exist.
         """
+        self._rdp.refuse_logon(code)
+        self.stream.send_now()
         self.phase = Phase.REFUSED
         user, name = event.credentials.user, event.client.name
         self._tell(events.ClientRefused(self.number, self.address, user, name, reason))

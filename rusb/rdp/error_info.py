@@ -1,6 +1,12 @@
 """Error-info codes: why a server ends a connection (vrdp-server.md 8.5)."""
 
-__all__ = ["SLOT_IS_TAKEN", "explain"]
+__all__ = ["DENIALS", "DENIED", "SLOT_IS_TAKEN", "STOPPED", "explain"]
+
+STOPPED, DENIED = 1, 7
+"""The server wants the end; the logon was not right."""
+
+DENIALS = DENIED, 9
+"""What servers say of a logon that is not right."""
 
 SLOT_IS_TAKEN = 0x0408
 """MS-RDPBCGR 2.2.5.1.1: all available destinations are in use."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from rusb.errors import (
 from rusb.filters.model import Filter
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.x224 import ConnectionConfirm, Failure
+from rusb.server.auth import Decision, Request
 from rusb.server.vbox.settings import RemoteDisplay
 from tests.support.whole_path import Lab, machine, sessions_of
 
@@ -120,6 +123,38 @@ async def test_a_cut_between_logon_and_session_is_not_a_wrong_password(
             pass
     assert exit_status(e.value) == 76
     assert "password" not in str(e.value)
+
+
+@pytest.mark.parametrize("how", ["is denied", "is denied without a word", "breaks"])
+async def test_only_a_logon_that_is_denied_looks_like_a_wrong_password(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """C2: our server says so; VirtualBox just closes; a network breaks (76)."""
+    authenticator = lab.server.authenticator
+
+    async def check(request: Request) -> Decision:
+        if how == "breaks":
+            (session,) = sessions_of(lab.server)
+            assert session.stream.transport is not None
+            sock = session.stream.transport.get_extra_info("socket")
+            linger = struct.pack("ii", 1, 0)  # who closes resets the connection
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            session.stream.abort()
+        return Decision(granted=False, reason="")
+
+    monkeypatch.setattr(authenticator, "check", check)
+    if how == "is denied without a word":
+        monkeypatch.setattr(ServerConnection, "_knows_reasons", False)
+    with pytest.raises(RusbError) as e:
+        async with lab.client(EmulatedBackend(devices=[])):
+            pass
+    status, text = {
+        "is denied": (67, "refused the logon: the user name or password is wrong"),
+        "is denied without a word": (67, "gave no reason"),
+        "breaks": (76, "broke during the logon"),
+    }[how]
+    assert exit_status(e.value) == status
+    assert text in str(e.value)
 
 
 async def test_who_finds_the_slot_taken_is_told_exactly_that(lab: Lab) -> None:

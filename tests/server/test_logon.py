@@ -27,7 +27,9 @@ async def test_a_bug_in_a_logon_refuses_it(
     async with place.serve() as server:
         server.authenticator.check = check  # type: ignore[method-assign, assignment]
         async with asyncio.timeout(20):
-            await place.is_refused()
+            with pytest.raises(ConnectionLost, match="server initiated disconnect"):
+                async with place.visit():
+                    pass
         await place.wait_log("Connection closed: 1")
     assert "a bug in the logon" in caplog.text
 

@@ -88,7 +88,7 @@ class Place:
     async def is_refused(
         self, user: str = "vera", password: str = "secret", domain: str = ""
     ) -> None:
-        with pytest.raises(AuthenticationError, match="after the logon"):
+        with pytest.raises(AuthenticationError, match="refused the logon"):
             async with self.visit(user, password, domain):
                 pass
 
