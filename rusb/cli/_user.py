@@ -56,16 +56,16 @@ def _can_read(user: pwd.struct_passwd, path: str) -> bool:
 
 
 def check_guest(config: ServerConfig) -> None:
-    """Refuse the guest whose sockets could be made by root only.
+    """Refuse guests whose sockets or terminals could be made by root only.
 
     Raises:
-        SettingsError: it is pyusb or libvirt.
+        SettingsError: it is pyusb, libvirt or pty.
     """
     kind = config.guest.partition(":")[0]
-    if kind in ("pyusb", "libvirt"):
+    if kind in ("pyusb", "libvirt", "pty"):
         raise SettingsError(
-            f"--user cannot be combined with --guest {kind}: its sockets must belong to"
-            " the user that runs rusb serve; start rusb serve as that user"
+            f"--user cannot be combined with --guest {kind}: what it makes must belong"
+            " to the user that runs rusb serve; start rusb serve as that user"
         )
 
 

@@ -82,7 +82,6 @@ class _Terminal(SerialPlace):
             fcntl.ioctl(self._fd, termios.TIOCPKT, struct.pack("i", 1))
             self._have_told()
             os.read(self._fd, 1)  # that we have set something
-            link.unlink(missing_ok=True)
             link.symlink_to(self.name)
         except BaseException:
             os.close(self._fd)
@@ -132,7 +131,18 @@ class _Terminal(SerialPlace):
         self._out.clear()
         is_held = not termios.tcgetattr(self._fd)[2] & termios.HUPCL
         self.port.close(keeps_outputs=is_held)
+        self._forget()
         self._look()
+
+    def _forget(self) -> None:
+        """What the program has not read is not for the next one."""
+        with contextlib.suppress(OSError):
+            slave = os.open(self.name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            try:
+                termios.tcflush(slave, termios.TCIFLUSH)
+            finally:
+                os.close(slave)
+            os.read(self._fd, 1)  # that we have done so
 
     def _stop(self) -> None:
         if self._is_reading:
@@ -151,15 +161,13 @@ class _Terminal(SerialPlace):
         except OSError:
             self._ended()
             return
-        if not packet:
-            self._ended()
-        elif packet[0]:
+        if packet[0]:
             self._told(packet[0])
         else:
             self.port.write(packet[1:])
-            if self.port.is_full:
-                self._is_reading = False
-                self._loop.remove_reader(self._fd)
+        if self.port.is_full:
+            self._is_reading = False
+            self._loop.remove_reader(self._fd)
 
     def _go_on(self) -> None:
         if self.port.is_open and not self._is_reading and self._fd >= 0:

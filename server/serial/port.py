@@ -32,8 +32,9 @@ PIECE = 0.1
 
 MIN_PIECE, MAX_PIECE = 64, 4096
 
-MAX_WAITING = 64 << 10
-"""Bytes that wait to be sent above which no more should be given to the port."""
+MAX_WAITING, MAX_CHANGES = 64 << 10, 64
+"""Bytes that wait to be sent, or changes, above which no more should be given to the
+port."""
 
 STUCK = 2.0
 """Seconds in which nothing has been sent (the other end's CTS forbids it), after which
@@ -115,7 +116,7 @@ class SerialPort:
         self._writing: dict[int, int] = {}  # bytes of each
         self._changing = 0  # requests under way
         self._stuck: asyncio.TimerHandle | None = None
-        self._is_stuck = False
+        self._is_stuck = self._was_full = False
         self._is_paused = self._is_pressed = self._is_gone = False
         interface = driver.interface
         endpoint, notify = interface.data_in, interface.notify
@@ -141,7 +142,8 @@ class SerialPort:
     @property
     def is_full(self) -> bool:
         """Should nothing more be written?"""
-        return self._waiting >= MAX_WAITING
+        changes = len(self._jobs) + self._changing
+        return self._waiting >= MAX_WAITING or changes >= MAX_CHANGES
 
     @property
     def is_stuck(self) -> bool:
@@ -200,6 +202,7 @@ class SerialPort:
                 self._jobs.append(bytearray(data))
             self._waiting += len(data)
             self._pump()
+            self._tell_room()
 
     def set_line(self, line: Line, done: Done = _nobody) -> None:
         """Change bit rate and format behind what was written."""
@@ -236,8 +239,7 @@ class SerialPort:
             self._drop()
         self._submit(_Change(self.driver.purge(received=received, sent=sent), done))
         self._pump()
-        if sent:
-            self.on_room()
+        self._tell_room()
 
     def ask_status(self) -> None:
         """Ask a chip for its modem lines that does not tell them by itself."""
@@ -311,7 +313,7 @@ class SerialPort:
         if result.status in _NOT_AGAIN:
             log.info("%s: reading ended: %s", self.name, result.status.name)
             return
-        if not any(r.ids for r in self._reads) or result.status is UrbStatus.STALL:
+        if not read.ids:
             self._later(lambda: self._recover(read, result.status))
 
     def _later(self, call: Callable[[], None]) -> None:
@@ -362,6 +364,7 @@ class SerialPort:
             return
         self._jobs.append(_Change(requests, done))
         self._pump()
+        self._tell_room()
 
     def _submit(self, change: _Change) -> None:
         """Requests of one device stay in order."""
@@ -382,6 +385,7 @@ class SerialPort:
         if not change.left:
             change.done(change.is_fine)
             self._pump()
+            self._tell_room()
 
     # -------------------------------------------------------------- sending ----
 
@@ -431,9 +435,11 @@ class SerialPort:
         self._device.submit(urb, completed)
 
     def _written(self, urb_id: int, result: UrbResult) -> None:
-        was_full, length = self.is_full, self._writing.pop(urb_id)
+        length = self._writing.pop(urb_id)
         self._waiting -= length
         self._is_stuck = False
+        if self._is_gone:
+            return
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
@@ -448,5 +454,9 @@ class SerialPort:
                 *(self.name, length, result.status.name),
             )
         self._pump()
-        if was_full and not self.is_full:
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        was_full, self._was_full = self._was_full, self.is_full
+        if was_full and not self._was_full:
             self.on_room()

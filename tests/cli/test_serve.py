@@ -251,6 +251,10 @@ async def visit(server: RusbServer, known: Path) -> None:
             ["--user", "nobody", "--guest", "libvirt:lab"],
             "cannot be combined with --guest libvirt",
         ),
+        (
+            ["--user", "nobody", "--guest", "pty"],
+            "cannot be combined with --guest pty",
+        ),
         (["--user", "nobody", "--auth", "external"], "cannot be combined with PAM"),
     ],
 )

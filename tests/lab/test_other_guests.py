@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import random
 import re
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from rusb.client import ClientConfig, connect
 from rusb.client.backends.emulated import EmulatedBackend, FlashDrive
 from tests.support.lab.fatimage import fat_image
-from tests.support.lab.usblab import BOOT_TIMEOUT, Client, Guest, LabError
-from tests.support.rusbserver import CHECKOUT, WITH_USB, RusbServer, free_port
+from tests.support.lab.usblab import Client, Guest
+from tests.support.rusbserver import WITH_USB, RusbServer, free_port
 
 pytestmark = [
     pytest.mark.lab,
@@ -83,61 +82,6 @@ async def test_linux_attaches_what_a_client_brought(
             kernel.wait("! test -b /dev/sda")
 
     await asyncio.to_thread(run)
-
-
-SERVES = f"""
-import importlib, os, sys, time
-sys.path.insert(0, {str(CHECKOUT)!r})
-os.environ["RUSB_STATE"] = "/run/rusb"
-from rusb.cli import main
-for name in ("cli.connect", "cli.serve", "client.backends.emulated", "wire.vrdpusb",
-             "server.session", "server.guests.vhci"):
-    importlib.import_module(f"rusb.{{name}}")
-
-def start(command, log):
-    pid = os.fork()
-    if not pid:
-        sys.argv = command.split()
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.exit(main())
-    return pid
-
-server = start("rusb serve --name Kernel --allow vendorId=1209 --guest vhci -v"
-               " --port 3390 --address 127.0.0.1 --log /run/VBox.log", "/run/serve.log")
-log = "/run/VBox.log"
-while not os.path.exists(log) or "listening" not in open(log).read():
-    time.sleep(0.1)
-start("rusb connect 127.0.0.1:3390 -v --no-reconnect"
-      " --backend emulated:flash-drive=/run/disk.img,keyboard,serial",
-      "/run/connect.log")
-open("/run/server.pid", "w").write(str(server))
-os.wait()
-os.wait()
-"""
-
-
-def test_the_kernel_of_the_server_is_the_guest(kernel: Client, tmp_path: Path) -> None:
-    """A disk, a keyboard and a serial port appear in its own lists."""
-    image = tmp_path / "disk.img"
-    image.write_bytes(fat_image(17 * MIB, {"DATA.BIN": CONTENT}))
-    kernel.sh(f"cp {image} /run/disk.img")
-    kernel.put("/run/vhci.py", SERVES.encode())
-    kernel.sh(f"{sys.executable} /run/vhci.py >/run/vhci.log 2>&1 &", BOOT_TIMEOUT)
-    try:
-        kernel.wait("test -b /dev/sda -a -c /dev/ttyACM0", BOOT_TIMEOUT)
-    except LabError as error:
-        said = kernel.sh("cat /run/*.log; dmesg | tail -20; true")
-        raise AssertionError(said) from error
-    assert ports(kernel).count("006") == 3
-    kernel.sh("mkdir -p /run/disk; mount /dev/sda /run/disk")
-    assert SUM in kernel.sh("sha256sum /run/disk/DATA.BIN")
-    kernel.sh("cp /run/disk/DATA.BIN /run/disk/COPY.BIN; umount /run/disk")
-    kernel.sh("kill -9 $(cat /run/server.pid)")  # the kernel unplugs by itself
-    kernel.wait("! test -b /dev/sda -o -c /dev/ttyACM0")
-    in_use = f"awk '$3 ~ /^00[567]/' {SYSFS}/status*"
-    kernel.wait(f'test -z "$({in_use})"')
 
 
 def add_chardev(guest: Guest, path: Path, *, is_server: bool) -> None:

@@ -40,8 +40,12 @@ class Attached:
         self.press: Callable[[bool], None] = lambda is_high: None
         self.fails: UrbStatus | None = None  # every bulk transfer that begins
         self.reading = 0
+        self.held: list[tuple[Urb, Completion]] | None = None  # control transfers
 
     def submit(self, urb: Urb, complete: Completion) -> None:
+        if self.held is not None and urb.setup is not None:
+            self.held.append((urb, complete))
+            return
         if self.fails is not None and urb.setup is None:
             loop = asyncio.get_running_loop()
             loop.call_soon(complete, UrbResult(self.fails))
@@ -237,6 +241,25 @@ async def test_what_a_program_wrote_before_it_ended_is_sent(pty: PtyGuest) -> No
         os.write(fd, b"last words" * 100)
     await until(lambda: len(chip._waiting) == 1000)
     await until(lambda: not chip.dtr)
+
+
+async def test_what_a_program_did_not_read_is_not_for_the_next_one(
+    pty: PtyGuest,
+) -> None:
+    chip = Ftdi()
+    await pty.attach(Attached(chip))
+    async with opened(link_of(pty)) as fd:
+        os.write(fd, b"stale")
+
+        def waiting() -> int:
+            found = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+            return int.from_bytes(found, "little")
+
+        await until(lambda: waiting() == 5)
+    await until(lambda: not chip.dtr)
+    async with opened(link_of(pty)) as fd:
+        await until(lambda: chip.dtr)
+        assert waiting() == 0
 
 
 async def test_settings_that_forget_packet_mode_are_followed(pty: PtyGuest) -> None:
@@ -500,6 +523,29 @@ async def test_a_subnegotiation_without_end_is_hung_up_on(
     writer.close()
     assert "a subnegotiation of more than 256 bytes" in caplog.text
     await until(lambda: not chip.dtr)
+
+
+async def test_settings_do_not_pile_up_before_a_slow_device(pty: PtyGuest) -> None:
+    chip = Ftdi()
+    device = Attached(chip)
+    await pty.attach(device)
+    async with opened(link_of(pty)) as fd:
+        await until(lambda: chip.dtr)
+        held: list[tuple[Urb, Completion]] = []
+        device.held = held
+        settings = termios.tcgetattr(fd)
+        speeds = termios.B9600, termios.B19200, termios.B4800
+        for turn in range(1000):
+            settings[4] = settings[5] = speeds[turn % 3]
+            termios.tcsetattr(fd, termios.TCSANOW, settings)
+            await asyncio.sleep(0)
+        assert 50 < len(held) < 300
+        settings[4] = settings[5] = termios.B38400
+        termios.tcsetattr(fd, termios.TCSANOW, settings)
+        device.held = None
+        for urb, complete in held:
+            device.submit(urb, complete)
+        await until(lambda: chip.baud > 38000)
 
 
 async def test_a_slow_network_stops_what_is_sent(pty: PtyGuest) -> None:
