@@ -21,7 +21,7 @@ from rusb.rdp.standard import RsaKey
 
 from .config import ServerConfig
 
-__all__ = ["Security"]
+__all__ = ["Security", "certificate_files"]
 
 _METHODS = {
     "negotiate": frozenset({Method.TLS, Method.RDP}),
@@ -29,6 +29,34 @@ _METHODS = {
     "tls": frozenset({Method.TLS}),
 }
 """What ``Security/Method`` allows; unset: TLS."""
+
+
+def certificate_files(config: ServerConfig) -> tuple[Path, Path, Path | None]:
+    """Return certificate, key and authority: the machine's, or our own.
+
+    Raises:
+        SettingsError: there are no such files.
+    """
+    names = ("ServerCertificate", "ServerPrivateKey", "CACertificate")
+    display = config.machine.remote_display
+    files = [display.property(f"Security/{name}") for name in names]
+    certificate, key, ca = (Path(f) if f else None for f in files)
+    if certificate is None and key is None:
+        folder = config.state or state_folder()
+        try:
+            certificate, key = make_self_signed(folder)
+        except OSError as error:
+            raise SettingsError(
+                f"TLS: cannot save the server's certificate in {folder}:"
+                f" {reason(error)}; name another directory with RUSB_STATE, or set"
+                " Security/ServerCertificate"
+            ) from error
+    if certificate is None or key is None:
+        raise SettingsError(
+            "Security/ServerCertificate and Security/ServerPrivateKey belong"
+            " together; set both, or neither to let rusb make a certificate"
+        )
+    return certificate, key, ca
 
 
 class Security:
@@ -102,7 +130,7 @@ class Security:
         kind = word.lower() or "proprietary"
         if kind == "x509":
             try:
-                certificate, key, _ = self._certificate_files()
+                certificate, key, _ = certificate_files(self._config)
                 return read_x509_key(certificate, key)
             except SettingsError as error:
                 self._warn(
@@ -114,34 +142,8 @@ class Security:
             )
         return None
 
-    def _certificate_files(self) -> tuple[Path, Path, Path | None]:
-        """Return certificate, key and authority: the machine's, or our own.
-
-        Raises:
-            SettingsError: there are no such files.
-        """
-        names = ("ServerCertificate", "ServerPrivateKey", "CACertificate")
-        files = [self._display.property(f"Security/{name}") for name in names]
-        certificate, key, ca = (Path(f) if f else None for f in files)
-        if certificate is None and key is None:
-            folder = self._config.state or state_folder()
-            try:
-                certificate, key = make_self_signed(folder)
-            except OSError as error:
-                raise SettingsError(
-                    f"TLS: cannot save the server's certificate in {folder}:"
-                    f" {reason(error)}; name another directory with RUSB_STATE, or set"
-                    " Security/ServerCertificate"
-                ) from error
-        if certificate is None or key is None:
-            raise SettingsError(
-                "Security/ServerCertificate and Security/ServerPrivateKey belong"
-                " together; set both, or neither to let rusb make a certificate"
-            )
-        return certificate, key, ca
-
     def _make_tls(self) -> TlsUpgrade:
-        certificate, key, ca = self._certificate_files()
+        certificate, key, ca = certificate_files(self._config)
         context = server_context(certificate, key, ca, legacy=self._config.legacy_tls)
         issuer, end, shown = read_certificate(certificate)
         if end < datetime.datetime.now(datetime.UTC):

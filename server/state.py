@@ -282,13 +282,15 @@ class MachineState:
     """A machine that runs, or whose USB is served.
 
     Attributes:
-        state: QEMU's word, ``running`` or ``paused``; ``stuck``: it does not answer.
+        state: QEMU's word, ``running`` or ``paused``; ``stuck``: it does not answer;
+            or VirtualBox's: ``teleportingin``, ``teleporting``, ``teleported``.
         process: the id of the process that holds it.
         started: seconds since 1970; None: not known.
         devices: those of clients, attached or not, and those plugged in by hand.
         forwards: rules in force, by slot of the network adapter; None: not known.
         links: which adapters have their cable in, by slot; None: not known.
         notes: what its user was told at the start.
+        waits: the port on which it waits for another host to send it; 0: it does not.
         has_sound, clipboard: as they count now, see
             :class:`~rusb.server.vbox.settings.Machine`; None: not known.
         guest: where devices go, as ``--guest`` names it; empty: not known.
@@ -302,6 +304,7 @@ class MachineState:
     forwards: Mapping[str, tuple[str, ...]] | None = None
     links: Mapping[str, bool] | None = None
     notes: tuple[str, ...] = ()
+    waits: int = 0
     has_sound: bool | None = None
     clipboard: str | None = None
     guest: str = ""

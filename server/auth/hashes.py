@@ -9,10 +9,11 @@ import hashlib
 import hmac
 import os
 import re
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-__all__ = ["hash_legacy", "hash_password", "verify"]
+__all__ = ["Salted", "hash_legacy", "hash_password", "verify"]
 
 LOG_N, BLOCK, PARALLEL = 15, 8, 1
 """32 MiB and about 0.1 s for each check."""
@@ -26,6 +27,53 @@ _SCRYPT = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Salted:
+    """How a key is made of a password.
+
+    Attributes:
+        log_n, block, parallel: costs.
+        salt: SALT_SIZE bytes.
+    """
+
+    log_n: int
+    block: int
+    parallel: int
+    salt: bytes
+
+    @classmethod
+    def parse(cls, stored: str) -> "tuple[Salted, bytes] | None":
+        """Read a salted hash: how it was made, and the key; None: it is none."""
+        found = _SCRYPT.fullmatch(stored)
+        if not found:
+            return None
+        log_n, block, parallel = (int(n) for n in found.groups()[:3])
+        try:
+            salt = base64.b64decode(found[4] + "==")
+            key = base64.b64decode(found[5] + "=")
+        except binascii.Error:
+            return None
+        salted = cls(log_n, block, parallel, salt)
+        return (salted, key) if salted.is_bearable else None
+
+    @property
+    def is_bearable(self) -> bool:
+        """Does making the key take a moment, and not minutes or no time at all?"""
+        fits = MIN_LOG_N <= self.log_n <= MAX_LOG_N and 1 <= self.block <= MAX_BLOCK
+        return fits and 1 <= self.parallel <= MAX_PARALLEL
+
+    def derive(self, password: str) -> bytes:
+        """Return the key; it takes about 0.1 s."""
+        kdf = Scrypt(
+            salt=self.salt,
+            length=HASH_SIZE,
+            n=1 << self.log_n,
+            r=self.block,
+            p=self.parallel,
+        )
+        return kdf.derive(_encode(password))
+
+
 def hash_legacy(password: str) -> str:
     """Return the lower-case SHA-256 that VirtualBox stores (3.5); without a salt."""
     return hashlib.sha256(_encode(password)).hexdigest()
@@ -33,10 +81,10 @@ def hash_legacy(password: str) -> str:
 
 def hash_password(password: str) -> str:
     """Return a new salted scrypt hash in the form above."""
-    salt = os.urandom(SALT_SIZE)
-    digest = _scrypt(password, salt, LOG_N, BLOCK, PARALLEL)
+    salted = Salted(LOG_N, BLOCK, PARALLEL, os.urandom(SALT_SIZE))
     parameters = f"ln={LOG_N},r={BLOCK},p={PARALLEL}"
-    return f"$scrypt${parameters}${_to_text(salt)}${_to_text(digest)}"
+    digest = salted.derive(password)
+    return f"$scrypt${parameters}${_to_text(salted.salt)}${_to_text(digest)}"
 
 
 def verify(stored: str, password: str) -> bool:
@@ -45,37 +93,13 @@ def verify(stored: str, password: str) -> bool:
     An empty, legacy or malformed *stored* costs as much as a salted hash, so that the
     time does not tell whether a user exists.
     """
-    parsed = _parse(stored)
-    log_n, block, parallel, salt, wanted = parsed or (
-        *(LOG_N, BLOCK, PARALLEL),
-        bytes(SALT_SIZE),
-        bytes(HASH_SIZE),
-    )
-    digest = _scrypt(password, salt, log_n, block, parallel)
-    is_salted = hmac.compare_digest(digest, wanted)
+    parsed = Salted.parse(stored)
+    nobody = Salted(LOG_N, BLOCK, PARALLEL, bytes(SALT_SIZE)), bytes(HASH_SIZE)
+    salted, wanted = parsed or nobody
+    is_salted = hmac.compare_digest(salted.derive(password), wanted)
     legacy = hash_legacy(password).encode()
     is_legacy = hmac.compare_digest(legacy, _encode(stored))
     return is_salted if parsed else is_legacy
-
-
-def _parse(stored: str) -> tuple[int, int, int, bytes, bytes] | None:
-    found = _SCRYPT.fullmatch(stored)
-    if not found:
-        return None
-    log_n, block, parallel = (int(n) for n in found.groups()[:3])
-    fits = MIN_LOG_N <= log_n <= MAX_LOG_N and 1 <= block <= MAX_BLOCK
-    if not fits or not 1 <= parallel <= MAX_PARALLEL:
-        return None
-    try:
-        salt = base64.b64decode(found[4] + "==")
-        return log_n, block, parallel, salt, base64.b64decode(found[5] + "=")
-    except binascii.Error:
-        return None
-
-
-def _scrypt(password: str, salt: bytes, log_n: int, block: int, parallel: int) -> bytes:
-    kdf = Scrypt(salt=salt, length=HASH_SIZE, n=1 << log_n, r=block, p=parallel)
-    return kdf.derive(_encode(password))
 
 
 def _encode(text: str) -> bytes:

@@ -75,7 +75,7 @@ def qemu_command(
         monitors: UNIX sockets where QEMU is to listen for QMP.
         screens: UNIX sockets where QEMU is to show its screens (VNC), up to MAX_HEADS.
         accelerator: ``kvm`` or ``tcg``; KVM does not work wherever it is there.
-        incoming: where its state comes from; empty: it boots.
+        incoming: where its state comes from, after which it is paused; empty: it boots.
 
     Raises:
         SettingsError: QEMU or the firmware is not installed, an image is missing, or
@@ -116,9 +116,9 @@ def qemu_command(
     if hardware.audio is not None:
         command += _sound(hardware.audio)
     if screens:  # the clipboard goes through the VNC server
-        command += _AGENT
+        command += _agent(waits=bool(incoming))
     if incoming:
-        command += ["-incoming", incoming]
+        command += ["-S", "-incoming", incoming]
     return command
 
 
@@ -165,14 +165,20 @@ def _sound(audio: Audio) -> Iterator[str]:
     yield from ("-device", f"{card},audiodev=sound0")
 
 
-_AGENT = (
-    *("-chardev", "qemu-vdagent,id=agent,clipboard=on,mouse=off"),
-    *("-device", "virtio-serial-pci,id=agentbus"),
-    "-device",
-    "virtserialport,bus=agentbus.0,chardev=agent,name=com.redhat.spice.0",
-)
-"""Where the guest's spice-vdagent finds the clipboard, which may be switched on later.
-Last, so that the cards before it keep their places."""
+def _agent(*, waits: bool) -> Iterator[str]:
+    """Yield where the guest's spice-vdagent finds the clipboard.
+
+    It may be switched on later. Last, so that the cards before it keep their places.
+
+    Args:
+        waits: the clipboard is connected when the machine has come
+            (``teleport/stream.py``): QEMU cannot move it.
+    """
+    clipboard = "qemu-vdagent,id=agent,clipboard=on,mouse=off"
+    yield from ("-chardev", "null,id=agent" if waits else clipboard)
+    yield from ("-device", "virtio-serial-pci,id=agentbus")
+    port = "virtserialport,bus=agentbus.0,chardev=agent,name=com.redhat.spice.0"
+    yield from ("-device", port)
 
 
 def _tablets(heads: int) -> Iterator[str]:

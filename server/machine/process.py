@@ -69,7 +69,8 @@ class Hypervisor(abc.ABC):
 
         Args:
             incoming: where the state of its memory and devices comes from, as QEMU
-                spells it (``tcp:HOST:PORT``, ``unix:PATH``); empty: it boots.
+                spells it (``defer``, ``unix:PATH``), after which it is paused;
+                empty: it boots.
 
         Raises:
             SettingsError: it cannot be what the settings say.
@@ -103,6 +104,14 @@ class Hypervisor(abc.ABC):
     def network_names(self, slot: int) -> tuple[str, str]:
         """The monitor's names of an adapter's network, and of its card."""
         return f"net{slot}", f"nic{slot}"
+
+    async def lend(self, name: str, sock: socket.socket) -> None:
+        """Let commands of the monitor name a socket of ours: ``fd:NAME``.
+
+        Raises:
+            GuestError: this hypervisor cannot, or refused.
+        """
+        raise GuestError("this machine cannot be moved to another host")
 
     @abc.abstractmethod
     def guest(self, use: str) -> GuestBackend:
@@ -220,6 +229,12 @@ class Qemu(Hypervisor):
         if self._monitor is None:
             raise ControlError("the machine is powering off")
         return await self._monitor.execute(command, arguments)
+
+    async def lend(self, name: str, sock: socket.socket) -> None:
+        """Hand a descriptor over the monitor."""
+        if self._monitor is None:
+            raise ControlError("the machine is powering off")
+        await self._monitor.execute("getfd", {"fdname": name}, descriptor=sock.fileno())
 
     def guest(self, use: str) -> GuestBackend:
         """Return QEMU's USB, on a monitor of its own."""

@@ -29,6 +29,9 @@ from .host_devices import HostDevices, HostPlugs
 from .libvirt_domain import LibvirtDomain
 from .media_control import media_commands
 from .process import MakeHypervisor, QemuProcess
+from .teleport.arrival import Arrival
+from .teleport.control import TeleportControl
+from .teleport.departure import Departure, Destination
 
 __all__ = ["RunningMachine"]
 
@@ -36,6 +39,9 @@ _NO_CONTROLLER = (
     "the machine has no USB controller; power it off and add one with modifyvm VM"
     " --usb-xhci on"
 )
+
+_STANDS_STILL = ("finish-migrate", "postmigrate")
+"""States of QEMU after a teleport that was cut at the switch."""
 
 
 _ENGINES: Mapping[Engine, MakeHypervisor] = {
@@ -77,6 +83,10 @@ class RunningMachine:
         lock = MachineLock(lock_path(machine.uuid), settings=machine.path)
         self._host_usb = host_usb
         self._plugs: HostPlugs | None = None
+        self._hardware = hardware
+        self._arrival: Arrival | None = None
+        self._arriving: asyncio.Task[None] | None = None
+        self._failure = ""
         find_path = partial(control_path, machine.uuid)
         self._console = Console(
             *(hardware, self._ask),
@@ -84,6 +94,7 @@ class RunningMachine:
             log=lambda text: self._log.write(text),
         )
         self._happened = EventLog(machine.name)
+        self._teleport = TeleportControl(self._depart, self._left)
         self._control = ControlServer(find_path, self._commands(), lock, self._happened)
         self._control.hold()
         self._log = ReleaseLog(log)
@@ -110,7 +121,7 @@ class RunningMachine:
     @property
     def failure(self) -> str:
         """Why the machine ended, unless guest or user switched it off."""
-        return self._hypervisor.failure
+        return self._failure or self._hypervisor.failure
 
     async def wait_ended(self) -> None:
         """Wait until the machine is off."""
@@ -119,8 +130,13 @@ class RunningMachine:
     async def aclose(self) -> None:
         """Power off, disconnect everybody, let go of the machine. Idempotent."""
         self._is_closing = True
+        await self._teleport.aclose()
+        if self._arrival is not None:
+            await self._arrival.aclose()
         async with self._changing:  # what a command starts is there, or is not begun
             await self._stop_server()
+        if self._arriving is not None:
+            self._arriving.cancel()
         plugs, self._plugs = self._plugs, None
         if plugs is not None:
             await plugs.aclose()
@@ -129,17 +145,52 @@ class RunningMachine:
         self._log.close()
 
     async def _start(self) -> None:
-        await self._hypervisor.start()
+        waits = self.machine.teleporter.enabled
+        await self._hypervisor.start(incoming="defer" if waits else "")
         self._notes += self._hypervisor.notes
         for note in self._notes:
             self._log.write(f"Console: {note}")
             self._report(f"Warning: {note}")
+        if waits:
+            self._wait_for_source()
+        else:
+            await self._begin()
+        await self._control.start()
+
+    def _wait_for_source(self) -> None:
+        """Have the machine sent by another host (docs/spec/teleport.md)."""
+        self._arrival = Arrival(
+            ServerConfig(self.machine, state=self._state),
+            self._hardware,
+            self._hypervisor,
+            log=self._log.write,
+            report=self._report,
+        )
+        self._arrival.listen()
+        self._arriving = asyncio.ensure_future(self._arrive(self._arrival))
+
+    async def _arrive(self, arrival: Arrival) -> None:
+        try:
+            await arrival.wait()
+        except RusbError as error:
+            self._failure = str(error)
+            self._log.write(f"Teleporter: {error}")
+            self._is_over.set()
+            return
+        self._report("The machine has come and runs here.")
+        async with self._changing:
+            await arrival.finish()
+            self._arrival = None
+            if not self._is_closing:
+                await self._begin()
+
+    async def _begin(self) -> None:
+        """Serve what runs."""
         await self._console.start()
         if self.machine.remote_display.enabled:
             with contextlib.suppress(RusbError):
                 # the machine runs all the same (vrdp-server.md 5.2)
                 await self._start_server()
-        await self._control.start()
 
     def power_off(self, why: str) -> None:
         """Let the machine end; *why* is for the log."""
@@ -195,6 +246,7 @@ class RunningMachine:
             "reload": self._reload,
             "usbattach": self._usbattach,
             "usbdetach": self._usbdetach,
+            **self._teleport.commands(),
             **media_commands(self.machine, self._settings_changed),
         } | self._console.commands()
 
@@ -204,8 +256,11 @@ class RunningMachine:
 
     def _tell(self, command: str) -> Callable[[Mapping[str, Any]], Any]:
         async def tell(arguments: Mapping[str, Any]) -> None:
+            self._check_here()
             self._log.write(f"Console: {command}")
             await self._ask(command)
+            if command == "cont":
+                await self._teleport.resumed()
 
         return tell
 
@@ -218,6 +273,51 @@ class RunningMachine:
     def _check_open(self) -> None:
         if self._is_closing:
             raise ControlError("the machine is powering off")
+        if self._arrival is not None:
+            raise ControlError("the machine waits for another host to send it")
+
+    def _check_here(self) -> None:
+        """Is it here, and stays?"""
+        self._check_open()
+        if self._teleport.is_busy:
+            raise ControlError(
+                "the machine is being teleported; wait, or power it off to cancel that"
+            )
+
+    # ---------------------------------------------------------- teleporting ----
+
+    def _depart(self, to: Destination) -> Departure:
+        self._check_open()
+        count = len(self._server.devices()) if self._server else 0
+        count += len(self._plugs.devices()) if self._plugs else 0
+        if count:
+            raise ControlError(
+                f"the machine has {count} USB devices, which cannot be teleported yet;"
+                " disconnect them first"
+            )
+        return Departure(
+            self.machine,
+            self._hardware,
+            self._hypervisor,
+            to,
+            self._log.write,
+            known=self._state and self._state / "known_servers",
+        )
+
+    def _left(self) -> None:
+        """The machine runs elsewhere."""
+        self._hypervisor.expect_end()
+        self._is_over.set()
+
+    def _word(self, status: str) -> str:
+        """The state of the machine in VirtualBox's words, where it has one."""
+        if self._arrival is not None:
+            return "teleportingin"
+        if self._teleport.is_busy:
+            return "teleporting"
+        if self._teleport.is_gone:
+            return "teleported"
+        return "paused" if status in _STANDS_STILL else status
 
     async def _poweroff(self, arguments: Mapping[str, Any]) -> None:
         self.power_off("command")
@@ -272,7 +372,7 @@ class RunningMachine:
 
     async def _usbattach(self, arguments: Mapping[str, Any]) -> str:
         """Plug in a device of this machine; return its name."""
-        self._check_open()
+        self._check_here()
         if self._plugs is None:
             if self._host_usb is None:
                 raise ControlError("devices of this machine cannot be used")
@@ -316,7 +416,7 @@ class RunningMachine:
         server, plugs = self._server, self._plugs
         display = DisplayState(self.machine.remote_display, self._port)
         return MachineState(
-            state,
+            self._word(state),
             server.state() if server else display,
             process=os.getpid(),
             started=self._started,
@@ -327,6 +427,7 @@ class RunningMachine:
             forwards=self._console.rules(),
             links=self._console.links(),
             notes=tuple(self._notes),
+            waits=self._arrival.port if self._arrival else 0,
             has_sound=self.machine.has_sound,
             clipboard=self.machine.clipboard,
             guest="qemu",

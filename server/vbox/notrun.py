@@ -100,9 +100,6 @@ def _states(machine: Node) -> Iterator[str]:
     if snapshots := list(machine.all("Snapshot")):
         names = ", ".join(node.attributes.get("name", "") for node in snapshots)
         yield f"snapshots ({names}): the machine runs in its current state"
-    teleporter = machine.find("Teleporter")
-    if teleporter is not None and _is_on(teleporter):
-        yield "teleporting: the machine does not wait for another host"
 
 
 def _attributes(hardware: Node) -> Iterator[str]:

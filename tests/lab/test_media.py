@@ -18,7 +18,7 @@ from rusb.rfb import events as rfb
 from rusb.server.channels import audio
 from rusb.server.channels.clipboard import ClipboardMode
 from rusb.server.config import ServerConfig
-from rusb.server.machine.command_line import _AGENT, _screens, _sound
+from rusb.server.machine.command_line import _agent, _screens, _sound
 from rusb.server.server import Server
 from rusb.server.vbox.model import Audio
 from rusb.server.vbox.settings import Machine, RemoteDisplay
@@ -70,7 +70,7 @@ class MediaGuest(Client):
         super().__init__(
             *_screens([self.path], has_sound=True),
             *_sound(Audio()),
-            *_AGENT,
+            *_agent(waits=False),
             memory=384,
         )
         try:

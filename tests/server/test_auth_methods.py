@@ -343,13 +343,13 @@ def test_an_unknown_user_costs_what_a_known_one_does(
     """The same work, so the same time: T46."""
     costs: list[tuple[int, int, int]] = []
 
-    def count(password: str, salt: bytes, log_n: int, block: int, par: int) -> bytes:
-        costs.append((log_n, block, par))
+    def count(salted: hashes.Salted, password: str) -> bytes:
+        costs.append((salted.log_n, salted.block, salted.parallel))
         return b"\xff" * hashes.HASH_SIZE
 
     prefix = "VBoxAuthSimple/users/"
     users = {"new": hash_password("secret"), "old": hash_legacy("secret"), "none": ""}
-    monkeypatch.setattr(hashes, "_scrypt", count)
+    monkeypatch.setattr(hashes.Salted, "derive", count)
     it = Simple({prefix + name: stored for name, stored in users.items()})
     for user in ("new", "old", "none", "unknown", "", "X\\unknown"):
         for password in ("secret", "wrong", ""):

@@ -107,7 +107,7 @@ def test_what_is_off_is_not_named() -> None:
 
 
 def test_the_machine_itself() -> None:
-    inside = """<Snapshot name="before" uuid="{1}"/><Teleporter enabled="true"/>
+    inside = """<Snapshot name="before" uuid="{1}"/>
       <ExtraData><ExtraDataItem name="VBoxInternal/Devices/x" value="1"/>
       <ExtraDataItem name="GUI/x" value="1"/></ExtraData>"""
     data = new_machine("M")[1].replace(b"<Hardware>", inside.encode() + b"<Hardware>")
@@ -116,7 +116,6 @@ def test_the_machine_itself() -> None:
     assert [part.split(":")[0] for part in found] == [
         "saved state",
         "snapshots (before)",
-        "teleporting",
         "extra data for the internals of VirtualBox (VBoxInternal/Devices/x)",
     ]
 

@@ -154,7 +154,6 @@ _CONTROL = (
         "the guest sets the size of its screen",
         "setvideomodehint setscreenlayout",
     ),
-    ("teleporting is not supported yet", "teleport"),
     ("rusb has no Guest Additions", "setcredentials reboot shutdown"),
     ("drag and drop is not supported", "draganddrop"),
     ("change it while the machine is off: modifyvm VM --nicN", "nic#"),

@@ -33,7 +33,7 @@ from rusb.server.vbox.settings import Machine
 from rusb.server.vbox.storage_mode import Storage
 from rusb.usb.text import clean_text
 
-from . import _console, _media, _refused
+from . import _console, _media, _refused, _teleport
 from ._common import (
     ask_running,
     given,
@@ -206,7 +206,11 @@ def _start_named(name: str, engine: str | None) -> None:
         known.edit(entry, lambda e: e.set_extra(ENGINE_KEY, engine))
     print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
     state = _start(entry.uuid, entry.name, entry.path)
-    print(f'VM "{entry.name}" has been successfully started.', flush=True)
+    if state.waits:
+        where = f"port {state.waits}"
+        print(f'VM "{entry.name}" waits for a teleport on {where}.', flush=True)
+    else:
+        print(f'VM "{entry.name}" has been successfully started.', flush=True)
     for note in state.notes:
         warn(note)
     if state.display.port == 0:
@@ -253,6 +257,8 @@ def _state_of(uuid: str, process: int) -> MachineState | None:
     return state if state and state.process == process else None
 
 
+_VERBS = _console.VERBS | _teleport.VERBS
+
 _PLAIN = ("poweroff", "acpipowerbutton", "reset", "pause", "resume")
 _VALUED = (
     *("vrde", "vrdeport", "vrdeproperty", "vrdevideochannelquality"),
@@ -282,12 +288,13 @@ def controlvm(words: Sequence[str]) -> int:
     ``controlvm VM vrde|vrdeport|vrdeproperty|vrdevideochannelquality VALUE``
     ``controlvm VM usbattach|usbdetach UUID|ADDRESS``
     ``controlvm VM clipboard mode MODE``, ``controlvm VM audioout on|off``
+    ``controlvm VM teleport --host HOST --port PORT``
     ``controlvm VM natpf1|setlinkstate1|screenshotpng VALUE…``
     ``controlvm VM keyboardputscancode|keyboardputstring|keyboardputfile VALUE…``
     """
-    if words[1:2] and words[1] in _console.VERBS:
+    if words[1:2] and words[1] in _VERBS:
         name, verb, *values = words  # a text may begin with a dash
-        _console.VERBS[verb](registry().find(name).uuid, values)
+        _VERBS[verb](registry().find(name).uuid, values)
         return 0
     found = given(words, ())
     if len(found.words) < 2:
@@ -337,7 +344,7 @@ def controlvm(words: Sequence[str]) -> int:
                 )
             ask_running(uuid, verb, device=value)
         case _:
-            known = (*_PLAIN, *_VALUED, *_media.CONTROL, *_console.VERBS)
+            known = (*_PLAIN, *_VALUED, *_media.CONTROL, *_VERBS)
             raise UsageError(f"unknown command {verb!r}{did_you_mean(verb, known)}")
     return 0
 

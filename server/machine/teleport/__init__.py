@@ -1,0 +1,1 @@
+"""A running machine moves to another host (docs/spec/teleport.md)."""

@@ -1,0 +1,325 @@
+"""The target of a move: a machine that waits until another host sends it."""
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from rusb.aio.tasks import TaskSet
+from rusb.aio.tls import server_context
+from rusb.errors import (
+    GuestError,
+    ListenError,
+    ParseError,
+    RusbError,
+    SettingsError,
+)
+
+from ...auth.hashes import Salted
+from ...config import ServerConfig
+from ...guests._qmp import Refused
+from ...network import bind
+from ...security import certificate_files
+from ...vbox.model import Hardware
+from ..process import Hypervisor
+from .images import check_images
+from .link import Link, accept, proof
+from .messages import (
+    VERSION,
+    Accept,
+    Costs,
+    Data,
+    End,
+    Hello,
+    Loaded,
+    Logon,
+    Offer,
+    Progress,
+    Run,
+    Running,
+    Welcome,
+)
+from .profile import blocked, differences, profile_of
+from .stream import Progressed, connect_clipboard, load, prepare
+
+__all__ = ["Arrival"]
+
+MAX_WAITING: Final = 8
+"""Connections that have not shown a password yet; a further one is hung up on."""
+
+WRONG_PASSWORD_DELAY: Final = 2.0
+"""Seconds until somebody with a wrong password is told so (3.5)."""
+
+LAST_TIMEOUT: Final = 3.0
+"""Seconds for the source to hear the last words."""
+
+END_TIMEOUT: Final = 5.0
+"""Seconds until QEMU's last words are there."""
+
+
+class Arrival:
+    """A machine that waits.
+
+    Args:
+        config: its settings.
+        hardware: what it is made of.
+        hypervisor: has been started to load a state.
+        log: writes a line.
+        report: gets a line for people.
+
+    Attributes:
+        port: where it waits.
+        progress: how much memory has come; None: nothing yet.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        hardware: Hardware,
+        hypervisor: Hypervisor,
+        *,
+        log: Callable[[str], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self._config, self._hardware = config, hardware
+        self._machine = config.machine
+        self._hypervisor = hypervisor
+        self._log, self._report = log, report
+        self.port = 0
+        self.progress: Progressed | None = None
+        self._listening: list[asyncio.Task[None]] = []
+        self._tasks = TaskSet()
+        self._waiting = 0
+        self._key: tuple[Salted, bytes] | None = None
+        self._shown = b""
+        self._chosen: Link | None = None
+        self._over: asyncio.Future[None] | None = None
+
+    def listen(self) -> None:
+        """Listen for a source.
+
+        Raises:
+            ListenError: the port is in use.
+            SettingsError: address, certificate or password cannot be used.
+        """
+        settings = self._machine.teleporter
+        if settings.password:
+            self._key = Salted.parse(settings.password)
+            if self._key is None:
+                raise SettingsError(
+                    "the teleporter's password was not set by rusb; set it again with"
+                    f" modifyvm {self._machine.operand} --teleporterpassword"
+                )
+        certificate, key, _ = certificate_files(self._config)
+        self._context = server_context(certificate, key, None)
+        self._shown = ssl.PEM_cert_to_DER_cert(_first(certificate.read_text()))
+        try:
+            sockets = bind(settings.address or None, settings.port)
+        except SettingsError as error:
+            raise SettingsError(f"the teleporter: {error}") from error
+        if not sockets:
+            raise ListenError(
+                f"the teleporter's port {settings.port} is in use, or this user may not"
+                " use it; choose another one with modifyvm"
+                f" {self._machine.operand} --teleporterport"
+            )
+        self.port = sockets[0].getsockname()[1]
+        self._over = asyncio.get_running_loop().create_future()
+        for sock in sockets:
+            sock.setblocking(False)
+            task = self._tasks.start(self._accept(sock), "teleport: accept")
+            self._listening.append(task)
+        where = settings.address or "all addresses"
+        self._report(f"Waiting for a teleport on port {self.port} of {where}.")
+        if self._key is None:
+            self._report(
+                "Warning: the teleporter has no password, so anyone who reaches its"
+                " port can send a machine; set one with modifyvm --teleporterpassword"
+            )
+
+    async def wait(self) -> None:
+        """Wait until the machine is here, and runs or is paused.
+
+        Raises:
+            GuestError: it cannot come any more; its QEMU is of no use.
+        """
+        assert self._over is not None
+        await self._over
+
+    async def finish(self) -> None:
+        """Let the source hear that the machine is here, then :meth:`aclose`."""
+        await self._tasks.drain(LAST_TIMEOUT)
+
+    async def aclose(self) -> None:
+        """Wait no more. Idempotent."""
+        await self._tasks.aclose()
+
+    # ----------------------------------------------------------- connections ----
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    sock, where = await loop.sock_accept(listening)
+                except OSError:  # of a connection that is gone, or no descriptors
+                    await asyncio.sleep(0.1)
+                    continue
+                sock.setblocking(False)
+                if self._waiting >= MAX_WAITING:
+                    sock.close()
+                    continue
+                self._tasks.start(self._serve(sock, str(where[0])), "teleport: source")
+
+    async def _serve(self, sock: socket.socket, peer: str) -> None:
+        """Serve a source; whatever it does, we wait on until a stream has begun."""
+        self._waiting += 1
+        try:
+            link = await accept(sock, peer, self._context)
+        except RusbError as error:
+            self._log(f"Teleporter: {peer}: {error}")
+            return
+        finally:
+            self._waiting -= 1
+        async with link:
+            try:
+                if not await self._let_in(link):
+                    return
+                await self._receive(link)
+            except (RusbError, OSError) as error:
+                self._log(f"Teleporter: {peer}: {error}")
+                await link.fail(str(error))
+            finally:
+                if self._chosen is link:
+                    self._chosen = None
+
+    async def _let_in(self, link: Link) -> bool:
+        """Check the password (3.2)."""
+        costs = None
+        if self._key is not None:
+            how = self._key[0]
+            costs = Costs(how.log_n, how.block, how.parallel, how.salt)
+        nonce = secrets.token_bytes(32)
+        await link.send(Hello(nonce, costs))
+        logon = await link.receive(Logon)
+        if logon.version != VERSION:
+            await link.fail(f"version {logon.version} is spoken, not {VERSION}")
+            return False
+        nonces = nonce, logon.nonce
+        answer = b""
+        if self._key is not None:
+            wanted = proof(self._key[1], "source", nonces, self._shown)
+            if not hmac.compare_digest(logon.proof, wanted):
+                self._log(f"Teleporter: {link.peer}: wrong password")
+                await asyncio.sleep(WRONG_PASSWORD_DELAY)
+                await link.fail("the password is wrong")
+                return False
+            answer = proof(self._key[1], "target", nonces, self._shown)
+        if self._chosen is not None:
+            await link.fail("the target is busy with another source")
+            return False
+        self._chosen = link
+        await link.send(Welcome(answer))
+        return True
+
+    # --------------------------------------------------------------- the move ----
+
+    async def _receive(self, link: Link) -> None:
+        offer = await link.receive(Offer)
+        if refused := await self._differences(offer):
+            for line in refused:
+                self._log(f"Teleporter: {link.peer}: {line}")
+            await link.fail("the machines differ", tuple(refused))
+            return
+        self._report(f"The machine comes from {link.peer}.")
+        try:
+            await self._load(link)
+            await link.receive(Run)
+            await self._run(link)
+        except asyncio.CancelledError:
+            why = self._hypervisor.failure or "the target was powered off"
+            await asyncio.shield(self._hypervisor.stop())
+            await asyncio.shield(link.fail(why))
+            raise
+        except (RusbError, OSError) as error:
+            why = await self._why(error)
+            await self._hypervisor.stop()  # it is sure not to run any more (6.2)
+            await link.fail(why)
+            self._end(GuestError(f"the machine did not come: {why}"))
+        else:
+            self._end(None)
+
+    async def _differences(self, offer: Offer) -> list[str]:
+        found = blocked(self._machine, "target")
+        ours = await profile_of(self._machine, self._hardware, self._hypervisor.execute)
+        found += differences(offer.profile, ours)
+        found += await asyncio.to_thread(check_images, offer.images, self._hardware)
+        return found
+
+    async def _load(self, link: Link) -> None:
+        """Give QEMU what comes, until it has all of it."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.setblocking(False)
+            with theirs:
+                await prepare(self._hypervisor, theirs)
+            self.progress = Progressed()
+            await link.send(Accept())
+            while True:
+                match await link.receive_any():
+                    case Data(data):
+                        await loop.sock_sendall(ours, data)
+                    case Progress(transferred, remaining, total):
+                        self._tell(Progressed(transferred, remaining, total))
+                    case End():
+                        break
+            await load(self._hypervisor)
+        await link.send(Loaded())
+
+    def _tell(self, progress: Progressed) -> None:
+        before, self.progress = self.progress, progress
+        if before is not None and before.percent // 10 != progress.percent // 10:
+            self._report(f"Teleporting: {progress}")
+
+    async def _run(self, link: Link) -> None:
+        """The machine is ours."""
+        await self._hypervisor.execute("cont")
+        self._log(f"Teleporter: the machine came from {link.peer}")
+        with contextlib.suppress(RusbError):  # it runs, whether the source hears or not
+            await link.send(Running())
+        with contextlib.suppress(GuestError):
+            await connect_clipboard(self._hypervisor, is_on=True)
+
+    async def _why(self, error: Exception) -> str:
+        """QEMU's last words say more than that it does not answer."""
+        is_qemu = isinstance(error, GuestError) or not isinstance(error, RusbError)
+        if is_qemu and not isinstance(error, Refused):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_TIMEOUT):
+                    while not self._hypervisor.failure:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+        return self._hypervisor.failure or str(error)
+
+    def _end(self, error: RusbError | None) -> None:
+        for task in self._listening:
+            task.cancel()
+        assert self._over is not None
+        if not self._over.done():
+            if error is None:
+                self._over.set_result(None)
+            else:
+                self._over.set_exception(error)
+
+
+def _first(pem: str) -> str:
+    """Return the first certificate of a chain."""
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    _, found, rest = pem.partition(begin)
+    if not found or end not in rest:
+        raise ParseError("the server's certificate is not PEM")
+    return f"{begin}{rest.partition(end)[0]}{end}"

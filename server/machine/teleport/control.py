@@ -1,0 +1,141 @@
+"""The control socket's commands about a machine that leaves."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from rusb.errors import ControlError, RusbError
+
+from ..control import Command
+from .departure import MAX_DOWNTIME, Departure, Destination
+
+__all__ = ["TeleportControl"]
+
+log = logging.getLogger(__name__)
+
+LAST_LOOK: Final = 5.0
+"""Seconds for whoever watches to learn that it is done, before the process ends."""
+
+
+class TeleportControl:
+    """One move at a time.
+
+    Args:
+        depart: makes a move; raises why there can be none.
+        left: called when the machine has gone.
+    """
+
+    def __init__(
+        self, depart: Callable[[Destination], Departure], left: Callable[[], None]
+    ) -> None:
+        self._depart, self._left = depart, left
+        self._departure: Departure | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._error = ""
+        self._seen = asyncio.Event()
+        self.is_gone = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Is the machine on its way?"""
+        return self._task is not None and not self._task.done() and not self.is_gone
+
+    def commands(self) -> dict[str, Command]:
+        """Return what the control socket is to know."""
+        return {
+            "teleport": self._start,
+            "teleportstatus": self._status,
+            "teleportcancel": self._cancel,
+        }
+
+    async def aclose(self) -> None:
+        """Cancel what is under way; the machine is here then. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def resumed(self) -> None:
+        """The machine goes on here, after a move that was cut at the switch."""
+        departure = self._departure
+        if departure is not None and departure.is_switched:
+            departure.is_switched = False
+            await departure.stays()
+
+    async def _start(self, arguments: Mapping[str, Any]) -> None:
+        if self._task is not None and not self._task.done():
+            raise ControlError("the machine is already being teleported")
+        self._departure = self._depart(_destination(arguments))
+        self._error = ""
+        self._seen.clear()
+        self._task = asyncio.ensure_future(self._run(self._departure))
+
+    async def _run(self, departure: Departure) -> None:
+        try:
+            await departure.run()
+        except RusbError as error:
+            self._error = str(error)
+            return
+        except asyncio.CancelledError:
+            self._error = "the teleport was cancelled; the machine goes on here"
+            raise
+        except Exception as error:
+            log.exception("teleporting")
+            self._error = f"internal error: {error!r}; see the server's log"
+            return
+        self.is_gone = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_LOOK):
+                await self._seen.wait()
+        self._left()
+
+    async def _status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        departure, task = self._departure, self._task
+        if departure is None or task is None:
+            raise ControlError("the machine was not teleported")
+        is_over = self.is_gone or task.done()
+        if is_over:
+            self._seen.set()
+        progress = departure.progress
+        return {
+            "stage": departure.stage,
+            "is_over": is_over,
+            "error": self._error,
+            "transferred": progress.transferred,
+            "remaining": progress.remaining,
+            "total": progress.total,
+            "downtime": departure.downtime,
+        }
+
+    async def _cancel(self, arguments: Mapping[str, Any]) -> None:
+        """Cancel; return when the machine goes on here.
+
+        Raises:
+            ControlError: it is too late.
+        """
+        departure, task = self._departure, self._task
+        if departure is None or task is None or task.done():
+            raise ControlError("the machine is not being teleported")
+        if departure.is_switched:
+            raise ControlError("it is too late: the machine belongs to the target")
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _destination(arguments: Mapping[str, Any]) -> Destination:
+    match arguments:
+        case {
+            "host": str(host),
+            "port": int(port),
+            "password": str(password),
+            "downtime": int(downtime),
+            "bandwidth": int(bandwidth),
+        } if (
+            host
+            and 0 < port < 0x10000
+            and 0 < downtime <= MAX_DOWNTIME
+            and 0 <= bandwidth < 1 << 50
+        ):
+            return Destination(host, port, password, downtime / 1000, bandwidth)
+    raise ControlError("a teleport needs host, port, password, downtime, bandwidth")

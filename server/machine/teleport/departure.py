@@ -1,0 +1,333 @@
+"""The source of a move: a machine that runs here leaves for another host."""
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from rusb.aio.tls import KnownServers, fingerprint
+from rusb.errors import (
+    AuthenticationError,
+    ControlError,
+    RusbError,
+)
+
+from ...auth.hashes import Salted
+from ...vbox.model import Hardware
+from ...vbox.settings import Machine
+from ..process import Hypervisor
+from .images import describe_images
+from .link import PIECE, Link, PeerFailed, dial, proof
+from .messages import (
+    VERSION,
+    Accept,
+    Data,
+    End,
+    Hello,
+    Loaded,
+    Logon,
+    Offer,
+    Progress,
+    Run,
+    Running,
+    Welcome,
+)
+from .profile import blocked, profile_of
+from .stream import Migration, Progressed, blocked_by_qemu, connect_clipboard, go_on
+
+__all__ = ["MAX_DOWNTIME", "Departure", "Destination"]
+
+MAX_DOWNTIME: Final = 2_000_000
+"""Milliseconds that QEMU takes for the longest downtime."""
+
+TELL_PERIOD: Final = 0.5
+"""Seconds between two PROGRESS."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a machine is to go, and how.
+
+    Attributes:
+        password: of the target; empty: it has none.
+        downtime: seconds that the machine may stand still.
+        bandwidth: bytes a second that may be used; 0: no limit.
+    """
+
+    host: str
+    port: int
+    password: str = ""
+    downtime: float = 0.25
+    bandwidth: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Departure:
+    """A move from here.
+
+    Args:
+        machine, hardware: that runs here.
+        hypervisor: runs it.
+        to: where it goes.
+        log: writes a line.
+        known: file of the pins; None: the user's.
+
+    Attributes:
+        stage: what is being done, a word for people.
+        progress: how much memory has moved.
+        is_switched: RUN was sent; the machine must not run here any more.
+        downtime: seconds for which it stood still; None: it is not there yet.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        hardware: Hardware,
+        hypervisor: Hypervisor,
+        to: Destination,
+        log: Callable[[str], None],
+        *,
+        known: Path | None = None,
+    ) -> None:
+        self._machine, self._hardware = machine, hardware
+        self._hypervisor = hypervisor
+        self._to = to
+        self._log = log
+        self._known = KnownServers(known)
+        self.stage = "connecting"
+        self.progress = Progressed()
+        self.is_switched = False
+        self.downtime: float | None = None
+        self._still = 0.0
+        self._told = 0.0
+
+    async def run(self) -> None:
+        """Move the machine; when this returns, it runs at the target.
+
+        If it is cancelled, or fails, the machine goes on here; unless *is_switched*
+        is set then: it stands still, and the error says what to do.
+
+        Raises:
+            RusbError: it did not move; the message says why.
+        """
+        status = await self._hypervisor.status()
+        if status != "running":
+            raise ControlError(
+                f"only a machine that runs can be teleported, and this one is {status};"
+                f" let it go on first: controlvm {self._machine.operand} resume"
+            )
+        await connect_clipboard(self._hypervisor, is_on=False)
+        try:
+            problems = blocked(self._machine, "source")
+            problems += await blocked_by_qemu(self._hypervisor)
+            if problems:
+                raise ControlError("; ".join(problems))
+            await self._go()
+        except BaseException:
+            if not self.is_switched:
+                await asyncio.shield(self.stays())
+            raise
+
+    async def stays(self) -> None:
+        """Undo what a machine that goes on here can do without no longer."""
+        with contextlib.suppress(RusbError):
+            await connect_clipboard(self._hypervisor, is_on=True)
+
+    async def _go(self) -> None:
+        link, shown = await dial(self._to.host, self._to.port)
+        async with link:
+            try:
+                self._check_pin(shown)
+                await self._log_on(link, shown)
+                await self._compare(link)
+                await self._move(link)
+            except PeerFailed:
+                raise
+            except RusbError as error:
+                await link.fail(str(error))
+                raise
+            except asyncio.CancelledError:
+                await asyncio.shield(link.fail("the source cancelled the move"))
+                raise
+
+    # ----------------------------------------------------- before the move ----
+
+    def _check_pin(self, shown: bytes) -> None:
+        name = str(self._to)
+        if self._known.check(name, shown):
+            self._log(f"Teleporter: {name} shows {fingerprint(shown)}, now trusted")
+
+    async def _log_on(self, link: Link, shown: bytes) -> None:
+        """Prove that we know the password, and have the target prove it (3.2)."""
+        hello = await link.receive(Hello)
+        if hello.version != VERSION:
+            raise ControlError(
+                f"{self._to} speaks version {hello.version} of teleporting, not"
+                f" {VERSION}"
+            )
+        nonces = hello.nonce, secrets.token_bytes(len(hello.nonce))
+        costs, password = hello.password, self._to.password
+        if costs is None:
+            if password:
+                raise AuthenticationError(
+                    f"{self._to} has no password, so it may be another host than you"
+                    " think; set one there (modifyvm VM --teleporterpassword), or leave"
+                    " it out here"
+                )
+            await link.send(Logon(nonces[1]))
+            await link.receive(Welcome)
+            return
+        if not password:
+            raise AuthenticationError(
+                f"{self._to} wants a password: give it with --password or"
+                " --passwordfile"
+            )
+        salted = Salted(costs.ln, costs.r, costs.p, costs.salt)
+        if not salted.is_bearable:
+            raise ControlError(f"{self._to} wants more work for a password than is fit")
+        key = await asyncio.to_thread(salted.derive, password)
+        await link.send(Logon(nonces[1], proof(key, "source", nonces, shown)))
+        answer = await link.receive(Welcome)
+        if not hmac.compare_digest(answer.proof, proof(key, "target", nonces, shown)):
+            raise AuthenticationError(
+                f"{self._to} does not know the password itself: it is not the host"
+                " that you think"
+            )
+
+    async def _compare(self, link: Link) -> None:
+        """Have the target say what differs.
+
+        Raises:
+            ControlError: something does; all of it is named.
+        """
+        self.stage = "comparing"
+        profile = await profile_of(
+            self._machine, self._hardware, self._hypervisor.execute
+        )
+        with describe_images(self._hardware) as images:
+            await link.send(Offer(profile, images))
+            try:
+                await link.receive(Accept)
+            except PeerFailed as error:
+                if not error.refused:
+                    raise
+                count = len(error.refused)
+                what = "difference" if count == 1 else "differences"
+                raise ControlError(
+                    f"{self._to} is not equal, {count} {what}: "
+                    + "; ".join(error.refused)
+                ) from None
+
+    # ------------------------------------------------------------ the move ----
+
+    async def _move(self, link: Link) -> None:
+        self.stage = "moving"
+        self._log(f"Teleporter: moving to {self._to}")
+        ours, theirs = socket.socketpair()
+        try:
+            ours.setblocking(False)
+            with theirs:
+                migration = Migration(
+                    self._hypervisor, self._to.downtime, self._to.bandwidth
+                )
+                await migration.start(theirs)
+            await _while_open(link, self._stream(link, migration, ours))
+            await link.send(End(link.core.streamed))
+            await link.receive(Loaded)
+            await self._switch(link)
+        except BaseException:
+            ours.close()
+            if not self.is_switched:
+                await asyncio.shield(go_on(self._hypervisor))
+                self._log("Teleporter: the machine stays here")
+            raise
+        finally:
+            ours.close()
+
+    async def _stream(
+        self, link: Link, migration: Migration, sock: socket.socket
+    ) -> None:
+        """Send what QEMU writes, until it is done."""
+        pump = asyncio.ensure_future(_pump(link, sock))
+        drive = asyncio.ensure_future(self._drive(link, migration))
+        try:
+            await asyncio.gather(pump, drive)
+        finally:
+            for task in (pump, drive):
+                task.cancel()
+            await asyncio.wait([pump, drive])
+
+    async def _drive(self, link: Link, migration: Migration) -> None:
+        async def tell(progress: Progressed) -> None:
+            self.progress = progress
+            now = time.monotonic()
+            if now - self._told > TELL_PERIOD:
+                self._told = now
+                left, total = progress.remaining, progress.total
+                await link.send(Progress(progress.transferred, left, total))
+
+        await migration.wait_still(tell)
+        self._still = time.monotonic()
+        self.stage = "switching"
+        await migration.finish(tell)
+
+    async def _switch(self, link: Link) -> None:
+        """From here on the machine is the target's (6.2)."""
+        if link.failure is not None:
+            raise link.failure
+        self.is_switched = True
+        try:
+            await link.send(Run())
+            await link.receive(Running)
+        except PeerFailed:  # its QEMU has ended
+            self.is_switched = False
+            raise
+        except RusbError as error:
+            raise ControlError(
+                f"{error}. That was at the very moment of the switch: if the machine"
+                f" runs at {self._to}, power it off here (controlvm"
+                f" {self._machine.operand} poweroff); if it does not, let it go on here"
+                f" (controlvm {self._machine.operand} resume). Until then it is paused"
+                " here"
+            ) from error
+        self.downtime = time.monotonic() - self._still
+        self._log(
+            f"Teleporter: the machine runs at {self._to}; it stood still for"
+            f" {self.downtime * 1000:.0f} ms, {self.progress.transferred} bytes of"
+            " memory were sent"
+        )
+
+
+async def _pump(link: Link, sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(sock, PIECE):
+        await link.send(Data(data))
+
+
+async def _while_open(link: Link, work: Coroutine[Any, Any, T]) -> T:
+    """Do something that ends when the connection does.
+
+    Raises:
+        RusbError: why the connection ended; or what the work raises.
+    """
+    task = asyncio.ensure_future(work)
+    over = asyncio.ensure_future(link.wait_over())
+    try:
+        await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await over
+        return await task
+    finally:
+        task.cancel()
+        over.cancel()
+        await asyncio.wait({task, over})

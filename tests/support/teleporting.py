@@ -1,0 +1,143 @@
+"""Two hosts in one process: a machine that runs, and one that waits for it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from rusb.server.machine.control import call, control_path
+from rusb.server.machine.process import QemuProcess
+from rusb.server.machine.running import RunningMachine
+from rusb.server.state import MachineState
+from rusb.server.vbox.model import Adapter, Controller, Drive, Hardware
+from rusb.server.vbox.settings import Machine, RemoteDisplay
+from rusb.server.vbox.teleporter import Teleporter
+
+__all__ = [
+    "SOURCE",
+    "TARGET",
+    "Host",
+    "begin",
+    "hardware",
+    "qemu_of",
+    "state",
+    "teleport",
+    "wait_state",
+]
+
+SOURCE = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a716"
+TARGET = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a717"
+
+
+def hardware(folder: Path, **changes: Any) -> Hardware:
+    """A small machine whose disk is on storage that both hosts share."""
+    disk = folder / "shared" / "disk.img"
+    disk.parent.mkdir(exist_ok=True)
+    if not disk.exists():
+        disk.write_bytes(bytes(1 << 20))
+    given: dict[str, Any] = {
+        "memory": 48,
+        "usb": ("XHCI",),
+        "controllers": (Controller("IDE", "PIIX4", 2, (Drive(0, 0, "hdd", disk),)),),
+        "adapters": {0: Adapter(mac="0800270000aa")},
+    }
+    return Hardware(**(given | changes))
+
+
+class Host(RunningMachine):
+    """A host; its files are in a directory of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        uuid: str,
+        found: Hardware,
+        teleporter: Teleporter | None = None,
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.said: list[str] = []
+        display = RemoteDisplay(
+            enabled=False, properties={"TCP/Ports": "0", "TCP/Address": "127.0.0.1"}
+        )
+        machine = Machine(
+            name=folder.name,
+            uuid=uuid,
+            usb_controllers=tuple(found.usb),
+            remote_display=display,
+            teleporter=teleporter or Teleporter(),
+        )
+        super().__init__(
+            machine,
+            found,
+            log=str(folder / "VBox.log"),
+            report=self.said.append,
+            state=folder,
+        )
+
+    async def __aenter__(self) -> "Host":
+        await super().__aenter__()
+        return self
+
+    @classmethod
+    def waiting(
+        cls,
+        folder: Path,
+        found: Hardware,
+        password: str = "",
+        *,
+        uuid: str = TARGET,
+        port: int = 0,
+    ) -> "Host":
+        """A target; *password* is its hash."""
+        settings = Teleporter(True, port, "127.0.0.1", password)
+        return cls(folder, uuid, found, settings)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "VBox.log").read_text()
+
+    @property
+    def port(self) -> int:
+        assert self._arrival is not None
+        return self._arrival.port
+
+
+async def state(uuid: str) -> MachineState:
+    return MachineState.from_json(await call(control_path(uuid), "info"))
+
+
+async def teleport(port: int, *, uuid: str = SOURCE, **changes: Any) -> dict[str, Any]:
+    """Have a machine go to a port; return how it ended."""
+    await begin(port, uuid=uuid, **changes)
+    while True:
+        found: dict[str, Any] = await call(control_path(uuid), "teleportstatus")
+        if found["is_over"]:
+            return found
+        await asyncio.sleep(0.02)
+
+
+async def begin(port: int, *, uuid: str = SOURCE, **changes: Any) -> None:
+    given = {
+        "host": "127.0.0.1",
+        "port": port,
+        "password": "",
+        "downtime": 300,
+        "bandwidth": 0,
+    }
+    await call(control_path(uuid), "teleport", **(given | changes))
+
+
+def qemu_of(host: Host) -> asyncio.subprocess.Process:
+    """The process that runs a host's machine."""
+    assert isinstance(host._hypervisor, QemuProcess)
+    process = host._hypervisor._process
+    assert process is not None
+    return process
+
+
+async def wait_state(uuid: str, wanted: str) -> None:
+    """Wait until a machine is so."""
+    while True:
+        if (await state(uuid)).state == wanted:
+            return
+        await asyncio.sleep(0.02)
