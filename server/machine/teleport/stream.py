@@ -164,29 +164,33 @@ class Migration:
 
 
 async def go_on(hypervisor: Hypervisor) -> None:
-    """After a move that failed: have the machine run as before.
+    """After a move that failed, and whose socket is closed: run as before.
+
+    QEMU notices at its next write, and takes its disks back. Only where it waits for
+    us it has to be told; in other states that could leave it without its disks.
 
     Raises:
         GuestError: it does not go on.
     """
-    problem: GuestError | None = None
+    problem = ""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(GO_ON_TIMEOUT):
-            while True:
+            while not hypervisor.failure:
                 try:
-                    await hypervisor.execute("migrate_cancel")
                     found = await _ask(hypervisor, "query-migrate")
-                    if found.get("status") not in _RUNS:
-                        if await hypervisor.status() == "running":
+                    problem = f"its move is {found.get('status')}"
+                    if found.get("status") == "pre-switchover":
+                        await hypervisor.execute("migrate_cancel")
+                    elif found.get("status") not in _RUNS:
+                        await hypervisor.execute("cont")  # takes the disks back, too
+                        status = await hypervisor.status()
+                        problem = f"it is {status}"
+                        if status == "running":
                             return
-                        await hypervisor.execute("cont")
                 except GuestError as error:
-                    if hypervisor.failure:  # it has ended
-                        break
-                    problem = error
+                    problem = str(error)
                 await asyncio.sleep(POLL)
-    why = hypervisor.failure or problem or "no answer"
-    raise GuestError(f"the machine does not go on: {why}")
+    raise GuestError(f"the machine does not go on: {hypervisor.failure or problem}")
 
 
 async def prepare(hypervisor: Hypervisor, sock: socket.socket) -> None:
