@@ -179,7 +179,7 @@ class UsbipBackend(DeviceBackend):
 
     async def _import(self, key: str, info: DeviceInfo) -> Connection:
         """Import a device; one that was just given back takes a moment."""
-        busid = key.partition("@")[0]
+        busid = key.rpartition("@")[0]
         peer = f"device {busid} of {self._place}"
         end = asyncio.get_running_loop().time() + IMPORT_SECONDS
         while True:

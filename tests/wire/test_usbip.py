@@ -301,6 +301,14 @@ def test_isochronous_packets_that_do_not_fit_are_refused(field: int) -> None:
     assert status == codec.ERRNO[UrbStatus.INVALID]
 
 
+def test_isochronous_packets_that_are_absurd_end_the_stream() -> None:  # T24, T31
+    data = bytes.fromhex(URBS["iso_in"]["hex"])
+    for at in (52, 68, 84):
+        data = data[:at] + b"\xff" * 4 + data[at + 4 :]
+    with pytest.raises(RemoteProtocolError, match="packets of 12884901885 bytes"):
+        Server(SOUND).take(data)
+
+
 def test_an_endpoint_that_is_not_there_is_refused_and_its_data_skipped() -> None:
     """Section 11: Linux's server loses the stream there."""
     server = Server(DISK, 3)

@@ -20,6 +20,7 @@ from rusb.wire.base import (
     UrbSubmitted,
 )
 from rusb.wire.usbredir import UsbredirDeviceSide
+from rusb.wire.usbredir import _codec as codec
 from rusb.wire.usbredir import _requests as requests
 from tests.support.wire.redir import (
     ACK,
@@ -410,6 +411,13 @@ def test_requests_beyond_the_limit_wait_and_none_is_refused(host: Host) -> None:
     host.send()
     assert len(host.urbs()) == 100
     assert not host.core.is_full()
+
+
+def test_a_request_for_more_than_a_packet_holds_is_refused(host: Host) -> None:  # T30
+    host.send(bulk(1, BULK_IN, 0xFFFFFFFF), bulk(2, BULK_IN, codec.MAX_LENGTH))
+    assert [urb.length for urb in host.urbs()] == [codec.MAX_LENGTH]
+    ((_, number, body),) = host.answers()
+    assert (number, body[1]) == (1, INVAL)
 
 
 def test_what_requests_ask_for_is_bounded_in_bytes(host: Host) -> None:

@@ -284,6 +284,8 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
             described = codec.unpack_iso(iso)
             urb.packets = tuple(length for _, length, _, _ in described)
             offsets = [0, *itertools.accumulate(urb.packets)]
+            if offsets[-1] > codec.MAX_LENGTH:
+                raise RemoteProtocolError(f"packets of {offsets[-1]} bytes")
             is_packed = [place for place, *_ in described] == offsets[:-1]
             return is_packed and offsets[-1] == urb.length
         return True

@@ -284,6 +284,9 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
             self._refuse(packet)
             return
         length = codec.bulk_length(fields) if packet.type == Type.BULK else fields[2]
+        if length > codec.MAX_LENGTH:
+            self._refuse(packet)
+            return
         urb = Urb(next(self._ids), wanted, fields[0], length, packet.data)
         self._requests.submit(packet, urb)
         self._answer()
