@@ -24,10 +24,10 @@ READS, READ_SIZE = 4, 4096
 PACKETS = 16
 """The same where each is for one packet."""
 
-WRITES = 8
-"""Pieces that are under way to the chip."""
+WRITES = 32
+"""Pieces that are under way to the chip, which may be far away."""
 
-PIECE = 0.1
+PIECE = 0.25
 """Seconds of the line that a piece takes, so that a change need not wait long."""
 
 MIN_PIECE, MAX_PIECE = 64, 4096

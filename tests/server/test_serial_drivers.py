@@ -28,6 +28,7 @@ from rusb.usb.descriptors import (
     EndpointDescriptor,
     InterfaceDescriptor,
 )
+from tests.support.amount import chance, inputs
 from tests.support.chips import bulk, interrupt
 from tests.support.serial_peers import CHIPS
 
@@ -298,3 +299,42 @@ def test_no_serial_port(
 def test_a_device_without_configuration_has_no_port() -> None:
     device = DeviceDescriptor(0x0200, 0, 0, 0, 64, 0x0403, 0x6001, 0x0600)
     assert find_ports(DeviceDescriptors(device, ())) == []
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", CHIPS)
+def test_no_answer_of_a_chip_breaks_its_driver(name: str) -> None:
+    random = chance(7)
+    ours = driver(name)
+    for _ in range(inputs(2000)):
+        data = random.randbytes(random.choice((0, 1, 2, 3, 8, 9, 10, 63, 64, 65, 200)))
+        assert len(ours.take(data)) <= len(data)
+        ours.notified(data)
+        ours.answered(data)
+        assert ours.modem & ~0xF0 == 0
+        assert ours.take_errors() & ~0x1E == 0
+
+
+@pytest.mark.fuzz
+def test_no_descriptors_break_the_choice_of_a_driver() -> None:
+    random = chance(8)
+    for _ in range(inputs(2000)):
+        ends = [
+            EndpointDescriptor(
+                random.randrange(256), random.randrange(4), random.choice((0, 8, 64)), 0
+            )
+            for _ in range(random.randrange(4))
+        ]
+        interfaces = [
+            InterfaceDescriptor(
+                *(random.randrange(3), random.randrange(2)),
+                *(random.choice((2, 10, 0xFF)), random.choice((0, 2)), 0, 0),
+                endpoints=tuple(random.sample(ends, random.randrange(len(ends) + 1))),
+                extra=random.randbytes(random.randrange(12)),
+            )
+            for _ in range(random.randrange(5))
+        ]
+        vendor, product = random.choice(((0x0403, 0x6001), (0x067B, 0x2303), (1, 2)))
+        for port in find_ports(described(vendor, product, *interfaces)):
+            assert port.interface.data_in.packet_size
+            assert port.set_outputs(dtr=True, rts=True)

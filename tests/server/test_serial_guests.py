@@ -15,59 +15,14 @@ from pathlib import Path
 import pytest
 import serial
 
-from rusb.client.backends.emulated import EmulatedDevice
 from rusb.errors import GuestError
 from rusb.server.guests.pty import PtyGuest, default_folder
 from rusb.server.guests.rfc2217 import Rfc2217Guest
-from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+from rusb.usb.urb import Completion, Urb, UrbStatus
 from tests.support.chips import Ch340, SerialChip
 from tests.support.ftdi import Ftdi
 from tests.support.guest_programs import Device, until
-
-
-class Attached:
-    """An emulated device as a guest gets it, without any wire."""
-
-    round_trip: float | None = None
-
-    def __init__(self, device: EmulatedDevice, number: int = 1) -> None:
-        device.attached()
-        device.power_on()
-        self.device = device
-        self.name = f"usb-{number}"
-        self.info = device.info(1, 1)
-        self.descriptors = device.descriptors
-        self.press: Callable[[bool], None] = lambda is_high: None
-        self.fails: UrbStatus | None = None  # every bulk transfer that begins
-        self.reading = 0
-        self.held: list[tuple[Urb, Completion]] | None = None  # control transfers
-
-    def submit(self, urb: Urb, complete: Completion) -> None:
-        if self.held is not None and urb.setup is not None:
-            self.held.append((urb, complete))
-            return
-        if self.fails is not None and urb.setup is None:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(complete, UrbResult(self.fails))
-            return
-        if urb.is_in and urb.setup is None:
-            self.reading += 1
-
-        def completed(result: UrbResult) -> None:
-            if urb.is_in and urb.setup is None:
-                self.reading -= 1
-            complete(result)
-
-        self.device.submit(urb, completed)
-
-    def cancel(self, urb_id: int) -> None:
-        self.device.cancel(urb_id)
-
-    def reset(self) -> None:
-        self.device.reset_port()
-
-    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
-        self.press = changed
+from tests.support.serial_peers import Attached
 
 
 @pytest.fixture
@@ -384,6 +339,7 @@ class Talker(Ch340):
 
 def small(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 async def settles(count: Callable[[], int]) -> int:
