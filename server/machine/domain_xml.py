@@ -72,6 +72,7 @@ def domain_xml(
     *,
     screens: Sequence[Path] = (),
     accelerator: str = "tcg",
+    incoming: str = "",
 ) -> str:
     """Return the domain of a machine; the arguments are those of ``qemu_command``.
 
@@ -114,6 +115,8 @@ def domain_xml(
     command = _add(root, "qemu:commandline")
     has_sound = hardware.audio is not None
     for argument in _arguments(monitors, screens, usb=bool(usb), has_sound=has_sound):
+        _add(command, "qemu:arg", value=argument)
+    for argument in ("-incoming", incoming) if incoming else ():
         _add(command, "qemu:arg", value=argument)
     properties = {f"ua-usb{n}": USB[kind][1] for n, kind in enumerate(usb)}
     _add_overrides(root, properties)

@@ -61,11 +61,6 @@ class LibvirtDomain(Qemu):
 
     async def _start(self, accelerator: str, incoming: str) -> None:
         """Make the domain and connect to its monitor."""
-        if incoming:
-            raise SettingsError(
-                "a domain of libvirt cannot take over the state of another machine;"
-                " start it with --engine qemu"
-            )
         await self._virsh.connect()
         uri = self._virsh.uri
         if uri.endswith("/system") or (os.geteuid() == 0 and "socket=" not in uri):
@@ -84,6 +79,7 @@ class LibvirtDomain(Qemu):
             self._sockets,
             screens=self._screens,
             accelerator=accelerator,
+            incoming=incoming,
         )
         self._log(f"libvirt: {uri}: {xml}")
         self._is_made = True

@@ -1,5 +1,6 @@
 """The libvirt guest backend, and a real libvirt with a domain that runs."""
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -13,6 +14,9 @@ import pytest
 
 from rusb.errors import GuestError
 from rusb.server.guests.libvirt import LibvirtGuest
+from rusb.server.machine.libvirt_domain import LibvirtDomain
+from rusb.server.vbox.model import Hardware
+from rusb.server.vbox.settings import Machine
 from tests.support.lab.fatimage import fat_image
 from tests.support.lab.libvirtlab import Domain, Libvirt
 from tests.support.rusbserver import CHECKOUT, RusbServer
@@ -129,3 +133,38 @@ async def test_a_domain_that_is_off(domain: Domain) -> None:
     guest = LibvirtGuest(f"{domain.libvirt.uri},{domain.name}")
     with pytest.raises(GuestError, match="'lab' is off: start it with 'virsh -c"):
         await guest.start()
+
+
+async def test_a_domain_takes_over_the_state_of_another(
+    libvirt: Libvirt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the contract of hypervisors calls incoming; without a screen, for QEMU 7.2
+    cannot migrate what gives spice-vdagent the clipboard."""
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", libvirt.uri)
+    monkeypatch.setenv("RUSB_RUNTIME", str(libvirt.dir))
+    monkeypatch.setenv("RUSB_ACCEL", "tcg")
+    hardware = Hardware(memory=32, usb=("XHCI",))
+    old, new = (
+        LibvirtDomain(
+            Machine(name, f"3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a7{number}", monitors=0),
+            hardware,
+            lambda line: None,
+            lambda: None,
+        )
+        for number, name in enumerate(("Old", "New"), 17)
+    )
+    place = f"unix:{libvirt.dir}/state"
+    try:
+        async with asyncio.timeout(60):
+            await old.start()
+            await new.start(incoming=place)
+            assert await new.status() == "inmigrate"
+            await old.execute("migrate", {"uri": place})
+            while await new.status() != "running":  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            assert await old.status() == "postmigrate"
+    finally:
+        await old.stop()
+        await new.stop()
+    names = libvirt.virsh("list", "--all", "--name").split()
+    assert not {"Old", "New"} & set(names)

@@ -48,6 +48,11 @@ def test_what_every_machine_has() -> None:
     assert root.find(f"{QEMU}override") is None
 
 
+def test_a_domain_that_waits_for_a_state() -> None:
+    root = parsed(Hardware(), incoming="unix:/run/x")
+    assert arguments(root)[-2:] == ["-incoming", "unix:/run/x"]
+
+
 def test_settings_that_differ() -> None:
     hardware = Hardware(acpi=False, is_local_time=True, boot=("net", "disk", "net"))
     root = parsed(hardware, accelerator="kvm")

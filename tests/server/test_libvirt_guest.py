@@ -17,6 +17,7 @@ from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.libvirt import LibvirtGuest
 from rusb.usb.types import Speed
 from tests.support.fake_libvirt import Failed, FakeLibvirt
+from tests.support.fake_qemu import GuestEnd, Redirected
 from tests.support.guest_programs import Device, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -541,3 +542,60 @@ async def test_devices_of_others_stay(fake: FakeLibvirt) -> None:
     await other.aclose()
     await guest.aclose()
     assert list(fake.devices) == ["ua-mine"]
+
+
+# ------------------------------------------------------------ virsh itself ----
+
+
+def script(folder: Path, text: str) -> str:
+    program = folder / "virsh"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+async def test_virsh_has_no_terminal_and_speaks_english(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its password prompts would go to the terminal; errors are read by us."""
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    text = "read -r pid name state parent group session rest </proc/$$/stat\n"
+    text += 'echo "$LC_ALL $pid $session" >&2; exit 1'
+    with pytest.raises(GuestError) as caught:
+        await LibvirtGuest("lab", program=script(tmp_path, text)).start()
+    _, _, said = str(caught.value).partition("failed: ")
+    language, pid, session = said.split()
+    assert (language, pid) == ("C", session)
+
+
+async def test_a_virsh_that_is_not_waited_for_any_more_is_killed(
+    tmp_path: Path,
+) -> None:
+    text = f"echo $$ >{tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid\n"
+    program = script(tmp_path, text + "exec sleep 600")
+    starting = asyncio.create_task(LibvirtGuest("lab", program=program).start())
+    await until((tmp_path / "pid").exists)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+async def test_only_the_first_that_connects_gets_the_device(fake: FakeLibvirt) -> None:
+    guest = guest_of(fake)
+    await guest.start()
+    second: list[bytes] = []
+
+    def plug_and_look(sock: socket.socket) -> GuestEnd:
+        end = Redirected(sock, rejects=False)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(sock.getpeername())
+            other.settimeout(10)
+            second.append(_read(other))
+        return end
+
+    fake.plug = plug_and_look
+    await guest.attach(Device())
+    assert second == [b""]
+    await guest.aclose()
