@@ -109,10 +109,10 @@ class FakeLibvirt:
                 client, _ = self._server.accept()
             except OSError:
                 return
-            with client, client.makefile("rw") as talk, contextlib.suppress(OSError):
-                argv, given = json.loads(talk.readline())
-                talk.write(json.dumps(self._answer(argv, given)) + "\n")
-                talk.flush()
+            with contextlib.suppress(OSError, ValueError):  # a virsh that was killed
+                with client, client.makefile("rw") as talk:
+                    argv, given = json.loads(talk.readline())
+                    talk.write(json.dumps(self._answer(argv, given)) + "\n")
 
     def _answer(self, argv: list[str], given: str) -> tuple[int, str, str]:
         if argv[0] == "--connect":
