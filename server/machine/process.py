@@ -56,7 +56,10 @@ class Hypervisor(abc.ABC):
         has_tablets: does each of several screens have a tablet of its own?
         notes: what its user is to know, once it has started.
         failure: why the machine ended, unless guest or user switched it off.
+        is_movable: can it be sent to another host (``teleport/``)?
     """
+
+    is_movable = False
 
     def __init__(self) -> None:
         self.has_tablets = False
@@ -230,12 +233,6 @@ class Qemu(Hypervisor):
             raise ControlError("the machine is powering off")
         return await self._monitor.execute(command, arguments)
 
-    async def lend(self, name: str, sock: socket.socket) -> None:
-        """Hand a descriptor over the monitor."""
-        if self._monitor is None:
-            raise ControlError("the machine is powering off")
-        await self._monitor.execute("getfd", {"fdname": name}, descriptor=sock.fileno())
-
     def guest(self, use: str) -> GuestBackend:
         """Return QEMU's USB, on a monitor of its own."""
         (path,) = (s for s in self._sockets if s.suffix == f".qmp-{use}")
@@ -315,6 +312,8 @@ class Qemu(Hypervisor):
 class QemuProcess(Qemu):
     """QEMU as a process of ours, which ends with us; the arguments are Qemu's."""
 
+    is_movable = True
+
     def __init__(
         self,
         machine: Machine,
@@ -344,6 +343,12 @@ class QemuProcess(Qemu):
         if self._watching is not None:
             await self._watching
         self._unlink()
+
+    async def lend(self, name: str, sock: socket.socket) -> None:
+        """Hand a descriptor over the monitor."""
+        if self._monitor is None:
+            raise ControlError("the machine is powering off")
+        await self._monitor.execute("getfd", {"fdname": name}, descriptor=sock.fileno())
 
     # ------------------------------------------------------------- our own ----
 

@@ -288,6 +288,11 @@ class RunningMachine:
 
     def _depart(self, to: Destination) -> Departure:
         self._check_open()
+        if not self._hypervisor.is_movable:
+            raise ControlError(
+                "only a machine that runs as a QEMU of rusb's own can be teleported;"
+                " start it with --engine qemu"
+            )
         count = len(self._server.devices()) if self._server else 0
         count += len(self._plugs.devices()) if self._plugs else 0
         if count:

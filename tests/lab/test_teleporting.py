@@ -1,0 +1,154 @@
+"""A Linux moves from one host to another, as the manual says it.
+
+The hosts are processes in network namespaces of their own; they share the directory
+with the images, as NFS would have it.
+"""
+
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.lab.twohosts import PROGRAMS, Place, two_hosts
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("teleporting"),
+]
+
+MACHINE = "Traveller"
+PORT = 6000
+
+
+@pytest.fixture(scope="module")
+def hosts(
+    lab: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Place, Place]]:
+    """Two hosts with nothing on them."""
+    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
+    if lacking or os.geteuid():
+        reason = f"needs root, and {' and '.join(lacking or PROGRAMS)}"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    folder = tmp_path_factory.mktemp("hosts")
+    with two_hosts(folder) as places:
+        yield places
+
+
+@pytest.fixture(scope="module")
+def machine(hosts: tuple[Place, Place], iso: Path) -> tuple[Place, Place]:
+    """The same machine at both, off; images are in a directory that both see."""
+    near, far = hosts
+    shared = near.folder.parent / "shared"
+    shared.mkdir()
+    disk = shared / "disk.img"
+    disk.write_bytes(bytes(4 << 20))
+    near(f"VBoxManage createvm --name {MACHINE} --register")
+    near(f"VBoxManage modifyvm {MACHINE} --memory 192 --usbxhci on --boot1 dvd")
+    near(f"VBoxManage modifyvm {MACHINE} --uart1 0x3F8 4")
+    near(f"VBoxManage storagectl {MACHINE} --name IDE --add ide")
+    place = f"VBoxManage storageattach {MACHINE} --storagectl IDE"
+    near(f"{place} --port 0 --device 0 --type hdd --medium {disk}")
+    near(f"{place} --port 1 --device 0 --type dvddrive --medium {iso}")
+    (path,) = re.findall(
+        'CfgFile="(.*)"', near(f"VBoxManage showvminfo {MACHINE} --machinereadable")
+    )
+    copied = far.folder / f"{MACHINE}.vbox"
+    text = Path(path).read_text()
+    folder = Path(path).parent
+    copied.write_text(
+        re.sub(r'location="([^/][^"]*)"', rf'location="{folder}/\1"', text)
+    )
+    far(f"VBoxManage registervm {copied}")
+    for host in hosts:
+        mode = f"--uartmode1 server {host.folder}/console"
+        host(f"VBoxManage modifyvm {MACHINE} {mode}")
+    return hosts
+
+
+class Console:
+    """The serial port of the machine, at one host."""
+
+    def __init__(self, host: Place) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(host.folder / "console"))
+        self._socket.settimeout(40)
+        self._said = b""
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def wait(self, text: str) -> str:
+        """Wait for a text; return what came before it."""
+        while text.encode() not in self._said:
+            data = self._socket.recv(4096)
+            assert data, self._said
+            self._said += data
+        before, _, self._said = self._said.partition(text.encode())
+        return before.decode(errors="replace")
+
+    def __call__(self, line: str) -> str:
+        """Run a line in the machine's shell; return the last line that it printed."""
+        join = "" if line.endswith("&") else ";"
+        self._socket.sendall(f"{line}{join} echo E''ND\n".encode())
+        return self.wait("\nEND").strip().splitlines()[-1]
+
+
+def teleport(near: Place, far: Place, more: str = "") -> str:
+    """The manual's line."""
+    return (
+        f"VBoxManage controlvm {MACHINE} teleport --host {far.address} --port {PORT}"
+        f" {more}"
+    )
+
+
+def test_a_linux_moves_there_and_back(machine: tuple[Place, Place]) -> None:
+    near, far = machine
+    near(f"VBoxManage startvm {MACHINE} --type headless")
+    with Console(near) as console:
+        console.wait("SYSTEM IS UP")
+        console("mkdir -p /mnt; mount -t tmpfs none /mnt")
+        console("(while sleep 0.1; do echo >>/mnt/ticks; done) &")
+        console("dmesg -c >/dev/null")
+        assert (
+            console("head -c 4194304 /dev/zero | tr '\\0' x >/dev/sda; echo $?") == "0"
+        )
+    for source, target in ((near, far), (far, near)):
+        target(f"VBoxManage modifyvm {MACHINE} --teleporter on --teleporterport {PORT}")
+        said = target(f"VBoxManage startvm {MACHINE} --type headless")
+        assert f'VM "{MACHINE}" waits for a teleport on port {PORT}.' in said
+        assert target.state(MACHINE) == "teleportingin"
+        said = source(teleport(source, target))
+        assert re.search(
+            rf"The machine runs at {target.address}:{PORT}: \d+ MB transferred, it"
+            r" stood still for \d+ ms\.",
+            said,
+        )
+        print(said)
+        assert source.state(MACHINE) == "poweroff"
+        wait_state(target, "running")
+        target(f"VBoxManage modifyvm {MACHINE} --teleporter off", 1)
+        with Console(target) as console:
+            ticks = int(console("wc -l </mnt/ticks"))
+            assert ticks > 0
+            console("echo 3 >/proc/sys/vm/drop_caches")
+            assert console("tr -d x </dev/sda | wc -c") == "0"
+            assert console("dmesg | grep -c 'ata[0-9]\\|usb \\|rror'") == "0"
+            console("sleep 0.5")
+            assert int(console("wc -l </mnt/ticks")) > ticks
+    near(f"VBoxManage controlvm {MACHINE} poweroff")
+
+
+def wait_state(host: Place, wanted: str) -> None:
+    end = time.monotonic() + 30
+    while (found := host.state(MACHINE)) != wanted:
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
