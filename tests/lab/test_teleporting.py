@@ -4,16 +4,20 @@ The hosts are processes in network namespaces of their own; they share the direc
 with the images, as NFS would have it.
 """
 
+import json
 import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.lab.peers import wait
 from tests.support.lab.twohosts import PROGRAMS, Place, two_hosts
 
 pytestmark = [
@@ -152,3 +156,82 @@ def wait_state(host: Place, wanted: str) -> None:
     while (found := host.state(MACHINE)) != wanted:
         assert time.monotonic() < end, found
         time.sleep(0.1)
+
+
+@pytest.fixture
+def running(machine: tuple[Place, Place]) -> Iterator[tuple[Place, Place]]:
+    """It runs at the first host and is awaited at the second; off at the end."""
+    near, far = machine
+    far(f"VBoxManage modifyvm {MACHINE} --teleporter on --teleporterport {PORT}")
+    near(f"VBoxManage modifyvm {MACHINE} --teleporter off")
+    for host in machine:
+        host(f"VBoxManage startvm {MACHINE} --type headless")
+    try:
+        yield machine
+    finally:
+        for host in machine:
+            host.link("up")
+            if host.state(MACHINE) != "poweroff":
+                host(f"VBoxManage controlvm {MACHINE} poweroff")
+
+
+@pytest.fixture
+def leaving(running: tuple[Place, Place]) -> Iterator[subprocess.Popen[bytes]]:
+    """It is on its way, slowly."""
+    near, far = running
+    process = near.start(teleport(near, far, "--bandwidth 1"))
+    wait_state(near, "teleporting")
+    wait(lambda: "%" in near.said("ip"), "some of its memory")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def process_of(host: Place) -> int:
+    """Who runs the machine there."""
+    shown = host(f"VBoxManage showvminfo {MACHINE} --json")
+    return int(json.loads(shown)["live"]["process"])
+
+
+def test_ctrl_c_cancels(
+    running: tuple[Place, Place], leaving: subprocess.Popen[bytes]
+) -> None:
+    near, far = running
+    leaving.send_signal(signal.SIGINT)
+    assert leaving.wait(30) == 1
+    assert "cancelled; the machine goes on here" in near.said("ip")
+    assert near.state(MACHINE) == "running"
+    wait_state(far, "poweroff")
+
+
+def test_a_source_that_is_killed_is_gone_and_runs_nowhere(
+    running: tuple[Place, Place], leaving: subprocess.Popen[bytes]
+) -> None:
+    near, far = running
+    os.kill(process_of(near), signal.SIGKILL)
+    assert leaving.wait(30) == 1
+    assert "it ended while it was being teleported" in near.said("ip")
+    wait_state(far, "poweroff")
+    assert near.state(MACHINE) == "poweroff"
+
+
+def test_a_target_that_is_killed_leaves_it_at_the_source(
+    running: tuple[Place, Place], leaving: subprocess.Popen[bytes]
+) -> None:
+    near, far = running
+    os.kill(process_of(far), signal.SIGKILL)
+    assert leaving.wait(30) == 1
+    assert "was lost" in near.said("ip")
+    assert near.state(MACHINE) == "running"
+    assert far.state(MACHINE) == "poweroff"
+
+
+def test_a_cable_that_is_pulled_leaves_it_at_the_source(
+    running: tuple[Place, Place], leaving: subprocess.Popen[bytes]
+) -> None:
+    near, far = running
+    far.link("down")
+    assert leaving.wait(60) == 1
+    assert "was lost" in near.said("ip")
+    assert near.state(MACHINE) == "running"
+    wait_state(far, "poweroff")
