@@ -452,12 +452,14 @@ class PostedReads(AttachedDevice):
 
     def _depth(self, pipe: _Pipe) -> int:
         """Return how many reads there should be at the device."""
-        others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
-        return min(
+        depth = min(
             interrupt_depth(pipe.pace(), self.round_trip),
-            max(MAX_READS - others, MIN_DEPTH),
             max(MAX_ASKED // max(pipe.size, 1), 1),
         )
+        if depth <= MIN_DEPTH:
+            return depth
+        others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
+        return min(depth, max(MAX_READS - others, MIN_DEPTH))
 
     def _done(self, pipe: _Pipe, posted: _Posted, result: UrbResult) -> None:
         """A read of ours has ended; those behind it wait for it."""

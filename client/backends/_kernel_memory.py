@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -103,7 +103,7 @@ class KernelMemory:
         if limit:
             self._piece = min(MAX_PIECE, _whole_pieces(self._limit // 4))
         self._used = 0
-        self._in_flight: Counter[_Place] = Counter()
+        self._in_flight: dict[_Place, int] = {}
         self._waiting: deque[_Waiting] = deque()
         self._cuts: dict[_Place, _Cut] = {}  # begun, and not done
         self._retry: asyncio.TimerHandle | None = None
@@ -127,15 +127,17 @@ class KernelMemory:
 
     def took(self, device: MemoryUser, urb: Urb) -> None:
         """The kernel has a transfer."""
+        place = device, urb.endpoint
         self._used += urb.length
-        self._in_flight[device, urb.endpoint] += 1
+        self._in_flight[place] = self._in_flight.get(place, 0) + 1
 
     def gave_back(self, device: MemoryUser, urb: Urb) -> None:
         """It gave it back, and the transfer has been completed."""
         place = device, urb.endpoint
         self._used -= urb.length
-        self._in_flight[place] -= 1
-        if not self._in_flight[place]:
+        if self._in_flight[place] > 1:
+            self._in_flight[place] -= 1
+        else:
             del self._in_flight[place]
         self._retries = 0
         if self._cuts and (cut := self._cuts.get(place)) is not None:
@@ -183,7 +185,7 @@ class KernelMemory:
             return False
         if not (self._limit and self._used):
             return True
-        is_first = not self._in_flight[place]
+        is_first = place not in self._in_flight
         room = self._limit if is_first else self._limit * 3 // 4
         return self._used + length <= room
 

@@ -51,7 +51,8 @@ class Transfer:
     """A transfer, and the URB that it is used for now."""
 
     __slots__ = (
-        *("buffer", "complete", "fields", "key", "owner", "pointer", "size", "urb"),
+        *("address", "buffer", "complete", "fields", "key", "owner", "pointer"),
+        *("size", "urb"),
     )
 
     def __init__(self, owner: "Transfers", key: _Key, pointer: Any) -> None:
@@ -59,6 +60,7 @@ class Transfer:
         self.key = key
         self.pointer = pointer
         self.fields = pointer.contents
+        self.address = ctypes.addressof(self.fields)
         self.size = -1  # no buffer yet
         self.buffer = memoryview(b"")
         self.urb: Urb
@@ -147,11 +149,10 @@ class Transfers:
             return int(usb1.ERROR_NO_MEM)
         self._fill(transfer, urb)
         transfer.urb, transfer.complete = urb, complete
-        address = ctypes.addressof(transfer.fields)
-        _submitted[address] = transfer
+        _submitted[transfer.address] = transfer
         error: int = self._submit(transfer.pointer)
         if error:
-            del _submitted[address]
+            del _submitted[transfer.address]
             self.keep(transfer)
             return error
         return transfer

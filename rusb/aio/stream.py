@@ -404,12 +404,16 @@ class RdpStream(asyncio.Protocol):
         left = TURN_BYTES
         if is_all:
             core.room = inf
-        while left > 0 and (pieces := core.data_to_send()):
+        pieces = core.data_to_send()
+        if not (pieces or self._is_high or core.bytes_waiting):
+            return  # as after most of what comes in
+        while pieces:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.bytes_sent += len(data)
             transport.write(data)
             left -= len(data)
             core.room = self._room
+            pieces = core.data_to_send() if left > 0 else []
         if core.bytes_waiting and self._room:
             self.flush()
         if self._is_high or core.bytes_waiting or not self._room:

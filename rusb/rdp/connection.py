@@ -377,15 +377,25 @@ class Connection(ABC):
 
     def _feed(self, data: bytes) -> None:
         """Handle every whole packet, as far as our turn goes, and keep the rest."""
-        buffer = self._buffer
+        buffer, pos = self._buffer, 0
         self.has_more = False
         if buffer:
-            buffer += data
+            # what completes the packet; all else stays where it is
+            pos = max(self._needed - len(buffer), 0) if self._needed else len(data)
+            buffer += data[:pos] if pos < len(data) else data
             if len(buffer) < self._needed:
                 return
-            data = bytes(buffer)
+            first = bytes(buffer)
             buffer.clear()
-        pos, limit = 0, len(data)
+            self._walk(first, 0)
+            if buffer or self._is_over:
+                buffer += data[pos:]
+                return
+        self._walk(data, pos)
+
+    def _walk(self, data: bytes, pos: int) -> None:
+        """Handle the packets of received bytes; keep what is not whole, or not yet."""
+        buffer, limit = self._buffer, len(data)
         while pos < limit and not self._is_over:
             if self.turn <= 0:
                 buffer += data[pos:]

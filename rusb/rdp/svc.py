@@ -58,6 +58,23 @@ def _run(header: int, chunk: int, count: int) -> struct.Struct:
     return struct.Struct(f"{header}s{chunk}s" * count)
 
 
+def _send_data(start: bytes, initiator: int, channel: int, size: int) -> bytes:
+    if size < 0x80:
+        return _SHORT_DATA.pack(
+            *(0x0300, 14 + size, start, initiator, channel, 0x70, size)
+        )
+    head = (0x0300, 15 + size, start, initiator, channel, 0x70)
+    return _SEND_DATA.pack(*head, 0x8000 | size)
+
+
+@functools.lru_cache(256)  # transfers are often as long as those before
+def _header(
+    start: bytes, initiator: int, channel: int, prefix: bytes, size: int, inner: bytes
+) -> bytes:
+    head = _send_data(start, initiator, channel, len(prefix) + HEADER.size + size)
+    return head + prefix + inner
+
+
 class ChannelSender:
     """Makes Send Data PDUs.
 
@@ -74,12 +91,7 @@ class ChannelSender:
 
     def send_data(self, channel: int, size: int) -> bytes:
         """Return all headers up to the payload, whose length is *size*."""
-        if size < 0x80:
-            return _SHORT_DATA.pack(
-                *(0x0300, 14 + size, self._start, self.initiator, channel, 0x70, size)
-            )
-        head = (0x0300, 15 + size, self._start, self.initiator, channel, 0x70)
-        return _SEND_DATA.pack(*head, 0x8000 | size)
+        return _send_data(self._start, self.initiator, channel, size)
 
     def cut(
         self, channel: int, message: bytes, flags: int = 0, head: bytes = b""
@@ -117,8 +129,10 @@ class ChannelSender:
 
     def header(self, channel: int, size: int, total: int, flags: int) -> bytes:
         """Return all that is in front of *size* bytes of a message of *total*."""
-        head = self.send_data(channel, len(self.prefix) + HEADER.size + size)
-        return head + self.prefix + HEADER.pack(total, flags)
+        return _header(
+            *(self._start, self.initiator, channel),
+            *(self.prefix, size, HEADER.pack(total, flags)),
+        )
 
 
 class Assembly:

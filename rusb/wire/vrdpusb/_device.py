@@ -312,8 +312,10 @@ class VrdpUsbDeviceSide(DeviceSide):
             self._ignore(f"SUBMIT_URB with handle {handle}, 0 or in flight")
             return
         is_in = direction == codec.DIRECTION_IN
-        view, start = memoryview(data), codec.SUBMIT.size
-        payload = cut_payload(view, start, start + size)
+        start = codec.SUBMIT.size
+        payload: bytes | memoryview = b""
+        if size:
+            payload = cut_payload(memoryview(data), start, start + size)
         setup = bytes(payload[:8]) if kind == codec.URB_CONTROL else b""
         if (
             device is None
