@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         action="append",
         metavar="NAME[:ADDRESS]|FILE.py:CLASS",
-        help="where devices come from: libusb (default), emulated, another one that"
-        " 'rusb plugins' lists, or a class in a file; may be given several times",
+        help="where devices come from: libusb (default), usbip:HOST[:PORT],"
+        " usbredir:HOST:PORT, replay:FILE, emulated, another one that 'rusb plugins'"
+        " lists, or a class in a file; may be given several times",
     )
     add("--force", action="store_true", help="as with 'rusb connect --force'")
     add_verbose(parser)

@@ -57,8 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="pyusb",
         metavar="KIND[:ADDRESS]",
         help="where devices go: qemu:QMP-SOCKET, libvirt:DOMAIN, vhci,"
-        " usbip[:[ADDRESS:]PORT], usbredir:…, pty[:DIR], rfc2217:[ADDRESS:]PORT,"
-        " pyusb[:DIR] (default), loopback, or another one that 'rusb plugins' lists",
+        " kubevirt:NAMESPACE/VMI, usbip[:[ADDRESS:]PORT], usbredir:…, pty[:DIR],"
+        " rfc2217:[ADDRESS:]PORT, pyusb[:DIR] (default), loopback, or another one"
+        " that 'rusb plugins' lists",
     )
     add("--port", metavar="LIST", help="ports to try: 3389 or 5000,5010-5012")
     add("--address", help="address to listen on")

@@ -236,6 +236,35 @@ async def test_isochronous_devices_are_known_by_class_or_endpoints(
         await backend.aclose()
 
 
+async def test_isochronous_packets_come_in(tmp_path: Path, kind: str) -> None:
+    microphone = EmulatedBackend(devices=[Microphone()])
+    async with (
+        asyncio.timeout(30),
+        exporting(tmp_path, kind, microphone, "rdpeusb") as there,
+    ):
+        device = Far(there, there.backend_of_it())
+        (local,) = await there.listed(device.here)
+        device.opened = await device.here.open(local)
+        await device.opened.set_configuration(1)
+        described = microphone.devices[0].descriptors
+        (setting,) = (
+            i for c in described.configurations for i in c.interfaces if i.endpoints
+        )
+        await device.opened.set_interface(setting.number, setting.alternate)
+        (endpoint,) = setting.endpoints
+        size = endpoint.packet_size
+        kinds = TransferType.ISOCHRONOUS, endpoint.address
+        moved = 0
+        for n in range(1000, 1040):
+            urb = Urb(n, *kinds, 8 * size, packets=(size,) * 8)
+            result = await device.submit(urb)
+            assert len(result.packets) == 8
+            assert sum(p.length for p in result.packets) == len(result.data)
+            moved += len(result.data)
+        assert moved > 0
+        await device.here.aclose()
+
+
 # ------------------------------------------------------------------ addresses ----
 
 
@@ -379,6 +408,63 @@ async def test_an_import_that_goes_wrong(
         backend = load_backend(f"usbip:127.0.0.1:{port}")
         (local,) = await backend.list_devices()
         with pytest.raises(BackendError, match=why):
+            await backend.open(local)
+        await backend.aclose()
+
+
+IMPORTED = codec.import_reply(record())
+NOTHING = codec.device_list([])
+
+
+async def test_an_import_that_is_refused_for_a_moment_is_tried_again() -> None:
+    """Linux resets a device that was given back, and refuses it meanwhile."""
+    refused = codec.import_reply(None, 1)
+    answers = LISTED, refused, refused, IMPORTED
+    async with asyncio.timeout(20), saying(*answers, hangs_up=False) as port:
+        backend = load_backend(f"usbip:127.0.0.1:{port}")
+        (local,) = await backend.list_devices()
+        opened = await backend.open(local)
+        await opened.claim_interface(0)
+        await backend.aclose()
+
+
+async def test_what_is_in_use_here_is_listed_though_the_server_leaves_it_out() -> None:
+    answers = LISTED, IMPORTED, NOTHING
+    async with asyncio.timeout(20), saying(*answers, hangs_up=False) as port:
+        backend = load_backend(f"usbip:127.0.0.1:{port}")
+        (local,) = await backend.list_devices()
+        opened = await backend.open(local)
+        assert await backend.list_devices() == [local]
+        await opened.aclose()
+        assert await backend.list_devices() == []
+        await backend.aclose()
+
+
+async def test_a_device_without_interfaces_that_cannot_be_read_is_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Linux's lists have none, and it may be in use elsewhere by now."""
+    monkeypatch.setattr(usbip, "IMPORT_SECONDS", 0.0)
+    listed = codec.device_list([record("3-2.4", interfaces=0)])
+    refused = codec.import_reply(None, 1)
+    async with asyncio.timeout(20), saying(listed, refused) as port:
+        backend = load_backend(f"usbip:127.0.0.1:{port}")
+        (local,) = await backend.list_devices()
+        assert (local.info.port_path, local.info.port) == ((2, 4), 4)
+        assert not local.has_isochronous
+        await backend.aclose()
+
+
+@pytest.mark.parametrize("busid", ["x" * 31, "1-@1@2", "1-\n", "-", "1-99999.1"])
+async def test_an_odd_busid_is_what_the_device_is_asked_for_by(busid: str) -> None:
+    """T31: names that are no ports, or without an end."""
+    odd = record(busid)
+    answers = codec.device_list([odd]), codec.import_reply(odd)
+    async with asyncio.timeout(20), saying(*answers, hangs_up=False) as port:
+        backend = load_backend(f"usbip:127.0.0.1:{port}")
+        (local,) = await backend.list_devices()
+        assert "\n" not in local.key
+        if "\n" not in busid:
             await backend.open(local)
         await backend.aclose()
 

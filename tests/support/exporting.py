@@ -49,7 +49,7 @@ class Exporting:
 
 @contextlib.asynccontextmanager
 async def exporting(
-    folder: Path, kind: str, backend: EmulatedBackend
+    folder: Path, kind: str, backend: EmulatedBackend, wire: str = "vrdpusb"
 ) -> AsyncIterator[Exporting]:
     """Bring the devices of a backend to a server, from where others get them."""
     guest: UsbipGuest | UsbredirGuest
@@ -63,9 +63,10 @@ async def exporting(
         address="127.0.0.1",
         log=str(folder / "VBox.log"),
         state=folder,
+        wires=(wire,),
     )
     async with Server(config, guest=guest) as server:
         client = ClientConfig("127.0.0.1", server.port, known_servers=folder / "known")
-        client = replace(client, reconnect=False)
+        client = replace(client, reconnect=False, wires=(wire,))
         async with connect(client, backends=[backend]):
             yield Exporting(backend, guest.port, kind)
