@@ -15,11 +15,13 @@ from tests.support.whole_path import Lab
 class Wire:
     """A network between client and server, which breaks in various ways."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self.port = 0
+        self._address = address  # where it comes from
         self.is_down = False  # nobody answers
         self.far = port
-        self._writers: list[asyncio.StreamWriter] = []
+        self._near: list[asyncio.StreamWriter] = []
+        self._far: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent = asyncio.Event()
         self._silent.set()
@@ -45,8 +47,11 @@ class Wire:
         if self.is_down:
             writer.transport.abort()
             return
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.far)
-        self._writers += [writer, far_writer]
+        far_reader, far_writer = await asyncio.open_connection(
+            "127.0.0.1", self.far, local_addr=(self._address, 0)
+        )
+        self._near.append(writer)
+        self._far.append(far_writer)
         silent, answers = self._silent, self._answers
         for reads, writes, may_move in (
             (reader, far_writer, (silent,)),
@@ -70,10 +75,14 @@ class Wire:
                 await writer.drain()
         writer.transport.abort()
 
-    def cut(self) -> None:
-        """Every connection is reset, at both ends."""
-        writers, self._writers = self._writers, []
-        for writer in writers:
+    def cut(self, *, is_far_told: bool = True) -> None:
+        """Every connection is reset, at both ends or at the client's alone."""
+        if not is_far_told:
+            for task in self._tasks:
+                task.cancel()
+        closed = self._near + self._far * is_far_told
+        self._near, self._far = [], [] if is_far_told else self._far
+        for writer in closed:
             writer.transport.abort()
 
     def hold(self) -> None:
