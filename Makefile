@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # RDP clients and servers of others.
 PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslinux-common xorriso \
 	vagrant xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp xdotool xclip spice-vdagent systemd \
-	remmina-plugin-rdp krdc gnome-connections dbus-daemon \
+	remmina-plugin-rdp krdc gnome-connections vinagre dbus-daemon \
 	groff-base zsh fish iproute2 iptables usbip usbredirect \
 	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
 

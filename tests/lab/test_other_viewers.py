@@ -42,6 +42,7 @@ PACKAGES = {
     "remmina": "remmina-plugin-rdp",
     "krdc": "krdc",
     "gnome-connections": "gnome-connections",
+    "vinagre": "vinagre",
     "dbus-run-session": "dbus-daemon",
 }
 
@@ -104,7 +105,7 @@ class Viewer:
 
     def logs_on(self, log: Callable[[], str], name: str) -> bool:
         """Has it logged on? If not yet, type what its dialog asks for."""
-        if f"User: [{name}]" in log():
+        if f"User: [{'' if name in NAMELESS else name}]" in log():
             return True
         if self._display is None or not self._keys or self._display.is_blank():
             self._typed = time.monotonic()
@@ -147,19 +148,25 @@ def command_of(name: str, folder: Path, port: int) -> list[str]:
         case "krdc":
             put(config / "krdcrc", KRDC, port)
             return in_session(folder, "krdc", f"rdp://krdc@127.0.0.1:{port}")
+        case "vinagre":
+            return in_session(folder, "vinagre", f"rdp://127.0.0.1:{port}")
         case _:
             put(config / "glib-2.0" / "settings" / "keyfile", CONNECTIONS, port)
             return in_session(folder, "gnome-connections", f"rdp://127.0.0.1:{port}")
 
 
-KEYS = {  # what a dialog asks for: a password, or a name and a password
+KEYS = {  # what a dialog asks for: a password, a name and a password, or consent
     "aardwolf": "",
     "rdpjs": "",
     "remmina": "",
     "krdc": "p Return",
     "connections": "ctrl+a c o n n e c t i o n s Tab p Return",
+    "vinagre": "Return",
 }
-WINDOWS = ("remmina", "krdc", "connections")
+WINDOWS = ("remmina", "krdc", "connections", "vinagre")
+
+NAMELESS = ("vinagre",)
+"""Those that log on without a name; of these there is one."""
 
 
 @pytest.fixture(scope="module")

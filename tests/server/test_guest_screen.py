@@ -207,6 +207,58 @@ async def test_keys_lights_and_extra_buttons_reach_the_guest(place: Place) -> No
         assert place.screen_guest.buttons == [{"type": "btn", "data": data}]
 
 
+async def test_a_guest_without_a_tablet_is_told_movements(place: Place) -> None:
+    joined = update(rect(-257, 0))
+    async with VncServer(place.screen_guest.path, 640, 480, joined) as vnc:
+        hub = place.server._screens[0]
+        async with place.viewer():
+            await until(lambda: asked(vnc) >= 2 and not hub._source.is_absolute)
+            for x, y, sent in ((10, 10, "7fff7fff"), (13, 8, "80027ffd")):
+                hub.move(x, y)
+                message = bytes.fromhex(f"0500{sent}")
+                await until(lambda: message in vnc.heard)  # noqa: B023
+            vnc.say(update(rect(-257, 1)))
+            await until(lambda: hub._source.is_absolute)
+
+
+async def test_a_screen_with_a_tablet_of_its_own_is_pointed_at_by_qmp(
+    place: Place,
+) -> None:
+    """VNC does not say which of several screens is meant, and says no tablet."""
+    place.screen_guest.has_tablets = True
+    joined = update(rect(-257, 0))
+    async with VncServer(place.screen_guest.path, 640, 480, joined) as vnc:
+        hub = place.server._screens[0]
+        async with place.viewer():
+            await until(lambda: asked(vnc) >= 2)
+            hub.move(639, 0)
+            await until(lambda: place.screen_guest.buttons)
+    assert hub._source.is_absolute
+    assert not any(message[0] == 5 for message in vnc.heard)
+    assert place.screen_guest.buttons == [
+        {"type": "abs", "data": {"axis": "x", "value": 0x7FFF}},
+        {"type": "abs", "data": {"axis": "y", "value": 0}},
+    ]
+
+
+async def test_a_further_head_is_switched_on_by_its_size(tmp_path: Path) -> None:
+    class Guest(ScreenGuest):
+        async def open_screen(self, head: int) -> socket.socket | None:
+            return await super().open_screen(0)
+
+    async with VncServer(tmp_path / "vnc", 640, 480) as vnc:
+        for head in (0, 1):
+            guest = Guest(vnc.path)
+            screen = guest_screen.GuestScreen(guest, head, lambda: None)
+            screen.start()
+            await until(lambda: screen.is_there)  # noqa: B023
+            await until(lambda: 6 in [message[0] for message in vnc.heard])
+            await asyncio.sleep(0.1)
+            sizes = [m[2:6].hex() for m in vnc.heard if m[0] == 251]
+            assert sizes == (["05000320"] if head else [])  # 1280x800
+            await screen.aclose()
+
+
 async def test_the_guests_pointer_is_the_viewers(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
