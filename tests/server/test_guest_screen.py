@@ -211,6 +211,7 @@ async def test_a_guest_without_a_tablet_is_told_movements(place: Place) -> None:
     joined = update(rect(-257, 0))
     async with VncServer(place.screen_guest.path, 640, 480, joined) as vnc:
         hub = place.server._screens[0]
+        await until(lambda: hub.size)
         async with place.viewer():
             await until(lambda: asked(vnc) >= 2 and not hub._source.is_absolute)
             for x, y, sent in ((10, 10, "7fff7fff"), (13, 8, "80027ffd")):
@@ -229,6 +230,7 @@ async def test_a_screen_with_a_tablet_of_its_own_is_pointed_at_by_qmp(
     joined = update(rect(-257, 0))
     async with VncServer(place.screen_guest.path, 640, 480, joined) as vnc:
         hub = place.server._screens[0]
+        await until(lambda: hub.size)
         async with place.viewer():
             await until(lambda: asked(vnc) >= 2)
             hub.move(639, 0)
