@@ -43,7 +43,7 @@ MAX_ASKED = 32
 """Requests of a client that are not answered, above which nothing is taken from it."""
 
 WRITE_HIGH = 64 << 10
-"""Bytes that wait for a client, above which the device waits."""
+"""Bytes that wait for a client here, or in the kernel, above which the device waits."""
 
 LOOK = 1.0
 """Seconds between two looks whether a client is there that is not read from."""
@@ -82,6 +82,7 @@ class _Client(asyncio.Protocol):
             return
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_HIGH)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH)
         port.on_data, port.on_status, port.on_room = self._came, self._told, self._go_on
         self._port = port

@@ -26,6 +26,9 @@ _FLOWS = {Flow.NONE: (0, 0), Flow.SOFTWARE: (0x1311, 4), Flow.HARDWARE: (0, 1)}
 _HEAD = 2
 """Bytes of status that each packet begins with."""
 
+_HIGH_SPEED = frozenset((7, 8, 9, *range(0x28, 0x37)))
+"""High bytes of bcdDevice of the FT2232H, FT4232H, FT232H and their successors."""
+
 _FAST = 0x20000
 """A divisor of 12 MHz rather than 3 MHz."""
 
@@ -64,7 +67,7 @@ class Ftdi(SerialDriver):
     def set_line(self, line: Line) -> Sequence[Request]:
         """Divisor and format."""
         self._line = line
-        is_high_speed = self.interface.device.bcd_device >> 8 in (7, 8, 9)
+        is_high_speed = self.interface.device.bcd_device >> 8 in _HIGH_SPEED
         code = divisor(line.baud, is_high_speed=is_high_speed)
         index = code >> 16
         if self._port or is_high_speed:

@@ -360,7 +360,7 @@ async def test_a_client_that_does_not_read_stops_the_device(tcp: Rfc2217Guest) -
         client.connect(("127.0.0.1", tcp.port))
         client.setblocking(False)
         said = await settles(lambda: chip.said)
-        assert 0 < said < 16 << 20  # what the kernel takes
+        assert 0 < said < 2 << 20  # what the kernel takes
 
         def goes_on() -> bool:
             with contextlib.suppress(BlockingIOError):
@@ -459,11 +459,11 @@ async def test_a_client_that_asks_without_reading_is_not_served_on(
         def ask() -> int:
             nonlocal sent
             with contextlib.suppress(BlockingIOError):
-                while sent < 256 << 20:
+                while sent < 64 << 20:
                     sent += client.send(b"\xff\xfa\x2c\x00\xff\xf0\xff\xfd\x05" * 4096)
             return sent
 
-        assert await settles(ask) < 256 << 20
+        assert await settles(ask) < 8 << 20
 
 
 async def test_a_subnegotiation_without_end_is_hung_up_on(

@@ -2,12 +2,13 @@
 
 import asyncio
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from rusb.client.backends.emulated import EmulatedBackend
 from rusb.server.guests.pty import PtyGuest
 from rusb.server.guests.rfc2217 import Rfc2217Guest
+from tests.support.chips import Acm
+from tests.support.ftdi import Ftdi
 from tests.support.remote import remote
 from tests.support.serial_peers import CHIPS, STEPS, Step, check, command
 
@@ -30,31 +31,46 @@ async def run(*words: str) -> str:
     return out.decode()
 
 
-@pytest.mark.parametrize("name", CHIPS)
-async def test_a_program_opens_the_port_by_rfc2217(name: str, tmp_path: Path) -> None:
-    chip = CHIPS[name]()
-    steps = [step for step in STEPS if name != "cdc-acm" or not step[-1]]
+async def test_a_program_opens_the_port_by_rfc2217(tmp_path: Path) -> None:
+    """One for each kind of chip, at the same time."""
+    chips = {name: make() for name, make in CHIPS.items()}
+    steps = {name: STEPS for name in chips}
+    steps["cdc-acm"] = [step for step in STEPS if not step[-1]]  # has no flow control
     guest = Rfc2217Guest("0")
-    async with remote(EmulatedBackend(devices=[chip]), guest, tmp_path):
-        url = f"rfc2217://127.0.0.1:{guest.port}"
-        said = await run(*command(url, chip, steps))
-    check(chip, said, steps)
-    assert chip.breaks == 1
+    devices = EmulatedBackend(devices=list(chips.values()))
+    async with remote(devices, guest, tmp_path), asyncio.TaskGroup() as programs:
+        running = {}
+        for place in guest._slots:
+            assert place._port is not None
+            name = place._port.driver.name.lower()
+            words = command(place.describe(), chips[name], steps[name])
+            running[name] = programs.create_task(run(*words))
+    assert running.keys() == chips.keys()
+    for name, chip in chips.items():
+        check(chip, running[name].result(), steps[name])
+        assert chip.breaks == 1
 
 
-@pytest.mark.parametrize("name", CHIPS)
-async def test_a_program_opens_the_pseudo_terminal(name: str, tmp_path: Path) -> None:
-    chip = CHIPS[name]()
+async def test_a_program_opens_the_pseudo_terminal(tmp_path: Path) -> None:
+    """One for each kind of chip, at the same time."""
+    chips = {f"{chip.string(2)}": chip for chip in (make() for make in CHIPS.values())}
     guest = PtyGuest(str(tmp_path / "tty"))
-    async with remote(EmulatedBackend(devices=[chip]), guest, tmp_path):
-        (link,) = guest.folder.iterdir()
-        size = 64 << 10 if name == "ftdi" else 4096
-        words = command(str(link), chip, PTY_STEPS, size, lines=[], breaks=False)
-        said = await run(*words)
+    devices = EmulatedBackend(devices=list(chips.values()))
+    async with remote(devices, guest, tmp_path):
+        async with asyncio.TaskGroup() as programs:
+            running = {}
+            for link in guest.folder.iterdir():
+                (name,) = (n for n in chips if n.replace(" ", "_") in link.name)
+                size = 64 << 10 if isinstance(chips[name], Ftdi) else 4096
+                more: dict[str, Any] = {"lines": [], "breaks": False}
+                words = command(str(link), chips[name], PTY_STEPS, size, **more)
+                running[name] = programs.create_task(run(*words))
         async with asyncio.timeout(10):
-            while chip.dtr:  # noqa: ASYNC110 - it is closed soon after
-                await asyncio.sleep(0.02)
-    flow = "" if name == "cdc-acm" else "hardware"
-    check(chip, said, PTY_STEPS, flow)
-    assert (chip.dtr, chip.rts) == (False, False)
+            while any(chip.dtr for chip in chips.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # it is closed soon after
+    assert running.keys() == chips.keys()
+    for name, chip in chips.items():
+        flow = "" if isinstance(chip, Acm) else "hardware"
+        check(chip, running[name].result(), PTY_STEPS, flow)
+        assert (chip.dtr, chip.rts) == (False, False)
     assert not list(guest.folder.iterdir())

@@ -33,6 +33,7 @@ async def remote(
             "127.0.0.1", server.port, known_servers=folder / "known_servers"
         )
         async with asyncio.timeout(60), connect(client, backends=[backend]):
-            while "VUSB: Attached" not in log.read_text():  # noqa: ASYNC110
+            count = len(backend.devices)
+            while log.read_text().count("VUSB: Attached") < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             yield
