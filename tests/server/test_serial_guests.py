@@ -343,7 +343,8 @@ def small(sock: socket.socket) -> None:
 
 
 async def settles(count: Callable[[], int]) -> int:
-    """Wait until a number stays the same for a while; return it."""
+    """Wait until a number has risen, and stays the same for a while; return it."""
+    await until(lambda: count() > 0)
     before = -1
     async with asyncio.timeout(30):
         while before != count():
@@ -380,6 +381,7 @@ async def test_a_client_may_suspend_what_the_device_says(tcp: Rfc2217Guest) -> N
             pass
 
     draining = asyncio.create_task(drain())
+    await until(lambda: chip.said)
     writer.write(bytes.fromhex("fffa2c08fff0"))
     quiet = await settles(lambda: chip.said)
     writer.write(bytes.fromhex("fffa2c09fff0"))
