@@ -39,6 +39,9 @@ PROTOCOL = "plain.kubevirt.io"
 CONNECT_TIMEOUT = 15.0
 """Seconds until the websocket is open, and again until QEMU says hello."""
 
+CLOSE_TIMEOUT = 2.0
+"""Seconds that the server gets to answer when we hang up."""
+
 REDIAL_SECONDS = 1.0, 30.0
 """First and longest pause before a slot is tried again that was lost: a machine that
 moves or restarts takes a while."""
@@ -187,9 +190,7 @@ class KubevirtGuest(GuestBackend):
                 ) from error
             await self._pass(slot, websocket, hello)
         finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CONNECT_TIMEOUT):
-                    await websocket.close()
+            await websocket.close()
 
     async def _pass(
         self, slot: _Slot, websocket: ClientConnection, hello: bytes
@@ -248,6 +249,7 @@ class KubevirtGuest(GuestBackend):
                 compression=None,
                 max_size=MAX_MESSAGE,
                 open_timeout=CONNECT_TIMEOUT,
+                close_timeout=CLOSE_TIMEOUT,
             )
         except InvalidStatus as error:
             code, body = error.response.status_code, error.response.body or b""

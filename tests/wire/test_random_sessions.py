@@ -21,7 +21,7 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed, TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
-from rusb.wire import usbredir, vrdpusb
+from rusb.wire import usbip, usbredir, vrdpusb
 from rusb.wire.base import (
     CancelRequested,
     CloseRequested,
@@ -63,7 +63,8 @@ class Session:
 
     def __init__(self, protocol: WireProtocol, chance: random.Random) -> None:
         self.chance = chance
-        self.is_stream = protocol is usbredir.PLUGIN
+        self.is_stream = protocol in (usbredir.PLUGIN, usbip.PLUGIN)
+        self.may_unplug = protocol is not usbip.PLUGIN  # it ends the stream
         self.guest, self.device = protocol.guest_side(), protocol.device_side()
         self.channel = 0 if self.is_stream else 6
         self.now = 0.0
@@ -220,6 +221,8 @@ class Session:
         assert not [key for key in self.live if key[0] == device]
 
     def plug_or_unplug(self) -> None:
+        if not self.may_unplug:
+            return
         device = 1 if self.is_stream else self.chance.choice((1, 2))
         if device in self.present:
             self.present.discard(device)
@@ -277,7 +280,9 @@ class Session:
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize(
-    "protocol", [vrdpusb.PLUGIN, usbredir.PLUGIN], ids=["vrdpusb", "usbredir"]
+    "protocol",
+    [vrdpusb.PLUGIN, usbredir.PLUGIN, usbip.PLUGIN],
+    ids=["vrdpusb", "usbredir", "usbip"],
 )
 def test_whatever_happens_each_urb_completes_once_in_order(
     protocol: WireProtocol,
