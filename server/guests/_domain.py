@@ -122,9 +122,9 @@ def _redirection(found: ElementTree.Element) -> Redirection:
     place: str | int | None = None
     source, address = found.find("source"), found.find("address")
     if source is not None and source.get("mode") == "connect":
-        place = source.get("path")
-        if source.get("host") == "127.0.0.1":
-            place = int(source.get("service", "0"))
+        place, port = source.get("path"), source.get("service", "")
+        if source.get("host") == "127.0.0.1" and port.isdecimal():
+            place = int(port)
     return Redirection(place, address.get("port", "") if address is not None else "")
 
 
@@ -154,6 +154,11 @@ class Virsh:
         """
         if self.uri:
             check_uri(self.uri)
+        if os.geteuid() == 0 and self.uri == "qemu:///session":
+            raise GuestError(
+                "root has no session of libvirt: run rusb as the user whose domain it"
+                " is, or name one of qemu:///system"
+            )
         self.uri = (await self._run("uri")).strip()
         check_uri(self.uri)
 

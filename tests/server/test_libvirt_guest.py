@@ -112,6 +112,18 @@ async def test_a_uri_of_this_machine(fake: FakeLibvirt, uri: str) -> None:
     await guest.aclose()
 
 
+async def test_root_has_no_session(
+    fake: FakeLibvirt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(GuestError, match="root has no session of libvirt: run rusb as"):
+        await guest_of(fake, "qemu:///session,lab").start()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    guest = guest_of(fake, "qemu:///session,lab")
+    await guest.start()
+    await guest.aclose()
+
+
 # --------------------------------------------------------------- start ----
 
 
@@ -180,7 +192,7 @@ async def test_a_domain_that_is_off(fake: FakeLibvirt) -> None:
     fake.run = ""
     with pytest.raises(
         GuestError,
-        match="'lab' is off: start it with 'virsh -c qemu:///session start lab'",
+        match="'lab' is off: start it with 'virsh -c qemu:///system start lab'",
     ):
         await guest_of(fake).start()
 
@@ -253,6 +265,22 @@ async def test_each_speed_goes_to_a_controller_that_takes_it(
     ):
         await guest.attach(fast)
     await guest.aclose()
+
+
+def test_redirected_devices_of_others() -> None:
+    texts = (
+        "<source mode='connect' host='127.0.0.1' service='http'/><alias name='a'/>",
+        "<source mode='bind' path='/run/x'/><alias name='b'/>",
+        "<source mode='connect' host='far' service='4000'/><alias name='c'/>",
+        "<alias name='d'/><address type='usb' bus='0' port='3.1'/>",
+        "<source mode='connect' path='/run/y'/>",
+    )
+    devices = "".join(f"<redirdev>{text}</redirdev>" for text in texts)
+    found = Domain.parse(f"<domain><devices>{devices}</devices></domain>").redirections
+    assert {name: (r.place, r.port) for name, r in found.items()} == {
+        **dict.fromkeys("abc", (None, "")),
+        "d": (None, "3.1"),
+    }
 
 
 def test_companions_share_the_bus_of_their_ehci() -> None:

@@ -56,7 +56,7 @@ class FakeLibvirt:
 
     def __init__(self, folder: Path) -> None:
         self.program = str(folder / "virsh")
-        self.uri = "qemu:///session"
+        self.uri = "qemu:///system"
         self.run = "1"
         self.controllers = "<controller type='usb' index='0' model='qemu-xhci'/>"
         self.label = ""
