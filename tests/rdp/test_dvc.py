@@ -38,6 +38,7 @@ from rusb.rdp.events import (
     Event,
     Ignored,
 )
+from rusb.rdp.svc import ChannelSender
 from tests.support.amount import inputs, seeds
 from tests.support.memory import memory_below
 
@@ -170,6 +171,12 @@ def test_a_message_that_is_cut_short_is_an_error_or_skipped(
             continue
         is_shorter_capabilities = raw[0] >> 4 == 5 and length >= 4
         assert end.complaints or is_shorter_capabilities
+
+
+def test_a_chunk_carries_a_request_as_in_the_example() -> None:
+    sender = ChannelSender(is_server=True, initiator=1)
+    head, message = sender.cut(1007, CreateRequest(1, USB).serialize())
+    assert (head[-8:] + message).hex() == VECTORS["svc_example"]["hex"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["fragmentation"], ids=lambda v: v["name"])

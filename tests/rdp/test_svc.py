@@ -71,15 +71,23 @@ def test_a_short_message_is_one_chunk_as_in_the_specification() -> None:
 @pytest.mark.parametrize("chunk", [1600, 4000, 16256])
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 @pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("begin", [b"", b"\x31\x07\0"])
 def test_chunks_are_full_flagged_and_fit_a_packet(
-    chunk: int, extra: int, count: int
+    chunk: int, extra: int, count: int, begin: bytes
 ) -> None:
     sender = ChannelSender(is_server=True, initiator=1)
     sender.chunk_size = chunk
     total = count * chunk + extra
-    pieces = sender.cut(CHANNEL, bytes(total))
+    message = bytes(total - len(begin))
+    pieces = sender.cut(CHANNEL, message, 0, begin)
+    assert pieces[0].endswith(begin)
+    pieces[0] = pieces[0].removesuffix(begin)
+    pieces[1] = begin + pieces[1]
+    assert b"".join(pieces[1::2]) == begin + message
     sizes = [len(payload) for payload in pieces[1::2]]
     flags = [int.from_bytes(head[-4:], "little") for head in pieces[0::2]]
+    lengths = {int.from_bytes(head[-8:-4], "little") for head in pieces[0::2]}
+    assert lengths == {total}
     assert sum(sizes) == total
     assert sizes[:-1] == [chunk] * (len(sizes) - 1)
     middle = [0] * (len(flags) - 2)

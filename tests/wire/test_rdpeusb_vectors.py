@@ -291,9 +291,19 @@ def test_numbers_of_functions_and_statuses() -> None:
     }
     for name, number in VECTORS["usbd_status"].items():
         assert _urbs.status_of(number) is statuses.get(name, UrbStatus.IO_ERROR), name
-    libusb = (0, 9, 2, 3, 1, 4, 6)
-    for number, status in enumerate(libusb):
-        assert _urbs.status_of(number) is UrbStatus(status)
+    libusb = {
+        "completed": UrbStatus.OK,
+        "error": UrbStatus.IO_ERROR,
+        "timed out": UrbStatus.TIMEOUT,
+        "cancelled": UrbStatus.CANCELLED,
+        "stall": UrbStatus.STALL,
+        "no device": UrbStatus.NO_DEVICE,
+        "overflow (babble)": UrbStatus.OVERFLOW,
+    }
+    found = VECTORS["freerdp_bulk_interrupt_iso_status"]
+    assert {int(n): libusb[name] for n, name in found.items()} == {
+        number: _urbs.status_of(number) for number in range(7)
+    }
     assert _urbs.status_of(0, 0x80070057) is UrbStatus.INVALID
     assert _urbs.status_of(0, 0x8007001F) is UrbStatus.IO_ERROR
     assert _urbs.status_of(0xC0000004, 0x8007001F) is UrbStatus.STALL
