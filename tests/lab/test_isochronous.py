@@ -109,11 +109,11 @@ async def run(
 
 
 def allowed(delay: float, promptness: Promptness) -> float:
-    """The part of the packets that may be lost: what the network may cost, and twice
-    what the machine was late for, since two programs may be in turn."""
+    """The part of the packets that may be lost: what the network may cost, and
+    what the machine was late for."""
     if not promptness.is_prompt:
         return 0.5
-    return (0.01 if delay else 0.001) + 2 * promptness.late / SECONDS
+    return (0.01 if delay else 0.001) + promptness.late / SECONDS
 
 
 def log(folder: Path) -> str:
@@ -148,7 +148,7 @@ async def test_a_reader_gets_the_pictures_of_a_camera(
         counts, promptness = await run(guest, programs, "watch", "/dev/video0")
     seen = counts, promptness.late, camera.lost, log(tmp_path)
     figures.info("camera, %g s of delay: %s", delay, seen)
-    seconds = counts["ms"] / 1000 - 2 * promptness.late
+    seconds = counts["ms"] / 1000 - promptness.late
     least = 29 if promptness.is_prompt else 15
     assert counts["pictures"] >= int(least * seconds), seen
     most = allowed(delay, promptness) * counts["pictures"]
