@@ -13,10 +13,11 @@ from .display.screens import Screens
 from .event_log import EventLog
 from .events import Event
 from .guests.base import GuestBackend
+from .listed_device import ListedDevice
 from .parking import Parking
 from .quotas import LineQuota, NetworkQuotas, Terminal
 from .release_log import ReleaseLog, report
-from .remote_devices import HeldDevice, RemoteDevices
+from .remote_devices import RemoteDevices
 from .sessions import Owner, Sessions
 from .vbox.settings import Machine
 from .vbox.storage_mode import StorageMode
@@ -120,7 +121,7 @@ class SessionHost:
 
     def find_held(
         self, owner: Owner, info: DeviceInfo
-    ) -> tuple[RemoteDevices, HeldDevice] | None:
+    ) -> tuple[RemoteDevices, ListedDevice] | None:
         """Return the same device of the same owner, which the guest keeps."""
         return self.parking.find_held(owner, info)
 

@@ -14,7 +14,8 @@ from rusb.usb.device import DeviceInfo
 
 from . import events
 from .guests.base import AttachedDevice
-from .remote_devices import HELD_TOO_LONG, HeldDevice, RemoteDevices
+from .listed_device import ListedDevice
+from .remote_devices import HELD_TOO_LONG, RemoteDevices
 from .sessions import Owner, Session, Sessions
 from .state import ClientState, DeviceState
 
@@ -304,7 +305,7 @@ class Parking:
 
     def find_held(
         self, owner: Owner, info: DeviceInfo
-    ) -> tuple[RemoteDevices, HeldDevice] | None:
+    ) -> tuple[RemoteDevices, ListedDevice] | None:
         """Return the same device of the same owner, which the guest keeps."""
         for parked in self._parked.values():
             if parked.ticket is None and owner.may_displace(parked.owner):

@@ -12,7 +12,7 @@ import pytest
 
 from rusb.client.backends.emulated import EmulatedBackend, FlashDrive
 from rusb.client.session import connect
-from rusb.server import remote_devices
+from rusb.server import listed_device
 from rusb.server.guests.loopback import LoopbackDevice
 from rusb.server.storage import PipelinedStorage, ReadAhead
 from rusb.server.vbox.storage_mode import Storage, StorageMode
@@ -127,7 +127,7 @@ async def test_a_device_that_is_unplugged_meanwhile_is_not_odd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: UrbStatus
 ) -> None:
     """Its transfers fail before anybody knows why, as those of real devices do."""
-    monkeypatch.setattr(remote_devices, "VERDICT", 1.0)
+    monkeypatch.setattr(listed_device, "VERDICT", 1.0)
 
     class Loose(FlashDrive):
         failures = 0
@@ -174,7 +174,7 @@ async def test_a_device_that_is_unplugged_meanwhile_is_not_odd(
 async def test_a_device_that_cannot_stand_it_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_devices, "VERDICT", 0.5)
+    monkeypatch.setattr(listed_device, "VERDICT", 0.5)
 
     class Odd(FlashDrive):
         def _take_command(self, data: bytes) -> None:

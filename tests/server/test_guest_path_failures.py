@@ -17,8 +17,8 @@ from rusb.errors import GuestError
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.guests.qemu import QemuGuest
+from rusb.server.listed_device import ListedDevice
 from rusb.server.machine.host_devices import HostPlugs
-from rusb.server.remote_devices import RemoteDevices
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from tests.support.fake_qemu import FakeQemu
@@ -123,7 +123,7 @@ async def test_a_remote_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         folder.mkdir()
         injection = Injection(number, full() if number % 2 else bug())
         with monkeypatch.context() as patch:
-            inject(patch, RemoteDevices, "_attach_until_over", injection)
+            inject(patch, ListedDevice, "_attach_until_over", injection)
             log = await run_remote(folder, injection)
         if not injection.was_reached:
             break
