@@ -3,9 +3,10 @@
 Tests may run in several processes: what the end needs travels in their reports.
 """
 
+import functools
 import gc
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def pytest_runtest_makereport(
     if item.get_closest_marker("hardware") is None:
         _refuse_skipping(report)
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_key() -> Iterator[None]:
+    """Servers in this process share an RSA key, which takes longer to make than most
+    tests do; each has a certificate of its own."""
+    from rusb.aio import tls  # not before coverage begins
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tls, "_new_key", functools.cache(tls._new_key))
+        yield
 
 
 _CELL = "cell of the matrix"

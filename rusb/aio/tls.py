@@ -11,6 +11,7 @@ import ssl
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rusb.errors import CertificateError, Hint, SettingsError
 from rusb.oserrors import reason
@@ -22,6 +23,9 @@ from rusb.rdp.standard import (
     MIN_MODULUS,
     RsaKey,
 )
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
 __all__ = [
     "KnownServers",
@@ -157,11 +161,14 @@ def make_rsa_key() -> RsaKey:
     As large as clients take (vrdp-server.md 2.4), and as long as the server runs: one
     of 1024 bits for every connection would be weaker and take longer (2.3).
     """
+    numbers = _new_key().private_numbers()
+    return RsaKey(numbers.p, numbers.q)
+
+
+def _new_key() -> "rsa.RSAPrivateKey":
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
-    numbers = key.private_numbers()
-    return RsaKey(numbers.p, numbers.q)
+    return rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
 
 
 def read_x509_key(certificate: Path, key: Path) -> RsaKey:
@@ -216,9 +223,8 @@ def read_x509_key(certificate: Path, key: Path) -> RsaKey:
 def _generate(name: str) -> tuple[bytes, bytes]:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
 
-    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
+    key = _new_key()
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64])])
     now = datetime.datetime.now(datetime.UTC)
     loopback = [ipaddress.ip_address(a) for a in ("127.0.0.1", "::1")]
