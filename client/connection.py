@@ -43,6 +43,8 @@ class Connection:
         on_pressure: called with True when the server reads too slowly, then False.
         on_trust: called when a certificate is trusted for the first time.
         cookie: of the connection that this one is to replace.
+        tells_why: the server is known to say why it refuses a logon; if it closes
+            without a word, it was cut off.
 
     Attributes:
         rdp: its core.
@@ -63,6 +65,7 @@ class Connection:
         on_pressure: Callable[[bool], None] = lambda is_high: None,
         on_trust: Callable[[CertificateTrusted], None],
         cookie: Cookie | None = None,
+        tells_why: bool = False,
     ) -> None:
         self.rdp = ClientConnection(
             rdp_settings(config, channels, cookie), random_bytes=secrets.token_bytes
@@ -70,6 +73,7 @@ class Connection:
         self.stream: RdpStream | None = None
         self.reason: int | None = None
         self.has_goodbye = self.was_active = self.is_over = False
+        self._tells_why = tells_why
         self._config = config
         self._channels = channels
         self._on_active = on_active
@@ -208,9 +212,10 @@ class Connection:
                 f"the connection to {server} was lost after the logon, before the"
                 " session began; see the machine's VBox.log"
             )
-        if error is not None:  # who refuses closes in order
+        if error is not None or self._tells_why:  # who refuses closes in order
+            why = error or "it was closed without a word"
             return ConnectionLost(
-                f"the connection to {server} broke during the logon: {error}"
+                f"the connection to {server} broke during the logon: {why}"
             )
         return AuthenticationError(
             f"{server} closed the connection right after the logon and gave no reason:"

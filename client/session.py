@@ -214,6 +214,7 @@ class ClientSession:
         self._pulse: Pulse | None = None  # of it
         self._network: NetworkWatch | None = None
         self._ticket: Ticket | None = None
+        self._is_ours = False  # the server is rusb
         self._broken: RusbError | None = None  # why there is no connection
         self._return: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -458,6 +459,7 @@ class ClientSession:
             on_pressure=lambda is_high: self._on_pressure(found, is_high),
             on_trust=self._on_event,
             cookie=cookie,
+            tells_why=self._is_ours,
         )
         return found
 
@@ -566,7 +568,7 @@ class ClientSession:
         assert self._wires is not None
         assert extension is not None
         self._wires.keep(ticket)
-        self._ticket = ticket
+        self._ticket, self._is_ours = ticket, True
         self._watch(ticket, extension)
 
     def _watch(self, ticket: Ticket, extension: Extension) -> None:

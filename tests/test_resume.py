@@ -10,10 +10,12 @@ import pytest
 from rusb.client import pulse
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.client.connection import Connection
-from rusb.client.session import connect
+from rusb.client.session import BELIEVED, connect
 from rusb.errors import AuthenticationError
 from rusb.server import extension
+from rusb.server.auth import Decision, Request
 from rusb.server.guests.loopback import LoopbackDevice
+from rusb.server.session import ServerSession
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import UrbResult, UrbStatus
@@ -181,6 +183,32 @@ async def test_a_refusal_that_is_repeated_ends_it(
         with pytest.raises(AuthenticationError):
             await session.wait_closed()
     assert asked == 3
+
+
+async def test_a_cut_during_the_logon_is_no_refusal(
+    lab: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often: our server says so when it refuses somebody."""
+    authenticator = lab.server.authenticator
+    check, cuts = authenticator.check, 0
+
+    async def cut(request: Request) -> Decision:
+        nonlocal cuts
+        if cuts < BELIEVED + 1:
+            cuts += 1
+            for one in lab.server._sessions:
+                if isinstance(one, ServerSession) and one.is_waiting:
+                    one.stream.abort()
+        return await check(request)
+
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as session:
+        (device,) = await lab.guest.wait_for(1)
+        monkeypatch.setattr(authenticator, "check", cut)
+        lab.wire.cut()
+        await lab.wait_told("again after")
+        assert cuts == BELIEVED + 1
+        assert session.is_connected
+        assert await lab.guest.wait_for(1) == [device]
 
 
 async def test_a_new_session_of_the_same_user_takes_its_device_over(lab: Net) -> None:

@@ -6,7 +6,7 @@ a message longer than its fields is fine, a shorter one is not.
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, Self, TypeAlias, get_args
 
 from rusb.errors import ParseError
 
@@ -40,7 +40,6 @@ COUNTED = 16
 VERSION = 1
 
 _HEAD = struct.Struct("<BBH")
-_ACK = struct.Struct("<BBHQ")
 
 
 class Feature:
@@ -157,10 +156,6 @@ class Ack(_Message):
     LAYOUT = struct.Struct("<Q")
     received: int
 
-    def serialize(self) -> bytes:
-        """The same as of the others, ten times as fast."""
-        return _ACK.pack(6, 0, _ACK.size, self.received)
-
 
 @dataclass(frozen=True, slots=True)
 class Ping(_Message):
@@ -182,10 +177,7 @@ class Pong(_Message):
 
 ExtMessage: TypeAlias = Hello | Accept | Resume | Resumed | Refused | Ack | Ping | Pong
 
-_TYPES: dict[int, type[ExtMessage]] = {
-    kind.TYPE: kind
-    for kind in (Hello, Accept, Resume, Resumed, Refused, Ack, Ping, Pong)
-}
+_TYPES: dict[int, type[ExtMessage]] = {kind.TYPE: kind for kind in get_args(ExtMessage)}
 
 
 def parse(data: bytes) -> ExtMessage | None:

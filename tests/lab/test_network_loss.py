@@ -184,7 +184,7 @@ class Place:
     def start(self) -> None:
         """Read and write in the guest, until it is stopped."""
         self.guest.put("/tmp/new", NEW)
-        self.guest.put("/tmp/bad", b"")
+        self.guest.sh(": >/tmp/bad")
         # Linux asks a removable disk for its medium at each open, and believes for a
         # moment that there is none when that takes 30 s
         self.guest.put(
