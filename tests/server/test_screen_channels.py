@@ -326,6 +326,23 @@ async def test_who_cannot_wish_leaves_the_guest_alone(
             assert sizes_asked(vnc) == []
 
 
+async def test_no_microphone_and_no_tsmf_is_asked_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest has no microphone, and viewers no TSMF (docs/decisions.md)."""
+    others = [Handler(name) for name in ("AUDIO_INPUT", "TSMF")]
+
+    def registry(listeners: Iterable[ChannelListener]) -> ChannelRegistry:
+        ours = (*others, place.graphics, place.control)
+        return ChannelRegistry([*listeners, *(one.listener for one in ours)])
+
+    monkeypatch.setattr(wires, "ChannelRegistry", registry)
+    async with place.viewer():
+        await until(lambda: place.graphics.open and place.control.open)
+        await asyncio.sleep(0.2)
+        assert [one.name for one in others if one.open] == []
+
+
 @pytest.mark.parametrize("wire", ["vrdpusb", "rdpeusb"])
 async def test_a_viewer_learns_about_its_usb_devices(place: Place, wire: str) -> None:
     """The server has vrdpusb only; a viewer has dynamic channels, and maybe that."""
