@@ -61,9 +61,13 @@ class Place(Lab):
             if message[0] == 6 and message[8:12] == bytes.fromhex("10000001")
         ]
 
-    def switch(self, feature: str, value: str) -> None:
-        name = f"Client/Disable{feature}"
-        self.server.machine.remote_display.properties[name] = value
+    def switch(self, feature: str, value: str, family: str = "") -> None:
+        """By the property, or by a key of extra data."""
+        machine, name = self.server.machine, f"Client/Disable{feature}"
+        if family:
+            machine.extra_data[f"{family}/Feature/{name}"] = value
+        else:
+            machine.remote_display.properties[name] = value
         self.server.settings_changed()
 
 
@@ -420,18 +424,19 @@ async def test_the_mode_changes_in_a_session(place: Place, mode: str) -> None:
         await until(lambda: place.said(OFFERED) == 2)
 
 
+@pytest.mark.parametrize("family", ["", "VRDE", "VRDP"])
 async def test_the_clipboard_is_switched_off_and_on_in_a_session(
-    place: Place,
+    place: Place, family: str
 ) -> None:
     async with place.viewer() as client:
         await client.share(13)
         await until(lambda: place.said(OFFERED) == 1)
-        place.switch("Clipboard", "1")
+        place.switch("Clipboard", "1", family)
         await until(lambda: place.said(WITHDRAWN) == 1)
         place.vnc.say(cut(0x02000001))
         await until(lambda: place.texts() == [""])
         assert 4 not in client.kinds(CLIPBOARD)
-        place.switch("Clipboard", "0")
+        place.switch("Clipboard", "0", family)
         await until(lambda: place.said(OFFERED) == 2)
         (session,) = sessions_of(place.server)
         assert session.state().clipboard == "bidirectional"
