@@ -24,8 +24,8 @@ WIDTH, HEIGHT = 800, 600
 ROUNDING = 9
 """In each colour: how viewers widen five or six bits (display.md, at its top)."""
 
-MERGED = 64
-"""Of so many colours of 16 bit, xfreerdp shows two as one; rdesktop shows none so."""
+MERGED = 60
+"""Of so many colours of 16 bit two may be one: xfreerdp shows two of 64 greens so."""
 
 PATIENCE = 60.0
 """Seconds for what takes one or two on a machine with nothing else to do."""
