@@ -306,17 +306,11 @@ class Connection(asyncio.Protocol):
                 log.debug("%s: = %s", self._peer, event)
 
     def _lose(self, why: str) -> None:
-        """It is over: whatever is open completes. Idempotent."""
+        """It is over: the core completes whatever is open. Idempotent."""
         if self._is_over:
             return
         self._is_over = True
         self._link.close()
-        for complete in list(self._pending.values()):
-            complete(_GONE)
-        self._pending.clear()
-        for done in self._requests.values():
-            if not done.done():
-                done.set_result(UrbStatus.NO_DEVICE)
         if not self._found.done():
             self._found.set_exception(BackendError(f"{self._peer}: {why}"))
             self._found.exception()  # perhaps nobody waits

@@ -126,7 +126,8 @@ class UsbipBackend(DeviceBackend):
 
         async def closed() -> None:
             connection.hang_up()
-            self._open.pop(device.key, None)
+            if self._open.get(device.key, (None, None))[1] is connection:
+                del self._open[device.key]
 
         return StreamDevice(connection, closed)
 

@@ -199,8 +199,6 @@ class KubevirtGuest(GuestBackend):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=theirs)
-        if slot.hello.done():
-            slot.device.reset()  # the machine sees it for the first time
         slot.stream = await DeviceStream.over(
             ours,
             slot.device,

@@ -225,7 +225,28 @@ async def test_answers_come_in_their_order_and_the_last_repeats(tmp_path: Path) 
     results = [again.control(ask.setup) for _ in range(4)]
     found = [r.status.name if r.status else bytes(r.data) for r in results]
     assert found == [b"one!", "STALL", b"two!", b"two!"]
-    await again.device.aclose()  # who opens it next has it from the beginning
+    await backend.aclose()
+
+
+async def test_who_opens_it_next_has_it_from_the_beginning(tmp_path: Path) -> None:
+    there, backend = await recorded("keyboard")
+    ask = Urb.control(1, SetupPacket(0xC0, 9, 0, 0, 4))
+    for n, data in enumerate((b"one!", b"two!")):
+        there.records += [
+            record("S", ask, id=100 + n, status=-115, length=4),
+            record("C", ask, id=100 + n, status=0, length=4, data=data),
+        ]
+    path = tmp_path / "k.pcapng"
+    path.write_bytes(pcapng(there.records))
+    replay = load_backend(f"replay:{path}")
+    (local,) = await replay.list_devices()
+    assert ask.setup is not None
+    for _ in range(2):
+        opened = Recorder(await replay.open(local))
+        found = [bytes(opened.control(ask.setup).data) for _ in range(3)]
+        assert found == [b"one!", b"two!", b"two!"]
+        await opened.device.aclose()
+    await replay.aclose()
     await backend.aclose()
 
 
@@ -432,6 +453,20 @@ async def test_sectors_that_nobody_saw_cannot_be_read(tmp_path: Path) -> None:
     assert host.command(SENSE, 18)[0][2] == 0x05
 
 
+async def test_data_that_end_early_do_not_run_into_the_status(tmp_path: Path) -> None:
+    host = await disk(tmp_path)
+    found = host.command(cdb(0x28, 8, 1), 2 * BLOCK)
+    assert found == (IMAGE[8 * BLOCK : 9 * BLOCK], 0, BLOCK)
+
+
+async def test_a_reset_forgets_a_command_that_is_under_way(tmp_path: Path) -> None:
+    host = await disk(tmp_path)
+    head = struct.pack("<4sIIBBB16s", b"USBC", 9, BLOCK, 0, 0, 10, cdb(0x2A, 9, 1))
+    host.device.run(BULK, 0x02, head)
+    await host.device.device.reset()
+    assert host.command(cdb(0x28, 9, 1), BLOCK)[0] == IMAGE[9 * BLOCK : 10 * BLOCK]
+
+
 async def test_what_is_no_command_is_not_answered(tmp_path: Path) -> None:
     host = await disk(tmp_path)
     host.device.run(BULK, 0x02, b"nonsense")
@@ -470,11 +505,19 @@ async def test_another_device_is_named(tmp_path: Path) -> None:
 
 async def test_data_that_were_left_out_are_named(tmp_path: Path) -> None:
     there, backend = await recorded("keyboard")
-    urb = Urb(1, INTERRUPT, 0x81, 8)
-    for data, left_out in ((b"", True), (bytes(4), False)):
+    for endpoint, data, left_out in (
+        (0x81, b"", True),
+        (0x81, bytes(4), False),
+        (0x01, b"", True),
+        (0x01, bytes(4), False),
+    ):
+        urb = Urb(1, INTERRUPT, endpoint, 8)
+        sent, came = (b"", data) if urb.is_in else (data, b"")
         path = tmp_path / "k.pcapng"
-        end = record("C", urb, id=9, status=0, length=8, data=data, left_out=left_out)
-        begin = record("S", urb, id=9, status=-115, length=8)
+        end = record("C", urb, id=9, status=0, length=8, data=came, left_out=left_out)
+        begin = record(
+            "S", urb, id=9, status=-115, length=8, data=sent, left_out=left_out
+        )
         path.write_bytes(pcapng([*there.records, begin, end]))
         with pytest.raises(BackendError, match="data of 1 transfers are not in the"):
             load_backend(f"replay:{path}")

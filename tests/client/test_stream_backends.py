@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
@@ -193,7 +194,12 @@ async def test_an_unplug_is_seen_and_a_plug(tmp_path: Path, kind: str) -> None:
         before = device.changes
         device.there.backend.plug(keyboard)
         await until(lambda: device.changes > before)
-        await device.there.listed(device.here)
+        (local,) = await device.there.listed(device.here)
+        again = await device.here.open(local)
+        await device.opened.aclose()  # what was unplugged is not what is there now
+        with pytest.raises(DeviceBusy):
+            await device.here.open(local)
+        await again.aclose()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -293,12 +299,14 @@ def test_an_ipv6_address_has_brackets() -> None:
     assert _stream.Place("host", "usbip", 3240).port == 3240
 
 
-async def test_nobody_listens(kind: str) -> None:
+async def test_nobody_listens(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     backend = load_backend(f"{kind}:127.0.0.1:{port}")
     with pytest.raises(BackendError, match=f"cannot connect to 127.0.0.1:{port}"):
         await backend.list_devices()
     await backend.aclose()
+    gc.collect()
+    assert caplog.text == ""  # nothing that nobody retrieved
 
 
 async def test_a_name_that_is_none() -> None:

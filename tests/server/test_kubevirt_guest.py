@@ -17,6 +17,7 @@ from rusb.server.guests._kubernetes import find_cluster
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.kubevirt import KubevirtGuest
 from rusb.usb.urb import UrbStatus
+from rusb.wire.usbredir._codec import HOST_CAPS, Splitter, Type
 from tests.support.certificates import Authority
 from tests.support.guest_programs import IN, Device, Redirected, until
 from tests.support.kubernetes import FakeApi, kubeconfig
@@ -154,6 +155,22 @@ async def test_a_dropped_connection_is_dialled_again_until_the_machine_runs(
     await guest.aclose()
 
 
+async def test_a_device_that_the_machine_refuses_is_lost(cluster: Cluster) -> None:
+    guest, device = await cluster.guest(), Device()
+    await guest.attach(device)
+    (program,) = cluster.programs
+    await until(lambda: program.is_ready)
+    host = Splitter(from_host=False, caps=HOST_CAPS)
+    host.caps = HOST_CAPS
+    program._socket.sendall(host.serialize(Type.FILTER_REJECT))
+    await until(lambda: cluster.lost)
+    assert cluster.lost == [(device, "the machine refused the device")]
+    await until(lambda: not cluster.api.used)
+    await guest.detach(device)
+    await guest.aclose()
+    assert len(cluster.programs) == 1
+
+
 async def test_a_machine_without_usb_says_nothing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,9 +230,11 @@ async def test_the_namespace_is_that_of_the_context(cluster: Cluster) -> None:
     await guest.aclose()
 
 
-@pytest.mark.parametrize("is_trusted", [True, False])
+@pytest.mark.parametrize(
+    ("is_trusted", "is_checked"), [(True, True), (False, True), (False, False)]
+)
 async def test_tls_with_certificates_of_both(
-    tmp_path: Path, cluster: Cluster, is_trusted: bool
+    tmp_path: Path, cluster: Cluster, is_trusted: bool, is_checked: bool
 ) -> None:
     """The server's is signed by the cluster's CA, and so is ours, which it wants."""
     authority = Authority("CA")
@@ -235,12 +254,15 @@ async def test_tls_with_certificates_of_both(
         kubeconfig(
             cluster.config,
             f"https://127.0.0.1:{port}",
-            {"certificate-authority": str(trusted)},
+            {
+                "certificate-authority": str(trusted),
+                "insecure-skip-tls-verify": not is_checked,
+            },
             token="good",
             **user,
         )
         guest = await cluster.guest()
-        if is_trusted:
+        if is_trusted or not is_checked:
             await guest.attach(Device())
         else:
             with pytest.raises(GuestError, match="is not the one that .*config names"):
