@@ -50,6 +50,10 @@ IDLE = 1.0
 more. Reports of interrupt endpoints are then forgotten: nobody wants to see a key that
 was pressed before he looked. Bytes of a serial chip stay, lost ones are worse."""
 
+LOOKS = 8
+"""Reads of the guest's own that are counted before it is looked again how many there
+should be: what that follows from changes slowly."""
+
 FIRST_INTERVAL, SAMPLES = 0.001, 16
 """Seconds between two results of a bulk endpoint, until so many have been seen."""
 
@@ -111,6 +115,7 @@ class _Pipe:
         asked: reads of the guest's in a row, none smaller than before.
         shallow: how often in a row it has read again with too few at the device.
         has_completed: one of its reads has, since it read last.
+        depth: how many there should be; counts for *looks* more of its reads.
         last: when the guest was seen to read last.
         size: bytes of each of ours that the guest has not asked for.
         moments: when the latest results came.
@@ -131,6 +136,8 @@ class _Pipe:
     asked: int = 0
     shallow: int = READS - 1
     has_completed: bool = False
+    depth: int = 0
+    looks: int = 0
     last: float = 0.0
     size: int = 0
     moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
@@ -348,8 +355,10 @@ class PostedReads(AttachedDevice):
         pipe.size = size
         if pipe.has_completed:
             pipe.has_completed = False
-            there = len(pipe.claims) + pipe.direct + 1
-            is_shallow = there < self._depth(pipe)
+            if size != before or not pipe.looks:
+                pipe.depth, pipe.looks = self._depth(pipe), LOOKS
+            pipe.looks -= 1
+            is_shallow = len(pipe.claims) + pipe.direct + 1 < pipe.depth
             pipe.shallow = pipe.shallow + 1 if is_shallow else 0
         if not pipe.is_ours:
             pipe.direct += 1
