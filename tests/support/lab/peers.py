@@ -171,9 +171,8 @@ class Display(Program):
         if abs(found - expected.astype(np.int32)).max() > ROUNDING:
             return False
         seen = found[:, :, 0] << 16 | found[:, :, 1] << 8 | found[:, :, 2]
-        pairs = np.stack([pixels.reshape(-1).astype(np.int32), seen.reshape(-1)], 1)
-        pairs = np.unique(pairs, axis=0)
-        colours, shown = (len(np.unique(pairs[:, side])) for side in (0, 1))
+        pairs = np.unique(pixels.astype(np.int64) << 24 | seen)
+        colours, shown = len(np.unique(pairs >> 24)), len(np.unique(pairs & 0xFFFFFF))
         return len(pairs) == colours and shown >= colours - colours // MERGED
 
     def is_blank(self) -> bool:
