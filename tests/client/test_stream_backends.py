@@ -305,6 +305,9 @@ async def test_nobody_listens(kind: str, caplog: pytest.LogCaptureFixture) -> No
     with pytest.raises(BackendError, match=f"cannot connect to 127.0.0.1:{port}"):
         await backend.list_devices()
     await backend.aclose()
+    del backend
+    gc.collect()
+    await asyncio.sleep(0)
     gc.collect()
     assert caplog.text == ""  # nothing that nobody retrieved
 
