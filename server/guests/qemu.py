@@ -48,13 +48,15 @@ class _Plug(Plug):
     """A device and its usb-redir.
 
     Attributes:
-        bus: where it is plugged in.
+        bus, port: where it is plugged in; the port may be unknown.
+        far: a copy of QEMU's end of the stream, for a machine that may move.
         deleted: QEMU deleted it.
     """
 
     def __init__(self, id: str, device: AttachedDevice, bus: Bus) -> None:
         super().__init__(id, device)
-        self.bus = bus
+        self.bus, self.port = bus, ""
+        self.far: socket.socket | None = None
         self.deleted = asyncio.Event()
 
 
@@ -86,6 +88,7 @@ class QemuGuest(HotplugGuest[_Plug]):
         )
         self._monitor: Monitor | None = None
         self._connecting = asyncio.Lock()
+        self._has_moved = False
 
     # ---------------------------------------------------------- contract ----
 
@@ -121,7 +124,7 @@ class QemuGuest(HotplugGuest[_Plug]):
         try:
             await self._plug_in(monitor, plug)
             is_paused = await self._wait_until_in(monitor, plug)
-            port = await self._find_port(monitor, plug)
+            port = plug.port = await self._find_port(monitor, plug)
             self._check_port(plug, port)
         except BaseException:
             await self._take_out(plug)
@@ -180,6 +183,28 @@ class QemuGuest(HotplugGuest[_Plug]):
             await self._monitor.aclose()
             self._monitor = None
 
+    # ------------------------------------------------------- teleporting ----
+
+    def movable(self) -> list[tuple[str, str, str]]:
+        """Return id, bus and port of each device that is in the machine."""
+        plugs = [plug for plug in self._plugs.values() if plug.is_in]
+        return [(plug.id, plug.bus.name, plug.port) for plug in plugs]
+
+    def let_go(self) -> dict[str, socket.socket]:
+        """The machine goes on in another QEMU, and this one is about to end.
+
+        Return QEMU's ends of the streams, by id. What this QEMU has not read is still
+        in them, since it reads nothing while it stands still: so whoever reads there
+        goes on exactly where it stopped. When that end is closed the device is lost.
+        """
+        self._has_moved = True
+        found = {}
+        for plug in self._plugs.values():
+            far, plug.far = plug.far, None
+            if far is not None:
+                found[plug.id] = far
+        return found
+
     # -------------------------------------------------------- connection ----
 
     async def _connect(self) -> Monitor:
@@ -233,6 +258,8 @@ class QemuGuest(HotplugGuest[_Plug]):
 
     def _on_end(self) -> None:
         """The monitor hung up: so ends everything, until QEMU is started again."""
+        if self._has_moved:
+            return
         why = f"QEMU at {self._path} has ended"
         self._drop_all(why, is_awaited=not self._machine)  # ours ends with its machine
 
@@ -258,6 +285,8 @@ class QemuGuest(HotplugGuest[_Plug]):
                 await monitor.execute(
                     "getfd", {"fdname": plug.id}, descriptor=theirs.fileno()
                 )
+                if self._machine:
+                    plug.far = theirs.dup()
             address = {"type": "fd", "data": {"str": plug.id}}
             backend = {"type": "socket", "data": {"addr": address, "server": False}}
             await monitor.execute("chardev-add", {"id": plug.id, "backend": backend})
@@ -340,6 +369,8 @@ class QemuGuest(HotplugGuest[_Plug]):
 
     async def _delete(self, plug: _Plug) -> None:
         """Delete usb-redir and chardev, whichever of them exist."""
+        if plug.far is not None:
+            plug.far.close()
         monitor = self._monitor
         if monitor is None or not monitor.is_open:
             return

@@ -16,6 +16,7 @@ from ..config import ServerConfig
 from ..event_log import EventLog
 from ..guests.base import GuestBackend
 from ..guests.loopback import LoopbackGuest
+from ..guests.qemu import QemuGuest
 from ..release_log import ReleaseLog
 from ..server import Server
 from ..state import DisplayState, MachineState
@@ -85,6 +86,8 @@ class RunningMachine:
         self._plugs: HostPlugs | None = None
         self._hardware = hardware
         self._arrival: Arrival | None = None
+        self._came: Arrival | None = None  # it may still carry devices
+        self._guests: dict[str, GuestBackend] = {}
         self._arriving: asyncio.Task[None] | None = None
         self._failure = ""
         find_path = partial(control_path, machine.uuid)
@@ -131,8 +134,8 @@ class RunningMachine:
         """Power off, disconnect everybody, let go of the machine. Idempotent."""
         self._is_closing = True
         await self._teleport.aclose()
-        if self._arrival is not None:
-            await self._arrival.aclose()
+        for arrival in filter(None, (self._arrival, self._came)):
+            await arrival.aclose()
         async with self._changing:  # what a command starts is there, or is not begun
             await self._stop_server()
         if self._arriving is not None:
@@ -179,8 +182,7 @@ class RunningMachine:
             return
         self._report("The machine has come and runs here.")
         async with self._changing:
-            await arrival.finish()
-            self._arrival = None
+            self._arrival, self._came = None, arrival
             if not self._is_closing:
                 await self._begin()
 
@@ -204,7 +206,7 @@ class RunningMachine:
         config = ServerConfig(self.machine, state=self._state)
         guest: GuestBackend = LoopbackGuest()  # for a machine that gets no devices
         if self.machine.usb_controllers:
-            guest = self._hypervisor.guest("usb")
+            guest = self._guests["usb"] = self._hypervisor.guest("usb")
         server = Server(
             config,
             guest=guest,
@@ -279,6 +281,8 @@ class RunningMachine:
     def _check_here(self) -> None:
         """Is it here, and stays?"""
         self._check_open()
+        if self._teleport.is_gone:
+            raise ControlError("the machine runs at another host")
         if self._teleport.is_busy:
             raise ControlError(
                 "the machine is being teleported; wait, or power it off to cancel that"
@@ -293,12 +297,10 @@ class RunningMachine:
                 "only a machine that runs as a QEMU of rusb's own can be teleported;"
                 " start it with --engine qemu"
             )
-        count = len(self._server.devices()) if self._server else 0
-        count += len(self._plugs.devices()) if self._plugs else 0
-        if count:
+        if self._came is not None and (count := self._came.relayed):
             raise ControlError(
-                f"the machine has {count} USB devices, which cannot be teleported yet;"
-                " disconnect them first"
+                f"{count} of the machine's USB devices still come over the host that it"
+                " came from; disconnect them first"
             )
         return Departure(
             self.machine,
@@ -306,12 +308,18 @@ class RunningMachine:
             self._hypervisor,
             to,
             self._log.write,
+            guests=[g for g in self._guests.values() if isinstance(g, QemuGuest)],
+            moved=self._end_here,
             known=self._state and self._state / "known_servers",
         )
 
-    def _left(self) -> None:
-        """The machine runs elsewhere."""
+    async def _end_here(self) -> None:
+        """The machine runs elsewhere; its QEMU here is of no use."""
         self._hypervisor.expect_end()
+        await self._hypervisor.stop()
+
+    def _left(self) -> None:
+        """Nothing of it is here any more."""
         self._is_over.set()
 
     def _word(self, status: str) -> str:
@@ -383,7 +391,7 @@ class RunningMachine:
                 raise ControlError("devices of this machine cannot be used")
             if not self.machine.usb_controllers:
                 raise ControlError(_NO_CONTROLLER)
-            guest = self._hypervisor.guest("host")
+            guest = self._guests["host"] = self._hypervisor.guest("host")
             self._plugs = HostPlugs(
                 self._host_usb(),
                 guest,
@@ -417,7 +425,8 @@ class RunningMachine:
 
     async def _info(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The state of the machine, as ``showvminfo`` wants it."""
-        state = await self._hypervisor.status()
+        is_here = not self._teleport.is_gone
+        state = await self._hypervisor.status() if is_here else ""
         server, plugs = self._server, self._plugs
         display = DisplayState(self.machine.remote_display, self._port)
         return MachineState(

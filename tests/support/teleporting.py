@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from rusb.filters.model import Filter
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.process import QemuProcess
 from rusb.server.machine.running import RunningMachine
@@ -11,6 +12,7 @@ from rusb.server.state import MachineState
 from rusb.server.vbox.model import Adapter, Controller, Drive, Hardware
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.server.vbox.teleporter import Teleporter
+from tests.support.rusbserver import free_port
 
 __all__ = [
     "SOURCE",
@@ -52,16 +54,20 @@ class Host(RunningMachine):
         uuid: str,
         found: Hardware,
         teleporter: Teleporter | None = None,
+        *,
+        has_display: bool = False,
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.said: list[str] = []
         display = RemoteDisplay(
-            enabled=False, properties={"TCP/Ports": "0", "TCP/Address": "127.0.0.1"}
+            enabled=has_display,
+            properties={"TCP/Ports": str(free_port()), "TCP/Address": "127.0.0.1"},
         )
         machine = Machine(
             name=folder.name,
             uuid=uuid,
+            filters=(Filter(name="all"),),
             usb_controllers=tuple(found.usb),
             remote_display=display,
             teleporter=teleporter or Teleporter(),

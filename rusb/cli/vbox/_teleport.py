@@ -147,6 +147,11 @@ def _follow(uuid: str, where: str) -> None:
         f"The machine runs at {clean_text(where)}: {sent} MB transferred, it stood"
         f" still for {downtime * 1000:.0f} ms."
     )
+    if count := state["devices"]:
+        print(
+            f"Its {count} USB devices stay plugged in over this host, which has to run"
+            " until they have left; controlvm VM poweroff here unplugs them."
+        )
 
 
 def _cancel(uuid: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hmac
+import re
 import secrets
 import socket
 import ssl
@@ -33,6 +34,7 @@ from .messages import (
     Accept,
     Costs,
     Data,
+    Device,
     End,
     Hello,
     Loaded,
@@ -44,18 +46,19 @@ from .messages import (
     Welcome,
 )
 from .profile import blocked, differences, profile_of
+from .relay import Relay
 from .stream import Progressed, connect_clipboard, load, prepare
 
 __all__ = ["Arrival"]
+
+_ID = re.compile(r"rusb-[0-9a-f]{6}-[0-9]{1,10}")
+"""What QEMU calls a remote device (``server/guests/qemu.py``)."""
 
 MAX_WAITING: Final = 8
 """Connections that have not shown a password yet; a further one is hung up on."""
 
 WRONG_PASSWORD_DELAY: Final = 2.0
 """Seconds until somebody with a wrong password is told so (3.5)."""
-
-LAST_TIMEOUT: Final = 3.0
-"""Seconds for the source to hear the last words."""
 
 END_TIMEOUT: Final = 5.0
 """Seconds until QEMU's last words are there."""
@@ -97,6 +100,7 @@ class Arrival:
         self._key: tuple[Salted, bytes] | None = None
         self._shown = b""
         self._chosen: Link | None = None
+        self._devices: dict[int, Device] = {}
         self._over: asyncio.Future[None] | None = None
 
     def listen(self) -> None:
@@ -150,12 +154,8 @@ class Arrival:
         assert self._over is not None
         await self._over
 
-    async def finish(self) -> None:
-        """Let the source hear that the machine is here, then :meth:`aclose`."""
-        await self._tasks.drain(LAST_TIMEOUT)
-
     async def aclose(self) -> None:
-        """Wait no more. Idempotent."""
+        """Wait no more, and let go of devices that come over the source. Idempotent."""
         await self._tasks.aclose()
 
     # ----------------------------------------------------------- connections ----
@@ -236,7 +236,9 @@ class Arrival:
             await link.fail("the machines differ", tuple(refused))
             return
         self._report(f"The machine comes from {link.peer}.")
+        sockets: dict[int, socket.socket] = {}
         try:
+            await self._make_devices(offer, sockets)
             await self._load(link)
             await link.receive(Run)
             await self._run(link)
@@ -252,6 +254,47 @@ class Arrival:
             self._end(GuestError(f"the machine did not come: {why}"))
         else:
             self._end(None)
+            await Relay(link, sockets, self._unplug).run()
+        finally:
+            for sock in sockets.values():
+                sock.close()
+
+    async def _make_devices(
+        self, offer: Offer, sockets: dict[int, socket.socket]
+    ) -> None:
+        """Have QEMU expect the streams of remote devices that come with the machine.
+
+        Raises:
+            GuestError: it cannot.
+        """
+        for device in offer.devices:
+            if not _ID.fullmatch(device.id) or device.number in sockets:
+                raise GuestError(f"invalid name {device.id[:40]!r} of a USB device")
+            ours, theirs = socket.socketpair()
+            sockets[device.number] = ours
+            self._devices[device.number] = device
+            with theirs:
+                await self._hypervisor.lend(device.id, theirs)
+            address = {"type": "fd", "data": {"str": device.id}}
+            backend = {"type": "socket", "data": {"addr": address, "server": False}}
+            chardev = {"id": device.id, "backend": backend}
+            await self._hypervisor.execute("chardev-add", chardev)
+            place = {"bus": device.bus, "port": device.port}
+            names = {"id": device.id, "chardev": device.id}
+            await self._hypervisor.execute(
+                "device_add", {"driver": "usb-redir", **names, **place}
+            )
+
+    async def _unplug(self, number: int) -> None:
+        """A device has left, or the source has."""
+        device = self._devices.pop(number)
+        with contextlib.suppress(RusbError):
+            await self._hypervisor.execute("device_del", {"id": device.id})
+
+    @property
+    def relayed(self) -> int:
+        """How many devices come over the source."""
+        return len(self._devices)
 
     async def _differences(self, offer: Offer) -> list[str]:
         found = blocked(self._machine, "target")

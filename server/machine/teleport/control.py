@@ -35,7 +35,11 @@ class TeleportControl:
         self._task: asyncio.Task[None] | None = None
         self._error = ""
         self._seen = asyncio.Event()
-        self.is_gone = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Does the machine run elsewhere?"""
+        return self._departure is not None and self._departure.downtime is not None
 
     @property
     def is_busy(self) -> bool:
@@ -84,7 +88,6 @@ class TeleportControl:
             log.exception("teleporting")
             self._error = f"internal error: {error!r}; see the server's log"
             return
-        self.is_gone = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_LOOK):
                 await self._seen.wait()
@@ -106,6 +109,7 @@ class TeleportControl:
             "remaining": progress.remaining,
             "total": progress.total,
             "downtime": departure.downtime,
+            "devices": departure.relayed,
         }
 
     async def _cancel(self, arguments: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import hmac
 import secrets
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,6 +19,7 @@ from rusb.errors import (
 )
 
 from ...auth.hashes import Salted
+from ...guests.qemu import QemuGuest
 from ...vbox.model import Hardware
 from ...vbox.settings import Machine
 from ..process import Hypervisor
@@ -28,7 +29,9 @@ from .messages import (
     VERSION,
     Accept,
     Data,
+    Device,
     End,
+    Gone,
     Hello,
     Loaded,
     Logon,
@@ -39,6 +42,7 @@ from .messages import (
     Welcome,
 )
 from .profile import blocked, profile_of
+from .relay import Relay
 from .stream import Migration, Progressed, blocked_by_qemu, connect_clipboard, go_on
 
 __all__ = ["MAX_DOWNTIME", "Departure", "Destination"]
@@ -73,13 +77,15 @@ class Destination:
 
 
 class Departure:
-    """A move from here.
+    """A move from here, and the way of its devices over here afterwards.
 
     Args:
         machine, hardware: that runs here.
         hypervisor: runs it.
         to: where it goes.
         log: writes a line.
+        guests: where its remote devices are.
+        moved: called when it runs at the target; ends its QEMU here.
         known: file of the pins; None: the user's.
 
     Attributes:
@@ -97,13 +103,17 @@ class Departure:
         to: Destination,
         log: Callable[[str], None],
         *,
+        guests: Sequence[QemuGuest] = (),
+        moved: Callable[[], Awaitable[None]],
         known: Path | None = None,
     ) -> None:
         self._machine, self._hardware = machine, hardware
         self._hypervisor = hypervisor
         self._to = to
         self._log = log
+        self._guests, self._moved = guests, moved
         self._known = KnownServers(known)
+        self._devices: tuple[Device, ...] = ()
         self.stage = "connecting"
         self.progress = Progressed()
         self.is_switched = False
@@ -112,7 +122,9 @@ class Departure:
         self._told = 0.0
 
     async def run(self) -> None:
-        """Move the machine; when this returns, it runs at the target.
+        """Move the machine; when *downtime* is set, it runs at the target.
+
+        Then this goes on until the devices that are relayed have left.
 
         If it is cancelled, or fails, the machine goes on here; unless *is_switched*
         is set then: it stands still, and the error says what to do.
@@ -159,6 +171,23 @@ class Departure:
             except asyncio.CancelledError:
                 await asyncio.shield(link.fail("the source cancelled the move"))
                 raise
+            await self._relay(link)
+
+    async def _relay(self, link: Link) -> None:
+        """Go between the target and the devices, until the last of them has left."""
+        ends = {id: end for guest in self._guests for id, end in guest.let_go().items()}
+        try:
+            await self._moved()
+            sockets = {d.number: ends.pop(d.id) for d in self._devices if d.id in ends}
+            for device in self._devices:
+                if device.number not in sockets:  # it has left meanwhile
+                    await link.send(Gone(device.number))
+            await Relay(link, sockets, _nothing).run()
+        except RusbError as error:
+            self._log(f"Teleporter: {error}; the devices that came over here are gone")
+        finally:
+            for end in ends.values():
+                end.close()
 
     # ----------------------------------------------------- before the move ----
 
@@ -211,11 +240,12 @@ class Departure:
             ControlError: something does; all of it is named.
         """
         self.stage = "comparing"
+        self._devices = self._find_devices()
         profile = await profile_of(
             self._machine, self._hardware, self._hypervisor.execute
         )
         with describe_images(self._hardware) as images:
-            await link.send(Offer(profile, images))
+            await link.send(Offer(profile, images, self._devices))
             try:
                 await link.receive(Accept)
             except PeerFailed as error:
@@ -227,6 +257,21 @@ class Departure:
                     f"{self._to} is not equal, {count} {what}: "
                     + "; ".join(error.refused)
                 ) from None
+
+    @property
+    def relayed(self) -> int:
+        """How many devices the target gets over here."""
+        return len(self._devices)
+
+    def _find_devices(self) -> tuple[Device, ...]:
+        places = [place for guest in self._guests for place in guest.movable()]
+        for number, (_, bus, port) in enumerate(places):
+            if not port:
+                raise ControlError(
+                    f"QEMU does not say at which port of {bus} USB device {number + 1}"
+                    " is, so it cannot stay plugged in; disconnect it first"
+                )
+        return tuple(Device(n, *place) for n, place in enumerate(places))
 
     # ------------------------------------------------------------ the move ----
 
@@ -306,6 +351,10 @@ class Departure:
             f" {self.downtime * 1000:.0f} ms, {self.progress.transferred} bytes of"
             " memory were sent"
         )
+
+
+async def _nothing(number: int) -> None:
+    """The end of its socket tells the device."""
 
 
 async def _pump(link: Link, sock: socket.socket) -> None:
