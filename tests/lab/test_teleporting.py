@@ -4,13 +4,16 @@ The hosts are processes in network namespaces of their own; they share the direc
 with the images, as NFS would have it.
 """
 
+import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +159,60 @@ def wait_state(host: Place, wanted: str) -> None:
     while (found := host.state(MACHINE)) != wanted:
         assert time.monotonic() < end, found
         time.sleep(0.1)
+
+
+def test_a_disk_at_a_client_is_read_and_written_through_a_move(
+    machine: tuple[Place, Place],
+) -> None:
+    """The guest notices nothing of it, and no byte is wrong."""
+    near, far = machine
+    image = near.folder / "stick.img"
+    image.write_bytes(random.Random(16).randbytes(4 << 20))
+    wanted = hashlib.md5(image.read_bytes()[: 2 << 20]).hexdigest()
+    near(f"VBoxManage modifyvm {MACHINE} --teleporter off --vrde on --vrdeport 5000")
+    near(f"VBoxManage usbfilter add 0 --target {MACHINE} --name all")
+    far(f"VBoxManage modifyvm {MACHINE} --teleporter on --teleporterport {PORT}")
+    near(f"VBoxManage startvm {MACHINE} --type headless")
+    far(f"VBoxManage startvm {MACHINE} --type headless")
+    connect = f"{sys.executable} -m rusb connect localhost:5000 --backend"
+    with Console(near) as console:
+        console.wait("SYSTEM IS UP")
+        client = near.start(f"{connect} emulated:flash-drive={image}")
+        try:
+            console("mkdir -p /mnt; mount -t tmpfs none /mnt")
+            console("until [ -b /dev/sdb ]; do sleep 0.1; done; dmesg -c >/dev/null")
+            read = "dd if=/dev/sdb bs=65536 count=32 iflag=direct 2>/dev/null"
+            console(
+                f"(until [ -e /mnt/stop ]; do {read} | md5sum >>/mnt/sums;"
+                " dd if=/dev/zero of=/dev/sdb bs=65536 seek=40 count=8 oflag=direct"
+                " 2>>/mnt/bad; done) &"
+            )
+            console("until [ -s /mnt/sums ]; do sleep 0.1; done")
+            said = near(teleport(near, far))
+            assert "USB devices that stay plugged in over this host: 1." in said
+            assert near.state(MACHINE) == "teleported"
+            check_disk(far, wanted)
+        finally:
+            client.terminate()
+            client.wait(30)
+        wait_state(near, "poweroff")
+        with Console(far) as there:
+            there("while [ -b /dev/sdb ]; do sleep 0.1; done")
+        assert image.read_bytes()[40 << 16 : 48 << 16] == bytes(8 << 16)
+    far(f"VBoxManage controlvm {MACHINE} poweroff")
+    near(f"VBoxManage modifyvm {MACHINE} --vrde off")
+
+
+def check_disk(host: Place, wanted: str) -> None:
+    """It is read on, and was never wrong, nor away."""
+    with Console(host) as console:
+        before = int(console("wc -l </mnt/sums"))
+        console(f"until [ $(wc -l </mnt/sums) -gt {before + 2} ]; do sleep 0.1; done")
+        console("touch /mnt/stop; sleep 2")
+        assert console("sort -u /mnt/sums | wc -l") == "1"
+        assert console("sort -u /mnt/sums").split()[0] == wanted
+        assert console("grep -vc records /mnt/bad") == "0"
+        assert console("dmesg | grep -c 'usb\\|rror'") == "0"
 
 
 @pytest.fixture

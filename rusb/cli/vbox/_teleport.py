@@ -149,7 +149,7 @@ def _follow(uuid: str, where: str) -> None:
     )
     if count := state["devices"]:
         print(
-            f"Its {count} USB devices stay plugged in over this host, which has to run"
+            f"USB devices that stay plugged in over this host: {count}. It has to run"
             " until they have left; controlvm VM poweroff here unplugs them."
         )
 
