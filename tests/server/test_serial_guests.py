@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 import termios
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,11 +18,12 @@ import serial
 
 from rusb.errors import GuestError
 from rusb.server.guests.pty import PtyGuest, default_folder
-from rusb.server.guests.rfc2217 import Rfc2217Guest
+from rusb.server.guests.rfc2217 import MAX_ASKED, Rfc2217Guest
 from rusb.usb.urb import Completion, Urb, UrbStatus
 from tests.support.chips import Ch340, SerialChip
 from tests.support.ftdi import Ftdi
 from tests.support.guest_programs import Device, until
+from tests.support.rusbserver import free_ports
 from tests.support.serial_peers import Attached
 
 
@@ -144,6 +146,37 @@ async def test_each_serial_port_has_a_tcp_port(
     assert caplog.text == ""
     await guest.aclose()
     await guest.aclose()
+
+
+async def test_a_tcp_port_that_is_taken_refuses_its_serial_port() -> None:
+    with socket.socket() as taken:
+        first = free_ports(2)
+        taken.bind(("127.0.0.1", first + 1))
+        taken.listen()
+        guest = Rfc2217Guest(f"{first}")
+        await guest.start()
+        assert await guest.attach(Attached(Ftdi(), 1)) == f"rfc2217://127.0.0.1:{first}"
+        with pytest.raises(GuestError, match=f"cannot listen at .* port {first + 1}"):
+            await guest.attach(Attached(Ftdi(), 2))
+        await guest.aclose()
+
+
+async def test_there_is_a_limit_to_tcp_ports(
+    monkeypatch: pytest.MonkeyPatch, tcp: Rfc2217Guest
+) -> None:
+    monkeypatch.setattr("rusb.server.guests.rfc2217.MAX_PLACES", 2)
+    for number in (1, 2):
+        await tcp.attach(Attached(Ftdi(), number))
+    with pytest.raises(GuestError, match="2 serial ports are in use already"):
+        await tcp.attach(Attached(Ftdi(), 3))
+
+
+async def test_pseudo_terminals_need_linux(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(GuestError, match="the guest pty needs Linux"):
+        await PtyGuest(str(tmp_path / "tty")).start()
 
 
 async def test_another_address_is_warned_about(
@@ -466,6 +499,28 @@ async def test_a_client_that_asks_without_reading_is_not_served_on(
             return sent
 
         assert await settles(ask) < 8 << 20
+
+
+async def test_requests_do_not_pile_up_before_a_slow_device(tcp: Rfc2217Guest) -> None:
+    chip = Ftdi()
+    device = Attached(chip)
+    await tcp.attach(device)
+    reader, writer = await asyncio.open_connection("127.0.0.1", tcp.port)
+    await until(lambda: chip.dtr)
+    held: list[tuple[Urb, Completion]] = []
+    device.held = held
+    count = 5000
+    writer.write(bytes.fromhex("fffa2c0509fff0 fffa2c0508fff0") * (count // 2))
+    await settles(lambda: len(held))
+    assert len(held) <= MAX_ASKED
+    device.held = None
+    for urb, complete in held:
+        device.submit(urb, complete)
+    answers = 0
+    async with asyncio.timeout(20):
+        while answers < count:  # none is lost
+            answers += (await reader.readuntil(b"\xff\xf0")).count(b"\xff\xfa\x2c\x69")
+    writer.close()
 
 
 async def test_a_subnegotiation_without_end_is_hung_up_on(
