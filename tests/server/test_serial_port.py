@@ -8,6 +8,7 @@ import pytest
 from rusb.server.serial.chips import find_ports
 from rusb.server.serial.driver import Flow, Line, LineErrors, Modem, Parity
 from rusb.server.serial.port import MAX_WAITING, SerialPort
+from rusb.usb.urb import Completion, Urb
 from tests.support.chips import Cp210x
 from tests.support.ftdi import Ftdi
 from tests.support.guest_programs import until
@@ -48,6 +49,23 @@ async def test_what_was_written_before_a_change_is_sent_as_it_was(rig: Rig) -> N
     assert rig.chip.seen[b"b"][:3] == (19200, 7, "E")
     await until(lambda: rig.came == b"ab")
     assert rig.done == [True]
+    rig.port.close()
+
+
+async def test_what_is_written_after_a_change_waits_for_it(rig: Rig) -> None:
+    rig.port.open(Line(9600))
+    await until(lambda: rig.chip.dtr)
+    held: list[tuple[Urb, Completion]] = []
+    rig.device.held = held
+    rig.port.set_line(Line(19200))
+    rig.port.write(b"b")
+    await asyncio.sleep(0.1)
+    assert rig.chip.seen == {}
+    rig.device.held = None
+    for urb, complete in held:
+        rig.device.submit(urb, complete)
+    await until(lambda: rig.came == b"b")
+    assert rig.chip.seen[b"b"][0] == 19200
     rig.port.close()
 
 
