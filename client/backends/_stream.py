@@ -56,7 +56,7 @@ class Place:
         if found is None or number is None or not 1 <= number <= 65535:
             form = "HOST:PORT" if port is None else "HOST[:PORT]"
             given = f", not {text!r}" if text else ""
-            raise BackendError(f"--backend {kind} needs {kind}:{form}{given}")
+            raise BackendError(f"the backend {kind} needs {kind}:{form}{given}")
         self.host: str = found[1] or found[2]
         self.port: int = number
 

@@ -54,7 +54,7 @@ def _parse(text: str) -> tuple[Path, str | None, float]:
         if not 0 <= speed < 1e6:
             raise BackendError(f"replay: speed={value} must be a number, 0 or more")
     if not text:
-        raise BackendError("--backend replay needs replay:FILE[,device=VID:PID]")
+        raise BackendError("the backend replay needs replay:FILE[,device=VID:PID]")
     return Path(text), wanted, speed
 
 
