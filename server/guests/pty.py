@@ -81,7 +81,8 @@ class _Terminal(SerialPlace):
             termios.tcsetattr(slave, termios.TCSANOW, settings)
             fcntl.ioctl(self._fd, termios.TIOCPKT, struct.pack("i", 1))
             self._have_told()
-            os.read(self._fd, 1)  # that we have set something
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._fd, 1)  # that we have set something
             link.symlink_to(self.name)
         except BaseException:
             os.close(self._fd)
