@@ -140,6 +140,7 @@ class RunningMachine:
             await self._stop_server()
         if self._arriving is not None:
             self._arriving.cancel()
+            await asyncio.wait([self._arriving])
         plugs, self._plugs = self._plugs, None
         if plugs is not None:
             await plugs.aclose()

@@ -82,7 +82,8 @@ class TeleportControl:
             self._error = str(error)
             return
         except asyncio.CancelledError:
-            self._error = "the teleport was cancelled; the machine goes on here"
+            if not departure.is_switched:
+                self._error = "the teleport was cancelled; the machine goes on here"
             raise
         except Exception as error:
             log.exception("teleporting")

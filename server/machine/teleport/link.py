@@ -226,6 +226,7 @@ class Link:
                     await self._writer.wait_closed()
         finally:
             self._writer.transport.abort()
+            await asyncio.sleep(0)  # it is closed in the next turn of the loop
 
     @property
     def failure(self) -> RusbError | None:
