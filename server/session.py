@@ -19,31 +19,27 @@ from rusb.errors import (
     RusbError,
 )
 from rusb.rdp import events as rdp
-from rusb.rdp.channels import ChannelHandler, ChannelListener, ChannelRegistry
+from rusb.rdp.channels import ChannelListener, ChannelRegistry
 from rusb.rdp.error_info import DENIED, SLOT_IS_TAKEN, STOPPED
-from rusb.rdp.lane import Lane
-from rusb.rdp.notices import Notice, UsbUnreachable
+from rusb.rdp.notices import Notice
 from rusb.rdp.rusbext import RUSBEXT
 from rusb.rdp.server import ServerConnection, ServerSettings
-from rusb.wire.base import ChannelKind, WireProtocol, carries_more
 
 from . import events
 from .auth import Request, asked_lines, decision_line
 from .channels.base import Line
 from .channels.media import ClientMedia
 from .channels.screen import ScreenChannels
+from .client_usb import ClientUsb
 from .display.inputs import pass_on
 from .display.viewer import Viewer
-from .extension import Extension
 from .guests.base import AttachedDevice
 from .handshakes import explain_handshake
 from .host import SessionHost
 from .network import network_of
-from .parking import Ticket
 from .quotas import LineQuota, RemoteLog
 from .rdp_log import notice_lines
 from .release_log import report
-from .remote_devices import RemoteDevices
 from .sessions import Owner, Session
 from .state import ClientState, DeviceState, ViewState
 from .vbox.settings import FEATURES
@@ -61,10 +57,6 @@ IDLE_TIMEOUT = 30.0
 without our data being taken, between one and two times that, after which a client is
 dropped. The original gives up after 2 s, which a short network outage exceeds."""
 
-
-PROOF_SECONDS = 10.0
-"""For a client that was let in to replace a connection to show that it may
-(docs/spec/resume.md 9)."""
 
 MAX_LINES, LINES_PER_SECOND = 500, 2.0
 """Lines in the log that a connection may cause at once, more than 64 devices that come
@@ -105,6 +97,7 @@ class ServerSession(Session):
         phase: how far it has come; it stays when the connection ends.
         network, address: of the peer, once it is connected.
         viewer: its screen, once it is logged on, unless it wants none.
+        usb: its devices.
     """
 
     def __init__(
@@ -140,13 +133,14 @@ class ServerSession(Session):
             note=lambda text: self._log.write(text),
             changed=self._tell_screen,
         )
+        self.usb = ClientUsb(host, self)
         wires = (
             listener
             for protocol in host.wires
-            for listener in listeners(protocol, self._open_channel, self._refused)
+            for listener in listeners(protocol, self.usb.open_channel, self.usb.refused)
         )
         media, screen = self._media.listeners(), self._screen_channels.listeners
-        ext = ChannelListener(RUSBEXT, lambda channel, name: self._extension)
+        ext = ChannelListener(RUSBEXT, lambda channel, name: self.usb.extension)
         self._channels = ChannelRegistry([*wires, ext, *media, *screen])
         settings = dataclasses.replace(
             settings,
@@ -167,12 +161,7 @@ class ServerSession(Session):
         )
         self.viewer: Viewer | None = None
         self._tasks = TaskSet()
-        self.devices: list[RemoteDevices] = []  # for each wire that the client has
-        self._extension: Extension | None = None
-        self._waiting_wire: tuple[WireProtocol, int] | None = None
-        self._to_resume: Ticket | None = None  # or it has to go
-        self._proof_timer: asyncio.TimerHandle | None = None
-        self._is_dynamic = False  # it has dynamic channels, too
+        self.usb.use(self._rdp, self.stream, self._channels)
         self._screen = 0
         self._client: rdp.ClientDescription | None = None
         self._since, self.address, self._is_tls = 0.0, "", False
@@ -213,21 +202,21 @@ class ServerSession(Session):
     @property
     def in_use(self) -> int:
         """Devices on their way into the guest, in it, or on their way out."""
-        return sum(devices.in_use for devices in self.devices)
+        return sum(devices.in_use for devices in self.usb.devices)
 
     def device_states(self) -> tuple[DeviceState, ...]:
         """The client's devices, attached or not."""
-        return tuple(state for devices in self.devices for state in devices.state())
+        return tuple(state for devices in self.usb.devices for state in devices.state())
 
     def reconsider(self) -> None:
         if self.is_logged_on:
             self._read_switches()
-        for devices in self.devices:
+        for devices in self.usb.devices:
             devices.reconsider()
 
     def lost_by_guest(self, device: AttachedDevice, why: str) -> bool:
         """The guest dropped a device: is it one of ours? Then it is detached."""
-        return any(devices.lost_by_guest(device, why) for devices in self.devices)
+        return any(devices.lost_by_guest(device, why) for devices in self.usb.devices)
 
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
@@ -279,52 +268,20 @@ class ServerSession(Session):
             self._host.authenticator.disconnected(self.number)
         self._logon_timer.cancel()
         self._idle_timer.cancel()
-        self._needs_no_proof()
+        self.usb.needs_no_proof()
         if self.viewer is not None:
             self.viewer.close()
         why = self._explain(error)
-        kept = self._keep(error, is_ending=is_ending)
+        may_return = not is_ending and not isinstance(error, RemoteProtocolError)
+        kept = self.usb.keep(may_return=may_return)
         self._host.client_left(self.number, but=kept)
         self._channels.end()
+        self.usb.end()
         self._media.end()
         self._screen_channels.end()
         if self.phase is not Phase.UNKNOWN:
             self._tell_end(why)
         self._tasks.start(self._finish(), f"end of {self.name}")
-
-    def _keep(
-        self, error: RusbError | None, *, is_ending: bool
-    ) -> Sequence[RemoteDevices]:
-        """The connection is over; return what stays in the guest, because the client
-        may come back to it, or somebody may offer it again. Nothing does if one of us
-        meant to end it, or it broke a rule."""
-        ticket = self._extension.ticket if self._extension is not None else None
-        if is_ending or isinstance(error, RemoteProtocolError):
-            if ticket is not None and ticket.holder is self:
-                self._host.parking.forget(ticket)
-            return ()
-        kept = []
-        parking = self._host.parking
-        for devices in list(self.devices):
-            is_parked = ticket is not None and devices is ticket.devices
-            if is_parked and ticket is not None and parking.grace and devices.in_use:
-                parking.park(ticket, self.state(), self.network, self.heard)
-            elif ticket or not parking.hold(
-                devices, self._owner, self.state(), self.network
-            ):
-                if is_parked and ticket is not None:
-                    parking.forget(ticket)
-                continue
-            kept.append(devices)
-            self.devices.remove(devices)
-        return kept
-
-    def give_up(self, why: str) -> None:
-        """Another connection of the client has its devices now."""
-        assert self._extension is not None
-        assert self._extension.ticket is not None
-        self.devices.remove(self._extension.ticket.devices)
-        self.drop(why)
 
     def _explain(self, error: RusbError | None) -> str:
         """Say why the connection ended, and what helps: a client whose handshake fails
@@ -388,7 +345,7 @@ class ServerSession(Session):
         if is_high and (now := self._loop.time()) >= self._held_after:
             self._held_after = now + HELD_PERIOD
             self._tell(events.LinkHeld(self.number))
-        for devices in self.devices:
+        for devices in self.usb.devices:
             devices.set_slow(is_high)
 
     # ------------------------------------------------- from the connection ----
@@ -402,8 +359,7 @@ class ServerSession(Session):
             case rdp.LogonRequested():
                 self._logon(event)
             case Notice():
-                for line in notice_lines(event):
-                    self._log.write(line)
+                self.note(event)
             case rdp.Activated():
                 self._logon_timer.cancel()
                 if not self.is_active:  # its static channels open now
@@ -425,8 +381,7 @@ class ServerSession(Session):
             ):
                 self._channels.handle(event, self._rdp.close_channel)
             case rdp.DynamicReady():
-                self._is_dynamic = True
-                self._open_dynamic()
+                self.usb.dynamic_ready()
                 self._screen_channels.ready()
             case rdp.Disconnected():
                 self._end(event.reason)
@@ -497,7 +452,7 @@ class ServerSession(Session):
         self.user = event.credentials.user, event.credentials.domain
         self._screen = event.credentials.screen
         self.is_usb_only = event.client.is_usb_only
-        former = self._find_former(event)
+        former = self.usb.find_former(event.cookie)
         if problem := self._host.admission.admit(self, former):
             method.disconnected(self.number)
             self._refuse(event, problem, SLOT_IS_TAKEN)
@@ -518,27 +473,6 @@ class ServerSession(Session):
             self._show(event.credentials.screen)
         self._rdp.accept_logon()
         self.stream.flush()
-
-    def _find_former(self, event: rdp.LogonRequested) -> Session | None:
-        """Return the connection that the client says it is to replace, and which seems
-        to be alive; it may do nothing but prove that."""
-        if not self.is_usb_only or self._rdp.find_channel(RUSBEXT) is None:
-            return None
-        ticket = self._host.parking.find_shown(event.cookie, self._owner)
-        former = ticket.holder if ticket is not None else None
-        if not isinstance(former, Session) or not former.is_logged_on:
-            return None
-        self._to_resume = ticket
-        self._proof_timer = self._loop.call_later(PROOF_SECONDS, self._on_no_proof)
-        return former
-
-    def _on_no_proof(self) -> None:
-        self.drop(f"it did not go on with its session within {PROOF_SECONDS:g} s")
-
-    def _needs_no_proof(self) -> None:
-        self._to_resume = None
-        if self._proof_timer is not None:
-            self._proof_timer.cancel()
 
     def _show(self, head: int) -> None:
         """Let the client see a head, in its size."""
@@ -622,6 +556,7 @@ class ServerSession(Session):
         """Look which features are switched off for this client, and obey (4.4)."""
         machine, before = self._host.machine, self._disabled
         self._disabled = {f for f in FEATURES if machine.feature_disabled(f)}
+        self.usb.is_off = "USB" in self._disabled
         self._screen_channels.settings_changed()
         for feature in FEATURES:
             is_off = feature in self._disabled
@@ -641,58 +576,8 @@ class ServerSession(Session):
             case "Input" if is_off:
                 viewer.hub.release(viewer)
 
-    def _open_channel(
-        self, protocol: WireProtocol, channel: int, name: str
-    ) -> ChannelHandler | None:
-        """Serve a channel of a wire, if the client's devices travel over it."""
-        if self._may_wait(protocol, name):
-            control = self._rdp.find_channel(RUSBEXT)
-            assert control is not None
-            self._waiting_wire = protocol, channel
-            self._extension = Extension(
-                *(self, self._rdp, self.stream, self._host.parking, self._owner),
-                wire=channel,
-                name=name,
-                control=control,
-                serve=partial(self._channels.open.__setitem__, channel),
-                only=self._to_resume,
-            )
-            self._channels.open[control] = self._extension  # in any order
-            return self._extension
-        devices = self._devices_over(protocol)
-        if devices is None:
-            if name.lower() != protocol.channel.name.lower() or not self._wants(
-                protocol
-            ):
-                return None
-            devices = self._take_wire(protocol)
-        devices.link.opened(channel, name)
-        return devices.link
-
-    def _wants(self, protocol: WireProtocol) -> bool:
-        """Is this the client's first wire, or does it carry what the others do not?"""
-        found = [devices.protocol for devices in self.devices]
-        may_begin = "USB" not in self._disabled and self._to_resume is None
-        return may_begin and carries_more(protocol, found)
-
-    def _devices_over(self, protocol: WireProtocol) -> RemoteDevices | None:
-        found = (devices for devices in self.devices if devices.protocol is protocol)
-        return next(found, None)
-
-    def _may_wait(self, protocol: WireProtocol, name: str) -> bool:
-        """Is it a client that may come back, and whose USB waits for what it wants?"""
-        return (
-            protocol.channel.kind is ChannelKind.STATIC
-            and name.lower() == protocol.channel.name.lower()
-            and self._rdp.find_channel(RUSBEXT) is not None
-            and self._host.parking.grace > 0
-            and self.stream.is_tls
-            and self._extension is None
-            and "USB" not in self._disabled
-        )
-
     @property
-    def _owner(self) -> Owner:
+    def owner(self) -> Owner:
         """Who logged on; where nobody was asked for a password, from where."""
         assert self._client is not None
         method = self._host.authenticator
@@ -700,47 +585,7 @@ class ServerSession(Session):
         where = self.network if is_open else ""
         return Owner(*self.user, self._screen, self._client.name, where)
 
-    def begin_usb(self, lane: Lane | None) -> RemoteDevices:
-        """The client begins: return its devices, which it reaches over *lane*."""
-        assert self._waiting_wire is not None
-        protocol, channel = self._waiting_wire
-        devices = self._take_wire(protocol, lane)
-        if lane is None:
-            self._channels.open[channel] = devices.link
-        self._usb_has_begun()
-        return devices
-
-    def go_on(self, ticket: Ticket) -> None:
-        """The client goes on with the devices that it had."""
-        self._needs_no_proof()
-        before, ticket.holder = ticket.holder, self
-        devices = ticket.devices
-        self._host.client_came_back(devices, self.number)
-        before.give_up(f"taken over from {self.address}")
-        self.devices.append(devices)
-        devices.come_back(self.number, tell=self._teller(), fail=self.stream.fail)
-        self._usb_has_begun()
-
-    def _usb_has_begun(self) -> None:
-        self._waiting_wire = None
-        if self._is_dynamic:
-            self._open_dynamic()
-
-    def tell_resumed(self, outage: float, messages: int) -> None:
-        """It does, after so many seconds, with so many messages sent again."""
-        self._tell(events.ClientResumed(self.number, round(outage, 1), messages))
-
-    @property
-    def heard(self) -> float:
-        """When the last byte of a client that may come back came."""
-        assert self._extension is not None
-        return self._extension.look()
-
-    def tell_refused(self, why: str) -> None:
-        """The client wanted to go on, and may not."""
-        self._tell(events.ResumeRefused(self.number, why))
-
-    def _teller(self) -> Callable[[events.Event], None]:
+    def teller(self) -> Callable[[events.Event], None]:
         """Return what reports; not self._tell, which would keep this session."""
         return partial(
             report,
@@ -749,54 +594,21 @@ class ServerSession(Session):
             terminal=self._terminal,
         )
 
-    def _take_wire(
-        self, protocol: WireProtocol, lane: Lane | None = None
-    ) -> RemoteDevices:
-        devices = self._host.devices_of(self.number, protocol)
-        self.devices.append(devices)
-        tell, fail, owner = self._teller(), self.stream.fail, self._owner
-        if lane is not None:  # what it is given outlives this connection
-            devices.lend(
-                tell=tell, send=lane.send, flush=lane.flush, fail=fail, owner=owner
-            )
-            return devices
-        devices.lend(
-            tell=tell,
-            send=self._rdp.send_channel,
-            flush=self.stream.flush,
-            open_channel=self._rdp.open_channel,
-            close_channel=self._close_channel,
-            fail=fail,
-            owner=owner,
-        )
-        return devices
-
-    def _open_dynamic(self) -> None:
-        """Ask the client for wires over dynamic channels; static ones are open."""
-        if self._waiting_wire is not None:
-            return
-        kinds = {protocol.channel.kind for protocol in self._host.wires}
-        if not self.devices and ChannelKind.DYNAMIC not in kinds:
-            self._handle(UsbUnreachable())
-        for protocol in self._host.wires:
-            is_dynamic = protocol.channel.kind is ChannelKind.DYNAMIC
-            if is_dynamic and self._wants(protocol):
-                self._rdp.open_channel(protocol.channel.name)
-
     def _tell_without_usb(self) -> None:
         """A viewer without any channel for USB learns how to bring devices."""
-        has_none = not self.devices and not self._rdp.has_dynamic
-        is_whole = self.is_usb_only or self._host.admission.has_other_half(self)
-        if self.is_active and has_none and not is_whole and "USB" not in self._disabled:
-            self._tell(events.WireMissing(self.number, "vrdpusb"))
+        has_none = not self.usb.devices and not self._rdp.has_dynamic
+        if self.is_active and has_none and not (self.is_usb_only or self.usb.is_off):
+            self.lacks_wire("vrdpusb")
 
-    def _refused(self, protocol: WireProtocol, name: str) -> None:
-        """The client does not open a dynamic channel."""
-        devices = self._devices_over(protocol)
-        if devices is not None:
-            devices.link.refused(name)
-        elif not self.devices and not self._host.admission.has_other_half(self):
+    def lacks_wire(self, name: str) -> None:
+        """The client has no channel of this name for USB, and nothing else for it."""
+        if not self._host.admission.has_other_half(self):
             self._tell(events.WireMissing(self.number, name))
+
+    def note(self, notice: Notice) -> None:
+        """Log a fact."""
+        for line in notice_lines(notice):
+            self._log.write(line)
 
     def _close_channel(self, channel: int) -> None:
         self._channels.forget(channel)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
-from rusb.server.session import ServerSession
+from rusb.server.client_usb import ClientUsb
 from tests.support.breaking import Net, Wire
 from tests.support.whole_path import machine
 
@@ -44,14 +44,14 @@ async def test_a_goodbye_is_heard_while_a_session_resumes(
     """The server has resumed, and the client does not know it yet: it leaves."""
     lab = Net(tmp_path, machine())
     has_resumed = asyncio.Event()
-    resumed = ServerSession.tell_resumed
+    resumed = ClientUsb.tell_resumed
 
-    def tell_resumed(session: ServerSession, outage: float, messages: int) -> None:
+    def tell_resumed(usb: ClientUsb, outage: float, messages: int) -> None:
         lab.wire.hold_answers()  # before RESUMED leaves
-        resumed(session, outage, messages)
+        resumed(usb, outage, messages)
         has_resumed.set()
 
-    monkeypatch.setattr(ServerSession, "tell_resumed", tell_resumed)
+    monkeypatch.setattr(ClientUsb, "tell_resumed", tell_resumed)
     async with asyncio.timeout(60), lab.server:
         lab.wire = Wire(lab.server.port)
         async with (

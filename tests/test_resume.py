@@ -328,7 +328,7 @@ async def test_time_stands_still_for_the_wire_while_there_is_no_connection(
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         (device,) = await lab.guest.wait_for(1)
         (session,) = sessions_of(lab.server)
-        (devices,) = session.devices
+        (devices,) = session.usb.devices
         lab.wire.is_down = True
         lab.wire.cut()
         await lab.wait_log("keeping 1 device")

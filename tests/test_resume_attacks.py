@@ -19,9 +19,9 @@ from rusb.rdp.channels import ChannelListener, ChannelRegistry
 from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import ACK_MESSAGES
 from rusb.rdp.rusbext import RUSBEXT, Accept, Ack, Feature, Resume
-from rusb.server import extension
-from rusb.server import session as server_session
+from rusb.server import client_usb, extension
 from rusb.server.parking import MAX_PARKED, MAX_PARKED_PER_NETWORK
+from rusb.server.session import MAX_LINES
 from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import UrbStatus
 from tests.support.amount import IS_SOAK
@@ -152,7 +152,7 @@ async def test_ten_thousand_attempts_disturb_nobody(lab: Net) -> None:
         await other.aclose()
         result = await device.read(Loopback.SOURCE, 4096)
         assert result.status is UrbStatus.OK
-        assert lab.log().count("may not resume") <= server_session.MAX_LINES + 50
+        assert lab.log().count("may not resume") <= MAX_LINES + 50
         assert lab.told().count("again after") == 0
 
 
@@ -304,7 +304,7 @@ async def test_who_shows_a_cookie_may_go_on_and_nothing_else(
     one_at_a_time: Net, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     lab = one_at_a_time
-    monkeypatch.setattr(server_session, "PROOF_SECONDS", 2.0)
+    monkeypatch.setattr(client_usb, "PROOF_SECONDS", 2.0)
     monkeypatch.setattr(extension, "HOLD_BACK", 0.5)
     async with lab.client(EmulatedBackend(devices=[Loopback()])):
         (device,) = await lab.guest.wait_for(1)

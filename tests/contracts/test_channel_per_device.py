@@ -143,7 +143,7 @@ def sides(
     client: ClientSession, lab: ToyLab
 ) -> tuple[toy.ToyGuestSide, toy.ToyDeviceSide]:
     """Return the two cores of a connection."""
-    (devices,) = lab.session().devices
+    (devices,) = lab.session().usb.devices
     (taken,) = client._offers._taken
     assert isinstance(devices.link.core, toy.ToyGuestSide)
     assert isinstance(taken.core, toy.ToyDeviceSide)
@@ -257,7 +257,10 @@ async def test_the_first_wire_whose_channel_opens_is_taken(
             (device,) = await lab.guest.wait_for(1)
             result = await device.read(Loopback.SOURCE, 4096)
             assert result.length == 4096
-            both = [d.protocol for d in lab.session().devices], wires_of(session).taken
+            both = (
+                [d.protocol for d in lab.session().usb.devices],
+                wires_of(session).taken,
+            )
             for taken in both:
                 assert " ".join(one.name for one in taken) == chosen
             assert opened(lab.session()) == (2 if "toydynamic" in chosen else 0)
@@ -312,7 +315,7 @@ async def test_a_further_channel_of_a_client_alone_is_no_wire(tmp_path: Path) ->
             session = lab.session()
             with pytest.raises(NegotiationError, match="no remote USB"):
                 await client.wait_closed()
-        assert session.devices == []
+        assert session.usb.devices == []
 
 
 async def test_a_second_wire_is_closed(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ async def attached(lab: Lab) -> None:
     """Wait until the device is attached; every change of filters tries it again."""
     while True:
         for session in sessions_of(lab.server):
-            if any(devices.attached for devices in session.devices):
+            if any(devices.attached for devices in session.usb.devices):
                 return
         lab.server.set_filters(ALL)
         await asyncio.sleep(0.01)

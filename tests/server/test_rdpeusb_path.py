@@ -113,7 +113,7 @@ async def test_isochronous_devices_take_the_wire_that_carries_them(
         (ours,) = sessions_of(lab.server)
         found = {
             state.info.product: devices.protocol.name
-            for devices in ours.devices
+            for devices in ours.usb.devices
             for state in devices.state()
         }
         assert found == {"Flash Drive": drives, "Loopback": others}
@@ -161,7 +161,7 @@ async def test_a_client_of_vrdpusb_alone_is_not_asked_for_more(tmp_path: Path) -
     async with offered(tmp_path, FlashDrive(), client=("vrdpusb",)) as (lab, _, _):
         await lab.guest.wait_for(1)
         (ours,) = sessions_of(lab.server)
-        assert [devices.protocol.name for devices in ours.devices] == ["vrdpusb"]
+        assert [devices.protocol.name for devices in ours.usb.devices] == ["vrdpusb"]
 
 
 STORAGE = Job("storage-read", 64 << 10), Job("storage-write", 64 << 10)

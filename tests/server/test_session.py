@@ -24,7 +24,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
 
 def only(lab: Lab) -> RemoteDevices:
     (session,) = sessions_of(lab.server)
-    (devices,) = session.devices
+    (devices,) = session.usb.devices
     return devices
 
 
@@ -37,7 +37,7 @@ async def test_devices_belong_to_the_server_until_they_are_detached(lab: Lab) ->
         assert host.devices_of(session.number, protocol) is only(lab)
     await lab.guest.wait_for(0)
     await session.wait_ended()
-    assert host.devices_of(session.number, protocol) is not session.devices[0]
+    assert host.devices_of(session.number, protocol) is not session.usb.devices[0]
 
 
 async def test_another_device_with_the_same_id_is_a_swap(lab: Lab) -> None:
