@@ -370,3 +370,48 @@ def test_what_cannot_be_read_never_ends_the_session(data: bytes) -> None:
     assert client.closed == [FIRST]
     assert client.ignored()
     assert client.listed() == [second]
+
+
+# ------------------------------------------------- 3: who is spoken to ----
+
+
+def test_a_release_of_the_interface_for_completions_is_ignored() -> None:
+    """13: RIMCALL_RELEASE after requests, of whichever interface."""
+    client = Client("windows")
+    number = client.use()
+    for function in (messages.Function.RELEASE, messages.Function.QUERY_INTERFACE):
+        head = (0x10, messages.PROXY, 5, function)
+        client.say(FIRST, Message(*head, bytes(16)).serialize())
+    assert client.listed() == [number]
+    assert "releases an interface" in client.ignored()
+
+
+def test_a_completion_without_a_mask_ends_the_device() -> None:
+    client = Client()
+    (asked,) = client.submit(client.use(), read(1))
+    raw = bytearray(urbs.completion(0x10, 0, Completion(asked[1].request)))
+    raw[3] &= 0x3F
+    client.say(FIRST, bytes(raw))
+    assert client.closed == [FIRST]
+    assert "without a mask" in client.ignored()
+
+
+def test_a_transfer_without_a_mask_ends_the_device() -> None:
+    server = Server(INFO)
+    server.use()
+    raw = bytearray(urbs.transfer(5, 1, bulk(1, BULK_IN, 8)))
+    raw[3] &= 0x3F
+    server.say(FIRST, bytes(raw))
+    assert server.closed == [FIRST]
+    assert server.saw(UrbSubmitted) == []
+
+
+def test_alternate_0_of_an_interface_that_another_configuration_had() -> None:
+    """12, last row: it is not there any more, and nobody misses it."""
+    client = Client()
+    number = client.use()
+    client.guest._devices[number]._moved.add(9)
+    client.guest.set_configuration(number, 1, request=1)
+    client.move()
+    assert told(client) == [(1, UrbStatus.OK)]
+    assert client.guest._devices[number]._moved == set()
