@@ -5,6 +5,7 @@ After whatever fails the machine runs on exactly one of them (teleport.md 6.4).
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -110,7 +111,9 @@ async def test_a_machine_moves(source: Host, target: Host) -> None:
     assert (await state(TARGET)).display.port > 0
 
 
-async def test_there_and_back_again(source: Host, target: Host, tmp_path: Path) -> None:
+async def test_there_and_back_again(
+    source: Host, target: Host, tmp_path: Path, runtime: Path
+) -> None:
     assert (await teleport(target.port))["error"] == ""
     await check_moved(source)
     back = Host.waiting(tmp_path / "source", hardware(tmp_path), uuid=SOURCE)
@@ -119,6 +122,9 @@ async def test_there_and_back_again(source: Host, target: Host, tmp_path: Path) 
         await target.wait_ended()
         await target.aclose()
         await wait_state(SOURCE, "running")
+    left = [name for name in os.listdir(runtime) if not name.endswith(".lock")]
+    assert left == []  # no socket of either
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["disk.img"]
 
 
 async def test_a_machine_that_is_paused_has_to_go_on_first(
