@@ -7,12 +7,14 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from rusb.errors import GuestError
 from rusb.server.guests import _domain, _hotplug, libvirt
 from rusb.server.guests._domain import Domain
+from rusb.server.guests._listening import is_stale
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.libvirt import LibvirtGuest
 from rusb.usb.types import Speed
@@ -337,6 +339,10 @@ async def test_a_qemu_that_does_not_connect(
     await guest.start()
     with pytest.raises(GuestError, match="has not connected"):
         await guest.attach(Device())
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(f"{guest._folder}/redir")
+        late.settimeout(10)
+        assert await asyncio.to_thread(_read, late) == b""
     await guest.aclose()
 
 
@@ -424,7 +430,9 @@ def test_whose_qemu_is(labels: str, user: int | None) -> None:
 # ----------------------------------------------------------- its endings ----
 
 
-async def test_detached_by_hand_is_a_loss(fake: FakeLibvirt) -> None:
+async def test_detached_by_hand_is_a_loss(
+    fake: FakeLibvirt, caplog: pytest.LogCaptureFixture
+) -> None:
     guest, device = guest_of(fake), Device()
     watched = Watched(guest)
     await guest.start()
@@ -434,6 +442,7 @@ async def test_detached_by_hand_is_a_loss(fake: FakeLibvirt) -> None:
     assert watched.lost == [(device, "detached from the domain")]
     assert watched.ended == []
     await guest.aclose()
+    assert "left behind" not in caplog.text
 
 
 async def test_a_qemu_that_hangs_up_is_a_loss_in_the_end(
@@ -560,11 +569,26 @@ class _Gone:
         pass
 
 
+async def test_what_belongs_to_somebody_else_is_not_stale(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert await is_stale(tmp_path / "none")
+
+    async def refuse(path: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", refuse)
+    assert not await is_stale(tmp_path / "theirs")
+
+
 async def test_devices_of_others_stay(fake: FakeLibvirt) -> None:
     guest = guest_of(fake)
     await guest.start()
     await guest.attach(Device())
-    fake.devices["ua-mine"] = fake.devices[next(iter(fake.devices))]
+    fake.devices["ua-mine"] = ElementTree.fromstring(
+        "<redirdev><source mode='connect' path='/none'/><alias name='ua-mine'/>"
+        "</redirdev>"
+    )
     other = guest_of(fake)
     await other.start()
     await other.aclose()
