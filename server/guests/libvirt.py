@@ -223,13 +223,13 @@ class LibvirtGuest(HotplugGuest[_Plug]):
     async def _find_reason(self, plug: _Plug) -> None:
         for _ in range(END_LOOKS):
             await asyncio.sleep(END_POLL)
-            if plug.why is not None or plug.removal is not None:
-                return
             try:
                 domain = await self._look()
             except GuestError as error:  # its daemon may be started again just now
                 log.debug("%s: %s", plug.id, error)
                 continue
+            if plug.why is not None or plug.removal is not None:
+                return  # another one has found it out meanwhile
             if domain.run != plug.run:
                 self._domain_ended()
                 return

@@ -487,6 +487,37 @@ async def test_a_domain_that_is_started_again(
     await guest.aclose()
 
 
+async def test_who_looks_late_does_not_end_a_domain_that_is_back(
+    fake: FakeLibvirt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both devices' ends are looked into; the slower look is over after the return."""
+    guest, devices = guest_of(fake), [Device(1), Device(2)]
+    watched = Watched(guest)
+    await guest.start()
+    for device in devices:
+        await guest.attach(device)
+    look, begun, go_on = guest._look, asyncio.Event(), asyncio.Event()
+
+    async def look_slowly() -> Domain:
+        is_first = not begun.is_set()
+        begun.set()
+        found = await look()
+        if is_first:
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(guest, "_look", look_slowly)
+    fake.shut_down()
+    fake.run = "2"
+    await until(lambda: watched.returned)
+    await guest.attach(devices[0])
+    go_on.set()
+    await asyncio.sleep(0.1)
+    assert len(watched.ended) == len(watched.returned) == 1
+    assert len(watched.lost) == 2
+    await guest.aclose()
+
+
 async def test_an_idle_domain_that_ends_is_noticed_by_the_next_device(
     fake: FakeLibvirt,
 ) -> None:
