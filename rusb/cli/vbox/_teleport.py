@@ -1,8 +1,10 @@
 """Options and commands about moving a running machine to another host."""
 
+import contextlib
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +125,17 @@ def _teleport(uuid: str, words: Sequence[str]) -> None:
 def _follow(uuid: str, where: str) -> None:
     """Show how far it is until it is over; Ctrl-C cancels."""
     shown = ""
-    while True:
-        try:
-            state: Mapping[str, Any] = ask_running(uuid, "teleportstatus")
+    with _interrupts() as interrupts:
+        while True:
+            if interrupts:
+                interrupts.clear()
+                _cancel(uuid)
+            try:
+                state: Mapping[str, Any] = ask_running(uuid, "teleportstatus")
+            except ControlError as error:
+                raise ControlError(
+                    f"{error}: it ended while it was being teleported; its log says why"
+                ) from None
             text = _progress(state)
             if text != shown:
                 shown = text
@@ -133,12 +143,6 @@ def _follow(uuid: str, where: str) -> None:
             if state["is_over"]:
                 break
             time.sleep(LOOK_PERIOD)
-        except KeyboardInterrupt:
-            _cancel(uuid)
-        except ControlError as error:
-            raise ControlError(
-                f"{error}: it ended while it was being teleported; its log says why"
-            ) from None
     _end_bar()
     if state["error"]:
         raise ControlError(clean_text(str(state["error"])))
@@ -152,6 +156,17 @@ def _follow(uuid: str, where: str) -> None:
             f"USB devices that stay plugged in over this host: {count}. It has to run"
             " until they have left; controlvm VM poweroff here unplugs them."
         )
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collect each Ctrl-C; asyncio loses one that comes when a question is answered."""
+    found: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: found.append(number))
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cancel(uuid: str) -> None:
