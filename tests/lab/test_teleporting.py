@@ -250,12 +250,21 @@ def process_of(host: Place) -> int:
     return int(json.loads(shown)["live"]["process"])
 
 
+def end_of(leaving: subprocess.Popen[bytes], host: Place) -> int:
+    """With which status the command ends."""
+    try:
+        return leaving.wait(60)
+    except subprocess.TimeoutExpired:
+        log = max(host.folder.rglob("VBox.log"), key=lambda path: path.stat().st_mtime)
+        pytest.fail(f"it said {host.said('ip')}, the log {log.read_text()[-2000:]}")
+
+
 def test_ctrl_c_cancels(
     running: tuple[Place, Place], leaving: subprocess.Popen[bytes]
 ) -> None:
     near, far = running
     leaving.send_signal(signal.SIGINT)
-    assert leaving.wait(30) == 1
+    assert end_of(leaving, near) == 1
     assert "cancelled; the machine goes on here" in near.said("ip")
     assert near.state(MACHINE) == "running"
     wait_state(far, "poweroff")
@@ -266,7 +275,7 @@ def test_a_source_that_is_killed_is_gone_and_runs_nowhere(
 ) -> None:
     near, far = running
     os.kill(process_of(near), signal.SIGKILL)
-    assert leaving.wait(30) == 1
+    assert end_of(leaving, near) == 1
     assert "it ended while it was being teleported" in near.said("ip")
     wait_state(far, "poweroff")
     assert near.state(MACHINE) == "poweroff"
@@ -277,7 +286,7 @@ def test_a_target_that_is_killed_leaves_it_at_the_source(
 ) -> None:
     near, far = running
     os.kill(process_of(far), signal.SIGKILL)
-    assert leaving.wait(30) == 1
+    assert end_of(leaving, near) == 1
     assert "was lost" in near.said("ip")
     assert near.state(MACHINE) == "running"
     assert far.state(MACHINE) == "poweroff"
@@ -288,7 +297,7 @@ def test_a_cable_that_is_pulled_leaves_it_at_the_source(
 ) -> None:
     near, far = running
     far.link("down")
-    assert leaving.wait(60) == 1
+    assert end_of(leaving, near) == 1
     assert "was lost" in near.said("ip")
     assert near.state(MACHINE) == "running"
     wait_state(far, "poweroff")
