@@ -29,7 +29,7 @@ help:
 	@echo "make test        all tests, virtual machines included"
 	@echo "make unit        the protocols, filters and USB itself, in half a minute"
 	@echo "make others      the same with each other Python of this machine, 3.11 to 3.14"
-	@echo "make fast        all tests but those with virtual machines, in 90 s"
+	@echo "make fast        all tests but those with virtual machines, in two or three minutes"
 	@echo "make fuzz        random inputs from a random seed, for some minutes"
 	@echo "make soak        what takes long by itself: a million inputs, for some hours"
 	@echo "make coverage    the share of branches that make unit takes, and its floor"

@@ -53,6 +53,8 @@ _NEEDED = (
     " whose property Client/DisableUSB is not set"
 )
 
+_RESETS = (ConnectionResetError, BrokenPipeError)
+
 STEP, MOST = 0.2, 2.0
 """Seconds by which the time between attempts grows, and up to which."""
 
@@ -517,7 +519,8 @@ class ClientSession:
         if connection is not self._connection or not connection.was_active:
             return  # whoever opened it knows
         self.reason = connection.reason
-        if error is None and not self._is_closing:
+        is_reset = error and isinstance(error.__cause__, _RESETS)  # as by kill -9
+        if (error is None or is_reset) and not self._is_closing:
             error = self._why_ended(connection, wires)
         has_end = self._is_closing or not isinstance(error, ConnectionLost)
         has_nothing = self.connections == 1 and not wires.has_heard

@@ -299,7 +299,9 @@ class RdpStream(asyncio.Protocol):
         if self.core.has_more and not self._is_over:
             self._receive(b"", inf)  # it came before the end
         if exc is not None and self._error is None:
-            self._error = ConnectionLost(f"the connection broke: {exc}")
+            why = reason(exc) if isinstance(exc, OSError) and exc.errno else exc
+            self._error = ConnectionLost(f"the connection broke: {why}")
+            self._error.__cause__ = exc
         self._end()
 
     def pause_writing(self) -> None:

@@ -40,8 +40,11 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
 
 
 @contextlib.asynccontextmanager
-async def proxy(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
-    """Stand between; when the event is set both ends see a FIN and nothing else."""
+async def proxy(
+    port: int, *, resets: bool = False
+) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Stand between; when the event is set both ends see a FIN and nothing else, or
+    the client a reset."""
     cut = asyncio.Event()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,6 +61,11 @@ async def proxy(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
         await cut.wait()
         for task in pumps:
             task.cancel()
+        if resets:
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
         writer.close()
         far_writer.close()
 
@@ -67,10 +75,13 @@ async def proxy(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
         cut.set()
 
 
-async def test_a_cut_of_the_session_is_status_76_and_says_so(lab: Lab) -> None:
-    """C2: a server killed with -9 looks like this, too; status 0 until now."""
+@pytest.mark.parametrize("resets", [False, True])
+async def test_a_cut_of_the_session_is_status_76_and_says_so(
+    lab: Lab, resets: bool
+) -> None:
+    """C2: a server killed with -9 looks like this, too, or like this with a reset."""
     backend = EmulatedBackend(devices=[Loopback()])
-    async with proxy(lab.server.port) as (port, cut):
+    async with proxy(lab.server.port, resets=resets) as (port, cut):
         config = ClientConfig("127.0.0.1", port, known_servers=lab.folder / "known")
         async with connect(config, backends=[backend]) as session:
             await lab.guest.wait_for(1)
