@@ -30,7 +30,7 @@ POLL_SECONDS = 3.0
 
 IMPORT_SECONDS, IMPORT_PAUSE = 3.0, 0.2
 """How long an import is tried that the server refuses, and how often: Linux resets a
-device that was given back, and has it not meanwhile."""
+device that was given back, and does not export it until then."""
 
 MAX_LIST = 2 << 20
 """Bytes of a list: a thousand devices with many interfaces each."""

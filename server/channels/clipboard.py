@@ -26,7 +26,7 @@ PATIENCE = 5.0
 """Seconds that the guest may take for its text."""
 
 OFFER_PERIOD = 0.05
-"""Seconds that pass before the guest is told of another text."""
+"""Seconds between two notices to the guest that there is a new text."""
 
 MAX_WAITING = 4 << 20
 """Bytes that wait for a client above which it gets no text: it asks, and reads

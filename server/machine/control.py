@@ -384,8 +384,6 @@ async def follow(
             f"the running machine sent no events within {ANSWER_TIMEOUT:g} s"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, RusbError):
-            raise
         why = reason(error) if isinstance(error, OSError) else error
         raise ControlError(
             f"cannot read events from the running machine: {why}"

@@ -134,7 +134,7 @@ async def use(guest: Guest, server: RusbServer, source: str, image: Path) -> Non
 async def test_a_device_of_usbipd_is_in_a_guest(
     usbipd: Owner, guest: Guest, server: RusbServer
 ) -> None:
-    for _ in range(2):  # Linux resets it in between, and has it not meanwhile
+    for _ in range(2):  # Linux resets it in between, and refuses it until then
         await use(guest, server, f"usbip:127.0.0.1:{usbipd.port}", usbipd.image)
 
 

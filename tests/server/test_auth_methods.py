@@ -490,6 +490,14 @@ async def test_a_module_that_cannot_be_used_denies(tmp_path: Path, text: str) ->
     assert "authentication library" in decision.reason
 
 
+async def test_a_library_that_is_no_python_denies(tmp_path: Path) -> None:
+    path = tmp_path / "VBoxAuth"
+    path.touch()
+    decision = await choose(machine("External", str(path))).check(request())
+    assert not decision.granted
+    assert f"{path} is not a Python file" in decision.reason
+
+
 async def test_the_machines_library_goes_before_the_installations() -> None:
     stored = {"john": hash_legacy("secret")}
     both = choose(machine("External", "VBoxAuthSimple", **stored), library="null")

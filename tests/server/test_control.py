@@ -25,6 +25,7 @@ from rusb.server.machine.control import (
     ControlServer,
     call,
     control_path,
+    running_path,
     runtime_folder,
 )
 from rusb.server.vbox import lock as lock_module
@@ -203,6 +204,25 @@ async def test_who_asks_no_more_is_sent_no_more(control: ControlServer) -> None:
 async def test_without_a_running_machine(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="not running"):
         await call(tmp_path / "m.control", "double")
+
+
+def test_nobody_listens_for_a_machine_that_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUSB_RUNTIME", str(tmp_path / "run"))
+    with pytest.raises(ControlError, match="the machine is not running"):
+        running_path("3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a7ff")
+
+
+async def test_a_socket_that_is_there_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(control_module, "WATCH_PERIOD", 0.02)
+    control = make(tmp_path / "m.control")
+    await control.start()
+    await asyncio.sleep(0.2)  # it is looked at some times
+    assert "was removed" not in caplog.text
+    await control.aclose()
 
 
 async def test_a_machine_runs_once(control: ControlServer) -> None:
