@@ -80,6 +80,11 @@ class Ticket:
         """Seconds in which it is still good."""
         return self.heard + self.grace - EARLY - clock()
 
+    @property
+    def is_good(self) -> bool:
+        """May the server still wait for us?"""
+        return self.left > 0 and not self.is_void
+
     def sign(self, text: bytes) -> bytes:
         """Show that it is ours."""
         return self._key.sign(text)
@@ -87,6 +92,16 @@ class Ticket:
     def was_heard(self, now: float) -> None:
         """Something of the server came."""
         self.heard = now
+
+    def suspend(self) -> None:
+        """No connection carries the wire any more. Idempotent."""
+        self.lane.unbind()
+        self.link.suspend()
+
+    def close(self) -> None:
+        """All is over; the core's last events are handed out. Idempotent."""
+        self.lane.unbind()
+        self.link.close()
 
 
 class Extension:

@@ -10,14 +10,12 @@ from typing import TypeGuard
 from rusb.aio.tasks import TaskSet
 from rusb.aio.tls import KnownServers
 from rusb.errors import (
-    AuthenticationError,
     BackendError,
     CertificateError,
     ConnectionLost,
     Hint,
     NegotiationError,
     RusbError,
-    SettingsError,
 )
 from rusb.rdp.cookie import Cookie
 from rusb.usb.backend import DeviceBackend
@@ -27,26 +25,16 @@ from .config import ClientConfig
 from .connection import Connection
 from .devices import DeviceCatalog, Standing, load_backend
 from .dial import user_of
-from .events import (
-    ConnectionBroken,
-    ConnectionHeard,
-    SecurityLowered,
-    SessionEvent,
-    SessionForgotten,
-    SessionRenewed,
-    SessionResumed,
-)
+from .events import SecurityLowered, SessionEvent
 from .extension import Extension, Ticket, clock
 from .offers import Offers
 from .pulse import NetworkWatch, Pulse
+from .redial import Redial
 from .wires import WireChoice
 
 __all__ = ["ClientSession", "SessionDevice", "connect"]
 
 log = logging.getLogger(__name__)
-
-RESUME_SECONDS, RENEW_SECONDS = 5.0, 10.0
-"""For one attempt to come back: to a session that waits for us, to a new one."""
 
 _NEEDED = (
     "Remote USB needs a VRDP server (rusb serve, or VirtualBox with its extension pack)"
@@ -54,13 +42,6 @@ _NEEDED = (
 )
 
 _RESETS = (ConnectionResetError, BrokenPipeError)
-
-STEP, MOST = 0.2, 2.0
-"""Seconds by which the time between attempts grows, and up to which."""
-
-BELIEVED = 3
-"""Refusals in a row that count, of a server that had let us in before: a connection
-that breaks during the logon looks like one."""
 
 
 @contextlib.asynccontextmanager
@@ -215,11 +196,15 @@ class ClientSession:
         self._wires: WireChoice | None = None  # of the connection
         self._pulse: Pulse | None = None  # of it
         self._network: NetworkWatch | None = None
-        self._ticket: Ticket | None = None
         self._is_ours = False  # the server is rusb
-        self._broken: RusbError | None = None  # why there is no connection
-        self._return: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self._redial = Redial(
+            config.server,
+            resume=self._resume,
+            begin=self._begin,
+            drop=self._drop,
+            on_event=on_event,
+            on_over=self._finish,
+        )
         self._over: asyncio.Future[RusbError | None]
         self._over = asyncio.get_running_loop().create_future()
         self._offers = Offers(
@@ -257,7 +242,7 @@ class ClientSession:
     def is_connected(self) -> bool:
         """Is there a connection that works? False while the session tries to come
         back."""
-        return self._connection is not None and self._return is None
+        return self._connection is not None and not self._redial.is_under_way
 
     @property
     def peer(self) -> str:
@@ -332,9 +317,7 @@ class ClientSession:
         self._is_closing = True
         if self._network is not None:
             self._network.close()
-        if self._return is not None:
-            self._return.cancel()
-            await asyncio.wait([self._return])
+        await self._redial.aclose()
         if self._connection is not None:
             await self._connection.aclose()
         self._finish(None)
@@ -347,9 +330,7 @@ class ClientSession:
             self._silence.cancel()
         if self._pulse is not None:
             self._pulse.close()
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            ticket.link.close()
+        self._redial.forget()
         if self._wires is not None:
             self._wires.close()
         self._offers.end()
@@ -368,8 +349,8 @@ class ClientSession:
 
     # --------------------------------------------------------- connections ----
 
-    async def _begin(self, seconds: float) -> None:
-        """Connect, and begin anew with the server.
+    async def _begin(self, seconds: float) -> str:
+        """Connect, and begin anew with the server; return what secures it.
 
         Raises:
             RusbError: see :meth:`start`.
@@ -389,7 +370,8 @@ class ClientSession:
         connection = self._make(wires)
         self._become(connection, wires)
         try:
-            await self._open(connection, wires, extension, seconds)
+            limit = min(seconds, self.config.timeout)
+            await self._open(connection, wires, extension, limit)
         except BaseException:
             connection.abort()
             wires.close()
@@ -399,8 +381,9 @@ class ClientSession:
         if self.config.usb and not wires.is_possible:
             names = " or ".join(wires.channels.static)
             raise self._no_usb(f"it does not open the channel {names}")
+        return connection.security
 
-    async def _resume(self, ticket: Ticket) -> None:
+    async def _resume(self, ticket: Ticket, seconds: float) -> None:
         """Connect, and go on with what the server has kept for us.
 
         Raises:
@@ -430,8 +413,8 @@ class ClientSession:
         )
         connection = self._make(wires, lost, ticket.cookie)
         try:
-            async with asyncio.timeout(RESUME_SECONDS):
-                await self._open(connection, wires, extension, RESUME_SECONDS)
+            async with asyncio.timeout(seconds):
+                await self._open(connection, wires, extension, seconds)
                 await done
         except TimeoutError:
             if self._connection is not connection:
@@ -491,7 +474,7 @@ class ClientSession:
         """This connection counts from now on."""
         self._connection, self._wires = connection, wires
         self.connections += 1
-        self._broken = None
+        self._redial.connected()
         self._pause_or_resume()
 
     def _let_go(self) -> None:
@@ -503,9 +486,8 @@ class ClientSession:
         if self._pulse is not None:
             self._pulse.close()
             self._pulse = None
-        if self._ticket is not None:
-            self._ticket.lane.unbind()
-            self._ticket.link.suspend()
+        if self._redial.ticket is not None:
+            self._redial.ticket.suspend()
         if self._wires is not None:
             self._wires.close()
         if connection is not None:
@@ -522,13 +504,21 @@ class ClientSession:
         is_reset = error and isinstance(error.__cause__, _RESETS)  # as by kill -9
         if (error is None or is_reset) and not self._is_closing:
             error = self._why_ended(connection, wires)
-        has_end = self._is_closing or not isinstance(error, ConnectionLost)
+        is_end = self._is_closing or self._over.done() or not self.config.reconnect
         has_nothing = self.connections == 1 and not wires.has_heard
-        if has_end or has_nothing or not self.config.reconnect or self._over.done():
+        if is_end or has_nothing or not isinstance(error, ConnectionLost):
             self._finish(error)
             return
         self._let_go()
-        self._come_back(error)
+        self._redial.start(error)
+
+    async def _drop(self, ticket: Ticket | None) -> None:
+        """Give back what the server does not keep for us, to offer it anew."""
+        if ticket is None:
+            self._let_go()
+            await self._offers.drop()
+        else:
+            await self._offers.drop(but=ticket.link)
 
     def _why_ended(self, connection: Connection, wires: WireChoice) -> RusbError | None:
         """Explain the end of a session; None if the server said goodbye."""
@@ -571,7 +561,7 @@ class ClientSession:
         assert self._wires is not None
         assert extension is not None
         self._wires.keep(ticket)
-        self._ticket, self._is_ours = ticket, True
+        self._redial.ticket, self._is_ours = ticket, True
         self._watch(ticket, extension)
 
     def _watch(self, ticket: Ticket, extension: Extension) -> None:
@@ -586,25 +576,19 @@ class ClientSession:
             is_deaf=lambda: self._is_held,
             heard=ticket.was_heard,
             on_silent=self._on_silent,
-            on_back=self._on_back,
+            on_back=self._redial.heard,
         )
 
     def _on_network(self) -> None:
         """Addresses, routes or links of this machine have changed."""
-        self._hurry.set()
+        self._redial.hurry()
         if self._pulse is not None:
             self._pulse.doubt()
 
     def _on_silent(self) -> None:
-        """Nothing comes any more: another connection is tried beside this one."""
-        self._come_back(ConnectionLost(f"{self.config.server} is silent"))
-
-    def _on_back(self) -> None:
-        """Something came: whichever speaks first wins."""
-        if self._return is not None:
-            self._return.cancel()
-            self._return, self._broken = None, None
-            self._on_event(ConnectionHeard(self.config.server))
+        """Nothing comes any more: another connection is tried beside this one, and
+        whichever speaks first wins."""
+        self._redial.start(ConnectionLost(f"{self.config.server} is silent"))
 
     def _on_pressure(self, connection: Connection, is_high: bool) -> None:
         if connection is self._connection:
@@ -619,73 +603,3 @@ class ClientSession:
         """Stop reading requests while the server reads slowly or asks too much."""
         if self._connection is not None and self._connection.stream is not None:
             self._connection.stream.hold(is_held=self._is_held)
-
-    # ------------------------------------------------------------ coming back ----
-
-    def _come_back(self, error: RusbError | None) -> None:
-        """Try to be there again, unless that is under way."""
-        self._broken = error
-        if self._return is None:
-            self._return = self._tasks.start(self._try_to_return(), "coming back")
-
-    async def _try_to_return(self) -> None:
-        try:
-            while self._broken is not None:
-                await self._return_once(self._broken)
-        except RusbError as error:
-            self._finish(error)
-        if self._return is asyncio.current_task():
-            self._return = None
-
-    async def _return_once(self, error: RusbError) -> None:
-        """Go on with what the server has kept; if there is nothing, begin anew."""
-        server, ticket = self.config.server, self._ticket
-        left = 0.0 if ticket is None else max(0.0, ticket.left)
-        self._on_event(ConnectionBroken(server, error, round(left)))
-        if ticket is not None:
-            heard = ticket.heard
-            await self._dial(ticket)
-            if self._broken is None:
-                self._on_event(SessionResumed(server, round(clock() - heard, 1)))
-                # what was not kept is offered anew
-                await self._offers.drop(but=ticket.link)
-                return
-            self._on_event(SessionForgotten(server, is_late=ticket.left <= 0))
-            self._ticket = None
-            ticket.lane.unbind()
-            ticket.link.close()
-        self._let_go()
-        await self._offers.drop()
-        await self._dial(None)
-        if self._broken is None:
-            self._on_event(SessionRenewed(server, self.security))
-
-    async def _dial(self, ticket: Ticket | None) -> None:
-        """Dial until there is a connection again, or *ticket* is good no longer.
-
-        Raises:
-            RusbError: the server refuses us.
-        """
-        pause, refusals = 0.0, 0
-        while self._broken is not None:
-            if ticket is not None and (ticket.left <= 0 or ticket.is_void):
-                return
-            self._hurry.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._hurry.wait()
-            pause = min(pause + STEP, MOST)
-            try:
-                if ticket is not None:
-                    await self._resume(ticket)
-                else:
-                    await self._begin(min(RENEW_SECONDS, self.config.timeout))
-            except (CertificateError, SettingsError):
-                raise
-            except (AuthenticationError, NegotiationError) as error:
-                refusals += 1
-                if refusals >= BELIEVED:
-                    raise
-                self._broken = error
-            except RusbError as error:
-                refusals, self._broken = 0, error

@@ -10,7 +10,8 @@ import pytest
 from rusb.client import pulse
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.client.connection import Connection
-from rusb.client.session import BELIEVED, connect
+from rusb.client.redial import BELIEVED
+from rusb.client.session import connect
 from rusb.errors import AuthenticationError
 from rusb.server import extension
 from rusb.server.auth import Decision, Request

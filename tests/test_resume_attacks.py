@@ -13,6 +13,7 @@ from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.connection import Connection
 from rusb.client.devices import DeviceCatalog
 from rusb.client.extension import Ticket
+from rusb.client.redial import RESUME_SECONDS
 from rusb.client.session import ClientSession, connect
 from rusb.errors import ConnectionLost, ServerBusy
 from rusb.rdp.channels import ChannelListener, ChannelRegistry
@@ -45,26 +46,30 @@ def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pulse, name, getattr(pulse, name) / 5)
 
 
+def ticket_of(session: ClientSession) -> Ticket:
+    """Return what it may come back with."""
+    ticket = session._redial.ticket
+    assert ticket is not None
+    return ticket
+
+
 class Thief:
     """Somebody who wants to go on with a session."""
 
     def __init__(self, lab: Net, victim: ClientSession) -> None:
-        assert victim._ticket is not None
         self.lab = lab
         lab.server.machine.remote_display.allow_multi_connection = True
-        self.ticket = Ticket(
-            victim._ticket.id, 60, victim._ticket.protocol, victim._ticket.link
-        )
-        self.ticket.lane.received = victim._ticket.lane.received
+        own = ticket_of(victim)
+        self.ticket = Ticket(own.id, 60, own.protocol, own.link)
+        self.ticket.lane.received = own.lane.received
         self.user = ""
 
     async def try_it(self) -> None:
         """Dial, and see that it does not work out."""
         config = replace(self.lab.config(), user=self.user)
         session = ClientSession(config, DeviceCatalog([]))
-        session._ticket = None
         with pytest.raises(ConnectionLost):
-            await session._resume(self.ticket)
+            await session._resume(self.ticket, RESUME_SECONDS)
 
 
 async def stolen(lab: Net, thief: Thief, why: str) -> None:
@@ -87,8 +92,7 @@ async def test_a_copied_key_of_another_user_resumes_nothing(lab: Net) -> None:
     async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
         await lab.guest.wait_for(1)
         thief = Thief(lab, victim)
-        assert victim._ticket is not None
-        thief.ticket._key = victim._ticket._key
+        thief.ticket._key = ticket_of(victim)._key
         thief.user = "mallory"
         await stolen(lab, thief, "another user or screen had it")
 
@@ -99,8 +103,7 @@ async def test_a_signature_holds_for_one_connection_alone(lab: Net, part: str) -
     async with lab.client(EmulatedBackend(devices=[Loopback()])) as victim:
         await lab.guest.wait_for(1)
         thief = Thief(lab, victim)
-        assert victim._ticket is not None
-        key = victim._ticket._key
+        key = ticket_of(victim)._key
         where = {"nonce": 14, "certificate": 70, "count": 62}[part]
 
         def sign(text: bytes) -> bytes:
@@ -119,8 +122,7 @@ async def test_counts_that_cannot_be_resume_nothing(lab: Net, count: int) -> Non
         for _ in range(ACK_MESSAGES + 50):  # so that 0 has been freed
             await device.control(SetupPacket.get_descriptor(3, 1, 255))
         thief = Thief(lab, victim)
-        assert victim._ticket is not None
-        thief.ticket._key = victim._ticket._key
+        thief.ticket._key = ticket_of(victim)._key
         thief.ticket.lane.received = count
         await stolen(lab, thief, f"{count} messages cannot be")
 
