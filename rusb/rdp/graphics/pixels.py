@@ -46,6 +46,13 @@ KINDS: dict[int, np.dtype[Any]] = {
 TILE = 64
 """Pixels of a tile's longest side."""
 
+_COLOURS_OF = {
+    8: ((16, 0xE0), (11, 0x1C), (6, 0x03)),
+    15: ((9, 0x7C00), (6, 0x03E0), (3, 0x001F)),
+    16: ((8, 0xF800), (5, 0x07E0), (3, 0x001F)),
+}
+"""How far red, green and blue are moved to the right, and what stays of them."""
+
 _COLOURS = 256
 _PALETTE_HEAD = b"\2\0\0\0\0\1\0\0"  # update type, pad, 256 colours
 
@@ -70,20 +77,14 @@ def frame_of(width: int, height: int, rgb: bytes) -> Frame:
 
 def to_depth(pixels: Frame, depth: int) -> Pixels:
     """Convert pixels 0x00RRGGBB, in an array of any shape."""
-    if depth == 8:
-        return (pixels >> 16 & 0xE0 | pixels >> 11 & 0x1C | pixels >> 6 & 3).astype(
-            np.uint8
-        )
-    if depth == 15:
-        return (pixels >> 9 & 0x7C00 | pixels >> 6 & 0x3E0 | pixels >> 3 & 0x1F).astype(
-            np.uint16
-        )
-    if depth == 16:
-        return (pixels >> 8 & 0xF800 | pixels >> 5 & 0x7E0 | pixels >> 3 & 0x1F).astype(
-            np.uint16
-        )
-    assert depth == 24
-    return pixels & 0xFFFFFF
+    if depth == 24:
+        return pixels & 0xFFFFFF
+    found: Pixels = np.zeros(pixels.shape, KINDS[pixel_size(depth)])
+    for shift, mask in _COLOURS_OF[depth]:
+        colour = (pixels >> shift).astype(found.dtype)  # which the cache likes better
+        colour &= found.dtype.type(mask)
+        found |= colour
+    return found
 
 
 def from_depth(pixels: Pixels, depth: int, palette: Frame) -> Frame:

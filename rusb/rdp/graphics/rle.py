@@ -37,7 +37,7 @@ def encode(tiles: Pixels, size: int) -> list[bytes]:
     count, height, width = tiles.shape
     area = height * width
     pixels = np.ascontiguousarray(tiles).reshape(count, area)
-    starts, kinds = _orders(pixels, width)
+    starts, kinds, is_told = _orders(pixels, width)
     lengths = np.diff(starts, append=count * area)
     heads = 1 + (lengths > _MAX_SHORT) + (lengths > _MAX_MIDDLE)
     bodies = np.where(kinds == _IMAGE, lengths * size, 0)
@@ -45,83 +45,94 @@ def encode(tiles: Pixels, size: int) -> list[bytes]:
     ends = np.cumsum(heads + bodies)
     at = ends - heads - bodies
     out = np.empty(int(ends[-1]), np.uint8)
-    _write_heads(out, at, heads, kinds, lengths)
-    # the pixels that are told, in their order: all of an image, one of a run
-    is_told = np.repeat(kinds == _IMAGE, lengths)
-    is_told[starts[kinds == _RUN]] = True
-    is_body = np.repeat(
-        np.tile([False, True], len(kinds)), np.stack((heads, bodies), 1).reshape(-1)
-    )
-    out[is_body] = to_bytes(pixels.reshape(-1)[is_told], size)
+    is_body = np.ones(len(out), bool)
+    _write_heads(out, is_body, at, heads, kinds, lengths)
+    out[is_body] = to_bytes(pixels.reshape(-1).compress(is_told.reshape(-1)), size)
     data = out.tobytes()
     first = at[np.searchsorted(starts, np.arange(0, count * area, area))].tolist()
     return [data[a:b] for a, b in zip(first, [*first[1:], len(data)], strict=True)]
 
 
+_Flags = npt.NDArray[np.bool_]  # one for each pixel
+
+
 def _orders(
     pixels: Pixels, width: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint8], _Flags]:
     """Divide (count, area) pixels into orders: where each begins, and its kind.
 
     A background run never crosses the end of a bitmap's first row, and never follows
     another one but there: it would begin with a pixel of the foreground.
+
+    All pixels are looked at in every step, for that costs less than to gather some.
+
+    Returns:
+        also, which pixels are told: all of an image, one of a run.
     """
-    count, area = pixels.shape
-    flat, total = pixels.reshape(-1), count * area
-    firsts = np.arange(0, total, area)
-    above = np.empty((count, area), bool)  # as the pixel above, which may be the black
+    above = np.empty(pixels.shape, bool)  # as the pixel above, which may be the black
     np.equal(pixels[:, :width], 0, out=above[:, :width])
     np.equal(pixels[:, width:], pixels[:, :-width], out=above[:, width:])
-    flags = above.reshape(-1)
-    edge = np.empty(total, bool)
-    edge[0] = True
-    np.not_equal(flags[1:], flags[:-1], out=edge[1:])
-    edge[firsts] = True
-    if area > width:
-        edge[firsts + width] = True
-    begins = np.flatnonzero(edge)
-    lengths = np.diff(begins, append=total)
-    is_long = flags[begins] & (lengths >= _MIN_BACKGROUND)
-    background = np.repeat(is_long, lengths)
-    begins_piece = np.empty(total, bool)  # background runs, and equal pixels elsewhere
-    begins_piece[0] = True
-    np.not_equal(flat[1:], flat[:-1], out=begins_piece[1:])
-    begins_piece[1:] |= background[:-1]
-    begins_piece[background] = False
-    begins_piece[begins[is_long]] = True
-    begins_piece[firsts] = True
-    starts = np.flatnonzero(begins_piece)
-    lengths = np.diff(starts, append=total)
-    kinds = np.where(lengths >= _MIN_RUN, _RUN, _IMAGE).astype(np.int8)
-    kinds[background[starts]] = _BACKGROUND
-    is_image = kinds == _IMAGE
-    is_order = np.empty(len(starts), bool)  # images that touch are one
-    is_order[0] = True
-    is_order[1:] = ~(is_image[1:] & is_image[:-1])
-    is_order |= starts % area == 0
-    return starts[is_order], kinds[is_order]
+    background = _long(above, _MIN_BACKGROUND, width)
+    other = ~background
+    same = np.zeros(pixels.shape, bool)  # as the pixel before, which is told
+    np.equal(pixels[:, 1:], pixels[:, :-1], out=same[:, 1:])
+    same &= other
+    same[:, 1:] &= other[:, :-1]
+    repeats = _long(same, _MIN_RUN - 1)
+    is_told = other & ~repeats
+    run_begins = is_told.copy()
+    run_begins[:, -1] = False
+    run_begins[:, :-1] &= repeats[:, 1:]
+    is_image = is_told & ~run_begins
+    kinds = other.view(np.uint8) + is_image.view(np.uint8)
+    begins = run_begins
+    begins[:, 1:] |= kinds[:, 1:] != kinds[:, :-1]
+    begins[:, 0] = True
+    if pixels.shape[1] > width:
+        begins[:, width] |= background[:, width]
+    starts = np.flatnonzero(begins)
+    return starts, kinds.reshape(-1).take(starts), is_told
+
+
+def _long(flags: _Flags, least: int, cut: int = 0) -> _Flags:
+    """Return which of (count, area) flags are set in a row of at least so many.
+
+    Args:
+        cut: where each row is cut in two.
+    """
+    found = np.zeros_like(flags)
+    windows = flags.shape[1] - least + 1
+    if windows <= 0:
+        return found
+    begins = flags[:, :windows].copy()
+    for shift in range(1, least):
+        begins &= flags[:, shift : shift + windows]
+    begins[:, max(0, cut - least + 1) : cut] = False
+    for shift in range(least):
+        found[:, shift : shift + windows] |= begins
+    return found
 
 
 def _write_heads(
     out: npt.NDArray[np.uint8],
+    is_body: _Flags,
     at: npt.NDArray[np.intp],
     heads: npt.NDArray[np.intp],
-    kinds: npt.NDArray[np.int8],
+    kinds: npt.NDArray[np.uint8],
     lengths: npt.NDArray[np.intp],
 ) -> None:
     """Write code and length of each order, in one, two or three bytes."""
-    for size in (1, 2, 3):
-        chosen = heads == size
-        where, kind, length = at[chosen], kinds[chosen], lengths[chosen]
-        if size == 1:
-            out[where] = _SHORT[kind] | length.astype(np.uint8)
-        elif size == 2:
-            out[where] = _SHORT[kind]
-            out[where + 1] = length - (_MAX_SHORT + 1)
-        else:
-            out[where] = _LONG[kind]
-            out[where + 1] = length & 0xFF
-            out[where + 2] = length >> 8
+    out[at] = _SHORT.take(kinds) | np.where(heads == 1, lengths, 0).astype(np.uint8)
+    is_body[at] = False
+    middle, long = np.flatnonzero(heads == 2), np.flatnonzero(heads == 3)
+    where = at[middle] + 1
+    out[where] = lengths[middle] - (_MAX_SHORT + 1)
+    is_body[where] = False
+    where = at[long]
+    out[where] = _LONG[kinds[long]]
+    for byte in (1, 2):
+        out[where + byte] = lengths[long] >> 8 * (byte - 1) & 0xFF
+        is_body[where + byte] = False
 
 
 def decode(data: bytes, width: int, height: int, depth: int) -> Pixels:

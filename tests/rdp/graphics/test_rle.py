@@ -45,6 +45,11 @@ def test_a_background_run_ends_with_the_first_row() -> None:
     assert rle.encode(np.zeros((1, 2, 4), np.uint8), 1) == [b"\4\4"]
 
 
+def test_the_last_pixel_of_a_bitmap_belongs_to_its_image() -> None:
+    pixels = np.array([[[1, 2, 3, 4]], [[5, 5, 5, 6]]], np.uint8)
+    assert rle.encode(pixels, 1) == [b"\x84\1\2\3\4", b"\x84\5\5\5\6"]
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_text_becomes_short(depth: int) -> None:
     tiles = desktop(256, 256)[:192, 64:].reshape(3, 64, 3, 64).swapaxes(1, 2)
