@@ -38,7 +38,9 @@ def encode(tiles: Pixels, size: int) -> list[bytes]:
     area = height * width
     pixels = np.ascontiguousarray(tiles).reshape(count, area)
     starts, kinds, is_told = _orders(pixels, width)
-    lengths = np.diff(starts, append=count * area)
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = count * area - starts[-1]
     heads = 1 + (lengths > _MAX_SHORT) + (lengths > _MAX_MIDDLE)
     bodies = np.where(kinds == _IMAGE, lengths * size, 0)
     bodies[kinds == _RUN] = size
@@ -90,7 +92,7 @@ def _orders(
     begins[:, 0] = True
     if pixels.shape[1] > width:
         begins[:, width] |= background[:, width]
-    starts = np.flatnonzero(begins)
+    (starts,) = begins.reshape(-1).nonzero()
     return starts, kinds.reshape(-1).take(starts), is_told
 
 
@@ -100,7 +102,7 @@ def _long(flags: _Flags, least: int, cut: int = 0) -> _Flags:
     Args:
         cut: where each row is cut in two.
     """
-    found = np.zeros_like(flags)
+    found = np.zeros(flags.shape, bool)
     windows = flags.shape[1] - least + 1
     if windows <= 0:
         return found
@@ -124,15 +126,18 @@ def _write_heads(
     """Write code and length of each order, in one, two or three bytes."""
     out[at] = _SHORT.take(kinds) | np.where(heads == 1, lengths, 0).astype(np.uint8)
     is_body[at] = False
-    middle, long = np.flatnonzero(heads == 2), np.flatnonzero(heads == 3)
-    where = at[middle] + 1
-    out[where] = lengths[middle] - (_MAX_SHORT + 1)
-    is_body[where] = False
-    where = at[long]
-    out[where] = _LONG[kinds[long]]
-    for byte in (1, 2):
-        out[where + byte] = lengths[long] >> 8 * (byte - 1) & 0xFF
-        is_body[where + byte] = False
+    (middle,) = (heads == 2).nonzero()
+    if middle.size:
+        where = at[middle] + 1
+        out[where] = lengths[middle] - (_MAX_SHORT + 1)
+        is_body[where] = False
+    (long,) = (heads == 3).nonzero()
+    if long.size:
+        where = at[long]
+        out[where] = _LONG[kinds[long]]
+        for byte in (1, 2):
+            out[where + byte] = lengths[long] >> 8 * (byte - 1) & 0xFF
+            is_body[where + byte] = False
 
 
 def decode(data: bytes, width: int, height: int, depth: int) -> Pixels:

@@ -252,6 +252,14 @@ def _tiles(cells: Cells, bottom: int) -> dict[tuple[int, int], list[tuple[int, i
     ends at *bottom*.
     """
     side = TILE // CELL
+    down, across = (np.flatnonzero(cells.any(axis)) for axis in (1, 0))
+    if not down.size:
+        return {}
+    y, x = int(down[0]), int(across[0])
+    last_y, last_x = int(down[-1]), int(across[-1])
+    if y // side == last_y // side and x // side == last_x // side:  # as a character
+        shape = min((last_y + 1) * CELL, bottom) - y * CELL, (last_x + 1 - x) * CELL
+        return {shape: [(x * CELL, y * CELL)]}
     rows, columns = (-(-n // side) for n in cells.shape)
     padded = np.zeros((rows * side, columns * side), bool)
     padded[: cells.shape[0], : cells.shape[1]] = cells

@@ -231,6 +231,20 @@ def test_one_cell_is_one_small_bitmap() -> None:
     assert (wide, high) == (16, 16)
 
 
+def test_the_last_cell_ends_with_the_screen() -> None:
+    damage = Damage(301, 301)
+    damage.add(300, 300, 1, 1)
+    (update,) = Encoder(desktop(301, 301), 301, 301).updates(damage.take(), Form(16))
+    ((*place, wide, high, _, _, _),) = rectangles(update)
+    assert place == [288, 288, 300, 300]
+    assert (wide, high) == (16, 13)
+
+
+def test_nothing_is_drawn_where_nothing_has_changed() -> None:
+    encoder = Encoder(desktop(300, 300), 300, 300)
+    assert not encoder.updates(Damage(300, 300).take(), Form(16))
+
+
 # ----------------------------------------------------------------- sharing ----
 
 
