@@ -97,6 +97,7 @@ class Connection:
             self._config,
             self.rdp,
             on_event=self._handle,
+            channels=self._channels.open,
             on_lost=self._lost,
             on_pressure=self._on_pressure,
             on_trust=self._on_trust,
@@ -159,9 +160,7 @@ class Connection:
     def _handle(self, event: rdp.Event) -> None:
         match event:
             case rdp.ChannelData():
-                if event.channel in self._channels.open:
-                    handler = self._channels.open[event.channel]
-                    handler.received(event.channel, event.data)
+                pass  # nobody serves the channel, or not any more
             case rdp.ChannelOpened() | rdp.ChannelClosed() | rdp.ChannelRefused():
                 self._channels.handle(event, self.rdp.close_channel)
             case rdp.Activated():

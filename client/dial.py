@@ -3,13 +3,13 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tls import KnownServers, client_context, fingerprint
 from rusb.errors import ConnectionLost, RusbError
 from rusb.oserrors import reason
-from rusb.rdp.channels import ChannelRegistry
+from rusb.rdp.channels import ChannelHandler, ChannelRegistry
 from rusb.rdp.client import ClientConnection, ClientSettings
 from rusb.rdp.cookie import Cookie
 from rusb.rdp.events import Event
@@ -65,6 +65,7 @@ async def dial(
     core: ClientConnection,
     *,
     on_event: Callable[[Event], None],
+    channels: Mapping[int, ChannelHandler],
     on_lost: Callable[[RusbError | None], None],
     on_pressure: Callable[[bool], None],
     on_trust: Callable[[CertificateTrusted], None],
@@ -91,6 +92,7 @@ async def dial(
             lambda: RdpStream(
                 core,
                 on_event=on_event,
+                channels=channels,
                 on_lost=on_lost,
                 on_pressure=on_pressure,
                 tls=tls,

@@ -152,6 +152,7 @@ class ServerSession(Session):
         self.stream = RdpStream(
             self._rdp,
             on_event=self._handle,
+            channels=self._channels.open,
             on_lost=self._lost,
             on_connected=self._connected,
             on_secured=self._secured,
@@ -353,9 +354,7 @@ class ServerSession(Session):
     def _handle(self, event: rdp.Event) -> None:
         match event:
             case rdp.ChannelData():
-                if event.channel in self._channels.open:
-                    handler = self._channels.open[event.channel]
-                    handler.received(event.channel, event.data)
+                pass  # nobody serves the channel, or not any more
             case rdp.LogonRequested():
                 self._logon(event)
             case Notice():

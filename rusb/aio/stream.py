@@ -4,8 +4,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Protocol, cast
 
 from rusb.errors import (
@@ -17,7 +18,8 @@ from rusb.errors import (
     RusbError,
 )
 from rusb.oserrors import reason
-from rusb.rdp.events import Event, TlsRequested
+from rusb.rdp.channels import ChannelHandler
+from rusb.rdp.events import ChannelData, Event, TlsRequested
 
 __all__ = ["RdpCore", "RdpStream", "TlsUpgrade", "set_up_socket"]
 
@@ -163,9 +165,11 @@ class RdpStream(asyncio.Protocol):
 
     Args:
         core: the RDP core; nobody else feeds it.
-        on_event: called for each event but :class:`TlsRequested`.
+        on_event: called for each event but :class:`TlsRequested`, and messages of
+            *channels*.
         on_lost: called once when the connection is over, with why; None for an
             orderly end.
+        channels: who serves which channel, by now; they get its messages.
         on_connected: called when the transport is there, before anything else.
         on_secured: called with the version of TLS once TLS is up.
         on_pressure: called with True when the peer reads too slowly, then False.
@@ -180,6 +184,7 @@ class RdpStream(asyncio.Protocol):
         *,
         on_event: Callable[[Event], None],
         on_lost: Callable[[RusbError | None], None],
+        channels: Mapping[int, ChannelHandler] = MappingProxyType({}),
         on_connected: Callable[[], None] = lambda: None,
         on_secured: Callable[[str], None] = lambda version: None,
         on_pressure: Callable[[bool], None] = lambda is_high: None,
@@ -195,6 +200,7 @@ class RdpStream(asyncio.Protocol):
         self.bytes_received = 0
         self.bytes_sent = 0
         self._on_event = on_event
+        self._channels = channels
         self._on_lost = on_lost
         self._on_connected = on_connected
         self._on_secured = on_secured
@@ -368,8 +374,15 @@ class RdpStream(asyncio.Protocol):
     # ------------------------------------------------------------ our own ----
 
     def _hand_out(self) -> None:
+        serving = self._channels.get
         for event in self.core.events():
-            if isinstance(event, TlsRequested):
+            if isinstance(event, ChannelData):
+                handler = serving(event.channel)
+                if handler is not None:
+                    handler.received(event.channel, event.data)
+                else:
+                    self._on_event(event)
+            elif isinstance(event, TlsRequested):
                 self._start_tls()
             else:
                 self._on_event(event)
@@ -510,5 +523,6 @@ class RdpStream(asyncio.Protocol):
             # garbage collector
             self.transport = self._plain = None
             self._on_event = self._on_lost = self._on_secured = _ignore
+            self._channels = {}
             self._on_pressure, self._on_connected = _ignore, lambda: None
             on_lost(self._error)

@@ -34,6 +34,7 @@ MAX_SEGMENTS = 1 << 16
 """Bytes of one message on the I/O channel in several MCS segments; none needs more."""
 
 _SEND_DATA = struct.Struct(">4sHHBB")
+_PACKET = struct.Struct(">BxH4sHHBB")  # the same with a TPKT in front
 _BEGIN, _END = 0x20, 0x10  # segmentation bits
 
 
@@ -397,6 +398,10 @@ class Connection(ABC):
         """Handle the packets of received bytes; keep what is not whole, or not yet."""
         buffer, limit = self._buffer, len(data)
         while pos < limit and not self._is_over:
+            if self._is_active and not self._security.is_encrypted:
+                pos = self._take_chunks(data, pos)
+                if pos == limit:
+                    return
             if self.turn <= 0:
                 buffer += data[pos:]
                 self._needed = 0
@@ -419,6 +424,31 @@ class Connection(ABC):
                 pos += size
             else:
                 raise RemoteProtocolError(f"first byte 0x{data[pos]:02X}, not RDP")
+
+    def _take_chunks(self, data: bytes, pos: int) -> int:
+        """Handle packets of open channels, up to one that has to be looked at closely;
+        return where that begins. All transfers come this way."""
+        channels, wanted = self._channels, self._peer_data
+        skipped, limit, turn = self._security.skipped, len(data), self.turn
+        while turn > 0 and pos + 15 <= limit:
+            kind, size, start, _, channel, _, length = _PACKET.unpack_from(data, pos)
+            body, end = pos + 14, pos + size
+            if length & 0x80:
+                length = (length & 0x7F) << 8 | data[body]
+                body += 1
+            receiver = channels.get(channel)
+            if (
+                receiver is None
+                or start != wanted
+                or kind != TPKT
+                or end > limit
+                or length > end - body
+            ):
+                break
+            turn -= 1
+            pos = receiver.receive(data, pos, body + skipped, end, limit)
+        self.turn = turn
+        return pos
 
     def _tpkt(self, data: bytes, start: int, end: int, limit: int) -> int:
         """Handle a TPKT, and the chunks of a run after it; return where to go on."""

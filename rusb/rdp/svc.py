@@ -41,6 +41,9 @@ _COMPRESSED = 0x00200000
 WHOLE = _FIRST | _LAST
 """Flags of a chunk that is a whole message."""
 
+_KINDS = WHOLE | _COMPRESSED
+"""The flags that say how a chunk is to be handled."""
+
 _SMALL = 1024
 """Bytes below which pieces are gathered, or a message of 16 Mi one-byte chunks would
 take 40 times its size."""
@@ -69,10 +72,16 @@ def _send_data(start: bytes, initiator: int, channel: int, size: int) -> bytes:
 
 @functools.lru_cache(256)  # transfers are often as long as those before
 def _header(
-    start: bytes, initiator: int, channel: int, prefix: bytes, size: int, inner: bytes
+    start: bytes,
+    initiator: int,
+    prefix: bytes,
+    channel: int,
+    size: int,
+    total: int,
+    flags: int,
 ) -> bytes:
     head = _send_data(start, initiator, channel, len(prefix) + HEADER.size + size)
-    return head + prefix + inner
+    return head + prefix + HEADER.pack(total, flags)
 
 
 class ChannelSender:
@@ -105,8 +114,10 @@ class ChannelSender:
             head: what the message begins with, shorter than a chunk.
         """
         total, chunk = len(head) + len(message), self.chunk_size
-        if total <= chunk:
-            return [self.header(channel, total, total, flags | WHOLE) + head, message]
+        if total <= chunk:  # no call: this is what each message costs
+            ours = self._start, self.initiator, self.prefix
+            flags |= WHOLE
+            return [_header(*ours, channel, total, total, flags) + head, message]
         first = chunk - len(head)
         starts = range(first, len(message), chunk)
         ends = range(first + chunk, len(message) + chunk, chunk)
@@ -130,8 +141,8 @@ class ChannelSender:
     def header(self, channel: int, size: int, total: int, flags: int) -> bytes:
         """Return all that is in front of *size* bytes of a message of *total*."""
         return _header(
-            *(self._start, self.initiator, channel),
-            *(self.prefix, size, HEADER.pack(total, flags)),
+            *(self._start, self.initiator, self.prefix),
+            *(channel, size, total, flags),
         )
 
 
@@ -243,6 +254,11 @@ class ChannelReceiver(Assembly):
         if payload > end:
             raise ParseError(f"channel chunk of {end - body} bytes, not 8 or more")
         total, flags = HEADER.unpack_from(data, body)
+        if flags & _KINDS == WHOLE and total == end - payload and not self._is_open:
+            if total <= self._max_message:  # as nearly always
+                self._is_skipping = False
+                self._deliver([data[payload:end]])
+                return end
         if flags & _COMPRESSED:
             raise ParseError(f"{self.name}: compressed chunk, flags 0x{flags:X}")
         if flags & _FIRST:

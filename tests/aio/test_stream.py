@@ -15,7 +15,8 @@ import uvloop
 
 from rusb.aio.stream import MARK, ROOM, TURN, WRITE_HIGH, RdpStream, TlsUpgrade
 from rusb.aio.tls import make_self_signed, server_context
-from rusb.rdp.events import Event, TlsRequested
+from rusb.rdp.channels import ChannelHandler
+from rusb.rdp.events import ChannelData, Event, TlsRequested
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerConnection, ServerSettings
 
@@ -303,6 +304,47 @@ async def test_packets_beyond_a_turn_wait_for_the_next_one() -> None:
         assert (core.handled, transport.is_read) == (handled, False)
         await asyncio.sleep(0)
     assert (core.handled, transport.is_read) == (2 * TURN + 1, True)
+
+
+class Letters(Feeder):
+    """A core that has a message in each byte, of the channel of that number."""
+
+    def receive_data(self, data: bytes) -> None:
+        self._events += [ChannelData(channel, data) for channel in data]
+
+
+class Reader:
+    """Serves a channel, until it has read a message."""
+
+    def __init__(self, serving: dict[int, ChannelHandler]) -> None:
+        self.read: list[int] = []
+        self._serving = serving
+
+    def received(self, channel: int, data: bytes) -> None:
+        self.read.append(channel)
+        del self._serving[channel]
+
+    def closed(self, channel: int) -> None: ...
+
+
+async def test_messages_go_to_those_who_serve_their_channel_by_now() -> None:
+    """What nobody serves is an event like others."""
+    serving: dict[int, ChannelHandler] = {}
+    reader, others = Reader(serving), list[Event]()
+    serving |= {1: reader, 2: reader}
+    stream = RdpStream(
+        Letters(),
+        on_event=others.append,
+        channels=serving,
+        on_lost=lambda error: None,
+        tls=None,
+    )
+    stream.connection_made(Transport())
+    stream.data_received(bytes((2, 3, 1, 2)))
+    assert reader.read == [2, 1]
+    assert [event.channel for event in others if isinstance(event, ChannelData)] == [
+        *(3, 2)
+    ]
 
 
 async def test_what_came_before_the_end_is_handled() -> None:

@@ -112,6 +112,7 @@ async def viewer(config: ClientConfig) -> AsyncIterator[MediaViewer]:
         config,
         found.core,
         on_event=found.handle,
+        channels={},
         on_lost=found.lost,
         on_pressure=lambda is_high: None,
         on_trust=lambda event: None,
