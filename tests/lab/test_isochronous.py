@@ -8,10 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
-import re
-import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +22,18 @@ from rusb.client.backends.emulated import (
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.server.config import ServerConfig
+from rusb.server.guests.base import GuestBackend
 from rusb.server.guests.qemu import QemuGuest
+from rusb.server.guests.usbip import UsbipGuest
+from rusb.server.guests.vhci import VhciGuest
 from rusb.server.server import Server
-from tests.support.amount import IS_SOAK
-from tests.support.lab.usblab import Guest
+from tests.support.lab.farvhci import IN_USE, FarVhci
+from tests.support.lab.peers import wait
+from tests.support.lab.recording import SECONDS, Recorder
+from tests.support.lab.speaker import Speaker
+from tests.support.lab.usblab import Client, Guest
 from tests.support.late import late_network
-from tests.support.prompt import Promptness, prompt
+from tests.support.prompt import Promptness
 from tests.support.whole_path import machine
 
 pytestmark = [
@@ -43,8 +46,6 @@ pytestmark = [
 figures = logging.getLogger("figures")
 """What was counted, for ``-o log_cli=true --log-level=INFO``."""
 
-SECONDS = 60 if IS_SOAK else 10
-
 NETWORKS = [
     pytest.param(0.0, 0.0, id="loopback"),
     pytest.param(0.02, 0.005, id="20 ms, 5 ms jitter"),
@@ -52,24 +53,27 @@ NETWORKS = [
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Programs for the guest, which has no libraries."""
-    folder = tmp_path_factory.mktemp("programs")
-    sources = Path(__file__).parents[1] / "support" / "lab"
-    for name in ("record", "watch"):
-        command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-o"]
-        command += [str(folder / name), str(sources / f"{name}.c")]
-        subprocess.run(command, check=True, capture_output=True)
-    return folder
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
+    """Programs for the machines."""
+    return Recorder(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="module")
+def kernel(lab: None) -> Iterator[Client]:
+    """A machine with vhci_hcd, for the server's own or a USB/IP client's."""
+    with Client(memory=384) as vm:
+        vm.modprobe("vhci_hcd", "snd_usb_audio", "uvcvideo")
+        yield vm
+        assert vm.sh(IN_USE) == ""
 
 
 @contextlib.asynccontextmanager
 async def plugged(
-    guest: Guest,
+    guest: GuestBackend,
     folder: Path,
     device: EmulatedDevice,
-    delay: float,
-    jitter: float,
+    delay: float = 0.0,
+    jitter: float = 0.0,
 ) -> AsyncIterator[None]:
     """The device at a client of a server with that guest."""
     config = ServerConfig(
@@ -79,7 +83,7 @@ async def plugged(
         log=str(folder / "VBox.log"),
         state=folder,
     )
-    server = Server(config, guest=QemuGuest(guest.monitor))
+    server = Server(config, guest=guest)
     async with server, late_network(server.port, delay, jitter) as port:
         backend = EmulatedBackend(devices=[device])
         ours = dataclasses.replace(
@@ -91,21 +95,24 @@ async def plugged(
             yield
 
 
-async def run(
-    guest: Guest, programs: Path, name: str, device: str
-) -> tuple[dict[str, int], Promptness]:
-    """Run one of the programs on a device of the guest.
-
-    Returns:
-        What it counted, and how far we could see to it that nothing was late.
-    """
-    await asyncio.to_thread(guest.wait, f"test -c {device}")
-    guest.put(f"/tmp/{name}", (programs / name).read_bytes())
-    command = f"chmod +x /tmp/{name}; /tmp/{name} {device} {SECONDS}"
-    with prompt(os.getpid(), guest.process.pid) as promptness:
-        text = await asyncio.to_thread(guest.sh, command, SECONDS + 60)
-    counts = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", text)}
-    return counts, promptness
+@contextlib.asynccontextmanager
+async def in_linux(
+    way: str, kernel: Client, folder: Path, device: EmulatedDevice
+) -> AsyncIterator[None]:
+    """The device in a Linux: by the guest vhci, or by its own USB/IP client."""
+    guest: GuestBackend = VhciGuest(driver=FarVhci(kernel))
+    if way == "usbip":
+        guest = UsbipGuest("0")
+    async with plugged(guest, folder, device):
+        vbox_log = folder / "VBox.log"
+        await asyncio.to_thread(
+            wait, lambda: "Attached" in vbox_log.read_text(), "it", vbox_log.read_text
+        )
+        if isinstance(guest, UsbipGuest):
+            usbip = f"/usr/sbin/usbip --tcp-port {guest.port}"
+            await asyncio.to_thread(kernel.sh, f"{usbip} attach -r 10.0.2.2 -b 1-1")
+        yield
+    await asyncio.to_thread(kernel.wait, f'test -z "$({IN_USE})"')
 
 
 def allowed(delay: float, promptness: Promptness) -> float:
@@ -122,34 +129,79 @@ def log(folder: Path) -> str:
     return "; ".join(line for line in lines if "stream 0x" in line)
 
 
+def check_sound(counts: dict[str, int], seen: object, most: float) -> None:
+    """See that a signal came, and that no more of it than this was lost."""
+    assert counts["frames"] + counts["lost"] >= SECONDS * 48_000, seen
+    assert counts["bad"] == counts["overruns"] == 0, seen
+    assert counts["lost"] <= most * counts["frames"], seen
+
+
+def check_pictures(
+    counts: dict[str, int], seen: object, promptness: Promptness, most: float
+) -> None:
+    """See that pictures came, and that no more of them than this were not whole."""
+    seconds = counts["ms"] / 1000 - promptness.late
+    least = 29 if promptness.is_prompt else 15
+    assert counts["pictures"] >= int(least * seconds), seen
+    assert counts["bad"] <= max(1, most * counts["pictures"]), seen
+
+
 @pytest.mark.parametrize(("delay", "jitter"), NETWORKS)
 async def test_the_kernel_records_what_a_microphone_hears(
-    guest: Guest, programs: Path, tmp_path: Path, delay: float, jitter: float
+    guest: Guest, recorder: Recorder, tmp_path: Path, delay: float, jitter: float
 ) -> None:
     guest.load("snd_usb_audio")
     microphone = Microphone()
-    async with plugged(guest, tmp_path, microphone, delay, jitter):
-        counts, promptness = await run(guest, programs, "record", "/dev/snd/pcmC0D0c")
+    async with plugged(QemuGuest(guest.monitor), tmp_path, microphone, delay, jitter):
+        counts, promptness = await recorder.run(guest, "record", "/dev/snd/pcmC0D0c")
     seen = counts, promptness.late, microphone.lost, log(tmp_path)
     figures.info("microphone, %g s of delay: %s", delay, seen)
-    assert counts["frames"] + counts["lost"] >= SECONDS * 48_000, seen
-    assert counts["bad"] == counts["overruns"] == 0, seen
-    most = allowed(delay, promptness) * counts["frames"]
-    assert counts["lost"] <= most, seen
+    check_sound(counts, seen, allowed(delay, promptness))
 
 
 @pytest.mark.parametrize(("delay", "jitter"), NETWORKS)
 async def test_a_reader_gets_the_pictures_of_a_camera(
-    guest: Guest, programs: Path, tmp_path: Path, delay: float, jitter: float
+    guest: Guest, recorder: Recorder, tmp_path: Path, delay: float, jitter: float
 ) -> None:
     guest.load("uvcvideo")
     camera = Camera()
-    async with plugged(guest, tmp_path, camera, delay, jitter):
-        counts, promptness = await run(guest, programs, "watch", "/dev/video0")
+    async with plugged(QemuGuest(guest.monitor), tmp_path, camera, delay, jitter):
+        counts, promptness = await recorder.run(guest, "watch", "/dev/video0")
     seen = counts, promptness.late, camera.lost, log(tmp_path)
     figures.info("camera, %g s of delay: %s", delay, seen)
-    seconds = counts["ms"] / 1000 - promptness.late
-    least = 29 if promptness.is_prompt else 15
-    assert counts["pictures"] >= int(least * seconds), seen
-    most = allowed(delay, promptness) * counts["pictures"]
-    assert counts["bad"] <= max(1, most), seen
+    check_pictures(counts, seen, promptness, allowed(delay, promptness))
+
+
+@pytest.mark.parametrize("way", ["vhci", "usbip"])
+async def test_vhci_hcd_records_what_a_microphone_hears(
+    kernel: Client, recorder: Recorder, tmp_path: Path, way: str
+) -> None:
+    microphone = Microphone()
+    async with in_linux(way, kernel, tmp_path, microphone):
+        counts, promptness = await recorder.run(kernel, "record", "/dev/snd/pcmC0D0c")
+    seen = counts, promptness.late, microphone.lost, log(tmp_path)
+    figures.info("microphone, %s: %s", way, seen)
+    check_sound(counts, seen, allowed(0, promptness))
+
+
+async def test_vhci_hcd_has_the_pictures_of_a_camera(
+    kernel: Client, recorder: Recorder, tmp_path: Path
+) -> None:
+    camera = Camera()
+    async with in_linux("vhci", kernel, tmp_path, camera):
+        counts, promptness = await recorder.run(kernel, "watch", "/dev/video0")
+    seen = counts, promptness.late, camera.lost, log(tmp_path)
+    figures.info("camera, vhci: %s", seen)
+    check_pictures(counts, seen, promptness, allowed(0, promptness))
+
+
+async def test_vhci_hcd_plays_to_a_speaker(
+    kernel: Client, recorder: Recorder, tmp_path: Path
+) -> None:
+    speaker = Speaker()
+    async with in_linux("vhci", kernel, tmp_path, speaker):
+        counts, promptness = await recorder.run(kernel, "record", "/dev/snd/pcmC0D0p")
+    heard = {"frames": speaker.frames, "lost": speaker.lost, "bad": speaker.bad}
+    seen = counts, heard, promptness.late, log(tmp_path)
+    figures.info("speaker, vhci: %s", seen)
+    check_sound(counts | heard, seen, allowed(0, promptness))

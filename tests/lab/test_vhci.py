@@ -22,6 +22,7 @@ from rusb.client.backends.emulated import (
 )
 from rusb.errors import ConnectionLost
 from tests.support.ftdi import Ftdi
+from tests.support.lab.farvhci import IN_USE
 from tests.support.lab.fatimage import fat_image
 from tests.support.lab.usblab import BOOT_TIMEOUT, Client
 from tests.support.rusbserver import CHECKOUT, free_port
@@ -38,8 +39,6 @@ CYCLES = 20
 MIB = 1 << 20
 CONTENT = random.Random(5).randbytes(3 * MIB)
 SUM = hashlib.sha256(CONTENT).hexdigest()
-
-IN_USE = "awk '$3 ~ /^00[567]/' /sys/devices/platform/vhci_hcd.0/status*"
 
 SERVE = f"""
 import os, sys

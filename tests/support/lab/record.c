@@ -1,9 +1,12 @@
-/* Record from a sound card and check the signal of our emulated microphone.
+/* Record from a sound card and check the signal of our emulated microphone, or play one.
  *
  * record /dev/snd/pcmC0D0c SECONDS
+ * record /dev/snd/pcmC0D0p SECONDS
  *
- * 48 kHz, 16 bits, stereo; sample frame n is n as 32 bits. Prints what came:
- * frames, lost (missing numbers), jumps (how often), bad (going back), overruns.
+ * 48 kHz, 16 bits, stereo; sample frame n is n as 32 bits; what is played begins with 1
+ * and goes on for a second more, since the last of it is lost when the stream ends.
+ * Prints what came, or went: frames, lost (missing numbers), jumps (how often), bad (going
+ * back), overruns (or underruns).
  * Plain ioctls, no library: the machine has none.
  */
 #include <errno.h>
@@ -70,6 +73,23 @@ int main(int argc, char **argv)
     check(ioctl(fd, SNDRV_PCM_IOCTL_HW_PARAMS, &p), "HW_PARAMS");
     check(ioctl(fd, SNDRV_PCM_IOCTL_PREPARE), "PREPARE");
     time_t end = time(NULL) + wanted / RATE + 20;
+    if (argv[1][strlen(argv[1]) - 1] == 'p') {
+        struct snd_pcm_sw_params soft = {
+            .period_step = 1, .avail_min = PERIOD,
+            .start_threshold = 32 * PERIOD, .stop_threshold = 64 * PERIOD,
+        };
+        check(ioctl(fd, SNDRV_PCM_IOCTL_SW_PARAMS, &soft), "SW_PARAMS");
+        for (; (long)frames < wanted + RATE && time(NULL) < end; frames += PERIOD) {
+            for (long i = 0; i < PERIOD; i++) data[i] = ++next;
+            struct snd_xferi x = {.buf = data, .frames = PERIOD};
+            while (ioctl(fd, SNDRV_PCM_IOCTL_WRITEI_FRAMES, &x) < 0) {
+                if (errno != EPIPE) check(-1, "WRITEI_FRAMES");
+                overruns++;
+                check(ioctl(fd, SNDRV_PCM_IOCTL_PREPARE), "PREPARE");
+            }
+        }
+        check(ioctl(fd, SNDRV_PCM_IOCTL_DRAIN), "DRAIN");
+    }
     while ((long)(frames + lost) < wanted && time(NULL) < end) {
         struct snd_xferi x = {.buf = data, .frames = PERIOD};
         if (ioctl(fd, SNDRV_PCM_IOCTL_READI_FRAMES, &x) < 0) {
