@@ -21,6 +21,7 @@ __all__ = [
     "ClientParked",
     "ClientRefused",
     "ClientResumed",
+    "ClientSentOn",
     "Crowded",
     "Cure",
     "DeviceAdmitted",
@@ -411,6 +412,21 @@ class ClientGivenUp(Event):
     NAME: ClassVar[str] = "client.given-up"
     client: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSentOn(Event):
+    """The machine has left this host, and a viewer with it.
+
+    Attributes:
+        where: where the machine runs now.
+        is_told: the viewer goes there by itself; else only its user can.
+    """
+
+    NAME: ClassVar[str] = "client.sent-on"
+    client: int
+    where: str
+    is_told: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from rusb.rdp.lane import Lane
 from rusb.usb.device import DeviceInfo
 
 from . import events
+from .elsewhere import Elsewhere
 from .guests.base import AttachedDevice
 from .listed_device import ListedDevice
 from .remote_devices import HELD_TOO_LONG, RemoteDevices
@@ -162,6 +163,9 @@ class ParkedSession(Session):
     def disconnect(self, reason: int) -> None:
         """Wait no longer."""
         self.end("the server stopped waiting for the client")
+
+    def send_on(self, to: Elsewhere, *, has_same_port: bool) -> None:
+        """Nothing: its devices go on over here."""
 
     def drop(self, reason: str) -> None:
         """Wait no longer."""

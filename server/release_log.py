@@ -263,6 +263,8 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             return (f"Remote USB: resumed after {seconds:g} s, {again}",)
         case events.ClientGivenUp(_, why):
             return (f"Remote USB: not resumed: {why}",)
+        case events.ClientSentOn(client, where, is_told):
+            return (f"VRDP: client {client}: {_sent_on(where, is_told=is_told)}",)
         case events.ResumeRefused(client, why):
             return (f"Remote USB: client {client} may not resume: {why}",)
         case events.WireAgreed():
@@ -316,6 +318,12 @@ def _device_lines(event: events.DeviceEvent) -> tuple[str, ...]:
     return ()
 
 
+def _sent_on(where: str, *, is_told: bool) -> str:
+    if is_told:
+        return f"sent on to {where}"
+    return f"disconnected, since the machine runs at {where} now"
+
+
 def _cure(event: events.Cure) -> str:
     info = event.subject.info
     text = f"to admit {info}: rusb {event.command}"
@@ -354,6 +362,8 @@ def terminal_lines(event: events.Event) -> tuple[str, ...]:
             return (f"client {client}: it is back after {seconds:g} s",)
         case events.ClientGivenUp(client, why):
             return (f"client {client}: {why}",)
+        case events.ClientSentOn(client, where, is_told):
+            return (f"client {client}: {_sent_on(where, is_told=is_told)}",)
         case events.Cure():
             return (_cure(event),)
         case events.DeviceRefused(subject, words) | events.DeviceNoted(subject, words):

@@ -19,6 +19,7 @@ from .auth import choose
 from .config import ServerConfig
 from .display.base import ScreenAccess
 from .display.screens import Screens
+from .elsewhere import Elsewhere
 from .event_log import EventLog
 from .guests.base import GuestBackend
 from .host import SessionHost
@@ -189,6 +190,14 @@ class Server:
     def devices(self) -> tuple[DeviceState, ...]:
         """The devices that clients offer, attached or not."""
         return self._sessions.devices()
+
+    def send_on(self, to: Elsewhere) -> None:
+        """The machine runs elsewhere: viewers are sent there, or disconnected.
+
+        Those that have devices in the guest stay.
+        """
+        for session in self._sessions:
+            session.send_on(to, has_same_port=to.port == self.port)
 
     def detach(self, text: str) -> bool:
         """Take a device out of the guest whose client's connection broke.

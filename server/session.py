@@ -33,6 +33,7 @@ from .channels.screen import ScreenChannels
 from .client_usb import ClientUsb
 from .display.inputs import pass_on
 from .display.viewer import Viewer
+from .elsewhere import Elsewhere
 from .guests.base import AttachedDevice
 from .handshakes import explain_handshake
 from .host import SessionHost
@@ -224,6 +225,17 @@ class ServerSession(Session):
         if not self._is_ending:
             self._rdp.disconnect(reason)
             self._end(reason)
+
+    def send_on(self, to: Elsewhere, *, has_same_port: bool) -> None:
+        if self.viewer is None or self.in_use or not self.is_logged_on:
+            return  # its devices go on over here
+        is_told = has_same_port and self._rdp.may_be_sent_to(to.host)
+        self._host.tell(events.ClientSentOn(self.number, str(to), is_told))
+        if is_told:
+            self._rdp.send_on(to.host)
+            self._end(STOPPED)
+        else:
+            self.disconnect(STOPPED)
 
     def _end(self, reason: int | None) -> None:
         """Close; None: the client just leaves, which is no logoff (7.4)."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .elsewhere import Elsewhere
 from .guests.base import AttachedDevice
 from .state import ClientState, DeviceState, DisplayState
 from .vbox.settings import RemoteDisplay
@@ -101,6 +102,16 @@ class Session(abc.ABC):
     @abc.abstractmethod
     def disconnect(self, reason: int) -> None:
         """End the connection in order: reason 1 is ours, 0 the client's wish."""
+
+    @abc.abstractmethod
+    def send_on(self, to: Elsewhere, *, has_same_port: bool) -> None:
+        """The machine has left this host: a viewer has nothing more to see here.
+
+        Args:
+            to: where it runs.
+            has_same_port: its display is on the port of ours; a viewer can be sent to
+                no other.
+        """
 
     @abc.abstractmethod
     def drop(self, reason: str) -> None:

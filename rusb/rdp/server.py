@@ -38,6 +38,7 @@ from .info import ClientInfo, split_screen
 from .input import InputReader
 from .licensing import VALID_CLIENT
 from .per import Reader
+from .redirection import may_be_said, redirection, takes_redirection
 from .security import (
     HEADER_SIZE,
     Method,
@@ -306,6 +307,24 @@ class ServerConnection(Connection):
         if not self._is_over:
             self._say_goodbye(reason)
             self._is_over = True
+
+    def may_be_sent_to(self, host: str) -> bool:
+        """Would the client go to another server, if it was told now? Only over TLS:
+        anybody could say it otherwise."""
+        is_active = self._phase is _Phase.ACTIVE and not self._is_over
+        cluster = self._blocks.cluster if self._blocks is not None else None
+        is_tls = self._protocol is Protocol.TLS
+        return is_active and is_tls and takes_redirection(cluster) and may_be_said(host)
+
+    def send_on(self, host: str) -> None:
+        """Have the client go to another server, on the same port; then close.
+
+        Raises:
+            LocalProtocolError: see :meth:`may_be_sent_to`.
+        """
+        body, kind = redirection(host), ShareType.REDIRECTION
+        self._send_io(share.share_control(kind, body, SERVER_USER))
+        self._is_over = True
 
     # ----------------------------------------------------------- connecting ----
 

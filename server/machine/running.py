@@ -13,6 +13,7 @@ from typing import Any
 from rusb.errors import ControlError, RusbError
 
 from ..config import ServerConfig
+from ..elsewhere import Elsewhere
 from ..event_log import EventLog
 from ..guests.base import GuestBackend
 from ..guests.loopback import LoopbackGuest
@@ -33,6 +34,7 @@ from .process import MakeHypervisor, QemuProcess
 from .teleport.arrival import Arrival
 from .teleport.control import TeleportControl
 from .teleport.departure import Departure, Destination
+from .teleport.messages import Display
 
 __all__ = ["RunningMachine"]
 
@@ -186,6 +188,18 @@ class RunningMachine:
             self._arrival, self._came = None, arrival
             if not self._is_closing:
                 await self._begin()
+            arrival.serves(self._display())
+
+    def _display(self) -> Display:
+        """Where the machine's remote display is, for those who had it elsewhere."""
+        server = self._server
+        if server is None:
+            return Display("", 0, b"")
+        address = self.machine.remote_display.property("TCP/Address")
+        if address in ("0.0.0.0", "::"):
+            address = ""
+        digest = server.fingerprint.partition(":")[2]
+        return Display(address, server.port, bytes.fromhex(digest))
 
     async def _begin(self) -> None:
         """Serve what runs."""
@@ -311,6 +325,7 @@ class RunningMachine:
             self._log.write,
             guests=[g for g in self._guests.values() if isinstance(g, QemuGuest)],
             moved=self._end_here,
+            sent_on=self._send_on,
             known=self._state and self._state / "known_servers",
         )
 
@@ -318,6 +333,10 @@ class RunningMachine:
         """The machine runs elsewhere; its QEMU here is of no use."""
         self._hypervisor.expect_end()
         await self._hypervisor.stop()
+
+    def _send_on(self, to: Elsewhere) -> None:
+        if self._server is not None:
+            self._server.send_on(to)
 
     def _left(self) -> None:
         """Nothing of it is here any more."""

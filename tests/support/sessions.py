@@ -1,5 +1,6 @@
 """A session of a kind of its own: what the server wants of one, and nothing else."""
 
+from rusb.server.elsewhere import Elsewhere
 from rusb.server.guests.base import AttachedDevice
 from rusb.server.network import network_of
 from rusb.server.sessions import Session
@@ -74,6 +75,9 @@ class PlainSession(Session):
     def disconnect(self, reason: int) -> None:
         self._is_logged_on = self._is_waiting = False
         self.told.append(f"disconnected: {reason}")
+
+    def send_on(self, to: Elsewhere, *, has_same_port: bool) -> None:
+        self.told.append(f"sent on to {to}")
 
     def drop(self, reason: str) -> None:
         self._is_logged_on = self._is_waiting = False

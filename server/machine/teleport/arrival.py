@@ -35,6 +35,7 @@ from .messages import (
     Costs,
     Data,
     Device,
+    Display,
     End,
     Hello,
     Loaded,
@@ -102,6 +103,7 @@ class Arrival:
         self._chosen: Link | None = None
         self._devices: dict[int, Device] = {}
         self._over: asyncio.Future[None] | None = None
+        self._display: asyncio.Future[Display] | None = None
 
     def listen(self) -> None:
         """Listen for a source.
@@ -133,6 +135,7 @@ class Arrival:
             )
         self.port = sockets[0].getsockname()[1]
         self._over = asyncio.get_running_loop().create_future()
+        self._display = asyncio.get_running_loop().create_future()
         for sock in sockets:
             sock.setblocking(False)
             task = self._tasks.start(self._accept(sock), "teleport: accept")
@@ -254,10 +257,23 @@ class Arrival:
             self._end(GuestError(f"the machine did not come: {why}"))
         else:
             self._end(None)
+            telling = self._tasks.start(self._tell_display(link), "teleport: display")
             await Relay(link, sockets, self._unplug).run()
+            await telling
         finally:
             for sock in sockets.values():
                 sock.close()
+
+    def serves(self, display: Display) -> None:
+        """The machine is here, and this is where its remote display is."""
+        assert self._display is not None
+        if not self._display.done():
+            self._display.set_result(display)
+
+    async def _tell_display(self, link: Link) -> None:
+        assert self._display is not None
+        with contextlib.suppress(RusbError):  # it is only for viewers
+            await link.send(await self._display)
 
     async def _make_devices(
         self, offer: Offer, sockets: dict[int, socket.socket]

@@ -57,6 +57,7 @@ _TABLE: Final[dict[Kind, tuple[tuple[bool, ...], tuple[Step, ...], Step | None]]
     Kind.LOADED: (_TARGET, (Step.LOADED,), Step.RUN),
     Kind.RUN: (_SOURCE, (Step.RUN,), Step.RUNNING),
     Kind.RUNNING: (_TARGET, (Step.RUNNING,), Step.MOVED),
+    Kind.DISPLAY: (_TARGET, (Step.MOVED,), None),
     Kind.DEVICE: (_BOTH, (Step.MOVED,), None),
     Kind.GONE: (_BOTH, (Step.MOVED,), None),
 }

@@ -17,8 +17,10 @@ from rusb.errors import (
     ControlError,
     RusbError,
 )
+from rusb.usb.text import clean_text
 
 from ...auth.hashes import Salted
+from ...elsewhere import Elsewhere
 from ...guests.qemu import QemuGuest
 from ...vbox.model import Hardware
 from ...vbox.settings import Machine
@@ -49,6 +51,9 @@ __all__ = ["MAX_DOWNTIME", "Departure", "Destination"]
 
 MAX_DOWNTIME: Final = 2_000_000
 """Milliseconds that QEMU takes for the longest downtime."""
+
+DISPLAY_TIMEOUT: Final = 20.0
+"""Seconds for the target to say where it serves the machine's remote display."""
 
 TELL_PERIOD: Final = 0.5
 """Seconds between two PROGRESS."""
@@ -86,6 +91,7 @@ class Departure:
         log: writes a line.
         guests: where its remote devices are.
         moved: called when it runs at the target; ends its QEMU here.
+        sent_on: called with where viewers find it, once the target serves them.
         known: file of the pins; None: the user's.
 
     Attributes:
@@ -105,6 +111,7 @@ class Departure:
         *,
         guests: Sequence[QemuGuest] = (),
         moved: Callable[[], Awaitable[None]],
+        sent_on: Callable[[Elsewhere], None] = lambda to: None,
         known: Path | None = None,
     ) -> None:
         self._machine, self._hardware = machine, hardware
@@ -112,6 +119,7 @@ class Departure:
         self._to = to
         self._log = log
         self._guests, self._moved = guests, moved
+        self._sent_on = sent_on
         self._known = KnownServers(known)
         self._devices: tuple[Device, ...] = ()
         self.stage = "connecting"
@@ -176,6 +184,7 @@ class Departure:
     async def _relay(self, link: Link) -> None:
         """Go between the target and the devices, until the last of them has left."""
         ends = {id: end for guest in self._guests for id, end in guest.let_go().items()}
+        telling = asyncio.ensure_future(self._send_viewers_on(link))
         try:
             await self._moved()
             sockets = {d.number: ends.pop(d.id) for d in self._devices if d.id in ends}
@@ -183,11 +192,23 @@ class Departure:
                 if device.number not in sockets:  # it has left meanwhile
                     await link.send(Gone(device.number))
             await Relay(link, sockets, _nothing).run()
+            await telling
         except RusbError as error:
             self._log(f"Teleporter: {error}; the devices that came over here are gone")
+            await telling
         finally:
+            telling.cancel()
             for end in ends.values():
                 end.close()
+
+    async def _send_viewers_on(self, link: Link) -> None:
+        """Tell where the machine's display is now, as soon as the target says so."""
+        shown = self._to.host, 0, b""
+        with contextlib.suppress(RusbError, TimeoutError):
+            async with asyncio.timeout(DISPLAY_TIMEOUT):
+                found = await _while_open(link, link.wait_display())
+            shown = clean_text(found.host) or shown[0], found.port, found.certificate
+        self._sent_on(Elsewhere(*shown))
 
     # ----------------------------------------------------- before the move ----
 

@@ -15,7 +15,7 @@ from rusb.oserrors import reason
 from rusb.usb.text import clean_text
 
 from .core import GREETING, MAX_GREETING, TeleportCore, check_greeting
-from .messages import Alive, Failed, Message
+from .messages import Alive, Display, Failed, Message
 
 __all__ = ["Link", "PeerFailed", "accept", "dial", "proof"]
 
@@ -191,7 +191,6 @@ class Link:
 
     Attributes:
         core: where the connection is.
-        on_device: gets the messages about devices, at once and in order.
     """
 
     def __init__(
@@ -209,6 +208,8 @@ class Link:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = TaskSet()
         self._is_silent = True
+        self._display: asyncio.Future[Display]
+        self._display = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> "Link":
         self._tasks.start(self._read(), "teleport: read")
@@ -286,6 +287,10 @@ class Link:
         """Wait until the connection is over, and raise why."""
         await asyncio.shield(self._over)
 
+    async def wait_display(self) -> Display:
+        """Wait until the target says where it serves the machine's display."""
+        return await asyncio.shield(self._display)
+
     # ------------------------------------------------------------- our own ----
 
     def _check(self) -> None:
@@ -334,6 +339,9 @@ class Link:
             case Failed(why, refused):
                 lines = tuple(clean_text(line) for line in refused)
                 raise PeerFailed(clean_text(why), lines)
+            case Display():
+                if not self._display.done():
+                    self._display.set_result(message)
             case _:
                 await self._inbox.put(message)
 

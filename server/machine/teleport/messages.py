@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Device",
     "DeviceBytes",
+    "Display",
     "End",
     "Failed",
     "Gone",
@@ -48,7 +49,9 @@ MAX_TEXT: Final = 16_000
 MAX_IMAGES: Final = 100
 MAX_DEVICES: Final = 128
 MAX_COUNT: Final = 1 << 62
+MAX_HOST: Final = 253
 NONCE: Final = 32
+DIGEST: Final = 32
 PROOF: Final = 32
 SALT: Final = 16
 
@@ -70,6 +73,7 @@ class Kind(enum.IntEnum):
     RUN = 9
     RUNNING = 10
     ALIVE = 11
+    DISPLAY = 12
     DATA = 16
     DEVICE = 17
     GONE = 18
@@ -340,6 +344,28 @@ class Running(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Display(Message):
+    """Where the target serves the machine's remote display (8).
+
+    Attributes:
+        host: its address, if it listens on one only; else empty.
+        port: 0: it has none.
+        certificate: SHA-256 of what it shows; empty: it does no TLS.
+    """
+
+    host: str
+    port: int
+    certificate: bytes
+
+    kind: ClassVar[Kind] = Kind.DISPLAY
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "host": _text(MAX_HOST),
+        "port": _count(0xFFFF),
+        "certificate": _hex(0, DIGEST),
+    }
+
+
+@dataclass(frozen=True, slots=True)
 class Alive(Message):
     """A sign of life."""
 
@@ -379,7 +405,7 @@ _SPOKEN: dict[int, Any] = {
     found.kind: found
     for found in (
         *(Failed, Hello, Logon, Welcome, Offer, Accept, Progress, End, Loaded),
-        *(Run, Running, Alive),
+        *(Run, Running, Display, Alive),
     )
 }
 
