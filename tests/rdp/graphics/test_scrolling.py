@@ -99,16 +99,30 @@ def test_a_scrolled_window_is_moved(
     assert clients[0].bytes < 0.8 * clients[1].bytes
 
 
+@pytest.mark.parametrize(("rows", "fresh"), [(16, [23, 24]), (-16, [0])])
+def test_only_new_rows_are_drawn(rows: int, fresh: list[int]) -> None:
+    size = 640, 392  # the last band of rows ends within a cell
+    frame, shadow = noise(*size, 5), Shadow(*size)
+    shadow.advance(frame, everything(*size))
+    moved = scrolled(frame, rows, (0, 0, *size))
+    moved[330, 100] ^= 1
+    change = shadow.advance(moved, everything(*size))
+    assert change.cells.all()
+    expected = np.zeros_like(change.cells)
+    expected[fresh] = expected[20, 6] = True
+    assert np.array_equal(change.rest, expected)
+
+
 def test_only_what_differs_is_told() -> None:
     frame, shadow = desktop(320, 200), Shadow(320, 200)
     shadow.advance(frame, everything(320, 200))
     opaque = (frame | 0xFF000000).astype(np.uint32)
     change = shadow.advance(opaque, everything(320, 200))
     assert not change.cells.any()  # the highest byte has no meaning
-    frame[100, 100] ^= 1
-    frame[199, 319] ^= 1
+    for row, column in ((100, 100), (140, 50), (199, 319)):
+        frame[row, column] ^= 1
     change = shadow.advance(frame, everything(320, 200))
-    assert list(zip(*change.cells.nonzero(), strict=True)) == [(6, 6), (12, 19)]
+    assert list(zip(*change.cells.nonzero(), strict=True)) == [(6, 6), (8, 3), (12, 19)]
     assert change.order is None
     assert np.array_equal(change.rest, change.cells)
 
