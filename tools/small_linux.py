@@ -32,6 +32,7 @@ MODULES = (
     "crc32c_generic",
     "ext4",
     "atkbd",
+    "button",
 )
 
 MENU = """default linux

@@ -16,6 +16,7 @@ from tests.support.lab.assets import LabError, assets
 from tests.support.lab.libvirtlab import Libvirt
 from tests.support.lab.peers import missing
 from tests.support.lab.usblab import Client, Guest
+from tests.support.lab.vboxshell import Shell
 from tests.support.lab.warm import warm
 from tests.support.rusbserver import CHECKOUT
 
@@ -63,6 +64,18 @@ def vboxmanage() -> Iterator[Path]:
     """A program that does what VBoxManage does, and starts sooner."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, warm(Path(folder)) as found:
         yield found
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, vboxmanage: Path, request: pytest.FixtureRequest
+) -> Iterator[Shell]:
+    """Where machines are run by QEMU, unless a test wants libvirt."""
+    uri = ""
+    if getattr(request, "param", "") == "libvirt":
+        uri = request.getfixturevalue("libvirt").uri
+    with Shell.open(tmp_path, vboxmanage, uri) as made:
+        yield made
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,26 +19,10 @@ import pytest
 from tests.support.lab.assets import LabError
 from tests.support.lab.libvirtlab import Libvirt
 from tests.support.lab.peers import wait
-from tests.support.lab.vboxshell import Shell
+from tests.support.lab.vboxshell import WITH_BOTH, Shell
 from tests.support.rusbserver import free_port, free_ports
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, vboxmanage: Path, request: pytest.FixtureRequest
-) -> Iterator[Shell]:
-    """Where machines are run by QEMU, unless a test wants libvirt."""
-    uri = ""
-    if getattr(request, "param", "") == "libvirt":
-        uri = request.getfixturevalue("libvirt").uri
-    with Shell.open(tmp_path, vboxmanage, uri) as made:
-        yield made
-
-
-BY_LIBVIRT = pytest.param("libvirt", marks=pytest.mark.xdist_group("libvirt"))
-WITH_BOTH = pytest.mark.parametrize("shell", ["qemu", BY_LIBVIRT], indirect=True)
 
 
 @WITH_BOTH

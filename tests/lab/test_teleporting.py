@@ -11,7 +11,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lab.console import Console
 from tests.support.lab.peers import wait
 from tests.support.lab.twohosts import PROGRAMS, Place, two_hosts
 
@@ -78,35 +78,9 @@ def machine(hosts: tuple[Place, Place], iso: Path) -> tuple[Place, Place]:
     return hosts
 
 
-class Console:
+def console_of(host: Place) -> Console:
     """The serial port of the machine, at one host."""
-
-    def __init__(self, host: Place) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(host.folder / "console"))
-        self._socket.settimeout(40)
-        self._said = b""
-
-    def __enter__(self) -> "Console":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def wait(self, text: str) -> str:
-        """Wait for a text; return what came before it."""
-        while text.encode() not in self._said:
-            data = self._socket.recv(4096)
-            assert data, self._said
-            self._said += data
-        before, _, self._said = self._said.partition(text.encode())
-        return before.decode(errors="replace")
-
-    def __call__(self, line: str) -> str:
-        """Run a line in the machine's shell; return the last line that it printed."""
-        join = "" if line.endswith("&") else ";"
-        self._socket.sendall(f"{line}{join} echo E''ND\n".encode())
-        return self.wait("\nEND").strip().splitlines()[-1]
+    return Console(host.folder / "console")
 
 
 def teleport(near: Place, far: Place, more: str = "") -> str:
@@ -120,7 +94,7 @@ def teleport(near: Place, far: Place, more: str = "") -> str:
 def test_a_linux_moves_there_and_back(machine: tuple[Place, Place]) -> None:
     near, far = machine
     near(f"VBoxManage startvm {MACHINE} --type headless")
-    with Console(near) as console:
+    with console_of(near) as console:
         console.wait("SYSTEM IS UP")
         console("mkdir -p /mnt; mount -t tmpfs none /mnt")
         console("(while sleep 0.1; do echo >>/mnt/ticks; done) &")
@@ -143,7 +117,7 @@ def test_a_linux_moves_there_and_back(machine: tuple[Place, Place]) -> None:
         assert source.state(MACHINE) == "poweroff"
         wait_state(target, "running")
         target(f"VBoxManage modifyvm {MACHINE} --teleporter off", 1)
-        with Console(target) as console:
+        with console_of(target) as console:
             ticks = int(console("wc -l </mnt/ticks"))
             assert ticks > 0
             console("echo 3 >/proc/sys/vm/drop_caches")
@@ -175,7 +149,7 @@ def test_a_disk_at_a_client_is_read_and_written_through_a_move(
     near(f"VBoxManage startvm {MACHINE} --type headless")
     far(f"VBoxManage startvm {MACHINE} --type headless")
     connect = f"{sys.executable} -m rusb connect localhost:5000 --backend"
-    with Console(near) as console:
+    with console_of(near) as console:
         console.wait("SYSTEM IS UP")
         client = near.start(f"{connect} emulated:flash-drive={image}")
         try:
@@ -196,7 +170,7 @@ def test_a_disk_at_a_client_is_read_and_written_through_a_move(
             client.terminate()
             client.wait(30)
         wait_state(near, "poweroff")
-        with Console(far) as there:
+        with console_of(far) as there:
             there("while [ -b /dev/sdb ]; do sleep 0.1; done")
         assert image.read_bytes()[40 << 16 : 48 << 16] == bytes(8 << 16)
     far(f"VBoxManage controlvm {MACHINE} poweroff")
@@ -205,7 +179,7 @@ def test_a_disk_at_a_client_is_read_and_written_through_a_move(
 
 def check_disk(host: Place, wanted: str) -> None:
     """It is read on, and was never wrong, nor away."""
-    with Console(host) as console:
+    with console_of(host) as console:
         before = int(console("wc -l </mnt/sums"))
         console(f"until [ $(wc -l </mnt/sums) -gt {before + 2} ]; do sleep 0.1; done")
         console("touch /mnt/stop; sleep 2")

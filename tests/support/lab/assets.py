@@ -35,6 +35,7 @@ _EXTRA = (
     "virtio_gpu",
     "virtio_input",
     "atkbd",
+    "button",
     "ata_piix",
     "ahci",
     "sr_mod",

@@ -11,9 +11,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.rusbserver import CHECKOUT
 
-__all__ = ["Shell", "end_all"]
+__all__ = ["WITH_BOTH", "Shell", "end_all"]
+
+_LIBVIRT = pytest.param("libvirt", marks=pytest.mark.xdist_group("libvirt"))
+WITH_BOTH = pytest.mark.parametrize("shell", ["qemu", _LIBVIRT], indirect=True)
+"""Tests of this kind get the fixture ``shell`` for each engine."""
 
 
 def end_all(variable: str) -> None:

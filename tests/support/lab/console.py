@@ -1,0 +1,45 @@
+"""The shell of tools/small_linux.py, at the other end of a machine's serial port."""
+
+import socket
+from pathlib import Path
+from typing import Self
+
+__all__ = ["Console"]
+
+PATIENCE = 40.0
+
+
+class Console:
+    """A serial port, ``--uartmode1 server PATH``, with that shell.
+
+    Args:
+        path: its socket.
+        patience: seconds that the machine may be silent.
+    """
+
+    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._socket.settimeout(patience)
+        self._said = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def wait(self, text: str) -> str:
+        """Wait for a text; return what came before it."""
+        while text.encode() not in self._said:
+            data = self._socket.recv(4096)
+            assert data, self._said
+            self._said += data
+        before, _, self._said = self._said.partition(text.encode())
+        return before.decode(errors="replace")
+
+    def __call__(self, line: str) -> str:
+        """Run a line in the machine's shell; return the last line that it printed."""
+        join = "" if line.endswith("&") else ";"
+        self._socket.sendall(f"{line}{join} echo E''ND\n".encode())
+        return self.wait("\nEND").strip().splitlines()[-1]
