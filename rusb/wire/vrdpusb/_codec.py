@@ -46,6 +46,10 @@ class Code(enum.IntEnum):
     NEGOTIATE = 12
 
 
+SUBMIT_URB, URB_RESULT = int(Code.SUBMIT_URB), int(Code.URB_RESULT)
+"""The same of what travels with each transfer, without the way over the class."""
+
+
 class Status(enum.IntEnum):
     """Status of a reply (1.4)."""
 
@@ -80,6 +84,8 @@ URB_TYPES = {
 }
 TRANSFER_TYPES = {v: k for k, v in URB_TYPES.items()}
 DIRECTION_IN, DIRECTION_OUT = 1, 2
+DIRECTIONS = {DIRECTION_IN: 0x80, DIRECTION_OUT: 0x00}
+"""Bit 7 of an endpoint address."""
 
 ERRORS = {
     UrbStatus.OK: 0,
@@ -121,9 +127,18 @@ def serialize_error(status: UrbStatus, version: int) -> int:
     return error if version > 1 or error <= 3 else NOT_RESPONDING
 
 
-def is_whole(data: bytes) -> bool:
-    """Can it be a message? More than ``length`` says is fine (1.3)."""
-    return len(data) >= 5 and int.from_bytes(data[:4], "little") + 4 <= len(data)
+def code_of(data: bytes) -> int | None:
+    """Return the code of a message; None: it is not whole.
+
+    More than ``length`` says is fine (1.3).
+    """
+    size = len(data)
+    if size < 5:
+        return None
+    length: int
+    code: int
+    length, code = HEADER.unpack_from(data)
+    return code if length + 4 <= size else None
 
 
 def describe(data: bytes) -> str:

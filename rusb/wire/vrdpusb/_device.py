@@ -6,7 +6,7 @@ from rusb.errors import LocalProtocolError
 from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
-from rusb.usb.urb import Urb, UrbResult, cut_payload
+from rusb.usb.urb import Urb, UrbResult, UrbStatus, cut_payload
 from rusb.wire.base import (
     AlternateRequested,
     CancelRequested,
@@ -37,6 +37,8 @@ MAX_URBS_IN_FLIGHT = 4096
 
 MAX_BYTES_IN_FLIGHT = 64 << 20
 """Per device: buffers of its URBs, twice what our server asks for. Likewise."""
+
+_OK = UrbStatus.OK
 
 NEGOTIATE_TIMEOUT = 10.0
 """Seconds without NEGOTIATE after which we speak first (S1)."""
@@ -135,14 +137,15 @@ class VrdpUsbDeviceSide(DeviceSide):
         """Take one message; a bad one is skipped (1.3)."""
         if not self._is_open:
             return
-        if not codec.is_whole(data):
+        code = codec.code_of(data)
+        if code is None:
             self._ignore(codec.describe(data))
             return
-        handler = self._handlers.get(data[4])
+        handler = self._handlers.get(code)
         if handler is not None:
             handler(data, now)
         else:
-            self._ignore(f"message with code {data[4]}")
+            self._ignore(f"message with code {code}")
 
     def next_deadline(self) -> float | None:
         """When the server has been silent for too long."""
@@ -209,24 +212,29 @@ class VrdpUsbDeviceSide(DeviceSide):
         pending = target.take(urb_id) if target is not None else None
         if pending is None:
             return  # the device was closed
-        error = codec.serialize_error(result.status, self.version)
-        setup = pending.setup
-        if pending.is_cancelled and error:
+        error, setup = 0, pending.setup
+        if result.status != _OK:
+            error = codec.serialize_error(result.status, self.version)
+            if not pending.is_cancelled:
+                self._send_result(device, urb_id, error, pending)
+                return
             error = codec.STALLED  # C14, with what was moved until then
-        elif error:
-            self._send_result(device, urb_id, error, pending)
-            return
-        if pending.is_in:
-            data = result.data[: pending.length]
-            length = size = len(setup) + len(data)
+        data: bytes | memoryview = b""
+        if not pending.is_in:
+            size, length = 0, min(result.length, pending.length) + len(setup)
         else:
-            setup, data, size = b"", b"", 0
-            length = len(pending.setup) + min(result.length, pending.length)
+            data = result.data
+            if len(data) > pending.length:
+                data = data[: pending.length]
+            if setup:
+                data = setup + data
+            length = size = len(data)
         head = codec.RESULT.pack(
-            *(15 + size, Code.URB_RESULT, device, codec.FLAG_LAST),
+            *(15 + size, codec.URB_RESULT, device, codec.FLAG_LAST),
             *(error, urb_id, length),
         )
-        self._send_answer(device, pending, b"".join((head, setup, data)))
+        is_urgent = pending.kind == codec.URB_INTERRUPT  # before what a disk sends
+        self._outputs.append(Send(self._channel, head + data, is_urgent, False, device))
 
     # ---------------------------------------------------------- the requests ----
 
@@ -317,6 +325,7 @@ class VrdpUsbDeviceSide(DeviceSide):
         if size:
             payload = cut_payload(memoryview(data), start, start + size)
         setup = bytes(payload[:8]) if kind == codec.URB_CONTROL else b""
+        pending = _Pending(kind, length, is_in, setup)
         if (
             device is None
             or number in self._lost
@@ -325,20 +334,19 @@ class VrdpUsbDeviceSide(DeviceSide):
             or len(device.pending) >= MAX_URBS_IN_FLIGHT
             or device.bytes + length > MAX_BYTES_IN_FLIGHT
         ):
-            self._refuse(number, handle, _Pending(kind, length, is_in, setup))
+            self._refuse(number, handle, pending)
             return
-        request = SetupPacket.parse(setup) if setup else None
-        length = request.length if request else length
-        device.pending[handle] = _Pending(kind, length, is_in, setup)
+        request = None
+        if setup:
+            request = SetupPacket.parse(setup)
+            payload = payload[8:]
+            length = pending.length = request.length
+        device.pending[handle] = pending
         device.bytes += length
-        urb = Urb(
-            handle,
-            codec.TRANSFER_TYPES[kind],
-            endpoint | 0x80 if is_in else endpoint,
-            length,
-            b"" if is_in else payload[len(setup) :],
-            request,
-        )
+        if is_in:
+            endpoint, payload = endpoint | 0x80, b""
+        kind = codec.TRANSFER_TYPES[kind]
+        urb = Urb(handle, kind, endpoint, length, payload, request)
         self._events.append(UrbSubmitted(number, urb))
 
     def _cancel(self, data: bytes, now: float) -> None:
@@ -373,15 +381,10 @@ class VrdpUsbDeviceSide(DeviceSide):
         setup = urb.setup if len(urb.setup) == 8 else b""
         echo = setup if urb.is_in else b""
         size = 15 + len(echo)
-        head = (size, Code.URB_RESULT, device, codec.FLAG_LAST, error, handle)
-        self._send_answer(device, urb, codec.RESULT.pack(*head, len(setup)) + echo)
-
-    def _send_answer(self, device: int, urb: _Pending, message: bytes) -> None:
-        """Send the answer to a URB; a key does not wait behind a disk."""
+        head = (size, codec.URB_RESULT, device, codec.FLAG_LAST, error, handle)
+        message = codec.RESULT.pack(*head, len(setup)) + echo
         is_urgent = urb.kind == codec.URB_INTERRUPT
-        self._outputs.append(
-            Send(self._channel, message, is_urgent=is_urgent, device=device)
-        )
+        self._outputs.append(Send(self._channel, message, is_urgent, False, device))
 
     def _send(self, message: bytes, device: int = 0) -> None:
         self._outputs.append(Send(self._channel, message, device=device))

@@ -55,6 +55,9 @@ MAX_HANDLE = 0xFFFFFFFF
 MAX_RECORDS = 4096
 """Results in one message; every known client sends one."""
 
+_OK = UrbStatus.OK
+_CONTROL, _INTERRUPT = TransferType.CONTROL, TransferType.INTERRUPT
+
 
 class _State(enum.Enum):
     CLOSED = enum.auto()
@@ -63,20 +66,16 @@ class _State(enum.Enum):
     LISTING = enum.auto()
 
 
+_CLOSED = _State.CLOSED
+
+
 class _Pending:
     """A URB in flight."""
 
-    __slots__ = (
-        *("buffer", "is_cancelled", "is_control", "is_in", "is_urgent", "length"),
-        "urb_id",
-    )
+    __slots__ = ("buffer", "is_cancelled", "urb")
 
     def __init__(self, urb: Urb) -> None:
-        self.urb_id = urb.id
-        self.is_in = urb.endpoint & 0x80 != 0
-        self.is_control = urb.type is TransferType.CONTROL
-        self.is_urgent = urb.type is TransferType.INTERRUPT
-        self.length = urb.length
+        self.urb = urb
         self.is_cancelled = False
         self.buffer: bytearray | None = None  # fragments so far
 
@@ -128,7 +127,8 @@ class VrdpUsbGuestSide(GuestSide):
     def _start(self) -> None:
         """Forget the session there was."""
         self.version = 0
-        self._state = _State.CLOSED
+        self._unknown_flags = _unknown_flags(0)  # of a result
+        self._state = _CLOSED
         self._agreed: tuple[int, ...] = ()
         self._is_extended = False
         self._wants_polls = False
@@ -161,26 +161,28 @@ class VrdpUsbGuestSide(GuestSide):
 
     def receive_data(self, channel: int, data: bytes, *, now: float) -> None:
         """Take one message; a bad one is skipped (1.3)."""
-        if self._state is _State.CLOSED:
+        if self._state is _CLOSED:
             return
-        if not codec.is_whole(data):
+        code = codec.code_of(data)
+        if code is None:
             self._ignore(codec.describe(data))
             return
-        handler = self._handlers.get(data[4])
+        handler = self._handlers.get(code)
         if handler is not None:
             handler(data, now)
         else:
-            self._ignore(f"message with code {data[4]}")
+            self._ignore(f"message with code {code}")
 
     def next_deadline(self) -> float | None:
         """The next thing to do; constant work per call."""
         if self._just_cancelled:
             return 0.0  # tell the time
         due = self._list_due
-        for limits in (self._control, self._cancelled):
-            if limits:  # the first is the soonest
-                first = next(iter(limits.values()))
-                due = first if due is None or first < due else due
+        if self._control or self._cancelled:
+            for limits in (self._control, self._cancelled):
+                if limits:  # the first is the soonest
+                    first = next(iter(limits.values()))
+                    due = first if due is None or first < due else due
         if self._poll_due is not None and (due is None or self._poll_due < due):
             due = self._poll_due
         return due
@@ -286,29 +288,24 @@ class VrdpUsbGuestSide(GuestSide):
             self._reject(device, urb, UrbStatus.INVALID)
             return
         handle = self._new_handle(target)
-        pending = target.pending[handle] = _Pending(urb)
+        target.pending[handle] = _Pending(urb)
         target.handles[urb.id] = handle
-        is_in = urb.endpoint & 0x80
-        length, data = urb.length, b"" if is_in else urb.data
-        head = b""
+        endpoint, length = urb.endpoint, urb.length
+        data, direction = urb.data, codec.DIRECTION_OUT
+        if endpoint & 0x80:
+            data, direction = b"", codec.DIRECTION_IN
         if urb.setup is not None:
             self._control[device, handle] = now + self._control_timeout
-            head = urb.setup.serialize()
+            data = urb.setup.serialize() + data
             length = 8 + urb.setup.length
-        size = len(head) + len(data)
-        message = codec.SUBMIT.pack(
-            20 + size,
-            Code.SUBMIT_URB,
-            device,
-            handle,
-            kind,
-            urb.endpoint & 0x0F,
-            codec.DIRECTION_IN if is_in else codec.DIRECTION_OUT,
-            length,
-            size,
+        size = len(data)
+        head = codec.SUBMIT.pack(
+            *(20 + size, codec.SUBMIT_URB, device, handle, kind),
+            *(endpoint & 0x0F, direction, length, size),
         )
-        message = b"".join((message, head, data))
-        self._send(message, device, is_urgent=pending.is_urgent)
+        self._outputs.append(
+            Send(self._channel, head + data, urb.type is _INTERRUPT, False, device)
+        )
         if self._wants_polls and self._poll_due is None:
             self._poll_due = now + POLL_URBS_INTERVAL
 
@@ -321,8 +318,7 @@ class VrdpUsbGuestSide(GuestSide):
             return
         pending.is_cancelled = True
         self._just_cancelled[device, handle] = None
-        message = codec.cancel(device, handle)
-        self._send(message, device, is_urgent=pending.is_urgent)
+        self._send_cancel(device, handle, pending)
 
     # ------------------------------------------------- negotiation and list ----
 
@@ -353,6 +349,7 @@ class VrdpUsbGuestSide(GuestSide):
             if version == codec.VERSION and len(body) >= 9:  # S11
                 client_flags = int.from_bytes(body[5:9], "little")
         self.version = version
+        self._unknown_flags = _unknown_flags(version)
         self._wants_polls = flags & codec.POLL != 0
         self._poll_due = now if self._wants_polls else None
         self._is_extended = version == 3 and client_flags & codec.EXTENDED != 0
@@ -418,19 +415,15 @@ class VrdpUsbGuestSide(GuestSide):
 
     def _results(self, data: bytes, now: float) -> None:
         """Take result records in the order of checks of 1.8."""
-        offset, end = codec.HEADER.size, len(data)
-        view = memoryview(data)
-        known = codec.FLAG_LAST | (codec.FLAG_FRAGMENT if self.version >= 3 else 0)
+        start, end = codec.HEADER.size, len(data)
         for _ in range(MAX_RECORDS):
-            if offset + codec.RECORD.size > end:
-                if offset < end or offset == codec.HEADER.size:
-                    self._ignore(f"URB_RESULT: a record of {end - offset} bytes")
+            offset = start + codec.RECORD.size
+            if offset > end:
+                if start < end or start == codec.HEADER.size:
+                    self._ignore(f"URB_RESULT: a record of {end - start} bytes")
                 return
-            number, flags, error, handle, length = codec.RECORD.unpack_from(
-                data, offset
-            )
-            offset += codec.RECORD.size
-            if flags & ~known or not handle:
+            number, flags, error, handle, length = codec.RECORD.unpack_from(data, start)
+            if flags & self._unknown_flags or not handle:
                 self._ignore(f"URB_RESULT with flags {flags:#x}, handle {handle}")
                 return
             device = self._devices.get(number)
@@ -438,12 +431,14 @@ class VrdpUsbGuestSide(GuestSide):
                 self._ignore(f"URB_RESULT for device {number}, which is not open")
                 return
             pending = device.pending.get(handle)
+            start = offset
             if pending is None:  # late, after a cancel (C14); S13 for what follows
                 log.debug("< result for finished handle %d", handle)
             else:
-                taken = length if pending.is_in else 0
-                body = cut_payload(view, offset, offset + taken)
-                offset += taken
+                body: bytes | memoryview = b""
+                if length and pending.urb.endpoint & 0x80:
+                    start += length
+                    body = cut_payload(memoryview(data), offset, start)
                 self._result(number, handle, pending, (flags, error, length), body)
             if flags & codec.FLAG_LAST:
                 return
@@ -467,14 +462,16 @@ class VrdpUsbGuestSide(GuestSide):
             body: what there is of its data; empty for OUT.
         """
         flags, error, length = record
-        status = codec.parse_error(error, self.version)
-        if pending.is_cancelled and status is not UrbStatus.OK:
-            status = UrbStatus.CANCELLED
-        head = 8 if pending.is_control else 0  # the SETUP packet, echoed (S27)
-        if not pending.is_in:
-            moved = max(length - head, 0)
-            if moved > pending.length:
-                status, moved = UrbStatus.NO_DEVICE, pending.length
+        urb, status = pending.urb, _OK
+        if error:
+            status = codec.parse_error(error, self.version)
+            if pending.is_cancelled:
+                status = UrbStatus.CANCELLED
+        head = 0 if urb.setup is None else 8  # the SETUP packet, echoed (S27)
+        if not urb.endpoint & 0x80:
+            moved = length - head if length > head else 0
+            if moved > urb.length:
+                status, moved = UrbStatus.NO_DEVICE, urb.length
             self._finish(number, handle, UrbResult(status, b"", moved))
             return
         if len(body) < length:  # 7.x: not responding
@@ -484,13 +481,13 @@ class VrdpUsbGuestSide(GuestSide):
         if buffer is not None or flags & codec.FLAG_FRAGMENT:
             buffer = pending.buffer = bytearray() if buffer is None else buffer
             buffer += body
-            is_more = flags & codec.FLAG_FRAGMENT and status is UrbStatus.OK  # S25
-            if is_more and len(buffer) <= head + pending.length:
+            is_more = flags & codec.FLAG_FRAGMENT and status is _OK  # S25
+            if is_more and len(buffer) <= head + urb.length:
                 return
             body = memoryview(buffer)
-        data = body[head:]
-        if len(data) > pending.length:
-            status, data = UrbStatus.OVERFLOW, data[: pending.length]
+        data = body[head:] if head else body
+        if len(data) > urb.length:
+            status, data = UrbStatus.OVERFLOW, data[: urb.length]
         self._finish(number, handle, UrbResult(status, data, len(data)))
 
     # -------------------------------------------------------------- small ----
@@ -498,13 +495,14 @@ class VrdpUsbGuestSide(GuestSide):
     def _finish(self, number: int, handle: int, result: UrbResult) -> None:
         device = self._devices[number]
         pending = device.pending.pop(handle)
-        del device.handles[pending.urb_id]
-        if pending.is_control:
+        urb = pending.urb
+        del device.handles[urb.id]
+        if urb.setup is not None:
             del self._control[number, handle]
         if pending.is_cancelled:
             self._cancelled.pop((number, handle), None)
             self._just_cancelled.pop((number, handle), None)
-        self._events.append(UrbCompleted(number, pending.urb_id, result))
+        self._events.append(UrbCompleted(number, urb.id, result))
 
     def _complete_all(self, number: int, status: UrbStatus) -> None:
         for handle in list(self._devices[number].pending):
@@ -515,9 +513,13 @@ class VrdpUsbGuestSide(GuestSide):
         if device is not None:
             for handle, pending in device.pending.items():
                 if not pending.is_cancelled:
-                    message = codec.cancel(number, handle)
-                    self._send(message, number, is_urgent=pending.is_urgent)
+                    self._send_cancel(number, handle, pending)
             self._complete_all(number, UrbStatus.CANCELLED)
+
+    def _send_cancel(self, device: int, handle: int, pending: _Pending) -> None:
+        """Cancel a URB; one that is urgent is cancelled as soon."""
+        is_urgent = pending.urb.type is _INTERRUPT
+        self._send(codec.cancel(device, handle), device, is_urgent=is_urgent)
 
     def _new_handle(self, device: _Device) -> int:
         """The next number that is not 0 and not in flight."""
@@ -563,15 +565,20 @@ def _late(limits: dict[tuple[int, int], float], now: float) -> list[tuple[int, i
     ]
 
 
+def _unknown_flags(version: int) -> int:
+    """Which flags of a result have no meaning in a version."""
+    return ~(codec.FLAG_LAST | (codec.FLAG_FRAGMENT if version >= 3 else 0))
+
+
 def _is_impossible(urb: Urb) -> bool:
     """Does the URB contradict itself, or is it too large?"""
     if urb.length > codec.MAX_URB_LENGTH or urb.endpoint & 0x70:
         return True
-    is_out = urb.endpoint & 0x80 == 0
+    is_out = not urb.endpoint & 0x80
     if is_out and len(urb.data) != urb.length:
         return True
     setup = urb.setup
-    if urb.type is not TransferType.CONTROL:
+    if urb.type is not _CONTROL:
         return setup is not None
     if setup is None or (setup.request_type & 0x80 == 0) != is_out:
         return True
