@@ -197,7 +197,8 @@ class DeviceSlots:
     def _urb(self, event: wire.UrbSubmitted) -> None:
         slot, urb = self._slots.get(event.device), event.urb
         if slot is None or len(slot.queue.waiting) >= MAX_REQUESTS_WAITING:
-            self._answer(event.device, urb.id, _GONE)
+            self._core.complete_urb(event.device, urb.id, _GONE)
+            self._flush()
             return
         if urb.id in slot.pending:  # cancelled: the server waits for it no more
             slot.queue.withdraw(urb.id)
@@ -206,7 +207,9 @@ class DeviceSlots:
 
     def _start(self, slot: _Slot, urb: Urb) -> None:
         slot.pending[urb.id] = urb
-        self._count(urb.length)
+        self._bytes += urb.length
+        if self._bytes >= MAX_BYTES_IN_FLIGHT:
+            self._look()
         if slot.queue.is_busy:
             slot.queue.wait(urb)
         else:
@@ -246,27 +249,27 @@ class DeviceSlots:
 
     def _complete(self, slot: _Slot, urb: Urb, result: UrbResult) -> None:
         """Answer a URB, unless it has its answer or the device was closed."""
-        if slot.pending.get(urb.id) is urb:
-            del slot.pending[urb.id]
-            self._count(-urb.length)
-            if urb.id in slot.ours:
-                slot.ours.pop(urb.id)(result)
+        number = urb.id
+        if slot.pending.get(number) is urb:
+            del slot.pending[number]
+            self._bytes -= urb.length
+            if self._is_full:
+                self._look()
+            if number in slot.ours:
+                slot.ours.pop(number)(result)
             else:
-                self._answer(slot.number, urb.id, result)
+                self._core.complete_urb(slot.number, number, result)
+                self._flush()
 
     def _forget(self, slot: _Slot, ids: Iterable[int]) -> None:
-        self._count(-sum(slot.pending.pop(number).length for number in ids))
+        self._bytes -= sum(slot.pending.pop(number).length for number in ids)
+        self._look()
 
-    def _count(self, change: int) -> None:
+    def _look(self) -> None:
         """Stop reading requests while the server asks too much."""
-        self._bytes += change
         if (self._bytes >= MAX_BYTES_IN_FLIGHT) != self._is_full:
             self._is_full = not self._is_full
             self._on_full(self._is_full)
-
-    def _answer(self, number: int, urb_id: int, result: UrbResult) -> None:
-        self._core.complete_urb(number, urb_id, result)
-        self._flush()
 
     # ------------------------------------------ commands that we run ourselves ----
 

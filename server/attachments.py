@@ -151,7 +151,7 @@ class Attachment:
         self._asked: dict[int, float] = {}  # when control transfers left
         self._way = RoundTrip()
         self._bytes = 0
-        self._is_client_slow = False
+        self._most_bytes = MAX_BYTES_IN_FLIGHT
         self._is_paused = False
         self._is_away = False  # nothing reaches the client now
         self._late: set[int] = set()  # complete, but not for the core
@@ -181,11 +181,12 @@ class Attachment:
         if urb.id in self._open:
             complete(_INVALID)
             return
+        setup = urb.setup
         local: UrbResult | _Request | None = None
         if self.view.mask:
             local = self._refuse_hidden(urb)
-        if local is None and urb.setup is not None and urb.setup.is_standard:
-            local = self._answer_locally(urb.setup) or self._repeat(urb.setup)
+        if setup is not None and local is None and setup.is_standard:
+            local = self._answer_locally(setup) or self._repeat(setup)
         if local is None:
             self._start(urb, complete)
         elif isinstance(local, UrbResult):
@@ -207,7 +208,7 @@ class Attachment:
         else:
             request(urb.id)
         self._flush()
-        if not self._is_paused and self._is_full():
+        if len(self._open) >= MAX_URBS_IN_FLIGHT or self._bytes >= self._most_bytes:
             self._pause_or_resume()
 
     def cancel(self, urb_id: int) -> None:
@@ -264,14 +265,19 @@ class Attachment:
         self._bytes -= urb.length
         self.urbs_done += 1
         self.bytes_done += result.length
-        asked = self._asked.pop(urb_id, None)
-        if asked is not None and result.status in _ANSWERS:
-            self._way.add(self._now() - asked)
-        if urb.setup is not None and result.status is UrbStatus.OK:
-            self._remember(urb.setup, result)
+        if urb.setup is not None:
+            self._answered(urb_id, urb.setup, result)
         if self._is_paused:
             self._pause_or_resume()
         complete(_GONE if self._is_closed else result)
+
+    def _answered(self, urb_id: int, setup: SetupPacket, result: UrbResult) -> None:
+        """A control transfer is complete: learn from it."""
+        asked = self._asked.pop(urb_id, None)
+        if asked is not None and result.status in _ANSWERS:
+            self._way.add(self._now() - asked)
+        if result.status is UrbStatus.OK:
+            self._remember(setup, result)
 
     def request_completed(self, urb_id: int, status: UrbStatus) -> None:
         """The core completed the request that a URB stands for."""
@@ -287,12 +293,12 @@ class Attachment:
 
     def pause(self) -> None:
         """The client reads too slowly: stop the guest, unless little is in flight."""
-        self._is_client_slow = True
+        self._most_bytes = MAX_BYTES_BESIDE
         self._pause_or_resume()
 
     def resume(self) -> None:
         """The client has caught up: let the guest go on."""
-        self._is_client_slow = False
+        self._most_bytes = MAX_BYTES_IN_FLIGHT
         self._pause_or_resume()
 
     def leave(self) -> None:
@@ -404,10 +410,8 @@ class Attachment:
     # -------------------------------------------------------------- our own ----
 
     def _is_full(self, share: int = 1) -> bool:
-        most = MAX_BYTES_BESIDE if self._is_client_slow else MAX_BYTES_IN_FLIGHT
-        return (
-            len(self._open) * share >= MAX_URBS_IN_FLIGHT or self._bytes * share >= most
-        )
+        urbs, most = len(self._open) * share, self._most_bytes
+        return urbs >= MAX_URBS_IN_FLIGHT or self._bytes * share >= most
 
     def _pause_or_resume(self) -> None:
         """Tell the guest to stop or to go on; once stopped, until half is done."""

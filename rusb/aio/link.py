@@ -174,11 +174,12 @@ class WireLink:
         if self._is_flushing:
             return  # the call further out goes on with it
         self._is_flushing = True
+        core = self.core
         try:
-            while events := self.core.events():
+            while events := core.events():
                 for event in events:
                     self.on_event(event)
-            outputs = self.core.outputs()
+            outputs = core.outputs()
         finally:
             self._is_flushing = False
         if self._is_closed:
@@ -196,7 +197,7 @@ class WireLink:
                 self._execute(output)
         if outputs:
             self._flush()
-        due = None if self._stopped is not None else self.core.next_deadline()
+        due = None if self._stopped is not None else core.next_deadline()
         if due != self._due:
             self._set_timer(due)
 

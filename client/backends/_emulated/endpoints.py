@@ -37,6 +37,8 @@ on a bus, intervals pass. What is queued lags behind only since this program doe
 
 Data: TypeAlias = bytes | memoryview
 
+_CONTROL, _ISOCHRONOUS = TransferType.CONTROL, TransferType.ISOCHRONOUS
+_OK = UrbStatus.OK
 _STALL = UrbResult(UrbStatus.STALL)
 _INVALID = UrbResult(UrbStatus.INVALID)
 _EMPTY = UrbResult(UrbStatus.OK)
@@ -193,7 +195,7 @@ class Endpoints:
 
     def submit(self, urb: Urb, complete: Completion) -> None:
         """Start a transfer, as :meth:`OpenDevice.submit` says."""
-        if urb.type is TransferType.CONTROL:
+        if urb.type is _CONTROL:
             complete(self._control(urb))
             return
         pipe = self._pipes.get(urb.endpoint)
@@ -204,7 +206,7 @@ class Endpoints:
             or urb.id in ids
             or len(ids) >= MAX_PENDING
             or not 0 <= urb.length <= MAX_TRANSFER
-            or (pipe.type is TransferType.ISOCHRONOUS and not _fits(pipe, urb))
+            or (pipe.type is _ISOCHRONOUS and not _fits(pipe, urb))
         ):
             complete(_INVALID)
             return
@@ -284,10 +286,12 @@ class Endpoints:
                     queue.popleft()
                     self._ids.discard(urb.id)
                     complete(result)
-                self._pump_later()
+                if self._later:
+                    self._pump_later()
         finally:
             pipe.is_busy = False
-        self._pump_later()
+        if self._later:
+            self._pump_later()
 
     def _pump_later(self) -> None:
         while self._later:
@@ -297,7 +301,7 @@ class Endpoints:
         """Try the oldest URB of a pipe; None: it waits."""
         if pipe.is_halted:
             return pipe.stall()
-        if pipe.type is TransferType.ISOCHRONOUS:
+        if pipe.type is _ISOCHRONOUS:
             return self._isochronous(pipe, urb)
         if pipe.is_in:
             return self._receive(pipe, urb.length)
@@ -307,13 +311,15 @@ class Endpoints:
         finally:
             self._is_taking = False
         if is_taken:
-            return UrbResult(UrbStatus.OK, b"", len(urb.data))
+            return UrbResult(_OK, b"", len(urb.data))
         return _STALL if pipe.is_halted else None
 
     def _receive(self, pipe: _Pipe, wanted: int) -> UrbResult | None:
         """Move packets into an IN transfer (USB 2.0, 5.8.3)."""
         fifo, size = pipe.fifo, pipe.packet_size
-        room = wanted - sum(map(len, pipe.partial))
+        room = wanted
+        if pipe.partial:
+            room -= sum(map(len, pipe.partial))
         while True:
             if fifo:
                 piece: Data = fifo.popleft()
@@ -331,7 +337,7 @@ class Endpoints:
                 if pipe.partial:
                     pipe.partial.append(piece)
                     piece = pipe.take_partial()
-                return UrbResult(UrbStatus.OK, piece, len(piece))
+                return UrbResult(_OK, piece, len(piece))
             pipe.partial.append(piece)
             if pipe.is_halted:
                 return pipe.stall()
