@@ -16,6 +16,9 @@ for _name in ("DISPLAY", "WAYLAND_DISPLAY", "RUSB_VIEWER"):
 
 gc.disable()
 
+_LONGEST = 100
+"""Characters of a parameter in the name of a test."""
+
 _UNIT = tuple(f"tests/{layer}/" for layer in ("filters", "rdp", "rfb", "usb", "wire"))
 
 
@@ -28,14 +31,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.args.sort(key=lambda arg: Path(arg.partition("::")[0]).resolve().parts)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Shorten what names a test: it travels between the processes again and again."""
+    if isinstance(val, str | bytes) and len(val) > _LONGEST:
+        return f"{val[:_LONGEST]!r}..."
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the sans-IO layers, and let them come last.
 
     They take a millisecond each: with several processes, all are busy until the end.
+    Handing them out costs more than that, so a process gets a file of them at once.
     """
     for item in items:
         if item.nodeid.startswith(_UNIT):
             item.add_marker("unit")
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: item.nodeid.startswith(_UNIT))
 
 

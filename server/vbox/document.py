@@ -343,7 +343,8 @@ class _Parser:
         self._data = data
         self._name = name
         self._stack: list[Node] = []
-        self._scopes: list[dict[str, str]] = []
+        self._meanings: dict[str, str] = {}  # of prefixes, here
+        self._scopes: list[dict[str, str | None]] = []  # what they meant outside
         self._at = 0
         self._count = 0
         self.namespace = ""
@@ -397,22 +398,25 @@ class _Parser:
 
     def _local(self, name: str, attributes: dict[str, str]) -> str:
         """Return what an element is called here; remember what its prefixes mean."""
-        meant = {
-            key[6:]: value
-            for key, value in attributes.items()
-            if key == "xmlns" or key.startswith("xmlns:")
-        }
-        self._scopes.append(meant)
+        outside: dict[str, str | None] = {}
+        for key, value in attributes.items():
+            if key == "xmlns" or key.startswith("xmlns:"):
+                outside[key[6:]] = self._meanings.get(key[6:])
+                self._meanings[key[6:]] = value
+        self._scopes.append(outside)
         prefix, _, local = name.rpartition(":")
-        known = (scope[prefix] for scope in reversed(self._scopes) if prefix in scope)
-        namespace = next(known, prefix)
+        namespace = self._meanings.get(prefix, prefix)
         if not self._stack:
             self.namespace = namespace
         return local if namespace == self.namespace else f"{{{namespace}}}{local}"
 
     def _finish(self, name: str) -> None:
         node = self._stack.pop()
-        self._scopes.pop()
+        for prefix, meaning in self._scopes.pop().items():
+            if meaning is None:
+                del self._meanings[prefix]
+            else:
+                self._meanings[prefix] = meaning
         if node.head.endswith(b"/>"):
             return
         close = self._expat.CurrentByteIndex

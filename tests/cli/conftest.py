@@ -22,10 +22,21 @@ def empty(
         yield Vbox(tmp_path, capsys)
 
 
+@pytest.fixture(scope="session")
+def one_machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that createvm made a machine in."""
+    folder = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch, vbox_home(folder, patch):
+        assert main(["createvm", "--name", "Lab", "--register"]) == 0
+    return folder
+
+
 @pytest.fixture
-def vbox(empty: Vbox) -> Vbox:
+def vbox(one_machine: Path, empty: Vbox) -> Vbox:
     """The machine ``Lab``, as it comes out of createvm."""
-    empty("createvm --name Lab --register")
+    shutil.copytree(one_machine, empty.folder, dirs_exist_ok=True)
+    for name, text in empty.files().items():
+        Path(name).write_text(text.replace(str(one_machine), str(empty.folder)))
     return empty
 
 

@@ -26,6 +26,8 @@ from tests.support.vboxmanage_guide import (
     words,
 )
 
+pytestmark = pytest.mark.xdist_group("guide")  # they share a home that is prepared
+
 _DONE = ("works", "rusb's own", "another word", "accepted")
 
 
@@ -40,6 +42,16 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 # ------------------------------------------------------------------- a home ----
+
+
+_as_prepared: dict[Path, str] = {}
+
+
+def first_state(home: Vbox) -> str:
+    """What can be seen in a home as it was prepared."""
+    if home.folder not in _as_prepared:
+        _as_prepared[home.folder] = state(home)
+    return _as_prepared[home.folder]
 
 
 def state(home: Vbox) -> str:
@@ -63,7 +75,7 @@ def test_the_example_does_what_the_table_says(
     (line,) = code(example)
     if then == STARTS:
         return  # the laboratory does
-    before, files = state(home), home.files()
+    before, files = first_state(home), home.files()
     ended = run(line, monkeypatch)
     home.out, home.err = home.capsys.readouterr()
     said = home.out + home.err

@@ -103,15 +103,16 @@ def test_proprietary_certificates(v: dict[str, Any]) -> None:
     assert parse_certificate(certificate) == (modulus, 65537)
 
 
-@pytest.mark.parametrize("size", range(184))
-def test_a_certificate_cut_short(size: int) -> None:
+def test_a_certificate_cut_short() -> None:
     (v, _) = group("proprietary_certificates")
-    cut = bytes.fromhex(v["certificate_184"])[:size]
-    if size < 100:
-        with pytest.raises(ParseError):
-            parse_certificate(cut)
-    elif size >= 108:  # the signature is not looked at
-        assert parse_certificate(cut)[1] == 65537
+    whole = bytes.fromhex(v["certificate_184"])
+    for size in range(184):
+        print(size)  # the last one is shown if it fails
+        if size < 100:
+            with pytest.raises(ParseError):
+                parse_certificate(whole[:size])
+        elif size >= 108:  # the signature is not looked at
+            assert parse_certificate(whole[:size])[1] == 65537, size
 
 
 @pytest.mark.parametrize(

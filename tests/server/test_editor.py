@@ -225,13 +225,13 @@ def test_d1_numeric_texts_survive(
     editor.add_filter(1, given)
     editor.replace_filter(0, Filter(name="n", product_id=text, revision=text))
     first, second = load(editor, tmp_path).filters
-    want = given.criteria["vendor_id"]
+    numbers = *range(0x20, 0x1400), 0, 1, 2, 5, 0x046D, 0xABCD, 12345, 0xFFFF
+    want = list(filter(given.criteria["vendor_id"].accepts, numbers))
     for found in (
         *(second.criteria["vendor_id"], second.criteria["port"]),
         *(first.criteria["product_id"], first.criteria["revision"]),
     ):
-        for number in (*range(0x20, 0x1400), 0, 1, 2, 5, 0x046D, 0xABCD, 12345, 0xFFFF):
-            assert found.accepts(number) == want.accepts(number), (text, number)
+        assert list(filter(found.accepts, numbers)) == want
     assert second.vendor_id == stored
 
 
@@ -339,43 +339,47 @@ def meaning(document: Document) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("version", OLD_VERSIONS)
-@pytest.mark.parametrize("what", RAISES)
-def test_a_raised_version_means_what_the_old_one_meant(what: str, version: str) -> None:
-    needs, change, changes = RAISES[what]
-    number = (1, int(version[2:]))
+def test_a_raised_version_means_what_the_old_one_meant(version: str) -> None:
     for display in DISPLAYS:
         for usb in [*OLD_FORMS, *(NEW_FORM + old for old in OLD_FORMS)]:
             text = MACHINE.format(version=version, display=display, usb=usb)
-            editor = Editor(Document(text.encode()))
-            before = meaning(editor.document)
-            want = dict(before)
-            if what == "rename" and "usb OHCI" not in want:
-                continue
-            for key, value in changes.items():
-                if key == "usb":
-                    want[f"usb {value}"] = 1
-                elif key == "filter":
-                    want["filters"] = (*want["filters"], Filter(value))  # type: ignore[misc]
-                else:
-                    want[key] = value
-            change(editor)  # type: ignore[no-untyped-call]
-            assert meaning(editor.document) == want, text
-            is_new = not changes or want != before
-            reached = max(number, needs) if is_new else number
-            assert editor.version == reached
-            raised = f"{version}-linux" if reached > number else None
-            assert editor.raised_from == raised
-            data = editor.document.data
-            assert b'version="1.%d-linux"' % reached[1] in data
-            if number < (1, 11) <= reached:
-                words = (b" port=", b" netAddress=", b"quality=", b"<VideoChannel/>")
-                assert not any(word in data for word in words)
-            if number < reached >= (1, 14):
-                assert b"<USBController" not in data
-            for word in ("strange='old'", 'strange="new"', "<!-- <old> -->", "<X/>"):
-                assert (word in text) == (word.encode() in data)
-            for word in ("new=", "<New/>", "<!-- kept -->", "<Unknown/>"):
-                assert (word in text) == (word.encode() in data)
+            before = meaning(Document(text.encode()))
+            for what in RAISES:
+                if what != "rename" or "usb OHCI" in before:
+                    raise_it(what, version, text, before)
+
+
+def raise_it(what: str, version: str, text: str, before: dict[str, object]) -> None:
+    """Change a machine that meant something before; does it mean what it should?"""
+    needs, change, changes = RAISES[what]
+    number = (1, int(version[2:]))
+    editor = Editor(Document(text.encode()))
+    want = dict(before)
+    for key, value in changes.items():
+        if key == "usb":
+            want[f"usb {value}"] = 1
+        elif key == "filter":
+            want["filters"] = (*want["filters"], Filter(value))  # type: ignore[misc]
+        else:
+            want[key] = value
+    change(editor)  # type: ignore[no-untyped-call]
+    assert meaning(editor.document) == want, (what, text)
+    is_new = not changes or want != before
+    reached = max(number, needs) if is_new else number
+    assert editor.version == reached, (what, text)
+    raised = f"{version}-linux" if reached > number else None
+    assert editor.raised_from == raised, (what, text)
+    data = editor.document.data
+    assert b'version="1.%d-linux"' % reached[1] in data
+    if number < (1, 11) <= reached:
+        words = (b" port=", b" netAddress=", b"quality=", b"<VideoChannel/>")
+        assert not any(word in data for word in words), (what, text)
+    if number < reached >= (1, 14):
+        assert b"<USBController" not in data, (what, text)
+    for word in ("strange='old'", 'strange="new"', "<!-- <old> -->", "<X/>"):
+        assert (word in text) == (word.encode() in data), (what, text)
+    for word in ("new=", "<New/>", "<!-- kept -->", "<Unknown/>"):
+        assert (word in text) == (word.encode() in data), (what, text)
 
 
 def test_the_form_of_usb_since_1_14() -> None:

@@ -31,7 +31,7 @@ ROUND_TRIP = 2 * ONE_WAY
 
 
 def make(mode: StorageMode, drive: FlashDrive | None = None) -> Driver:
-    image = bytearray(n & 0xFF for n in range(BLOCKS * BLOCK))
+    image = bytearray(bytes(range(256)) * (BLOCKS * BLOCK // 256))
     return Driver(Disk(drive or FlashDrive(image), mode, lambda: ONE_WAY))
 
 
