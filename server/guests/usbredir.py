@@ -119,6 +119,8 @@ class UsbredirGuest(GuestBackend):
             raise GuestError(f"nobody answers at {where}") from None
         except OSError as error:
             raise GuestError(f"cannot connect to {where}: {reason(error)}") from error
+        if plug.stream is None:
+            raise GuestError(f"the other end at {where} refused the device or hung up")
         self._plugs.append(plug)
         return where
 
@@ -126,8 +128,9 @@ class UsbredirGuest(GuestBackend):
         """Unplug it from whoever has it."""
         for plug in [p for p in self._plugs if p.device is device]:
             self._plugs.remove(plug)
-            if plug.stream is not None:
-                await plug.stream.aclose()
+            stream, plug.stream = plug.stream, None
+            if stream is not None:
+                await stream.aclose()
 
     async def aclose(self) -> None:
         """Unplug everything and hang up."""
@@ -165,7 +168,7 @@ class UsbredirGuest(GuestBackend):
         while free and self._waiting:
             caller, plug = self._waiting.popleft(), free.popleft()
             assert caller.transport is not None
-            plug.stream = stream = self._stream(plug)
+            stream = self._stream(plug)
             caller.transport.set_protocol(stream)
             stream.connection_made(caller.transport)
             stream.data_received(caller.said)
@@ -175,38 +178,39 @@ class UsbredirGuest(GuestBackend):
     async def _connect(self, plug: _Plug) -> None:
         loop = asyncio.get_running_loop()
         if self._path:
-            _, stream = await loop.create_unix_connection(
+            await loop.create_unix_connection(
                 lambda: self._stream(plug), str(self._path)
             )
         else:
-            _, stream = await loop.create_connection(
-                lambda: self._stream(plug), *self._place
-            )
-        plug.stream = stream
+            await loop.create_connection(lambda: self._stream(plug), *self._place)
 
     def _stream(self, plug: _Plug) -> DeviceStream:
-        return DeviceStream(
+        """The protocol of a new connection, which has the device from now on."""
+
+        def dropped(why: str) -> None:
+            if plug.stream is stream:  # who was refused hangs up as well
+                self._dropped(plug, stream, why)
+
+        plug.stream = stream = DeviceStream(
             plug.device,
             usbredir_core(plug.device),
-            on_refused=lambda: self._dropped(plug, "the other end refused the device"),
-            on_ended=lambda: self._dropped(plug, "the other end hung up"),
+            on_refused=lambda: dropped("the other end refused the device"),
+            on_ended=lambda: dropped("the other end hung up"),
         )
+        return stream
 
-    def _dropped(self, plug: _Plug, why: str) -> None:
+    def _dropped(self, plug: _Plug, stream: DeviceStream, why: str) -> None:
         """Whoever had it has it no more; when we listen, the next may come."""
-        stream, plug.stream = plug.stream, None
-        if stream is not None:
-            stream.abort()
-        if plug not in self._plugs:
-            return
+        plug.stream = None
+        stream.abort()
         log.info("%s: %s", plug.device.name, why)
-        if not self._is_listening:
+        if self._is_listening:
+            if stream.was_used:
+                plug.device.reset()
+            self._match()
+        elif plug in self._plugs:  # else it is being attached
             self._plugs.remove(plug)
             self._lost(plug.device, why)
-            return
-        if stream is not None and stream.was_used:
-            plug.device.reset()
-        self._match()
 
 
 PLUGIN = UsbredirGuest

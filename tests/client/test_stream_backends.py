@@ -466,7 +466,7 @@ async def test_a_device_without_interfaces_that_cannot_be_read_is_listed(
         await backend.aclose()
 
 
-@pytest.mark.parametrize("busid", ["x" * 31, "1-@1@2", "1-\n", "-", "1-99999.1"])
+@pytest.mark.parametrize("busid", ["x" * 32, "1-@1@2", "1-\n", "-", "1-99999.1"])
 async def test_an_odd_busid_is_what_the_device_is_asked_for_by(busid: str) -> None:
     """T31: names that are no ports, or without an end."""
     odd = record(busid)

@@ -1,6 +1,7 @@
 """The guest usbredir: programs that speak it, at either end of a connection."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from rusb.server.guests.usbredir import UsbredirGuest
 from rusb.usb.urb import UrbStatus
 from tests.support.guest_programs import IN, Device, Redirected, until
 from tests.support.rusbserver import free_port
+from tests.support.wire.redir import REJECT, hello, packet
 
 
 @pytest.fixture
@@ -87,6 +89,79 @@ async def test_each_caller_gets_the_next_free_device(
     await guest.aclose()
 
 
+REFUSAL = hello() + packet(REJECT)
+
+
+async def test_what_one_caller_refuses_the_next_one_gets(
+    programs: list[Redirected],
+) -> None:
+    """And keeps, when the first one's connection ends after that."""
+    guest = UsbredirGuest("listen=127.0.0.1:0")
+    await guest.start()
+    await guest.attach(Device())
+    loop = asyncio.get_running_loop()
+    place = "127.0.0.1", guest.port
+    with socket.create_connection(place) as one, socket.create_connection(place) as two:
+        one.setblocking(False)
+        two.settimeout(None)
+        programs.append(program := Redirected(two))
+        async with asyncio.timeout(20):
+            assert await loop.sock_recv(one, 1 << 16)
+            await loop.sock_sendall(one, REFUSAL)
+            while await loop.sock_recv(one, 1 << 16):
+                pass
+        await until(lambda: program.is_ready)
+        await asyncio.sleep(0.05)
+        assert program.is_attached
+        await guest.aclose()
+
+
+async def test_a_refusal_is_one_loss(tmp_path: Path) -> None:
+    path = tmp_path / "chardev"
+    lost: list[str] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        guest = UsbredirGuest(str(path))
+        guest.watch_lost(lambda device, why: lost.append(why))
+        await guest.attach(Device())
+        refusing, _ = listener.accept()
+        with refusing:
+            refusing.sendall(REFUSAL)
+            refusing.setblocking(False)
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(20):
+                with contextlib.suppress(ConnectionError):
+                    while await loop.sock_recv(refusing, 1 << 16):
+                        pass
+        await asyncio.sleep(0)
+    assert lost == ["the other end refused the device"]
+    await guest.aclose()
+
+
+async def test_who_refuses_at_once_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop may hear of it before it says that there is a connection."""
+    path = tmp_path / "chardev"
+    guest = UsbredirGuest(str(path))
+    guest.watch_lost(lambda device, why: pytest.fail(why))
+    connect = guest._connect
+
+    async def late(plug: usbredir._Plug) -> None:
+        await connect(plug)
+        listener.accept()[0].close()
+        await until(lambda: plug.stream is None)
+
+    monkeypatch.setattr(guest, "_connect", late)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with pytest.raises(GuestError, match="refused the device or hung up"):
+            await guest.attach(Device())
+    await guest.aclose()
+
+
 async def test_callers_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usbredir, "MAX_WAITING", 2)
     guest = UsbredirGuest("listen=127.0.0.1:0")
@@ -115,7 +190,15 @@ async def test_a_socket_of_ours_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("address", ["", "listen=", "listen=host", "host:port"])
-def test_an_address_that_makes_no_sense(address: str) -> None:
-    with pytest.raises(GuestError):
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("", r"needs HOST:PORT or PATH"),
+        ("listen=", r"needs HOST:PORT or PATH"),
+        ("listen=host", "host"),
+        ("host:port", "port"),
+    ],
+)
+def test_an_address_that_makes_no_sense(address: str, why: str) -> None:
+    with pytest.raises(GuestError, match=why):
         UsbredirGuest(address)

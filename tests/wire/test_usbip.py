@@ -381,6 +381,14 @@ def test_a_list_is_bounded() -> None:
         codec.parse_list(data)
 
 
+def test_texts_without_an_end_are_as_long_as_their_fields() -> None:  # T31
+    path, busid = b"p" * 256, b"1-" + b"2" * 30
+    data = codec.device_list([Record.of(Place(1, 3), INFO, SOUND)])
+    (found,) = codec.parse_list(data[:12] + path + busid + data[12 + 288 :]) or ()
+    assert found.busid == busid.decode()
+    assert (found.info.vendor_id, found.bus) == (INFO.vendor_id, 1)
+
+
 def test_a_request_comes_in_any_pieces() -> None:
     wanted = None
     export = Export()
@@ -500,6 +508,36 @@ def test_packets_and_data_of_an_answer_must_agree() -> None:
     iso = codec.pack_iso((8, 8, 8), (IsoPacket(8), IsoPacket(8), IsoPacket(0)))
     with pytest.raises(RemoteProtocolError, match="do not agree"):
         core.receive_data(0, head + bytes(8) + iso, now=0)
+
+
+@pytest.mark.parametrize(  # T31
+    ("count", "lengths", "why"),
+    [
+        (2, (8, 8, 0), "2 packets, 3 were asked for"),
+        (4, (8, 8, 0), "4 packets, 3"),
+        (-0x80000000, (8, 8, 0), "-2147483648 packets, 3"),
+        (3, (9, 7, 0), "a packet of 9 bytes, 8 were asked for"),
+    ],
+)
+def test_packets_of_an_answer_are_those_that_were_asked_for(
+    count: int, lengths: tuple[int, ...], why: str
+) -> None:
+    core = imported()
+    urb = Urb(5, TransferType.ISOCHRONOUS, 0x82, 24, packets=(8, 8, 8))
+    core.submit_urb(1, urb, now=0)
+    head = codec.RET_SUBMIT.pack(3, 1, 0, 0, 0, 0, 16, 0, count, 0)
+    iso = codec.pack_iso((8, 8, 8), tuple(map(IsoPacket, lengths)))
+    with pytest.raises(RemoteProtocolError, match=why):
+        core.receive_data(0, head + bytes(16) + iso, now=0)
+
+
+def test_a_stale_number_of_packets_in_an_answer_means_nothing() -> None:
+    core = imported()
+    core.submit_urb(1, Urb(5, TransferType.BULK, 0x81, 512), now=0)
+    head = codec.RET_SUBMIT.pack(3, 1, 0, 0, 0, 0, 4, 0, -1, 0)
+    core.receive_data(0, head + b"data", now=0)
+    (done,) = [e for e in core.events() if isinstance(e, UrbCompleted)]
+    assert done.result.data == b"data"
 
 
 def test_an_answer_after_a_close_is_still_read() -> None:

@@ -268,8 +268,8 @@ class UsbipGuestSide(StreamSide, GuestSide):
 
     def _next_result(self) -> bool:
         buffer = self._buffer
-        _, seqnum, _, _, _, status, length, start, _, _ = codec.RET_SUBMIT.unpack_from(
-            buffer
+        (_, seqnum, _, _, _, status, length, start, count, _) = (
+            codec.RET_SUBMIT.unpack_from(buffer)
         )
         sent = self._sent.get(seqnum)
         if sent is None:
@@ -279,6 +279,8 @@ class UsbipGuestSide(StreamSide, GuestSide):
             raise RemoteProtocolError(f"{length} bytes, {urb.length} were asked for")
         end = codec.HEADER + (length if urb.is_in else 0)
         packets = len(urb.packets)
+        if packets and count != packets:  # elsewhere it means nothing (4)
+            raise RemoteProtocolError(f"{count} packets, {packets} were asked for")
         if len(buffer) < end + 16 * packets:
             return False
         data = bytes(buffer[codec.HEADER : end])
@@ -287,6 +289,11 @@ class UsbipGuestSide(StreamSide, GuestSide):
         moved = tuple(IsoPacket(n, codec.status_of(code)) for _, _, n, code in iso)
         if packets and sum(packet.length for packet in moved) != length:
             raise RemoteProtocolError("packets and data of an answer do not agree")
+        for packet, wanted in zip(moved, urb.packets, strict=True):
+            if packet.length > wanted:
+                raise RemoteProtocolError(
+                    f"a packet of {packet.length} bytes, {wanted} were asked for"
+                )
         result = UrbResult(codec.status_of(status), data, length, moved, start)
         self._finish(seqnum, sent, result)
         return True
