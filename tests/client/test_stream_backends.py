@@ -565,3 +565,34 @@ async def test_a_device_that_answers_nothing_is_still_listed(  # T30
         with pytest.raises(BackendError, match="did not select configuration 1 in"):
             await opened.set_configuration(1)
         await backend.aclose()
+
+
+async def test_a_host_that_goes_amid_a_request_has_lost_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_stream, "REQUEST_TIMEOUT", 0.2)  # it tells nothing of itself
+    loop = asyncio.get_running_loop()
+    made: list[Saying] = []
+
+    def accept() -> Saying:
+        made.append(Saying(connecting(), hangs_up=False))
+        return made[-1]
+
+    async with (
+        asyncio.timeout(20),
+        await loop.create_server(accept, "127.0.0.1", 0) as server,
+    ):
+        port = server.sockets[0].getsockname()[1]
+        backend = load_backend(f"usbredir:127.0.0.1:{port}")
+        (one,), (two,) = await asyncio.gather(
+            backend.list_devices(), backend.list_devices()
+        )
+        assert one == two
+        assert len(made) == 1  # both ask over one connection
+        opened = await backend.open(one)
+        monkeypatch.undo()
+        loop.call_later(0.05, made[0].transport.abort)
+        for _ in range(2):
+            with pytest.raises(DeviceGone, match="the device is gone"):
+                await opened.set_configuration(1)
+        await backend.aclose()

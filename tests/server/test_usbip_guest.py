@@ -129,6 +129,7 @@ async def test_callers_are_bounded(
     guest: UsbipGuest, ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usbip, "MAX_CALLERS", 3)
+    monkeypatch.setattr(usbip, "REQUEST_TIMEOUT", 100)  # that is not what ends it
     for _ in range(3):
         await call(guest, ends)
     async with asyncio.timeout(20):
