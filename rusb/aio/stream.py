@@ -45,8 +45,12 @@ TURN = 64
 millisecond of small transfers. Then the others have their turn, whose keys wait."""
 
 TURN_BYTES = 256 << 10
-"""Bytes that it writes in a turn. An event loop reads as many, and more at once from a
-peer that fills them, so that much less ends the turn, too."""
+"""Bytes that it writes in a turn. An event loop reads as many at once."""
+
+FULL_READ = 224 << 10
+"""More bytes than these come with a read that is full (256 KiB, less what TLS adds and
+a record that is not whole). The loop would read again at once, and so up to 32 times:
+that ends the turn, too."""
 
 UNSENT = 64 << 10
 """The same of the kernel: bytes that it takes beyond those that are under way."""
@@ -291,7 +295,7 @@ class RdpStream(asyncio.Protocol):
         finally:
             self._is_receiving = False
         self._write()
-        if self.core.has_more or len(data) > TURN_BYTES // 2:
+        if self.core.has_more or len(data) > FULL_READ:
             self._had_turn = True
             self._pause_or_read()
             self._loop.call_soon(self._next_turn)
@@ -419,19 +423,18 @@ class RdpStream(asyncio.Protocol):
         left = TURN_BYTES
         if is_all:
             core.room = inf
-        pieces = core.data_to_send()
-        if not (pieces or self._is_high or core.bytes_waiting):
-            return  # as after most of what comes in
-        while pieces:
+        while pieces := core.data_to_send():
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.bytes_sent += len(data)
             transport.write(data)
             left -= len(data)
             core.room = self._room
-            pieces = core.data_to_send() if left > 0 else []
-        if core.bytes_waiting and self._room:
+            if left <= 0 or not core.bytes_waiting:
+                break
+        is_waiting = core.bytes_waiting > 0
+        if is_waiting and core.room > 0:
             self.flush()
-        if self._is_high or core.bytes_waiting or not self._room:
+        if is_waiting or self._is_high or self._is_full or self._is_full_below:
             self._look()
 
     def _look(self) -> None:

@@ -99,17 +99,28 @@ class Outbox:
 
     def take(self) -> Message:
         """Return the next message; there is one."""
-        if not (self._urgent or self._turns):
+        turns, urgent = self._turns, self._urgent
+        if urgent and (self._ahead < MAX_AHEAD or not turns):
+            message = urgent.popleft()
+            cost = len(message.data) + MESSAGE_COST
+            self._ahead += cost
+        elif turns:
+            while (waiting := turns[0]).share <= 0:
+                waiting.share += SHARE
+                turns.rotate(-1)
+            message = waiting.messages.popleft()
+            cost = len(message.data) + MESSAGE_COST
+            waiting.share -= cost
+            self._ahead = 0
+            if not waiting.messages:
+                turns.popleft()
+                del self._flows[waiting.flow]
+        else:
             message = self._later.popleft()
+            cost = len(message.data) + MESSAGE_COST
             while self._later and not self._later[0].is_fence:
                 self._sort(self._later.popleft())
-        elif self._urgent and (self._ahead < MAX_AHEAD or not self._turns):
-            message = self._urgent.popleft()
-            self._ahead += len(message.data) + MESSAGE_COST
-        else:
-            message = self._take_turn()
-            self._ahead = 0
-        self.size -= len(message.data) + MESSAGE_COST
+        self.size -= cost
         return message
 
     def remove(self, channel: int) -> list[Message]:
@@ -121,19 +132,6 @@ class Outbox:
             if message.channel != channel:
                 self.add(message)
         return [message for message in waiting if message.channel == channel]
-
-    def _take_turn(self) -> Message:
-        turns = self._turns
-        while turns[0].share <= 0:
-            turns[0].share += SHARE
-            turns.rotate(-1)
-        waiting = turns[0]
-        message = waiting.messages.popleft()
-        waiting.share -= len(message.data) + MESSAGE_COST
-        if not waiting.messages:
-            turns.popleft()
-            del self._flows[waiting.flow]
-        return message
 
     def _sort(self, message: Message) -> None:
         if message.is_urgent:

@@ -9,6 +9,7 @@ and joined by C code in one go.
 import functools
 import struct
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from rusb.errors import ParseError
 
@@ -47,6 +48,14 @@ _KINDS = WHOLE | _COMPRESSED
 _SMALL = 1024
 """Bytes below which pieces are gathered, or a message of 16 Mi one-byte chunks would
 take 40 times its size."""
+
+MAX_FORMS, MAX_PLANNED = 256, 8
+"""Lengths of messages of which it is remembered how they are cut, and into how many
+chunks at most."""
+
+_Plan: TypeAlias = tuple[list[bytes], list[slice]]
+"""How messages of a length are cut: what stands in front of each chunk, with a place
+behind it; and the chunks. Without those it is one, and the place is the end."""
 
 _MAX_RUN = 64
 """Chunks taken in one go."""
@@ -90,6 +99,7 @@ class ChannelSender:
     Attributes:
         chunk_size: bytes of payload per chunk, as the peer's capabilities allow.
         prefix: the security header in front of every payload, if any.
+        initiator: set before the first message of a channel.
     """
 
     def __init__(self, *, is_server: bool, initiator: int) -> None:
@@ -97,6 +107,8 @@ class ChannelSender:
         self.prefix = b""
         self.initiator = initiator
         self._start = DATA_HEADER + (_SEND_INDICATION if is_server else _SEND_REQUEST)
+        # transfers are often as long as those before
+        self._forms: dict[tuple[int, int, int, bytes, int, bytes], _Plan] = {}
 
     def send_data(self, channel: int, size: int) -> bytes:
         """Return all headers up to the payload, whose length is *size*."""
@@ -113,21 +125,31 @@ class ChannelSender:
             flags: in each chunk.
             head: what the message begins with, shorter than a chunk.
         """
-        total, chunk = len(head) + len(message), self.chunk_size
-        if total <= chunk:  # no call: this is what each message costs
-            ours = self._start, self.initiator, self.prefix
-            flags |= WHOLE
-            return [_header(*ours, channel, total, total, flags) + head, message]
-        first = chunk - len(head)
-        starts = range(first, len(message), chunk)
-        ends = range(first + chunk, len(message) + chunk, chunk)
-        pieces = [self.header(channel, chunk, total, flags)] * (2 + 2 * len(starts))
-        pieces[0] = self.header(channel, chunk, total, flags | _FIRST) + head
-        pieces[1] = message[:first]
-        last = len(message) - starts[-1]
-        pieces[-2] = self.header(channel, last, total, flags | _LAST)
-        pieces[3::2] = map(message.__getitem__, map(slice, starts, ends))
+        form = channel, len(message), flags, head, self.chunk_size, self.prefix
+        found = self._forms.get(form)
+        if found is None:
+            found = self._plan(channel, len(message), flags, head)
+            if len(found[1]) <= MAX_PLANNED:
+                if len(self._forms) >= MAX_FORMS:
+                    self._forms.clear()
+                self._forms[form] = found
+        heads, slices = found
+        if not slices:
+            return [*heads, message]
+        pieces = heads.copy()
+        pieces[1::2] = map(message.__getitem__, slices)
         return pieces
+
+    def _plan(self, channel: int, size: int, flags: int, head: bytes) -> _Plan:
+        """Say how a message of *size* bytes behind its head is cut."""
+        total, chunk = len(head) + size, self.chunk_size
+        if total <= chunk:
+            return [self.header(channel, total, total, flags | WHOLE) + head], []
+        ends = range(chunk - len(head), size, chunk)
+        pieces = [self.header(channel, chunk, total, flags)] * (2 + 2 * len(ends))
+        pieces[0] = self.header(channel, chunk, total, flags | _FIRST) + head
+        pieces[-2] = self.header(channel, size - ends[-1], total, flags | _LAST)
+        return pieces, list(map(slice, (0, *ends), (*ends, size)))
 
     def chunks(self, message: bytes, flags: int = 0) -> Iterator[bytes]:
         """Yield the chunks of a message with their headers, to be encrypted singly."""

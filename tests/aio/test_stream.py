@@ -360,7 +360,8 @@ async def test_a_peer_that_fills_what_the_loop_reads_at_once_has_had_its_turn() 
     core = Feeder()
     core.is_secured = True
     stream, transport = open_stream(core)
-    for size, is_read in ((1000, True), (256 << 10, False)):
+    full = 15 << 14  # whole TLS records in what it reads at once
+    for size, is_read in ((1000, True), (200 << 10, True), (full, False)):
         stream.data_received(bytes(size))
         assert transport.is_read is is_read
     await asyncio.sleep(0)

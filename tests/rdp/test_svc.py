@@ -96,6 +96,33 @@ def test_chunks_are_full_flagged_and_fit_a_packet(
         assert packet_size(head, 0) == len(head) + len(payload) <= MAX_PACKET
 
 
+def test_messages_of_one_length_are_cut_as_what_was_agreed_on_by_then() -> None:
+    sender = ChannelSender(is_server=False, initiator=1)
+    rng = random.Random(15)
+    for prefix, chunk in ((b"", 1600), (b"", 16256), (bytes(4), 16256), (b"", 1600)):
+        sender.prefix, sender.chunk_size = prefix, chunk
+        fresh = ChannelSender(is_server=False, initiator=1)
+        fresh.prefix, fresh.chunk_size = prefix, chunk
+        for size, channel, flags, head in itertools.product(
+            *((20, 5000), (CHANNEL, USB), (0, SHOW), (b"", b"head"))
+        ):
+            message = rng.randbytes(size)
+            found = b"".join(sender.cut(channel, message, flags, head))
+            assert found == b"".join(
+                fresh.send_data(channel, len(prefix) + len(one)) + prefix + one
+                for one in fresh.chunks(head + message, flags)
+            )
+
+
+def test_memory_of_many_lengths_stays_small() -> None:
+    sender = ChannelSender(is_server=False, initiator=1)
+    message = memoryview(bytes(1 << 20))
+    sizes = (*range(1, 8000, 2), *range(100_000, 1 << 20, 10_007))
+    with memory_below(1 << 20):
+        for size in sizes:
+            sender.cut(CHANNEL, message[:size])  # type: ignore[arg-type]
+
+
 def test_too_long_a_message_is_our_own_mistake() -> None:
     joined = Joined().run()
     with pytest.raises(LocalProtocolError):
