@@ -431,7 +431,9 @@ async def test_no_urb_is_lost_doubled_or_out_of_order(lab: Net) -> None:
 
         async def disturb() -> None:
             while True:
-                await asyncio.sleep(source.uniform(0.1, 0.5))
+                enough = len(numbers.came) + source.randrange(500, 2500)
+                while len(numbers.came) < enough:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
                 if source.random() < 0.15:
                     lab.wire.silence()
                 else:
