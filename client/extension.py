@@ -176,14 +176,14 @@ class Extension:
         except ParseError as error:
             raise RemoteProtocolError(f"rusbext: {error}") from error
         match message:
+            case rusbext.Ack() if self._lane is not None:
+                self._lane.acknowledged(message.received)
             case rusbext.Hello() if self._lane is None:
                 self._hello(message)
             case rusbext.Resumed() if self._lane is None:
                 self._resumed(message)
             case rusbext.Refused() if self._lane is None:
                 self._refuse()
-            case rusbext.Ack() if self._lane is not None:
-                self._lane.acknowledged(message.received)
 
     def closed(self, channel: int) -> None:
         """The connection is over."""
@@ -206,9 +206,9 @@ class Extension:
 
     def _full(self, is_full: bool) -> None:
         if is_full and self.connection is not None:
-            self.connection.fail(
-                RemoteProtocolError("the server acknowledges nothing of what it asked")
-            )
+            error = RemoteProtocolError("the server acknowledges nothing that it asked")
+            # what is just leaving is to leave first
+            asyncio.get_running_loop().call_soon(self.connection.fail, error)
 
     def _hello(self, hello: rusbext.Hello) -> None:
         if not hello.features & Feature.RESUME or not self._wire:

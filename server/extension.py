@@ -123,12 +123,12 @@ class Extension:
         except ParseError as error:
             raise RemoteProtocolError(f"rusbext: {error}") from error
         match message:
+            case rusbext.Ack() if self.ticket is not None:
+                self.ticket.lane.acknowledged(message.received)
             case rusbext.Accept():
                 self._accept(message)
             case rusbext.Resume():
                 self._resume(message)
-            case rusbext.Ack() if self.ticket is not None:
-                self.ticket.lane.acknowledged(message.received)
             case rusbext.Ping():
                 self._send(rusbext.Pong(message.number))
 
@@ -171,13 +171,13 @@ class Extension:
             later=self._loop.call_later,
             on_full=lambda is_full: None,
         )
-        self._bind(lane, 0)
         self._timer.cancel()
         devices = self._session.begin_usb(lane)
         if message.features & Feature.COMMANDS:
             devices.have_commands_run()
         lane.on_full = devices.set_full
         lane.serve(devices.link)
+        self._bind(lane, 0)
         ticket = Ticket(
             *(self._id, message.key, self._owner),
             lane=lane,

@@ -56,7 +56,7 @@ class WireLink:
 
     Attributes:
         on_event: see above; it may be changed.
-        has_heard: the peer has sent a message.
+        messages: how many the peer has sent.
         beside: takes what the peer says beside the core (docs/spec/storage.md, 5), with
             a wire whose messages begin as those of ``vrdpusb`` do; None: nobody does.
     """
@@ -72,7 +72,7 @@ class WireLink:
         close_channel: Callable[[int], None] = no_channels,
     ) -> None:
         self.core = core
-        self.has_heard = False
+        self.messages = 0
         self.beside: Callable[[memoryview], None] | None = None
         self._send = send
         self._flush = flush
@@ -87,6 +87,11 @@ class WireLink:
         self._due: float | None = None
         self._stopped: float | None = None  # when the clock was
         self._lag = 0.0  # how long it has stood still so far
+
+    @property
+    def has_heard(self) -> bool:
+        """Has the peer sent a message?"""
+        return self.messages > 0
 
     def now(self) -> float:
         """Return the core's time: seconds that never count while it is suspended."""
@@ -128,9 +133,9 @@ class WireLink:
 
         One on a channel that is not open here is ignored: it has crossed a close.
         """
+        self.messages += 1
         if channel not in self._channels:
             return
-        self.has_heard = True
         if self.beside is not None and data[4:5] == _BESIDE:
             self.beside(memoryview(data)[_FRAME.size :])
             return

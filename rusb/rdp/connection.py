@@ -4,6 +4,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from math import inf
+from typing import Protocol
 
 from rusb.errors import (
     LocalProtocolError,
@@ -20,9 +21,16 @@ from .dvc import (
     DynamicChannels,
     DynamicReceiver,
 )
-from .events import ChannelOpened, Disconnected, Event, Ignored, TlsRequested
+from .events import (
+    ChannelData,
+    ChannelOpened,
+    Disconnected,
+    Event,
+    Ignored,
+    TlsRequested,
+)
 from .mcs import IO_CHANNEL
-from .outbox import MESSAGE_COST, Kept, Message, Outbox
+from .outbox import Message, Outbox
 from .security import PlainSecurity, StandardSecurity
 from .svc import HEADER, MAX_CHANNEL_MESSAGE, WHOLE, ChannelReceiver, ChannelSender
 from .tpkt import TPKT, packet_size
@@ -36,6 +44,10 @@ MAX_SEGMENTS = 1 << 16
 _SEND_DATA = struct.Struct(">4sHHBB")
 _PACKET = struct.Struct(">BxH4sHHBB")  # the same with a TPKT in front
 _BEGIN, _END = 0x20, 0x10  # segmentation bits
+
+
+class _OnTurn(Protocol):
+    def __call__(self, *, is_sending: bool) -> None: ...
 
 
 class Connection(ABC):
@@ -54,10 +66,14 @@ class Connection(ABC):
         turn: packets, or runs of them, that are handled before the others have their
             turn; likewise.
         has_more: some that have come were not: ``receive_data(b"")`` goes on.
+        bytes_received: how many have come so far.
+        mark: as many must have come until *on_turn* of :meth:`keep_channel` is called,
+            which sets it.
     """
 
     room: float = inf
     turn: float = inf
+    mark: float = 0
 
     def __init__(
         self,
@@ -71,11 +87,15 @@ class Connection(ABC):
         self._limits = limits or {}
         self._events: list[Event] = []
         self._outbox = Outbox()
-        self._kept: dict[int, Kept] = {}
+        self._kept_channel = -1
+        self._kept_count = 0  # messages in the output
+        self._keep: Callable[[bytes, int], None]
+        self._on_turn: _OnTurn | None = None
         self._output: list[bytes] = []  # cut, in the order of its encryption
         self._buffer = bytearray()
         self._needed = 0
         self.has_more = False
+        self.bytes_received = 0
         self._failure: str | None = None
         self._segments = b""
         self._is_over = False
@@ -112,6 +132,7 @@ class Connection(ABC):
             raise RemoteProtocolError(f"the connection has failed: {self._failure}")
         if self._is_over or not (data or self.has_more):
             return
+        self.bytes_received += len(data)
         try:
             self._feed(data)
         except ParseError as error:
@@ -145,7 +166,14 @@ class Connection(ABC):
             message = outbox.take()
             self.room -= len(message.data)
             self._leave(message.channel, message.data, message.inner)
+        if self._on_turn is not None and self.bytes_received >= self.mark:
+            self._on_turn(is_sending=bool(self._output))
         taken, self._output = self._output, []
+        if self._kept_count:
+            data, count = b"".join(taken), self._kept_count
+            self._kept_count = 0
+            self._keep(data, count)
+            return [data]
         return taken
 
     def tls_started(self) -> None:
@@ -210,12 +238,41 @@ class Connection(ABC):
         found = (n for n, r in self._channels.items() if r.name.lower() == name.lower())
         return next(found, None)
 
-    def keep_channel(self, channel: int, kept: Kept | None) -> None:
-        """Keep each message of a static channel that leaves; None: no longer."""
-        if kept is None:
-            self._kept.pop(channel, None)
-        else:
-            self._kept[channel] = kept
+    def keep_channel(
+        self, channel: int, keep: Callable[[bytes, int], None], on_turn: _OnTurn
+    ) -> None:
+        """Have all that leaves kept, if there are messages of a static channel in it.
+
+        Args:
+            channel: the only one.
+            keep: ``keep(data, count)``, gets what :meth:`data_to_send` gives, and how
+                many messages begin in it, which end there, too.
+            on_turn: called when all that there is room for has left, if :attr:`mark`
+                is reached; says whether that was anything. It may send.
+        """
+        assert not self._security.is_encrypted  # then nobody could read it
+        self._kept_channel, self._keep, self._on_turn = channel, keep, on_turn
+
+    def keep_no_channel(self) -> None:
+        """Have it kept no longer."""
+        if self._kept_count:
+            self._keep(b"".join(self._output), self._kept_count)
+        self._kept_channel, self._kept_count, self._on_turn = -1, 0, None
+
+    def messages_in(self, data: bytes, channel: int) -> list[bytes]:
+        """Return the messages of a static channel in what :meth:`data_to_send` gave."""
+        found: list[Event] = []
+        receiver, pos = ChannelReceiver(channel, "", found), 0
+        while pos < len(data):
+            start, end = pos, pos + packet_size(data, pos)
+            pos = end
+            if data[start] != TPKT or end - start < 14:
+                continue
+            head, _, number, _, size = _SEND_DATA.unpack_from(data, start + 4)
+            if head[:3] == DATA_HEADER and number == channel:
+                body = start + 14 + (size >> 7) + len(self._sender.prefix)
+                receiver.receive(data, start, body, end, end)
+        return [one.data for one in found if isinstance(one, ChannelData)]
 
     def take_back(self, channel: int) -> list[Message]:
         """Take the messages of a static channel that have not left, in their order."""
@@ -269,12 +326,8 @@ class Connection(ABC):
                 self._leave_inner(channel, message, inner)
                 return
             head = inner.head
-        elif (kept := self._kept.get(channel)) is not None:
-            # no call: this is what each message costs
-            kept.messages.append(message)
-            kept.size += len(message) + MESSAGE_COST
-            if kept.size > kept.limit:
-                kept.on_limit()
+        elif channel == self._kept_channel:
+            self._kept_count += 1
         flags = self._chunk_flags.get(channel, 0)
         if not self._security.is_encrypted:
             self._output += self._sender.cut(channel, message, flags, head)

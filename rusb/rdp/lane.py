@@ -7,13 +7,13 @@ the rest again (docs/spec/resume.md). So the wire's cores never learn of the dro
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from rusb.errors import RemoteProtocolError
 
 from .channels import ChannelHandler
 from .connection import Connection
-from .outbox import MESSAGE_COST, Kept, Message, Outbox
+from .outbox import MESSAGE_COST, Message, Outbox
 from .rusbext import Ack
 
 __all__ = ["Lane", "Timer"]
@@ -21,8 +21,15 @@ __all__ = ["Lane", "Timer"]
 ACK_MESSAGES, ACK_BYTES, ACK_SECONDS = 256, 1 << 20, 0.1
 """What is acknowledged at the latest after so many messages, bytes, seconds."""
 
+ACK_BESIDE = ACK_BYTES // 8
+"""If something leaves at that moment, it is so much earlier: a packet that has nothing
+else in it costs both ends as much as some transfers."""
+
 _ACK_COST = ACK_BYTES // ACK_MESSAGES
 """What a message counts for besides its bytes, so that there is one count."""
+
+_MAX_RATE = 1 + _ACK_COST // 22
+"""What each byte that comes counts for at most: headers of a message are no shorter."""
 
 
 def _no_flush() -> None:
@@ -40,7 +47,13 @@ class _Later(Protocol):
 
 
 class Carried(Protocol):
-    """A wire's link."""
+    """A wire's link.
+
+    Attributes:
+        messages: how many it has taken.
+    """
+
+    messages: int
 
     def carry(self, send: Callable[..., None], flush: Callable[[], None], /) -> None:
         """Send with these from now on."""
@@ -50,30 +63,29 @@ class Carried(Protocol):
 
 
 class _Way:
-    """What arrives over one connection; it counts once the core has taken it.
+    """What arrives over one connection; what it raises ends the session.
 
     What a connection before the present one still brings comes again over that.
 
-    Args:
-        lane: where to; None: nowhere any more.
+    Attributes:
+        received: takes each message; the wire's own, for it is what each of them costs.
     """
 
-    def __init__(self, lane: "Lane | None") -> None:
-        self.lane = lane
-
-    def received(self, channel: int, data: bytes) -> None:
-        """A whole message has arrived."""
-        lane = self.lane
-        if lane is None:
-            return
-        lane.deliver(lane.channel, data)
-        lane.received += 1
-        lane.credit -= len(data) + _ACK_COST
-        if lane.credit <= 0 or lane.timer is None:
-            lane.look_at_credit()
+    def __init__(self, received: Callable[[int, bytes], None]) -> None:
+        self.received = received
 
     def closed(self, channel: int) -> None:
         """The connection is over."""
+
+
+_Piece: TypeAlias = tuple[int, int, bytes]
+"""What left in one turn, be it of the channel or not, for that costs less than each
+message would: the number of the last message in it; its bytes, with what each message
+costs besides; itself."""
+
+
+def _ignore(channel: int, data: bytes) -> None:
+    """Take what comes again."""
 
 
 class Lane:
@@ -88,14 +100,9 @@ class Lane:
     Attributes:
         on_full: see above; it may be changed.
         channel: of its messages, to the wire: what the first connection had.
-        received: how many messages have arrived so far.
+        sent: how many messages have left so far.
         replayed: how many left once more, the last time.
-        deliver: takes each message that arrives; what it raises ends the session.
-        credit, timer: what may arrive, and how long it may take, until it is
-            acknowledged.
     """
-
-    deliver: Callable[[int, bytes], None]
 
     def __init__(
         self,
@@ -104,21 +111,24 @@ class Lane:
         later: _Later,
         on_full: Callable[[bool], None],
     ) -> None:
-        self.received = self.replayed = 0
+        self.replayed = 0
         self._window = window
         self._later = later
         self.on_full = on_full
         self._is_full = False
-        self._kept = Kept(window, self._look)  # the last ones that left
-        self._freed = 0  # those before them
+        self.sent = 0
+        self._freed = 0  # messages that need not be kept
+        self._kept: deque[_Piece] = deque()  # in which the others left
+        self._again: list[bytes] = []  # the same, while there is no connection
+        self._size = 0  # of both
         self._waiting = Outbox()  # has never left: there is no connection
         self._connection: Connection | None = None
         self._channel = self._control = self.channel = 0
         self._flush: Callable[[], None] = _no_flush
         self._carried: Carried | None = None
-        self._way = _Way(None)
-        self.credit = ACK_BYTES  # until the next acknowledgement
-        self.timer: Timer | None = None
+        self._way = _Way(_ignore)
+        self._told = self._told_at = 0  # messages acknowledged; bytes until then
+        self._timer: Timer | None = None
 
     @property
     def is_bound(self) -> bool:
@@ -126,21 +136,20 @@ class Lane:
         return self._connection is not None
 
     @property
-    def sent(self) -> int:
-        """How many messages have left so far."""
-        return self._freed + len(self._kept.messages)
+    def received(self) -> int:
+        """How many messages have arrived so far."""
+        return self._carried.messages if self._carried is not None else 0
 
     @property
     def size(self) -> int:
         """Bytes that are kept, or wait for a connection."""
-        return self._kept.size + self._waiting.size
+        return self._size + self._waiting.size
 
     # -------------------------------------------------- for the wire's link ----
 
     def serve(self, carried: Carried) -> None:
-        """Carry a wire; before any message arrives."""
-        self._carried, self.deliver = carried, carried.received
-        self._tell_carried()
+        """Carry a wire; before any connection."""
+        self._carried = carried
 
     def send(
         self,
@@ -174,13 +183,6 @@ class Lane:
 
     # --------------------------------------------------- from the connection ----
 
-    def look_at_credit(self) -> None:
-        """Acknowledge what has come, now or later."""
-        if self.credit <= 0:
-            self._acknowledge()
-        else:
-            self.timer = self._later(ACK_SECONDS, self._acknowledge)
-
     def acknowledged(self, received: int) -> None:
         """The peer has so many messages: those need not be kept.
 
@@ -191,11 +193,10 @@ class Lane:
             raise RemoteProtocolError(
                 f"{received} messages acknowledged, {self.sent} sent"
             )
-        count = received - self._freed
-        if count > 0:
-            take, kept = self._kept.messages.popleft, self._kept
-            kept.size -= sum(len(take()) for _ in range(count)) + MESSAGE_COST * count
-            self._freed = received
+        self._freed = max(self._freed, received)
+        kept = self._kept
+        while kept and kept[0][0] <= received:
+            self._size -= kept.popleft()[1]
         if self._is_full:
             self._look()
 
@@ -225,17 +226,25 @@ class Lane:
             serve: gets the handler of what arrives on *channel*.
             received: how many messages the peer has; see :meth:`can_resume`.
         """
+        assert self._carried is not None
         self.unbind()
         self.acknowledged(received)
-        kept = self._kept
-        again, kept.messages, kept.size = kept.messages, deque(), 0
+        again = self._again[received - self.sent + len(self._again) :]
+        self._again, self._size, self.sent = [], 0, received
         self.replayed = len(again)
         self._connection, self._flush = connection, flush
         self._channel, self._control = channel, control
         self.channel = self.channel or channel
-        connection.keep_channel(channel, kept)
-        self._way = _Way(self)
+        connection.keep_channel(channel, self._keep, self._on_turn)
+        take, mine = self._carried.received, self.channel
+        if channel != mine:
+            self._way = _Way(lambda channel, data: take(mine, data))
+        else:
+            self._way = _Way(take)
         serve(self._way)
+        self._told, self._told_at = self.received, connection.bytes_received
+        connection.mark = 0
+        is_idle = not (again or self._waiting.size)
         for message in again:  # in their order, and before all that is new
             connection.send_channel(channel, message, is_fence=True)
         while self._waiting.size:
@@ -247,7 +256,8 @@ class Lane:
                 is_fence=one.is_fence,
             )
         self._tell_carried()
-        self._look()
+        if is_idle:  # else the peer's next acknowledgement tells
+            self._look()
         flush()
 
     def unbind(self) -> None:
@@ -255,13 +265,17 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        self._flush, self._way.lane = _no_flush, None
+        self._flush, self._way.received = _no_flush, _ignore
         self._tell_carried()
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        self.credit = ACK_BYTES
-        connection.keep_channel(self._channel, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        connection.keep_no_channel()
+        for _, _, data in self._kept:
+            self._again += connection.messages_in(data, self._channel)
+        del self._again[: len(self._again) - self.sent + self._freed]
+        self._kept.clear()
+        self._size = sum(map(len, self._again)) + MESSAGE_COST * len(self._again)
         for message in connection.take_back(self._channel):
             self._waiting.add(message)
         self._look()
@@ -276,15 +290,47 @@ class Lane:
             else:
                 self._carried.carry(self.send, self.flush)
 
-    def _acknowledge(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        self.credit = ACK_BYTES
-        if self._connection is not None:
-            message = Ack(self.received).serialize()
-            self._connection.send_channel(self._control, message, is_urgent=True)
+    def _keep(self, data: bytes, count: int) -> None:
+        """Keep what leaves in a turn."""
+        self.sent += count
+        size = len(data) + count * MESSAGE_COST
+        self._kept.append((self.sent, size, data))
+        self._size += size
+        if self._size > self._window:
+            self._look()
+
+    def _on_turn(self, *, is_sending: bool) -> None:
+        """Acknowledge what has come, now or later."""
+        connection, carried = self._connection, self._carried
+        assert connection is not None
+        assert carried is not None
+        count = carried.messages - self._told
+        if not count:
+            return  # with the first one, the time begins
+        received = connection.bytes_received
+        left = ACK_BYTES - received + self._told_at - count * _ACK_COST
+        if left <= (ACK_BESIDE if is_sending else 0):
+            self._acknowledge(connection)
+            return
+        if self._timer is None:
+            self._timer = self._later(ACK_SECONDS, self._on_late)
+        if connection.has_more:
+            connection.mark = received
+        else:
+            connection.mark = received + max(0, left - ACK_BESIDE) // _MAX_RATE
+
+    def _on_late(self) -> None:
+        """Something may have waited for long; a timer for each would cost more."""
+        self._timer = None
+        if self._connection is not None and self.received > self._told:
+            self._acknowledge(self._connection)
             self._flush()
+
+    def _acknowledge(self, connection: Connection) -> None:
+        self._told, self._told_at = self.received, connection.bytes_received
+        connection.mark = 0
+        message = Ack(self._told).serialize()
+        connection.send_channel(self._control, message, is_urgent=True)
 
     def _look(self) -> None:
         """Compare what is kept with the window."""

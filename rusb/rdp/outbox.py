@@ -1,13 +1,12 @@
 """Whole messages that wait until the transport has room, and which of them is next."""
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .dvc import DynamicChannel
 
-__all__ = ["MESSAGE_COST", "Kept", "Message", "Outbox"]
+__all__ = ["MESSAGE_COST", "Message", "Outbox"]
 
 MAX_AHEAD = 64 << 10
 """Bytes of urgent messages that go before one that waits: hundreds of reports. A device
@@ -44,22 +43,6 @@ class Message:
     flow: Flow
     is_urgent: bool
     is_fence: bool
-
-
-@dataclass(slots=True, eq=False)
-class Kept:
-    """Messages that have left, and are kept in case the peer has not got them.
-
-    Attributes:
-        limit: bytes above which *on_limit* is called, with each message.
-        messages: in the order in which they left.
-        size: bytes of them, with :data:`MESSAGE_COST` for each message.
-    """
-
-    limit: int
-    on_limit: Callable[[], None]
-    messages: deque[bytes] = field(default_factory=deque)
-    size: int = 0
 
 
 @dataclass(slots=True)

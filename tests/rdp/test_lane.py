@@ -121,10 +121,48 @@ def test_acknowledgements_come_by_count_by_bytes_and_by_time() -> None:
             some.server.send(bytes(size))
         some.move()
         if sizes == [5]:
-            assert some.server.lane.size == 5 + MESSAGE_COST
+            assert some.server.lane.size > 5 + MESSAGE_COST  # with its headers
             some.client.run_timers()
             some.move()
         assert some.server.lane.size == 0, sizes[:1]
+
+
+@pytest.mark.parametrize("turn", [inf, 64])
+@pytest.mark.parametrize("many", [1, 10, 3000])
+def test_no_more_than_that_is_not_acknowledged(many: int, turn: float) -> None:
+    """However short they are, and however they come; nothing is sent meanwhile."""
+    some = line()
+    some.connect()
+    client, server = some.joined.client, some.joined.server
+    for _ in range(max(1, 3000 // many)):
+        for _ in range(many):
+            some.server.send(b"")
+        data = b"".join(server.data_to_send())
+        while data or client.has_more:
+            client.turn = turn
+            client.receive_data(data)
+            data = b""
+            some.arrived(client.events())
+            answer = b"".join(client.data_to_send())
+            server.receive_data(answer)
+            some.arrived(server.events(), is_client=False)
+            late = some.client.messages - ACK_MESSAGES
+            if many < ACK_MESSAGES or turn < inf:
+                assert not some.server.lane.can_resume(late - 64 if many > 1 else late)
+    assert some.client.messages >= 3000
+
+
+def test_with_something_else_it_is_acknowledged_earlier() -> None:
+    """A packet of its own costs as much as some transfers."""
+    some = line()
+    some.connect()
+    for count in range(ACK_MESSAGES - 10):
+        some.server.send(b"x")
+        some.move()
+        assert some.server.lane.can_resume(0), count
+    some.client.send(b"y")
+    some.move()
+    assert not some.server.lane.can_resume(ACK_MESSAGES - 11)
 
 
 def test_an_acknowledgement_is_not_answered() -> None:
@@ -156,7 +194,47 @@ def test_an_old_acknowledgement_is_harmless() -> None:
     some.move()
     some.server.lane.acknowledged(2)
     some.server.lane.acknowledged(0)
-    assert some.server.lane.size == 1 + MESSAGE_COST
+    fits = [n for n in range(5) if some.server.lane.can_resume(n)]
+    assert fits == [2, 3]
+
+
+def test_what_left_in_one_turn_is_kept_until_all_of_it_has_come() -> None:
+    """It is counted as it is kept; what comes again is only what has not come."""
+    some = line()
+    some.connect()
+    for text in (b"a", b"b", b"c"):
+        some.server.send(text)
+    some.joined.server.data_to_send()
+    some.server.send(b"d")
+    some.joined.server.data_to_send()
+    whole = some.server.lane.size
+    some.server.lane.acknowledged(2)
+    assert some.server.lane.size == whole
+    some.server.lane.acknowledged(3)
+    assert MESSAGE_COST < some.server.lane.size < whole // 2
+    some.server.lane.unbind()
+    assert some.server.lane.size == MESSAGE_COST + 1
+
+
+def test_what_else_left_in_that_turn_does_not_come_again() -> None:
+    """Other channels, pictures: they are no part of it."""
+    some = line()
+    some.connect()
+    core = some.joined.server
+    channel = core.find_channel(RUSBEXT)
+    assert channel is not None
+    core._output.append(bytes([0, 0x82, 0x00]) + bytes(0x1FD))  # on the fast path
+    some.server.send(b"one")
+    core.send_channel(channel, b"beside")
+    some.server.send(bytes(5000))
+    core._output.append(bytes([0, 5]) + bytes(3))
+    core.send_channel(channel, b"beside")
+    core.data_to_send()  # lost
+    assert some.server.lane.sent == 2
+    some.connect()
+    assert some.server.lane.replayed == 2
+    some.move()
+    assert some.client.got == [b"one", bytes(5000)]
 
 
 def test_counts_that_cannot_be_are_seen() -> None:

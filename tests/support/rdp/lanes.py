@@ -1,12 +1,11 @@
 """Two ends of a channel that outlives its connections, joined in memory."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from rusb.rdp.channels import ChannelHandler
-from rusb.rdp.connection import Connection
-from rusb.rdp.events import ChannelData
+from rusb.rdp.events import ChannelData, Event
 from rusb.rdp.lane import Lane
 from rusb.rdp.rusbext import RUSBEXT, Ack, parse
 from tests.support.rdp.joined import Joined, clear
@@ -30,6 +29,7 @@ class End:
 
     def __init__(self, window: int = 1 << 20) -> None:
         self.got: list[bytes] = []
+        self.messages = 0
         self.full: list[bool] = []
         self.due: list[Callable[[], object]] = []
         self.lane = Lane(window=window, later=self._later, on_full=self.full.append)
@@ -53,6 +53,7 @@ class End:
         self.way = way
 
     def received(self, channel: int, data: bytes) -> None:
+        self.messages += 1
         self.got.append(data)
 
     def run_timers(self) -> None:
@@ -125,15 +126,20 @@ class Line:
                     data = data[: limit - moved]
                 moved += len(data)
                 target.receive_data(data)
-                for event in target.events():
-                    if isinstance(event, ChannelData):
-                        self._arrived(end, target, event)
+                self.arrived(target.events(), is_client=end is self.client)
                 if limit is not None and moved >= limit:
                     return moved
             if not sent:
                 return moved
 
-    def _arrived(self, end: End, core: Connection, event: ChannelData) -> None:
+    def arrived(self, events: Iterable[Event], *, is_client: bool = True) -> None:
+        """Hand out what has come at one of the ends."""
+        end = self.client if is_client else self.server
+        for event in events:
+            if isinstance(event, ChannelData):
+                self._arrived(end, event)
+
+    def _arrived(self, end: End, event: ChannelData) -> None:
         if event.channel == self._channels[0]:
             end.way.received(event.channel, event.data)
         else:
