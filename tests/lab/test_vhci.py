@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import random
 import shlex
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ CYCLES = 20
 MIB = 1 << 20
 CONTENT = random.Random(5).randbytes(3 * MIB)
 SUM = hashlib.sha256(CONTENT).hexdigest()
+
+KEY_H = struct.pack("<HHi", 1, 35, 1)
+"""Of an event: EV_KEY, which key, down."""
 
 SERVE = f"""
 import os, sys
@@ -126,9 +130,22 @@ async def test_disk_keyboard_and_serial_port_of_a_server_that_is_killed(
 ) -> None:
     """It is the last one: the kernel unplugs by itself."""
     drive = FlashDrive(bytearray(fat_image(17 * MIB, {"DATA.BIN": CONTENT})))
-    backend = EmulatedBackend(devices=[drive, Keyboard(), SerialLoopback()])
+    keyboard = Keyboard()
+    backend = EmulatedBackend(devices=[drive, keyboard, SerialLoopback()])
     config = ClientConfig("127.0.0.1", served, known_servers=tmp_path / "known")
     config = replace(config, reconnect=False)
+    loop = asyncio.get_running_loop()
+
+    def type_something() -> None:
+        find = (
+            "grep -A5 'rusb Keyboard' /proc/bus/input/devices | grep -o 'event[0-9]*'"
+        )
+        client_vm.wait(find)
+        # down and up: a scan code, the key, and a report
+        client_vm.sh(f"exec 9</dev/input/$({find}); head -c 144 <&9 >/run/keys &")
+        loop.call_soon_threadsafe(keyboard.type_text, "h")
+        client_vm.wait("test $(stat -c %s /run/keys) = 144")
+        assert KEY_H in bytes.fromhex(client_vm.sh("od -An -v -tx1 /run/keys"))
 
     def use() -> None:
         client_vm.wait("test -b /dev/sda -a -c /dev/ttyACM0", BOOT_TIMEOUT)
@@ -136,6 +153,10 @@ async def test_disk_keyboard_and_serial_port_of_a_server_that_is_killed(
         client_vm.sh("mkdir -p /run/disk; mount /dev/sda /run/disk")
         assert SUM in client_vm.sh("sha256sum /run/disk/DATA.BIN")
         client_vm.sh("cp /run/disk/DATA.BIN /run/disk/COPY.BIN; umount /run/disk")
+        client_vm.sh("echo 3 >/proc/sys/vm/drop_caches; mount /dev/sda /run/disk")
+        assert SUM in client_vm.sh("sha256sum /run/disk/COPY.BIN")
+        client_vm.sh("umount /run/disk")
+        type_something()
         client_vm.sh("kill -9 $(cat /run/vhci.pid)")
         client_vm.wait("! test -b /dev/sda -o -c /dev/ttyACM0")
         client_vm.wait(f'test -z "$({IN_USE})"')
