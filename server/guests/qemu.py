@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rusb.errors import GuestError, Hint
 from rusb.usb.types import Speed
@@ -204,6 +204,18 @@ class QemuGuest(HotplugGuest[_Plug]):
             if far is not None:
                 found[plug.id] = far
         return found
+
+    async def come_back(self, ids: Collection[str]) -> None:
+        """The machine is here again, in a new QEMU, which has these devices.
+
+        Raises:
+            GuestError: QEMU does not answer.
+        """
+        self._has_moved = False
+        for plug in list(self._plugs.values()):
+            if plug.id not in ids:
+                self._drop(plug, "it was gone before the machine came back")
+        await self._connect()
 
     # -------------------------------------------------------- connection ----
 

@@ -61,6 +61,8 @@ class Console:
         Raises:
             RusbError: a port of the host cannot be forwarded.
         """
+        self._rules.clear()  # those of a QEMU before: the machine was away and is back
+        self._links = dict.fromkeys(self._adapters, True)
         for slot, adapter in sorted(self._adapters.items()):
             if not adapter.is_linked:
                 await self._set_link(slot, is_on=False)

@@ -57,6 +57,7 @@ class Hypervisor(abc.ABC):
         notes: what its user is to know, once it has started.
         failure: why the machine ended, unless guest or user switched it off.
         is_movable: can it be sent to another host (``teleport/``)?
+        deleted: called with the monitor's name of a device that is gone from it.
     """
 
     is_movable = False
@@ -65,6 +66,7 @@ class Hypervisor(abc.ABC):
         self.has_tablets = False
         self.notes: list[str] = []
         self.failure = ""
+        self.deleted: Callable[[str], None] = lambda name: None
 
     @abc.abstractmethod
     async def start(self, *, incoming: str = "") -> None:
@@ -197,6 +199,8 @@ class Qemu(Hypervisor):
         """Start QEMU: with KVM, or, if it does not start so, without."""
         accelerators = _accelerators()
         problem = _kvm_problem()
+        self.failure, self._is_shut_down = "", False  # of a run before
+        self.notes.clear()
         for accelerator in accelerators:
             try:
                 await self._start(accelerator, incoming)
@@ -292,8 +296,11 @@ class Qemu(Hypervisor):
 
     def _noted(self, name: str, data: Mapping[str, object]) -> None:
         """QEMU told of an event."""
-        if name == "SHUTDOWN":
-            self._is_shut_down = True
+        match name:
+            case "SHUTDOWN":
+                self._is_shut_down = True
+            case "DEVICE_DELETED":
+                self.deleted(str(data.get("device")))
 
     def _ended(self) -> None:
         """QEMU's monitor is gone, so is QEMU; see how it ended."""
@@ -327,8 +334,8 @@ class QemuProcess(Qemu):
         self._reading: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
+        process, self._process = self._process, None  # its end is no event any more
         was_told = await self._quit()
-        process, self._process = self._process, None
         if process is None:
             return
         try:

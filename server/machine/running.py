@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rusb.errors import ControlError, RusbError
+from rusb.errors import ControlError, GuestError, RusbError
 
 from ..config import ServerConfig
 from ..elsewhere import Elsewhere
@@ -88,7 +88,7 @@ class RunningMachine:
         self._plugs: HostPlugs | None = None
         self._hardware = hardware
         self._arrival: Arrival | None = None
-        self._came: Arrival | None = None  # it may still carry devices
+        self._came: list[Arrival] = []  # they may still carry devices
         self._guests: dict[str, GuestBackend] = {}
         self._arriving: asyncio.Task[None] | None = None
         self._failure = ""
@@ -105,7 +105,8 @@ class RunningMachine:
         self._log = ReleaseLog(log)
         self._is_over = asyncio.Event()
         make = hypervisor or _ENGINES[machine.engine]
-        self._hypervisor = make(machine, hardware, self._log.write, self._is_over.set)
+        self._hypervisor = make(machine, hardware, self._log.write, self._qemu_ended)
+        self._hypervisor.deleted = self._device_deleted
         self._server: Server | None = None
         self._port = -1  # 0: the server did not start (vrdp-server.md 5.3)
         self._changing = asyncio.Lock()
@@ -136,7 +137,7 @@ class RunningMachine:
         """Power off, disconnect everybody, let go of the machine. Idempotent."""
         self._is_closing = True
         await self._teleport.aclose()
-        for arrival in filter(None, (self._arrival, self._came)):
+        for arrival in (*filter(None, [self._arrival]), *self._came):
             await arrival.aclose()
         async with self._changing:  # what a command starts is there, or is not begun
             await self._stop_server()
@@ -171,6 +172,7 @@ class RunningMachine:
             self._hypervisor,
             log=self._log.write,
             report=self._report,
+            find=self._teleport.find,
         )
         self._arrival.listen()
         self._arriving = asyncio.ensure_future(self._arrive(self._arrival))
@@ -179,15 +181,25 @@ class RunningMachine:
         try:
             await arrival.wait()
         except RusbError as error:
-            self._failure = str(error)
             self._log.write(f"Teleporter: {error}")
+            if self._teleport.is_relaying:  # devices still come over here
+                self._report(f"The machine stays at the other host: {error}")
+                self._arrival = None
+                await self._hypervisor.stop()
+                return
+            self._failure = str(error)
             self._is_over.set()
             return
         self._report("The machine has come and runs here.")
         async with self._changing:
-            self._arrival, self._came = None, arrival
+            self._teleport.came_home()
+            self._arrival = None
+            self._came.append(arrival)
             if not self._is_closing:
                 await self._begin()
+                for guest in self._own_guests():
+                    with contextlib.suppress(GuestError):
+                        await guest.come_back(arrival.ids)
             arrival.serves(self._display())
 
     def _display(self) -> Display:
@@ -201,10 +213,25 @@ class RunningMachine:
         digest = server.fingerprint.partition(":")[2]
         return Display(address, server.port, bytes.fromhex(digest))
 
+    def _own_guests(self) -> list[QemuGuest]:
+        return [g for g in self._guests.values() if isinstance(g, QemuGuest)]
+
+    def _device_deleted(self, name: str) -> None:
+        for arrival in self._came:
+            arrival.deleted(name)
+
+    def _qemu_ended(self) -> None:
+        """The hypervisor has ended; that is not always the machine's end."""
+        if not self._teleport.is_gone:
+            self._is_over.set()
+        elif self._arrival is not None:
+            why = self._hypervisor.failure or "the machine was powered off"
+            self._arrival.give_up(GuestError(why))
+
     async def _begin(self) -> None:
         """Serve what runs."""
         await self._console.start()
-        if self.machine.remote_display.enabled:
+        if self.machine.remote_display.enabled and self._server is None:
             with contextlib.suppress(RusbError):
                 # the machine runs all the same (vrdp-server.md 5.2)
                 await self._start_server()
@@ -264,6 +291,7 @@ class RunningMachine:
             "usbattach": self._usbattach,
             "usbdetach": self._usbdetach,
             **self._teleport.commands(),
+            "teleportwait": self._await_again,
             **media_commands(self.machine, self._settings_changed),
         } | self._console.commands()
 
@@ -312,18 +340,14 @@ class RunningMachine:
                 "only a machine that runs as a QEMU of rusb's own can be teleported;"
                 " start it with --engine qemu"
             )
-        if self._came is not None and (count := self._came.relayed):
-            raise ControlError(
-                f"{count} of the machine's USB devices still come over the host that it"
-                " came from; disconnect them first"
-            )
         return Departure(
             self.machine,
             self._hardware,
             self._hypervisor,
             to,
             self._log.write,
-            guests=[g for g in self._guests.values() if isinstance(g, QemuGuest)],
+            guests=self._own_guests(),
+            came=self._came,
             moved=self._end_here,
             sent_on=self._send_on,
             known=self._state and self._state / "known_servers",
@@ -339,8 +363,31 @@ class RunningMachine:
             self._server.send_on(to)
 
     def _left(self) -> None:
-        """Nothing of it is here any more."""
-        self._is_over.set()
+        """Nothing of it is here any more; unless it is awaited again, that is all."""
+        if self._arrival is None:
+            self._is_over.set()
+
+    async def _await_again(self, arguments: Mapping[str, Any]) -> None:
+        """Wait for a machine to come back whose devices still come over here."""
+        async with self._changing:
+            self._check_open()
+            if not self._teleport.is_relaying:
+                raise ControlError("the machine is already running")
+            if self.machine.path is not None:
+                self.machine.teleporter = load_machine(self.machine.path).teleporter
+            if not self.machine.teleporter.enabled:
+                raise ControlError(
+                    "the machine runs at another host, and its USB devices still come"
+                    " over here; to have it back, let it wait for that: modifyvm"
+                    f" {self.machine.operand} --teleporter on --teleporterport PORT"
+                )
+            await self._hypervisor.start(incoming="defer")
+            try:
+                self._wait_for_source()
+            except BaseException:
+                self._arrival = None
+                await self._hypervisor.stop()
+                raise
 
     def _word(self, status: str) -> str:
         """The state of the machine in VirtualBox's words, where it has one."""

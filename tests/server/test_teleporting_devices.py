@@ -5,6 +5,7 @@ The guest is a BIOS: it reads and configures a keyboard whenever it starts.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rusb.server.guests._qmp import entries_of
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.teleport.core import TeleportCore
 from rusb.server.machine.teleport.messages import End
+from rusb.server.vbox.teleporter import Teleporter
 from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
     SOURCE,
@@ -95,9 +97,6 @@ async def test_devices_stay_plugged_in_over_the_source(
 
         with pytest.raises(ControlError, match="runs at another host"):
             await call(control_path(SOURCE), "resume")
-        with pytest.raises(ControlError, match="still come over the host"):
-            await teleport(1, uuid=TARGET)
-
         backend.unplug(keyboards[0])
         await until(lambda: source.log.count("VUSB: Detached") == 1)
         while await redirs(target) != 1:  # noqa: ASYNC110
@@ -165,7 +164,55 @@ async def test_a_device_that_the_target_takes_out_is_lost_at_the_source(
     async with plugged(source, Counting()):
         assert (await teleport(target.port))["error"] == ""
         await wait_state(TARGET, "running")
-        assert target._came is not None
-        (device,) = target._came._devices.values()
+        (came,) = target._came
+        (device,) = came._devices.values()
         await target._hypervisor.execute("device_del", {"id": device.id})
         await source.wait_ended()  # nothing is left that it would go on for
+
+
+async def check_used(at: str, *keyboards: Counting) -> None:
+    """The BIOS of a machine that starts again finds and configures them."""
+    for keyboard in keyboards:
+        keyboard.resets = 0
+    await call(control_path(at), "reset")
+    await until(lambda: all(keyboard.resets > 0 for keyboard in keyboards))
+
+
+async def go_home(source: Host, target: Host) -> None:
+    """Have the machine sent back, over whose first host its devices come."""
+    source.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
+    await call(control_path(SOURCE), "teleportwait")
+    assert (await state(SOURCE)).state == "teleportingin"
+    assert (await teleport(source.port, uuid=TARGET))["error"] == ""
+    await wait_state(SOURCE, "running")
+    await target.wait_ended()
+    assert target.failure == ""
+    await target.aclose()
+
+
+async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
+    source: Host, tmp_path: Path
+) -> None:
+    keyboards = Counting(serial="1"), Counting(serial="2")
+    open_files = []
+    async with plugged(source, *keyboards) as backend:
+        for _ in range(3):
+            target = Host.waiting(tmp_path / "target", hardware(tmp_path))
+            async with target:
+                assert (await teleport(target.port))["devices"] == 2
+                await wait_state(TARGET, "running")
+                await check_used(TARGET, *keyboards)
+                await go_home(source, target)
+            await check_used(SOURCE, *keyboards)
+            await until(lambda: not source._teleport._before)
+            assert await redirs(source) == 2
+            open_files.append(len(os.listdir("/proc/self/fd")))
+        assert open_files[1] == open_files[2]
+        assert "VUSB: Detached" not in source.log
+        backend.unplug(keyboards[0])  # and it is as any other machine
+        while await redirs(source) != 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await check_used(SOURCE, keyboards[1])
+    while await redirs(source):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    assert (await state(SOURCE)).state == "running"

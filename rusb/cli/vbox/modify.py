@@ -15,7 +15,7 @@ from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import AUTH_TYPES, MAX_MONITORS
 
 from . import _kept, _media, _refused, _teleport
-from ._common import change_stopped, given, registry, warn
+from ._common import change_stopped, given, live_state, registry, warn
 from ._ostypes import identify
 
 __all__ = ["COMMANDS", "DEPRECATED", "OPTIONS"]
@@ -305,8 +305,22 @@ def modifyvm(words: Sequence[str]) -> int:
         if problems:
             raise SettingsError("; ".join(map(str, problems)))
 
-    change_stopped(found.words[0], change)
+    if all(name in _teleport.CHANGES for name, _ in found.options):
+        _change_teleporter(found.words[0], change)
+    else:
+        change_stopped(found.words[0], change)
     return 0
+
+
+def _change_teleporter(name: str, change: Callable[[Editor], None]) -> None:
+    """Change how a machine is awaited, also of one that is at another host for now."""
+    known = registry()
+    entry = known.find(name)
+    state = live_state(entry.uuid)
+    if state is not None and state.state == "teleported":
+        known.edit(entry, change)  # the process that relays its devices writes nothing
+    else:
+        change_stopped(name, change)
 
 
 COMMANDS = {"modifyvm": modifyvm}

@@ -200,12 +200,17 @@ def _start_named(name: str, engine: str | None) -> None:
     known = registry()
     entry = known.find(name)
     machine_of(entry)
-    if is_running(entry.uuid):
+    state = live_state(entry.uuid)
+    if state is not None and state.state == "teleported":  # its devices come over here
+        ask_running(entry.uuid, "teleportwait")
+        state = live_state(entry.uuid) or state
+    elif is_running(entry.uuid):
         raise ControlError(f"the machine {entry.name!r} is already running")
-    if engine:
-        known.edit(entry, lambda e: e.set_extra(ENGINE_KEY, engine))
-    print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
-    state = _start(entry.uuid, entry.name, entry.path)
+    else:
+        if engine:
+            known.edit(entry, lambda e: e.set_extra(ENGINE_KEY, engine))
+        print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
+        state = _start(entry.uuid, entry.name, entry.path)
     if state.waits:
         where = f"port {state.waits}"
         print(f'VM "{entry.name}" waits for a teleport on {where}.', flush=True)

@@ -7,8 +7,9 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 from rusb.aio.tasks import TaskSet
 from rusb.aio.tls import server_context
@@ -48,6 +49,7 @@ from .messages import (
 )
 from .profile import blocked, differences, profile_of
 from .relay import Relay
+from .seam import Splice, Stream
 from .stream import Progressed, connect_clipboard, load, prepare
 
 __all__ = ["Arrival"]
@@ -65,8 +67,12 @@ END_TIMEOUT: Final = 5.0
 """Seconds until QEMU's last words are there."""
 
 
+Find: TypeAlias = Callable[[Sequence[bytes]], tuple[int, Relay, int] | None]
+"""See ``Departure.find``."""
+
+
 class Arrival:
-    """A machine that waits.
+    """A machine that waits, and afterwards the devices that came with it.
 
     Args:
         config: its settings.
@@ -74,6 +80,7 @@ class Arrival:
         hypervisor: has been started to load a state.
         log: writes a line.
         report: gets a line for people.
+        find: finds a device that comes home among those that are relayed from here.
 
     Attributes:
         port: where it waits.
@@ -88,11 +95,12 @@ class Arrival:
         *,
         log: Callable[[str], None],
         report: Callable[[str], None],
+        find: Find = lambda way: None,
     ) -> None:
         self._config, self._hardware = config, hardware
         self._machine = config.machine
         self._hypervisor = hypervisor
-        self._log, self._report = log, report
+        self._log, self._report, self._find = log, report, find
         self.port = 0
         self.progress: Progressed | None = None
         self._listening: list[asyncio.Task[None]] = []
@@ -102,6 +110,10 @@ class Arrival:
         self._shown = b""
         self._chosen: Link | None = None
         self._devices: dict[int, Device] = {}
+        self._streams: dict[int, Stream] = {}
+        self._qemus: dict[int, socket.socket] = {}  # copies of QEMU's ends
+        self._splices: dict[int, Splice] = {}
+        self._carried = asyncio.Event()
         self._over: asyncio.Future[None] | None = None
         self._display: asyncio.Future[Display] | None = None
 
@@ -239,9 +251,8 @@ class Arrival:
             await link.fail("the machines differ", tuple(refused))
             return
         self._report(f"The machine comes from {link.peer}.")
-        sockets: dict[int, socket.socket] = {}
         try:
-            await self._make_devices(offer, sockets)
+            await self._make_devices(offer)
             await self._load(link)
             await link.receive(Run)
             await self._run(link)
@@ -258,10 +269,14 @@ class Arrival:
         else:
             self._end(None)
             telling = self._tasks.start(self._tell_display(link), "teleport: display")
-            await Relay(link, sockets, self._unplug).run()
+            await self._carry(link)
             await telling
         finally:
-            for sock in sockets.values():
+            self._carried.set()
+            for sock in (
+                *(s.sock for s in self._streams.values()),
+                *self._qemus.values(),
+            ):
                 sock.close()
 
     def serves(self, display: Display) -> None:
@@ -275,22 +290,62 @@ class Arrival:
         with contextlib.suppress(RusbError):  # it is only for viewers
             await link.send(await self._display)
 
-    async def _make_devices(
-        self, offer: Offer, sockets: dict[int, socket.socket]
+    async def _carry(self, link: Link) -> None:
+        """Carry the devices, until the last has left or is relayed from here."""
+        streams = dict(self._streams)
+        relay = Relay(link, streams, self._unplug)
+        for number, device in list(self._devices.items()):
+            if (found := self._find(device.way)) is not None:
+                before, home, there = found
+                self._devices[number] = replace(device, way=device.way[:before])
+                coming = self._come_home(number, relay, home, there)
+                self._tasks.start(coming, "teleport: a device comes home")
+        await relay.run()
+
+    async def _come_home(
+        self, number: int, relay: Relay, home: Relay, there: int
     ) -> None:
+        """Take the other hosts out of a device's way (7.8)."""
+        ours, stream = await asyncio.gather(
+            relay.take_home(number), home.take_home(there)
+        )
+        try:
+            if ours is None or stream is None or number not in self._qemus:
+                for left in filter(None, (ours, stream)):
+                    left.sock.close()
+                await self._unplug(number)
+                return
+            self._streams.pop(number)
+            splice = Splice(stream, ours.sock, self._qemus.pop(number))
+            self._splices[number] = splice
+        finally:
+            relay.drop(number)
+            home.drop(there)
+        try:
+            is_over = await splice.run()
+        except asyncio.CancelledError:
+            splice.close()
+            raise
+        if is_over:
+            splice.close()
+            self._splices.pop(number, None)
+            await self._unplug(number)
+
+    async def _make_devices(self, offer: Offer) -> None:
         """Have QEMU expect the streams of remote devices that come with the machine.
 
         Raises:
             GuestError: it cannot.
         """
         for device in offer.devices:
-            if not _ID.fullmatch(device.id) or device.number in sockets:
+            if not _ID.fullmatch(device.id) or device.number in self._devices:
                 raise GuestError(f"invalid name {device.id[:40]!r} of a USB device")
             ours, theirs = socket.socketpair()
-            sockets[device.number] = ours
             self._devices[device.number] = device
-            with theirs:
-                await self._hypervisor.lend(device.id, theirs)
+            self._streams[device.number] = Stream(ours)
+            theirs.setblocking(False)  # QEMU's chardev wants that, too
+            self._qemus[device.number] = theirs
+            await self._hypervisor.lend(device.id, theirs)
             address = {"type": "fd", "data": {"str": device.id}}
             backend = {"type": "socket", "data": {"addr": address, "server": False}}
             chardev = {"id": device.id, "backend": backend}
@@ -303,14 +358,56 @@ class Arrival:
 
     async def _unplug(self, number: int) -> None:
         """A device has left, or the source has."""
-        device = self._devices.pop(number)
-        with contextlib.suppress(RusbError):
-            await self._hypervisor.execute("device_del", {"id": device.id})
+        device = self._devices.pop(number, None)
+        self._streams.pop(number, None)
+        if (theirs := self._qemus.pop(number, None)) is not None:
+            theirs.close()
+        if device is not None:
+            with contextlib.suppress(RusbError):
+                await self._hypervisor.execute("device_del", {"id": device.id})
+
+    def deleted(self, id: str) -> None:
+        """QEMU has deleted a device: let go of its end, so that all see the end."""
+        for number, device in self._devices.items():
+            if device.id == id and number in self._qemus:
+                self._qemus.pop(number).close()
+            elif device.id == id and number in self._splices:
+                self._splices[number].end()
 
     @property
-    def relayed(self) -> int:
-        """How many devices come over the source."""
-        return len(self._devices)
+    def ids(self) -> set[str]:
+        """The monitor's names of the devices that came."""
+        return {device.id for device in self._devices.values()}
+
+    # ------------------------------------------------- when it goes on again ----
+
+    def movable(self) -> list[Device]:
+        """Return the devices of other hosts' clients that came with the machine."""
+        return [
+            device
+            for number, device in self._devices.items()
+            if device.way and (number in self._qemus or number in self._splices)
+        ]
+
+    async def let_go(self) -> dict[str, Stream]:
+        """The machine went on, and its QEMU here has ended; see ``QemuGuest.let_go``.
+
+        Return the streams to the devices, by the monitor's names.
+        """
+        found = {}
+        for number, theirs in list(self._qemus.items()):
+            stream = Stream(theirs, other=self._streams[number])
+            self._streams[number].other = stream
+            found[self._devices[number].id] = stream
+        self._qemus.clear()
+        splices, self._splices = self._splices, {}
+        for number, splice in splices.items():
+            found[self._devices[number].id] = await splice.let_go()
+        return found
+
+    async def wait_carried(self) -> None:
+        """Wait until no device comes over the source any more."""
+        await self._carried.wait()
 
     async def _differences(self, offer: Offer) -> list[str]:
         found = blocked(self._machine, "target")
@@ -363,6 +460,10 @@ class Arrival:
                     while not self._hypervisor.failure:  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
         return self._hypervisor.failure or str(error)
+
+    def give_up(self, error: RusbError) -> None:
+        """QEMU has ended while it waited."""
+        self._end(error)
 
     def _end(self, error: RusbError | None) -> None:
         for task in self._listening:

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from rusb.errors import ControlError, RusbError
 
 from ..control import Command
 from .departure import MAX_DOWNTIME, Departure, Destination
+from .relay import Relay
 
 __all__ = ["TeleportControl"]
 
@@ -35,6 +36,7 @@ class TeleportControl:
         self._task: asyncio.Task[None] | None = None
         self._error = ""
         self._seen = asyncio.Event()
+        self._before: set[asyncio.Task[None]] = set()
 
     @property
     def is_gone(self) -> bool:
@@ -54,11 +56,29 @@ class TeleportControl:
             "teleportcancel": self._cancel,
         }
 
+    @property
+    def is_relaying(self) -> bool:
+        """Do devices of the machine, which runs elsewhere, still come over here?"""
+        return self.is_gone and self._task is not None and not self._task.done()
+
+    def find(self, way: Sequence[bytes]) -> tuple[int, Relay, int] | None:
+        """Find a device that is relayed from here, see ``Departure.find``."""
+        return self._departure.find(way) if self._departure is not None else None
+
+    def came_home(self) -> None:
+        """The machine is here again; what is left of its move ends by itself."""
+        task, self._departure, self._task = self._task, None, None
+        if task is not None:
+            self._before.add(task)
+            task.add_done_callback(self._before.discard)
+
     async def aclose(self) -> None:
         """Cancel what is under way; the machine is here then. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        tasks = {*self._before, *filter(None, [self._task])}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def resumed(self) -> None:
         """The machine goes on here, after a move that was cut at the switch."""
@@ -92,7 +112,8 @@ class TeleportControl:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_LOOK):
                 await self._seen.wait()
-        self._left()
+        if departure is self._departure:
+            self._left()
 
     async def _status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         departure, task = self._departure, self._task

@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,9 +25,12 @@ from ...guests.qemu import QemuGuest
 from ...vbox.model import Hardware
 from ...vbox.settings import Machine
 from ..process import Hypervisor
+from .arrival import Arrival
 from .images import describe_images
 from .link import PIECE, Link, PeerFailed, dial, proof
 from .messages import (
+    MAX_HOSTS,
+    TOKEN,
     VERSION,
     Accept,
     Data,
@@ -45,6 +48,7 @@ from .messages import (
 )
 from .profile import blocked, profile_of
 from .relay import Relay
+from .seam import Stream
 from .stream import Migration, Progressed, blocked_by_qemu, connect_clipboard, go_on
 
 __all__ = ["MAX_DOWNTIME", "Departure", "Destination"]
@@ -90,6 +94,7 @@ class Departure:
         to: where it goes.
         log: writes a line.
         guests: where its remote devices are.
+        came: moves to here over which further ones come.
         moved: called when it runs at the target; ends its QEMU here.
         sent_on: called with where viewers find it, once the target serves them.
         known: file of the pins; None: the user's.
@@ -110,6 +115,7 @@ class Departure:
         log: Callable[[str], None],
         *,
         guests: Sequence[QemuGuest] = (),
+        came: Sequence[Arrival] = (),
         moved: Callable[[], Awaitable[None]],
         sent_on: Callable[[Elsewhere], None] = lambda to: None,
         known: Path | None = None,
@@ -118,10 +124,11 @@ class Departure:
         self._hypervisor = hypervisor
         self._to = to
         self._log = log
-        self._guests, self._moved = guests, moved
+        self._guests, self._came, self._moved = guests, came, moved
         self._sent_on = sent_on
         self._known = KnownServers(known)
         self._devices: tuple[Device, ...] = ()
+        self._relaying: Relay | None = None
         self.stage = "connecting"
         self.progress = Progressed()
         self.is_switched = False
@@ -184,22 +191,42 @@ class Departure:
     async def _relay(self, link: Link) -> None:
         """Go between the target and the devices, until the last of them has left."""
         ends = {id: end for guest in self._guests for id, end in guest.let_go().items()}
+        found = {id: Stream(end) for id, end in ends.items()}
         telling = asyncio.ensure_future(self._send_viewers_on(link))
         try:
             await self._moved()
-            sockets = {d.number: ends.pop(d.id) for d in self._devices if d.id in ends}
+            for came in self._came:
+                found |= await came.let_go()
+            streams = {
+                d.number: found.pop(d.id) for d in self._devices if d.id in found
+            }
             for device in self._devices:
-                if device.number not in sockets:  # it has left meanwhile
+                if device.number not in streams:  # it has left meanwhile
                     await link.send(Gone(device.number))
-            await Relay(link, sockets, _nothing).run()
+            self._relaying = Relay(link, streams, _nothing)
+            await self._relaying.run()
+            for came in self._came:  # what comes home over us has to arrive
+                await came.wait_carried()
             await telling
         except RusbError as error:
             self._log(f"Teleporter: {error}; the devices that came over here are gone")
             await telling
         finally:
             telling.cancel()
-            for end in ends.values():
-                end.close()
+            for stream in found.values():
+                stream.sock.close()
+
+    def find(self, way: Sequence[bytes]) -> tuple[int, Relay, int] | None:
+        """Find a device that comes over here among those that are relayed from here.
+
+        Returns:
+            How many hosts it comes over before this one, its relay and number there.
+        """
+        for device in self._devices:
+            token = device.way[-1]
+            if self._relaying is not None and token in way:
+                return way.index(token), self._relaying, device.number
+        return None
 
     async def _send_viewers_on(self, link: Link) -> None:
         """Tell where the machine's display is now, as soon as the target says so."""
@@ -285,14 +312,30 @@ class Departure:
         return len(self._devices)
 
     def _find_devices(self) -> tuple[Device, ...]:
+        """Return the devices that move along.
+
+        Raises:
+            ControlError: one of them cannot.
+        """
         places = [place for guest in self._guests for place in guest.movable()]
-        for number, (_, bus, port) in enumerate(places):
-            if not port:
+        found = [Device(0, *place) for place in places]
+        found += [device for came in self._came for device in came.movable()]
+        for number, device in enumerate(found, 1):
+            if not device.port:
                 raise ControlError(
-                    f"QEMU does not say at which port of {bus} USB device {number + 1}"
-                    " is, so it cannot stay plugged in; disconnect it first"
+                    f"QEMU does not say at which port of {device.bus} USB device"
+                    f" {number} is, so it cannot stay plugged in; disconnect it first"
                 )
-        return tuple(Device(n, *place) for n, place in enumerate(places))
+            if len(device.way) >= MAX_HOSTS:
+                raise ControlError(
+                    f"a USB device of the machine already comes over {MAX_HOSTS} hosts,"
+                    " which is as many as may be: disconnect it first, or let the"
+                    " machine go back to one of them"
+                )
+        return tuple(
+            replace(device, number=n, way=(*device.way, secrets.token_bytes(TOKEN)))
+            for n, device in enumerate(found)
+        )
 
     # ------------------------------------------------------------ the move ----
 

@@ -11,6 +11,8 @@ from rusb.errors import ParseError
 
 __all__ = [
     "MAX_BODY",
+    "MAX_HOSTS",
+    "TOKEN",
     "VERSION",
     "Accept",
     "Alive",
@@ -48,12 +50,16 @@ MAX_PAIRS: Final = 400
 MAX_TEXT: Final = 16_000
 MAX_IMAGES: Final = 100
 MAX_DEVICES: Final = 128
+MAX_HOSTS: Final = 4
+"""Hosts over which a device may come (7.7)."""
+
 MAX_COUNT: Final = 1 << 62
 MAX_HOST: Final = 253
 NONCE: Final = 32
 DIGEST: Final = 32
 PROOF: Final = 32
 SALT: Final = 16
+TOKEN: Final = 16
 
 _NUMBER = struct.Struct(">H")
 
@@ -258,16 +264,22 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A remote device in the guest (7.2): its usb-redir in QEMU."""
+    """A remote device in the guest (7.2): its usb-redir in QEMU.
+
+    Attributes:
+        way: a token of each host that it comes over, the one of its client first.
+    """
 
     number: int
     id: str
     bus: str
     port: str
+    way: tuple[bytes, ...] = ()
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "number": _count(0xFFFF),
         **{n: _text(100) for n in ("id", "bus", "port")},
+        "way": _list(MAX_HOSTS, _hex(TOKEN)),
     }
 
 
