@@ -158,6 +158,12 @@ class DeviceStream(asyncio.Protocol):
 
     # ------------------------------------------------- called by the owner ----
 
+    @property
+    def keeps_reads_waiting(self) -> bool:
+        """Does the guest have several bulk reads waiting at one endpoint?"""
+        core = self._core
+        return isinstance(core, UsbredirDeviceSide) and core.waiting_reads() > 1
+
     async def aclose(self) -> None:
         """Unplug the device from the guest, close, wait for the end. Idempotent."""
         self._is_closing = True

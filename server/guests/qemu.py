@@ -190,6 +190,27 @@ class QemuGuest(HotplugGuest[_Plug]):
         plugs = [plug for plug in self._plugs.values() if plug.is_in]
         return [(plug.id, plug.bus.name, plug.port) for plug in plugs]
 
+    def check_movable(self) -> None:
+        """Check that QEMU can move what waits at the devices.
+
+        Of several reads at one endpoint it remembers one (7.2: teleport.md 7.9).
+
+        Raises:
+            GuestError: one has more.
+        """
+        for plug in self._plugs.values():
+            if (
+                plug.is_in
+                and plug.stream is not None
+                and plug.stream.keeps_reads_waiting
+            ):
+                raise GuestError(
+                    f"the guest keeps several reads waiting at {plug.device.info}, as"
+                    " it does while a serial port is open, and QEMU loses them when"
+                    " the machine moves: close the port in the guest first, or"
+                    " disconnect the device"
+                )
+
     def let_go(self) -> dict[str, socket.socket]:
         """The machine goes on in another QEMU, and this one is about to end.
 

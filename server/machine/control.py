@@ -60,7 +60,9 @@ ANSWER_TIMEOUT, LONG_TIMEOUT = 10.0, 60.0
 """Seconds that a caller waits for an answer, and for one to LONG commands, which may
 drop clients and detach devices."""
 
-LONG = frozenset(("vrde", "vrdeproperty", "usbattach", "usbdetach", "teleportcancel"))
+LONG = frozenset(
+    ("vrde", "vrdeproperty", "usbattach", "usbdetach", "teleportcancel", "teleportwait")
+)
 
 WATCH_PERIOD = 5.0
 """Seconds after which a socket that somebody removed is there again: the folder of a

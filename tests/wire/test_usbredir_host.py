@@ -94,6 +94,17 @@ def test_an_id_in_flight_is_refused_and_not_submitted_again(host: Host) -> None:
     assert [u.length for u in host.urbs()] == [16]
 
 
+def test_it_knows_how_many_reads_wait_at_one_endpoint(host: Host) -> None:
+    """QEMU moves one of them to another host, not more (teleport.md 7.9)."""
+    assert host.core.waiting_reads() == 0
+    host.send(bulk(8, BULK_OUT, 2, b"ab"), bulk(9, BULK_OUT, 2, b"cd"))
+    assert host.core.waiting_reads() == 0
+    host.send(bulk(10, BULK_IN, 8), bulk(11, BULK_IN, 8))
+    assert host.core.waiting_reads() == 2
+    host.complete(host.urbs()[2], b"12345678")
+    assert host.core.waiting_reads() == 1
+
+
 def test_no_answer_is_longer_than_what_was_asked_for(host: Host) -> None:
     host.send(bulk(2, BULK_IN, 4), control(3, 0xC0, 2), bulk(4, BULK_OUT, 0, b"abc"))
     host.send(control(5, 0x40, 1, b"x"), live(INTERRUPT, REPORTS, b"report", id=6))

@@ -96,6 +96,10 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         """Once too much is in flight, until half is done."""
         return self._requests.is_full()
 
+    def waiting_reads(self) -> int:
+        """How many bulk reads of the guest wait at the endpoint that has most?"""
+        return self._requests.waiting_reads()
+
     def congest(self, is_congested: bool) -> None:
         """The guest does not take what it is sent, or does again.
 

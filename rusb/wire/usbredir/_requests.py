@@ -64,6 +64,11 @@ class Requests:
         )
         return self._was_full
 
+    def waiting_reads(self) -> int:
+        """How many bulk reads wait at the IN endpoint that has most of them?"""
+        reads = (len(order) for end, order in self._order.items() if end & 0x80)
+        return max(reads, default=0)
+
     def is_in_flight(self, guest_id: int) -> bool:
         """Is there a request with this id, and not cancelled?"""
         return guest_id in self._by_guest

@@ -317,6 +317,7 @@ class Departure:
         Raises:
             ControlError: one of them cannot.
         """
+        self._check_reads()
         places = [place for guest in self._guests for place in guest.movable()]
         found = [Device(0, *place) for place in places]
         found += [device for came in self._came for device in came.movable()]
@@ -336,6 +337,10 @@ class Departure:
             replace(device, number=n, way=(*device.way, secrets.token_bytes(TOKEN)))
             for n, device in enumerate(found)
         )
+
+    def _check_reads(self) -> None:
+        for guest in self._guests:
+            guest.check_movable()
 
     # ------------------------------------------------------------ the move ----
 
@@ -386,6 +391,7 @@ class Departure:
                 await link.send(Progress(progress.transferred, left, total))
 
         await migration.wait_still(tell)
+        self._check_reads()  # it stands still: so they stay as they are
         self._still = time.monotonic()
         self.stage = "switching"
         await migration.finish(tell)
