@@ -14,7 +14,9 @@ import pytest
 
 from tests.support.lab.assets import LabError, assets
 from tests.support.lab.libvirtlab import Libvirt
+from tests.support.lab.moving import make_machine
 from tests.support.lab.peers import missing
+from tests.support.lab.twohosts import PROGRAMS, Place, two_hosts
 from tests.support.lab.usblab import Client, Guest
 from tests.support.lab.vboxshell import Shell
 from tests.support.lab.warm import warm
@@ -128,3 +130,16 @@ def iso(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if done.returncode:
                 _refuse(done.stderr)
     return path
+
+
+@pytest.fixture(scope="module")
+def hosts(
+    lab: None, tmp_path_factory: pytest.TempPathFactory, iso: Path
+) -> Iterator[tuple[Place, Place]]:
+    """Two hosts with the same machine, which is off; both see its images."""
+    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
+    if lacking or os.geteuid():
+        _refuse(f"needs root, and {' and '.join(lacking or PROGRAMS)}")
+    with two_hosts(tmp_path_factory.mktemp("hosts")) as places:
+        make_machine(*places, iso)
+        yield places

@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from rusb.client.session import connect
 from rusb.errors import ControlError
 from rusb.server.guests._qmp import entries_of
 from rusb.server.machine.control import call, control_path
+from rusb.server.machine.teleport import departure
 from rusb.server.machine.teleport.core import TeleportCore
 from rusb.server.machine.teleport.messages import End
 from rusb.server.vbox.teleporter import Teleporter
@@ -26,6 +28,7 @@ from tests.support.teleporting import (
     TARGET,
     Host,
     hardware,
+    qemu_of,
     state,
     teleport,
     wait_state,
@@ -59,10 +62,13 @@ async def target(tmp_path: Path) -> AsyncIterator[Host]:
 
 
 @contextlib.asynccontextmanager
-async def plugged(source: Host, *devices: Counting) -> AsyncIterator[EmulatedBackend]:
+async def plugged(
+    source: Host, *devices: Counting, **changes: Any
+) -> AsyncIterator[EmulatedBackend]:
     """A client with keyboards, which the source's guest has configured."""
     port = (await state(SOURCE)).display.port
-    config = ClientConfig("127.0.0.1", port, known_servers=source.folder / "known")
+    known = source.folder / "known"
+    config = ClientConfig("127.0.0.1", port, known_servers=known, **changes)
     backend = EmulatedBackend(devices=list(devices))
     async with connect(config, backends=[backend]):
         await until(lambda: source.log.count("VUSB: Attached") == len(devices))
@@ -196,7 +202,7 @@ async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
     keyboards = Counting(serial="1"), Counting(serial="2")
     open_files = []
     async with plugged(source, *keyboards) as backend:
-        for _ in range(3):
+        for _ in range(2):
             target = Host.waiting(tmp_path / "target", hardware(tmp_path))
             async with target:
                 assert (await teleport(target.port))["devices"] == 2
@@ -207,7 +213,7 @@ async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
             await until(lambda: not source._teleport._before)
             assert await redirs(source) == 2
             open_files.append(len(os.listdir("/proc/self/fd")))
-        assert open_files[1] == open_files[2]
+        assert open_files[0] == open_files[1]
         assert "VUSB: Detached" not in source.log
         backend.unplug(keyboards[0])  # and it is as any other machine
         while await redirs(source) != 1:  # noqa: ASYNC110
@@ -216,3 +222,83 @@ async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
     while await redirs(source):  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     assert (await state(SOURCE)).state == "running"
+
+
+THIRD = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a719"
+
+
+async def test_devices_go_on_over_two_hosts_and_leave_both_with_their_client(
+    source: Host, target: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyboards = Counting(serial="1"), Counting(serial="2")
+    third = Host.waiting(tmp_path / "third", hardware(tmp_path), uuid=THIRD)
+    async with third, plugged(source, *keyboards) as backend:
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        with monkeypatch.context() as patch:
+            patch.setattr(departure, "MAX_HOSTS", 1)
+            ended = await teleport(third.port, uuid=TARGET)
+            assert "already comes over 1 hosts" in ended["error"]
+        ended = await teleport(third.port, uuid=TARGET)
+        assert (ended["error"], ended["devices"]) == ("", 2)
+        await wait_state(THIRD, "running")
+        assert (await state(TARGET)).state == "teleported"
+        await check_used(THIRD, *keyboards)
+        backend.unplug(keyboards[0])
+        while await redirs(third) != 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await check_used(THIRD, keyboards[1])
+    for host in (source, target):
+        await host.wait_ended()
+        assert host.failure == ""
+
+
+async def test_a_machine_that_does_not_come_home_keeps_its_devices_where_it_is(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyboard = Counting()
+    async with plugged(source, keyboard):
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        with pytest.raises(ControlError, match="modifyvm source --teleporter on"):
+            await call(control_path(SOURCE), "teleportwait")
+        source.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
+        await call(control_path(SOURCE), "teleportwait")
+        send = TeleportCore.send
+        async with Wire(source.port).up() as wire:
+
+            def cut(core: TeleportCore, message: object) -> None:
+                send(core, message)  # type: ignore[arg-type]
+                if isinstance(message, End):
+                    wire.cut()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(TeleportCore, "send", cut)
+                ended = await teleport(wire.port, uuid=TARGET)
+        assert "was lost" in ended["error"]
+        await wait_state(SOURCE, "teleported")
+        assert (await state(TARGET)).state == "running"
+        await check_used(TARGET, keyboard)
+        await call(control_path(SOURCE), "teleportwait")  # and QEMU dies as it waits
+        qemu_of(source).kill()
+        await wait_state(SOURCE, "teleported")
+        await check_used(TARGET, keyboard)
+        await go_home(source, target)
+        await check_used(SOURCE, keyboard)
+        assert "VUSB: Detached" not in source.log
+
+
+async def test_a_client_without_extensions_stays_and_leaves(
+    source: Host, target: Host
+) -> None:
+    """As rdesktop-vrdp 1.8: VirtualBox's own channel alone, and no coming back."""
+    keyboard = Counting()
+    async with plugged(source, keyboard, wires=("vrdpusb",), reconnect=False):
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        await check_used(TARGET, keyboard)
+    await source.wait_ended()
+    assert source.failure == ""
+    while await redirs(target):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    assert (await state(TARGET)).state == "running"
