@@ -15,10 +15,25 @@ import pytest
 
 from rusb.cli import bench, main
 from rusb.cli._bench.clock import Clock, due_time
-from rusb.cli._bench.figures import Figures, Raw, Round, Row, machine_name
+from rusb.cli._bench.figures import (
+    Figures,
+    Raw,
+    Round,
+    Row,
+    machine_name,
+    ratios,
+)
 from rusb.cli._bench.history import History, as_line
 from rusb.cli._bench.measure import _Bench
-from rusb.cli._bench.plan import FLOOD, STREAM_IN, Job, Plan
+from rusb.cli._bench.plan import (
+    FLOOD,
+    RAW_IN,
+    RAW_OUT,
+    STREAM_IN,
+    STREAM_OUT,
+    Job,
+    Plan,
+)
 from rusb.cli._bench.processes import Far, run_far
 from rusb.cli._bench.table import print_comparison, print_figures
 from rusb.cli._bench.work import control
@@ -36,6 +51,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "speed.md"
 
 SHORT = Plan(
     rounds=2,
+    turns=2,
     stream_bytes=1 << 20,
     large_bytes=1 << 20,
     transfers=16,
@@ -206,8 +222,11 @@ def _tables(out: str) -> list[list[str]]:
 class NoFar:
     """Stands for a process that costs nothing."""
 
-    async def usage(self) -> dict[str, float]:
+    async def order(self, do: str, **details: Any) -> dict[str, float]:
         return {"cpu": 0.0, "rss": 0.0}
+
+    async def usage(self) -> dict[str, float]:
+        return await self.order("nothing")
 
 
 async def test_every_round_has_every_job_and_the_first_is_not_counted(
@@ -228,6 +247,30 @@ async def test_every_round_has_every_job_and_the_first_is_not_counted(
     warm_up = [("control", 10), ("interrupt", 10)]
     assert done == [*warm_up, *[("control", 80), ("interrupt", 80)] * 3]
     assert [len(rounds) for rounds in found.values()] == [3, 3]
+
+
+async def test_the_path_and_the_raw_stream_take_turns_side_by_side(
+    tmp_path: Path,
+) -> None:
+    """Each pair within a moment; what comes first changes; all bytes are moved."""
+    done: list[Job] = []
+    moved = 0
+
+    async def work(job: Job, count: int) -> None:
+        nonlocal moved
+        done.append(job)
+        moved += job.size * count
+
+    async with contextlib.AsyncExitStack() as stack:
+        plan = Plan(rounds=2)
+        run = _Bench(plan, Figures(0.0), LoopbackGuest(), 0, tmp_path, stack)
+        found = await run._rounds(cast(Far, NoFar()), plan.streams(), work)
+    pairs = list(zip(done[::2], done[1::2], strict=True))
+    ways = (RAW_IN, STREAM_IN), (RAW_OUT, STREAM_OUT)
+    for raw, path in ways:
+        assert pairs.count((raw, path)) == pairs.count((path, raw)) == 3 * 16
+        assert len(found[raw]) == len(found[path]) == 2 * 32
+    assert moved == (plan.rounds * (32 << 20) + (16 << 20)) * 4  # 16 MiB to warm up
 
 
 async def test_what_keeps_the_loop_busy_counts_as_lag() -> None:
@@ -304,6 +347,7 @@ def figures(*cpu: float, raw: float = 0.01) -> Figures:
     for stream in (found.raw_in, found.raw_out):
         stream.rounds = rounds(raw, raw, raw)
     found.path_in = found.path_out = rounds(*cpu)
+    found.turns_in = found.turns_out = ratios(found.path_in, found.raw_in.rounds)
     found.ping = rounds(0.01)
     found.rows = [Row.of(STREAM_IN, found.path_in, found.raw_in)]
     return found
@@ -329,10 +373,22 @@ def test_the_ratio_is_cpu_over_cpu() -> None:
     assert [found.ratio_in, found.ratio_out] == pytest.approx([2.0, 2.0])
 
 
+def test_the_ratio_is_the_median_of_the_turns() -> None:
+    """And the spread that of the rounds, which turns make up."""
+    found = Figures(0.0)
+    path, raw = rounds(*[0.02] * 8, *[0.03] * 8), rounds(*[0.01] * 16)
+    path[0].cpu_client, path[15].cpu_client = 9.9, 0.0
+    found.turns_in = ratios(path, raw)
+    assert found.ratio_in == pytest.approx(2.5)
+    one = Round.of(path[8:])
+    assert (one.count, one.seconds, one.moved) == (8000, 8.0, 8 * 10**6)
+    assert (one.cpu_client, one.cpu_server) == pytest.approx((0.21, 0.24))
+
+
 def test_a_wall_clock_that_is_not_steady_is_marked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = figures(0.02)
+    found = figures(0.02, 0.02, 0.02)
     print_figures(found)
     assert "not steady" not in capsys.readouterr().out
     found.raw_in.rounds = rounds(0.01, 0.01) + rounds(0.01, seconds=0.7)

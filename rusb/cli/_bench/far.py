@@ -57,7 +57,8 @@ class _Far:
             case "raw":
                 await self._connect_raw(**order)
             case "pour":
-                self._tasks.start(self._raw.pour(**order), "pour")
+                self._raw.expect(1)
+                self._tasks.start(self._pour(**order), "pour")
             case "swallow":
                 self._raw.expect(**order)
                 self._tasks.start(self._confirm(), "swallow")
@@ -77,6 +78,10 @@ class _Far:
         await loop.create_connection(
             lambda: self._raw, "127.0.0.1", port, ssl=client_context(None)
         )
+
+    async def _pour(self, total: int) -> None:
+        await self._raw.all_expected()  # the word to go
+        await self._raw.pour(total)
 
     async def _confirm(self) -> None:
         await self._raw.all_expected()

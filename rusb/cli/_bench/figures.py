@@ -12,7 +12,16 @@ from typing import Any
 
 from .plan import FLOOD, Job
 
-__all__ = ["STEADY", "Figures", "Raw", "Round", "Row", "environment", "machine_name"]
+__all__ = [
+    "STEADY",
+    "Figures",
+    "Raw",
+    "Round",
+    "Row",
+    "environment",
+    "machine_name",
+    "ratios",
+]
 
 STEADY = 1.3
 """If the best round of the raw stream is so many times the median, the wall clock
@@ -39,6 +48,17 @@ class Round:
     cpu_server: float
     lags: list[float] = field(default_factory=list)
     arrived: float | None = None
+
+    @classmethod
+    def of(cls, turns: list["Round"]) -> "Round":
+        """Make one of its turns."""
+        return cls(
+            sum(t.count for t in turns),
+            sum(t.seconds for t in turns),
+            sum(t.moved for t in turns),
+            sum(t.cpu_client for t in turns),
+            sum(t.cpu_server for t in turns),
+        )
 
     @property
     def cpu(self) -> float:
@@ -82,7 +102,8 @@ def _cpu_s_gb(rounds: list[Round]) -> float:
     return median((r.cpu_client + r.cpu_server) / r.moved * 1e9 for r in rounds)
 
 
-def _ratios(path: list[Round], raw: list[Round]) -> list[float]:
+def ratios(path: list[Round], raw: list[Round]) -> list[float]:
+    """CPU of the path over CPU of the raw stream, in each round or turn."""
     return [_cpu_s_gb([p]) / _cpu_s_gb([r]) for p, r in zip(path, raw, strict=True)]
 
 
@@ -158,6 +179,7 @@ class Figures:
     Attributes:
         raw_in, raw_out: the raw TLS stream.
         path_in, path_out: the rounds of the same bytes over the whole path.
+        turns_in, turns_out: CPU of the path over CPU of the raw stream, in each turn.
         ping: rounds of the raw round trip.
         load: of the machine, before the run.
         rows: the results.
@@ -169,6 +191,8 @@ class Figures:
     raw_out: Raw = field(default_factory=Raw)
     path_in: list[Round] = field(default_factory=list)
     path_out: list[Round] = field(default_factory=list)
+    turns_in: list[float] = field(default_factory=list)
+    turns_out: list[float] = field(default_factory=list)
     ping: list[Round] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     rss_client_mb: float = 0.0
@@ -176,13 +200,13 @@ class Figures:
 
     @property
     def ratio_in(self) -> float:
-        """CPU of the path over CPU of the raw stream, towards the guest."""
-        return _cpu_s_gb(self.path_in) / self.raw_in.cpu_s_gb
+        """CPU of the path over CPU of the raw stream, towards the guest; median."""
+        return median(self.turns_in)
 
     @property
     def ratio_out(self) -> float:
         """Likewise, towards the device."""
-        return _cpu_s_gb(self.path_out) / self.raw_out.cpu_s_gb
+        return median(self.turns_out)
 
     @property
     def unsteadiness(self) -> float:
@@ -198,8 +222,8 @@ class Figures:
     def spread(self) -> dict[str, float | None]:
         """Greatest over least round of the two ratios."""
         return {
-            "ratio_in": _spread(_ratios(self.path_in, self.raw_in.rounds)),
-            "ratio_out": _spread(_ratios(self.path_out, self.raw_out.rounds)),
+            "ratio_in": _spread(ratios(self.path_in, self.raw_in.rounds)),
+            "ratio_out": _spread(ratios(self.path_out, self.raw_out.rounds)),
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rusb.server.server import Server
 from rusb.server.vbox.settings import Machine
 
 from .far import usage
-from .figures import Figures, Round, Row
+from .figures import Figures, Round, Row, ratios
 from .hearing import (
     REPORT_SIZE,
     Heard,
@@ -46,13 +46,14 @@ from .plan import (
     REPORTS,
     STREAM_IN,
     STREAM_OUT,
+    STREAMS,
     Job,
     Plan,
     flood_jobs,
     storage_jobs,
 )
 from .processes import Far, run_far, run_relay
-from .raw import RawPeer, run_raw
+from .raw import RawPeer, order_for, run_raw
 from .work import control, interrupt, storage, transfer
 
 __all__ = ["measure"]
@@ -61,7 +62,7 @@ log = logging.getLogger(__name__)
 
 ATTACH_SECONDS = 30.0
 ROUND_SECONDS = 120.0
-WARM_UP = 8
+WARM_UP, STREAM_WARM_UP = 8, 2
 """Before the rounds of a job, so many times less than a round of it, unmeasured."""
 
 Work: TypeAlias = Callable[[Job, int], Awaitable[Heard | None]]
@@ -137,12 +138,11 @@ class _Bench:
         far = await self._stack.enter_async_context(run_far(self._port, self._folder))
         raw = await self._connect_raw(far)
         loopbacks = await self._plug(far, "loopback")
-        progress("the ratio of the path to a raw TLS stream")
-        await self._streams(far, raw, loopbacks)
-        progress("transfers of one device")
-        jobs = (*DEVICE_JOBS, PING)
-        found = await self._rounds(far, jobs, self._transfers(loopbacks, far, raw))
+        progress("transfers of one device, and the raw TLS stream")
+        jobs = (*self._plan.streams(), *DEVICE_JOBS, PING)
+        found = await self._rounds(far, jobs, self._transfers(loopbacks, raw))
         figures.ping = found.pop(PING)
+        self._compare(found)
         self._add_rows(found)
         progress("transfers over MS-RDPEUSB")
         other = run_far(self._port, self._folder, "rdpeusb")
@@ -153,7 +153,7 @@ class _Bench:
         await self._guest.wait_for(len(loopbacks))
         progress(f"transfers of {MANY} devices")
         loopbacks += await self._plug(far, "loopback", MANY - 1)
-        work = self._transfers(loopbacks, far, raw)
+        work = self._transfers(loopbacks)
         self._add_rows(await self._rounds(far, MANY_JOBS, work))
         figures.rss_client_mb = (await far.usage())["rss"]
         figures.rss_server_mb = usage()["rss"]
@@ -163,20 +163,20 @@ class _Bench:
             key=lambda r: (NAMES.index(r.name), r.devices, r.rtt_ms, -r.size, r.depth)
         )
 
-    async def _streams(
-        self, far: Far, raw: RawPeer, devices: list[LoopbackDevice]
-    ) -> None:
-        """Measure what the ratio is made of."""
+    def _compare(self, found: dict[Job, list[Round]]) -> None:
+        """Take what the ratio is made of; turns become rounds."""
         figures = self._figures
-        lists = (
-            *((RAW_IN, figures.raw_in.rounds), (STREAM_IN, figures.path_in)),
-            *((RAW_OUT, figures.raw_out.rounds), (STREAM_OUT, figures.path_out)),
-        )
-        jobs = [job for job, _ in lists]
-        found = await self._rounds(far, jobs, self._transfers(devices, far, raw), 2)
-        for job, rounds in lists:
-            rounds += found[job]
-        self._add_rows({job: found[job] for job in (STREAM_IN, STREAM_OUT)})
+        figures.turns_in = ratios(found[STREAM_IN], found[RAW_IN])
+        figures.turns_out = ratios(found[STREAM_OUT], found[RAW_OUT])
+        n = self._plan.turns
+        for job in STREAMS:
+            turns = found[job]
+            found[job] = [
+                Round.of(turns[start : start + n]) for start in range(0, len(turns), n)
+            ]
+        figures.path_in, figures.path_out = found[STREAM_IN], found[STREAM_OUT]
+        figures.raw_in.rounds = found.pop(RAW_IN)
+        figures.raw_out.rounds = found.pop(RAW_OUT)
 
     async def _at(
         self,
@@ -218,7 +218,6 @@ class _Bench:
     def _transfers(
         self,
         devices: list[LoopbackDevice],
-        far: Far | None = None,
         raw: RawPeer | None = None,
     ) -> Work:
         """Return what does jobs with devices, and with the raw stream."""
@@ -227,14 +226,13 @@ class _Bench:
             if job.name in _WORK:
                 await _WORK[job.name](job, devices, count)
                 return
-            assert far is not None
             assert raw is not None
-            await run_raw(job, far, raw, count)
+            await run_raw(job, raw, count)
 
         return do
 
     async def _rounds(
-        self, far: Far, jobs: Sequence[Job], work: Work, warm_up: int = WARM_UP
+        self, far: Far, jobs: Sequence[Job], work: Work
     ) -> dict[Job, list[Round]]:
         """Do all jobs, each round after the other, and the first without measuring."""
         found: dict[Job, list[Round]] = {job: [] for job in jobs}
@@ -242,7 +240,8 @@ class _Bench:
             for job in jobs:
                 count = self._plan.count(job)
                 if not n:
-                    count = max(2, count // warm_up)
+                    less = STREAM_WARM_UP if job in STREAMS else WARM_UP
+                    count = max(2, count // less)
                 try:
                     async with asyncio.timeout(ROUND_SECONDS):
                         done = await self._round(far, job, work, count)
@@ -254,7 +253,7 @@ class _Bench:
         return found
 
     async def _round(self, far: Far, job: Job, work: Work, count: int) -> Round:
-        before, ours = await far.usage(), usage()
+        before, ours = await far.order(**order_for(job, count)), usage()
         start = time.perf_counter()
         heard = await work(job, count)
         elapsed = time.perf_counter() - start

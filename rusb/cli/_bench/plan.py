@@ -14,6 +14,7 @@ __all__ = [
     "RAW_OUT",
     "REPORTS",
     "REPORT_INTERVAL",
+    "STREAMS",
     "STREAM_IN",
     "STREAM_OUT",
     "Job",
@@ -57,6 +58,8 @@ PEUSB_JOBS = Job("rdpeusb-in", LARGE, 8), Job("rdpeusb-out", LARGE, 8)
 """The same streams over MS-RDPEUSB, from a client that has no other wire."""
 RAW_IN, RAW_OUT = Job("raw-in", LARGE), Job("raw-out", LARGE)
 """What the ratio is made of; the raw ones are no rows."""
+
+STREAMS = RAW_IN, STREAM_IN, RAW_OUT, STREAM_OUT
 
 PING = Job("ping-pong", 64)
 """A round trip of the raw stream, with a message of about a control transfer's size;
@@ -106,7 +109,8 @@ class Plan:
     Attributes:
         rtts_ms: round trips for the rows that are about them.
         rounds: how often everything is done; figures are medians of them.
-        stream_bytes: of a round of the streams that the ratio is made of.
+        turns: that a round of the streams has, which the ratio is made of; even.
+        stream_bytes: of a round of them, in all turns.
         large_bytes: of a round of other bulk transfers of 64 KiB.
         transfers: of a round with small transfers.
         storage_bytes: of a round of storage commands without a delay.
@@ -117,6 +121,7 @@ class Plan:
 
     rtts_ms: tuple[int, ...] = (0,)
     rounds: int = 5
+    turns: int = 32
     stream_bytes: int = 32 << 20
     large_bytes: int = 16 << 20
     transfers: int = 1000
@@ -124,6 +129,11 @@ class Plan:
     storage_seconds: float = 0.5
     flood_reports: int = 100
     reports: int = 1000
+
+    def streams(self) -> tuple[Job, ...]:
+        """How a round does the streams: what is compared is done within a moment, now
+        the one first and now the other (docs/decisions.md)."""
+        return (STREAMS + STREAMS[::-1]) * (self.turns // 2)
 
     def count(self, job: Job) -> int:
         """How many transfers, commands or reports a round of *job* has."""
@@ -135,6 +145,6 @@ class Plan:
             if job.rtt_ms:  # command, data, status: three round trips
                 return max(2, round(self.storage_seconds * 1000 / (3 * job.rtt_ms)))
             return max(2, self.storage_bytes // job.size)
-        if job in (STREAM_IN, STREAM_OUT, RAW_IN, RAW_OUT):
-            return self.stream_bytes // job.size
+        if job in STREAMS:
+            return self.stream_bytes // self.turns // job.size
         return self.large_bytes // job.size if job.size == LARGE else self.transfers

@@ -2,12 +2,11 @@
 that the RDP connection runs on. One connection, kept for the whole run."""
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 from .plan import PING, RAW_IN, RAW_OUT, Job
-from .processes import Far
 
-__all__ = ["RawPeer", "run_raw"]
+__all__ = ["RawPeer", "order_for", "run_raw"]
 
 
 class RawPeer(asyncio.Protocol):
@@ -93,18 +92,26 @@ class RawPeer(asyncio.Protocol):
             self._transport.abort()
 
 
-async def run_raw(job: Job, far: Far, peer: RawPeer, count: int) -> None:
-    """Move *count* pieces, or send so many pings; the other end is in *far*."""
+def order_for(job: Job, count: int) -> dict[str, Any]:
+    """What the far process is told before a job, and before anything is measured."""
+    total = job.size * count
+    if job == RAW_IN:
+        return {"do": "pour", "total": total}
+    if job == RAW_OUT:
+        return {"do": "swallow", "total": total}
+    return {"do": "echo" if job == PING else "nothing"}
+
+
+async def run_raw(job: Job, peer: RawPeer, count: int) -> None:
+    """Move *count* pieces, or send so many pings; the other end has its order."""
     total = job.size * count
     if job == RAW_IN:
         peer.expect(total)
-        await far.order("pour", total=total)
+        peer.write(b"G")
         await peer.all_expected()
     elif job == RAW_OUT:
         peer.expect(1)
-        await far.order("swallow", total=total)
         await peer.pour(total)
         await peer.all_expected()
     else:
-        await far.order("echo")
         await peer.ping(count)

@@ -19,7 +19,8 @@ MAX_HELD = 4 << 20
 """Bytes under way in one direction: about what TCP has windows and buffers for."""
 
 PIECE = 1400
-"""With a rate, what leaves at once: about a packet."""
+"""With a rate, what leaves at once: about a packet, or what passes in a millisecond,
+more often than which no timer ends."""
 
 QUEUE = 32 << 10
 """With a rate, bytes that wait for their turn, and half of what the kernel keeps
@@ -61,7 +62,7 @@ class _Way(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        size = PIECE if self._rate else len(data)
+        size = max(PIECE, int(self._rate / 1000)) if self._rate else len(data)
         for start in range(0, len(data), size):
             piece = data[start : start + size]
             if self._rate:
@@ -87,8 +88,11 @@ class _Way(asyncio.Protocol):
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
+        due = []
         while self._held and self._held[0][0] <= now:
-            _, data = self._held.popleft()
+            due.append(self._held.popleft()[1])
+        if due:
+            data = b"".join(due)
             self._count -= len(data)
             self.other.transport.write(data)
         if self._held:
