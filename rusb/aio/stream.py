@@ -431,10 +431,11 @@ class RdpStream(asyncio.Protocol):
             core.room = self._room
             if left <= 0 or not core.bytes_waiting:
                 break
-        is_waiting = core.bytes_waiting > 0
-        if is_waiting and core.room > 0:
-            self.flush()
-        if is_waiting or self._is_high or self._is_full or self._is_full_below:
+        if core.bytes_waiting:
+            if core.room > 0:
+                self.flush()
+            self._look()
+        elif self._is_high or self._is_full or self._is_full_below:
             self._look()
 
     def _look(self) -> None:
