@@ -71,6 +71,9 @@ _ANSWERS = (UrbStatus.OK, UrbStatus.STALL)
 
 _Request: TypeAlias = Callable[[int], None]
 
+_REMEMBERED = frozenset((Request.GET_DESCRIPTOR, Request.GET_STATUS))
+"""Requests whose answers are kept."""
+
 _GET_DEVICE_ID = 0xA1, 0
 """Request type and request of a printer's GET_DEVICE_ID."""
 
@@ -276,7 +279,7 @@ class Attachment:
         asked = self._asked.pop(urb_id, None)
         if asked is not None and result.status in _ANSWERS:
             self._way.add(self._now() - asked)
-        if result.status is UrbStatus.OK:
+        if result.status is UrbStatus.OK and setup.request in _REMEMBERED:
             self._remember(setup, result)
 
     def request_completed(self, urb_id: int, status: UrbStatus) -> None:
@@ -464,11 +467,10 @@ class Attachment:
         return UrbResult(UrbStatus.OK, data, len(data))
 
     def _remember(self, setup: SetupPacket, result: UrbResult) -> None:
-        """Keep what does not change, for :meth:`_repeat`."""
-        is_descriptor = setup.request == Request.GET_DESCRIPTOR
-        is_status = setup.request == Request.GET_STATUS
-        if not (setup.is_standard and (is_descriptor or is_status)):
+        """Keep an answer for :meth:`_repeat`."""
+        if not setup.is_standard:
             return
+        is_status = setup.request == Request.GET_STATUS
         key = setup.request_type, setup.request, setup.value, setup.index
         data = bytes(result.data)
         before = self._said.get(key, b"")
