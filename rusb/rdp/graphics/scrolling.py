@@ -18,10 +18,6 @@ MAX_REST = 0.7
 """Share of what has changed that may still differ once the rest has moved: for more
 there is no order."""
 
-BAND = 64
-"""Rows that are copied and compared at once: what they need stays in the processor's
-cache, and the allocator does not fetch it anew from the kernel each time."""
-
 SAMPLES = 256
 """Columns that are looked at to know a row again."""
 
@@ -120,20 +116,14 @@ def _take(source: Frame, before: Frame, after: Frame, named: Cells) -> Cells:
     Returns:
         the cells in which a pixel differs.
     """
-    found = np.zeros_like(named)
-    for top in range(0, len(source), BAND):
-        rows, lines = np.s_[top : top + BAND], np.s_[top // CELL : (top + BAND) // CELL]
-        if not named[lines].any():
-            continue
-        np.bitwise_and(source[rows], 0xFFFFFF, out=after[rows])
-        differs = _differing(before[rows], after[rows])
-        others = differs & ~named[lines]
-        if others.any():
-            wide = others.repeat(CELL, 0).repeat(CELL, 1)
-            height, width = after[rows].shape
-            np.copyto(after[rows], before[rows], where=wide[:height, :width])
-        found[lines] = differs & named[lines]
-    return found
+    np.bitwise_and(source, 0xFFFFFF, out=after)
+    found = _differing(before, after)
+    others = found & ~named
+    if others.any():
+        wide = others.repeat(CELL, 0).repeat(CELL, 1)
+        height, width = after.shape
+        np.copyto(after, before, where=wide[:height, :width])
+    return found & named
 
 
 def _differing(before: Frame, after: Frame, move: _Move = (0, 0, 0)) -> Cells:
@@ -143,26 +133,19 @@ def _differing(before: Frame, after: Frame, move: _Move = (0, 0, 0)) -> Cells:
         move: what is done to the picture before.
     """
     height, width = before.shape
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    differs = np.zeros((rows * CELL, columns * CELL), bool)
     begin, end, distance = move
-    found = np.empty((-(-height // CELL), -(-width // CELL)), bool)
-    differs = np.zeros((BAND, -(-width // CELL) * CELL), bool)
-    words = differs.view(np.uint64)  # eight pixels each
-    for top in range(0, height, BAND):
-        bottom = min(top + BAND, height)
-        first, last = (min(max(row, top), bottom) for row in (begin, end))
-        for a, b, moved in (
-            *((top, first, 0), (first, last, distance), (last, bottom, 0)),
-        ):
+    for top, bottom, moved in ((0, begin, 0), (begin, end, distance), (end, height, 0)):
+        if top < bottom:
             np.not_equal(
-                *(before[a + moved : b + moved], after[a:b]),
-                out=differs[a - top : b - top, :width],
+                *(before[top + moved : bottom + moved], after[top:bottom]),
+                out=differs[top:bottom, :width],
             )
-        differs[bottom - top :] = False
-        lines = np.bitwise_or.reduce(words.reshape(BAND // CELL, CELL, -1), 1)
-        cells = lines.reshape(BAND // CELL, -1, CELL // 8).max(2) != 0
-        at = top // CELL
-        found[at : at + BAND // CELL] = cells[: len(found) - at]
-    return found
+    words = differs.view(np.uint64)  # eight pixels each
+    words = np.bitwise_or.reduce(words.reshape(rows, CELL, -1), 1)
+    cells: Cells = words.reshape(rows, columns, -1).max(2) != 0
+    return cells
 
 
 def _find_move(before: Frame, after: Frame) -> _Move | None:
