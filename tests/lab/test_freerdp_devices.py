@@ -4,11 +4,9 @@ The client is unmodified; the USB bus that it finds is simulated (tools/fakeusb)
 """
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +18,10 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbStatus
 from tests.support.lab.fatimage import fat_image
-from tests.support.lab.peers import Display, Program
+from tests.support.lab.freerdp import build, bus, freerdp
+from tests.support.lab.peers import Display
 from tests.support.lab.usblab import Guest
-from tests.support.rusbserver import CHECKOUT, RusbServer
+from tests.support.rusbserver import RusbServer
 from tests.support.whole_path import Lab, machine
 
 pytestmark = [
@@ -36,7 +35,6 @@ pytestmark = [
 
 MIB = 1 << 20
 CONTENT = random.Random(5).randbytes(16 * MIB)
-FAKEUSB = CHECKOUT / "tools" / "fakeusb"
 
 MACHINE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
@@ -55,34 +53,9 @@ MACHINE = """<?xml version="1.0"?>
 """
 
 
-@contextlib.contextmanager
-def freerdp(
-    port: int, display: Display, folder: Path, *devices: str
-) -> Iterator[Program]:
-    """FreeRDP with devices of the simulated bus, until the block ends."""
-    names = {"1209:0001": "1-1", "1209:0002": "1-2", "1209:0003": "2-1.4"}
-    names |= {"1209:0004": "1-3"}
-    folder.mkdir(exist_ok=True)
-    command = [
-        *(str(FAKEUSB / "fakeusb-run"), "-r", str(folder / "usb")),
-        *("-d", ",".join(names[one] for one in devices)),
-        *("-D", str(folder / "disk.img"), "xfreerdp"),
-        *(f"/v:127.0.0.1:{port}", "/u:u", "/p:p", "/cert:ignore"),
-        *("/size:640x480", "/bpp:16", f"/usb:id:{'#'.join(devices)}"),
-    ]
-    with Program(command, folder, display.name) as program:
-        yield program
-
-
-def bus(folder: Path, do: str, name: str) -> None:
-    """Plug or unplug a device of the bus of the client with that folder."""
-    command = [str(FAKEUSB / "fakeusb-ctl"), str(folder / "usb"), do, name]
-    subprocess.run(command, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _simulated() -> None:
-    subprocess.run(["make", "-s", "-C", FAKEUSB], check=True, capture_output=True)
+    build()
 
 
 @pytest.fixture

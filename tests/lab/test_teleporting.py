@@ -4,6 +4,7 @@ The hosts are processes in network namespaces of their own; they share the direc
 with the images, as NFS would have it.
 """
 
+import logging
 import os
 import re
 import signal
@@ -12,10 +13,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.amount import IS_SOAK
 from tests.support.lab.moving import (
     MACHINE,
     PORT,
+    check_nothing_left,
     console_of,
+    downtime,
+    of_five,
     process_of,
     start_waiting,
     teleport,
@@ -31,6 +36,12 @@ pytestmark = [
 ]
 
 
+figures = logging.getLogger("figures")
+"""Downtimes, for ``-o log_cli=true --log-level=INFO``."""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000 if IS_SOAK else 300)
 def test_a_linux_moves_there_and_back(hosts: tuple[Place, Place]) -> None:
     near, far = hosts
     near(f"VBoxManage startvm {MACHINE} --type headless")
@@ -42,7 +53,8 @@ def test_a_linux_moves_there_and_back(hosts: tuple[Place, Place]) -> None:
         assert (
             console("head -c 4194304 /dev/zero | tr '\\0' x >/dev/sda; echo $?") == "0"
         )
-    for source, target in ((near, far), (far, near)):
+    times = []
+    for source, target in ((near, far), (far, near)) * (10 if IS_SOAK else 1):
         start_waiting(target)
         said = source(teleport(target))
         assert re.search(
@@ -50,7 +62,7 @@ def test_a_linux_moves_there_and_back(hosts: tuple[Place, Place]) -> None:
             r" stood still for \d+ ms\.",
             said,
         )
-        print(said)
+        times.append(downtime(said))
         assert source.state(MACHINE) == "poweroff"
         wait_state(target, "running")
         target(f"VBoxManage modifyvm {MACHINE} --teleporter off", 1)
@@ -62,7 +74,9 @@ def test_a_linux_moves_there_and_back(hosts: tuple[Place, Place]) -> None:
             assert console("dmesg | grep -c 'ata[0-9]\\|usb \\|rror'") == "0"
             console("sleep 0.5")
             assert int(console("wc -l </mnt/ticks")) > ticks
+    figures.info("without devices: %s", of_five(times))
     near(f"VBoxManage controlvm {MACHINE} poweroff")
+    check_nothing_left(hosts)
 
 
 @pytest.fixture

@@ -1,18 +1,26 @@
 """A small Linux that both of two hosts can run, and what is said to move it."""
 
 import json
+import os
 import re
+import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from rusb.server.vbox.lock import holder_of
 from tests.support.lab.console import Console
 from tests.support.lab.twohosts import Place
+from tests.support.lab.vboxshell import processes_with
 
 __all__ = [
     "MACHINE",
     "PORT",
+    "check_nothing_left",
     "console_of",
+    "downtime",
     "make_machine",
+    "of_five",
     "process_of",
     "start_waiting",
     "teleport",
@@ -84,3 +92,30 @@ def process_of(host: Place) -> int:
     """Who runs the machine there."""
     shown = host(f"VBoxManage showvminfo {MACHINE} --json")
     return int(json.loads(shown)["live"]["process"])
+
+
+def downtime(said: str) -> int:
+    """For how many milliseconds it stood still, as the command says."""
+    (found,) = re.findall(r"it stood still for (\d+) ms\.", said)
+    return int(found)
+
+
+def of_five(times: Sequence[int]) -> str:
+    """The median of the first five moves, and all of them."""
+    return f"median of five {statistics.median(times[:5]):.0f} ms, all: {times}"
+
+
+def check_nothing_left(hosts: tuple[Place, Place]) -> None:
+    """The machine is off at both: no process is left, no socket and no token."""
+    for host in hosts:
+        wait_state(host, "poweroff")
+        end = time.monotonic() + 20
+        while left := processes_with(f"RUSB_STATE={host.env['RUSB_STATE']}"):
+            assert time.monotonic() < end, left
+            time.sleep(0.1)
+        names = os.listdir(host.env["RUSB_RUNTIME"])
+        assert [name for name in names if not name.endswith(".lock")] == []
+        for lock in Path(host.env["RUSB_RUNTIME"]).glob("*.lock"):
+            assert holder_of(lock) is None
+    shared = hosts[0].folder.parent / "shared"
+    assert [path.name for path in shared.iterdir()] == ["disk.img"]

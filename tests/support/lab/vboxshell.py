@@ -24,11 +24,20 @@ WITH_BOTH = pytest.mark.parametrize("shell", ["qemu", _LIBVIRT], indirect=True)
 
 def end_all(variable: str) -> None:
     """Kill what has a variable in its environment: all that a failed test started."""
+    for number in processes_with(variable):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            os.kill(number, signal.SIGKILL)
+
+
+def processes_with(variable: str) -> list[int]:
+    """Return the processes that have a variable in their environment."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             names = (folder / "environ").read_bytes().split(b"\0")
             if os.fsencode(variable) in names:
-                os.kill(int(folder.name), signal.SIGKILL)
+                found.append(int(folder.name))
+    return found
 
 
 class Shell:
