@@ -44,6 +44,8 @@ class ClientConfig:
         legacy_tls: take servers that know nothing newer than TLS 1.0.
         ca: PEM file with the authorities to trust; None: trust on first use.
         known_servers: file of the pins; None: in the user's state folder.
+        certificate: SHA-256 of the only one that the server may show, besides what *ca*
+            or the pins say; empty: any.
         timeout: seconds for the whole way until the connection is active.
         reconnect: come back when the connection breaks: to what the server keeps for a
             while, or anew.
@@ -82,6 +84,7 @@ class ClientConfig:
     legacy_tls: bool = False
     ca: Path | None = None
     known_servers: Path | None = None
+    certificate: bytes = b""
     timeout: float = 30.0
     usb_timeout: float = 45.0
     reconnect: bool = False

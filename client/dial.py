@@ -1,13 +1,14 @@
 """Reach a server: TCP, then TLS and the RDP handshake of a :class:`RdpStream`."""
 
 import asyncio
+import hashlib
 import os
 import socket
 from collections.abc import Callable, Mapping
 
 from rusb.aio.stream import RdpStream, TlsUpgrade
 from rusb.aio.tls import KnownServers, client_context, fingerprint
-from rusb.errors import ConnectionLost, RusbError
+from rusb.errors import CertificateError, ConnectionLost, RusbError
 from rusb.oserrors import reason
 from rusb.rdp.channels import ChannelHandler, ChannelRegistry
 from rusb.rdp.client import ClientConnection, ClientSettings
@@ -79,6 +80,12 @@ async def dial(
     known = KnownServers(config.known_servers)
 
     def check(certificate: bytes) -> None:
+        digest = hashlib.sha256(certificate).digest()
+        if config.certificate and config.certificate != digest:
+            raise CertificateError(
+                f"{config.server} shows another certificate than the one it should"
+                f" have: {fingerprint(certificate)}"
+            )
         if config.ca is None and known.check(config.server, certificate):
             found = fingerprint(certificate)
             on_trust(CertificateTrusted(config.server, found, known.path))

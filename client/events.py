@@ -25,8 +25,10 @@ __all__ = [
     "SecurityLowered",
     "SessionEvent",
     "SessionForgotten",
+    "SessionMoved",
     "SessionRenewed",
     "SessionResumed",
+    "SessionStays",
 ]
 
 
@@ -126,6 +128,45 @@ class SessionResumed(SessionEvent):
         return (
             f"connected to {self.server} again after {self.seconds:g} s; the guest kept"
             " the devices"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMoved(SessionEvent):
+    """The machine runs at another host, and so the devices are used there.
+
+    Attributes:
+        before, server: ``host:port``.
+    """
+
+    before: str
+    server: str
+
+    def __str__(self) -> str:
+        return (
+            f"the machine has moved from {self.before}; its devices are connected to"
+            f" {self.server} now, and the guest has kept them"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStays(SessionEvent):
+    """The machine runs at another host, which cannot be reached from here.
+
+    Attributes:
+        server: ``host:port``, which goes on passing everything on.
+        there: where the machine runs.
+        reason: why the session stays.
+    """
+
+    server: str
+    there: str
+    reason: RusbError
+
+    def __str__(self) -> str:
+        return (
+            f"the machine has moved to {self.there}, but the devices stay connected to"
+            f" {self.server}, which passes everything on: {self.reason}"
         )
 
 

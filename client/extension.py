@@ -112,6 +112,9 @@ class Extension:
         on_live: called with the ticket when we begin, or go on.
         on_resume: called before we ask to go on; no other connection may carry the
             wire from then on.
+        on_move: called with where the machine runs now, and with None once all that is
+            ours is there; None: we go nowhere else.
+        on_hello: called instead of asking to go on, which is then for :meth:`ask`.
 
     Attributes:
         connection: what carries it, once there is one.
@@ -123,7 +126,11 @@ class Extension:
         *,
         on_live: Callable[[Ticket], None],
         on_resume: Callable[[], None],
+        on_move: Callable[[rusbext.Move | None], None] | None = None,
+        on_hello: Callable[[], None] | None = None,
     ) -> None:
+        self._on_move, self._on_hello = on_move, on_hello
+        self._greeting: rusbext.Hello | None = None
         self.connection: Connection | None = None
         self._ticket = ticket
         self._lane: Lane | None = None  # of the ticket, once this carries the wire
@@ -184,6 +191,23 @@ class Extension:
                 self._resumed(message)
             case rusbext.Refused() if self._lane is None:
                 self._refuse()
+            case rusbext.Move() if self._lane is not None and self._on_move is not None:
+                self._on_move(message)
+            case rusbext.Moved() if (
+                self._lane is not None and self._on_move is not None
+            ):
+                self._on_move(None)
+
+    def answer_move(self, *, is_there: bool) -> None:
+        """Say whether we are ready to go on elsewhere, if we can say it."""
+        if self.connection is not None and not self.connection.is_over:
+            self._send(rusbext.Ready(is_there))
+
+    def ask(self) -> None:
+        """Ask to go on, after *on_hello* was called."""
+        assert self._greeting is not None
+        assert self._ticket is not None
+        self._ask(self._greeting, self._ticket)
 
     def closed(self, channel: int) -> None:
         """The connection is over."""
@@ -213,7 +237,10 @@ class Extension:
     def _hello(self, hello: rusbext.Hello) -> None:
         if not hello.features & Feature.RESUME or not self._wire:
             return
-        if self._ticket is not None:
+        if self._ticket is not None and self._on_hello is not None:
+            self._greeting = hello
+            self._on_hello()
+        elif self._ticket is not None:
             self._ask(hello, self._ticket)
         elif self._fresh is not None:
             self._accept(hello, *self._fresh)
@@ -227,6 +254,8 @@ class Extension:
         ticket.cookie = self.connection.rdp.cookie
         key = ticket.public_key
         features = Feature.RESUME | hello.features & Feature.COMMANDS
+        if self._on_move is not None:
+            features |= hello.features & Feature.MOVES
         self._send(rusbext.Accept(rusbext.VERSION, features, 0, key))
         ticket.lane.serve(link)
         self._bind(ticket, 0)
@@ -234,6 +263,7 @@ class Extension:
 
     def _ask(self, hello: rusbext.Hello, ticket: Ticket) -> None:
         assert self.connection is not None
+        ticket.grace = min(hello.grace_ms / 1000, MAX_GRACE)
         self._on_resume()
         ticket.lane.unbind()
         received = ticket.lane.received

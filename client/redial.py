@@ -80,6 +80,10 @@ class Redial:
         self._why: RusbError | None = None  # there is no connection
         self._hurry = asyncio.Event()
 
+    def go_to(self, server: str) -> None:
+        """The session is at another server from now on."""
+        self._server = server
+
     @property
     def is_under_way(self) -> bool:
         """Is another connection looked for?"""

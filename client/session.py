@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeGuard
 
 from rusb.aio.tasks import TaskSet
@@ -17,6 +17,7 @@ from rusb.errors import (
     NegotiationError,
     RusbError,
 )
+from rusb.rdp import rusbext
 from rusb.rdp.cookie import Cookie
 from rusb.usb.backend import DeviceBackend
 from rusb.usb.device import DeviceInfo
@@ -27,6 +28,7 @@ from .devices import DeviceCatalog, Standing, load_backend
 from .dial import user_of
 from .events import SecurityLowered, SessionEvent
 from .extension import Extension, Ticket, clock
+from .follow import FOLLOW_SECONDS, Follow, first_of
 from .offers import Offers
 from .pulse import NetworkWatch, Pulse
 from .redial import Redial
@@ -205,6 +207,12 @@ class ClientSession:
             on_event=on_event,
             on_over=self._finish,
         )
+        self._follow = Follow(
+            resume=self._resume_at,
+            go_to=self._go_to,
+            lost=self._redial.start,
+            on_event=on_event,
+        )
         self._over: asyncio.Future[RusbError | None]
         self._over = asyncio.get_running_loop().create_future()
         self._offers = Offers(
@@ -318,6 +326,7 @@ class ClientSession:
         if self._network is not None:
             self._network.close()
         await self._redial.aclose()
+        await self._follow.aclose()
         if self._connection is not None:
             await self._connection.aclose()
         self._finish(None)
@@ -361,6 +370,7 @@ class ClientSession:
                 None,
                 on_live=lambda ticket: self._begun(ticket, extension),
                 on_resume=lambda: None,
+                on_move=lambda move: self._on_move(extension, move),
             )
         wires = WireChoice(
             self.config.wires if self.config.usb else (),
@@ -383,8 +393,21 @@ class ClientSession:
             raise self._no_usb(f"it does not open the channel {names}")
         return connection.security
 
-    async def _resume(self, ticket: Ticket, seconds: float) -> None:
+    async def _resume(
+        self,
+        ticket: Ticket,
+        seconds: float,
+        *,
+        config: ClientConfig | None = None,
+        may_ask: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Connect, and go on with what the server has kept for us.
+
+        Args:
+            ticket: what it knows us by.
+            seconds: for each step.
+            config: of the server; None: the session's.
+            may_ask: returns once we may ask for it; None: we may.
 
         Raises:
             RusbError: it did not work out; of *ticket*, ``is_void`` says whether it
@@ -404,17 +427,30 @@ class ClientSession:
             elif not done.done():
                 done.set_exception(error or ConnectionLost("the server hung up"))
 
-        extension = Extension(ticket, on_live=resumed, on_resume=self._let_go)
+        greeted = asyncio.Event()
+        extension = Extension(
+            ticket,
+            on_live=resumed,
+            on_resume=self._let_go,
+            on_move=lambda move: self._on_move(extension, move),
+            on_hello=None if may_ask is None else greeted.set,
+        )
         wires = WireChoice(
             self.config.wires,
             taken=self._offers.take,
             extension=extension,
             kept=ticket,
         )
-        connection = self._make(wires, lost, ticket.cookie)
+        connection = self._make(wires, lost, ticket.cookie, config)
         try:
             async with asyncio.timeout(seconds):
                 await self._open(connection, wires, extension, seconds)
+                if may_ask is not None:
+                    await first_of(greeted.wait(), done)
+            if may_ask is not None:
+                await first_of(may_ask(), done)
+                extension.ask()
+            async with asyncio.timeout(seconds):
                 await done
         except TimeoutError:
             if self._connection is not connection:
@@ -435,9 +471,10 @@ class ClientSession:
         wires: WireChoice,
         lost: Callable[[RusbError | None], None] | None = None,
         cookie: Cookie | None = None,
+        config: ClientConfig | None = None,
     ) -> Connection:
         found = Connection(
-            self.config,
+            config or self.config,
             wires.channels,
             on_active=lambda: self._wait_for_usb(found, wires),
             on_lost=lost or (lambda error: self._lost(found, wires, error)),
@@ -535,6 +572,27 @@ class ClientSession:
             f"the connection to {self.config.server} was lost: the server was killed,"
             " or the network in between closed it"
         )
+
+    # ------------------------------------------------------ to another server ----
+
+    def _on_move(self, extension: Extension | None, move: rusbext.Move | None) -> None:
+        """The machine runs at another host; only a server that we know may say so."""
+        assert extension is not None
+        if self.certificate is not None:
+            self._follow.told(extension, move, self.config)
+
+    async def _resume_at(
+        self, config: ClientConfig, may_ask: Callable[[], Awaitable[None]]
+    ) -> None:
+        ticket = self._redial.ticket
+        if ticket is None:
+            raise ConnectionLost("there is nothing to go on with")
+        await self._resume(ticket, FOLLOW_SECONDS, config=config, may_ask=may_ask)
+
+    def _go_to(self, config: ClientConfig) -> None:
+        self.config = config
+        self._redial.go_to(config.server)
+        self._let_go()
 
     # ------------------------------------------------------ silence, pressure ----
 

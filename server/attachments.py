@@ -16,6 +16,7 @@ from rusb.errors import GuestError, ParseError, RusbError
 from rusb.oserrors import reason
 from rusb.usb.backend import DeviceCalls
 from rusb.usb.descriptors import (
+    ConfigurationDescriptor,
     DeviceDescriptor,
     DeviceDescriptors,
     InterfaceDescriptor,
@@ -35,7 +36,8 @@ from rusb.usb.types import (
 )
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
-from .policy import Policy, Reading, View, describe_identity
+from .moving import AttachmentState
+from .policy import SHOWS_ELSE, Policy, Reading, View, describe_identity
 from .reading import DEVICE_SIZE, DescriptorReader
 from .stand_in import StandIn
 
@@ -293,6 +295,52 @@ class Attachment:
         if self._is_paused:
             self._pause_or_resume()
         complete(_GONE if self._is_closed else UrbResult(status))
+
+    @property
+    def is_idle(self) -> bool:
+        """Is nothing of it in flight?"""
+        return not self._open
+
+    def state(self) -> AttachmentState:
+        """Return what another server needs to go on; while it is idle."""
+        assert self.reading is not None
+        found, active = self.reading.descriptors, self._state.configuration
+        return AttachmentState(
+            self.reading.info,
+            found.device.serialize(),
+            tuple(one.serialize() for one in found.configurations),
+            tuple(sorted(self.reading.strings)),
+            self.view.mask,
+            None if active is None else active.value,
+            dict(self._state.alternates),
+        )
+
+    def adopt(self, state: AttachmentState, policy: Policy) -> None:
+        """Go on with what another server had in use; in place of :meth:`open`.
+
+        Raises:
+            GuestError: the policy would show the guest something else.
+            ParseError: *state* contradicts itself.
+        """
+        found = DeviceDescriptors(
+            DeviceDescriptor.parse(state.device, []),
+            tuple(
+                ConfigurationDescriptor.parse(one, []) for one in state.configurations
+            ),
+        )
+        info = replace(state.info, id=self.info.id)
+        self.reading = Reading(info, found, frozenset(state.strings))
+        self.view = policy.judge(self.reading)
+        if self.view.mask != state.mask:
+            raise GuestError(SHOWS_ELSE)
+        self.descriptors = self.view.descriptors
+        self._state = DeviceState(self.descriptors)
+        if state.configuration is not None:
+            is_right = self._state.select_configuration(state.configuration)
+            for one in state.alternates.items():
+                is_right = self._state.select_interface(*one) and is_right
+            if not is_right:
+                raise ParseError("a configuration that the device does not have")
 
     def pause(self) -> None:
         """The client reads too slowly: stop the guest, unless little is in flight."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from rusb.aio.stream import RdpStream
+from rusb.errors import ConnectionLost
 from rusb.rdp.channels import ChannelHandler, ChannelRegistry
 from rusb.rdp.lane import Lane
 from rusb.rdp.notices import Notice, UsbUnreachable
@@ -15,8 +16,10 @@ from rusb.rdp.server import ServerConnection
 from rusb.wire.base import ChannelKind, WireProtocol, carries_more
 
 from . import events
+from .elsewhere import Elsewhere
 from .extension import Extension
 from .host import SessionHost
+from .moving import MovedClient
 from .parking import Ticket
 from .remote_devices import RemoteDevices
 from .sessions import Owner, Session
@@ -27,6 +30,10 @@ __all__ = ["ClientUsb"]
 PROOF_SECONDS = 10.0
 """For a client that was let in to replace a connection to show that it may
 (docs/spec/resume.md 9)."""
+
+
+RECALL_PERIOD = 0.005
+"""Seconds between two looks whether all is back that was recalled."""
 
 
 class _Client(Protocol):
@@ -159,6 +166,113 @@ class ClientUsb:
         assert self.extension.ticket is not None
         self.devices.remove(self.extension.ticket.devices)
         self._client.drop(why)
+
+    # -------------------------------------------------- to another server ----
+
+    def invite(self, to: Elsewhere, ready: Callable[["ClientUsb"], None]) -> None:
+        """Have the client get ready to go on elsewhere, if it knows how.
+
+        Args:
+            to: where.
+            ready: called once it is, with this.
+        """
+
+        def answered(is_there: bool) -> None:
+            if is_there:
+                ready(self)
+            elif self.extension is not None:
+                self._tell_stays("it cannot be reached from there")
+
+        ticket = self._ticket
+        if ticket is None or not to.certificate or not ticket.devices.attached:
+            return
+        if len(self.devices) > 1 or not ticket.devices.may_move:
+            self._tell_stays("one of its devices cannot move")
+        elif self.extension is None or not self.extension.invite(to, answered):
+            self._tell_stays("its client does not know how")
+
+    async def recall(self, seconds: float) -> bool:
+        """Have what is in flight come back; False: in vain, and all is as it was."""
+        ticket = self._ticket
+        if ticket is None or not ticket.devices.may_move:
+            return False
+        devices = ticket.devices
+        devices.recall()
+        try:
+            async with asyncio.timeout(seconds):
+                while not devices.is_back:  # noqa: ASYNC110 - it has many parts
+                    await asyncio.sleep(RECALL_PERIOD)
+        except BaseException as error:
+            devices.stay()
+            if not isinstance(error, TimeoutError):
+                raise
+            self._tell_stays(f"it was not quiet within {seconds:g} s")
+            return False
+        return self._ticket is ticket
+
+    @property
+    def places(self) -> list[str]:
+        """What the client's devices are called in the machine."""
+        return [] if self._ticket is None else self._ticket.devices.places
+
+    def stay(self) -> None:
+        """Serve the guest again, after :meth:`recall`."""
+        if self._ticket is not None:
+            self._ticket.devices.stay()
+
+    async def gather(self) -> MovedClient:
+        """Return all that another server needs, once the guest has said all; the
+        client's messages are not taken any more.
+
+        Raises:
+            ConnectionLost: the client has gone meanwhile.
+        """
+        ticket = self._ticket
+        if ticket is None or not ticket.devices.is_back:
+            raise ConnectionLost("the client has gone")
+        client = self._client
+        before, network, owner = client.state(), client.network, client.owner
+        lane = ticket.lane
+        lane.unbind()
+        ticket.devices.link.suspend()
+        wire, found = await ticket.devices.gather()
+        return MovedClient(
+            *(ticket.id, ticket.key, ticket.features, ticket.cookie),
+            *(owner, before, network),
+            lane.channel,
+            lane.state(),
+            wire,
+            found,
+        )
+
+    def leave(self, to: Elsewhere) -> None:
+        """All that the client has is elsewhere now, and so it goes there."""
+        ticket = self._ticket
+        if ticket is None or self.extension is None:
+            return
+        self._host.parking.forget(ticket)
+        self.devices.remove(ticket.devices)
+        ticket.devices.leave_for_good()
+        self.extension.tell_moved()
+        self._host.tell(events.ClientSentOn(self.number, str(to), True))
+
+    def give_up_devices(self, why: str) -> None:
+        """They can neither go on here nor elsewhere."""
+        ticket = self._ticket
+        if ticket is not None:
+            self._host.parking.forget(ticket)
+            self.devices.remove(ticket.devices)
+            ticket.devices.close(why)
+            self._client.drop(why)
+
+    @property
+    def _ticket(self) -> Ticket | None:
+        """What the client may come back with, while it is here."""
+        ticket = self.extension.ticket if self.extension is not None else None
+        return ticket if ticket is not None and ticket.holder is self else None
+
+    def _tell_stays(self, why: str) -> None:
+        self._client.teller()(events.ClientStays(self.number, why))
 
     # ---------------------------------------------------------- channels ----
 

@@ -15,6 +15,7 @@ from .state import StreamState, ViewState
 __all__ = [
     "ChannelNoted",
     "ClientAdmitted",
+    "ClientArrived",
     "ClientConnected",
     "ClientGivenUp",
     "ClientLeft",
@@ -22,6 +23,7 @@ __all__ = [
     "ClientRefused",
     "ClientResumed",
     "ClientSentOn",
+    "ClientStays",
     "Crowded",
     "Cure",
     "DeviceAdmitted",
@@ -371,6 +373,21 @@ class ClientLeft(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ClientArrived(Event):
+    """The devices of a client came with the machine; they are kept until it is here.
+
+    Attributes:
+        devices: how many the guest has.
+        seconds: how long they are kept.
+    """
+
+    NAME: ClassVar[str] = "client.arrived"
+    client: int
+    devices: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClientParked(Event):
     """The connection of a client broke; the guest keeps its devices for a while.
 
@@ -416,17 +433,29 @@ class ClientGivenUp(Event):
 
 @dataclass(frozen=True, slots=True)
 class ClientSentOn(Event):
-    """The machine has left this host, and a viewer with it.
+    """The machine has left this host, and a client with it.
 
     Attributes:
         where: where the machine runs now.
-        is_told: the viewer goes there by itself; else only its user can.
+        is_told: the client goes there by itself; else only its user can.
     """
 
     NAME: ClassVar[str] = "client.sent-on"
     client: int
     where: str
     is_told: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStays(Event):
+    """The machine has left this host, and a client's devices go on over here.
+
+    Attributes:
+        reason: why.
+    """
+
+    client: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

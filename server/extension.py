@@ -18,6 +18,7 @@ from rusb.rdp.lane import Lane
 from rusb.rdp.rusbext import Feature, Refusal
 from rusb.rdp.server import ServerConnection
 
+from .elsewhere import Elsewhere
 from .parking import WINDOW, Holder, Parking, Ticket
 from .remote_devices import RemoteDevices
 from .sessions import Owner
@@ -100,13 +101,14 @@ class Extension:
         self.heard = loop.time()
         self._received = 0
         self._is_begun = False
+        self._on_ready: Callable[[bool], None] | None = None
         self._planned = 0.0
         self._timer = loop.call_later(HOLD_BACK, self._on_mute)
         grace_ms = int(parking.grace * 1000)
         self._send(
             rusbext.Hello(
                 rusbext.VERSION,
-                Feature.RESUME | Feature.COMMANDS,
+                Feature.RESUME | Feature.COMMANDS | Feature.MOVES,
                 grace_ms,
                 WINDOW,
                 self._id,
@@ -131,10 +133,35 @@ class Extension:
                 self._resume(message)
             case rusbext.Ping():
                 self._send(rusbext.Pong(message.number))
+            case rusbext.Ready() if self._on_ready is not None:
+                on_ready, self._on_ready = self._on_ready, None
+                on_ready(bool(message.is_there))
 
     def closed(self, channel: int) -> None:
         """The connection is over."""
         self._timer.cancel()
+        if self._on_ready is not None:
+            self._on_ready(False)
+
+    def invite(self, to: Elsewhere, ready: Callable[[bool], None]) -> bool:
+        """Have the client get ready to go on elsewhere; False: it does not know how.
+
+        Args:
+            to: where.
+            ready: called once, with whether it is.
+        """
+        ticket = self.ticket
+        if ticket is None or not ticket.features & Feature.MOVES:
+            return False
+        self._on_ready = ready
+        name = to.host.encode("ascii", "replace")
+        self._send(rusbext.Move(to.port, to.certificate, name))
+        return True
+
+    def tell_moved(self) -> None:
+        """All that the client has is there now."""
+        self.ticket = None
+        self._send(rusbext.Moved())
 
     def look(self) -> float:
         """Return when the last byte came, by the loop's clock; to about a second."""
@@ -185,6 +212,7 @@ class Extension:
             holder=self._session,
             cookie=self._cookie,
         )
+        ticket.features = message.features
         self._parking.add(ticket)
         self._is_live(ticket)
         devices.link.opened(self._wire, self._name)

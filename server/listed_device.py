@@ -8,6 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from rusb.aio.link import WireLink
+from rusb.errors import GuestError
 from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
 from rusb.usb.device import DeviceInfo
@@ -17,8 +18,10 @@ from rusb.wire._commands import Commands, DeviceCommands
 
 from . import events
 from .attachments import Attachment, why_failed
+from .guests._stream import DeviceStream, MovableGuest
 from .guests.base import AttachedDevice, GuestBackend
 from .iso import IsoStreams
+from .moving import MovedDevice
 from .policy import SHOWS_ELSE, Policy
 from .posted import PostedReads, is_read_ahead
 from .sessions import Owner
@@ -122,6 +125,7 @@ class ListedDevice:
     Args:
         info: what the client says of it.
         list_: where it is listed.
+        moved: what another server had of it; None: it was in no guest.
 
     Attributes:
         info: see above.
@@ -135,8 +139,14 @@ class ListedDevice:
         interfaces: as they were read last.
     """
 
-    def __init__(self, info: DeviceInfo, list_: DeviceList) -> None:
+    def __init__(
+        self, info: DeviceInfo, list_: DeviceList, moved: MovedDevice | None = None
+    ) -> None:
         self.info = info
+        self._moved = moved
+        self._posted: PostedReads | None = None  # what it is below what is shown
+        self._storage: PipelinedStorage | None = None
+        self._loop = asyncio.get_running_loop()
         self.uuid = str(uuid.uuid4())
         self.plugged: Attachment | None = None
         self.streams: IsoStreams | None = None
@@ -225,6 +235,7 @@ class ListedDevice:
                     await self._attach_until_over()
                 elif not self._unlisted.is_set():
                     if not is_admitted:
+                        await self._refuse_moved()
                         self._let_go()
                     await self._wake.wait()
             if not self._is_handed_over:
@@ -315,7 +326,11 @@ class ListedDevice:
         self._list.attachments[info.id] = attachment
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT):
-                attachment = await self._enter(attachment)
+                moved, self._moved = self._moved, None
+                if moved is None:
+                    attachment = await self._enter(attachment)
+                else:
+                    attachment = await self._arrive(attachment, moved)
             host.devices_changed()
             while self._admits() and not self.over.is_set():
                 self._is_retried = False
@@ -354,14 +369,7 @@ class ListedDevice:
             held.unlist("another device is offered in its place")
             await held.done.wait()
         self._shown = self._pipelined(attachment, self._buffered(attachment))
-        where = await host.guest.attach(self._shown)
-        self.plugged = attachment
-        assert self.verdict is not None
-        reason = self.verdict.reason
-        self._list.tell(
-            events.DeviceAttached(self.subject, attachment.name, where, reason)
-        )
-        return attachment
+        return self._is_in(attachment, await host.guest.attach(self._shown))
 
     def _go_on(
         self, fresh: Attachment, holder: DeviceList, held: "ListedDevice"
@@ -422,11 +430,12 @@ class ListedDevice:
         loop = asyncio.get_running_loop()
         now, later = loop.time, loop.call_later
         shown: StorageTarget = below
+        self._posted = self._storage = None
         if is_read_ahead(attachment.descriptors):
-            shown = PostedReads(below, now=now, later=later)
+            shown = self._posted = PostedReads(below, now=now, later=later)
         if not mode or not is_storage(attachment.descriptors):
             return shown
-        pipelined = PipelinedStorage(
+        pipelined = self._storage = PipelinedStorage(
             shown,
             min(mode, StorageMode.EARLY),
             now=now,
@@ -450,6 +459,116 @@ class ListedDevice:
             degraded=lambda why: later(VERDICT, partial(judge, why)),
         )
         return ahead
+
+    # -------------------------------------------------- to another server ----
+
+    @property
+    def may_move(self) -> bool:
+        """Could another server go on with it? Nothing must run at its client."""
+        found = self._stream()
+        is_plain = self.commands is None and self.streams is None
+        is_here = self.plugged is not None and not self.over.is_set()
+        return is_plain and is_here and found is not None and found[1].may_move
+
+    def recall(self) -> None:
+        """Have what waits at the device come back, once it is between two commands."""
+        found, storage = self._stream(), self._storage
+
+        def is_quiet() -> bool:
+            if storage is not None and not storage.is_between:
+                return False
+            self._loop.call_soon(self._recall_ours)
+            return True
+
+        if found is not None:
+            found[1].recall(is_quiet)
+
+    def _recall_ours(self) -> None:
+        if self._posted is not None:
+            self._posted.recall()
+
+    @property
+    def is_back(self) -> bool:
+        """Is nothing in flight any more, since :meth:`recall`?"""
+        found, attachment = self._stream(), self.plugged
+        is_back = self._posted is None or self._posted.is_back
+        is_idle = attachment is not None and attachment.is_idle
+        return found is not None and found[1].is_back and is_back and is_idle
+
+    def go_on(self) -> None:
+        """It stays here: serve the guest again."""
+        if self._posted is not None:
+            self._posted.go_on()
+        if (found := self._stream()) is not None:
+            found[1].go_on()
+
+    @property
+    def place(self) -> str:
+        """What it is called in the machine."""
+        found = self._stream()
+        return "" if found is None else found[0]
+
+    async def gather(self) -> MovedDevice:
+        """Return all of it, once :attr:`is_back` is true and the guest has said all."""
+        found, attachment = self._stream(), self.plugged
+        assert found is not None
+        assert attachment is not None
+        stream = await found[1].gather()
+        brought = {} if self._posted is None else self._posted.brought()
+        number = self.info.id
+        return MovedDevice(number, found[0], attachment.state(), stream, b"", brought)
+
+    def leave(self) -> None:
+        """Another server goes on with it."""
+        guest = self._list.host.guest
+        if self._shown is not None and isinstance(guest, MovableGuest):
+            guest.forget(self._shown)
+        self.hand_over()
+
+    def _stream(self) -> tuple[str, DeviceStream] | None:
+        guest = self._list.host.guest
+        if self._shown is None or not isinstance(guest, MovableGuest):
+            return None
+        return guest.stream_of(self._shown)
+
+    async def _arrive(self, attachment: Attachment, moved: MovedDevice) -> Attachment:
+        """Go on with what another server had in the guest."""
+        guest = self._list.host.guest
+        if not isinstance(guest, MovableGuest):
+            raise GuestError("the guest is not one that devices move with")
+        try:
+            attachment.adopt(moved.of, self._policy())
+            assert attachment.reading is not None
+            self.interfaces = attachment.reading.interfaces
+            self._shown = self._pipelined(attachment, self._buffered(attachment))
+            if self._posted is not None:
+                self._posted.adopt(moved.brought)
+            where = await guest.adopt(
+                self._shown, moved.place, moved.stream, moved.unsent
+            )
+        except BaseException:
+            await guest.refuse(moved.place)
+            raise
+        return self._is_in(attachment, where)
+
+    async def _refuse_moved(self) -> None:
+        """The filters do not want here what another server had in the guest."""
+        moved, self._moved = self._moved, None
+        guest = self._list.host.guest
+        if moved is not None and isinstance(guest, MovableGuest):
+            await guest.refuse(moved.place)
+            self._list.core.close_device(self.info.id)
+            self._list.link.flush()
+
+    def _is_in(self, attachment: Attachment, where: str) -> Attachment:
+        """The guest has it."""
+        self.plugged = attachment
+        assert self.verdict is not None
+        reason = self.verdict.reason
+        self._list.tell(
+            events.DeviceAttached(self.subject, attachment.name, where, reason)
+        )
+        return attachment
 
     # ----------------------------------------------------- and out of it ----
 

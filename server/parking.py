@@ -2,20 +2,24 @@
 lost, for as long as the grace lasts (docs/spec/resume.md)."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from rusb.errors import ParseError
 from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import Lane
+from rusb.rdp.rusbext import Feature
 from rusb.usb.device import DeviceInfo
 
 from . import events
 from .elsewhere import Elsewhere
 from .guests.base import AttachedDevice
 from .listed_device import ListedDevice
+from .moving import MovedClient
 from .remote_devices import HELD_TOO_LONG, RemoteDevices
 from .sessions import Owner, Session, Sessions
 from .state import ClientState, DeviceState
@@ -50,6 +54,8 @@ class Ticket:
 
     Attributes:
         id: of the session, 16 bytes.
+        key: of the client, public.
+        features: bits of :class:`~rusb.rdp.rusbext.Feature` that both ends have.
         owner: whose it is.
         lane: the channel of the wire, with what is kept.
         devices: what is in the guest.
@@ -74,6 +80,8 @@ class Ticket:
         self.devices = devices
         self.holder = holder
         self.cookie = cookie
+        self.key = key
+        self.features = 0
         self._key = Ed25519PublicKey.from_public_bytes(key)
 
     def is_signed(self, signature: bytes, text: bytes) -> bool:
@@ -83,6 +91,20 @@ class Ticket:
         except InvalidSignature:
             return False
         return True
+
+
+class _Nobody(Holder):
+    """Has the devices of a client that is about to be parked."""
+
+    def __init__(self, number: int, heard: float) -> None:
+        self.number = number
+        self._heard = heard
+
+    @property
+    def heard(self) -> float:
+        return self._heard
+
+    def give_up(self, why: str) -> None: ...
 
 
 class ParkedSession(Session):
@@ -244,6 +266,49 @@ class Parking:
                 return ticket
         return None
 
+    def arrive(self, moved: MovedClient, devices: RemoteDevices, number: int) -> None:
+        """A client of another server may come back to its devices here.
+
+        Args:
+            moved: what that server had.
+            devices: of the client, without a connection so far.
+            number: of the client.
+
+        Raises:
+            ParseError: what came contradicts itself.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+            lane = Lane(window=WINDOW, later=loop.call_later, on_full=devices.set_full)
+            devices.lend(
+                tell=self._host.tell,
+                send=lane.send,
+                flush=lane.flush,
+                fail=lambda error: None,
+                owner=moved.owner,
+            )
+            lane.serve(devices.link)
+            lane.adopt(moved.channel, moved.lane)
+            before = dataclasses.replace(moved.before, number=number)
+            now = loop.time()
+            ticket = Ticket(
+                *(moved.session, moved.key, moved.owner),
+                cookie=moved.cookie,
+                lane=lane,
+                devices=devices,
+                holder=_Nobody(number, now),
+            )
+        except ValueError as error:
+            raise ParseError(f"a client that cannot be: {error}") from error
+        ticket.features = moved.features
+        if moved.features & Feature.COMMANDS:
+            devices.have_commands_run()
+        self.add(ticket)
+        devices.arrive(moved.channel, moved.wire, moved.devices)
+        self._wait_for(ticket, before, moved.network, now)
+        count, grace = len(moved.devices), round(self.grace, 3)
+        self._host.tell(events.ClientArrived(number, count, grace))
+
     def forget(self, ticket: Ticket) -> bool:
         """Nobody may come back with it any more; could anybody?"""
         return self._tickets.pop(ticket.id, None) is not None
@@ -268,7 +333,16 @@ class Parking:
     def park(
         self, ticket: Ticket, before: ClientState, network: str, heard: float
     ) -> None:
-        """The connection of a client broke.
+        """The connection of a client broke; see :meth:`_wait_for`."""
+        self._wait_for(ticket, before, network, heard)
+        count = len(ticket.devices.attached)
+        grace = round(self.grace, 3)
+        self._host.tell(events.ClientParked(before.number, count, grace))
+
+    def _wait_for(
+        self, ticket: Ticket, before: ClientState, network: str, heard: float
+    ) -> None:
+        """Wait for a client.
 
         Args:
             ticket: of the client.
@@ -287,8 +361,6 @@ class Parking:
         )
         ticket.holder = parked
         self._add(parked)
-        count = len(ticket.devices.attached)
-        self._host.tell(events.ClientParked(before.number, count, round(grace, 3)))
 
     def hold(
         self, devices: RemoteDevices, owner: Owner, before: ClientState, network: str

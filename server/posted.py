@@ -6,10 +6,12 @@ keeps reads of its own there: the guest's get what those bring, in order. It is 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
+from rusb.errors import ParseError
 from rusb.usb.descriptors import (
     DeviceDescriptors,
     EndpointDescriptor,
@@ -23,7 +25,7 @@ from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from .guests.base import AttachedDevice
 from .storage import StorageTarget
 
-__all__ = ["PostedReads", "is_read_ahead"]
+__all__ = ["Brought", "PostedReads", "is_read_ahead"]
 
 CLASSES = frozenset(
     (ClassCode.COMMUNICATIONS, ClassCode.CDC_DATA, ClassCode.VENDOR_SPECIFIC)
@@ -212,6 +214,11 @@ class _Pipe:
             posted.is_dropped = True
 
 
+Brought: TypeAlias = tuple[bytes, bool, UrbStatus]
+"""Data that a read of ours has brought and the guest has not got; whether the device
+ended its transfer with it, or failed; how."""
+
+
 def _pipes_of(setting: InterfaceDescriptor) -> Iterator[EndpointDescriptor]:
     is_serial = setting.interface_class in CLASSES
     for endpoint in setting.endpoints:
@@ -270,6 +277,7 @@ class PostedReads(AttachedDevice):
         self._later = later
         self._pipes: dict[int, _Pipe] = {}
         self._held: deque[tuple[Urb, Completion]] = deque()  # requests behind that
+        self._is_recalled = False
         self._look()
 
     # ------------------------------------------------------ AttachedDevice ----
@@ -345,6 +353,49 @@ class PostedReads(AttachedDevice):
         self._look()
         for _, complete in waiting:
             complete(_CANCELLED)
+
+    # -------------------------------------------------- to another server ----
+
+    def recall(self) -> None:
+        """Have all reads of ours come back, with what they have brought so far."""
+        self._is_recalled = True
+        for pipe in self._pipes.values():
+            self._stop(pipe, pipe.posted)
+
+    @property
+    def is_back(self) -> bool:
+        """Is nothing of ours at the device, and no request held?"""
+        return not self._held and not any(p.posted for p in self._pipes.values())
+
+    def go_on(self) -> None:
+        """Keep reads at the device again."""
+        self._is_recalled = False
+        for pipe in self._pipes.values():
+            self._serve(pipe)
+
+    def brought(self) -> dict[int, tuple[Brought, ...]]:
+        """Return by endpoint what waits for the guest."""
+        return {
+            address: tuple((bytes(r.data), r.is_end, r.status) for r in pipe.waiting)
+            for address, pipe in self._pipes.items()
+            if pipe.waiting
+        }
+
+    def adopt(self, brought: Mapping[int, Sequence[Brought]]) -> None:
+        """Have for the guest what was read elsewhere; before all else.
+
+        Raises:
+            ParseError: the device has no such endpoint.
+        """
+        for address, runs in brought.items():
+            pipe = self._pipes.get(address)
+            if pipe is None:
+                raise ParseError(f"nothing is read ahead at endpoint 0x{address:02x}")
+            for data, is_end, status in runs:
+                pipe.waiting.append(_Run(data, is_end, status))
+                pipe.kept += len(data)
+            pipe.last = self._now()
+            self._watch(pipe)
 
     # ------------------------------------------------------- from the guest ----
 
@@ -431,7 +482,8 @@ class PostedReads(AttachedDevice):
 
     def _post(self, pipe: _Pipe) -> None:
         """Keep as many reads at the device as there should be."""
-        if self._held or pipe.is_posting or pipe.is_ending:
+        is_busy = self._held or pipe.is_posting or pipe.is_ending
+        if is_busy or self._is_recalled:
             return
         pipe.is_posting = True
         try:

@@ -255,6 +255,10 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             closed = f"VRDP: Connection closed: {event.client}"
             why = f"VRDP: {event.title}: {event.reason}"
             return (why, closed) if event.reason else (closed,)
+        case events.ClientArrived(client, devices, seconds):
+            what = f"{devices} device{'' if devices == 1 else 's'}"
+            text = f"client {client} came with the machine, keeping its {what}"
+            return (f"Remote USB: {text} for {seconds:g} s",)
         case events.ClientParked(_, devices, seconds):
             what = f"{devices} device{'' if devices == 1 else 's'}"
             return (f"Remote USB: link lost, keeping {what} for {seconds:g} s",)
@@ -265,6 +269,8 @@ def log_lines(event: events.Event) -> tuple[str, ...]:
             return (f"Remote USB: not resumed: {why}",)
         case events.ClientSentOn(client, where, is_told):
             return (f"VRDP: client {client}: {_sent_on(where, is_told=is_told)}",)
+        case events.ClientStays(client, why):
+            return (f"Remote USB: client {client} stays: {why}",)
         case events.ResumeRefused(client, why):
             return (f"Remote USB: client {client} may not resume: {why}",)
         case events.WireAgreed():

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rusb.aio.link import Sender, WireLink, no_channels
 from rusb.aio.tasks import TaskSet
@@ -10,11 +10,13 @@ from rusb.errors import RemoteProtocolError, RusbError
 from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 from rusb.wire._commands import Commands
+from rusb.wire.vrdpusb import VrdpUsbGuestSide, WireState
 
 from . import events
 from .attachments import Attachment
 from .guests.base import AttachedDevice
 from .listed_device import ATTACH_TIMEOUT, DeviceHost, DeviceList, ListedDevice
+from .moving import MovedDevice
 from .sessions import Owner
 from .state import DeviceState
 
@@ -179,6 +181,75 @@ class RemoteDevices(DeviceList):
             attachment.come_back()
         self.link.go_on()
         self.reconsider()
+
+    # -------------------------------------------------- to another server ----
+
+    @property
+    def may_move(self) -> bool:
+        """Could another server go on with what the guest has of these?"""
+        in_guest = self._in_guest()
+        is_reached = self.away_until is None and not self.is_closed
+        is_plain = isinstance(self.core, VrdpUsbGuestSide) and not self._leaving
+        return is_reached and is_plain and all(d.may_move for d in in_guest)
+
+    @property
+    def places(self) -> list[str]:
+        """What its devices are called in the machine."""
+        return [device.place for device in self._in_guest()]
+
+    def recall(self) -> None:
+        """Have what waits at the devices come back, and take nothing of the guest."""
+        for device in self._in_guest():
+            device.recall()
+
+    @property
+    def is_back(self) -> bool:
+        """Is nothing in flight any more, since :meth:`recall`?"""
+        found = self._in_guest()
+        is_idle = isinstance(self.core, VrdpUsbGuestSide) and self.core.may_move
+        is_all = len(found) == len(self.attachments) and not self._leaving
+        return is_idle and is_all and all(device.is_back for device in found)
+
+    def stay(self) -> None:
+        """Serve the guest again."""
+        for device in self._in_guest():
+            device.go_on()
+
+    async def gather(self) -> tuple[WireState, tuple[MovedDevice, ...]]:
+        """Return all of them, once :attr:`is_back` is true and the guest has said all;
+        what it has not been given is left to the caller."""
+        assert isinstance(self.core, VrdpUsbGuestSide)
+        found = await asyncio.gather(*(one.gather() for one in self._in_guest()))
+        return self.core.state(), tuple(found)
+
+    def leave_for_good(self) -> None:
+        """Another server goes on with them."""
+        self.is_closed = True
+        for device in list(self._listed.values()):
+            device.leave()
+        self.attachments.clear()
+        self.link.close()
+
+    def arrive(
+        self, channel: int, state: WireState, moved: Sequence[MovedDevice]
+    ) -> None:
+        """Go on with devices of another server; once a connection is lent.
+
+        Raises:
+            ParseError: *state* contradicts itself.
+        """
+        assert isinstance(self.core, VrdpUsbGuestSide)
+        self.core.adopt(channel, state, now=self.link.now())
+        self.link.adopt(channel)
+        found = {device.number: device for device in moved}
+        for info in state.listed:
+            device = ListedDevice(info, self, found.get(info.id))
+            self._listed[info.id] = device
+            work = device.live(None)
+            self._tasks.start(work, f"{info} of client {self.number}")
+
+    def _in_guest(self) -> list[ListedDevice]:
+        return [device for device in self._listed.values() if device.plugged]
 
     def have_commands_run(self) -> None:
         """The client runs storage commands by itself."""

@@ -16,6 +16,7 @@ from rusb.rdp.error_info import STOPPED
 
 from . import events
 from .auth import choose
+from .client_usb import ClientUsb
 from .config import ServerConfig
 from .display.base import ScreenAccess
 from .display.screens import Screens
@@ -24,6 +25,7 @@ from .event_log import EventLog
 from .guests.base import GuestBackend
 from .host import SessionHost
 from .listeners import Listeners
+from .moving import MovedClient
 from .quotas import LineQuota, Terminal
 from .release_log import ReleaseLog
 from .security import Security
@@ -198,6 +200,27 @@ class Server:
         """
         for session in self._sessions:
             session.send_on(to, has_same_port=to.port == self.port)
+
+    def invite(self, to: Elsewhere, ready: Callable[[ClientUsb], None]) -> None:
+        """The machine runs elsewhere: clients of ours may go on there.
+
+        Args:
+            to: where.
+            ready: called with the devices of each that is ready.
+        """
+        for session in self._sessions:
+            if isinstance(session, ServerSession):
+                session.usb.invite(to, ready)
+
+    def arrive(self, moved: MovedClient) -> None:
+        """A client of the server that the machine comes from may go on here.
+
+        Raises:
+            ParseError: what came contradicts itself.
+        """
+        number = next(self._client_numbers)
+        devices = self._host.devices_of(number, load_protocol("vrdpusb"))
+        self._host.parking.arrive(moved, devices, number)
 
     def detach(self, text: str) -> bool:
         """Take a device out of the guest whose client's connection broke.

@@ -123,6 +123,10 @@ class WireLink:
         self.core.channel_opened(channel, name, now=self.now())
         self.flush()
 
+    def adopt(self, channel: int) -> None:
+        """A channel is operational that the core has adopted."""
+        self._channels.add(channel)
+
     def refused(self, name: str) -> None:
         """The peer does not open a channel that the core wanted."""
         self.core.channel_refused(name)

@@ -7,6 +7,7 @@ the rest again (docs/spec/resume.md). So the wire's cores never learn of the dro
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from rusb.errors import RemoteProtocolError
@@ -16,7 +17,7 @@ from .connection import Connection
 from .outbox import MESSAGE_COST, Message, Outbox
 from .rusbext import Ack
 
-__all__ = ["Lane", "Timer"]
+__all__ = ["Lane", "LaneState", "Timer"]
 
 ACK_MESSAGES, ACK_BYTES, ACK_SECONDS = 256, 1 << 20, 0.1
 """What is acknowledged at the latest after so many messages, bytes, seconds."""
@@ -76,6 +77,23 @@ class _Way:
 
     def closed(self, channel: int) -> None:
         """The connection is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """An end that no connection carries; another one goes on with it.
+
+    Attributes:
+        received: how many messages have arrived.
+        acknowledged: how many the peer is known to have.
+        kept: those that left after them, in order.
+        waiting: those that have never left.
+    """
+
+    received: int
+    acknowledged: int
+    kept: tuple[bytes, ...]
+    waiting: tuple[bytes, ...]
 
 
 _Piece: TypeAlias = tuple[int, int, bytes]
@@ -199,6 +217,35 @@ class Lane:
             self._size -= kept.popleft()[1]
         if self._is_full:
             self._look()
+
+    # -------------------------------------------------------- to another end ----
+
+    def state(self) -> LaneState:
+        """Return what another end needs to go on, and be of no more use here; once it
+        is not bound."""
+        assert self._connection is None
+        waiting = []
+        while self._waiting.size:
+            waiting.append(self._waiting.take().data)
+        kept = tuple(self._again)
+        return LaneState(self.received, self._freed, kept, tuple(waiting))
+
+    def adopt(self, channel: int, state: LaneState) -> None:
+        """Go on with the messages of another end; once it carries a wire.
+
+        Args:
+            channel: of its messages, to the wire.
+            state: of the other end.
+        """
+        assert self._carried is not None
+        self.channel, self._carried.messages = channel, state.received
+        self._freed, self._again = state.acknowledged, list(state.kept)
+        self.sent = self._freed + len(self._again)
+        self._size = sum(map(len, self._again)) + MESSAGE_COST * len(self._again)
+        for message in state.waiting:
+            group = channel, 0
+            self._waiting.add(Message(channel, message, None, group, False, True))
+        self._look()
 
     # ------------------------------------------------------- connections ----
 

@@ -18,8 +18,11 @@ __all__ = [
     "ExtMessage",
     "Feature",
     "Hello",
+    "Move",
+    "Moved",
     "Ping",
     "Pong",
+    "Ready",
     "Refusal",
     "Refused",
     "Resume",
@@ -47,6 +50,7 @@ class Feature:
 
     RESUME = 1
     COMMANDS = 2  # the client runs storage commands by itself (storage.md, 5)
+    MOVES = 4  # the client goes where its machine goes (teleport.md, 7.9)
 
 
 class Refusal:
@@ -175,7 +179,59 @@ class Pong(_Message):
     number: int
 
 
-ExtMessage: TypeAlias = Hello | Accept | Resume | Resumed | Refused | Ack | Ping | Pong
+@dataclass(frozen=True, slots=True)
+class Move(_Message):
+    """Server: the machine runs elsewhere, at a server that I vouch for; be ready there.
+
+    Attributes:
+        port: of its remote display.
+        certificate: SHA-256 of what it shows.
+        name: an address or a name in ASCII, with zeros behind; see :attr:`host`.
+    """
+
+    TYPE = 10
+    LAYOUT = struct.Struct("<H32s254s")
+    port: int
+    certificate: bytes
+    name: bytes
+
+    @property
+    def host(self) -> str:
+        """The address or the name; empty: it is none."""
+        text = self.name.rstrip(b"\0").decode("ascii", "replace")
+        return text if text.isascii() and text.isprintable() else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(_Message):
+    """Client: I am there, or (0) cannot be, and stay."""
+
+    TYPE = 11
+    LAYOUT = struct.Struct("<H")
+    is_there: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(_Message):
+    """Server: what you have is there now, with the same session; go on there."""
+
+    TYPE = 12
+    LAYOUT = struct.Struct("<")
+
+
+ExtMessage: TypeAlias = (
+    Hello
+    | Accept
+    | Resume
+    | Resumed
+    | Refused
+    | Ack
+    | Ping
+    | Pong
+    | Move
+    | Ready
+    | Moved
+)
 
 _TYPES: dict[int, type[ExtMessage]] = {kind.TYPE: kind for kind in get_args(ExtMessage)}
 

@@ -5,18 +5,18 @@ import logging
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from rusb.aio.link import WireLink
 from rusb.errors import RusbError
 from rusb.usb.urb import UrbResult
 from rusb.wire import base as wire
 from rusb.wire.usbip import UsbipDeviceSide
-from rusb.wire.usbredir import UsbredirDeviceSide
+from rusb.wire.usbredir import StreamState, UsbredirDeviceSide
 
 from .base import AttachedDevice
 
-__all__ = ["DeviceStream", "StreamCore", "usbredir_core"]
+__all__ = ["DeviceStream", "MovableGuest", "StreamCore", "usbredir_core"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,39 @@ def usbredir_core(device: AttachedDevice, configuration: int = 0) -> UsbredirDev
     return UsbredirDeviceSide(configuration, round_trip=lambda: device.round_trip)
 
 
+@runtime_checkable
+class MovableGuest(Protocol):
+    """A guest whose devices may come from another server, and go to one."""
+
+    def stream_of(self, device: AttachedDevice) -> "tuple[str, DeviceStream] | None":
+        """Return what an attached device is called in the machine, and its stream."""
+
+    async def adopt(
+        self, device: AttachedDevice, place: str, state: StreamState, unsent: bytes
+    ) -> str:
+        """Go on with a device that another server had attached.
+
+        Args:
+            device: what it is from now on.
+            place: what it is called in the machine.
+            state: of its stream.
+            unsent: what goes to the guest first.
+
+        Returns:
+            Where it is, for the log.
+
+        Raises:
+            GuestError: the machine has none of that name.
+            ParseError: *state* does not fit it.
+        """
+
+    async def refuse(self, place: str) -> None:
+        """Take a device out of the machine that another server had attached."""
+
+    def forget(self, device: AttachedDevice) -> None:
+        """Another server goes on with a device; the guest does not notice."""
+
+
 class DeviceStream(asyncio.Protocol):
     """The protocol of one connection to a guest.
 
@@ -58,6 +91,7 @@ class DeviceStream(asyncio.Protocol):
         on_refused: the guest refused the device; the connection stays open.
         on_ended: the guest ended the connection; called once, and not after
             :meth:`aclose`.
+        unsent: what goes to the guest first.
     """
 
     def __init__(
@@ -67,6 +101,7 @@ class DeviceStream(asyncio.Protocol):
         *,
         on_refused: Callable[[], None] = lambda: None,
         on_ended: Callable[[], None] = lambda: None,
+        unsent: bytes = b"",
     ) -> None:
         self.transport: asyncio.Transport | None = None
         self.was_used = False
@@ -75,7 +110,7 @@ class DeviceStream(asyncio.Protocol):
         self._on_refused = on_refused
         self._on_ended = on_ended
         self._in_flight: set[int] = set()
-        self._out: list[bytes] = []
+        self._out: list[bytes] = [unsent]
         self._block = bytearray()  # waits with what the transport has
         self._is_write_due = False
         self._is_full = False  # more than one block waits there
@@ -83,6 +118,9 @@ class DeviceStream(asyncio.Protocol):
         self._is_paused = False
         self._is_over = False
         self._is_closing = False
+        self._is_quiet: Callable[[], bool] | None = None  # it is to be recalled then
+        self._is_gathering = False
+        self._gathered = asyncio.Event()
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()  # to ask takes a system call
         self._link = WireLink(
@@ -102,10 +140,14 @@ class DeviceStream(asyncio.Protocol):
         *,
         on_refused: Callable[[], None] = lambda: None,
         on_ended: Callable[[], None] = lambda: None,
+        unsent: bytes = b"",
     ) -> "DeviceStream":
         """Serve the guest at the other end of a connected stream socket."""
         _, stream = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: cls(device, core, on_refused=on_refused, on_ended=on_ended), sock
+            lambda: cls(
+                device, core, on_refused=on_refused, on_ended=on_ended, unsent=unsent
+            ),
+            sock,
         )
         return stream
 
@@ -116,6 +158,11 @@ class DeviceStream(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=BLOCK)
         self._device.watch_pressure(self._on_pressure)
+        if isinstance(self._core, UsbredirDeviceSide) and self._core.is_adopted:
+            self._link.adopt(0)
+            self._flush()  # what was unsent
+            self._go_on(self._core)
+            return
         info = self._device.info
         self._link.opened(0, "")
         self._core.announce([info], {info.id: self._device.descriptors})
@@ -144,6 +191,11 @@ class DeviceStream(asyncio.Protocol):
         self._closed.set()
         if not self._is_closing:
             self._on_ended()
+
+    def eof_received(self) -> bool:
+        """The guest has ended, or all that it said has come; see :meth:`gather`."""
+        self._gathered.set()
+        return self._is_gathering
 
     def pause_writing(self) -> None:
         """The guest reads more slowly than its device answers."""
@@ -186,6 +238,73 @@ class DeviceStream(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    # -------------------------------------------------- to another server ----
+
+    @property
+    def may_move(self) -> bool:
+        """Could another server go on with it?"""
+        core = self._core
+        return isinstance(core, UsbredirDeviceSide) and core.may_move
+
+    def recall(self, is_quiet: Callable[[], bool]) -> None:
+        """Take nothing more from the guest, and have what waits at the device come
+        back.
+
+        Args:
+            is_quiet: is the device between two commands? It begins when it is.
+        """
+        self._is_quiet = is_quiet
+        self._look()
+
+    @property
+    def is_back(self) -> bool:
+        """Is nothing in flight any more, since :meth:`recall`?"""
+        core = self._core
+        return isinstance(core, UsbredirDeviceSide) and core.is_back
+
+    def go_on(self) -> None:
+        """Serve the guest again."""
+        self._is_quiet = None
+        if isinstance(self._core, UsbredirDeviceSide) and not self._is_over:
+            self._go_on(self._core)
+
+    async def gather(self) -> StreamState:
+        """Take all that the guest has said until it shuts its end down, and end ours.
+
+        Once :attr:`is_back` is true.
+        """
+        core, transport = self._core, self.transport
+        assert isinstance(core, UsbredirDeviceSide)
+        assert transport is not None
+        self._is_gathering = True
+        self._is_full = False
+        self._write()
+        transport.write_eof()
+        self._pause_or_go_on()
+        await self._gathered.wait()
+        return core.state()
+
+    def let_go(self) -> None:
+        """Another server goes on with it: close, and say nothing."""
+        self._is_over = True
+        self._link.close()
+        self.abort()
+
+    def _go_on(self, core: UsbredirDeviceSide) -> None:
+        core.go_on()
+        self._link.flush()
+        self.data_received(b"")
+
+    def _look(self) -> None:
+        is_quiet, core = self._is_quiet, self._core
+        if is_quiet is None or not isinstance(core, UsbredirDeviceSide):
+            return
+        if is_quiet():
+            self._is_quiet = None
+            core.recall()
+            self._link.flush()
+            self._pause_or_go_on()
+
     # ------------------------------------------------------------- our own ----
 
     def _dispatch(self, event: wire.Event) -> None:
@@ -215,6 +334,8 @@ class DeviceStream(asyncio.Protocol):
             self._link.flush()
             if self._is_paused:
                 self._pause_or_go_on()
+            if self._is_quiet is not None:
+                self._look()
 
     def _collect(
         self,
@@ -273,7 +394,8 @@ class DeviceStream(asyncio.Protocol):
 
     def _pause_or_go_on(self) -> None:
         """Read from the guest only while there is room for what it asks."""
-        want, transport = self._core.is_full(), self.transport
+        want = self._core.is_full() and not self._is_gathering
+        transport = self.transport
         if want == self._is_paused or transport is None or transport.is_closing():
             return
         self._is_paused = want

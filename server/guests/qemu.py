@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rusb.errors import GuestError, Hint
 from rusb.usb.types import Speed
+from rusb.wire.usbredir import StreamState
 
 from ._buses import XHCI, Bus, advice_for_qemu, choose_bus, find_buses
 from ._hotplug import HotplugGuest, Plug
@@ -89,6 +90,7 @@ class QemuGuest(HotplugGuest[_Plug]):
         self._monitor: Monitor | None = None
         self._connecting = asyncio.Lock()
         self._has_moved = False
+        self._expected: dict[str, tuple[str, str, socket.socket, socket.socket]] = {}
 
     # ---------------------------------------------------------- contract ----
 
@@ -178,6 +180,8 @@ class QemuGuest(HotplugGuest[_Plug]):
 
     async def aclose(self) -> None:
         """Unplug everything and hang up."""
+        for place in list(self._expected):
+            await self.refuse(place)
         await super().aclose()
         if self._monitor is not None:
             await self._monitor.aclose()
@@ -237,6 +241,77 @@ class QemuGuest(HotplugGuest[_Plug]):
             if plug.id not in ids:
                 self._drop(plug, "it was gone before the machine came back")
         await self._connect()
+
+    # --------------------------------------------------- to another server ----
+
+    def expect(
+        self, place: str, bus: str, port: str, sock: socket.socket, far: socket.socket
+    ) -> None:
+        """A device is in the machine that another server had attached.
+
+        Args:
+            place: what it is called there.
+            bus, port: where it is.
+            sock: its stream, which is ours from now on.
+            far: a copy of QEMU's end, likewise.
+        """
+        self._expected[place] = bus, port, sock, far
+
+    def stream_of(self, device: AttachedDevice) -> tuple[str, DeviceStream] | None:
+        """See :class:`~rusb.server.guests._stream.MovableGuest`."""
+        for plug in self._plugs.values():
+            if plug.device is device and plug.is_in and plug.stream is not None:
+                return plug.id, plug.stream
+        return None
+
+    async def adopt(
+        self, device: AttachedDevice, place: str, state: StreamState, unsent: bytes
+    ) -> str:
+        """See :class:`~rusb.server.guests._stream.MovableGuest`."""
+        found = self._expected.pop(place, None)
+        if found is None:
+            raise GuestError(f"the machine has no device {place[:40]!r}")
+        name, port, sock, far = found
+        try:
+            await self._connect()
+            bus = next((bus for bus in self._buses if bus.name == name), None)
+            if bus is None:
+                raise GuestError(f"the machine has no USB bus {name[:40]!r}")
+            core = usbredir_core(device)
+            core.adopt(device.info, device.descriptors, state)
+        except BaseException:
+            sock.close()
+            far.close()
+            raise
+        plug = self._plugs[place] = _Plug(place, device, bus)
+        plug.port, plug.is_in, plug.far = port, True, far
+        plug.stream = await DeviceStream.over(
+            sock,
+            device,
+            core,
+            on_refused=lambda: self._drop(plug, _refusal(device)),
+            on_ended=lambda: self._stream_ended(plug),
+            unsent=unsent,
+        )
+        return f"port {port} on {name}"
+
+    async def refuse(self, place: str) -> None:
+        """See :class:`~rusb.server.guests._stream.MovableGuest`."""
+        found = self._expected.pop(place, None)
+        for sock in found[2:] if found is not None else ():
+            sock.close()
+        with contextlib.suppress(GuestError):
+            await (await self._connect()).execute("device_del", {"id": place})
+
+    def forget(self, device: AttachedDevice) -> None:
+        """See :class:`~rusb.server.guests._stream.MovableGuest`."""
+        for plug in list(self._plugs.values()):
+            if plug.device is device:
+                if plug.stream is not None:
+                    plug.stream.let_go()
+                if plug.far is not None:
+                    plug.far.close()
+                del self._plugs[plug.id]
 
     # -------------------------------------------------------- connection ----
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rusb.errors import ControlError, GuestError, RusbError
 
+from ..client_usb import ClientUsb
 from ..config import ServerConfig
 from ..elsewhere import Elsewhere
 from ..event_log import EventLog
@@ -200,7 +201,7 @@ class RunningMachine:
                 for guest in self._own_guests():
                     with contextlib.suppress(GuestError):
                         await guest.come_back(arrival.ids)
-            arrival.serves(self._display())
+            arrival.serves(self._display(), self._server)
 
     def _display(self) -> Display:
         """Where the machine's remote display is, for those who had it elsewhere."""
@@ -211,6 +212,8 @@ class RunningMachine:
         if address in ("0.0.0.0", "::"):
             address = ""
         digest = server.fingerprint.partition(":")[2]
+        if not self.machine.resume_seconds:
+            digest = ""  # no client can come here with what it has
         return Display(address, server.port, bytes.fromhex(digest))
 
     def _own_guests(self) -> list[QemuGuest]:
@@ -350,6 +353,7 @@ class RunningMachine:
             came=self._came,
             moved=self._end_here,
             sent_on=self._send_on,
+            invite=self._invite,
             known=self._state and self._state / "known_servers",
         )
 
@@ -361,6 +365,10 @@ class RunningMachine:
     def _send_on(self, to: Elsewhere) -> None:
         if self._server is not None:
             self._server.send_on(to)
+
+    def _invite(self, to: Elsewhere, ready: Callable[[ClientUsb], None]) -> None:
+        if self._server is not None:
+            self._server.invite(to, ready)
 
     def _left(self) -> None:
         """Nothing of it is here any more; unless it is awaited again, that is all."""

@@ -181,6 +181,13 @@ class PipelinedStorage(AttachedDevice):
         """See :class:`AttachedDevice`."""
         self._device.watch_pressure(changed)
 
+    @property
+    def is_between(self) -> bool:
+        """Is the device between two commands, with nothing of ours under way?"""
+        is_idle = not (self._ours or self._guest or self._held)
+        is_passed = self._phase is _Phase.PASS and self._is_in_order
+        return is_idle and (self._phase is _Phase.COMMAND or is_passed)
+
     def submit(self, urb: Urb, complete: Completion) -> None:
         """Start a transfer, as the guest sees it."""
         pipes = self._pipes

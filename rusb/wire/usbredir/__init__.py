@@ -3,10 +3,16 @@
 from rusb.usb.types import TransferType
 from rusb.wire.base import ChannelKind, ChannelSpec
 
-from ._device import UsbredirDeviceSide
+from ._device import StreamState, UsbredirDeviceSide
 from ._guest import UsbredirGuestSide
 
-__all__ = ["PLUGIN", "Usbredir", "UsbredirDeviceSide", "UsbredirGuestSide"]
+__all__ = [
+    "PLUGIN",
+    "StreamState",
+    "Usbredir",
+    "UsbredirDeviceSide",
+    "UsbredirGuestSide",
+]
 
 
 class Usbredir:

@@ -292,6 +292,22 @@ class Splitter:
         """Take bytes; :meth:`next` cuts them."""
         self._buffer += data
 
+    @property
+    def waiting(self) -> bytes:
+        """What was fed and not cut."""
+        return bytes(self._buffer)
+
+    def adopt(self, caps: int, waiting: bytes) -> None:
+        """Go on with a stream that another one has cut so far; before all else.
+
+        Raises:
+            ParseError: *caps* were never announced.
+        """
+        if caps & ~self.ours:
+            raise ParseError(f"capabilities 0x{caps:x}, not of 0x{self.ours:x}")
+        self.caps, self.has_hello = caps, True
+        self._buffer += waiting
+
     def next(self) -> Packet | str | None:
         """Return the next whole packet, or why it was dropped; None: there is none.
 

@@ -2,8 +2,9 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from rusb.errors import LocalProtocolError, RemoteProtocolError
+from rusb.errors import LocalProtocolError, ParseError, RemoteProtocolError
 from rusb.usb.descriptors import DeviceDescriptors, EndpointDescriptor
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
@@ -26,9 +27,30 @@ from ._infos import ep_info, interface_info, packet_size
 from ._requests import Requests
 from ._streams import Streams
 
-__all__ = ["UsbredirDeviceSide"]
+__all__ = ["StreamState", "UsbredirDeviceSide"]
 
 VERSION = "rusb usb-host"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream that nothing is in flight of; another core goes on with it.
+
+    Attributes:
+        caps: what both sides can do.
+        configuration: value of the one that is selected; 0: none.
+        alternates: alternate setting of each interface of it.
+        polled: number of the next packet, by address of an endpoint that is polled.
+        waiting: what the guest has said and nobody has acted on.
+        was_reset: nothing was asked since the last reset.
+    """
+
+    caps: int
+    configuration: int
+    alternates: Mapping[int, int]
+    polled: Mapping[int, int]
+    waiting: bytes
+    was_reset: bool = False
 
 
 class UsbredirDeviceSide(AskedStream, DeviceSide):
@@ -43,6 +65,9 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
             announced.
         round_trip: tells how many seconds it is to the device and back; None: nobody
             knows yet.
+
+    Attributes:
+        is_adopted: it goes on with the stream of another core.
     """
 
     _ids = itertools.count(1)
@@ -65,6 +90,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
             *(self._ids, self._splitter, self._emit, self._output, round_trip)
         )
         self._was_reset = False  # nothing was asked since the last reset
+        self._is_recalled = self.is_adopted = False
 
     # ---------------------------------------------------------------- Side ----
 
@@ -94,7 +120,80 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
 
     def is_busy(self) -> bool:
         """Once too much is in flight, until half is done."""
-        return self._requests.is_full()
+        return self._is_recalled or self._requests.is_full()
+
+    # ---------------------------------------------------- to another core ----
+
+    @property
+    def may_move(self) -> bool:
+        """Could another core go on with this stream?"""
+        is_plain = self._is_connected and not self._waits_for_ack
+        return is_plain and self._streams.may_move
+
+    def recall(self) -> None:
+        """Take nothing more from the guest, and have what waits at the device come
+        back; what is not a read ends as ever."""
+        self._is_recalled = True
+        self._requests.recall()
+        self._streams.recall()
+
+    @property
+    def is_back(self) -> bool:
+        """Is nothing in flight any more, since :meth:`recall`?"""
+        return self._is_recalled and self._requests.is_back and not self._streams.urbs
+
+    def go_on(self) -> None:
+        """Ask again for what has come back; then call ``receive_data`` of nothing."""
+        self._is_recalled = False
+        self._requests.ask_again()
+        self._streams.ask_again()
+
+    def state(self) -> StreamState:
+        """Return what another core needs to go on; once :attr:`is_back` is true."""
+        state, splitter = self._state, self._splitter
+        assert state is not None
+        back = (
+            splitter.serialize(p.type, p.id, *p.fields, data=p.data)
+            for p in self._requests.taken_back()
+        )
+        active = state.configuration
+        return StreamState(
+            splitter.caps,
+            active.value if active else 0,
+            dict(state.alternates),
+            self._streams.numbers(),
+            b"".join(back) + splitter.waiting,
+            was_reset=self._was_reset,
+        )
+
+    def adopt(
+        self, info: DeviceInfo, descriptors: DeviceDescriptors, state: StreamState
+    ) -> None:
+        """Go on with a stream of another core from :meth:`go_on` on; before all else.
+
+        Raises:
+            ParseError: *state* does not fit the device.
+        """
+        self._splitter.adopt(state.caps, state.waiting)
+        found = self._state = DeviceState(descriptors)
+        is_right = found.select_configuration(state.configuration)
+        settings = state.alternates.items()
+        if not is_right or not all(found.select_interface(*one) for one in settings):
+            raise ParseError("a configuration or setting that the device does not have")
+        self._info = info
+        self._requests.device = self._streams.device = info.id
+        self._streams.speed = info.speed
+        for address, number in state.polled.items():
+            endpoint = found.endpoints.get(address)
+            if endpoint is None or not (
+                endpoint.transfer_type is TransferType.INTERRUPT and endpoint.is_in
+            ):
+                raise ParseError(f"endpoint 0x{address:02x} cannot be polled")
+            size = packet_size(endpoint, info.speed)
+            self._streams.adopt(endpoint, size, number)
+        self._was_reset = state.was_reset
+        self._is_open = self._is_connected = self._is_recalled = True
+        self.is_adopted = True
 
     def waiting_reads(self) -> int:
         """How many bulk reads of the guest wait at the endpoint that has most?"""

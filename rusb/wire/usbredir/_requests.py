@@ -23,12 +23,19 @@ _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 class _Request:
     """A request of the guest that waits for its answer."""
 
-    __slots__ = ("length", "packet", "result")
+    __slots__ = ("is_back", "is_recalled", "packet", "result", "urb")
 
-    def __init__(self, packet: Packet, length: int) -> None:
+    def __init__(self, packet: Packet, urb: Urb) -> None:
         self.packet = packet
-        self.length = length
+        self.urb = urb
         self.result: UrbResult | None = None
+        self.is_recalled = self.is_back = False
+
+    @property
+    def may_be_recalled(self) -> bool:
+        """May it be asked for once more, if it comes back with nothing?"""
+        is_read = self.urb.setup is None and self.urb.is_in
+        return is_read and self.result is None
 
 
 class Requests:
@@ -49,7 +56,7 @@ class Requests:
         self.bytes = 0
         self.due: list[tuple[Packet, UrbResult]] = []
         self._emit = emit
-        self._was_full = False
+        self._was_full = self._is_recalled = False
         self._requests: dict[int, _Request] = {}  # by urb id
         self._by_guest: dict[int, int] = {}  # the guest's id to urb id
         self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
@@ -77,7 +84,7 @@ class Requests:
         """Pass a request on to the device."""
         if (before := self._cancelled.get(packet.id)) is not None:
             self._abort(before)  # the guest takes the first answer for the old one
-        self._requests[urb.id] = _Request(packet, urb.length)
+        self._requests[urb.id] = _Request(packet, urb)
         self.bytes += urb.length
         self._by_guest[packet.id] = urb.id
         if packet.type == Type.BULK:
@@ -89,12 +96,47 @@ class Requests:
         request = self._requests.get(urb_id)
         if request is None:
             return  # cancelled
+        if request.is_recalled and result.status is UrbStatus.CANCELLED:
+            request.is_recalled = False
+            if not result.length:
+                request.is_back = True
+                if not self._is_recalled:
+                    self.ask_again()
+                return
+            result = UrbResult(UrbStatus.OK, result.data, result.length)
         request.result = result
         packet = request.packet
         if packet.type != Type.BULK or self._cancelled.get(packet.id) == urb_id:
             self._finish(urb_id, request, result)
         else:
             self._flush(packet)
+
+    def recall(self) -> None:
+        """Have reads that wait for the device come back, the last first, so that what
+        it says meanwhile comes with the first; all others end as ever."""
+        self._is_recalled = True
+        for urb_id, request in reversed(self._requests.items()):
+            is_wanted = request.packet.id in self._by_guest
+            if is_wanted and request.may_be_recalled and not request.is_recalled:
+                request.is_recalled = True
+                self._emit(CancelRequested(self.device, urb_id))
+
+    @property
+    def is_back(self) -> bool:
+        """Is nothing at the device any more?"""
+        return all(request.is_back for request in self._requests.values())
+
+    def taken_back(self) -> list[Packet]:
+        """Return what :meth:`recall` had come back, as the guest asked for it."""
+        return [request.packet for request in self._requests.values()]
+
+    def ask_again(self) -> None:
+        """Pass on once more what has come back, or will."""
+        self._is_recalled = False
+        for request in self._requests.values():
+            if request.is_back:
+                request.is_back = False
+                self._emit(UrbSubmitted(self.device, request.urb))
 
     def cancel(self, guest_id: int) -> None:
         """Answer exactly once (12): with what the device has moved until it stops.
@@ -164,7 +206,7 @@ class Requests:
     def _finish(self, urb_id: int, request: _Request, result: UrbResult) -> None:
         packet = request.packet
         del self._requests[urb_id]
-        self.bytes -= request.length
+        self.bytes -= request.urb.length
         if self._cancelled.get(packet.id) == urb_id:
             del self._cancelled[packet.id]
         else:

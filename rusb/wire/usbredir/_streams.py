@@ -108,7 +108,37 @@ class Streams:
         self._emit = emit
         self._output = output
         self._round_trip = round_trip
-        self._is_congested = False
+        self._is_congested = self._is_recalled = False
+        self._recalled: set[int] = set()
+
+    @property
+    def may_move(self) -> bool:
+        """Can what runs begin elsewhere without a gap? Isochronous streams cannot."""
+        return not any(stream.is_iso for stream in self.running.values())
+
+    def recall(self) -> None:
+        """Have what is in flight come back, the last first; nothing is asked for."""
+        self._is_recalled = True
+        self._recalled = set(self.urbs)
+        for urb_id in reversed(self.urbs):
+            self._emit(CancelRequested(self.device, urb_id))
+
+    def ask_again(self) -> None:
+        """Go on after :meth:`recall`."""
+        self._is_recalled = False
+        for stream in list(self.running.values()):
+            if stream.address & 0x80:
+                self._fill(stream)
+
+    def numbers(self) -> dict[int, int]:
+        """Return the number of the next packet of each endpoint that is polled."""
+        return {address: stream.next_id for address, stream in self.running.items()}
+
+    def adopt(self, endpoint: EndpointDescriptor, size: int, number: int) -> None:
+        """Poll an endpoint that was polled elsewhere, from :meth:`ask_again` on."""
+        interval = interrupt_interval(endpoint, self.speed)
+        stream = self.running[endpoint.address] = _Stream(endpoint, size, interval)
+        stream.next_id = number
 
     def congest(self, is_congested: bool) -> None:
         """The guest does not take what it is sent, or does again."""
@@ -190,6 +220,13 @@ class Streams:
         """Pass on what a transfer brought, and go on."""
         stream = self.urbs.pop(urb_id)
         stream.in_flight.discard(urb_id)
+        is_recalled = urb_id in self._recalled
+        self._recalled.discard(urb_id)
+        if is_recalled and result.status is UrbStatus.CANCELLED:
+            if not result.length:
+                self._fill(stream)
+                return
+            result = UrbResult(UrbStatus.OK, result.data, result.length)
         is_ok = result.status is UrbStatus.OK
         stream.failures = 0 if is_ok else stream.failures + 1
         if result.status in _ENDS_STREAM or (
@@ -226,7 +263,7 @@ class Streams:
 
     def _fill(self, stream: _Stream) -> None:
         """Keep the stream's IN transfers in flight."""
-        if self._is_congested and not stream.is_iso:
+        if self._is_recalled or (self._is_congested and not stream.is_iso):
             return
         packets = (stream.size,) * stream.packets
         length = sum(packets) if packets else stream.size

@@ -4,9 +4,9 @@ from rusb.usb.types import TransferType
 from rusb.wire.base import ChannelKind, ChannelSpec
 
 from ._device import VrdpUsbDeviceSide
-from ._guest import VrdpUsbGuestSide
+from ._guest import VrdpUsbGuestSide, WireState
 
-__all__ = ["PLUGIN", "VrdpUsb", "VrdpUsbDeviceSide", "VrdpUsbGuestSide"]
+__all__ = ["PLUGIN", "VrdpUsb", "VrdpUsbDeviceSide", "VrdpUsbGuestSide", "WireState"]
 
 
 class VrdpUsb:

@@ -4,6 +4,7 @@ import enum
 import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rusb.errors import LocalProtocolError, ParseError
 from rusb.usb.device import DeviceInfo
@@ -25,7 +26,7 @@ from rusb.wire.base import (
 from . import _codec as codec
 from ._codec import Code, Status
 
-__all__ = ["VrdpUsbGuestSide"]
+__all__ = ["VrdpUsbGuestSide", "WireState"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,27 @@ MAX_RECORDS = 4096
 
 _OK = UrbStatus.OK
 _CONTROL, _INTERRUPT = TransferType.CONTROL, TransferType.INTERRUPT
+
+
+@dataclass(frozen=True, slots=True)
+class WireState:
+    """A session that nothing is in flight of; another core goes on with it.
+
+    Attributes:
+        version: in force.
+        is_extended: lists have the client's own fields.
+        wants_polls: the client is to be asked for results.
+        last_handle: what the latest URB was called.
+        listed: the devices of the last list.
+        opened: ids of those that are open.
+    """
+
+    version: int
+    is_extended: bool
+    wants_polls: bool
+    last_handle: int
+    listed: tuple[DeviceInfo, ...]
+    opened: tuple[int, ...]
 
 
 class _State(enum.Enum):
@@ -142,6 +164,44 @@ class VrdpUsbGuestSide(GuestSide):
         self._control: dict[tuple[int, int], float] = {}
         self._cancelled: dict[tuple[int, int], float] = {}
         self._just_cancelled: dict[tuple[int, int], None] = {}  # without one so far
+
+    # ------------------------------------------------------ to another core ----
+
+    @property
+    def may_move(self) -> bool:
+        """Could another core go on? Nothing may be in flight."""
+        is_idle = not any(d.pending or d.has_failed for d in self._devices.values())
+        return is_idle and self._state is _State.LISTING and self._listed is not None
+
+    def state(self) -> WireState:
+        """Return what another core needs to go on; where :attr:`may_move` is true."""
+        return WireState(
+            self.version,
+            self._is_extended,
+            self._wants_polls,
+            self._last_handle,
+            self._listed or (),
+            tuple(self._devices),
+        )
+
+    def adopt(self, channel: int, state: WireState, *, now: float) -> None:
+        """Go on with the session of another core, on a channel; before all else.
+
+        Raises:
+            ParseError: *state* contradicts itself.
+        """
+        if not 1 <= state.version <= codec.VERSION:
+            raise ParseError(f"remote USB version {state.version}")
+        if not {*state.opened} <= {info.id for info in state.listed}:
+            raise ParseError("a device that is open and was not listed")
+        self._channel, self.version = channel, state.version
+        self._state = _State.LISTING
+        self._is_extended, self._wants_polls = state.is_extended, state.wants_polls
+        self._poll_due = now if state.wants_polls else None
+        self._last_handle = state.last_handle
+        self._listed = state.listed
+        self._devices = {number: _Device() for number in state.opened}
+        self._list_due = now + self._poll_interval
 
     # ---------------------------------------------------------------- Side ----
 

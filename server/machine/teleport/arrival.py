@@ -7,7 +7,7 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -24,10 +24,14 @@ from rusb.errors import (
 from ...auth.hashes import Salted
 from ...config import ServerConfig
 from ...guests._qmp import Refused
+from ...guests.qemu import QemuGuest
+from ...moving import MovedClient
 from ...network import bind
 from ...security import certificate_files
+from ...server import Server
 from ...vbox.model import Hardware
 from ..process import Hypervisor
+from .handover import Takeover
 from .images import check_images
 from .link import Link, accept, proof
 from .messages import (
@@ -62,6 +66,9 @@ MAX_WAITING: Final = 8
 
 WRONG_PASSWORD_DELAY: Final = 2.0
 """Seconds until somebody with a wrong password is told so (3.5)."""
+
+LAST_TIMEOUT: Final = 20.0
+"""Seconds for the source to close, once clients have changed over."""
 
 END_TIMEOUT: Final = 5.0
 """Seconds until QEMU's last words are there."""
@@ -114,6 +121,7 @@ class Arrival:
         self._qemus: dict[int, socket.socket] = {}  # copies of QEMU's ends
         self._splices: dict[int, Splice] = {}
         self._carried = asyncio.Event()
+        self._server: Server | None = None
         self._over: asyncio.Future[None] | None = None
         self._display: asyncio.Future[Display] | None = None
 
@@ -268,9 +276,7 @@ class Arrival:
             self._end(GuestError(f"the machine did not come: {why}"))
         else:
             self._end(None)
-            telling = self._tasks.start(self._tell_display(link), "teleport: display")
             await self._carry(link)
-            await telling
         finally:
             self._carried.set()
             for sock in (
@@ -279,9 +285,10 @@ class Arrival:
             ):
                 sock.close()
 
-    def serves(self, display: Display) -> None:
+    def serves(self, display: Display, server: Server | None) -> None:
         """The machine is here, and this is where its remote display is."""
         assert self._display is not None
+        self._server = server
         if not self._display.done():
             self._display.set_result(display)
 
@@ -300,7 +307,34 @@ class Arrival:
                 self._devices[number] = replace(device, way=device.way[:before])
                 coming = self._come_home(number, relay, home, there)
                 self._tasks.start(coming, "teleport: a device comes home")
-        await relay.run()
+        telling = self._tasks.start(self._tell_display(link), "teleport: display")
+        takeover = Takeover(link, relay, self._devices, self, self._log)
+        taking = self._tasks.start(takeover.run(), "teleport: clients")
+        try:
+            await relay.run()
+            await telling
+            if takeover.has_taken:  # the source has to hear of it
+                with contextlib.suppress(RusbError, TimeoutError):
+                    async with asyncio.timeout(LAST_TIMEOUT):
+                        await link.wait_over()
+        finally:
+            taking.cancel()
+
+    def arrive(self, client: MovedClient, streams: Mapping[int, Stream]) -> None:
+        """See :class:`~.handover.Takeover`."""
+        guest = None if self._server is None else self._server.guest
+        if self._server is None or not isinstance(guest, QemuGuest):
+            raise GuestError("no remote USB is served here")
+        self._server.arrive(client)
+        for number, stream in streams.items():
+            device = self._devices.pop(number)
+            del self._streams[number]
+            place = device.id, device.bus, device.port
+            guest.expect(*place, stream.sock, self._qemus.pop(number))
+
+    async def unplug(self, number: int) -> None:
+        """See :class:`~.handover.Takeover`."""
+        await self._unplug(number)
 
     async def _come_home(
         self, number: int, relay: Relay, home: Relay, there: int

@@ -58,6 +58,9 @@ _TABLE: Final[dict[Kind, tuple[tuple[bool, ...], tuple[Step, ...], Step | None]]
     Kind.RUN: (_SOURCE, (Step.RUN,), Step.RUNNING),
     Kind.RUNNING: (_TARGET, (Step.RUNNING,), Step.MOVED),
     Kind.DISPLAY: (_TARGET, (Step.MOVED,), None),
+    Kind.TAKE: (_SOURCE, (Step.MOVED,), None),
+    Kind.CLIENT: (_SOURCE, (Step.MOVED,), None),
+    Kind.TAKEN: (_TARGET, (Step.MOVED,), None),
     Kind.DEVICE: (_BOTH, (Step.MOVED,), None),
     Kind.GONE: (_BOTH, (Step.MOVED,), None),
 }

@@ -20,12 +20,14 @@ from rusb.errors import (
 from rusb.usb.text import clean_text
 
 from ...auth.hashes import Salted
+from ...client_usb import ClientUsb
 from ...elsewhere import Elsewhere
 from ...guests.qemu import QemuGuest
 from ...vbox.model import Hardware
 from ...vbox.settings import Machine
 from ..process import Hypervisor
 from .arrival import Arrival
+from .handover import Handover
 from .images import describe_images
 from .link import PIECE, Link, PeerFailed, dial, proof
 from .messages import (
@@ -85,6 +87,10 @@ class Destination:
         return f"{self.host}:{self.port}"
 
 
+def _nobody(to: Elsewhere, ready: Callable[[ClientUsb], None]) -> None:
+    """There is no client."""
+
+
 class Departure:
     """A move from here, and the way of its devices over here afterwards.
 
@@ -97,6 +103,8 @@ class Departure:
         came: moves to here over which further ones come.
         moved: called when it runs at the target; ends its QEMU here.
         sent_on: called with where viewers find it, once the target serves them.
+        invite: called with that, and with what is called for each client that is ready
+            to go on there.
         known: file of the pins; None: the user's.
 
     Attributes:
@@ -118,6 +126,7 @@ class Departure:
         came: Sequence[Arrival] = (),
         moved: Callable[[], Awaitable[None]],
         sent_on: Callable[[Elsewhere], None] = lambda to: None,
+        invite: Callable[[Elsewhere, Callable[[ClientUsb], None]], None] = _nobody,
         known: Path | None = None,
     ) -> None:
         self._machine, self._hardware = machine, hardware
@@ -125,7 +134,8 @@ class Departure:
         self._to = to
         self._log = log
         self._guests, self._came, self._moved = guests, came, moved
-        self._sent_on = sent_on
+        self._sent_on, self._invite = sent_on, invite
+        self._handover: Handover | None = None
         self._known = KnownServers(known)
         self._devices: tuple[Device, ...] = ()
         self._relaying: Relay | None = None
@@ -192,7 +202,7 @@ class Departure:
         """Go between the target and the devices, until the last of them has left."""
         ends = {id: end for guest in self._guests for id, end in guest.let_go().items()}
         found = {id: Stream(end) for id, end in ends.items()}
-        telling = asyncio.ensure_future(self._send_viewers_on(link))
+        telling: asyncio.Task[None] | None = None
         try:
             await self._moved()
             for came in self._came:
@@ -203,16 +213,21 @@ class Departure:
             for device in self._devices:
                 if device.number not in streams:  # it has left meanwhile
                     await link.send(Gone(device.number))
-            self._relaying = Relay(link, streams, _nothing)
-            await self._relaying.run()
+            relay = self._relaying = Relay(link, streams, _nothing)
+            telling = asyncio.ensure_future(self._send_on(link, relay))
+            await relay.run()
             for came in self._came:  # what comes home over us has to arrive
                 await came.wait_carried()
             await telling
         except RusbError as error:
             self._log(f"Teleporter: {error}; the devices that came over here are gone")
-            await telling
+            if telling is not None:
+                await telling
         finally:
-            telling.cancel()
+            if telling is not None:
+                telling.cancel()
+            if self._handover is not None:
+                await self._handover.aclose()
             for stream in found.values():
                 stream.sock.close()
 
@@ -228,14 +243,18 @@ class Departure:
                 return way.index(token), self._relaying, device.number
         return None
 
-    async def _send_viewers_on(self, link: Link) -> None:
-        """Tell where the machine's display is now, as soon as the target says so."""
+    async def _send_on(self, link: Link, relay: Relay) -> None:
+        """Have clients go where the machine's display is, as soon as that is known."""
         shown = self._to.host, 0, b""
         with contextlib.suppress(RusbError, TimeoutError):
             async with asyncio.timeout(DISPLAY_TIMEOUT):
                 found = await _while_open(link, link.wait_display())
             shown = clean_text(found.host) or shown[0], found.port, found.certificate
-        self._sent_on(Elsewhere(*shown))
+        to = Elsewhere(*shown)
+        self._sent_on(to)
+        own = {one.id: one.number for one in self._devices if len(one.way) == 1}
+        self._handover = Handover(link, relay, own, to, self._log)
+        self._invite(to, self._handover.ready)
 
     # ----------------------------------------------------- before the move ----
 

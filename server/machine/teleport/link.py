@@ -15,7 +15,7 @@ from rusb.oserrors import reason
 from rusb.usb.text import clean_text
 
 from .core import GREETING, MAX_GREETING, TeleportCore, check_greeting
-from .messages import Alive, Display, Failed, Message
+from .messages import Alive, Client, Display, Failed, Message, Take, Taken
 
 __all__ = ["Link", "PeerFailed", "accept", "dial", "proof"]
 
@@ -208,6 +208,7 @@ class Link:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = TaskSet()
         self._is_silent = True
+        self._handovers: asyncio.Queue[Take | Client | Taken] = asyncio.Queue(INBOX)
         self._display: asyncio.Future[Display]
         self._display = asyncio.get_running_loop().create_future()
 
@@ -287,6 +288,10 @@ class Link:
         """Wait until the connection is over, and raise why."""
         await asyncio.shield(self._over)
 
+    async def receive_handover(self) -> Take | Client | Taken:
+        """Wait for the next message about a client that changes over."""
+        return await self._handovers.get()
+
     async def wait_display(self) -> Display:
         """Wait until the target says where it serves the machine's display."""
         return await asyncio.shield(self._display)
@@ -342,6 +347,8 @@ class Link:
             case Display():
                 if not self._display.done():
                     self._display.set_result(message)
+            case Take() | Client() | Taken():
+                await self._handovers.put(message)
             case _:
                 await self._inbox.put(message)
 

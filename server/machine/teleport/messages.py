@@ -16,6 +16,7 @@ __all__ = [
     "VERSION",
     "Accept",
     "Alive",
+    "Client",
     "Costs",
     "Data",
     "Device",
@@ -34,6 +35,8 @@ __all__ = [
     "Progress",
     "Run",
     "Running",
+    "Take",
+    "Taken",
     "Welcome",
     "parse",
     "serialize",
@@ -80,6 +83,9 @@ class Kind(enum.IntEnum):
     RUNNING = 10
     ALIVE = 11
     DISPLAY = 12
+    TAKE = 13
+    CLIENT = 14
+    TAKEN = 15
     DATA = 16
     DEVICE = 17
     GONE = 18
@@ -146,6 +152,12 @@ def _pair(value: Any) -> tuple[str, str]:
         raise ValueError("a pair")
     label, text = map(_text(MAX_TEXT), value)
     return label, text
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("an object")
+    return value
 
 
 # ---------------------------------------------------------------- messages ----
@@ -378,6 +390,36 @@ class Display(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Take(Message):
+    """The source is about to hand devices over: the target is to take them (7.9)."""
+
+    numbers: tuple[int, ...]
+
+    kind: ClassVar[Kind] = Kind.TAKE
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "numbers": _list(MAX_DEVICES, _count(0xFFFF))
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Client(Message):
+    """The client whose devices they are; see ``clients.py``."""
+
+    client: Mapping[str, Any]
+
+    kind: ClassVar[Kind] = Kind.CLIENT
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"client": _mapping}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Message):
+    """The client may go on at the target."""
+
+    kind: ClassVar[Kind] = Kind.TAKEN
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Alive(Message):
     """A sign of life."""
 
@@ -417,7 +459,7 @@ _SPOKEN: dict[int, Any] = {
     found.kind: found
     for found in (
         *(Failed, Hello, Logon, Welcome, Offer, Accept, Progress, End, Loaded),
-        *(Run, Running, Display, Alive),
+        *(Run, Running, Display, Take, Client, Taken, Alive),
     )
 }
 

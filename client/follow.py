@@ -1,0 +1,121 @@
+"""The machine goes to another host: be there before we leave here
+(docs/spec/teleport.md 7.9)."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from rusb.aio.tasks import TaskSet
+from rusb.errors import ConnectionLost, RusbError
+from rusb.rdp import rusbext
+
+from .config import ClientConfig
+from .events import SessionEvent, SessionMoved, SessionStays
+from .extension import Extension
+
+__all__ = ["FOLLOW_SECONDS", "Follow", "first_of"]
+
+FOLLOW_SECONDS, MOVE_SECONDS = 5.0, 30.0
+"""To be at the other server; for what we have to be there, too."""
+
+
+MayAsk: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class Follow:
+    """Goes to the server that the present one vouches for; stays if it cannot be there.
+
+    Args:
+        resume: ``resume(config, may_ask)``, connects to a server, waits for *may_ask*,
+            and goes on there with what we have.
+        go_to: called with how to connect, at the moment from which what we have is
+            there and no longer here.
+        lost: called with why, when we are not there although what we have is.
+        on_event: gets every event.
+    """
+
+    def __init__(
+        self,
+        *,
+        resume: Callable[[ClientConfig, MayAsk], Awaitable[None]],
+        go_to: Callable[[ClientConfig], None],
+        lost: Callable[[RusbError], None],
+        on_event: Callable[[SessionEvent], None],
+    ) -> None:
+        self._resume, self._go_to, self._lost = resume, go_to, lost
+        self._on_event = on_event
+        self._tasks = TaskSet()
+        self._task: asyncio.Task[None] | None = None
+        self._has_moved = asyncio.Event()
+        self._config: ClientConfig | None = None  # where we are ready to be
+
+    def told(
+        self, extension: Extension, move: rusbext.Move | None, before: ClientConfig
+    ) -> None:
+        """The server says where the machine runs; None: what we have is there now.
+
+        Args:
+            extension: of the connection to it, which is authenticated.
+            move: what it says.
+            before: how it is connected to.
+        """
+        if move is None:
+            if self._config is not None:
+                self._go_to(self._config)
+                self._has_moved.set()
+        elif self._task is None or self._task.done():
+            self._has_moved.clear()
+            work = self._follow(extension, move, before)
+            self._task = self._tasks.start(work, "following the machine")
+
+    async def aclose(self) -> None:
+        """Stay where we are. Idempotent."""
+        await self._tasks.aclose()
+
+    async def _follow(
+        self, extension: Extension, move: rusbext.Move, before: ClientConfig
+    ) -> None:
+        config = dataclasses.replace(
+            before, host=move.host, port=move.port, certificate=move.certificate
+        )
+
+        async def may_ask() -> None:
+            self._config = config
+            extension.answer_move(is_there=True)
+            async with asyncio.timeout(MOVE_SECONDS):
+                await self._has_moved.wait()
+
+        try:
+            if not move.host or not move.port:
+                raise ConnectionLost("the server does not say where that is")
+            await self._resume(config, may_ask)
+        except (RusbError, TimeoutError) as error:
+            why = error if isinstance(error, RusbError) else ConnectionLost("too late")
+            if self._has_moved.is_set():
+                self._lost(why)
+                return
+            extension.answer_move(is_there=False)
+            self._on_event(SessionStays(before.server, config.server, why))
+        else:
+            self._on_event(SessionMoved(before.server, config.server))
+        finally:
+            self._config = None
+
+
+async def first_of(work: Awaitable[object], done: asyncio.Future[None]) -> None:
+    """Wait for something, unless *done* has failed meanwhile.
+
+    Raises:
+        RusbError: why it has; or what the work raises.
+    """
+    task = asyncio.ensure_future(work)
+    both: set[asyncio.Future[Any]] = {task, done}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            done.result()
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})

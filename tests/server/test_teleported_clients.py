@@ -1,0 +1,152 @@
+"""A machine moves, and clients of ours go with it: afterwards nothing needs the source.
+
+The guest is a BIOS, which reads and configures a keyboard whenever it starts.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rusb.client.backends.emulated import EmulatedBackend, Keyboard
+from rusb.client.config import ClientConfig
+from rusb.client.events import SessionEvent
+from rusb.client.session import ClientSession, connect
+from rusb.server.machine.control import call, control_path
+from rusb.server.machine.running import RunningMachine
+from rusb.server.machine.teleport.messages import Display
+from tests.support.breaking import until
+from tests.support.teleporting import (
+    SOURCE,
+    TARGET,
+    Host,
+    hardware,
+    state,
+    teleport,
+    wait_state,
+)
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
+
+
+class Counting(Keyboard):
+    """A keyboard that counts how often its port is reset."""
+
+    resets = 0
+
+    def was_reset(self) -> None:
+        self.resets += 1
+        super().was_reset()
+
+
+@pytest.fixture
+async def source(tmp_path: Path) -> AsyncIterator[Host]:
+    found = Host(tmp_path / "source", SOURCE, hardware(tmp_path), has_display=True)
+    async with asyncio.timeout(60), found:
+        yield found
+
+
+@pytest.fixture
+async def target(tmp_path: Path) -> AsyncIterator[Host]:
+    found = Host.waiting(tmp_path / "target", hardware(tmp_path))
+    display = replace(found.machine.remote_display, enabled=True)
+    found.machine.remote_display = display
+    async with asyncio.timeout(60), found:
+        yield found
+
+
+class Plugged:
+    """A client, and what it has said."""
+
+    session: ClientSession
+
+    def __init__(self) -> None:
+        self.events: list[SessionEvent] = []
+
+    def said(self) -> str:
+        return "\n".join(map(str, self.events))
+
+
+@contextlib.asynccontextmanager
+async def plugged(
+    source: Host, *devices: Counting, **changes: object
+) -> AsyncIterator[Plugged]:
+    """A client with keyboards, which the source's guest has configured."""
+    port = (await state(SOURCE)).display.port
+    config = ClientConfig(
+        "127.0.0.1", port, known_servers=source.folder / "known", reconnect=True
+    )
+    config = replace(config, **changes)  # type: ignore[arg-type]
+    backend = EmulatedBackend(devices=list(devices))
+    found = Plugged()
+    async with connect(
+        config, backends=[backend], on_event=found.events.append
+    ) as found.session:
+        await until(lambda: source.log.count("VUSB: Attached") == len(devices))
+        await reset(SOURCE, *devices)
+        yield found
+
+
+async def reset(uuid: str, *devices: Counting) -> None:
+    """The guest starts anew, and finds the keyboards."""
+    for device in devices:
+        device.resets = 0
+    await call(control_path(uuid), "reset")
+    await until(lambda: all(device.resets for device in devices))
+
+
+async def test_a_client_goes_where_its_machine_goes(source: Host, target: Host) -> None:
+    keyboards = Counting(serial="1"), Counting(serial="2")
+    async with plugged(source, *keyboards) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        await source.wait_ended()  # nothing goes over it any more
+        await source.aclose()
+        await until(lambda: target.log.count("VUSB: Attached") == 2)
+        assert "Remote USB: resumed after" in target.log
+        assert client.session.is_connected
+        await reset(TARGET, *keyboards)
+        assert "Detached" not in source.log + target.log
+        assert "its devices are connected to" in client.said()
+    await until(lambda: target.log.count("VUSB: Detached") == 2)
+
+
+async def test_a_client_that_does_not_come_back_stays(
+    source: Host, target: Host
+) -> None:
+    """``--no-reconnect``: its devices go over the source."""
+    keyboard = Counting()
+    async with plugged(source, keyboard, reconnect=False):
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        await reset(TARGET, keyboard)
+        assert (await state(SOURCE)).state == "teleported"
+        assert "VUSB: Attached" not in target.log
+    await source.wait_ended()
+
+
+async def test_a_client_believes_no_other_certificate(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays, and its devices go over the source."""
+    find = RunningMachine._display
+
+    def other(machine: RunningMachine) -> Display:
+        return replace(find(machine), certificate=bytes(32))
+
+    monkeypatch.setattr(RunningMachine, "_display", other)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        await until(lambda: "stays: it cannot be reached" in source.log)
+        await until(lambda: "another certificate than the one it" in client.said())
+        assert "the devices stay connected to" in client.said()
+        assert client.session.is_connected
+        await reset(TARGET, keyboard)
+        assert (await state(SOURCE)).state == "teleported"
+        assert "VUSB: Attached" not in target.log
+    await source.wait_ended()
