@@ -1,5 +1,6 @@
 """Static channels: chunks, and T10 of docs/spec/bad-inputs.md."""
 
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -293,6 +294,23 @@ class TestBothEnds:
         receiver.receive_data(b"".join(sender.data_to_send()))
         assert receiver.events() == [ChannelData(USB, b"goes on")]
 
+    @pytest.mark.parametrize(
+        ("at", "byte"), [(0, 0x00), (5, 0xE0), (7, 0x2E), (7, 0x66), (13, 0x75)]
+    )
+    def test_what_only_looks_like_a_chunk_brings_no_message(
+        self, at: int, byte: int, is_up: bool
+    ) -> None:
+        """Not a TPKT, not data, neither of MCS, data longer than its packet."""
+        sender, receiver = self.ends(Joined(*clear()), is_up=is_up)
+        packet = bytearray(self.chunk(sender, 100, FIRST | LAST, 100))
+        packet[1] = len(packet)  # as a packet of the fast path has it
+        receiver.receive_data(bytes(packet))
+        assert [type(event) for event in receiver.events()] == [ChannelData]
+        packet[at] = byte
+        with contextlib.suppress(RemoteProtocolError):
+            receiver.receive_data(bytes(packet))
+        assert not any(isinstance(one, ChannelData) for one in receiver.events())
+
     @pytest.mark.parametrize("size", [0, 16, 1600, 16256])
     def test_t10_messages_without_an_end(self, size: int, is_up: bool) -> None:
         """More is sent than was announced: what is kept is what was announced."""
@@ -337,6 +355,9 @@ def test_a_message_beyond_the_limit_of_a_lenient_channel_is_skipped() -> None:
     end.chunk(10, FIRST, b"12345").chunk(11, FIRST, b"").chunk(10, LAST, b"67890")
     assert end.messages == [b"1234567890"]
     assert end.complaints == 1  # a message without an end
+    end.chunk(11, FIRST, b"x").chunk(3, FIRST | LAST, b"abc").chunk(3, LAST, b"abc")
+    assert end.messages == [b"1234567890", b"abc"]
+    assert end.complaints == 2  # what is skipped ends with the next message
 
 
 def test_a_static_channel_with_a_limit_goes_on_after_a_message_beyond_it() -> None:
