@@ -212,6 +212,8 @@ async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
             await check_used(SOURCE, *keyboards)
             await until(lambda: not source._teleport._before)
             assert await redirs(source) == 2
+            while not any((await state(SOURCE)).display.screens[0]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             open_files.append(len(os.listdir("/proc/self/fd")))
         assert open_files[0] == open_files[1]
         assert "VUSB: Detached" not in source.log
