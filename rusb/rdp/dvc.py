@@ -248,7 +248,7 @@ class DynamicChannels:
             return
         number, start = self._number(first)
         pieces[0] = memoryview(pieces[0])[start:]
-        self._deliver(number, b"".join(pieces))
+        self._deliver(self._channels.get(number), number, b"".join(pieces))
 
     def refuse(self, total: int, first: bytes) -> bool:
         """A message of the static channel is longer than any may be: close the dynamic
@@ -295,7 +295,7 @@ class DynamicChannels:
                 if after != start:
                     self._count(left - known.left)
                     return after
-        self._deliver(number, data[payload:end])
+        self._deliver(known, number, data[payload:end])
         return end
 
     # ---------------------------------------------------------- messages ----
@@ -382,11 +382,10 @@ class DynamicChannels:
     def _data(self, message: bytes) -> None:
         """Take a whole message, or the next piece of one."""
         number, start = self._number(message)
-        self._deliver(number, message[start:])
+        self._deliver(self._channels.get(number), number, message[start:])
 
-    def _deliver(self, number: int, data: bytes) -> None:
+    def _deliver(self, known: DynamicChannel | None, number: int, data: bytes) -> None:
         """Hand out a message, or collect a piece of one."""
-        known = self._channels.get(number)
         if known is None or not known.is_open:
             self._cross(number)
         elif known.left:
@@ -412,9 +411,10 @@ class DynamicChannels:
     def _number(self, data: bytes, start: int = 0) -> tuple[int, int]:
         """Return the number in a header that begins at *start*, and its length."""
         width = data[start] & 3
-        if width == 3 or len(data) < start + _NUMBERS[width].size:
+        layout = _NUMBERS[width] if width < 3 else None
+        if layout is None or len(data) < start + layout.size:
             raise ParseError(f"no channel in {data[start : start + 16].hex()}")
-        return _NUMBERS[width].unpack_from(data, start)[0], _NUMBERS[width].size
+        return layout.unpack_from(data, start)[0], layout.size
 
     def _find(self, number: int) -> DynamicChannel | None:
         known = self._channels.get(number)

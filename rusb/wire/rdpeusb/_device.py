@@ -74,6 +74,12 @@ for it, and may send any SETUP packet as it is (10.1)."""
 CONFIGURED: Final = 1
 """The handle of the configuration, the only one there is."""
 
+_OK = UrbStatus.OK
+_INTERRUPT, _ISOCHRONOUS = TransferType.INTERRUPT, TransferType.ISOCHRONOUS
+_TRANSFER_IN, _TRANSFER_OUT = Call.TRANSFER_IN, Call.TRANSFER_OUT
+_BULK, _BULK_SIZE = UrbFunction.BULK_OR_INTERRUPT_TRANSFER, urbs.BULK.size
+_LAST_OF_ANY = Function.QUERY_INTERFACE
+
 
 class _Device:
     """A device on its channel."""
@@ -212,16 +218,19 @@ class RdpeusbDeviceSide(DeviceSide):
         urb, number, is_mute = entry
         if is_mute:
             return
-        iso = b""
-        if urb.type is TransferType.ISOCHRONOUS:
-            lost = (IsoPacket(0, result.status),) * len(urb.packets)
+        kind, status, iso = urb.type, result.status, b""
+        if kind is _ISOCHRONOUS:
+            lost = (IsoPacket(0, status),) * len(urb.packets)
             iso = urbs.iso_result(result.start_frame, result.packets or lost)
-        data = result.data if urb.is_in and len(result.data) else None
-        moved = len(data) if data is not None else 0 if urb.is_in else result.length
-        usbd = urbs.usbd_of(result.status)
+        if urb.is_in:
+            moved = len(result.data)
+            data = result.data if moved else None
+        else:
+            moved, data = result.length, None
+        usbd = 0 if status is _OK else urbs.usbd_of(status)
         done = Completion(urb_id, usbd, 0, moved, data, iso)
-        is_urgent = urb.type is TransferType.INTERRUPT
-        self._complete(found, number, done, is_urgent=is_urgent)
+        message = urbs.completion(found.completions, number, done)
+        self._outputs.append(Send(found.channel, message, kind is _INTERRUPT))
 
     # --------------------------------------------------- from the server ----
 
@@ -232,7 +241,7 @@ class RdpeusbDeviceSide(DeviceSide):
             device is not None
             and message.interface == device.interface
             and message.mask == PROXY
-            and message.function > Function.QUERY_INTERFACE
+            and message.function > _LAST_OF_ANY
         ):  # as nearly always
             self._asked(device, message, now)
             return
@@ -294,11 +303,12 @@ class RdpeusbDeviceSide(DeviceSide):
         if not device.is_open:
             device.is_open = True
             self._events.append(OpenRequested(device.info.id))
+        is_out = message.function == _TRANSFER_OUT
+        if is_out or message.function == _TRANSFER_IN:
+            urb = urbs.parse_transfer(body, is_out=is_out)
+            self._transfer(device, message.id, urb, now)
+            return
         match message.function:
-            case Call.TRANSFER_IN | Call.TRANSFER_OUT as function:
-                is_out = function == Call.TRANSFER_OUT
-                urb = urbs.parse_transfer(body, is_out=is_out)
-                self._transfer(device, message.id, urb, now)
             case Call.CANCEL:
                 (request,) = _number(body)
                 if request in device.urbs:
@@ -362,12 +372,11 @@ class RdpeusbDeviceSide(DeviceSide):
         if urb.request in device.urbs or len(device.urbs) >= MAX_URBS:
             self._ignore(f"request {urb.request} is there already, or too many are")
             return
+        if urb.function == _BULK:
+            self._submit(device, number, urb, _first(urb, _BULK_SIZE), ())
+            return
         done = Completion(urb.request)
         match urb.function:
-            case UrbFunction.BULK_OR_INTERRUPT_TRANSFER:
-                handle = _first(urb, urbs.BULK.size)
-                self._submit(device, number, urb, handle, ())
-                return
             case UrbFunction.ISOCH_TRANSFER:
                 iso = urbs.Iso.parse(urb.body, urb.size)
                 self._submit(device, number, urb, iso.handle, iso.lengths)
@@ -409,8 +418,8 @@ class RdpeusbDeviceSide(DeviceSide):
     ) -> None:
         kind = device.pipes.get(handle)
         is_in = urb.data is None
-        is_iso = kind is TransferType.ISOCHRONOUS
-        if kind is None or bool(handle & 0x80) != is_in or is_iso != bool(packets):
+        is_iso = kind is _ISOCHRONOUS
+        if kind is None or (handle & 0x80 != 0) is not is_in or is_iso == (not packets):
             usbd = urbs.usbd_of(UrbStatus.INVALID)
             done = Completion(urb.request, usbd, HResult.INVALID)
             self._complete(device, number, done)
@@ -483,16 +492,9 @@ class RdpeusbDeviceSide(DeviceSide):
 
     # --------------------------------------------------------------- small ----
 
-    def _complete(
-        self,
-        device: _Device,
-        number: int,
-        done: Completion,
-        *,
-        is_urgent: bool = False,
-    ) -> None:
+    def _complete(self, device: _Device, number: int, done: Completion) -> None:
         message = urbs.completion(device.completions, number, done)
-        self._outputs.append(Send(device.channel, message, is_urgent))
+        self._outputs.append(Send(device.channel, message))
 
     def _lose(self, number: int) -> None:
         device = self._by_number.get(number)

@@ -72,6 +72,10 @@ class _Phase(enum.Enum):
     IN_USE = enum.auto()
 
 
+_LAST_OF_ANY = Function.QUERY_INTERFACE
+_URB, _URB_NO_DATA = Done.URB, Done.URB_NO_DATA
+
+
 class _Channel:
     """A channel and its handshake; a device, once it has been added."""
 
@@ -289,7 +293,7 @@ class RdpeusbGuestSide(GuestSide):
             device is not None
             and message.interface == COMPLETIONS
             and message.mask == PROXY
-            and message.function > Function.QUERY_INTERFACE
+            and message.function > _LAST_OF_ANY
         ):  # as nearly always
             self._completed(device, message)
             return
@@ -382,16 +386,16 @@ class RdpeusbGuestSide(GuestSide):
         self._tell_list()
 
     def _completed(self, device: RemoteDevice, message: Message) -> None:
-        match message.function:
-            case Done.URB | Done.URB_NO_DATA as function:
-                has_data = function == Done.URB
-                done = urbs.parse_completion(message.body, has_data=has_data)
-                is_known = device.completed(done)
-            case Done.IO_CONTROL:
-                done_io = messages.IoCompletion.parse(message.body)
-                is_known = device.io_completed(done_io)
-            case function:
-                raise ParseError(f"function {function:#x} is not known")
+        function = message.function
+        has_data = function == _URB
+        if has_data or function == _URB_NO_DATA:
+            done = urbs.parse_completion(message.body, has_data=has_data)
+            is_known = device.completed(done)
+        elif function == Done.IO_CONTROL:
+            done_io = messages.IoCompletion.parse(message.body)
+            is_known = device.io_completed(done_io)
+        else:
+            raise ParseError(f"function {function:#x} is not known")
         if not is_known:
             self._ignore("a completion that nobody waits for")
 

@@ -46,6 +46,7 @@ PROXY, STUB = 0x40000000, 0x80000000
 
 _INTERFACE: Final = 0x3FFFFFFF
 _SHORT, _LONG = struct.Struct("<II"), struct.Struct("<III")
+_SHORT_SIZE, _LONG_SIZE = _SHORT.size, _LONG.size
 CANCEL = struct.Struct("<I")
 """RequestId of CANCEL_REQUEST; Reason of RETRACT_DEVICE."""
 
@@ -130,15 +131,16 @@ class Message:
             ParseError: it is too short, or has both masks.
         """
         view = memoryview(data)
-        if len(view) >= _SHORT.size and view[3] >= STUB >> 24:
-            word, number = _SHORT.unpack_from(view)
+        size = len(view)
+        if size >= _SHORT_SIZE and data[3] >= STUB >> 24:
+            word, number = _SHORT.unpack_from(data)
             if word & PROXY:
                 raise ParseError(f"message with both masks: {word:#010x}")
-            return cls(word & _INTERFACE, STUB, number, 0, view[_SHORT.size :])
-        if len(view) < _LONG.size:
-            raise ParseError(f"message of {len(view)} bytes, not {_LONG.size}")
-        word, number, function = _LONG.unpack_from(view)
-        body = view[_LONG.size :]
+            return cls(word & _INTERFACE, STUB, number, 0, view[_SHORT_SIZE:])
+        if size < _LONG_SIZE:
+            raise ParseError(f"message of {size} bytes, not {_LONG_SIZE}")
+        word, number, function = _LONG.unpack_from(data)
+        body = view[_LONG_SIZE:]
         return cls(word & _INTERFACE, word & PROXY, number, function, body)
 
     def serialize(self) -> bytes:

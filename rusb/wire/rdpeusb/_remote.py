@@ -52,6 +52,9 @@ _READ: Final = int(Flags.IN | Flags.SHORT_OK)
 
 _Told = Callable[[UrbStatus], None]
 
+_OK, _ISOCHRONOUS = UrbStatus.OK, TransferType.ISOCHRONOUS
+_BULK = UrbFunction.BULK_OR_INTERRUPT_TRANSFER
+
 
 class _Waiting:
     """What waits until a configuration or a setting is selected."""
@@ -138,7 +141,7 @@ class RemoteDevice(RequestTable):
 
     def submit(self, urb: Urb) -> None:
         """Start a transfer of the guest's."""
-        if urb.id in self._by_urb or self._waits(urb.id):
+        if urb.id in self._by_urb or (self._waiting and self._waits(urb.id)):
             self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
         elif self._is_selecting:
             end = partial(self._end_urb, urb)
@@ -147,20 +150,18 @@ class RemoteDevice(RequestTable):
             self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
         elif urb.setup is not None:
             self._request(urb, urb.setup)
-        elif urb.endpoint not in self._handles:
+        elif (handle := self._handles.get(urb.endpoint)) is None:
             self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
-        elif urb.type is TransferType.ISOCHRONOUS:
-            self._isochronous(urb, self._handles[urb.endpoint])
+        elif urb.type is _ISOCHRONOUS:
+            self._isochronous(urb, handle)
         else:
-            is_in = urb.is_in
-            flags = _READ if is_in else 0
-            self._transfer(
-                urb,
-                UrbFunction.BULK_OR_INTERRUPT_TRANSFER,
-                urbs.BULK.pack(self._handles[urb.endpoint], flags),
-                None if is_in else urb.data,
-                self._bulk_done,
-            )
+            if urb.is_in:
+                body = urbs.BULK.pack(handle, _READ)
+                made = Transfer(_BULK, 0, body, urb.length)
+            else:
+                body = urbs.BULK.pack(handle, 0)
+                made = Transfer(_BULK, 0, body, len(urb.data), urb.data)
+            self._post(made, self._bulk_done, None, urb)
 
     def cancel(self, urb_id: int) -> None:
         """Ask for its end; it completes with what was moved."""
@@ -283,7 +284,7 @@ class RemoteDevice(RequestTable):
             return False
         self._forget(sent)
         self._expiries = 0
-        status = UrbStatus.OK
+        status = _OK
         if done.usbd or done.hresult:
             status = urbs.status_of(done.usbd, done.hresult)
         sent.done(sent, status, done)
@@ -430,17 +431,6 @@ class RemoteDevice(RequestTable):
         assert made is not None
         function, body, is_out = made
         data = urb.data if is_out else None
-        self._transfer(urb, function, body, data, done, limit)
-
-    def _transfer(
-        self,
-        urb: Urb,
-        function: UrbFunction,
-        body: bytes,
-        data: bytes | memoryview | None,
-        done: Done,
-        limit: float | None = None,
-    ) -> None:
         size = len(data) if data is not None else urb.length
         self._post(Transfer(function, 0, body, size, data), done, limit, urb)
 
@@ -462,7 +452,7 @@ class RemoteDevice(RequestTable):
         if done is None:
             self._end_urb(urb, status)
             return
-        is_ok = status is UrbStatus.OK
+        is_ok = status is _OK
         data = done.data or b""
         if not urb.is_in:
             moved = min(sent.moved + done.size, urb.length)

@@ -22,6 +22,8 @@ CANCEL_LIMIT: Final = 2.0
 MAX_EXPIRIES: Final = 3
 """Limits that pass in a row, without a completion in between, end the device."""
 
+_INTERRUPT = TransferType.INTERRUPT
+
 
 class Sent:
     """A request that the client has: what it asks, and who is told.
@@ -57,7 +59,7 @@ class Sent:
         self.number = 0
         self.moved = moved
         self.is_cancelled = False
-        self.is_urgent = urb is not None and urb.type is TransferType.INTERRUPT
+        self.is_urgent = urb is not None and urb.type is _INTERRUPT
 
 
 class Sender(Protocol):

@@ -102,6 +102,9 @@ _COMPLETION = struct.Struct("<IIIIIHHI")  # header, RequestId, CbTsUrbResult, he
 _RESULT = struct.Struct("<IIHHI")
 _END = struct.Struct("<II")
 _NO_ACK: Final = 0x80000000
+_IN, _OUT = Call.TRANSFER_IN, Call.TRANSFER_OUT
+_DATA, _NO_DATA = Done.URB, Done.URB_NO_DATA
+_URB_LEAST, _RESULT_LEAST = _URB.size + _SIZE.size, _RESULT.size + _END.size
 
 PIPE = struct.Struct("<I")
 BULK = struct.Struct("<II")
@@ -137,7 +140,7 @@ def transfer(interface: int, message: int, urb: Transfer) -> bytes:
     head = _TRANSFER.pack(
         interface | PROXY,
         message,
-        Call.TRANSFER_IN if urb.data is None else Call.TRANSFER_OUT,
+        _IN if urb.data is None else _OUT,
         size,
         size,
         urb.function,
@@ -152,11 +155,12 @@ def parse_transfer(body: bytes | memoryview, *, is_out: bool) -> Transfer:
     Raises:
         ParseError: lengths that do not fit.
     """
-    if len(body) < _URB.size + _SIZE.size:
+    have = len(body)
+    if have < _URB_LEAST:
         raise ParseError(f"transfer of {len(body)} bytes")
     total, size, function, request = _URB.unpack_from(body)
     end = 4 + total
-    if not 8 <= total == size or end + 4 > len(body):
+    if not 8 <= total == size or end + 4 > have:
         raise ParseError(f"TS_URB of {size} bytes in {total}, have {len(body) - 4}")
     (wanted,) = _SIZE.unpack_from(body, end)
     data = body[end + 4 :]
@@ -199,7 +203,7 @@ def completion(interface: int, message: int, done: Completion) -> bytes:
     head = _COMPLETION.pack(
         interface | PROXY,
         message,
-        Done.URB_NO_DATA if done.data is None else Done.URB,
+        _NO_DATA if done.data is None else _DATA,
         done.request,
         size,
         size,
@@ -216,7 +220,7 @@ def parse_completion(body: bytes | memoryview, *, has_data: bool) -> Completion:
     Raises:
         ParseError: lengths that do not fit.
     """
-    if len(body) < _RESULT.size + _END.size:
+    if len(body) < _RESULT_LEAST:
         raise ParseError(f"completion of {len(body)} bytes")
     request, total, size, _, usbd = _RESULT.unpack_from(body)
     end = 8 + total
