@@ -242,8 +242,8 @@ class Extension:
             self._on_hello()
         elif self._ticket is not None:
             self._ask(hello, self._ticket)
-        elif self._fresh is not None:
-            self._accept(hello, *self._fresh)
+        elif self._fresh is not None and not self._fresh[1].has_heard:
+            self._accept(hello, *self._fresh)  # else the wire has begun without it
 
     def _accept(
         self, hello: rusbext.Hello, protocol: WireProtocol, link: WireLink

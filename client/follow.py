@@ -1,5 +1,5 @@
 """The machine goes to another host: be there before we leave here
-(docs/spec/teleport.md 7.9)."""
+(docs/spec/teleport.md 7.10)."""
 
 import asyncio
 import dataclasses

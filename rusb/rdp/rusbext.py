@@ -50,7 +50,7 @@ class Feature:
 
     RESUME = 1
     COMMANDS = 2  # the client runs storage commands by itself (storage.md, 5)
-    MOVES = 4  # the client goes where its machine goes (teleport.md, 7.9)
+    MOVES = 4  # the client goes where its machine goes (teleport.md, 7.10)
 
 
 class Refusal:

@@ -217,6 +217,7 @@ def test_a_disk_a_keyboard_and_a_serial_port_go_there_and_back(
     with at_work(hosts) as (typist, work, wanted):
         with console_of(near) as console:
             talk(console)
+        files.append(len(os.listdir(f"/proc/{process_of(near)}/fd")))
         for _ in range(ROUNDS):
             said = move(near, far)
             assert "USB devices that stay plugged in over this host: 3." in said
@@ -234,7 +235,8 @@ def test_a_disk_a_keyboard_and_a_serial_port_go_there_and_back(
             times.append(downtime(said))
             files.append(len(os.listdir(f"/proc/{process_of(near)}/fd")))
         figures.info("with devices: %s", of_five(times))
-        assert max(files[1:], default=0) <= files[0] + 1  # a reader's, now and then
+        # a device that came home has two sockets more; and a reader, now and then
+        assert max(files[1:]) <= files[0] + 2 * 3 + 1
         with console_of(near) as console:
             work.check(console, wanted, typist.end())
             # QEMU would lose what waits there (teleport.md 7.9)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.client.backends.emulated import EmulatedBackend, Keyboard
+from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.config import ClientConfig
 from rusb.client.events import SessionEvent
 from rusb.client.session import ClientSession, connect
@@ -22,8 +22,10 @@ from tests.support.breaking import until
 from tests.support.teleporting import (
     SOURCE,
     TARGET,
+    Counting,
     Host,
     hardware,
+    running,
     state,
     teleport,
     wait_state,
@@ -32,20 +34,9 @@ from tests.support.teleporting import (
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 
 
-class Counting(Keyboard):
-    """A keyboard that counts how often its port is reset."""
-
-    resets = 0
-
-    def was_reset(self) -> None:
-        self.resets += 1
-        super().was_reset()
-
-
 @pytest.fixture
 async def source(tmp_path: Path) -> AsyncIterator[Host]:
-    found = Host(tmp_path / "source", SOURCE, hardware(tmp_path), has_display=True)
-    async with asyncio.timeout(60), found:
+    async with running(tmp_path) as found:
         yield found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rusb.client.backends.emulated import EmulatedBackend, Keyboard
+from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import ControlError
@@ -26,9 +26,11 @@ from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
     SOURCE,
     TARGET,
+    Counting,
     Host,
     hardware,
     qemu_of,
+    running,
     state,
     teleport,
     wait_state,
@@ -37,20 +39,9 @@ from tests.support.teleporting import (
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 
 
-class Counting(Keyboard):
-    """A keyboard that counts how often its port is reset."""
-
-    resets = 0
-
-    def was_reset(self) -> None:
-        self.resets += 1
-        super().was_reset()
-
-
 @pytest.fixture
 async def source(tmp_path: Path) -> AsyncIterator[Host]:
-    found = Host(tmp_path / "source", SOURCE, hardware(tmp_path), has_display=True)
-    async with asyncio.timeout(60), found:
+    async with running(tmp_path) as found:
         yield found
 
 

@@ -98,21 +98,24 @@ async def test_what_one_caller_refuses_the_next_one_gets(
     """And keeps, when the first one's connection ends after that."""
     guest = UsbredirGuest("listen=127.0.0.1:0")
     await guest.start()
-    await guest.attach(Device())
+    device = Device()
+    await guest.attach(device)
     loop = asyncio.get_running_loop()
     place = "127.0.0.1", guest.port
     with socket.create_connection(place) as one, socket.create_connection(place) as two:
         one.setblocking(False)
-        two.settimeout(None)
-        programs.append(program := Redirected(two))
         async with asyncio.timeout(20):
             assert await loop.sock_recv(one, 1 << 16)
+            assert not device.resets
             await loop.sock_sendall(one, REFUSAL)
             while await loop.sock_recv(one, 1 << 16):
                 pass
+        assert not device.resets  # nobody has used it
+        two.settimeout(None)
+        programs.append(program := Redirected(two))
         await until(lambda: program.is_ready)
-        await asyncio.sleep(0.05)
-        assert program.is_attached
+        program.start(IN, 8)
+        await until(lambda: device.seen)
         await guest.aclose()
 
 
@@ -143,6 +146,9 @@ async def test_who_refuses_at_once_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop may hear of it before it says that there is a connection."""
+    bugs: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: bugs.append(context))
     path = tmp_path / "chardev"
     guest = UsbredirGuest(str(path))
     guest.watch_lost(lambda device, why: pytest.fail(why))
@@ -160,6 +166,7 @@ async def test_who_refuses_at_once_is_an_error(
         with pytest.raises(GuestError, match="refused the device or hung up"):
             await guest.attach(Device())
     await guest.aclose()
+    assert not bugs
 
 
 async def test_callers_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 """Two hosts in one process: a machine that runs, and one that waits for it."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from rusb.client.backends.emulated import Keyboard
 from rusb.filters.model import Filter
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.process import QemuProcess
@@ -17,10 +20,12 @@ from tests.support.rusbserver import free_port
 __all__ = [
     "SOURCE",
     "TARGET",
+    "Counting",
     "Host",
     "begin",
     "hardware",
     "qemu_of",
+    "running",
     "state",
     "teleport",
     "wait_state",
@@ -106,6 +111,24 @@ class Host(RunningMachine):
     def port(self) -> int:
         assert self._arrival is not None
         return self._arrival.port
+
+
+class Counting(Keyboard):
+    """A keyboard that counts how often its port is reset."""
+
+    resets = 0
+
+    def was_reset(self) -> None:
+        self.resets += 1
+        super().was_reset()
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Host]:
+    """The host where the machine begins, with a remote display."""
+    found = Host(folder / "source", SOURCE, hardware(folder), has_display=True)
+    async with asyncio.timeout(60), found:
+        yield found
 
 
 async def state(uuid: str) -> MachineState:

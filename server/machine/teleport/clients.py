@@ -1,4 +1,4 @@
-"""A client that moves with its machine, as the hosts tell each other (7.10).
+"""A client that moves with its machine, as the hosts tell each other (7.12).
 
 One object of JSON, with exactly the members that the classes of ``server/moving.py``
 have. Bytes are hexadecimal digits; what is known by number has it in decimal digits.

@@ -1,4 +1,4 @@
-"""Clients of ours change over to the host that their machine went to (7.9).
+"""Clients of ours change over to the host that their machine went to (7.11).
 
 Their devices are relayed first. When nothing is in flight of them, both hosts take the
 ends of their streams off the relay, and the target goes on with what the source has.

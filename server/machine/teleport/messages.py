@@ -391,7 +391,7 @@ class Display(Message):
 
 @dataclass(frozen=True, slots=True)
 class Take(Message):
-    """The source is about to hand devices over: the target is to take them (7.9)."""
+    """The source is about to hand devices over: the target is to take them (7.11)."""
 
     numbers: tuple[int, ...]
 

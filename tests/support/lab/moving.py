@@ -102,7 +102,8 @@ def downtime(said: str) -> int:
 
 def of_five(times: Sequence[int]) -> str:
     """The median of the first five moves, and all of them."""
-    return f"median of five {statistics.median(times[:5]):.0f} ms, all: {times}"
+    first = times[:5]
+    return f"median of {len(first)}: {statistics.median(first):.0f} ms, all: {times}"
 
 
 def check_nothing_left(hosts: tuple[Place, Place]) -> None:
