@@ -37,6 +37,11 @@ READS = 3
 """With so many of the guest's, more than it asks for are kept at the device, if it does
 not keep enough there itself."""
 
+NEAR, NEAR_READS = 0.001, 2
+"""With a round trip of less seconds, a guest that keeps so many at a bulk endpoint
+needs none of ours: while one is on its way, the device has the other, and what it has
+within a frame of the bus it keeps for a computer that it is plugged into, too."""
+
 MAX_READS = 128
 """What a device may have more of at all its endpoints together, but for the five that
 each may have at any time."""
@@ -107,7 +112,8 @@ class _Pipe:
     Attributes:
         of: its descriptor.
         interface: whose it is.
-        interval: seconds between two results; None: it is measured.
+        interval: of an interrupt endpoint, seconds between two results; None: a bulk
+            endpoint, where it is measured.
         claims: the guest's reads.
         direct: how many of its reads are at the device as they are.
         posted: ours, in order.
@@ -117,7 +123,8 @@ class _Pipe:
         asked: reads of the guest's in a row, none smaller than before.
         shallow: how often in a row it has read again with too few at the device.
         has_completed: one of its reads has, since it read last.
-        depth: how many there should be; counts for *looks* more of its reads.
+        enough: with so many at the device it needs none of ours; counts for *looks*
+            more of its reads.
         last: when the guest was seen to read last.
         size: bytes of each of ours that the guest has not asked for.
         moments: when the latest results came.
@@ -138,7 +145,7 @@ class _Pipe:
     asked: int = 0
     shallow: int = READS - 1
     has_completed: bool = False
-    depth: int = 0
+    enough: int = 0
     looks: int = 0
     last: float = 0.0
     size: int = 0
@@ -147,11 +154,6 @@ class _Pipe:
     is_posting: bool = False
     is_serving: bool = False
     is_timed: bool = False
-
-    @property
-    def is_interrupt(self) -> bool:
-        """Does it bring reports?"""
-        return self.of.transfer_type is TransferType.INTERRUPT
 
     @property
     def is_ours(self) -> bool:
@@ -407,9 +409,9 @@ class PostedReads(AttachedDevice):
         if pipe.has_completed:
             pipe.has_completed = False
             if size != before or not pipe.looks:
-                pipe.depth, pipe.looks = self._depth(pipe), LOOKS
+                pipe.enough, pipe.looks = self._enough(pipe), LOOKS
             pipe.looks -= 1
-            is_shallow = len(pipe.claims) + pipe.direct + 1 < pipe.depth
+            is_shallow = len(pipe.claims) + pipe.direct + 1 < pipe.enough
             pipe.shallow = pipe.shallow + 1 if is_shallow else 0
         if not pipe.is_ours:
             pipe.direct += 1
@@ -486,30 +488,42 @@ class PostedReads(AttachedDevice):
         if is_busy or self._is_recalled:
             return
         pipe.is_posting = True
+        kind = TransferType.BULK if pipe.interval is None else TransferType.INTERRUPT
+        depth = 0
         try:
-            while size := self._wanted(pipe):
-                number = next(self.own_ids)
-                ends = pipe.of.transfer_type, pipe.of.address
-                posted = _Posted(Urb(number, *ends, size))
+            while True:
+                there = pipe.there
+                if there < len(pipe.claims):
+                    size = pipe.claims[there][0].length
+                    if not there:
+                        size -= pipe.kept
+                elif self._is_ahead(pipe):
+                    depth = depth or self._depth(pipe)
+                    if there >= depth or len(pipe.waiting) >= depth:
+                        return
+                    size = pipe.size
+                else:
+                    return
+                urb = Urb(next(self.own_ids), kind, pipe.of.address, size)
+                posted = _Posted(urb)
                 pipe.posted.append(posted)
                 pipe.there += 1
-                self.device.submit(posted.urb, partial(self._done, pipe, posted))
+                self.device.submit(urb, partial(self._done, pipe, posted))
         finally:
             pipe.is_posting = False
 
-    def _wanted(self, pipe: _Pipe) -> int:
-        """Return the bytes of one more; 0: there are enough."""
-        there = pipe.there
-        if there < len(pipe.claims):
-            length = pipe.claims[there][0].length
-            return length if there else length - pipe.kept
-        is_idle = not pipe.claims and self._now() - pipe.last >= IDLE
-        if pipe.asked < READS or pipe.shallow < READS - 1 or is_idle:
-            return 0
-        depth = self._depth(pipe)
-        if there >= depth or len(pipe.waiting) >= depth:
-            return 0
-        return 0 if pipe.kept >= MAX_WAITING else pipe.size
+    def _is_ahead(self, pipe: _Pipe) -> bool:
+        """Is more to be asked for than the guest has?"""
+        if pipe.asked < READS or pipe.shallow < READS - 1 or pipe.kept >= MAX_WAITING:
+            return False
+        return bool(pipe.claims) or self._now() - pipe.last < IDLE
+
+    def _enough(self, pipe: _Pipe) -> int:
+        """Return how many reads of the guest's make ours superfluous."""
+        way = self.round_trip
+        if pipe.interval is None and way is not None and way < NEAR:
+            return NEAR_READS
+        return self._depth(pipe)
 
     def _depth(self, pipe: _Pipe) -> int:
         """Return how many reads there should be at the device."""
@@ -531,7 +545,8 @@ class PostedReads(AttachedDevice):
             if not first.is_dropped:
                 self._take(pipe, first, found)
         self._serve(pipe)
-        self._go_on()
+        if self._held:
+            self._go_on()
 
     def _take(self, pipe: _Pipe, posted: _Posted, result: UrbResult) -> None:
         """Add what a read has brought to what waits for the guest."""
@@ -554,9 +569,10 @@ class PostedReads(AttachedDevice):
 
     def _serve(self, pipe: _Pipe) -> None:
         """Give the guest's reads what has come, and ask for more."""
-        pipe.last = self._now() if pipe.claims else pipe.last
         if pipe.is_serving:
             return  # the call further out goes on with it
+        if pipe.claims:
+            pipe.last = self._now()
         pipe.is_serving = True
         while pipe.claims and (found := pipe.next(pipe.claims[0][0].length)):
             urb, complete = pipe.claims.popleft()
@@ -581,7 +597,7 @@ class PostedReads(AttachedDevice):
 
     def _watch(self, pipe: _Pipe) -> None:
         """Forget the reports of an endpoint that nobody reads, after a time."""
-        is_idle = pipe.is_interrupt and not pipe.claims
+        is_idle = pipe.interval is not None and not pipe.claims
         if is_idle and not pipe.is_timed and (pipe.posted or pipe.waiting):
             pipe.is_timed = True
             left = pipe.last + IDLE - self._now()

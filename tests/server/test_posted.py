@@ -147,6 +147,23 @@ def test_a_guest_that_keeps_enough_there_itself_is_left_alone() -> None:
     assert len(device.open) == 5  # now it needs some
 
 
+@pytest.mark.parametrize(("way", "is_left_alone"), [(0.0, True), (0.002, False)])
+def test_two_reads_are_enough_where_the_way_is_short(
+    way: float, is_left_alone: bool
+) -> None:
+    device = Device()
+    device.round_trip = way
+    device.read()
+    for _ in range(40):
+        device.read()
+        device.end(b"x" * PACKET)
+    while device.open:
+        device.end(b"x" * PACKET)
+    device.read()
+    device.read()
+    assert (len(device.open) == 2 and min(device.open) > 0) is is_left_alone
+
+
 def test_a_read_that_has_some_already_wants_only_the_rest() -> None:
     """A device that has no more than that would never end a read of the whole."""
     device = Device()
