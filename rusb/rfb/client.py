@@ -96,6 +96,8 @@ class RfbClient:
         self._is_connected = False
         self._is_watched = self._wants_sound = False
         self._damage: list[Rectangle] = []
+        # None: an update is on its way
+        self._is_next_incremental: bool | None = False
         self._parser = self._read_all()
         self._needed = next(self._parser)
 
@@ -135,10 +137,16 @@ class RfbClient:
         return b"".join(taken)
 
     def watch(self, *, is_watched: bool) -> None:
-        """Ask for updates from now on, the whole screen first, or ask for none."""
-        before, self._is_watched = self._is_watched, is_watched
-        if is_watched and not before and self._is_connected:
-            self._request(is_incremental=False)
+        """Ask for the next update, or for none from now on.
+
+        The first one is of the whole screen. As long as one is on its way, no other is
+        asked for; after one that has damage or another size, none until the next call:
+        who shows it says when there is time for more.
+        """
+        if not self._is_watched:
+            self._is_next_incremental = False
+        self._is_watched = is_watched
+        self._request()
 
     def key(self, code: int, *, is_down: bool) -> None:
         """Press or release a key.
@@ -207,7 +215,12 @@ class RfbClient:
         if self._is_connected and not self._failure:
             self._output.append(message)
 
-    def _request(self, *, is_incremental: bool) -> None:
+    def _request(self) -> None:
+        """Ask for the next update, if it is wanted and not on its way."""
+        is_incremental = self._is_next_incremental
+        if is_incremental is None or not (self._is_watched and self._is_connected):
+            return
+        self._is_next_incremental = None
         self._say(
             messages.request(self.width, self.height, is_incremental=is_incremental)
         )
@@ -263,8 +276,7 @@ class RfbClient:
         self._say(messages.pixel_format() + messages.encodings())
         self._say(messages.clipboard(Clipboard.CAPS | 0x1F << 24 | 1, _TEXT_LIMIT))
         self._events.append(Connected(width, height, name.decode(errors="replace")))
-        if self._is_watched:
-            self._request(is_incremental=False)
+        self._request()
 
     def _read_refusal(self) -> _Parser:
         length = yield 4
@@ -317,10 +329,11 @@ class RfbClient:
                         self._say(messages.sound(is_on=True))
                 case _:
                     raise RemoteProtocolError(f"VNC encoding {encoding}")
+        self._is_next_incremental = not is_resized
         if self._damage:
             self._events.append(Damaged(self._damage))
-        if self._is_watched:
-            self._request(is_incremental=not is_resized)
+        elif not is_resized:
+            self._request()
 
     def _read_pixels(self, x: int, y: int, width: int, height: int) -> _Parser:
         if x + width > self.width or y + height > self.height:

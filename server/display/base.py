@@ -90,7 +90,10 @@ class ScreenSource(abc.ABC):
 
     @abc.abstractmethod
     def watch(self, *, is_watched: bool) -> None:
-        """Somebody looks, or nobody does: then it need not be up to date."""
+        """Somebody looks, or nobody does: then it need not be up to date.
+
+        What was damaged is about to be shown: further damage may wait for this call.
+        """
 
     @abc.abstractmethod
     def resize(self, width: int, height: int) -> None:

@@ -90,11 +90,11 @@ class GuestScreen(ScreenSource):
         return self._protocol.core.frame
 
     def watch(self, *, is_watched: bool) -> None:
+        if self._protocol is not None:
+            self._protocol.core.watch(is_watched=is_watched)
+            self._protocol.flush()
         if is_watched != self._is_watched:
             self._is_watched = is_watched
-            if self._protocol is not None:
-                self._protocol.core.watch(is_watched=is_watched)
-                self._protocol.flush()
             self._poke()
 
     def resize(self, width: int, height: int) -> None:

@@ -152,20 +152,38 @@ def test_large_rectangles_are_read_in_bands() -> None:
     assert len(client._buffer) == 0
 
 
-def test_one_request_follows_each_update_while_somebody_watches() -> None:
+def test_one_request_is_on_its_way_while_somebody_watches() -> None:
     client = connected()
     fed(update(raw(0, 0, 1, 1, 1)), client)
     assert client.data_to_send() == b""
     client.watch(is_watched=True)
     client.watch(is_watched=True)
     assert client.data_to_send().hex() == "0300000000000014000a"
-    fed(update(raw(0, 0, 1, 1, 1)), client)
+    fed(update(cursor(0, 0, 1, 1, [1])), client)
     assert client.data_to_send().hex() == "0301000000000014000a"
-    fed(update(rect(-223, w=21, h=10)), client)
-    assert client.data_to_send().hex() == "0300000000000015000a"
     client.watch(is_watched=False)
     fed(update(raw(0, 0, 1, 1, 1)), client)
+    client.watch(is_watched=False)
     assert client.data_to_send() == b""
+    client.watch(is_watched=True)
+    assert client.data_to_send().hex() == "0300000000000014000a"
+
+
+def test_what_follows_damage_or_another_size_is_asked_for_by_who_shows_it() -> None:
+    client = connected()
+    client.watch(is_watched=True)
+    client.data_to_send()
+    for message, request in (
+        (update(raw(0, 0, 1, 1, 1)), "0301000000000014000a"),
+        (update(rect(-223, w=21, h=10)), "0300000000000015000a"),
+        (update(rect(-223, w=21, h=10)), ""),  # no news, and asked for at once
+    ):
+        fed(message, client)
+        at_once = client.data_to_send()
+        assert bool(at_once) != bool(request)
+        client.watch(is_watched=True)
+        client.watch(is_watched=True)
+        assert client.data_to_send().hex() == request
 
 
 def test_who_watches_before_there_is_a_screen_is_shown_it() -> None:

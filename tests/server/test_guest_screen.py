@@ -13,7 +13,7 @@ from rusb.client.session import ClientSession, connect
 from rusb.rdp.graphics.updates import Update
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.share import DataType
-from rusb.server.display import guest_screen
+from rusb.server.display import guest_screen, hub
 from tests.support.screen_guest import ScreenGuest
 from tests.support.vnc import VncServer, cursor, led, raw, rect, update
 from tests.support.whole_path import Lab, machine, say, sessions_of
@@ -123,6 +123,30 @@ async def test_damage_is_sent_as_it_comes(place: Place) -> None:
             await asyncio.sleep(0.2)
             assert session.stream.bytes_sent < sent + 200
             assert np.count_nonzero(frame & 0xFFFFFF == 0xFF0000) == 256
+
+
+async def test_nothing_more_is_read_than_is_shown(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changes while the head has its pause is asked for when that is over."""
+    async with VncServer(place.screen_guest.path, 320, 200) as vnc:
+        head = place.server._screens[0]
+        await until(lambda: head.size)
+        async with place.viewer():
+            (session,) = sessions_of(place.server)
+            await until(lambda: session.viewer and session.viewer.frames)
+            viewer = session.viewer
+            assert viewer
+            monkeypatch.setattr(hub, "TICK", 2.0)
+            for number in range(2):  # the first one begins a pause
+                frames, count = viewer.frames, asked(vnc)
+                vnc.say(update(raw(16 * number, 0, 16, 16, 0xFF0000)))
+                if number:
+                    await asyncio.sleep(0.5)
+                    assert (viewer.frames, asked(vnc)) == (frames, count)
+                await until(lambda f=frames: viewer.frames > f)
+                await until(lambda c=count: asked(vnc) > c)
+                await until(lambda: head._tick is None)
 
 
 async def test_a_screen_that_goes_away_is_reached_again(place: Place) -> None:
