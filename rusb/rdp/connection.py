@@ -141,7 +141,7 @@ class Connection(ABC):
         except (RemoteProtocolError, NegotiationError) as error:
             self._failure = str(error)
             raise
-        if self._dynamic is not None:
+        if self._dynamic is not None and self._dynamic.output:
             self._control_dynamic(self._dynamic)
 
     def events(self) -> list[Event]:
@@ -218,7 +218,7 @@ class Connection(ABC):
         if channel not in self._channels or not self._is_active:
             if channel < FIRST_DYNAMIC:
                 raise LocalProtocolError(f"channel {channel} is not open")
-            inner = (self._dynamic or self._need_dynamic()).find(channel)
+            inner = (self._dynamic or self._need_dynamic()).opened.get(channel)
             if inner is None:
                 return
             channel, flow = self._dynamic_carrier, channel

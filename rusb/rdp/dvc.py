@@ -9,6 +9,7 @@ channel cuts it.
 
 import struct
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from rusb.errors import LocalProtocolError, ParseError
 
@@ -68,6 +69,9 @@ NO_ROOM = -0x3FFFFF66  # 0xC000009A: insufficient resources
 _NUMBERS = struct.Struct("<xB"), struct.Struct("<xH"), struct.Struct("<xI")
 _LENGTHS = struct.Struct("<B"), struct.Struct("<H"), struct.Struct("<I")
 _MAX_HEADER = 1 + 4 + 4
+_DATA: Final = Command.DATA
+_SHORT_DATA: Final = Command.DATA << 4
+"""How a data message to a number of one byte begins."""
 
 
 class DynamicChannel(Assembly):
@@ -80,13 +84,12 @@ class DynamicChannel(Assembly):
         head: what a data message to it begins with.
     """
 
-    def __init__(self, number: int, name: str, limit: int, *, is_open: bool) -> None:
+    def __init__(self, number: int, name: str, limit: int) -> None:
         super().__init__()
         self.number = number
         self.channel = FIRST_DYNAMIC + number
         self.name = name
         self.limit = limit
-        self.is_open = is_open
         self.total = 0
         self.head = _head(Command.DATA, number)
 
@@ -133,6 +136,8 @@ class DynamicChannels:
 
     Attributes:
         is_own: the peer is rusb, too.
+        opened: the channels that are open, by ``channel``.
+        output: what :meth:`messages_to_send` will give.
     """
 
     def __init__(
@@ -143,13 +148,14 @@ class DynamicChannels:
         events: list[Event],
     ) -> None:
         self.is_own = False
+        self.opened: dict[int, DynamicChannel] = {}
+        self.output: list[tuple[int, bytes]] = []
         self._is_server = is_server
         self._is_ready = False
         self._limits = limits
         self._events = events
-        self._output: list[tuple[int, bytes]] = []
         self._last = 0  # number; none is used again (2.6)
-        self._channels: dict[int, DynamicChannel] = {}
+        self._channels: dict[int, DynamicChannel] = {}  # by number, also if asked for
         self._assembled = 0
 
     # ------------------------------------------------- for the connection ----
@@ -166,7 +172,7 @@ class DynamicChannels:
         Each message has the number of the dynamic channel that it is about: what that
         one sends keeps its place around it.
         """
-        taken, self._output = self._output, []
+        taken, self.output = self.output, []
         return taken
 
     def start(self) -> None:
@@ -190,7 +196,7 @@ class DynamicChannels:
         if not self._has_room(name, limits):
             return False
         self._last += 1
-        self._add(self._last, name, limits, is_open=False)
+        self._add(self._last, name, limits)
         self._say(self._last, CreateRequest(self._last, name).serialize())
         return True
 
@@ -200,11 +206,6 @@ class DynamicChannels:
         if known is not None:
             self._forget(known)
             self._say(known.number, Close(known.number).serialize())
-
-    def find(self, channel: int) -> DynamicChannel | None:
-        """Return a channel that is open."""
-        known = self._channels.get(channel - FIRST_DYNAMIC)
-        return known if known is not None and known.is_open else None
 
     def receive(self, message: bytes) -> None:
         """Take one whole message of the static channel.
@@ -248,7 +249,8 @@ class DynamicChannels:
             return
         number, start = self._number(first)
         pieces[0] = memoryview(pieces[0])[start:]
-        self._deliver(self._channels.get(number), number, b"".join(pieces))
+        known = self.opened.get(FIRST_DYNAMIC + number)
+        self._deliver(known, number, b"".join(pieces))
 
     def refuse(self, total: int, first: bytes) -> bool:
         """A message of the static channel is longer than any may be: close the dynamic
@@ -281,12 +283,18 @@ class DynamicChannels:
         Raises:
             ParseError: as :meth:`receive`.
         """
-        if end - message < _MAX_HEADER or data[message] >> 4 != Command.DATA:
+        if end - message < _MAX_HEADER or data[message] >> 4 != _DATA:
             self.receive(data[message:end])
             return end
-        number, size = self._number(data, message)
-        payload = message + size
-        known = self._channels.get(number)
+        if data[message] == _SHORT_DATA:  # as nearly always
+            number, payload = data[message + 1], message + 2
+        else:
+            number, width = self._number(data, message)
+            payload = message + width
+        known = self.opened.get(FIRST_DYNAMIC + number)
+        if known is not None and not known.left and end - payload <= known.limit:
+            self._events.append(ChannelData(known.channel, data[payload:end]))
+            return end
         if known is not None and known.left and limit > end:
             header = data[start:payload]
             if data.startswith(header, end):
@@ -328,8 +336,7 @@ class DynamicChannels:
         elif not self._has_room(name, limits):
             status = NO_ROOM
         else:
-            opened = self._add(number, name, limits, is_open=True)
-            self._events.append(ChannelOpened(opened.channel, name, is_dynamic=True))
+            self._use(self._add(number, name, limits))
         if status:
             self._ignore(f"request for {name!r}: status 0x{status & 0xFFFFFFFF:08X}")
         self._say(number, CreateResponse(number, status).serialize())
@@ -337,15 +344,18 @@ class DynamicChannels:
     def _answered(self, response: CreateResponse) -> None:
         """Server: the client has opened a channel, or refused to."""
         known = self._channels.get(response.number)
-        if known is None or known.is_open:
+        if known is None or known.channel in self.opened:
             self._ignore(f"answer about {response.number}, which was not asked for")
         elif response.status < 0:
             self._forget(known)
             self._events.append(ChannelRefused(known.name, response.status))
         else:
-            known.is_open = True
-            name = known.name
-            self._events.append(ChannelOpened(known.channel, name, is_dynamic=True))
+            self._use(known)
+
+    def _use(self, known: DynamicChannel) -> None:
+        """It is open from now on."""
+        self.opened[known.channel] = known
+        self._events.append(ChannelOpened(known.channel, known.name, is_dynamic=True))
 
     def _closed(self, close: Close) -> None:
         """The peer closes a channel, or answers our close (2.6)."""
@@ -359,7 +369,7 @@ class DynamicChannels:
             self._say(close.number, close.serialize())
 
     def _say(self, number: int, message: bytes) -> None:
-        self._output.append((FIRST_DYNAMIC + number, message))
+        self.output.append((FIRST_DYNAMIC + number, message))
 
     def _data_first(self, message: bytes) -> None:
         """Begin to put a message together."""
@@ -382,11 +392,12 @@ class DynamicChannels:
     def _data(self, message: bytes) -> None:
         """Take a whole message, or the next piece of one."""
         number, start = self._number(message)
-        self._deliver(self._channels.get(number), number, message[start:])
+        known = self.opened.get(FIRST_DYNAMIC + number)
+        self._deliver(known, number, message[start:])
 
     def _deliver(self, known: DynamicChannel | None, number: int, data: bytes) -> None:
         """Hand out a message, or collect a piece of one."""
-        if known is None or not known.is_open:
+        if known is None:
             self._cross(number)
         elif known.left:
             self._collect(known, memoryview(data))
@@ -417,10 +428,9 @@ class DynamicChannels:
         return layout.unpack_from(data, start)[0], layout.size
 
     def _find(self, number: int) -> DynamicChannel | None:
-        known = self._channels.get(number)
-        if known is None or not known.is_open:
+        known = self.opened.get(FIRST_DYNAMIC + number)
+        if known is None:
             self._cross(number)
-            return None
         return known
 
     def _cross(self, number: int) -> None:
@@ -431,15 +441,13 @@ class DynamicChannels:
         mine = sum(known.name == name for known in self._channels.values())
         return mine < limits.channels and len(self._channels) < MAX_DYNAMIC_CHANNELS
 
-    def _add(
-        self, number: int, name: str, limits: ChannelLimits, *, is_open: bool
-    ) -> DynamicChannel:
-        known = DynamicChannel(number, name, limits.message, is_open=is_open)
-        self._channels[number] = known
+    def _add(self, number: int, name: str, limits: ChannelLimits) -> DynamicChannel:
+        known = self._channels[number] = DynamicChannel(number, name, limits.message)
         return known
 
     def _forget(self, known: DynamicChannel) -> None:
         del self._channels[known.number]
+        self.opened.pop(known.channel, None)
         if known.left:
             self._assembled -= known.total - known.left
 

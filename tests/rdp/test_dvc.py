@@ -87,7 +87,7 @@ class End:
         return [m.hex() for _, m in self.dynamic.messages_to_send()]
 
     def pdus(self, channel: int, message: bytes, size: int = PDU_SIZE) -> list[bytes]:
-        found = self.dynamic.find(channel)
+        found = self.dynamic.opened.get(channel)
         pieces = found.cut(message, size, no_header) if found is not None else []
         return [a + b for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
 
