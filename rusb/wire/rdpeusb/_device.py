@@ -5,6 +5,7 @@ A request's answer says that it was passed on: the guest's next one is done afte
 """
 
 import itertools
+import struct
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -46,6 +47,8 @@ from . import _urbs as urbs
 from ._messages import (
     CAPABILITIES,
     CREATED,
+    HEADER,
+    HEADER_SIZE,
     PROXY,
     SINK,
     STUB,
@@ -77,7 +80,7 @@ CONFIGURED: Final = 1
 _OK = UrbStatus.OK
 _INTERRUPT, _ISOCHRONOUS = TransferType.INTERRUPT, TransferType.ISOCHRONOUS
 _TRANSFER_IN, _TRANSFER_OUT = Call.TRANSFER_IN, Call.TRANSFER_OUT
-_BULK, _BULK_SIZE = UrbFunction.BULK_OR_INTERRUPT_TRANSFER, urbs.BULK.size
+_BULK = UrbFunction.BULK_OR_INTERRUPT_TRANSFER
 _LAST_OF_ANY = Function.QUERY_INTERFACE
 
 
@@ -86,13 +89,14 @@ class _Device:
 
     __slots__ = (
         *("active", "channel", "completions", "info", "interface", "is_open"),
-        *("pipes", "settings", "text", "urbs"),
+        *("pipes", "proxy", "settings", "urbs"),
     )
 
     def __init__(self, info: DeviceInfo, channel: int, interface: int) -> None:
         self.info = info
         self.channel = channel
         self.interface = interface
+        self.proxy = interface | PROXY  # how requests to it begin
         self.completions = 0  # where nothing is registered (5.2)
         self.is_open = False
         self.active: ConfigurationDescriptor | None = None
@@ -157,6 +161,15 @@ class RdpeusbDeviceSide(DeviceSide):
             self._ignore("a message on a channel that is closed")
             return
         try:
+            if device is not None and len(data) >= HEADER_SIZE:
+                word, number, function = HEADER.unpack_from(data)
+                is_out = function == _TRANSFER_OUT
+                if word == device.proxy and (is_out or function == _TRANSFER_IN):
+                    if not device.is_open:
+                        self._open(device)
+                    urb = urbs.parse_transfer(data, is_out=is_out)
+                    self._transfer(device, number, urb, now)
+                    return
             self._take(channel, device, Message.parse(data), now)
         except ParseError as error:
             self._ignore(f"channel {channel} is closed: {error}")
@@ -219,17 +232,18 @@ class RdpeusbDeviceSide(DeviceSide):
         if is_mute:
             return
         kind, status, iso = urb.type, result.status, b""
+        data: bytes | memoryview | None = None
         if kind is _ISOCHRONOUS:
             lost = (IsoPacket(0, status),) * len(urb.packets)
             iso = urbs.iso_result(result.start_frame, result.packets or lost)
-        if urb.is_in:
+        moved = result.length
+        if urb.endpoint & 0x80:
             moved = len(result.data)
             data = result.data if moved else None
-        else:
-            moved, data = result.length, None
         usbd = 0 if status is _OK else urbs.usbd_of(status)
-        done = Completion(urb_id, usbd, 0, moved, data, iso)
-        message = urbs.completion(found.completions, number, done)
+        message = urbs.pack_completion(
+            *(found.completions, number, urb_id, usbd, 0, moved, data, iso)
+        )
         self._outputs.append(Send(found.channel, message, kind is _INTERRUPT))
 
     # --------------------------------------------------- from the server ----
@@ -242,7 +256,7 @@ class RdpeusbDeviceSide(DeviceSide):
             and message.interface == device.interface
             and message.mask == PROXY
             and message.function > _LAST_OF_ANY
-        ):  # as nearly always
+        ):
             self._asked(device, message, now)
             return
         key = message.interface, message.function
@@ -298,16 +312,16 @@ class RdpeusbDeviceSide(DeviceSide):
         number = info.id & 0xFFFFFFFF
         self._say(self._control, SINK, Sink.ADD_VIRTUAL_CHANNEL, number)
 
+    def _open(self, device: _Device) -> None:
+        """The server uses it, for the first time."""
+        device.is_open = True
+        self._events.append(OpenRequested(device.info.id))
+
     def _asked(self, device: _Device, message: Message, now: float) -> None:
+        """All but transfers."""
         body = message.body
         if not device.is_open:
-            device.is_open = True
-            self._events.append(OpenRequested(device.info.id))
-        is_out = message.function == _TRANSFER_OUT
-        if is_out or message.function == _TRANSFER_IN:
-            urb = urbs.parse_transfer(body, is_out=is_out)
-            self._transfer(device, message.id, urb, now)
-            return
+            self._open(device)
         match message.function:
             case Call.CANCEL:
                 (request,) = _number(body)
@@ -373,7 +387,7 @@ class RdpeusbDeviceSide(DeviceSide):
             self._ignore(f"request {urb.request} is there already, or too many are")
             return
         if urb.function == _BULK:
-            self._submit(device, number, urb, _first(urb, _BULK_SIZE), ())
+            self._submit(device, number, urb, _first(urb, urbs.BULK), ())
             return
         done = Completion(urb.request)
         match urb.function:
@@ -406,7 +420,8 @@ class RdpeusbDeviceSide(DeviceSide):
         self, device: _Device, number: int, urb: Transfer, setup: SetupPacket
     ) -> None:
         made = Urb.control(urb.request, setup, bytes(urb.data or b""))
-        self._start(device, number, made, is_mute=False)
+        device.urbs[made.id] = made, number, False
+        self._events.append(UrbSubmitted(device.info.id, made))
 
     def _submit(
         self,
@@ -427,11 +442,8 @@ class RdpeusbDeviceSide(DeviceSide):
         made = Urb(
             urb.request, kind, handle, urb.size, urb.data or b"", packets=packets
         )
-        self._start(device, number, made, is_mute=urb.no_ack)
-
-    def _start(self, device: _Device, number: int, urb: Urb, *, is_mute: bool) -> None:
-        device.urbs[urb.id] = urb, number, is_mute
-        self._events.append(UrbSubmitted(device.info.id, urb))
+        device.urbs[made.id] = made, number, urb.no_ack
+        self._events.append(UrbSubmitted(device.info.id, made))
 
     def _configure(self, device: _Device, urb: Transfer, done: Completion) -> None:
         """Select what the request describes; its answer describes it, too."""
@@ -478,7 +490,7 @@ class RdpeusbDeviceSide(DeviceSide):
 
     def _pipe(self, device: _Device, urb: Transfer, done: Completion) -> None:
         """ABORT_PIPE cancels; the others clear a halt, but for SYNC_RESET_PIPE."""
-        handle, number = _first(urb, urbs.PIPE.size), device.info.id
+        handle, number = _first(urb, urbs.PIPE), device.info.id
         if handle not in device.pipes:
             done.usbd = urbs.usbd_of(UrbStatus.INVALID)
         elif urb.function == UrbFunction.ABORT_PIPE:
@@ -540,11 +552,12 @@ def _number(body: bytes | memoryview) -> tuple[int]:
     return (number,)
 
 
-def _first(urb: Transfer, size: int) -> int:
+def _first(urb: Transfer, layout: struct.Struct) -> int:
     """The handle that a TS_URB begins with."""
-    if len(urb.body) != size:
+    if len(urb.body) != layout.size:
         raise ParseError(f"TS_URB {urb.function:#x}: a body of {len(urb.body)} bytes")
-    return int.from_bytes(urb.body[:4], "little")
+    handle: int = layout.unpack(urb.body)[0]
+    return handle
 
 
 def _frame(now: float) -> bytes:

@@ -33,6 +33,8 @@ from . import _urbs as urbs
 from ._messages import (
     CAPABILITIES,
     CREATED,
+    HEADER,
+    HEADER_SIZE,
     PROXY,
     SINK,
     STUB,
@@ -72,8 +74,11 @@ class _Phase(enum.Enum):
     IN_USE = enum.auto()
 
 
-_LAST_OF_ANY = Function.QUERY_INTERFACE
+_COMPLETION: Final = COMPLETIONS | PROXY
+"""How completions begin; see HEADER."""
+
 _URB, _URB_NO_DATA = Done.URB, Done.URB_NO_DATA
+_UNWANTED: Final = "a completion that nobody waits for"
 
 
 class _Channel:
@@ -102,8 +107,8 @@ class RdpeusbGuestSide(GuestSide):
         ] = {}  # by number of a device, while it is there
         self._numbers = itertools.count(FIRST_DEVICE)
         self._is_gone = False  # the control channel is; whoever lists must be told
-        self._events: list[Event] = []
-        self._outputs: list[Output] = []
+        self._events: list[Event] = []  # this one, and no other: devices have it, too
+        self._outputs: list[Output] = []  # likewise
 
     # ---------------------------------------------------------------- Side ----
 
@@ -140,8 +145,15 @@ class RdpeusbGuestSide(GuestSide):
         if known is None:
             self._ignore("a message on a channel that is closed")
             return
+        device = known.device
         try:
-            self._take(known, Message.parse(data))
+            if device is not None and len(data) >= HEADER_SIZE:
+                word, _, function = HEADER.unpack_from(data)
+                has_data = function == _URB
+                if word == _COMPLETION and (has_data or function == _URB_NO_DATA):
+                    self._completed(device, data, has_data=has_data)
+                    return
+            self._take(known, data)
         except ParseError as error:
             self._give_up(known, str(error))
 
@@ -172,12 +184,14 @@ class RdpeusbGuestSide(GuestSide):
 
     def events(self) -> list[Event]:
         """Take the events."""
-        taken, self._events = self._events, []
+        taken = self._events.copy()
+        self._events.clear()
         return taken
 
     def outputs(self) -> list[Output]:
         """Take the outputs."""
-        taken, self._outputs = self._outputs, []
+        taken = self._outputs.copy()
+        self._outputs.clear()
         return taken
 
     # ----------------------------------------------------------- GuestSide ----
@@ -258,7 +272,8 @@ class RdpeusbGuestSide(GuestSide):
         """Start a transfer."""
         known = self._devices.get(device)
         if known is None or not known.is_open:
-            self._complete(device, urb.id, UrbResult(UrbStatus.NO_DEVICE))
+            result = UrbResult(UrbStatus.NO_DEVICE)
+            self._events.append(UrbCompleted(device, urb.id, result))
         else:
             known.submit(urb)
 
@@ -286,17 +301,9 @@ class RdpeusbGuestSide(GuestSide):
 
     # --------------------------------------------------- from the client ----
 
-    def _take(self, channel: _Channel, message: Message) -> None:
+    def _take(self, channel: _Channel, data: bytes) -> None:
         """Find out what a message is, in the order of section 3."""
-        device = channel.device
-        if (
-            device is not None
-            and message.interface == COMPLETIONS
-            and message.mask == PROXY
-            and message.function > _LAST_OF_ANY
-        ):  # as nearly always
-            self._completed(device, message)
-            return
+        message, device = Message.parse(data), channel.device
         key = message.interface, message.function
         if message.mask == 0 and message.interface == CAPABILITIES:
             self._capable(channel, message)
@@ -316,10 +323,16 @@ class RdpeusbGuestSide(GuestSide):
             code = urbs.HResult.NO_INTERFACE.to_bytes(4, "little")
             answer = Message(message.interface, STUB, message.id, 0, code)
             self._outputs.append(Send(channel.number, answer.serialize()))
-        elif device is not None:
-            self._completed(device, message)
-        else:
+        elif device is None:
             raise ParseError(f"function {message.function:#x} without a device")
+        elif message.function in (_URB, _URB_NO_DATA):
+            self._completed(device, data, has_data=message.function == _URB)
+        elif message.function == Done.IO_CONTROL:
+            done = messages.IoCompletion.parse(message.body)
+            if not device.io_completed(done):
+                self._ignore(_UNWANTED)
+        else:
+            raise ParseError(f"function {message.function:#x} is not known")
 
     def _capable(self, channel: _Channel, message: Message) -> None:
         """Any version will do (4)."""
@@ -371,8 +384,9 @@ class RdpeusbGuestSide(GuestSide):
         channel.device = RemoteDevice(
             number,
             added,
-            send=partial(self._send, channel),
-            complete=partial(self._complete, number),
+            channel.number,
+            self._events,
+            self._outputs,
             ready=partial(self._list, channel),
             failed=partial(self._give_up, channel),
         )
@@ -385,19 +399,9 @@ class RdpeusbGuestSide(GuestSide):
         self._where[device.number] = channel
         self._tell_list()
 
-    def _completed(self, device: RemoteDevice, message: Message) -> None:
-        function = message.function
-        has_data = function == _URB
-        if has_data or function == _URB_NO_DATA:
-            done = urbs.parse_completion(message.body, has_data=has_data)
-            is_known = device.completed(done)
-        elif function == Done.IO_CONTROL:
-            done_io = messages.IoCompletion.parse(message.body)
-            is_known = device.io_completed(done_io)
-        else:
-            raise ParseError(f"function {function:#x} is not known")
-        if not is_known:
-            self._ignore("a completion that nobody waits for")
+    def _completed(self, device: RemoteDevice, data: bytes, *, has_data: bool) -> None:
+        if not device.completed(urbs.parse_completion(data, has_data=has_data)):
+            self._ignore(_UNWANTED)
 
     # --------------------------------------------------------------- small ----
 
@@ -448,9 +452,6 @@ class RdpeusbGuestSide(GuestSide):
         listed = tuple(device.info for device in self._devices.values())
         self._events.append(DevicesListed(listed))
 
-    def _complete(self, device: int, urb_id: int, result: UrbResult) -> None:
-        self._events.append(UrbCompleted(device, urb_id, result))
-
     def _ignore(self, reason: str) -> None:
         self._events.append(Ignored(reason))
 
@@ -464,14 +465,4 @@ class RdpeusbGuestSide(GuestSide):
     ) -> None:
         """A message of the handshake, all of which have the number 0."""
         message = Message(interface, mask, 0, function, body)
-        self._send(channel, message.serialize())
-
-    def _send(
-        self,
-        channel: _Channel,
-        data: bytes,
-        *,
-        is_urgent: bool = False,
-        is_fence: bool = False,
-    ) -> None:
-        self._outputs.append(Send(channel.number, data, is_urgent, is_fence))
+        self._outputs.append(Send(channel.number, message.serialize()))

@@ -28,7 +28,8 @@ from construct import (
 from rusb.errors import ParseError
 
 __all__ = [
-    *("CANCEL", "CAPABILITIES", "CREATED", "MAX_TEXT", "PROXY", "SINK", "STUB"),
+    *("CANCEL", "CAPABILITIES", "CREATED", "HEADER", "HEADER_SIZE", "MAX_TEXT"),
+    *("PROXY", "SINK", "STUB"),
     *("TO_CLIENT", "TO_SERVER", "VERSION", "AddDevice", "Call", "ChannelCreated"),
     *("Done", "Function", "IoCode", "IoCompletion", "IoControl", "Message"),
     *("Registration", "Sink", "TextRequest", "TextResponse", "at_most"),
@@ -45,8 +46,13 @@ PROXY, STUB = 0x40000000, 0x80000000
 """Masks: a request, a response."""
 
 _INTERFACE: Final = 0x3FFFFFFF
-_SHORT, _LONG = struct.Struct("<II"), struct.Struct("<III")
-_SHORT_SIZE, _LONG_SIZE = _SHORT.size, _LONG.size
+_SHORT, HEADER = struct.Struct("<II"), struct.Struct("<III")
+"""What a response begins with, and what all else does: an interface with its mask, a
+MessageId, a function."""
+
+_SHORT_SIZE = _SHORT.size
+HEADER_SIZE: Final = HEADER.size
+
 CANCEL = struct.Struct("<I")
 """RequestId of CANCEL_REQUEST; Reason of RETRACT_DEVICE."""
 
@@ -137,10 +143,10 @@ class Message:
             if word & PROXY:
                 raise ParseError(f"message with both masks: {word:#010x}")
             return cls(word & _INTERFACE, STUB, number, 0, view[_SHORT_SIZE:])
-        if size < _LONG_SIZE:
-            raise ParseError(f"message of {size} bytes, not {_LONG_SIZE}")
-        word, number, function = _LONG.unpack_from(data)
-        body = view[_LONG_SIZE:]
+        if size < HEADER_SIZE:
+            raise ParseError(f"message of {size} bytes, not {HEADER_SIZE}")
+        word, number, function = HEADER.unpack_from(data)
+        body = view[HEADER_SIZE:]
         return cls(word & _INTERFACE, word & PROXY, number, function, body)
 
     def serialize(self) -> bytes:
@@ -148,7 +154,7 @@ class Message:
         word = self.interface | self.mask
         if self.mask == STUB:
             return _SHORT.pack(word, self.id) + self.body
-        return _LONG.pack(word, self.id, self.function) + self.body
+        return HEADER.pack(word, self.id, self.function) + self.body
 
 
 # ------------------------------------------------------------- layouts ----

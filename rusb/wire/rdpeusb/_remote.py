@@ -21,6 +21,7 @@ from rusb.usb.types import (
     TransferType,
 )
 from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
+from rusb.wire.base import Event, Output, UrbCompleted
 
 from . import _isochronous as isochronous
 from . import _messages as messages
@@ -28,7 +29,7 @@ from . import _requests as requests
 from . import _settings as settings
 from . import _urbs as urbs
 from ._reading import Configurations, read_device
-from ._table import CANCEL_LIMIT, Done, RequestTable, Sender, Sent
+from ._table import CANCEL_LIMIT, Done, RequestTable, Sent
 from ._urbs import Completion, Flags, HResult, Transfer, UrbFunction
 
 __all__ = ["RemoteDevice"]
@@ -73,8 +74,9 @@ class RemoteDevice(RequestTable):
     Args:
         number: by which the guest names it.
         added: how the client described it.
-        send: takes messages.
-        complete: takes the results of the guest's URBs.
+        channel: its channel.
+        events: where the results of the guest's URBs go.
+        outputs: where messages go.
         ready: called when it has been read: ``info`` is there then.
         failed: called, once, when it cannot be used any more, with the reason.
 
@@ -88,20 +90,21 @@ class RemoteDevice(RequestTable):
         self,
         number: int,
         added: messages.AddDevice,
+        channel: int,
+        events: list[Event],
+        outputs: list[Output],
         *,
-        send: Sender,
-        complete: Callable[[int, UrbResult], None],
         ready: Callable[[], None],
         failed: Callable[[str], None],
     ) -> None:
-        super().__init__(added.device, send, failed)
+        super().__init__(added.device, channel, outputs, failed)
         self.number = number
         self.instance = added.instance
         self.info = DeviceInfo(number, 0, 0, remote=True)
         self.is_open = False
         is_freerdp = added.device >= _FREERDP_FIRST and added.jitter == _FREERDP_JITTER
         self.is_typed = not is_freerdp
-        self._complete_urb = complete
+        self._events = events
         self._ready = ready
         self._is_over = False
         self._configurations: Configurations = {}
@@ -155,7 +158,7 @@ class RemoteDevice(RequestTable):
         elif urb.type is _ISOCHRONOUS:
             self._isochronous(urb, handle)
         else:
-            if urb.is_in:
+            if urb.endpoint & 0x80:
                 body = urbs.BULK.pack(handle, _READ)
                 made = Transfer(_BULK, 0, body, urb.length)
             else:
@@ -454,7 +457,7 @@ class RemoteDevice(RequestTable):
             return
         is_ok = status is _OK
         data = done.data or b""
-        if not urb.is_in:
+        if not urb.endpoint & 0x80:
             moved = min(sent.moved + done.size, urb.length)
             if not is_ok and _is_interrupted(sent, done, urbs.LIBUSB_CANCELLED):
                 self._again(sent, urb, moved)
@@ -549,6 +552,9 @@ class RemoteDevice(RequestTable):
                 self._complete_urb(whole.urb.id, result)
 
     # --------------------------------------------------------------- small ----
+
+    def _complete_urb(self, urb_id: int, result: UrbResult) -> None:
+        self._events.append(UrbCompleted(self.number, urb_id, result))
 
     def _end_urb(self, urb: Urb, status: UrbStatus) -> None:
         packets = (IsoPacket(0, status),) * len(urb.packets)

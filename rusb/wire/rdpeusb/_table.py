@@ -5,16 +5,17 @@ rdpeusb.md 6 and 11: numbers, limits, and what becomes of those without an answe
 
 import itertools
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbStatus
+from rusb.wire.base import Output, Send
 
 from . import _messages as messages
 from . import _urbs as urbs
 from ._urbs import Completion, Transfer
 
-__all__ = ["CANCEL_LIMIT", "Done", "RequestTable", "Sender", "Sent"]
+__all__ = ["CANCEL_LIMIT", "Done", "RequestTable", "Sent"]
 
 CANCEL_LIMIT: Final = 2.0
 """Seconds for the completion of what was cancelled (11)."""
@@ -62,14 +63,6 @@ class Sent:
         self.is_urgent = urb is not None and urb.type is _INTERRUPT
 
 
-class Sender(Protocol):
-    """Takes messages to a device; see :class:`~rusb.wire.base.Send`."""
-
-    def __call__(
-        self, message: bytes, /, *, is_urgent: bool = False, is_fence: bool = False
-    ) -> None: ...
-
-
 Done: TypeAlias = Callable[[Sent, UrbStatus, Completion | None], None]
 
 
@@ -78,18 +71,21 @@ class RequestTable:
 
     Args:
         interface: of the device.
-        send: takes messages.
+        channel: of the device.
+        outputs: where messages go.
         failed: called when it does not answer any more, with the reason.
     """
 
     def __init__(
         self,
         interface: int,
-        send: Sender,
+        channel: int,
+        outputs: list[Output],
         failed: Callable[[str], None],
     ) -> None:
         self._interface = interface
-        self._send = send
+        self._channel = channel
+        self._outputs = outputs
         self._failed = failed
         self._messages = itertools.count(1)
         self._last = 0
@@ -151,7 +147,8 @@ class RequestTable:
         number = next(self._messages) & 0xFFFFFFFF
         message = urbs.transfer(self._interface, number, transfer)
         # interrupt transfers before and after what changes the device stay there
-        self._send(message, is_urgent=sent.is_urgent, is_fence=urb is None)
+        output = Send(self._channel, message, sent.is_urgent, urb is None)
+        self._outputs.append(output)
 
     def _enter(self, sent: Sent) -> None:
         """Give it a number that is not in use."""
@@ -197,4 +194,5 @@ class RequestTable:
         number = next(self._messages) & 0xFFFFFFFF
         proxy = messages.PROXY
         message = messages.Message(self._interface, proxy, number, function, body)
-        self._send(message.serialize(), is_urgent=is_urgent, is_fence=is_fence)
+        output = Send(self._channel, message.serialize(), is_urgent, is_fence)
+        self._outputs.append(output)

@@ -12,13 +12,14 @@ from typing import Final
 from rusb.errors import ParseError
 from rusb.usb.urb import IsoPacket, UrbStatus
 
-from ._messages import PROXY, Call, Done
+from ._messages import HEADER_SIZE, PROXY, Call, Done
 
 __all__ = [
     *("BULK", "LIBUSB_CANCELLED", "LIBUSB_TIMED_OUT", "MAX_PACKETS", "MAX_REQUEST"),
     *("MAX_SIZE", "NOT_SUPPORTED", "PIPE", "Completion", "Flags", "HResult", "Iso"),
-    *("Transfer", "UrbFunction", "completion", "iso_result", "parse_completion"),
-    *("parse_iso_result", "parse_transfer", "status_of", "transfer", "usbd_of"),
+    *("Transfer", "UrbFunction", "completion", "iso_result", "pack_completion"),
+    *("parse_completion", "parse_iso_result", "parse_transfer", "status_of"),
+    *("tells_packets", "transfer", "usbd_of"),
 ]
 
 MAX_REQUEST: Final = 0x3FFFFFFF
@@ -104,7 +105,10 @@ _END = struct.Struct("<II")
 _NO_ACK: Final = 0x80000000
 _IN, _OUT = Call.TRANSFER_IN, Call.TRANSFER_OUT
 _DATA, _NO_DATA = Done.URB, Done.URB_NO_DATA
-_URB_LEAST, _RESULT_LEAST = _URB.size + _SIZE.size, _RESULT.size + _END.size
+_BODY, _REPLY = HEADER_SIZE + _URB.size, HEADER_SIZE + _RESULT.size
+"""Where the body of a TS_URB begins, and that of a result, if nothing is cut short."""
+
+_LEAST, _LEAST_REPLY = _BODY + _SIZE.size, _REPLY + _END.size
 
 PIPE = struct.Struct("<I")
 BULK = struct.Struct("<II")
@@ -149,29 +153,29 @@ def transfer(interface: int, message: int, urb: Transfer) -> bytes:
     return b"".join((head, urb.body, _SIZE.pack(urb.size), urb.data or b""))
 
 
-def parse_transfer(body: bytes | memoryview, *, is_out: bool) -> Transfer:
-    """Read what follows the header of a request.
+def parse_transfer(message: bytes, *, is_out: bool) -> Transfer:
+    """Read a request, whose header has been looked at.
 
     Raises:
         ParseError: lengths that do not fit.
     """
-    have = len(body)
-    if have < _URB_LEAST:
-        raise ParseError(f"transfer of {len(body)} bytes")
-    total, size, function, request = _URB.unpack_from(body)
-    end = 4 + total
-    if not 8 <= total == size or end + 4 > have:
-        raise ParseError(f"TS_URB of {size} bytes in {total}, have {len(body) - 4}")
-    (wanted,) = _SIZE.unpack_from(body, end)
-    data = body[end + 4 :]
-    if wanted > MAX_SIZE or len(data) != (wanted if is_out else 0):
-        raise ParseError(f"transfer of {wanted} bytes, have {len(data)}")
+    have = len(message)
+    if have < _LEAST:
+        raise ParseError(f"transfer of {have - HEADER_SIZE} bytes")
+    total, size, function, request = _URB.unpack_from(message, HEADER_SIZE)
+    end = _BODY - 8 + total
+    start = end + _SIZE.size
+    if not 8 <= total == size or start > have:
+        raise ParseError(f"TS_URB of {size} bytes in {total}, have {have - _BODY + 8}")
+    (wanted,) = _SIZE.unpack_from(message, end)
+    if wanted > MAX_SIZE or have - start != (wanted if is_out else 0):
+        raise ParseError(f"transfer of {wanted} bytes, have {have - start}")
     return Transfer(
         function,
         request & ~_NO_ACK,
-        body[_URB.size : end],
+        message[_BODY:end],
         wanted,
-        data if is_out else None,
+        memoryview(message)[start:] if is_out else None,
         request & _NO_ACK != 0,
     )
 
@@ -199,39 +203,57 @@ class Completion:
 
 def completion(interface: int, message: int, done: Completion) -> bytes:
     """Return the message; the function says whether there are data."""
-    size = 8 + len(done.result)
+    return pack_completion(
+        *(interface, message, done.request, done.usbd, done.hresult, done.size),
+        *(done.data, done.result),
+    )
+
+
+def pack_completion(
+    interface: int,
+    message: int,
+    request: int,
+    usbd: int,
+    hresult: int,
+    size: int,
+    data: bytes | memoryview | None,
+    result: bytes | memoryview,
+) -> bytes:
+    """The same, of the attributes of a Completion: of nearly all there never is one."""
+    total = 8 + len(result)
     head = _COMPLETION.pack(
         interface | PROXY,
         message,
-        _NO_DATA if done.data is None else _DATA,
-        done.request,
-        size,
-        size,
+        _NO_DATA if data is None else _DATA,
+        request,
+        total,
+        total,
         0,
-        done.usbd,
+        usbd,
     )
-    end = _END.pack(done.hresult, done.size)
-    return b"".join((head, done.result, end, done.data or b""))
+    return b"".join((head, result, _END.pack(hresult, size), data or b""))
 
 
-def parse_completion(body: bytes | memoryview, *, has_data: bool) -> Completion:
-    """Read what follows the header. The padding may be a function (7).
+def parse_completion(message: bytes, *, has_data: bool) -> Completion:
+    """Read a completion, whose header has been looked at. The padding may be a function
+    (7).
 
     Raises:
         ParseError: lengths that do not fit.
     """
-    if len(body) < _RESULT_LEAST:
-        raise ParseError(f"completion of {len(body)} bytes")
-    request, total, size, _, usbd = _RESULT.unpack_from(body)
-    end = 8 + total
-    if not 8 <= total == size or end + _END.size > len(body):
-        raise ParseError(f"result of {size} bytes in {total}, have {len(body) - 8}")
-    hresult, moved = _END.unpack_from(body, end)
-    data = body[end + _END.size :]
-    if len(data) != (moved if has_data else 0):
-        raise ParseError(f"completion with {moved} bytes, have {len(data)}")
-    result = body[_RESULT.size : end]
-    return Completion(request, usbd, hresult, moved, data if has_data else None, result)
+    have = len(message)
+    if have < _LEAST_REPLY:
+        raise ParseError(f"completion of {have - HEADER_SIZE} bytes")
+    request, total, size, _, usbd = _RESULT.unpack_from(message, HEADER_SIZE)
+    end = _REPLY - 8 + total
+    start = end + _END.size
+    if not 8 <= total == size or start > have:
+        raise ParseError(f"result of {size} bytes in {total}, have {have - _REPLY + 8}")
+    hresult, moved = _END.unpack_from(message, end)
+    if have - start != (moved if has_data else 0):
+        raise ParseError(f"completion with {moved} bytes, have {have - start}")
+    data = memoryview(message)[start:] if has_data else None
+    return Completion(request, usbd, hresult, moved, data, message[_REPLY:end])
 
 
 # --------------------------------------------------------- isochronous ----

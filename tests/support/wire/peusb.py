@@ -128,7 +128,7 @@ class Client:
                     case CloseChannel():
                         self.closed.append(output.channel)
                     case Send():
-                        self._take(output.channel, Message.parse(output.data))
+                        self._take(output.channel, output.data)
         self.seen += self.guest.events()
 
     def saw(self, kind: type[E]) -> list[E]:
@@ -159,15 +159,15 @@ class Client:
 
     # ----------------------------------------------------------- answers ----
 
-    def _take(self, channel: int, message: Message) -> None:
+    def _take(self, channel: int, data: bytes) -> None:
+        message = Message.parse(data)
         if message.mask != messages.PROXY or message.interface == messages.TO_CLIENT:
             return
         if message.function not in (Call.TRANSFER_IN, Call.TRANSFER_OUT):
             self.calls.append(message)
             return
         is_out = message.function == Call.TRANSFER_OUT
-        body = memoryview(message.body)
-        transfer = urbs.parse_transfer(body, is_out=is_out)
+        transfer = urbs.parse_transfer(data, is_out=is_out)
         asked = channel, transfer
         self.asked.append(asked)
         if self.answers:
@@ -201,8 +201,7 @@ class Client:
             self._result(asked, "completion_select_interface")
 
     def _result(self, asked: tuple[int, Transfer], name: str) -> None:
-        body = memoryview(Message.parse(RAW[name]).body)
-        done = urbs.parse_completion(body, has_data=False)
+        done = urbs.parse_completion(RAW[name], has_data=False)
         done.request = asked[1].request
         self.asked.remove(asked)
         message = urbs.completion(0x10, 0, done)

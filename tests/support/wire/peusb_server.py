@@ -85,7 +85,7 @@ class Server:
         _, message = self.said[-1]
         has_data = message.function == Done.URB
         assert message.interface == 0x10
-        return urbs.parse_completion(memoryview(message.body), has_data=has_data)
+        return urbs.parse_completion(message.serialize(), has_data=has_data)
 
 
 def bulk(request: int, handle: int, size: int, data: bytes | None = None) -> Transfer:
