@@ -1,6 +1,7 @@
 """Server, client and devices in one process, over real TLS on loopback."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -176,10 +177,13 @@ async def test_t45_another_certificate_is_refused(lab: Lab) -> None:
 
 
 async def test_a_dead_port_is_explained() -> None:
-    config = ClientConfig("127.0.0.1", 1)
-    with pytest.raises(ConnectionLost, match="Cannot connect to 127.0.0.1:1"):
-        async with connect(config, backends=[]):
-            pass
+    with socket.socket() as mute:  # it does not listen, and nobody else can
+        mute.bind(("127.0.0.1", 0))
+        port = mute.getsockname()[1]
+        config = ClientConfig("127.0.0.1", port)
+        with pytest.raises(ConnectionLost, match=f"Cannot connect to 127.0.0.1:{port}"):
+            async with connect(config, backends=[]):
+                pass
 
 
 async def test_stopping_the_server_tells_the_client_why(lab: Lab) -> None:
