@@ -57,6 +57,9 @@ _Plan: TypeAlias = tuple[list[bytes], list[slice]]
 """How messages of a length are cut: what stands in front of each chunk, with a place
 behind it; and the chunks. Without those it is one, and the place is the end."""
 
+_Form: TypeAlias = tuple[struct.Struct, tuple[bytes, ...], list[slice]]
+"""How a message comes: what takes it apart, what is in front of each chunk, those."""
+
 _MAX_RUN = 64
 """Chunks taken in one go."""
 
@@ -91,6 +94,41 @@ def _header(
 ) -> bytes:
     head = _send_data(start, initiator, channel, len(prefix) + HEADER.size + size)
     return head + prefix + HEADER.pack(total, flags)
+
+
+@functools.lru_cache(128)  # likewise
+def _form(first: bytes, chunk: int) -> _Form | None:
+    """Say how a message will come whose chunks are alike but for the last, as ours are.
+
+    Args:
+        first: all that is in front of its first chunk.
+        chunk: bytes of that one.
+
+    Returns:
+        None: it will not.
+    """
+    total, flags = HEADER.unpack_from(first, len(first) - HEADER.size)
+    body = 14 + (first[13] >> 7) if len(first) > 13 else len(first)
+    if chunk < _SMALL or total <= chunk or body > len(first) - HEADER.size:
+        return None
+    count = (total - 1) // chunk  # full ones
+    if count >= _MAX_RUN:
+        return None
+    left = total - count * chunk
+    start, initiator, channel = _SHORT_DATA.unpack_from(first)[2:5]
+    prefix = first[body : -HEADER.size]
+    last = _send_data(start, initiator, channel, len(prefix) + HEADER.size + left)
+    last += prefix + HEADER.pack(total, flags & ~_FIRST | _LAST)
+    middle = first[:-4] + (flags & ~_FIRST).to_bytes(4, "little")
+    size = len(first) + chunk
+    starts = range(len(first), count * size, size)
+    bodies = [slice(one, one + chunk) for one in starts]
+    bodies.append(slice(count * size + len(last), count * size + len(last) + left))
+    return (
+        struct.Struct(f"{len(first)}s{chunk}x" * count + f"{len(last)}s{left}x"),
+        (first, *(middle for _ in range(count - 1)), last),
+        bodies,
+    )
 
 
 class ChannelSender:
@@ -293,6 +331,15 @@ class ChannelReceiver(Assembly):
             if flags & _LAST:
                 self._whole(data[payload : min(end, payload + total)], total)
                 return end
+            form = _form(data[start:payload], end - payload)
+            if form is not None:
+                layout, heads, bodies = form
+                after = start + layout.size
+                if after <= limit and layout.unpack_from(data, start) == heads:
+                    self._is_open = False
+                    mine = memoryview(data)[start:after]
+                    self._deliver([mine[one] for one in bodies])
+                    return after
             self._is_open = True
             self.pieces = []
             self.left = total
