@@ -48,7 +48,7 @@ def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ticket_of(session: ClientSession) -> Ticket:
     """Return what it may come back with."""
-    ticket = session._redial.ticket
+    ticket = session._connections.ticket
     assert ticket is not None
     return ticket
 
@@ -86,7 +86,7 @@ class Thief:
         config = replace(self.lab.config(), user=self.user)
         session = ClientSession(config, DeviceCatalog([]))
         with pytest.raises(ConnectionLost):
-            await session._resume(self.ticket, RESUME_SECONDS)
+            await session._connections.resume(self.ticket, RESUME_SECONDS)
 
 
 async def stolen(lab: Net, thief: Thief, why: str) -> None:

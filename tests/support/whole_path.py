@@ -104,15 +104,15 @@ def resize(server: Server, width: int, height: int) -> None:
 
 def rdp_of(client: ClientSession) -> ClientConnection:
     """The core of a client's connection."""
-    assert client._connection is not None
-    return client._connection.rdp
+    assert client._connections.current is not None
+    return client._connections.current.rdp
 
 
 def stream_of(client: ClientSession) -> RdpStream:
     """The bytes of a client's connection."""
-    assert client._connection is not None
-    assert client._connection.stream is not None
-    return client._connection.stream
+    assert client._connections.current is not None
+    assert client._connections.current.stream is not None
+    return client._connections.current.stream
 
 
 def transport_of(client: ClientSession) -> asyncio.Transport:
@@ -124,5 +124,5 @@ def transport_of(client: ClientSession) -> asyncio.Transport:
 
 def wires_of(client: ClientSession) -> WireChoice:
     """The wires of a client's connection."""
-    assert client._wires is not None
-    return client._wires
+    assert client._connections.wires is not None
+    return client._connections.wires
