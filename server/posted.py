@@ -17,7 +17,12 @@ from rusb.usb.descriptors import (
     EndpointDescriptor,
     InterfaceDescriptor,
 )
-from rusb.usb.polling import MIN_DEPTH, interrupt_depth, interrupt_interval
+from rusb.usb.polling import (
+    MAX_DEPTH,
+    MIN_DEPTH,
+    interrupt_depth,
+    interrupt_interval,
+)
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import ClassCode, Feature, Request, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
@@ -63,6 +68,8 @@ should be: what that follows from changes slowly."""
 
 FIRST_INTERVAL, SAMPLES = 0.001, 16
 """Seconds between two results of a bulk endpoint, until so many have been seen."""
+
+_ALL = (1 << SAMPLES) - 1
 
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _INVALID = UrbResult(UrbStatus.INVALID)
@@ -128,6 +135,7 @@ class _Pipe:
         last: when the guest was seen to read last.
         size: bytes of each of ours that the guest has not asked for.
         moments: when the latest results came.
+        full: a bit for each of those of ours, 1 if it brought all that it asked for.
         is_ending: the guest has given its oldest read up, and gets what has come of it.
         is_serving: its reads get what has come; it may read again meanwhile.
     """
@@ -150,6 +158,7 @@ class _Pipe:
     last: float = 0.0
     size: int = 0
     moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    full: int = 0
     is_ending: bool = False
     is_posting: bool = False
     is_serving: bool = False
@@ -518,19 +527,26 @@ class PostedReads(AttachedDevice):
             return False
         return bool(pipe.claims) or self._now() - pipe.last < IDLE
 
+    @property
+    def _is_near(self) -> bool:
+        """Is the way to the device short?"""
+        way = self.round_trip
+        return way is not None and way < NEAR
+
     def _enough(self, pipe: _Pipe) -> int:
         """Return how many reads of the guest's make ours superfluous."""
-        way = self.round_trip
-        if pipe.interval is None and way is not None and way < NEAR:
+        if pipe.interval is None and self._is_near:
             return NEAR_READS
         return self._depth(pipe)
 
     def _depth(self, pipe: _Pipe) -> int:
         """Return how many reads there should be at the device."""
-        depth = min(
-            interrupt_depth(pipe.pace(), self.round_trip),
-            max(MAX_ASKED // max(pipe.size, 1), 1),
-        )
+        depth = interrupt_depth(pipe.pace(), self.round_trip)
+        if pipe.full.bit_count() >= SAMPLES // 2 and not self._is_near:
+            # it has more than is asked for: results come as fast as we ask, and their
+            # pace says nothing
+            depth = min(max(depth, 2 * pipe.there), MAX_DEPTH)
+        depth = min(depth, max(MAX_ASKED // max(pipe.size, 1), 1))
         if depth <= MIN_DEPTH:
             return depth
         others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
@@ -559,6 +575,8 @@ class PostedReads(AttachedDevice):
                 pipe.waiting.append(_Run(result.data, is_end))
                 pipe.kept += len(result.data)
                 pipe.moments.append(self._now())
+                is_full = pipe.interval is None and result.length >= posted.urb.length
+                pipe.full = (pipe.full << 1 | is_full) & _ALL
         elif not posted.is_stale:
             pipe.waiting.append(_Run(result.data, True, result.status))
             pipe.kept += len(result.data)

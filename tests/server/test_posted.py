@@ -126,6 +126,20 @@ def test_the_third_read_has_as_many_kept_as_the_round_trip_wants() -> None:
     assert len(device.sizes()) == 102
 
 
+@pytest.mark.parametrize(("is_full", "most"), [(True, 128), (False, 5)])
+def test_a_device_that_has_more_is_asked_for_more(is_full: bool, most: int) -> None:
+    """The network has become three times as slow as it was when that was measured: as
+    few reads as are there bring as few results."""
+    device = Device()
+    device.get_going()
+    for _ in range(20):
+        for _ in (sizes := device.sizes()):
+            device.clock.sleep(0.06 / len(sizes))
+            device.end(b"x" * (PACKET if is_full else 8))
+            device.read()
+    assert len(device.sizes()) == most
+
+
 def test_a_guest_that_keeps_enough_there_itself_is_left_alone() -> None:
     """Its reads go as they are, so that they cost no more than others."""
     device = Device()
