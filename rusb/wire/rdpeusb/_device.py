@@ -165,6 +165,7 @@ class RdpeusbDeviceSide(DeviceSide):
                 word, number, function = HEADER.unpack_from(data)
                 is_out = function == _TRANSFER_OUT
                 if word == device.proxy and (is_out or function == _TRANSFER_IN):
+                    # as nearly always
                     if not device.is_open:
                         self._open(device)
                     urb = urbs.parse_transfer(data, is_out=is_out)

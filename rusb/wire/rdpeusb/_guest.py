@@ -107,8 +107,9 @@ class RdpeusbGuestSide(GuestSide):
         ] = {}  # by number of a device, while it is there
         self._numbers = itertools.count(FIRST_DEVICE)
         self._is_gone = False  # the control channel is; whoever lists must be told
-        self._events: list[Event] = []  # this one, and no other: devices have it, too
-        self._outputs: list[Output] = []  # likewise
+        # devices add to these two lists, which are never others
+        self._events: list[Event] = []
+        self._outputs: list[Output] = []
 
     # ---------------------------------------------------------------- Side ----
 
@@ -151,6 +152,7 @@ class RdpeusbGuestSide(GuestSide):
                 word, _, function = HEADER.unpack_from(data)
                 has_data = function == _URB
                 if word == _COMPLETION and (has_data or function == _URB_NO_DATA):
+                    # as nearly always
                     self._completed(device, data, has_data=has_data)
                     return
             self._take(known, data)
@@ -400,6 +402,7 @@ class RdpeusbGuestSide(GuestSide):
         self._tell_list()
 
     def _completed(self, device: RemoteDevice, data: bytes, *, has_data: bool) -> None:
+        """A transfer is done."""
         if not device.completed(urbs.parse_completion(data, has_data=has_data)):
             self._ignore(_UNWANTED)
 
