@@ -22,6 +22,7 @@ from rusb.wire.base import (
     ResetRequested,
     UrbSubmitted,
 )
+from rusb.wire.rdpeusb import _isochronous as isochronous
 from rusb.wire.rdpeusb import _messages as messages
 from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb import _urbs as urbs
@@ -119,15 +120,15 @@ def test_isochronous_transfers_and_those_that_want_no_completion() -> None:
     server = Server(INFO)
     server.use()
     server.say(FIRST, RAW["select_interface"])
-    iso = urbs.Iso(0x84, (16, 16), 7).serialize()
+    iso = isochronous.Iso(0x84, (16, 16), 7).serialize()
     server.ask(Transfer(UrbFunction.ISOCH_TRANSFER, 1, iso, 32))
     packets = (IsoPacket(2), IsoPacket(0, UrbStatus.CRC))
     result = UrbResult(UrbStatus.OK, b"ab", 2, packets)
     server.side.complete_urb(7, 1, result)
     server.take()
-    _, found = urbs.parse_iso_result(server.completion().result, (16, 16))
+    _, found = isochronous.parse_result(server.completion().result, (16, 16))
     assert [p for _, p in found] == list(packets)
-    mute = urbs.Iso(0x05, (4, 4), 4).serialize()
+    mute = isochronous.Iso(0x05, (4, 4), 4).serialize()
     server.ask(Transfer(UrbFunction.ISOCH_TRANSFER, 2, mute, 8, bytes(8), True))
     said = len(server.said)
     server.side.complete_urb(7, 2, UrbResult(UrbStatus.OK, b"", 8, packets))
@@ -141,12 +142,22 @@ def test_a_cancelled_isochronous_transfer_tells_of_each_packet() -> None:
     server = Server(INFO)
     server.use()
     server.say(FIRST, RAW["select_interface"])
-    iso = urbs.Iso(0x84, (16, 16), 7).serialize()
+    iso = isochronous.Iso(0x84, (16, 16), 7).serialize()
     server.ask(Transfer(UrbFunction.ISOCH_TRANSFER, 1, iso, 32))
     server.side.complete_urb(7, 1, UrbResult(UrbStatus.CANCELLED))
     server.take()
-    _, found = urbs.parse_iso_result(server.completion().result, (16, 16))
+    _, found = isochronous.parse_result(server.completion().result, (16, 16))
     assert [p for _, p in found] == [IsoPacket(0, UrbStatus.CANCELLED)] * 2
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_transfer_is_as_large_as_a_message_may_be(more: int) -> None:
+    """11: the answer would not fit otherwise."""
+    server = Server(INFO)
+    server.use()
+    server.ask(bulk(1, 0x81, urbs.MAX_SIZE + more))
+    assert len(server.saw(UrbSubmitted)) == 1 - more
+    assert server.closed == [FIRST] * more
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from rusb.wire.base import (
     RequestCompleted,
     UrbCompleted,
 )
+from rusb.wire.rdpeusb import _isochronous as isochronous
 from rusb.wire.rdpeusb import _messages as messages
 from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb import _urbs as urbs
@@ -544,7 +545,9 @@ def test_packets_of_unequal_length_go_in_transfers_of_their_own() -> None:
     ]
     for one, lengths in zip(list(asked), ([8, 8], [16], [8]), strict=True):
         packets = [IsoPacket(length) for length in lengths]
-        done = urbs.Completion(one[1].request, result=urbs.iso_result(0, packets))
+        done = urbs.Completion(
+            one[1].request, result=isochronous.serialize_result(0, packets)
+        )
         client.say(FIRST, urbs.completion(0x10, 0, done))
     result = results(client)[1]
     assert (result.status, result.length) == (UrbStatus.OK, 40)
@@ -568,7 +571,9 @@ def test_a_cancelled_isochronous_transfer_may_tell_of_no_packet(usbd: int) -> No
     client, number = with_iso()
     (asked,) = client.submit(number, iso(1, 16, 16))
     client.guest.cancel_urb(number, 1)
-    done = urbs.Completion(asked[1].request, usbd, result=urbs.iso_result(0, ()))
+    done = urbs.Completion(
+        asked[1].request, usbd, result=isochronous.serialize_result(0, ())
+    )
     client.say(FIRST, urbs.completion(0x10, 0, done))
     result = results(client)[1]
     assert result.status is UrbStatus.CANCELLED

@@ -7,6 +7,7 @@ from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import DeviceSide, Send, UrbSubmitted
 from rusb.wire.rdpeusb import RdpeusbGuestSide
+from rusb.wire.rdpeusb import _isochronous as isochronous
 from rusb.wire.rdpeusb import _urbs as urbs
 from rusb.wire.rdpeusb._messages import Call, Message
 from rusb.wire.rdpeusb._urbs import Transfer, UrbFunction
@@ -108,7 +109,7 @@ def test_isochronous_transfers_do_not_pass_others() -> None:
         UrbFunction.SELECT_INTERFACE, 1, RAW["select_interface"][24:-4], 0
     )
     server.ask(setting)
-    iso = urbs.Iso(0x84, (8,), 7).serialize()
+    iso = isochronous.Iso(0x84, (8,), 7).serialize()
     server.ask(Transfer(UrbFunction.ISOCH_TRANSFER, 2, iso, 8))
     server.side.complete_urb(INFO.id, 2, UrbResult(UrbStatus.OK))
     assert [kind for _, kind in sent(server.side)] == [""]

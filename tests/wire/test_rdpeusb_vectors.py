@@ -11,10 +11,11 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import IsoPacket, UrbStatus
 from rusb.wire.base import Send
 from rusb.wire.rdpeusb import RdpeusbDeviceSide, RdpeusbGuestSide, _messages, _urbs
+from rusb.wire.rdpeusb import _isochronous as isochronous
 from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb._messages import Call, Done, Message
 from rusb.wire.rdpeusb._requests import control, setup_of, typed
-from rusb.wire.rdpeusb._urbs import Transfer, UrbFunction
+from rusb.wire.rdpeusb._urbs import Completion, Transfer, UrbFunction
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "rdpeusb.json").read_text()
@@ -149,6 +150,47 @@ def test_a_completion_both_ways(name: str) -> None:
         _urbs.parse_completion(RAW[name] + b"x", has_data=has_data)
 
 
+@pytest.mark.parametrize(
+    ("where", "word", "is_cut", "text"),
+    [
+        (12, 16, True, "of 15 bytes"),
+        (12, 15, False, "TS_URB of 16 bytes in 15, have 20"),
+        (12, 17, False, "TS_URB of 16 bytes in 17, have 20"),
+        (32, 3, False, "transfer of 3 bytes, have 0"),
+    ],
+)
+def test_what_a_transfer_has_is_counted(
+    where: int, word: int, is_cut: bool, text: str
+) -> None:
+    """In what is logged of a bad one: 20 bytes of TS_URB and OutputBufferSize."""
+    urb = Transfer(UrbFunction.BULK_OR_INTERRUPT_TRANSFER, 9, bytes(8), 0)
+    message = bytearray(_urbs.transfer(5, 77, urb))
+    assert len(message) == 36
+    message[where : where + 2] = word.to_bytes(2, "little")
+    with pytest.raises(ParseError, match=text):
+        _urbs.parse_transfer(bytes(message[: 27 if is_cut else 36]), is_out=True)
+
+
+@pytest.mark.parametrize(
+    ("where", "word", "size", "text"),
+    [
+        (16, 8, 35, "completion of 23 bytes"),
+        (16, 7, 38, "result of 8 bytes in 7, have 18"),
+        (16, 9, 38, "result of 8 bytes in 9, have 18"),
+        (32, 3, 38, "completion with 3 bytes, have 2"),
+    ],
+)
+def test_what_a_completion_has_is_counted(
+    where: int, word: int, size: int, text: str
+) -> None:
+    """Likewise: 18 bytes of a result, HResult, OutputBufferSize, and two of data."""
+    message = bytearray(_urbs.completion(0x10, 0, Completion(9, size=2, data=b"ab")))
+    assert len(message) == 38
+    message[where : where + 2] = word.to_bytes(2, "little")
+    with pytest.raises(ParseError, match=text):
+        _urbs.parse_completion(bytes(message[:size]), has_data=True)
+
+
 def transfer_of(name: str) -> Transfer:
     is_out = Message.parse(RAW[name]).function == Call.TRANSFER_OUT
     return _urbs.parse_transfer(RAW[name], is_out=is_out)
@@ -202,7 +244,7 @@ def test_results_of_a_selection_both_ways(name: str, kind: Any) -> None:
 @pytest.mark.parametrize("name", ["iso_in", "iso_out", "iso_out_no_ack"])
 def test_isochronous_transfers_both_ways(name: str) -> None:
     urb, fields = transfer_of(name), MESSAGES[name]["fields"]["urb"]
-    found = _urbs.Iso.parse(urb.body, urb.size)
+    found = isochronous.Iso.parse(urb.body, urb.size)
     assert found.serialize() == urb.body
     assert found.handle == fields["PipeHandle"]
     assert found.lengths == (16,) * len(fields["IsoPacket"])
@@ -216,12 +258,14 @@ def test_isochronous_results_both_ways() -> None:
         message = Message.parse(RAW[name])
         has_data = message.function == Done.URB
         done = _urbs.parse_completion(RAW[name], has_data=has_data)
-        frame, found = _urbs.parse_iso_result(done.result, (16,) * len(packets))
+        frame, found = isochronous.parse_result(done.result, (16,) * len(packets))
         assert frame == 0
         assert [[start, p.length] for start, p in found] == [p[:2] for p in packets]
         statuses = [UrbStatus.IO_ERROR if p[2] else UrbStatus.OK for p in packets]
         assert [p.status for _, p in found] == statuses
-        made = _urbs.iso_result(0, [IsoPacket(p.length, p.status) for _, p in found])
+        made = isochronous.serialize_result(
+            0, [IsoPacket(p.length, p.status) for _, p in found]
+        )
         assert len(made) == len(done.result)
         if not any(p[2] for p in packets):
             assert made == done.result

@@ -40,6 +40,7 @@ from rusb.wire.base import (
     UrbSubmitted,
 )
 
+from . import _isochronous as isochronous
 from . import _messages as messages
 from . import _requests as requests
 from . import _settings as settings
@@ -82,6 +83,7 @@ _INTERRUPT, _ISOCHRONOUS = TransferType.INTERRUPT, TransferType.ISOCHRONOUS
 _TRANSFER_IN, _TRANSFER_OUT = Call.TRANSFER_IN, Call.TRANSFER_OUT
 _BULK = UrbFunction.BULK_OR_INTERRUPT_TRANSFER
 _LAST_OF_ANY = Function.QUERY_INTERFACE
+_INVALID = urbs.usbd_of(UrbStatus.INVALID)
 
 
 class _Device:
@@ -236,7 +238,9 @@ class RdpeusbDeviceSide(DeviceSide):
         data: bytes | memoryview | None = None
         if kind is _ISOCHRONOUS:
             lost = (IsoPacket(0, status),) * len(urb.packets)
-            iso = urbs.iso_result(result.start_frame, result.packets or lost)
+            iso = isochronous.serialize_result(
+                result.start_frame, result.packets or lost
+            )
         moved = result.length
         if urb.endpoint & 0x80:
             moved = len(result.data)
@@ -359,13 +363,8 @@ class RdpeusbDeviceSide(DeviceSide):
                 self._ignore(f"I/O control {code:#x}")
                 return
         done = messages.IoCompletion(asked.request, 0, output[: asked.size])
-        self._say(
-            device.channel,
-            device.completions,
-            Done.IO_CONTROL,
-            number,
-            done.serialize(),
-        )
+        to = device.channel, device.completions, Done.IO_CONTROL
+        self._say(*to, number, done.serialize())
 
     def _text(
         self, device: _Device, message: Message, asked: messages.TextRequest
@@ -393,7 +392,7 @@ class RdpeusbDeviceSide(DeviceSide):
         done = Completion(urb.request)
         match urb.function:
             case UrbFunction.ISOCH_TRANSFER:
-                iso = urbs.Iso.parse(urb.body, urb.size)
+                iso = isochronous.Iso.parse(urb.body, urb.size)
                 self._submit(device, number, urb, iso.handle, iso.lengths)
                 return
             case UrbFunction.SELECT_CONFIGURATION:
@@ -436,8 +435,7 @@ class RdpeusbDeviceSide(DeviceSide):
         is_in = urb.data is None
         is_iso = kind is _ISOCHRONOUS
         if kind is None or (handle & 0x80 != 0) is not is_in or is_iso == (not packets):
-            usbd = urbs.usbd_of(UrbStatus.INVALID)
-            done = Completion(urb.request, usbd, HResult.INVALID)
+            done = Completion(urb.request, _INVALID, HResult.INVALID)
             self._complete(device, number, done)
             return
         made = Urb(
@@ -457,10 +455,7 @@ class RdpeusbDeviceSide(DeviceSide):
             chosen = [setting for setting in wanted if setting is not None]
             numbers = [setting.number for setting in chosen]
             if None in wanted or len(set(numbers)) != len(numbers):  # 13
-                done.usbd, done.hresult = (
-                    urbs.usbd_of(UrbStatus.INVALID),
-                    HResult.INVALID,
-                )
+                done.usbd, done.hresult = _INVALID, HResult.INVALID
                 return
             device.active, value = found, found.value
             for setting in chosen:
@@ -478,10 +473,7 @@ class RdpeusbDeviceSide(DeviceSide):
         active = device.active
         found = active.interface(asked.number, asked.alternate) if active else None
         if found is None:
-            done.usbd, done.hresult = (
-                urbs.usbd_of(UrbStatus.INVALID),
-                HResult.INVALID,
-            )
+            done.usbd, done.hresult = _INVALID, HResult.INVALID
             return
         device.select(found)
         self._events.append(
@@ -493,7 +485,7 @@ class RdpeusbDeviceSide(DeviceSide):
         """ABORT_PIPE cancels; the others clear a halt, but for SYNC_RESET_PIPE."""
         handle, number = _first(urb, urbs.PIPE), device.info.id
         if handle not in device.pipes:
-            done.usbd = urbs.usbd_of(UrbStatus.INVALID)
+            done.usbd = _INVALID
         elif urb.function == UrbFunction.ABORT_PIPE:
             self._events += [
                 CancelRequested(number, one.id)

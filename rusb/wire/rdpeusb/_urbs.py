@@ -5,28 +5,23 @@ Structures that travel with every transfer; see _messages.py for the others.
 
 import enum
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rusb.errors import ParseError
-from rusb.usb.urb import IsoPacket, UrbStatus
+from rusb.usb.urb import UrbStatus
 
 from ._messages import HEADER_SIZE, PROXY, Call, Done
 
 __all__ = [
-    *("BULK", "LIBUSB_CANCELLED", "LIBUSB_TIMED_OUT", "MAX_PACKETS", "MAX_REQUEST"),
-    *("MAX_SIZE", "NOT_SUPPORTED", "PIPE", "Completion", "Flags", "HResult", "Iso"),
-    *("Transfer", "UrbFunction", "completion", "iso_result", "pack_completion"),
-    *("parse_completion", "parse_iso_result", "parse_transfer", "status_of"),
-    *("tells_packets", "transfer", "usbd_of"),
+    *("BULK", "LIBUSB_CANCELLED", "LIBUSB_TIMED_OUT", "MAX_REQUEST", "MAX_SIZE"),
+    *("NOT_SUPPORTED", "PIPE", "Completion", "Flags", "HResult", "Transfer"),
+    *("UrbFunction", "completion", "pack_completion", "parse_completion"),
+    *("parse_transfer", "status_of", "transfer", "usbd_of"),
 ]
 
 MAX_REQUEST: Final = 0x3FFFFFFF
 """FreeRDP returns no more bits of a RequestId (6)."""
-
-MAX_PACKETS: Final = 1024
-"""Packets of an isochronous transfer (14)."""
 
 MAX_SIZE: Final = (16 << 20) - (64 << 10)
 """Bytes of a transfer: what a message may have, and room for what stands around."""
@@ -112,9 +107,6 @@ _LEAST, _LEAST_REPLY = _BODY + _SIZE.size, _REPLY + _END.size
 
 PIPE = struct.Struct("<I")
 BULK = struct.Struct("<II")
-_ISO = struct.Struct("<IIIII")
-_ISO_RESULT = struct.Struct("<III")
-_PACKET = struct.Struct("<III")
 
 
 @dataclass(slots=True)
@@ -254,90 +246,6 @@ def parse_completion(message: bytes, *, has_data: bool) -> Completion:
         raise ParseError(f"completion with {moved} bytes, have {have - start}")
     data = memoryview(message)[start:] if has_data else None
     return Completion(request, usbd, hresult, moved, data, message[_REPLY:end])
-
-
-# --------------------------------------------------------- isochronous ----
-
-
-@dataclass(slots=True)
-class Iso:
-    """The body of ISOCH_TRANSFER.
-
-    Attributes:
-        handle: of the pipe.
-        lengths: of the packets; they lie back to back.
-        flags: TransferFlags.
-    """
-
-    handle: int
-    lengths: tuple[int, ...]
-    flags: int
-
-    @classmethod
-    def parse(cls, body: bytes | memoryview, size: int) -> "Iso":
-        """Read it; *size* is that of the buffer, which ends the last packet.
-
-        Raises:
-            ParseError: no packets, too many, or offsets that do not ascend.
-        """
-        if len(body) < _ISO.size:
-            raise ParseError(f"ISOCH_TRANSFER of {len(body)} bytes")
-        handle, flags, _, count, _ = _ISO.unpack_from(body)
-        if not 0 < count <= MAX_PACKETS or len(body) != _ISO.size + 12 * count:
-            raise ParseError(f"{count} isochronous packets in {len(body)} bytes")
-        starts = [start for start, _, _ in _PACKET.iter_unpack(body[_ISO.size :])]
-        lengths = tuple(b - a for a, b in zip(starts, [*starts[1:], size], strict=True))
-        if starts[0] or min(lengths) < 0:
-            raise ParseError(f"isochronous packets that overlap or lie beyond {size}")
-        return cls(handle, lengths, flags)
-
-    def serialize(self) -> bytes:
-        """Return the bytes; StartFrame is 0, as the device pleases."""
-        parts = [_ISO.pack(self.handle, self.flags, 0, len(self.lengths), 0)]
-        start = 0
-        for length in self.lengths:
-            parts.append(_PACKET.pack(start, 0, 0))
-            start += length
-        return b"".join(parts)
-
-
-def iso_result(start_frame: int, packets: Sequence[IsoPacket]) -> bytes:
-    """Return the result of ISOCH_TRANSFER; offsets are those of packed data."""
-    errors = sum(packet.status is not UrbStatus.OK for packet in packets)
-    parts = [_ISO_RESULT.pack(start_frame, len(packets), errors)]
-    start = 0
-    for packet in packets:
-        parts.append(_PACKET.pack(start, packet.length, usbd_of(packet.status)))
-        start += packet.length
-    return b"".join(parts)
-
-
-def tells_packets(result: bytes | memoryview) -> bool:
-    """Does the result of ISOCH_TRANSFER tell of any packet?"""
-    return len(result) > _ISO_RESULT.size
-
-
-def parse_iso_result(
-    result: bytes | memoryview, asked: Sequence[int]
-) -> tuple[int, list[tuple[int, IsoPacket]]]:
-    """Return the frame, and each packet with its offset.
-
-    Raises:
-        ParseError: as many packets as were asked for are not there, or one is longer.
-    """
-    count = len(asked)
-    if len(result) != _ISO_RESULT.size + _PACKET.size * count:
-        raise ParseError(f"result of {count} packets has {len(result)} bytes")
-    frame, found, _ = _ISO_RESULT.unpack_from(result)
-    if found != count:
-        raise ParseError(f"result of {found} packets for {count}")
-    packets = []
-    rows = _PACKET.iter_unpack(result[_ISO_RESULT.size :])
-    for most, (start, length, status) in zip(asked, rows, strict=True):
-        if length > most:
-            raise ParseError(f"isochronous packet of {length} bytes for {most}")
-        packets.append((start, IsoPacket(length, status_of(status))))
-    return frame, packets
 
 
 # -------------------------------------------------------------- status ----
