@@ -1,0 +1,127 @@
+"""What a control transfer through libusb costs a client: this one beside another one.
+
+``python tools/controls.py OTHER`` runs a server with the loopback guest, a client of
+this checkout, and one of the Python OTHER (``.venv/bin/python`` of another checkout),
+each with a simulated bus (tools/fakeusb, so it needs root). Rounds alternate; it prints
+CPU us of the client for each transfer, medians, and the median of the ratios. The bus
+is a thread of the client; its share is printed apart and is in all other figures. With
+``--pin`` the clients have a core for themselves, so that no other one has to be woken
+for their bus.
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from rusb.cli._common import run_async  # noqa: E402
+from rusb.filters.model import Filter  # noqa: E402
+from rusb.server.config import ServerConfig  # noqa: E402
+from rusb.server.guests.loopback import LoopbackDevice, LoopbackGuest  # noqa: E402
+from rusb.server.server import Server  # noqa: E402
+from rusb.server.vbox.settings import Machine  # noqa: E402
+from rusb.usb.setup import SetupPacket  # noqa: E402
+from rusb.usb.urb import UrbStatus  # noqa: E402
+
+FAKEUSB = CHECKOUT / "tools" / "fakeusb"
+NAME = SetupPacket(0xC0, 1, 0, 0, 64)
+"""What the simulated device says of itself (fakeusb/README.txt)."""
+
+
+def cpu(pid: int) -> tuple[float, float]:
+    """Seconds of CPU of all threads of a process, and of all but its first."""
+    threads = sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda t: int(t.name))
+    used = [int((t / "schedstat").read_text().split()[0]) / 1e9 for t in threads]
+    return sum(used), sum(used[1:])
+
+
+def start_client(
+    python: str, port: int, folder: Path, cores: set[int]
+) -> subprocess.Popen[bytes]:
+    """Start a client with a simulated device that has no isochronous endpoint, so that
+    it goes over the same wire with every version."""
+    bus = str(FAKEUSB / "fakeusb-run"), "-r", str(folder / "usb"), "-d", "2-1.4"
+    words = "-m", "rusb", "connect", "--force", f"127.0.0.1:{port}"
+    env = {**os.environ, "RUSB_STATE": str(folder)}
+    for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        env.pop(name, None)
+    with open(folder / "said", "wb") as said:
+        client = subprocess.Popen(
+            [*bus, python, *words], cwd=folder, env=env, stdout=said, stderr=said
+        )
+    os.sched_setaffinity(client.pid, cores)
+    return client
+
+
+async def run(device: LoopbackDevice, count: int) -> None:
+    """Run control transfers, one after the other."""
+    for _ in range(count):
+        result = await device.control(NAME)
+        assert result.status is UrbStatus.OK, result
+
+
+async def main(pythons: list[str], rounds: int, count: int, cores: set[int]) -> None:
+    """Measure and print."""
+    machine = Machine(
+        name="controls", filters=(Filter(name="all"),), usb_controllers=("XHCI",)
+    )
+    machine.remote_display.allow_multi_connection = True
+    guest = LoopbackGuest()
+    used: list[list[tuple[float, float]]] = [[] for _ in pythons]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        config = ServerConfig(
+            machine, [0], "127.0.0.1", log=str(folder / "log"), state=folder
+        )
+        async with Server(config, guest=guest, report=lambda *said: None) as server:
+            ends: list[tuple[int, LoopbackDevice]] = []
+            for n, python in enumerate(pythons):
+                (folder / str(n)).mkdir()
+                client = start_client(python, server.port, folder / str(n), cores)
+                stack.callback(client.wait)
+                stack.callback(client.terminate)
+                async with asyncio.timeout(60):
+                    ends.append((client.pid, (await guest.wait_for(n + 1))[-1]))
+            for round_ in range(rounds):
+                for n in range(len(ends))[:: 1 if round_ % 2 else -1]:
+                    pid, device = ends[n]
+                    await run(device, count // 10)
+                    before = cpu(pid)
+                    await run(device, count)
+                    after = cpu(pid)
+                    both = ((a - b) / count for a, b in zip(after, before, strict=True))
+                    used[n].append((next(both), next(both)))
+    for python, found in zip(pythons, used, strict=True):
+        whole, bus = (median(f[i] for f in found) * 1e6 for i in (0, 1))
+        print(f"{whole:.1f} us, {bus:.1f} of them the bus: {python}")
+    if len(used) > 1:
+        ratios = sorted(a[0] / b[0] for a, b in zip(*used, strict=True))
+        print(
+            f"ratio {median(ratios):.3f} ({ratios[0]:.2f} to {ratios[-1]:.2f}),"
+            f" load {os.getloadavg()[0]:.1f}"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("other", nargs="*", help="Python of another checkout")
+    parser.add_argument("--pin", action="store_true", help="a core for each end")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--transfers", type=int, default=2000, help="of a round")
+    args = parser.parse_args()
+    subprocess.run(["make", "-s", "-C", FAKEUSB], check=True)
+    client_cores = os.sched_getaffinity(0)
+    if args.pin:
+        first, *others = sorted(client_cores)
+        os.sched_setaffinity(0, others)
+        client_cores = {first}
+    pythons = [sys.executable, *args.other]
+    run_async(main(pythons, args.rounds, args.transfers, client_cores))
