@@ -241,7 +241,7 @@ class Offers:
     def _dispatch(self, slots: DeviceSlots, event: wire.Event) -> None:
         match event:
             case wire.UrbSubmitted():  # first: it comes with each transfer
-                slots.handle(event)
+                slots.start(event)
             case wire.DevicesRequested():
                 self._refresh_due.set()
             case wire.Negotiated():

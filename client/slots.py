@@ -137,7 +137,7 @@ class DeviceSlots:
         """Take an event of the core that is about one device."""
         match event:
             case wire.UrbSubmitted():
-                self._urb(event)
+                self.start(event)
             case wire.CancelRequested():
                 self._cancel(event)
             case wire.OpenRequested():
@@ -194,7 +194,8 @@ class DeviceSlots:
                 partial(_execute, slot, event), partial(self._executed, slot, event)
             )
 
-    def _urb(self, event: wire.UrbSubmitted) -> None:
+    def start(self, event: wire.UrbSubmitted) -> None:
+        """Start a transfer that the core has taken; as :meth:`handle` does, sooner."""
         slot, urb = self._slots.get(event.device), event.urb
         if slot is None or len(slot.queue.waiting) >= MAX_REQUESTS_WAITING:
             self._core.complete_urb(event.device, urb.id, _GONE)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol, TypeAlias
 
 from rusb.usb.types import TransferType
@@ -99,8 +100,9 @@ class KernelMemory:
 
     def __init__(self, limit: int) -> None:
         self._limit = usable(limit)
-        self._piece = MAX_PIECE
+        self._piece, self._easy = MAX_PIECE, inf
         if limit:
+            self._easy = self._limit * 3 // 4  # up to here there is room for all
             self._piece = min(MAX_PIECE, _whole_pieces(self._limit // 4))
         self._used = 0
         self._in_flight: dict[_Place, int] = {}
@@ -115,7 +117,10 @@ class KernelMemory:
         is_large = urb.length > self._piece and urb.type is TransferType.BULK
         if (
             not (is_large or self._waiting)
-            and self._fits((device, urb.endpoint), urb.length)
+            and (
+                (self._used + urb.length <= self._easy and not self._cuts)
+                or self._fits((device, urb.endpoint), urb.length)
+            )
             and device.start(urb, complete)
         ):
             return
@@ -186,7 +191,7 @@ class KernelMemory:
         if not (self._limit and self._used):
             return True
         is_first = place not in self._in_flight
-        room = self._limit if is_first else self._limit * 3 // 4
+        room = self._limit if is_first else self._easy
         return self._used + length <= room
 
     def _start_one(self) -> bool:

@@ -10,6 +10,7 @@ from rusb.errors import BackendError, DeviceGone
 from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
 from rusb.usb.queue import status_of
+from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Feature, Request, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
@@ -72,8 +73,9 @@ class OpenUsbDevice(OpenDevice):
         if urb.id in self._in_flight:
             complete(UrbResult(UrbStatus.INVALID))
             return
-        if urb.setup is not None and self._is_special(urb):
-            self._run_request(urb, complete)
+        setup = urb.setup
+        if setup is not None and setup.request_type < 0x03 and self._is_special(setup):
+            self._run_request(urb, setup, complete)
             return
         self._memory.submit(self, urb, complete)
 
@@ -116,20 +118,17 @@ class OpenUsbDevice(OpenDevice):
     # -------------------------------------------- requests that need libusb ----
 
     @staticmethod
-    def _is_special(urb: Urb) -> bool:
+    def _is_special(setup: SetupPacket) -> bool:
         """Must libusb know of this control request?"""
-        assert urb.setup is not None
-        match urb.setup.request_type, urb.setup.request:
+        match setup.request_type, setup.request:
             case (0x00, Request.SET_CONFIGURATION) | (0x01, Request.SET_INTERFACE):
                 return True
             case 0x02, Request.CLEAR_FEATURE:
-                return urb.setup.value == Feature.ENDPOINT_HALT
+                return setup.value == Feature.ENDPOINT_HALT
         return False
 
-    def _run_request(self, urb: Urb, complete: Completion) -> None:
+    def _run_request(self, urb: Urb, setup: SetupPacket, complete: Completion) -> None:
         async def run() -> None:
-            setup = urb.setup
-            assert setup is not None
             error: BackendError | None = None
             try:
                 if setup.request == Request.SET_CONFIGURATION:

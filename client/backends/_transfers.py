@@ -6,6 +6,7 @@ and transfer in flight; what is left are two field accesses and a call.
 """
 
 import ctypes
+import logging
 import struct
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, IsoPacket, Urb, UrbResult, UrbStatus
 
 __all__ = ["EventHandler", "Transfer", "Transfers"]
+
+log = logging.getLogger(__name__)
 
 _SETUP = struct.Struct("<BBHHH")
 """The SETUP packet, which is what the buffer of a control transfer begins with."""
@@ -51,13 +54,16 @@ class Transfer:
     """A transfer, and the URB that it is used for now."""
 
     __slots__ = (
-        *("address", "buffer", "complete", "fields", "key", "owner", "pointer"),
-        *("size", "urb"),
+        *("address", "buffer", "complete", "fields", "is_in", "key", "length"),
+        *("owner", "pointer", "size", "start", "urb"),
     )
 
     def __init__(self, owner: "Transfers", key: _Key, pointer: Any) -> None:
         self.owner = owner
         self.key = key
+        self.is_in = key[1] & 0x80 != 0
+        self.start = 0  # where the data begins in the buffer
+        self.length = -1  # of what libusb was told to move last
         self.pointer = pointer
         self.fields = pointer.contents
         self.address = ctypes.addressof(self.fields)
@@ -76,14 +82,14 @@ class Transfer:
 
     def result(self) -> UrbResult:
         """What came of it. The data is a copy: the buffer is used again."""
-        fields, urb = self.fields, self.urb
+        fields = self.fields
         status = _STATUSES.get(fields.status, UrbStatus.IO_ERROR)
-        if urb.packets:
+        if self.key[2]:
             return self._packets(status)
         length = fields.actual_length
-        if not urb.is_in:
+        if not self.is_in:
             return UrbResult(status, b"", length)
-        start = 0 if urb.setup is None else _SETUP.size
+        start = self.start
         return UrbResult(status, self.buffer[start : start + length].tobytes(), length)
 
     def _packets(self, status: UrbStatus) -> UrbResult:
@@ -147,7 +153,25 @@ class Transfers:
             transfer = self._make(key, pointer)
         else:
             return int(usb1.ERROR_NO_MEM)
-        self._fill(transfer, urb)
+        setup, is_in = urb.setup, transfer.is_in
+        length = urb.length if is_in else len(urb.data)
+        start = transfer.start = 0 if setup is None else _SETUP.size
+        size = start + length
+        if size > transfer.size:
+            transfer.enlarge(size)
+        if size != transfer.length:
+            transfer.fields.length = transfer.length = size
+        if setup is not None:
+            _SETUP.pack_into(
+                *(transfer.buffer, 0, setup.request_type, setup.request),
+                *(setup.value, setup.index, length),
+            )
+        if not is_in:
+            transfer.buffer[start:size] = urb.data
+        if key[2]:
+            described = usb1.libusb1.get_iso_packet_list(transfer.pointer)
+            for packet, wanted in zip(described, urb.packets, strict=True):
+                packet.length = wanted
         transfer.urb, transfer.complete = urb, complete
         _submitted[transfer.address] = transfer
         error: int = self._submit(transfer.pointer)
@@ -167,25 +191,6 @@ class Transfers:
         fields.callback = self._callback
         fields.num_iso_packets = key[2]
         return transfer
-
-    @staticmethod
-    def _fill(transfer: Transfer, urb: Urb) -> None:
-        setup, is_in = urb.setup, urb.is_in
-        length = urb.length if is_in else len(urb.data)
-        start = 0 if setup is None else _SETUP.size
-        size = start + length
-        if size > transfer.size:
-            transfer.enlarge(size)
-        transfer.fields.length = size
-        if setup is not None:
-            head = setup.request_type, setup.request, setup.value, setup.index, length
-            _SETUP.pack_into(transfer.buffer, 0, *head)
-        if not is_in:
-            transfer.buffer[start:size] = urb.data
-        if urb.packets:
-            described = usb1.libusb1.get_iso_packet_list(transfer.pointer)
-            for packet, length in zip(described, urb.packets, strict=True):
-                packet.length = length
 
     def keep(self, transfer: Transfer) -> None:
         """Take back one that is done, for another URB."""
@@ -213,7 +218,8 @@ class Transfers:
 class EventHandler:
     """Lets libusb handle what has happened, without waiting.
 
-    As ``USBContext.handleEventsTimeout`` does, which takes several times as long.
+    As ``USBContext.handleEventsTimeout`` does, which takes several times as long. The
+    event loop calls it when there is something.
     """
 
     def __init__(self, context: usb1.USBContext) -> None:
@@ -222,7 +228,8 @@ class EventHandler:
         self._now = ctypes.byref(library.timeval(0, 0))
         self._handle = library.libusb_handle_events_timeout
 
-    def __call__(self) -> int:
-        """Call what is due; an error of libusb's or 0."""
-        error: int = self._handle(self._context, self._now)
-        return error
+    def __call__(self) -> None:
+        """Call what is due."""
+        error = self._handle(self._context, self._now)
+        if error:
+            log.error("libusb: %s", usb1.USBError(error))

@@ -99,7 +99,6 @@ class LibusbBackend(DeviceBackend):
         self._changed: Callable[[], None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._poll: select.epoll | None = None
-        self._handler: EventHandler
 
     # ---------------------------------------------------------- event loop ----
 
@@ -117,12 +116,11 @@ class LibusbBackend(DeviceBackend):
                 f"libusb cannot be started: {error}; check that /dev/bus/usb exists"
             ) from error
         self._context = context
-        self._handler = EventHandler(context)
         self._poll = poll = select.epoll()
         context.setPollFDNotifiers(self._fd_added, self._fd_removed)
         for fd, events in context.getPollFDList():
             poll.register(fd, events)
-        self._loop.add_reader(poll.fileno(), self._handle_events)
+        self._loop.add_reader(poll.fileno(), EventHandler(context))
         try:
             for line in self._journal.recover():
                 log.warning("%s", line)
@@ -143,10 +141,6 @@ class LibusbBackend(DeviceBackend):
     def _fd_removed(self, fd: int, user_data: object) -> None:
         assert self._poll is not None
         self._poll.unregister(fd)
-
-    def _handle_events(self) -> None:
-        if self._context is not None and (error := self._handler()):
-            log.error("libusb: %s", usb1.USBError(error))
 
     # -------------------------------------------------------------- devices ----
 

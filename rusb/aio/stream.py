@@ -406,12 +406,8 @@ class RdpStream(asyncio.Protocol):
         self._is_paused = want
         (transport.pause_reading if want else transport.resume_reading)()
 
-    @property
-    def _room(self) -> int:
-        return 0 if self._is_full or self._is_full_below else ROOM
-
     def _go_on(self) -> None:
-        self.core.room = self._room
+        self.core.room = 0 if self._is_full or self._is_full_below else ROOM
         self._write()
 
     def _write(self, *, is_all: bool = False) -> None:
@@ -428,10 +424,13 @@ class RdpStream(asyncio.Protocol):
             self.bytes_sent += len(data)
             transport.write(data)
             left -= len(data)
-            core.room = self._room
-            if left <= 0 or not core.bytes_waiting:
+            core.room = 0 if self._is_full or self._is_full_below else ROOM
+            waiting = core.bytes_waiting
+            if left <= 0 or not waiting:
                 break
-        if core.bytes_waiting:
+        else:
+            waiting = core.bytes_waiting
+        if waiting:
             if core.room > 0:
                 self.flush()
             self._look()

@@ -1,6 +1,7 @@
 """The device side of ``vrdpusb``: a client, as section 8 of vrdpusb.md wants it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from rusb.errors import LocalProtocolError
 from rusb.usb.descriptors import DeviceDescriptors
@@ -39,6 +40,10 @@ MAX_BYTES_IN_FLIGHT = 64 << 20
 """Per device: buffers of its URBs, twice what our server asks for. Likewise."""
 
 _OK = UrbStatus.OK
+
+_parse_setup = lru_cache(64)(SetupPacket.parse)
+"""Guests ask the same again and again, and to make one takes as long as five other
+objects of a transfer do."""
 
 NEGOTIATE_TIMEOUT = 10.0
 """Seconds without NEGOTIATE after which we speak first (S1)."""
@@ -338,7 +343,7 @@ class VrdpUsbDeviceSide(DeviceSide):
             return
         request = None
         if setup:
-            request = SetupPacket.parse(setup)
+            request = _parse_setup(setup)
             payload = payload[8:]
             length = pending.length = request.length
         device.pending[handle] = pending

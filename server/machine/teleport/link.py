@@ -15,18 +15,7 @@ from rusb.oserrors import reason
 from rusb.usb.text import clean_text
 
 from .core import GREETING, MAX_GREETING, TeleportCore, check_greeting
-from .messages import (
-    MAX_REASON,
-    MAX_REFUSED,
-    Alive,
-    Client,
-    Display,
-    Failed,
-    Message,
-    NotTaken,
-    Take,
-    Taken,
-)
+from .messages import Alive, Client, Display, Failed, Message, Take, Taken
 
 __all__ = ["Link", "PeerFailed", "accept", "dial", "proof"]
 
@@ -219,7 +208,7 @@ class Link:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = TaskSet()
         self._is_silent = True
-        self._handovers: asyncio.Queue[Message] = asyncio.Queue(INBOX)
+        self._handovers: asyncio.Queue[Take | Client | Taken] = asyncio.Queue(INBOX)
         self._display: asyncio.Future[Display]
         self._display = asyncio.get_running_loop().create_future()
 
@@ -266,7 +255,7 @@ class Link:
         """Say that it is over, if the other end still listens."""
         with contextlib.suppress(RusbError, TimeoutError):
             async with asyncio.timeout(ALIVE_PERIOD):
-                await self.send(Failed(why[:MAX_REASON], refused[:MAX_REFUSED]))
+                await self.send(Failed(why[:2000], refused[:200]))
 
     async def receive(self, kind: type[M], seconds: float = ANSWER_TIMEOUT) -> M:
         """Wait for a message of a kind; the core lets no other come.
@@ -282,16 +271,7 @@ class Link:
 
     async def receive_any(self, seconds: float | None = None) -> Message:
         """Wait for the next message; raises as :meth:`receive` does."""
-        return await self._next_of(self._inbox, seconds)
-
-    async def receive_handover(self, seconds: float | None = None) -> Message:
-        """Wait for the next message about a client that changes over; likewise."""
-        return await self._next_of(self._handovers, seconds)
-
-    async def _next_of(
-        self, queue: asyncio.Queue[Message], seconds: float | None
-    ) -> Message:
-        taken = asyncio.ensure_future(queue.get())
+        taken = asyncio.ensure_future(self._inbox.get())
         try:
             first: set[asyncio.Future[Any]] = {taken, self._over}
             await asyncio.wait(
@@ -307,6 +287,10 @@ class Link:
     async def wait_over(self) -> None:
         """Wait until the connection is over, and raise why."""
         await asyncio.shield(self._over)
+
+    async def receive_handover(self) -> Take | Client | Taken:
+        """Wait for the next message about a client that changes over."""
+        return await self._handovers.get()
 
     async def wait_display(self) -> Display:
         """Wait until the target says where it serves the machine's display."""
@@ -363,8 +347,6 @@ class Link:
             case Display():
                 if not self._display.done():
                     self._display.set_result(message)
-            case NotTaken(why):
-                await self._handovers.put(NotTaken(clean_text(why)))
             case Take() | Client() | Taken():
                 await self._handovers.put(message)
             case _:
