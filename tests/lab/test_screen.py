@@ -141,7 +141,7 @@ SECURITY = {"Negotiate": "TLS", "RDP": "RC4, 128 bit"}
     ("make", "depth", "method"),
     [
         *((rdesktop, depth, "Negotiate") for depth in (8, 15, 16, 24)),
-        *((xfreerdp, depth, "Negotiate") for depth in (16, 24)),
+        *((xfreerdp, depth, "Negotiate") for depth in (16, 24, 32)),
         *((rdesktop, 16, "RDP"), (xfreerdp, 24, "RDP")),
     ],
 )
@@ -160,8 +160,10 @@ async def test_a_viewer_shows_what_qemu_shows(
     )
     is_weak = "Using standard RDP security" in (tmp_path / "VBox.log").read_text()
     assert is_weak == (method == "RDP")
+    shown = [e for e in server.happened.after(0) if e["event"] == "screen.shown"]
+    assert {e["depth"] for e in shown} == {min(depth, 24)}
     name, security = make(0, depth)[0], SECURITY[method]
-    outcome = f"{SEES} in {depth} bit, every pixel"
+    outcome = f"{SEES} in {min(depth, 24)} bit, every pixel"
     matrix(name, f"rusb {method}", security, outcome)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import ImageGrab
 
+from rusb.client.config import ClientConfig
+from rusb.client.screenshot import screenshot
 from rusb.rdp.graphics.pixels import Frame, frame_of
 from rusb.server.config import ServerConfig
 from rusb.server.display import video
@@ -181,12 +183,14 @@ async def test_the_guest_follows_the_window_and_the_window_the_guest(
 async def test_viewers_follow_a_guest_that_changes_its_size(
     lab: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Each at every depth, and the one with the pipeline, all at once."""
+    """Each at every depth, the one with the pipeline, and our own, all at once."""
     async with contextlib.AsyncExitStack() as stack:
         guest = stack.enter_context(TwoHeads(tmp_path_factory.mktemp("s")))
         server = await stack.enter_async_context(serve(tmp_path, guest))
         hub = server._screens[0]
         await until(lambda: hub.size == (1280, 800), "the guest's screen")
+        known = tmp_path / "known"
+        ours = ClientConfig("127.0.0.1", server.port, known_servers=known, depth=24)
         displays = []
         for number, (run, options, depth) in enumerate(
             (
@@ -213,3 +217,5 @@ async def test_viewers_follow_a_guest_that_changes_its_size(
             hub._resize(width, height)
             await until(lambda: hub.size == (width, height), "the new size")  # noqa: B023
             await until(are_equal, f"the picture of {width}x{height}")
+            seen = await screenshot(ours, wait=0.5)
+            assert np.array_equal(seen, await asyncio.to_thread(guest.picture))
