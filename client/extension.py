@@ -104,7 +104,7 @@ class Ticket:
         self.link.close()
 
 
-class Extension:
+class Extension(ChannelHandler):
     """Serves ``rusbext``, and the channel of the wire once it may be exchanged.
 
     Args:

@@ -50,7 +50,7 @@ class _Session(Holder, Protocol):
         """A client wanted to go on, and may not."""
 
 
-class Extension:
+class Extension(ChannelHandler):
     """Serves ``rusbext``, and the channel of the wire as long as it may be exchanged.
 
     Args:

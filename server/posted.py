@@ -71,6 +71,7 @@ FIRST_INTERVAL, SAMPLES = 0.001, 16
 
 _ALL = (1 << SAMPLES) - 1
 
+_OK = UrbStatus.OK
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _INVALID = UrbResult(UrbStatus.INVALID)
 
@@ -138,6 +139,7 @@ class _Pipe:
         full: a bit for each of those of ours, 1 if it brought all that it asked for.
         is_ending: the guest has given its oldest read up, and gets what has come of it.
         is_serving: its reads get what has come; it may read again meanwhile.
+        is_free: its reads go as they are, and it has kept enough at the device so far.
     """
 
     of: EndpointDescriptor
@@ -162,6 +164,7 @@ class _Pipe:
     is_ending: bool = False
     is_posting: bool = False
     is_serving: bool = False
+    is_free: bool = False
     is_timed: bool = False
 
     @property
@@ -241,6 +244,8 @@ def _pipes_of(setting: InterfaceDescriptor) -> Iterator[EndpointDescriptor]:
 
 def _is_special(setup: SetupPacket) -> bool:
     """Is a request one before which reads of ours may have to be gone?"""
+    if setup.request_type > 0x02:  # as nearly always
+        return False
     match setup.request_type, setup.request:
         case (0x00, Request.SET_CONFIGURATION) | (0x01, Request.SET_INTERFACE):
             return True
@@ -309,15 +314,17 @@ class PostedReads(AttachedDevice):
 
     def submit(self, urb: Urb, complete: Completion) -> None:
         """Start a transfer, as the guest sees it."""
-        is_read = urb.setup is None and urb.length > 0
-        pipe = self._pipes.get(urb.endpoint) if is_read else None
-        if pipe is not None:
-            self._read(pipe, urb, complete)
-        elif urb.setup is not None and (self._held or _is_special(urb.setup)):
+        setup = urb.setup
+        if setup is None:
+            pipe = self._pipes.get(urb.endpoint)
+            if pipe is not None and urb.length > 0:
+                self._read(pipe, urb, complete)
+                return
+        elif self._held or _is_special(setup):
             self._held.append((urb, complete))
             self._go_on()
-        else:
-            self.device.submit(urb, complete)
+            return
+        self.device.submit(urb, complete)
 
     def cancel(self, urb_id: int) -> None:
         """Abort a transfer; what a read would have got is for the next one."""
@@ -413,6 +420,12 @@ class PostedReads(AttachedDevice):
     def _read(self, pipe: _Pipe, urb: Urb, complete: Completion) -> None:
         """The guest reads. One that keeps enough at the device needs none of ours."""
         size, before = urb.length, pipe.size
+        if pipe.is_free and size == before and pipe.looks:
+            if pipe.direct + 1 >= pipe.enough:  # as nearly always
+                pipe.looks -= 1
+                pipe.direct += 1
+                self.device.submit(urb, partial(self._read_done, pipe, complete))
+                return
         pipe.asked = 1 if size < before else pipe.asked + 1
         pipe.size = size
         if pipe.has_completed:
@@ -422,6 +435,7 @@ class PostedReads(AttachedDevice):
             pipe.looks -= 1
             is_shallow = len(pipe.claims) + pipe.direct + 1 < pipe.enough
             pipe.shallow = pipe.shallow + 1 if is_shallow else 0
+        pipe.is_free = not (pipe.shallow or pipe.is_ours)
         if not pipe.is_ours:
             pipe.direct += 1
             self.device.submit(urb, partial(self._read_done, pipe, complete))
@@ -440,7 +454,7 @@ class PostedReads(AttachedDevice):
         pipe.has_completed = True
         if result.length:
             pipe.moments.append(self._now())
-        if result.status not in (UrbStatus.OK, UrbStatus.CANCELLED):
+        if result.status is not _OK and result.status is not UrbStatus.CANCELLED:
             pipe.asked = 0
         complete(result)
 

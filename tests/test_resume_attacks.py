@@ -65,6 +65,9 @@ class Counted:
     def received(self, channel: int, data: bytes) -> None:
         pass
 
+    def finished(self) -> None:
+        pass
+
 
 class Thief:
     """Somebody who wants to go on with a session."""

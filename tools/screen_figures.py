@@ -34,7 +34,12 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import ClientSession, connect
 from rusb.filters.model import Filter
 from rusb.rdp import capabilities, gfx
-from rusb.rdp.channels import ChannelLimits, ChannelListener, ChannelRegistry
+from rusb.rdp.channels import (
+    ChannelHandler,
+    ChannelLimits,
+    ChannelListener,
+    ChannelRegistry,
+)
 from rusb.rdp.graphics.pixels import to_bytes, to_depth
 from rusb.rdp.graphics.updates import CELL, Damage, Encoder, Form
 from rusb.rdp.share import DataType
@@ -220,7 +225,7 @@ class Blind:
         self.came.set()
 
 
-class Pipeline:
+class Pipeline(ChannelHandler):
     """Acknowledges frames of the graphics pipeline."""
 
     def __init__(self) -> None:

@@ -137,6 +137,7 @@ class Connection(asyncio.Protocol):
         """Take what the other end says."""
         try:
             self._link.received(0, data)
+            self._link.finished()
         except RusbError as error:
             log.warning("%s: %s", self._peer, error)
             self._lose(str(error))

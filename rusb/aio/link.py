@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from rusb.errors import LocalProtocolError
+from rusb.rdp.channels import ChannelHandler
 from rusb.wire.base import CloseChannel, Event, OpenChannel, Output, Send, Side
 
 __all__ = ["Sender", "WireLink", "no_channels"]
@@ -42,7 +43,7 @@ class Sender(Protocol):
     ) -> None: ...
 
 
-class WireLink:
+class WireLink(ChannelHandler):
     """One wire core and the channels under it.
 
     Args:
@@ -135,15 +136,20 @@ class WireLink:
     def received(self, channel: int, data: bytes) -> None:
         """A whole message arrived; raises what the core raises.
 
-        One on a channel that is not open here is ignored: it has crossed a close.
+        More may follow: events and outputs wait for :meth:`finished`. One on a channel
+        that is not open here is ignored: it has crossed a close.
         """
         self.messages += 1
         if channel not in self._channels:
             return
         if self.beside is not None and data[4:5] == _BESIDE:
+            self.flush()  # in order with the core's
             self.beside(memoryview(data)[_FRAME.size :])
             return
         self.core.receive_data(channel, data, now=self.now())
+
+    def finished(self) -> None:
+        """The last of some messages has arrived."""
         self.flush()
 
     def send_beside(self, device: int, message: bytes) -> None:
@@ -182,31 +188,34 @@ class WireLink:
         """Hand out events and send outputs until there are no more."""
         if self._is_flushing:
             return  # the call further out goes on with it
-        self._is_flushing = True
         core = self.core
-        try:
-            while events := core.events():
-                for event in events:
-                    self.on_event(event)
-            outputs = core.outputs()
-        finally:
-            self._is_flushing = False
+        if events := core.events():
+            self._is_flushing = True
+            try:
+                while events:
+                    for event in events:
+                        self.on_event(event)
+                    events = core.events()
+            finally:
+                self._is_flushing = False
+        outputs = core.outputs()
         if self._is_closed:
             return
-        for output in outputs:
-            if isinstance(output, Send):
-                self._send(
-                    output.channel,
-                    output.data,
-                    flow=output.device,
-                    is_urgent=output.is_urgent,
-                    is_fence=output.is_fence,
-                )
-            else:
-                self._execute(output)
         if outputs:
+            send = self._send
+            for output in outputs:
+                if isinstance(output, Send):
+                    send(
+                        output.channel,
+                        output.data,
+                        flow=output.device,
+                        is_urgent=output.is_urgent,
+                        is_fence=output.is_fence,
+                    )
+                else:
+                    self._execute(output)
             self._flush()
-        due = None if self._stopped is not None else core.next_deadline()
+        due = core.next_deadline() if self._stopped is None else None
         if due != self._due:
             self._set_timer(due)
 

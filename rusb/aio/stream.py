@@ -379,17 +379,28 @@ class RdpStream(asyncio.Protocol):
 
     def _hand_out(self) -> None:
         serving = self._channels.get
-        for event in self.core.events():
-            if isinstance(event, ChannelData):
-                handler = serving(event.channel)
-                if handler is not None:
-                    handler.received(event.channel, event.data)
+        last: ChannelHandler | None = None
+        try:
+            for event in self.core.events():
+                if isinstance(event, ChannelData):
+                    handler = serving(event.channel)
+                    if handler is not None:
+                        if handler is not last:
+                            if last is not None:
+                                last.finished()
+                            last = handler
+                        handler.received(event.channel, event.data)
+                        continue
+                if last is not None:
+                    last.finished()
+                    last = None
+                if isinstance(event, TlsRequested):
+                    self._start_tls()
                 else:
                     self._on_event(event)
-            elif isinstance(event, TlsRequested):
-                self._start_tls()
-            else:
-                self._on_event(event)
+        finally:
+            if last is not None:
+                last.finished()
 
     def _next_turn(self) -> None:
         self._had_turn = False

@@ -29,6 +29,11 @@ class ChannelHandler(Protocol):
     def received(self, channel: int, data: bytes) -> None:
         """Take one whole message. What it raises ends the connection."""
 
+    def finished(self) -> None:
+        """What has come by now has been handed out, or of this channel: do what waits
+        until then. Most have nothing."""
+        return
+
     def closed(self, channel: int) -> None:
         """Forget the channel: it is gone, or the connection is."""
 

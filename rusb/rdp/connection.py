@@ -433,7 +433,11 @@ class Connection(ABC):
         """Handle every whole packet, as far as our turn goes, and keep the rest."""
         buffer, pos = self._buffer, 0
         self.has_more = False
-        if buffer:
+        if not buffer and self._is_active and not self._security.is_encrypted:
+            pos = self._take_chunks(data, 0)
+            if pos == len(data):
+                return  # as nearly always
+        elif buffer:
             # what completes the packet; all else stays where it is
             pos = max(self._needed - len(buffer), 0) if self._needed else len(data)
             buffer += data[:pos] if pos < len(data) else data

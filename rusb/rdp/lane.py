@@ -62,6 +62,9 @@ class Carried(Protocol):
     def received(self, channel: int, data: bytes, /) -> None:
         """Take a message; what it raises ends the session."""
 
+    def finished(self) -> None:
+        """Do what the messages so far ask for."""
+
 
 class _Way:
     """What arrives over one connection; what it raises ends the session.
@@ -70,10 +73,14 @@ class _Way:
 
     Attributes:
         received: takes each message; the wire's own, for it is what each of them costs.
+        finished: likewise, for some of them.
     """
 
-    def __init__(self, received: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self, received: Callable[[int, bytes], None], finished: Callable[[], None]
+    ) -> None:
         self.received = received
+        self.finished = finished
 
     def closed(self, channel: int) -> None:
         """The connection is over."""
@@ -144,7 +151,7 @@ class Lane:
         self._channel = self._control = self.channel = 0
         self._flush: Callable[[], None] = _no_flush
         self._carried: Carried | None = None
-        self._way = _Way(_ignore)
+        self._way = _Way(_ignore, _no_flush)
         self._told = self._told_at = 0  # messages acknowledged; bytes until then
         self._timer: Timer | None = None
 
@@ -285,9 +292,9 @@ class Lane:
         connection.keep_channel(channel, self._keep, self._on_turn)
         take, mine = self._carried.received, self.channel
         if channel != mine:
-            self._way = _Way(lambda channel, data: take(mine, data))
+            self._way = _Way(lambda _, data: take(mine, data), self._carried.finished)
         else:
-            self._way = _Way(take)
+            self._way = _Way(take, self._carried.finished)
         serve(self._way)
         self._told, self._told_at = self.received, connection.bytes_received
         connection.mark = 0

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.rdpsnd import SoundAgreed, SoundNoted, SoundServer
 from rusb.rfb import events as rfb
 
@@ -88,7 +89,7 @@ class GuestSound:
             listener.stop()
 
 
-class AudioChannel:
+class AudioChannel(ChannelHandler):
     """The channel of one client.
 
     Args:

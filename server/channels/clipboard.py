@@ -7,6 +7,7 @@ somebody pastes; what one viewer copies no other one gets.
 import asyncio
 import enum
 
+from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.cliprdr import (
     ClipboardNoted,
     ClipboardServer,
@@ -194,7 +195,7 @@ class GuestClipboard:
             self._offer()
 
 
-class ClipboardChannel:
+class ClipboardChannel(ChannelHandler):
     """The channel of one client.
 
     Args:

@@ -114,7 +114,7 @@ def _nothing(*_: object) -> None:
     pass
 
 
-class _Graphics:
+class _Graphics(ChannelHandler):
     """The graphics pipeline of a client, from its capabilities to its viewer."""
 
     def __init__(
@@ -162,7 +162,7 @@ class _Graphics:
         self.closed(channel)
 
 
-class _Control:
+class _Control(ChannelHandler):
     """Tells the viewer which size its client wants."""
 
     def __init__(

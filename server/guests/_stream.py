@@ -172,6 +172,7 @@ class DeviceStream(asyncio.Protocol):
         """Take what the guest says, as far as there is room."""
         try:
             self._link.received(0, data)
+            self._link.finished()
         except RusbError as error:
             log.warning("%s: the guest's stream: %s", self._device.name, error)
             self.abort()

@@ -96,19 +96,48 @@ async def test_a_core_has_several_channels_and_loses_one_alone() -> None:
     link.opened(3, "toy")
     link.opened(4, "toy")
     link.received(3, b"a")
+    link.finished()
     link.received(4, b"b")
+    link.finished()
     assert below.take() == [
         *("opened 3 toy", "opened 4 toy", "3: a", "> 3 A", "4: b", "> 4 B")
     ]
     link.closed(4)
     link.closed(4)
     link.received(4, b"c")
+    link.finished()
     link.received(3, b"d")
+    link.finished()
     assert below.take() == ["closed 4", "3: d", "> 3 D"]
     link.close()
     link.close()
     link.received(3, b"e")
+    link.finished()
     assert below.take() == ["closed 3"]
+
+
+async def test_messages_that_came_together_are_answered_together() -> None:
+    below = Below()
+    link = below.link
+    link.opened(3, "toy")
+    below.take()
+    link.received(3, b"a")
+    link.received(3, b"b")
+    assert not below.take()
+    link.finished()
+    assert below.take() == ["3: a", "3: b", "> 3 A", "> 3 B"]
+
+
+async def test_what_is_beside_the_core_stays_behind_what_came_before() -> None:
+    below = Below()
+    link = below.link
+    link.opened(3, "toy")
+    below.take()
+    link.beside = lambda message: below.log.append(bytes(message).decode())
+    link.received(3, b"a")
+    link.received(3, b"\x02\0\0\0\x52beside")
+    link.finished()
+    assert below.take() == ["3: a", "> 3 A", "beside"]
 
 
 async def test_every_output_is_executed_in_order() -> None:
@@ -123,6 +152,7 @@ async def test_every_output_is_executed_in_order() -> None:
     assert below.take() == ["> 3 1", "open toy", "> 4 2", "close 4", "> 3 3"]
     below.link.closed(4)  # the core knows
     below.link.received(4, b"late")
+    below.link.finished()
     below.link.close()
     assert below.take() == ["closed 3"]
 

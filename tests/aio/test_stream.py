@@ -313,7 +313,7 @@ class Letters(Feeder):
         self._events += [ChannelData(channel, data) for channel in data]
 
 
-class Reader:
+class Reader(ChannelHandler):
     """Serves a channel, until it has read a message."""
 
     def __init__(self, serving: dict[int, ChannelHandler]) -> None:

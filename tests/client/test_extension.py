@@ -48,6 +48,7 @@ async def test_a_wire_that_has_begun_goes_on_without_resume(has_begun: bool) -> 
     extension.may_carry(protocol, link, WIRE, lambda handler: None)
     if has_begun:
         link.received(WIRE, b"NEGOTIATE, say")
+        link.finished()
     extension.received(CONTROL, HELLO)
     assert len(sent) == len(live) == (not has_begun)
     link.close()

@@ -13,6 +13,7 @@ from rusb.errors import LocalProtocolError, RemoteProtocolError
 from rusb.rdp import svc
 from rusb.rdp.channels import (
     DRDYNVC,
+    ChannelHandler,
     ChannelLimits,
     ChannelListener,
     ChannelRegistry,
@@ -82,7 +83,7 @@ def foreign(joined: Joined) -> Joined:
 # ----------------------------------------------------------------- registry ----
 
 
-class Handler:
+class Handler(ChannelHandler):
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
 

@@ -12,7 +12,12 @@ import pytest
 from rusb.client import wires
 from rusb.client.session import ClientSession, connect
 from rusb.rdp import dispcontrol, gfx
-from rusb.rdp.channels import ChannelLimits, ChannelListener, ChannelRegistry
+from rusb.rdp.channels import (
+    ChannelHandler,
+    ChannelLimits,
+    ChannelListener,
+    ChannelRegistry,
+)
 from rusb.rdp.share import DataType
 from rusb.server.display import h264, sizes, video
 from rusb.server.session import ServerSession
@@ -35,7 +40,7 @@ SIZE = 251
 ALLOW = b"\1\0\0\0" + bytes(8)
 
 
-class Handler:
+class Handler(ChannelHandler):
     """Serves one channel of a client.
 
     Attributes:

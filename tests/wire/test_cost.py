@@ -15,7 +15,7 @@ import rusb
 from rusb.aio.protocols import listeners, load_protocol
 from rusb.client.backends.emulated import Loopback
 from rusb.rdp import events as rdp
-from rusb.rdp.channels import ChannelRegistry
+from rusb.rdp.channels import ChannelHandler, ChannelRegistry
 from rusb.rdp.client import ClientSettings
 from rusb.rdp.connection import Connection
 from rusb.rdp.server import ServerSettings
@@ -35,7 +35,7 @@ MOST_CALLS = {"vrdpusb": (71, 76), "rdpeusb": (76, 86)}
 """For a transfer of 512 bytes, and for one of 64 KiB."""
 
 
-class End:
+class End(ChannelHandler):
     """One end: a core and what carries its channels."""
 
     def __init__(self, protocol: WireProtocol, core: wire.Side) -> None:

@@ -318,12 +318,12 @@ class VrdpUsbDeviceSide(DeviceSide):
         )
         device = self._devices.get(number)
         before = device.pending.get(handle) if device is not None else None
-        if device is not None and before is not None and before.is_cancelled:
+        if before is not None or not handle:
+            if device is None or before is None or not before.is_cancelled:
+                # An answer would end the other URB of that handle.
+                self._ignore(f"SUBMIT_URB with handle {handle}, 0 or in flight")
+                return
             device.take(handle)  # the server waits for it no more
-        elif not handle or before is not None:
-            # An answer would end the other URB of that handle.
-            self._ignore(f"SUBMIT_URB with handle {handle}, 0 or in flight")
-            return
         is_in = direction == codec.DIRECTION_IN
         start = codec.SUBMIT.size
         payload: bytes | memoryview = b""

@@ -56,6 +56,9 @@ class End:
         self.messages += 1
         self.got.append(data)
 
+    def finished(self) -> None:
+        """What has come is there already."""
+
     def run_timers(self) -> None:
         due, self.due = self.due, []
         for callback in due:
