@@ -35,7 +35,7 @@ help:
 	@echo "make coverage    the share of branches that make unit takes, and its floor"
 	@echo "make check       ruff, formatting, strict typing"
 	@echo "make bench       measure the URB path beside a raw TLS stream"
-	@echo "make figures     measure what the guest's screen costs, in three minutes"
+	@echo "make figures     measure what the guest's screen costs, in six minutes"
 	@echo "make manual      write the man pages and the shells' completion again"
 	@echo "make docs        build the documentation site into site/; warnings are errors"
 	@echo "make wheel-test  test the built wheel instead of the checkout"

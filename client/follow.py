@@ -28,7 +28,7 @@ class Follow:
 
     Args:
         resume: ``resume(config, may_ask)``, connects to a server, waits for *may_ask*,
-            and goes on there with what we have.
+            and goes on there with what we have; raises RusbError.
         go_to: called with how to connect, at the moment from which what we have is
             there and no longer here.
         lost: called with why, when we are not there although what we have is.
@@ -48,7 +48,7 @@ class Follow:
         self._tasks = TaskSet()
         self._task: asyncio.Task[None] | None = None
         self._has_moved = asyncio.Event()
-        self._config: ClientConfig | None = None  # where we are ready to be
+        self._config: ClientConfig | None = None  # where we said that we can be
 
     def told(
         self, extension: Extension, move: rusbext.Move | None, before: ClientConfig
@@ -61,11 +61,19 @@ class Follow:
             before: how it is connected to.
         """
         if move is None:
-            if self._config is not None:
-                self._go_to(self._config)
+            config, self._config = self._config, None
+            if config is not None and self._task is not None:
+                self._go_to(config)
                 self._has_moved.set()
+                if self._task.done():
+                    self._lost(
+                        ConnectionLost(
+                            f"the connection to {config.server} broke meanwhile"
+                        )
+                    )
         elif self._task is None or self._task.done():
             self._has_moved.clear()
+            self._config = None
             work = self._follow(extension, move, before)
             self._task = self._tasks.start(work, "following the machine")
 
@@ -83,24 +91,25 @@ class Follow:
         async def may_ask() -> None:
             self._config = config
             extension.answer_move(is_there=True)
-            async with asyncio.timeout(MOVE_SECONDS):
-                await self._has_moved.wait()
+            try:
+                async with asyncio.timeout(MOVE_SECONDS):
+                    await self._has_moved.wait()
+            except TimeoutError:
+                raise ConnectionLost("the devices were not moved in time") from None
 
         try:
             if not move.host or not move.port:
                 raise ConnectionLost("the server does not say where that is")
             await self._resume(config, may_ask)
-        except (RusbError, TimeoutError) as error:
-            why = error if isinstance(error, RusbError) else ConnectionLost("too late")
+        except RusbError as why:
             if self._has_moved.is_set():
                 self._lost(why)
                 return
-            extension.answer_move(is_there=False)
+            if self._config is None:
+                extension.answer_move(is_there=False)
             self._on_event(SessionStays(before.server, config.server, why))
         else:
             self._on_event(SessionMoved(before.server, config.server))
-        finally:
-            self._config = None
 
 
 async def first_of(work: Awaitable[object], done: asyncio.Future[None]) -> None:

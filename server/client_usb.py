@@ -89,6 +89,7 @@ class ClientUsb:
         self._channels: ChannelRegistry
         self._waiting_wire: tuple[WireProtocol, int] | None = None
         self._to_resume: Ticket | None = None  # or it has to go
+        self._recalled: Ticket | None = None  # goes to another server
         self._proof_timer: asyncio.TimerHandle | None = None
         self._is_dynamic = False  # it has dynamic channels, too
 
@@ -208,7 +209,10 @@ class ClientUsb:
                 raise
             self._tell_stays(f"it was not quiet within {seconds:g} s")
             return False
-        return self._ticket is ticket
+        if self._ticket is not ticket:
+            return False
+        self._recalled = ticket
+        return True
 
     @property
     def places(self) -> list[str]:
@@ -230,6 +234,7 @@ class ClientUsb:
         ticket = self._ticket
         if ticket is None or not ticket.devices.is_back:
             raise ConnectionLost("the client has gone")
+        self._host.parking.forget(ticket)
         client = self._client
         before, network, owner = client.state(), client.network, client.owner
         lane = ticket.lane
@@ -246,24 +251,19 @@ class ClientUsb:
         )
 
     def leave(self, to: Elsewhere) -> None:
-        """All that the client has is elsewhere now, and so it goes there."""
-        ticket = self._ticket
-        if ticket is None or self.extension is None:
-            return
+        """What the client has can go on elsewhere only, after :meth:`recall`; so it
+        goes there, or begins anew there."""
+        ticket, self._recalled = self._recalled, None
+        assert ticket is not None
         self._host.parking.forget(ticket)
-        self.devices.remove(ticket.devices)
         ticket.devices.leave_for_good()
+        if ticket.holder is not self:  # its connection broke meanwhile
+            ticket.holder.give_up(f"its machine runs at {to} now")
+            return
+        assert self.extension is not None
+        self.devices.remove(ticket.devices)
         self.extension.tell_moved()
         self._host.tell(events.ClientSentOn(self.number, str(to), True))
-
-    def give_up_devices(self, why: str) -> None:
-        """They can neither go on here nor elsewhere."""
-        ticket = self._ticket
-        if ticket is not None:
-            self._host.parking.forget(ticket)
-            self.devices.remove(ticket.devices)
-            ticket.devices.close(why)
-            self._client.drop(why)
 
     @property
     def _ticket(self) -> Ticket | None:

@@ -12,6 +12,7 @@ from rusb.rdp.graphics.surfaces import Picture
 from .base import Rectangle, ScreenSource
 from .guest_screen import GuestScreen
 from .keyboard import Keyboard
+from .pace import Pace
 from .pointer import Pointer
 from .rounds import Drawing, Job, Shown, Video, encode_round, has_pipeline
 from .sizes import SizeWishes
@@ -21,10 +22,6 @@ from .video import LONGEST, Detector, Stream, cells_of
 __all__ = ["MAX_PICTURES", "Hub"]
 
 log = logging.getLogger(__name__)
-
-TICK = 0.025
-"""Seconds between two rounds of encoding, and at least twice what the last one took: at
-most half a core goes into pictures, the rest is for USB."""
 
 MAX_CELLS = 4096
 """Cells of one viewer that are encoded in a round, as a screen of 1280x800 has: others
@@ -63,6 +60,7 @@ class Hub:
         video: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.head = head
+        self._pace = Pace()
         self._quality = video
         self._detector = Detector()
         self._stream: Stream | None = None
@@ -80,7 +78,6 @@ class Hub:
         self._tick: asyncio.Task[None] | None = None
         self._is_due_again = False
         self._is_closed = False
-        self._after = 0.0
         # of the guest's screen: what viewers have that are up to date, and who they are
         self._shadow: Shadow | None = None
         self._current: set[Shown] = set()
@@ -129,7 +126,15 @@ class Hub:
             self._is_due_again = True
         elif self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(max(self._after, loop.time()), self._begin)
+            self._timer = loop.call_at(self._pace.next(loop.time()), self._begin)
+
+    def touched(self) -> None:
+        """A viewer types or points at something: what comes of it is shown soon."""
+        self._pace.touched(asyncio.get_running_loop().time())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self.due()
 
     def move(self, x: int, y: int) -> None:
         """A viewer's pointer is elsewhere, maybe beyond the screen."""
@@ -230,7 +235,7 @@ class Hub:
         for viewer in watching:
             viewer.show_pointer(self._source.cursor)
         if sum(viewer.picture_size for viewer in watching) > MAX_PICTURES:
-            self._after = asyncio.get_running_loop().time() + TICK
+            self._pace.ended(asyncio.get_running_loop().time(), 0.0)
             return  # who has sent its picture calls due()
         jobs = [
             Job(
@@ -277,7 +282,7 @@ class Hub:
         for job, updates in zip(jobs, done, strict=True):
             self._send(job, updates)
         self._note_video(video, loop.time())
-        self._after = loop.time() + max(TICK, 2 * took) - took
+        self._pace.ended(loop.time(), took)
 
     def _send(self, job: Job, updates: Sequence[Drawing]) -> None:
         viewer = job.viewer

@@ -28,6 +28,7 @@ _BUTTONS = {
 
 def pass_on(event: Input, hub: Hub, viewer: Hashable) -> None:
     """Do in the guest what a viewer did."""
+    hub.touched()
     match event:
         case KeyInput():
             hub.keyboard.key(viewer, event.code, is_down=event.is_pressed)

@@ -13,7 +13,7 @@ from rusb.client.session import ClientSession, connect
 from rusb.rdp.graphics.updates import Update
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.share import DataType
-from rusb.server.display import guest_screen, hub
+from rusb.server.display import guest_screen, pace
 from tests.support.screen_guest import ScreenGuest
 from tests.support.vnc import VncServer, cursor, led, raw, rect, update
 from tests.support.whole_path import Lab, machine, say, sessions_of
@@ -137,7 +137,7 @@ async def test_nothing_more_is_read_than_is_shown(
             await until(lambda: session.viewer and session.viewer.frames)
             viewer = session.viewer
             assert viewer
-            monkeypatch.setattr(hub, "TICK", 2.0)
+            monkeypatch.setattr(pace, "TICK", 2.0)
             for number in range(2):  # the first one begins a pause
                 frames, count = viewer.frames, asked(vnc)
                 vnc.say(update(raw(16 * number, 0, 16, 16, 0xFF0000)))

@@ -11,6 +11,7 @@ from rusb.rdp.graphics.canvas import Canvas
 from rusb.rdp.graphics.pointers import Cursor
 from rusb.rdp.graphics.updates import Cells, Damage, Form
 from rusb.server.display import hub as module
+from rusb.server.display import pace
 from rusb.server.display.base import Rectangle
 from rusb.server.display.hub import Hub
 from rusb.server.display.keyboard import Keyboard
@@ -122,7 +123,7 @@ async def test_who_is_busy_or_does_not_look_gets_it_later(hub: Hub) -> None:
 async def test_rounds_keep_their_distance(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TICK", 0.1)
+    monkeypatch.setattr(pace, "TICK", 0.1)
     viewer = Viewer()
     hub.add(viewer)
     loop = asyncio.get_running_loop()
@@ -131,6 +132,22 @@ async def test_rounds_keep_their_distance(
         hub.damaged([(0, 0, 1, 1)])
         await asyncio.sleep(0.005)
     assert loop.time() - begin > 0.35
+
+
+async def test_what_comes_of_a_key_does_not_wait_for_a_busy_loop(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if it was typed while the next round was waited for."""
+    monkeypatch.setattr(pace, "BUSY", 0.0)  # whatever it takes is much
+    monkeypatch.setattr(pace, "BUSY_TICK", 1000.0)
+    viewer = Viewer()
+    hub.add(viewer)
+    await until_sent(viewer)
+    hub.damaged([(0, 0, 1, 1)])
+    await asyncio.sleep(0.1)
+    assert len(viewer.updates) == 1
+    hub.touched()
+    await until_sent(viewer, rounds=2)
 
 
 async def test_large_screens_come_in_rounds(

@@ -13,6 +13,7 @@ from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.graphics.pointers import Cursor
 from rusb.rdp.graphics.updates import Cells, Damage, Form, Update, UpdateKind
 from rusb.server.display import hub as hubs
+from rusb.server.display import pace
 from rusb.server.display.base import Rectangle
 from rusb.server.display.hub import Hub
 from rusb.server.display.keyboard import Keyboard
@@ -118,7 +119,7 @@ async def settle(hub: Hub) -> None:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "TICK", 0.0)
+    monkeypatch.setattr(pace, "TICK", 0.0)
 
 
 def scroll(screen: Screen, rows: int) -> None:

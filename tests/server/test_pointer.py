@@ -57,13 +57,19 @@ class FakeHub:
     def __init__(self, guest: Guest) -> None:
         self.pointer = Pointer(guest)
         self.move = self.pointer.move
+        self.touches = 0
         self.keys: list[tuple[int, bool]] = []
         self.keyboard = Keyboard(
             lambda code, is_down: self.keys.append((code, is_down))
         )
 
+    def touched(self) -> None:
+        self.touches += 1
+
     def pass_on(self, event: Input) -> None:
+        touches = self.touches
         pass_on(event, self, "viewer")  # type: ignore[arg-type]
+        assert self.touches == touches + 1
 
 
 @pytest.fixture

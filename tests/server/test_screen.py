@@ -27,7 +27,7 @@ class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drawn: list[list[str]] = []
         monkeypatch.setattr("rusb.server.display.status.status_frame", self._draw)
-        monkeypatch.setattr("rusb.server.display.hub.TICK", 0.0)
+        monkeypatch.setattr("rusb.server.display.pace.TICK", 0.0)
 
     def _draw(
         self, width: int, height: int, name: str, devices: list[str], problem: str

@@ -54,7 +54,7 @@ async def test_no_picture_without_a_display(
         return status_frame(width, height, name, devices, problem)
 
     monkeypatch.setattr("rusb.server.display.status.status_frame", draw)
-    monkeypatch.setattr("rusb.server.display.hub.TICK", 0.0)
+    monkeypatch.setattr("rusb.server.display.pace.TICK", 0.0)
     properties = {"Client/DisableDisplay": str(int(is_disabled))}
     async with place.serve(properties=properties), place.visit() as client:
         await usb_works(place)

@@ -4,18 +4,12 @@ The guest is a BIOS, which reads and configures a keyboard whenever it starts.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rusb.client.backends.emulated import EmulatedBackend
-from rusb.client.config import ClientConfig
-from rusb.client.events import SessionEvent
-from rusb.client.session import ClientSession, connect
-from rusb.server.machine.control import call, control_path
 from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport.messages import Display
 from tests.support.breaking import until
@@ -25,6 +19,8 @@ from tests.support.teleporting import (
     Counting,
     Host,
     hardware,
+    plugged,
+    reset,
     running,
     state,
     teleport,
@@ -47,46 +43,6 @@ async def target(tmp_path: Path) -> AsyncIterator[Host]:
     found.machine.remote_display = display
     async with asyncio.timeout(60), found:
         yield found
-
-
-class Plugged:
-    """A client, and what it has said."""
-
-    session: ClientSession
-
-    def __init__(self) -> None:
-        self.events: list[SessionEvent] = []
-
-    def said(self) -> str:
-        return "\n".join(map(str, self.events))
-
-
-@contextlib.asynccontextmanager
-async def plugged(
-    source: Host, *devices: Counting, **changes: object
-) -> AsyncIterator[Plugged]:
-    """A client with keyboards, which the source's guest has configured."""
-    port = (await state(SOURCE)).display.port
-    config = ClientConfig(
-        "127.0.0.1", port, known_servers=source.folder / "known", reconnect=True
-    )
-    config = replace(config, **changes)  # type: ignore[arg-type]
-    backend = EmulatedBackend(devices=list(devices))
-    found = Plugged()
-    async with connect(
-        config, backends=[backend], on_event=found.events.append
-    ) as found.session:
-        await until(lambda: source.log.count("VUSB: Attached") == len(devices))
-        await reset(SOURCE, *devices)
-        yield found
-
-
-async def reset(uuid: str, *devices: Counting) -> None:
-    """The guest starts anew, and finds the keyboards."""
-    for device in devices:
-        device.resets = 0
-    await call(control_path(uuid), "reset")
-    await until(lambda: all(device.resets for device in devices))
 
 
 async def test_a_client_goes_where_its_machine_goes(source: Host, target: Host) -> None:

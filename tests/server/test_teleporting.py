@@ -41,6 +41,7 @@ from tests.support.teleporting import (
     state,
     teleport,
     wait_state,
+    when_sent,
 )
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
@@ -332,20 +333,6 @@ async def test_a_password_that_virtualbox_set_is_of_no_use(tmp_path: Path) -> No
 
 
 # --------------------------------------------------------------- while it moves ----
-
-
-def when_sent(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Message], then: Callable[[], object]
-) -> None:
-    """Do something at the moment at which a message is about to leave."""
-    send = TeleportCore.send
-
-    def spy(core: TeleportCore, message: Message) -> None:
-        send(core, message)
-        if isinstance(message, kind):
-            then()
-
-    monkeypatch.setattr(TeleportCore, "send", spy)
 
 
 def when_streamed(

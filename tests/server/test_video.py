@@ -16,7 +16,7 @@ from rusb.rdp.graphics.pointers import Cursor
 from rusb.rdp.graphics.surfaces import Picture, Tile
 from rusb.rdp.graphics.updates import Cells, Compression, Damage, Form, Update
 from rusb.server.display import hub as hubs
-from rusb.server.display import rounds
+from rusb.server.display import pace, rounds
 from rusb.server.display import video as videos
 from rusb.server.display.base import Rectangle
 from rusb.server.display.h264 import H264Encoder
@@ -274,7 +274,7 @@ async def cinema(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cinema]:
     # a loaded machine plays more slowly than a video does
     monkeypatch.setattr(videos, "LONGEST", 2.0)
     monkeypatch.setattr(hubs, "LONGEST", 0.2)
-    monkeypatch.setattr(hubs, "TICK", 0.001)
+    monkeypatch.setattr(pace, "TICK", 0.001)
     with ThreadPoolExecutor(1) as thread:
         cinema = Cinema(thread)
         async with asyncio.timeout(60):

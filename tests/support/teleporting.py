@@ -2,19 +2,28 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rusb.client.backends.emulated import Keyboard
+import pytest
+
+from rusb.client.backends.emulated import EmulatedBackend, Keyboard
+from rusb.client.config import ClientConfig
+from rusb.client.events import SessionEvent
+from rusb.client.session import ClientSession, connect
 from rusb.filters.model import Filter
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.process import QemuProcess
 from rusb.server.machine.running import RunningMachine
+from rusb.server.machine.teleport.core import TeleportCore
+from rusb.server.machine.teleport.messages import Message
 from rusb.server.state import MachineState
 from rusb.server.vbox.model import Adapter, Controller, Drive, Hardware
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.server.vbox.teleporter import Teleporter
+from tests.support.breaking import until
 from tests.support.rusbserver import free_port
 
 __all__ = [
@@ -22,13 +31,17 @@ __all__ = [
     "TARGET",
     "Counting",
     "Host",
+    "Plugged",
     "begin",
     "hardware",
+    "plugged",
     "qemu_of",
+    "reset",
     "running",
     "state",
     "teleport",
     "wait_state",
+    "when_sent",
 ]
 
 SOURCE = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a716"
@@ -170,3 +183,60 @@ async def wait_state(uuid: str, wanted: str) -> None:
         if (await state(uuid)).state == wanted:
             return
         await asyncio.sleep(0.02)
+
+
+def when_sent(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Message], then: Callable[[], object]
+) -> None:
+    """Do something at the moment at which a message is about to leave."""
+    send = TeleportCore.send
+
+    def spy(core: TeleportCore, message: Message) -> None:
+        send(core, message)
+        if isinstance(message, kind):
+            then()
+
+    monkeypatch.setattr(TeleportCore, "send", spy)
+
+
+class Plugged:
+    """A client, and what it has said."""
+
+    session: ClientSession
+
+    def __init__(self) -> None:
+        self.events: list[SessionEvent] = []
+
+    def said(self) -> str:
+        return "\n".join(map(str, self.events))
+
+
+@contextlib.asynccontextmanager
+async def plugged(
+    source: Host, *devices: Counting, **changes: object
+) -> AsyncIterator[Plugged]:
+    """A client with keyboards, which the source's guest has configured."""
+    port = (await state(SOURCE)).display.port
+    config = ClientConfig(
+        "127.0.0.1", port, known_servers=source.folder / "known", reconnect=True
+    )
+    config = replace(config, **changes)  # type: ignore[arg-type]
+    backend = EmulatedBackend(devices=list(devices))
+    found = Plugged()
+    async with (
+        asyncio.timeout(40),
+        connect(
+            config, backends=[backend], on_event=found.events.append
+        ) as found.session,
+    ):
+        await until(lambda: source.log.count("VUSB: Attached") == len(devices))
+        await reset(SOURCE, *devices)
+        yield found
+
+
+async def reset(uuid: str, *devices: Counting) -> None:
+    """The guest starts anew, and finds the keyboards."""
+    for device in devices:
+        device.resets = 0
+    await call(control_path(uuid), "reset")
+    await until(lambda: all(device.resets for device in devices))

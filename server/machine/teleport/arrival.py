@@ -313,7 +313,7 @@ class Arrival:
         try:
             await relay.run()
             await telling
-            if takeover.has_taken:  # the source has to hear of it
+            if takeover.has_answered:  # the source has to hear of it
                 with contextlib.suppress(RusbError, TimeoutError):
                     async with asyncio.timeout(LAST_TIMEOUT):
                         await link.wait_over()

@@ -19,7 +19,7 @@ from ...moving import MovedClient
 __all__ = ["VERSION", "from_json", "to_json"]
 
 VERSION: Final = 1
-"""Of the form; a target that knows another one leaves its clients with the source."""
+"""Of the form; a target that knows another one does not take the client."""
 
 MAX_TEXT: Final = 4096
 MAX_BYTES: Final = 512 << 10

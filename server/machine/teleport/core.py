@@ -61,6 +61,7 @@ _TABLE: Final[dict[Kind, tuple[tuple[bool, ...], tuple[Step, ...], Step | None]]
     Kind.TAKE: (_SOURCE, (Step.MOVED,), None),
     Kind.CLIENT: (_SOURCE, (Step.MOVED,), None),
     Kind.TAKEN: (_TARGET, (Step.MOVED,), None),
+    Kind.NOT_TAKEN: (_TARGET, (Step.MOVED,), None),
     Kind.DEVICE: (_BOTH, (Step.MOVED,), None),
     Kind.GONE: (_BOTH, (Step.MOVED,), None),
 }

@@ -19,7 +19,17 @@ from ...elsewhere import Elsewhere
 from ...moving import MovedClient
 from .clients import from_json, to_json
 from .link import Link
-from .messages import MAX_BODY, Client, Device, Message, Take, Taken, serialize
+from .messages import (
+    MAX_BODY,
+    MAX_REASON,
+    Client,
+    Device,
+    Message,
+    NotTaken,
+    Take,
+    Taken,
+    serialize,
+)
 from .relay import Relay
 from .seam import Stream, receive
 
@@ -29,7 +39,7 @@ RECALL_SECONDS: Final = 5.0
 """For what is in flight to come back; else the client stays."""
 
 TAKEN_SECONDS: Final = 20.0
-"""For the target to say that it has a client."""
+"""For the target to say whether it has a client."""
 
 
 class Handover:
@@ -61,8 +71,8 @@ class Handover:
         self._tasks.start(self._hand_over(client), "teleport: a client changes over")
 
     async def aclose(self) -> None:
-        """Hand nothing over any more. Idempotent."""
-        await self._tasks.aclose()
+        """Hand nothing over any more; what is under way ends. Idempotent."""
+        await self._tasks.drain(RECALL_SECONDS)
 
     async def _hand_over(self, client: ClientUsb) -> None:
         async with self._one:
@@ -75,19 +85,19 @@ class Handover:
                 return
             try:
                 await self._send(client, found)
-                client.leave(self._to)
-            except (RusbError, OSError, TimeoutError) as error:
-                self._log(f"Teleporter: a client did not change over: {error}")
-                client.give_up_devices(str(error))
+            except (RusbError, OSError) as error:
+                self._log(f"Teleporter: a client begins anew: {error}")
             finally:
                 for number in found:
                     self._relay.drop(number)
+            client.leave(self._to)
 
     async def _send(self, client: ClientUsb, numbers: list[int]) -> None:
         """Take the streams off the relay, and send what is known of the client.
 
         Raises:
-            RusbError: a device has left meanwhile, or the target.
+            RusbError: a device has left meanwhile, or the target, or that cannot
+                take it.
         """
         await self._link.send(Take(tuple(numbers)))
         taken = await asyncio.gather(*map(self._relay.take_home, numbers))
@@ -112,8 +122,9 @@ class Handover:
         if len(serialize(message)) > MAX_BODY:
             raise ConnectionLost("too much of it is under way")
         await self._link.send(message)
-        async with asyncio.timeout(TAKEN_SECONDS):
-            await self._link.receive_handover()
+        answer = await self._link.receive_handover(TAKEN_SECONDS)
+        if isinstance(answer, NotTaken):
+            raise ConnectionLost(f"the target cannot take it: {answer.reason}")
 
 
 async def _rest(stream: Stream) -> bytes:
@@ -149,7 +160,7 @@ class Takeover:
         log: writes a line.
 
     Attributes:
-        has_taken: a client has changed over.
+        has_answered: the source is told what became of a client.
     """
 
     def __init__(
@@ -163,13 +174,14 @@ class Takeover:
         self._link, self._relay, self._devices = link, relay, devices
         self._machine, self._log = machine, log
         self._taken: dict[int, asyncio.Task[Stream | None]] = {}
-        self.has_taken = False
+        self.has_answered = False
 
     async def run(self) -> None:
-        """Take what comes, until it is cancelled."""
+        """Take what comes, until the link is over, or it is cancelled."""
         try:
-            while True:
-                await self._take(await self._link.receive_handover())
+            with contextlib.suppress(RusbError):  # the relay says that the link is over
+                while True:
+                    await self._take(await self._link.receive_handover())
         finally:
             for task in self._taken.values():
                 task.cancel()
@@ -183,13 +195,15 @@ class Takeover:
                         self._taken[number] = asyncio.ensure_future(work)
             case Client(value):
                 taken, self._taken = self._taken, {}
+                answer: Message = Taken()
                 try:
                     await self._arrive(value, taken)
                 except (RusbError, OSError) as error:
-                    self._log(f"Teleporter: a client did not change over: {error}")
-                self.has_taken = True
+                    self._log(f"Teleporter: a client begins anew: {error}")
+                    answer = NotTaken(str(error)[:MAX_REASON])
+                self.has_answered = True
                 try:
-                    await self._link.send(Taken())
+                    await self._link.send(answer)
                 finally:
                     for number, task in taken.items():
                         task.cancel()

@@ -15,7 +15,18 @@ from rusb.oserrors import reason
 from rusb.usb.text import clean_text
 
 from .core import GREETING, MAX_GREETING, TeleportCore, check_greeting
-from .messages import Alive, Client, Display, Failed, Message, Take, Taken
+from .messages import (
+    MAX_REASON,
+    MAX_REFUSED,
+    Alive,
+    Client,
+    Display,
+    Failed,
+    Message,
+    NotTaken,
+    Take,
+    Taken,
+)
 
 __all__ = ["Link", "PeerFailed", "accept", "dial", "proof"]
 
@@ -208,7 +219,7 @@ class Link:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = TaskSet()
         self._is_silent = True
-        self._handovers: asyncio.Queue[Take | Client | Taken] = asyncio.Queue(INBOX)
+        self._handovers: asyncio.Queue[Message] = asyncio.Queue(INBOX)
         self._display: asyncio.Future[Display]
         self._display = asyncio.get_running_loop().create_future()
 
@@ -255,7 +266,7 @@ class Link:
         """Say that it is over, if the other end still listens."""
         with contextlib.suppress(RusbError, TimeoutError):
             async with asyncio.timeout(ALIVE_PERIOD):
-                await self.send(Failed(why[:2000], refused[:200]))
+                await self.send(Failed(why[:MAX_REASON], refused[:MAX_REFUSED]))
 
     async def receive(self, kind: type[M], seconds: float = ANSWER_TIMEOUT) -> M:
         """Wait for a message of a kind; the core lets no other come.
@@ -271,7 +282,16 @@ class Link:
 
     async def receive_any(self, seconds: float | None = None) -> Message:
         """Wait for the next message; raises as :meth:`receive` does."""
-        taken = asyncio.ensure_future(self._inbox.get())
+        return await self._next_of(self._inbox, seconds)
+
+    async def receive_handover(self, seconds: float | None = None) -> Message:
+        """Wait for the next message about a client that changes over; likewise."""
+        return await self._next_of(self._handovers, seconds)
+
+    async def _next_of(
+        self, queue: asyncio.Queue[Message], seconds: float | None
+    ) -> Message:
+        taken = asyncio.ensure_future(queue.get())
         try:
             first: set[asyncio.Future[Any]] = {taken, self._over}
             await asyncio.wait(
@@ -287,10 +307,6 @@ class Link:
     async def wait_over(self) -> None:
         """Wait until the connection is over, and raise why."""
         await asyncio.shield(self._over)
-
-    async def receive_handover(self) -> Take | Client | Taken:
-        """Wait for the next message about a client that changes over."""
-        return await self._handovers.get()
 
     async def wait_display(self) -> Display:
         """Wait until the target says where it serves the machine's display."""
@@ -347,6 +363,8 @@ class Link:
             case Display():
                 if not self._display.done():
                     self._display.set_result(message)
+            case NotTaken(why):
+                await self._handovers.put(NotTaken(clean_text(why)))
             case Take() | Client() | Taken():
                 await self._handovers.put(message)
             case _:

@@ -12,6 +12,8 @@ from rusb.errors import ParseError
 __all__ = [
     "MAX_BODY",
     "MAX_HOSTS",
+    "MAX_REASON",
+    "MAX_REFUSED",
     "TOKEN",
     "VERSION",
     "Accept",
@@ -31,6 +33,7 @@ __all__ = [
     "Loaded",
     "Logon",
     "Message",
+    "NotTaken",
     "Offer",
     "Progress",
     "Run",
@@ -68,7 +71,7 @@ _NUMBER = struct.Struct(">H")
 
 
 class Kind(enum.IntEnum):
-    """The type of a message; those below 16 have a body of JSON."""
+    """The type of a message; DATA, DEVICE and GONE have no body of JSON."""
 
     FAILED = 0
     HELLO = 1
@@ -89,12 +92,14 @@ class Kind(enum.IntEnum):
     DATA = 16
     DEVICE = 17
     GONE = 18
+    NOT_TAKEN = 19
 
 
 class Message:
-    """One of the messages below."""
+    """One of the messages below; *readers* of what its JSON has."""
 
     kind: ClassVar[Kind]
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     __slots__ = ()
 
 
@@ -316,7 +321,6 @@ class Accept(Message):
     """The target is equal, and ready for the stream."""
 
     kind: ClassVar[Kind] = Kind.ACCEPT
-    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +352,6 @@ class Loaded(Message):
     """The target has all of it, and waits for RUN."""
 
     kind: ClassVar[Kind] = Kind.LOADED
-    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +359,6 @@ class Run(Message):
     """The machine belongs to the target from now on."""
 
     kind: ClassVar[Kind] = Kind.RUN
-    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +366,6 @@ class Running(Message):
     """It runs at the target."""
 
     kind: ClassVar[Kind] = Kind.RUNNING
-    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +417,22 @@ class Taken(Message):
     """The client may go on at the target."""
 
     kind: ClassVar[Kind] = Kind.TAKEN
-    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken(Message):
+    """It may not: its devices leave the guest.
+
+    Attributes:
+        reason: a sentence.
+    """
+
+    reason: str
+
+    kind: ClassVar[Kind] = Kind.NOT_TAKEN
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "reason": _text(MAX_REASON)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,7 +440,6 @@ class Alive(Message):
     """A sign of life."""
 
     kind: ClassVar[Kind] = Kind.ALIVE
-    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,7 +474,7 @@ _SPOKEN: dict[int, Any] = {
     found.kind: found
     for found in (
         *(Failed, Hello, Logon, Welcome, Offer, Accept, Progress, End, Loaded),
-        *(Run, Running, Display, Take, Client, Taken, Alive),
+        *(Run, Running, Display, Take, Client, Taken, NotTaken, Alive),
     )
 }
 

@@ -1,0 +1,242 @@
+"""Whatever fails while a client changes over to the host of its machine (7.11): it ends
+up where the machine runs, or stays with the relay; real QEMU, real sockets.
+
+The guest is a BIOS, which reads and configures a keyboard whenever it starts.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rusb.client import follow
+from rusb.client.extension import Extension
+from rusb.client.redial import Redial
+from rusb.errors import ParseError
+from rusb.server.machine.running import RunningMachine
+from rusb.server.machine.teleport import handover
+from rusb.server.machine.teleport.messages import (
+    Client,
+    Display,
+    Message,
+    Take,
+    Taken,
+)
+from rusb.usb.urb import Completion, Urb
+from tests.support.breaking import Wire, until
+from tests.support.teleporting import (
+    SOURCE,
+    TARGET,
+    Counting,
+    Host,
+    Plugged,
+    hardware,
+    plugged,
+    reset,
+    running,
+    state,
+    teleport,
+    wait_state,
+    when_sent,
+)
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
+
+
+@pytest.fixture
+async def source(tmp_path: Path) -> AsyncIterator[Host]:
+    async with running(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def target(tmp_path: Path) -> AsyncIterator[Host]:
+    found = Host.waiting(tmp_path / "target", hardware(tmp_path))
+    display = replace(found.machine.remote_display, enabled=True)
+    found.machine.remote_display = display
+    async with asyncio.timeout(60), found:
+        yield found
+
+
+@pytest.fixture
+async def wire(target: Host) -> AsyncIterator[Wire]:
+    """Between the hosts."""
+    async with Wire(target.port).up() as found:
+        yield found
+
+
+def before(
+    monkeypatch: pytest.MonkeyPatch, of: type, name: str, then: Callable[[], object]
+) -> None:
+    """Do something, once, when a method is about to be called."""
+    method, done = getattr(of, name), list[object]()
+
+    def spy(*args: object, **known: object) -> object:
+        if not done:
+            done.append(then())
+        return method(*args, **known)
+
+    monkeypatch.setattr(of, name, spy)
+
+
+async def check_anew(client: Plugged, target: Host, keyboard: Counting) -> None:
+    """The client is at the target, where the guest has seen its device anew."""
+    await until(lambda: "VUSB: Attached" in target.log)
+    await reset(TARGET, keyboard)
+    assert client.session.is_connected
+    assert "no longer keeps the devices" in client.said()
+
+
+async def check_moved(
+    client: Plugged, hosts: tuple[Host, Host], *used: Counting
+) -> None:
+    """The client is at the target, whose guest has noticed nothing."""
+    source, target = hosts
+    await until(lambda: target.log.count("Remote USB: resumed after") > 0)
+    await reset(TARGET, *used)
+    assert client.session.is_connected
+    assert "Detached" not in source.log + target.log
+
+
+class Stubborn(Counting):
+    """A keyboard that does not give reads back."""
+
+    reads = 0
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        self.reads += urb.setup is None
+        super().submit(urb, complete)
+
+    def cancel(self, urb_id: int) -> None:
+        pass
+
+
+async def test_a_client_that_is_not_quiet_in_time_stays(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "RECALL_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "MOVE_SECONDS", 0.5)
+    keyboard = Stubborn()
+    async with plugged(source, keyboard) as client:
+        await until(lambda: keyboard.reads)
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        await until(lambda: "stays: it was not quiet within 0.2 s" in source.log)
+        await until(lambda: "were not moved in time" in client.said())
+        await reset(TARGET, keyboard)  # by relay
+        assert (await state(SOURCE)).state == "teleported"
+        assert client.session.is_connected
+        assert "VUSB: Attached" not in target.log
+        assert "Detached" not in source.log
+    await source.wait_ended()
+
+
+async def test_a_target_that_cannot_take_a_client_says_so(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(value: object) -> object:
+        raise ParseError("a client in form 1, not 2\x1b")
+
+    monkeypatch.setattr(handover, "from_json", refuse)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await check_anew(client, target, keyboard)
+        why = "the target cannot take it: a client in form 1, not 2"
+        assert f"a client begins anew: {why}" in source.log
+        assert "a client begins anew: a client in form 1" in target.log
+        assert "\x1b" not in source.log
+        await source.wait_ended()
+
+
+@pytest.mark.parametrize("kind", [Take, Client])
+async def test_a_link_between_the_hosts_that_breaks_meanwhile(
+    kind: type[Message],
+    source: Host,
+    target: Host,
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The state has not come: the client begins anew where the machine is."""
+    when_sent(monkeypatch, kind, wire.cut)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(wire.port))["error"] == ""
+        await check_anew(client, target, keyboard)
+        await source.wait_ended()
+        assert "a client begins anew: " in source.log
+
+
+async def test_a_link_between_the_hosts_that_breaks_before_ready(
+    source: Host, target: Host, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before(monkeypatch, Extension, "answer_move", wire.cut)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(wire.port))["error"] == ""
+        await check_anew(client, target, keyboard)
+        await source.wait_ended()
+
+
+async def test_a_target_that_has_the_client_and_is_not_heard(
+    source: Host, target: Host, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is at the target, so the guest keeps it."""
+    when_sent(monkeypatch, Taken, wire.cut)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(wire.port))["error"] == ""
+        await until(lambda: "Remote USB: resumed after" in target.log)
+        await reset(TARGET, keyboard)
+        assert client.session.is_connected
+        assert "Detached" not in target.log
+        await source.wait_ended()
+
+
+@pytest.fixture
+async def far(target: Host, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+    """Between the client and the target's remote display."""
+    find = RunningMachine._display
+    async with Wire(0).up() as found:
+
+        def over_it(machine: RunningMachine) -> Display:
+            display = find(machine)
+            found.far = display.port
+            return replace(display, port=found.port)
+
+        monkeypatch.setattr(RunningMachine, "_display", over_it)
+        yield found
+
+
+@pytest.mark.parametrize("when", ["before MOVED", "at MOVED"])
+async def test_a_client_that_loses_the_target_dials_it_again(
+    when: str,
+    source: Host,
+    target: Host,
+    far: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if when == "before MOVED":
+        when_sent(monkeypatch, Take, far.cut)
+    else:
+        before(monkeypatch, Redial, "go_to", far.cut)
+    keyboards = Counting(serial="1"), Counting(serial="2")
+    async with plugged(source, *keyboards) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await check_moved(client, (source, target), *keyboards)
+        await source.wait_ended()
+
+
+async def test_a_client_that_loses_the_target_later_comes_back(
+    source: Host, target: Host, far: Wire
+) -> None:
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await check_moved(client, (source, target), keyboard)
+        await source.wait_ended()
+        far.cut()
+        await until(lambda: target.log.count("Remote USB: resumed after") == 2)
+        await check_moved(client, (source, target), keyboard)
