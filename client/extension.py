@@ -131,6 +131,7 @@ class Extension(ChannelHandler):
     ) -> None:
         self._on_move, self._on_hello = on_move, on_hello
         self._greeting: rusbext.Hello | None = None
+        self._has_asked = False  # to go on
         self.connection: Connection | None = None
         self._ticket = ticket
         self._lane: Lane | None = None  # of the ticket, once this carries the wire
@@ -185,11 +186,11 @@ class Extension(ChannelHandler):
         match message:
             case rusbext.Ack() if self._lane is not None:
                 self._lane.acknowledged(message.received)
-            case rusbext.Hello() if self._lane is None:
+            case rusbext.Hello() if self._greeting is None:
                 self._hello(message)
-            case rusbext.Resumed() if self._lane is None:
+            case rusbext.Resumed() if self._has_asked and self._lane is None:
                 self._resumed(message)
-            case rusbext.Refused() if self._lane is None:
+            case rusbext.Refused() if self._has_asked and self._lane is None:
                 self._refuse()
             case rusbext.Move() if self._lane is not None and self._on_move is not None:
                 self._on_move(message)
@@ -237,8 +238,8 @@ class Extension(ChannelHandler):
     def _hello(self, hello: rusbext.Hello) -> None:
         if not hello.features & Feature.RESUME or not self._wire:
             return
+        self._greeting = hello
         if self._ticket is not None and self._on_hello is not None:
-            self._greeting = hello
             self._on_hello()
         elif self._ticket is not None:
             self._ask(hello, self._ticket)
@@ -263,6 +264,7 @@ class Extension(ChannelHandler):
 
     def _ask(self, hello: rusbext.Hello, ticket: Ticket) -> None:
         assert self.connection is not None
+        self._has_asked = True
         ticket.grace = min(hello.grace_ms / 1000, MAX_GRACE)
         self._on_resume()
         ticket.lane.unbind()
@@ -274,7 +276,9 @@ class Extension(ChannelHandler):
 
     def _resumed(self, message: rusbext.Resumed) -> None:
         ticket = self._ticket
-        if ticket is None or not ticket.lane.can_resume(message.received):
+        assert ticket is not None
+        if not ticket.lane.can_resume(message.received):
+            ticket.is_void = True
             raise RemoteProtocolError(
                 f"the server resumes at {message.received} messages, which cannot be"
             )

@@ -41,7 +41,7 @@ from .policy import SHOWS_ELSE, Policy, Reading, View, describe_identity
 from .reading import DEVICE_SIZE, DescriptorReader
 from .stand_in import StandIn
 
-__all__ = ["Attachment", "why_failed"]
+__all__ = ["MAX_BYTES_BESIDE", "MAX_BYTES_IN_FLIGHT", "Attachment", "why_failed"]
 
 log = logging.getLogger(__name__)
 
@@ -342,14 +342,9 @@ class Attachment:
             if not is_right:
                 raise ParseError("a configuration that the device does not have")
 
-    def pause(self) -> None:
-        """The client reads too slowly: stop the guest, unless little is in flight."""
-        self._most_bytes = MAX_BYTES_BESIDE
-        self._pause_or_resume()
-
-    def resume(self) -> None:
-        """The client has caught up: let the guest go on."""
-        self._most_bytes = MAX_BYTES_IN_FLIGHT
+    def allow(self, most: int) -> None:
+        """So many bytes may be in flight from now on; above it the guest waits."""
+        self._most_bytes = most
         self._pause_or_resume()
 
     def leave(self) -> None:

@@ -94,7 +94,7 @@ class DeviceList(Protocol):
         protocol, core, link: the wire to the client.
         commands: what the client runs by itself; None: it does not.
         tell: gets what happens.
-        is_paused: the guest is to wait.
+        most_bytes: that the guest may have in flight at a device.
         away_until: nothing reaches the client now, at most so long; None: it does.
         attachments: what of the list is on its way into the guest, in it, or on its
             way out, by the number that the client gave it.
@@ -108,7 +108,7 @@ class DeviceList(Protocol):
     link: WireLink
     commands: Commands | None
     tell: Callable[[events.Event], None]
-    is_paused: bool
+    most_bytes: int
     away_until: float | None
     attachments: dict[int, Attachment]
 
@@ -318,8 +318,7 @@ class ListedDevice:
             flush=self._list.link.flush,
             now=self._list.link.now,
         )
-        if self._list.is_paused:
-            attachment.pause()
+        attachment.allow(self._list.most_bytes)
         if self._list.away_until is not None:
             attachment.leave()
         attachment.watch_changed(self.end)
@@ -384,8 +383,7 @@ class ListedDevice:
         attachment.come_back()
         core, flush = self._list.core, self._list.link.flush
         attachment.rebind(fresh.wire_id, core, flush, is_open=True, has_waited=True)
-        if self._list.is_paused:
-            attachment.pause()
+        attachment.allow(self._list.most_bytes)
         text = "its client is back; the guest goes on with it"
         self._list.tell(events.DeviceNoted(self.subject, text))
         return attachment

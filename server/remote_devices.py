@@ -13,7 +13,7 @@ from rusb.wire._commands import Commands
 from rusb.wire.vrdpusb import VrdpUsbGuestSide, WireState
 
 from . import events
-from .attachments import Attachment
+from .attachments import MAX_BYTES_BESIDE, MAX_BYTES_IN_FLIGHT, Attachment
 from .guests.base import AttachedDevice
 from .listed_device import ATTACH_TIMEOUT, DeviceHost, DeviceList, ListedDevice
 from .moving import MovedDevice
@@ -60,7 +60,8 @@ class RemoteDevices(DeviceList):
         self._listed: dict[int, ListedDevice] = {}
         self._leaving: dict[int, ListedDevice] = {}  # unlisted, not yet detached
         self.attachments: dict[int, Attachment] = {}
-        self._is_slow = self._is_full = self.is_paused = False
+        self._is_slow = self._is_full = False
+        self.most_bytes = MAX_BYTES_IN_FLIGHT
         self.is_closed = self._is_held = False
         self.away_until: float | None = None
         self._loop = asyncio.get_running_loop()
@@ -296,19 +297,21 @@ class RemoteDevices(DeviceList):
     def set_slow(self, is_slow: bool) -> None:
         """Does the client read too slowly? Then the guest waits."""
         self._is_slow = is_slow
-        self._pause_or_resume()
+        self._adapt()
 
     def set_full(self, is_full: bool) -> None:
-        """Is all kept that may be kept for the client? Then the guest waits."""
+        """Is all kept that may be kept for the client? Then the guest waits, also with
+        nothing in flight: what it gives up is kept, too."""
         self._is_full = is_full
-        self._pause_or_resume()
+        self._adapt()
 
-    def _pause_or_resume(self) -> None:
-        want = self._is_slow or self._is_full
-        if want != self.is_paused:
-            self.is_paused = want
-            for attachment in self.attachments.values():
-                (attachment.pause if want else attachment.resume)()
+    def _adapt(self) -> None:
+        """Let the guest have as much in flight as the client can take."""
+        self.most_bytes = MAX_BYTES_BESIDE if self._is_slow else MAX_BYTES_IN_FLIGHT
+        if self._is_full:
+            self.most_bytes = 0
+        for attachment in self.attachments.values():
+            attachment.allow(self.most_bytes)
 
     def has_same(self, info: DeviceInfo) -> bool:
         """Is this a device that the guest has from here?"""

@@ -214,19 +214,19 @@ async def test_a_slow_client_holds_devices_that_send_much(wire: Wire) -> None:
         urb = Urb(number, TransferType.BULK, 0x02, size, bytes(size))
         attachment.submit(urb, lambda result: None)
 
-    attachment.pause()
+    attachment.allow(MAX_BYTES_BESIDE)
     submit(1, MAX_BYTES_BESIDE // 2)
     assert seen == []
     submit(2, MAX_BYTES_BESIDE // 2)
     assert seen == [True]
     attachment.cancel(1)
     assert seen == [True]  # until less than half is left
-    attachment.pause()
-    attachment.resume()
+    attachment.allow(MAX_BYTES_BESIDE)
+    attachment.allow(MAX_BYTES_IN_FLIGHT)
     assert seen == [True, False]
     submit(3, MAX_BYTES_BESIDE)
     assert seen == [True, False]
-    attachment.pause()
+    attachment.allow(MAX_BYTES_BESIDE)
     assert seen == [True, False, True]
 
 
