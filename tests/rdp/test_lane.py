@@ -339,3 +339,93 @@ def check_order(sent: list[tuple[bytes, str]], got: list[bytes], which: str) -> 
 def test_random_messages_and_drops() -> None:
     replays = sum(run_random(seed, 400) for seed in seeds(60, 400))
     assert replays > 100
+
+
+# ------------------------------------------------------------ to another server ----
+
+
+def to_another_server(some: Line, window: int = 1 << 20) -> None:
+    """The server's end becomes one that knows nothing but the state of the old one."""
+    old = some.server
+    old.lane.unbind()
+    new = some.server = End(window)
+    new.lane.adopt(old.lane.channel, old.lane.state())
+    new.got = old.got
+
+
+def test_what_is_kept_goes_on_at_another_server() -> None:
+    """Some have come and are acknowledged, some have come, some were lost, some never
+    left: whoever goes on sends what the peer has not got."""
+    some = line()
+    some.connect()
+    for text in (b"acknowledged", b"arrived"):
+        some.server.send(text)
+    some.move()
+    some.server.lane.acknowledged(1)
+    some.client.send(b"up")
+    some.move()
+    some.server.send(b"lost")
+    some.joined.server.data_to_send()
+    some.server.lane.unbind()
+    some.server.send(b"waits")
+    to_another_server(some)
+    fits = [n for n in range(6) if some.server.lane.can_resume(n)]
+    assert fits == [1, 2, 3]
+    some.connect()
+    assert some.server.lane.replayed == 1
+    some.server.send(b"new")
+    some.client.send(b"up again")
+    some.move()
+    assert some.client.got == [b"acknowledged", b"arrived", b"lost", b"waits", b"new"]
+    assert some.server.got == [b"up", b"up again"]
+    assert some.client.lane.received == some.server.lane.sent == 5
+
+
+def test_it_may_go_on_twice_before_the_client_comes() -> None:
+    some = line()
+    some.connect()
+    some.server.send(b"lost")
+    some.joined.server.data_to_send()
+    for text in (b"a", b"b"):
+        to_another_server(some)
+        some.server.send(text)
+    some.connect()
+    some.move()
+    assert some.client.got == [b"lost", b"a", b"b"]
+
+
+def test_the_channel_may_have_another_number_at_another_server() -> None:
+    some = line()
+    some.connect()
+    some.server.send(b"here")
+    some.move()
+    to_another_server(some)
+    some.connect(channels=(RUSBEXT, USB))
+    some.server.send(b"there")
+    some.client.send(b"up")
+    some.move()
+    assert some.client.got == [b"here", b"there"]
+    assert some.server.got == [b"up"]
+
+
+def test_what_is_kept_counts_at_another_server() -> None:
+    """One with a smaller window is full at once, until the client has taken it."""
+    some = line(window=100_000)
+    some.connect()
+    for _ in range(40):
+        some.server.send(bytes(1000))
+    some.joined.server.data_to_send()
+    some.server.lane.unbind()
+    for _ in range(20):
+        some.server.send(bytes(1000))
+    size = some.server.lane.size
+    assert size == 60 * (1000 + MESSAGE_COST)
+    to_another_server(some, window=size - 1)
+    assert some.server.lane.size == size
+    assert some.server.full == [True]
+    some.connect()
+    while some.move():
+        some.client.run_timers()
+    assert some.server.full == [True, False]
+    assert some.client.got == [bytes(1000)] * 60
+    assert some.server.lane.size == 0
