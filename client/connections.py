@@ -76,6 +76,7 @@ class Connections:
             resume=self.resume,
             begin=self.begin,
             drop=self._drop,
+            go_elsewhere=self._go_elsewhere,
             on_event=on_event,
             on_over=on_over,
         )
@@ -363,6 +364,13 @@ class Connections:
         if ticket is None:
             raise ConnectionLost("there is nothing to go on with")
         await self.resume(ticket, FOLLOW_SECONDS, config=config, may_ask=may_ask)
+
+    def _go_elsewhere(self) -> bool:
+        """The connection broke before the server could say that it has sent us on."""
+        config = self._follow.give_up()
+        if config is not None:
+            self._go_to(config)
+        return config is not None
 
     def _go_to(self, config: ClientConfig) -> None:
         self.config = config

@@ -77,6 +77,13 @@ class Follow:
             work = self._follow(extension, move, before)
             self._task = self._tasks.start(work, "following the machine")
 
+    def give_up(self) -> ClientConfig | None:
+        """Return where we said that we can be, for somebody else to go there."""
+        config, self._config = self._config, None
+        if config is not None and self._task is not None:
+            self._task.cancel()
+        return config
+
     async def aclose(self) -> None:
         """Stay where we are. Idempotent."""
         await self._tasks.aclose()

@@ -51,6 +51,8 @@ class Redial:
             connection.
         drop: ``drop(ticket)``, gives back the devices that the server does not keep:
             all but those that *ticket* stands for.
+        go_elsewhere: called when the server keeps nothing; has it sent us to another
+            one, perhaps with what it had? Then we go there.
         on_event: gets every event.
         on_over: called with why, once it is of no use to go on.
 
@@ -65,6 +67,7 @@ class Redial:
         resume: Callable[[Ticket, float], Awaitable[None]],
         begin: Callable[[float], Awaitable[str]],
         drop: Callable[[Ticket | None], Awaitable[None]],
+        go_elsewhere: Callable[[], bool],
         on_event: Callable[[SessionEvent], None],
         on_over: Callable[[RusbError], None],
     ) -> None:
@@ -73,6 +76,7 @@ class Redial:
         self._resume = resume
         self._begin = begin
         self._drop = drop
+        self._go_elsewhere = go_elsewhere
         self._on_event = on_event
         self._on_over = on_over
         self._tasks = TaskSet()
@@ -144,6 +148,9 @@ class Redial:
             if self._why is None:
                 self._on_event(SessionResumed(server, round(clock() - heard, 1)))
                 await self._drop(ticket)
+                return
+            if self._go_elsewhere():
+                ticket.is_void = False  # perhaps good there
                 return
             self._on_event(SessionForgotten(server, is_late=ticket.left <= 0))
             self.forget()

@@ -184,3 +184,20 @@ async def test_it_is_asked_once_at_a_time() -> None:
     assert len(way.attempts) == 1
     await way.follow.aclose()
     assert (way.said, way.lost) == ([], [])
+
+
+async def test_somebody_else_may_go_there_once_we_said_that_we_can() -> None:
+    way = Way()
+    assert way.follow.give_up() is None
+    await way.told(THERE)
+    assert way.follow.give_up() is None
+    way.is_there.set()
+    await way.turns()
+    assert way.said == [True]
+    found = way.follow.give_up()
+    assert found is not None
+    assert found.server == "there:3390"
+    await way.turns()
+    await way.told(None)
+    assert (way.went, way.lost, way.events) == ([], [], [])
+    assert way.follow.give_up() is None

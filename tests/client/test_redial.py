@@ -47,6 +47,7 @@ class Way:
         self.done: list[str] = []
         self.events: list[SessionEvent] = []
         self.ended: list[Exception] = []
+        self.elsewhere = ""  # where the server may have sent us
         self.asked = asyncio.Event()
         self.may_go = asyncio.Event()
         self.may_go.set()
@@ -55,6 +56,7 @@ class Way:
             resume=self._resume,
             begin=self._begin,
             drop=self._drop,
+            go_elsewhere=self._go_elsewhere,
             on_event=self.events.append,
             on_over=self.ended.append,
         )
@@ -91,6 +93,12 @@ class Way:
         self.redial.connected()  # as a session does, before it is there
         await self._attempt(f"begin {seconds:g}")
         return "TLS 1.3"
+
+    def _go_elsewhere(self) -> bool:
+        there, self.elsewhere = self.elsewhere, ""
+        if there:
+            self.redial.go_to(there)
+        return bool(there)
 
     async def _drop(self, ticket: Ticket | None) -> None:
         self.done.append("drop" if ticket is None else "drop others")
@@ -245,3 +253,29 @@ async def test_it_looks_no_longer_once_closed() -> None:
     await way.redial.aclose()
     assert way.outcomes == [None]
     await way.redial.aclose()
+
+
+async def test_where_the_server_sent_us_the_ticket_may_be_good(
+    pauses: list[float],
+) -> None:
+    way = Way(UNKNOWN, None)
+    way.keeps()
+    way.elsewhere = "there:3389"
+    await way.go()
+    assert way.done == ["resume 5", "resume 5", "drop others"]
+    first, second, resumed = way.events
+    assert isinstance(first, ConnectionBroken)
+    assert isinstance(second, ConnectionBroken)
+    assert (first.server, second.server) == ("host:3389", "there:3389")
+    assert isinstance(resumed, SessionResumed)
+    assert resumed.server == "there:3389"
+
+
+async def test_where_it_is_not_good_either_we_begin_anew(pauses: list[float]) -> None:
+    way = Way(UNKNOWN, UNKNOWN, None)
+    way.keeps()
+    way.elsewhere = "there:3389"
+    await way.go()
+    assert way.done == ["resume 5", "resume 5", "drop", "begin 10"]
+    renewed = way.events[-1]
+    assert renewed == SessionRenewed("there:3389", "TLS 1.3")

@@ -240,3 +240,22 @@ async def test_a_client_that_loses_the_target_later_comes_back(
         far.cut()
         await until(lambda: target.log.count("Remote USB: resumed after") == 2)
         await check_moved(client, (source, target), keyboard)
+
+
+@pytest.mark.parametrize("kind", [Take, Client])
+async def test_a_client_that_loses_the_source_meanwhile_goes_to_the_target(
+    kind: type[Message], source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that it has, if that was sent already."""
+    keyboard = Counting()
+    async with Wire((await state(SOURCE)).display.port).up() as near:
+        when_sent(monkeypatch, kind, near.cut)
+        async with plugged(source, keyboard, port=near.port) as client:
+            assert (await teleport(target.port))["error"] == ""
+            await until(lambda: "there is no such session" in source.log)
+            if kind is Client:
+                await check_moved(client, (source, target), keyboard)
+            else:
+                await check_anew(client, target, keyboard)
+            await source.wait_ended()
+            assert "Remote USB: client 1 was given up" not in source.log

@@ -52,8 +52,6 @@ def from_json(value: object) -> MovedClient:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, enum.Enum):
-        return value.value
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
