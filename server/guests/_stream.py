@@ -1,19 +1,24 @@
 """Run a device side for one attached device over a socket: usbredir, USB/IP."""
 
 import asyncio
+import fcntl
 import logging
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from rusb.aio.link import WireLink
 from rusb.errors import RusbError
+from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import UrbResult
 from rusb.wire import base as wire
 from rusb.wire.usbip import UsbipDeviceSide
 from rusb.wire.usbredir import StreamState, UsbredirDeviceSide
 
+from ..serial.chips import find_ports
 from .base import AttachedDevice
 
 __all__ = ["DeviceStream", "MovableGuest", "StreamCore", "usbredir_core"]
@@ -30,6 +35,8 @@ price, and for a report of 8 bytes that is seven times its packet."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that the guest gets to read the last words."""
+
+_INT = struct.Struct("i")
 
 
 StreamCore: TypeAlias = UsbredirDeviceSide | UsbipDeviceSide
@@ -120,6 +127,7 @@ class DeviceStream(asyncio.Protocol):
         self._is_closing = False
         self._is_quiet: Callable[[], bool] | None = None  # it is to be recalled then
         self._is_gathering = False
+        self._ports: frozenset[int] | None = None  # endpoints of serial ones
         self._gathered = asyncio.Event()
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()  # to ask takes a system call
@@ -211,12 +219,6 @@ class DeviceStream(asyncio.Protocol):
 
     # ------------------------------------------------- called by the owner ----
 
-    @property
-    def keeps_reads_waiting(self) -> bool:
-        """Does the guest have several bulk reads waiting at one endpoint?"""
-        core = self._core
-        return isinstance(core, UsbredirDeviceSide) and core.waiting_reads() > 1
-
     async def aclose(self) -> None:
         """Unplug the device from the guest, close, wait for the end. Idempotent."""
         self._is_closing = True
@@ -238,6 +240,66 @@ class DeviceStream(asyncio.Protocol):
         """Close at once. Idempotent."""
         if self.transport is not None:
             self.transport.abort()
+
+    # ------------------------------------ to another QEMU (teleport.md 7.9) ----
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What is attached."""
+        return self._device.info
+
+    def keeps_reads_waiting(self, *, but_serial: bool = False) -> bool:
+        """Does the guest have several bulk reads waiting at one endpoint?
+
+        Args:
+            but_serial: not to count serial ports.
+        """
+        core = self._core
+        but = self._serial_inputs() if but_serial else ()
+        return isinstance(core, UsbredirDeviceSide) and core.waiting_reads(but) > 1
+
+    def suspend_reads(self) -> bool:
+        """Leave no read of the guest's waiting at the device's serial ports.
+
+        Returns:
+            It has some; wait then until :attr:`is_read`.
+        """
+        core, ports = self._core, self._serial_inputs()
+        if not ports or not isinstance(core, UsbredirDeviceSide):
+            return False
+        core.suspend_reads(ports)
+        self._link.flush()
+        return True
+
+    def resume_reads(self) -> None:
+        """Take them again."""
+        core = self._core
+        if isinstance(core, UsbredirDeviceSide) and not self._is_over:
+            core.resume_reads()
+            self._link.flush()
+
+    @property
+    def is_read(self) -> bool:
+        """Has the guest read all that we said, and have we what it said, with no read
+        left waiting?"""
+        core, transport = self._core, self.transport
+        if transport is None or self._is_over:
+            return True
+        assert isinstance(core, UsbredirDeviceSide)
+        is_written = not (self._out or self._block)
+        if not is_written or transport.get_write_buffer_size() or core.is_suspending:
+            return False
+        number = transport.get_extra_info("socket").fileno()
+        return not _waiting(number, termios.TIOCOUTQ) and not _waiting(
+            number, termios.FIONREAD
+        )
+
+    def _serial_inputs(self) -> frozenset[int]:
+        """The addresses at which its serial ports, if it has some, are read."""
+        if self._ports is None:
+            ports = find_ports(self._device.descriptors)
+            self._ports = frozenset(port.interface.data_in.address for port in ports)
+        return self._ports
 
     # -------------------------------------------------- to another server ----
 
@@ -405,3 +467,9 @@ class DeviceStream(asyncio.Protocol):
         else:
             transport.resume_reading()
             self.data_received(b"")
+
+
+def _waiting(number: int, request: int) -> int:
+    """Return how many bytes wait in a socket: for its peer, or for us."""
+    answer = fcntl.ioctl(number, request, bytes(_INT.size))
+    return int(_INT.unpack(answer)[0])

@@ -37,6 +37,10 @@ ATTACH_POLL = 0.05
 DELETE_TIMEOUT = 5.0
 """Seconds until QEMU must have deleted a usb-redir; it takes 0.02."""
 
+SUSPEND_TIMEOUT, SUSPEND_POLL = 2.0, 0.005
+"""Seconds until reads at serial ports must have been taken back; that takes 0.01, and a
+round trip to their client."""
+
 END_GRACE = 0.3
 """Seconds from the end of a usbredir stream to the event of the monitor that tells its
 reason: device_del, or the end of QEMU."""
@@ -89,7 +93,8 @@ class QemuGuest(HotplugGuest[_Plug]):
         )
         self._monitor: Monitor | None = None
         self._connecting = asyncio.Lock()
-        self._has_moved = False
+        self._has_moved = self._is_suspended = False
+        self._unread: set[DeviceStream] = set()
         self._expected: dict[str, tuple[str, str, socket.socket, socket.socket]] = {}
 
     # ---------------------------------------------------------- contract ----
@@ -197,23 +202,51 @@ class QemuGuest(HotplugGuest[_Plug]):
     def check_movable(self) -> None:
         """Check that QEMU can move what waits at the devices.
 
-        Of several reads at one endpoint it remembers one (7.2: teleport.md 7.9).
+        Of several reads at one endpoint it remembers one (7.2: teleport.md 7.9). Those
+        at serial ports count from :meth:`suspend_reads` on.
 
         Raises:
             GuestError: one has more.
         """
-        for plug in self._plugs.values():
-            if (
-                plug.is_in
-                and plug.stream is not None
-                and plug.stream.keeps_reads_waiting
+        for stream in self._streams():
+            if stream in self._unread or stream.keeps_reads_waiting(
+                but_serial=not self._is_suspended
             ):
                 raise GuestError(
-                    f"the guest keeps several reads waiting at {plug.device.info}, as"
-                    " it does while a serial port is open, and QEMU loses them when"
-                    " the machine moves: close the port in the guest first, or"
-                    " disconnect the device"
+                    f"the guest keeps several reads waiting at {stream.info}, and QEMU"
+                    " loses them when the machine moves: close in the guest what uses"
+                    " the device, or disconnect it"
                 )
+
+    async def suspend_reads(self) -> None:
+        """Leave no read waiting at serial ports; :meth:`check_movable` tells if one is.
+
+        Raises:
+            GuestError: QEMU does not answer.
+        """
+        monitor = await self._connect()
+        self._is_suspended = True
+        unread = self._unread = {s for s in self._streams() if s.suspend_reads()}
+        end = asyncio.get_running_loop().time() + SUSPEND_TIMEOUT
+        while unread and asyncio.get_running_loop().time() < end:
+            if all(stream.is_read for stream in unread):
+                await self._status(monitor)  # by then it has acted on what it read
+                if all(stream.is_read for stream in unread):
+                    unread.clear()
+                    break
+            await asyncio.sleep(SUSPEND_POLL)
+
+    def resume_reads(self) -> None:
+        """The machine has moved, or stays: serial ports are read again."""
+        self._is_suspended = False
+        self._unread = set()
+        for stream in self._streams():
+            stream.resume_reads()
+
+    def _streams(self) -> list[DeviceStream]:
+        """The streams of devices that are in the machine."""
+        plugs = self._plugs.values()
+        return [plug.stream for plug in plugs if plug.is_in and plug.stream is not None]
 
     def let_go(self) -> dict[str, socket.socket]:
         """The machine goes on in another QEMU, and this one is about to end.

@@ -1,7 +1,7 @@
 """The device side of usbredir: the usb-host, towards QEMU (usbredir.md 6 to 13)."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rusb.errors import LocalProtocolError, ParseError, RemoteProtocolError
@@ -91,6 +91,8 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         )
         self._was_reset = False  # nothing was asked since the last reset
         self._is_recalled = self.is_adopted = False
+        self._suspended: frozenset[int] = frozenset()
+        self._told_polled: set[int] = set()
 
     # ---------------------------------------------------------------- Side ----
 
@@ -195,9 +197,43 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         self._is_open = self._is_connected = self._is_recalled = True
         self.is_adopted = True
 
-    def waiting_reads(self) -> int:
-        """How many bulk reads of the guest wait at the endpoint that has most?"""
-        return self._requests.waiting_reads()
+    # ------------------------------------- for a QEMU that moves its machine ----
+
+    def waiting_reads(self, but: Collection[int] = ()) -> int:
+        """How many bulk reads of the guest wait at the endpoint that has most?
+
+        Args:
+            but: addresses of endpoints that do not count.
+        """
+        return self._requests.waiting_reads(but)
+
+    def suspend_reads(self, addresses: Collection[int]) -> None:
+        """Leave no read of the guest waiting at some bulk IN endpoints.
+
+        Those that wait are answered with what they have brought, often nothing. QEMU
+        is told that the endpoints are polled: then it keeps further ones to itself, and
+        moves all of them (teleport.md 7.9). What the device says has to wait.
+        """
+        if self._is_connected:
+            self._suspended = frozenset(addresses)
+            self._told_polled.update(addresses)
+            self._send_infos()
+            self._requests.suspend(self._suspended)
+            self._answer()
+
+    @property
+    def is_suspending(self) -> bool:
+        """Does a read still wait that :meth:`suspend_reads` has come back?"""
+        return self._requests.is_suspending
+
+    def resume_reads(self) -> None:
+        """Take the guest's reads again; one of those that QEMU kept brings nothing."""
+        suspended, self._suspended = self._suspended, frozenset()
+        self._requests.suspend(())
+        if suspended and self._is_connected:
+            for address in suspended:  # has QEMU try again
+                self._send_packet(Type.INTERRUPT, 0, address, codec.SUCCESS, 0)
+            self._send_infos()
 
     def congest(self, is_congested: bool) -> None:
         """The guest does not take what it is sent, or does again.
@@ -291,6 +327,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
 
     def _forget(self) -> None:
         self._info = self._state = None
+        self._suspended = frozenset()
         self._is_connected = False
         self._requests.forget_all()
         self._streams.stop_all()
@@ -301,7 +338,8 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         assert state is not None
         assert info is not None
         self._send_packet(Type.INTERFACE_INFO, 0, *interface_info(state))
-        self._send_packet(Type.EP_INFO, 0, *ep_info(state, info.speed, caps))
+        fields = ep_info(state, info.speed, caps, self._suspended)
+        self._send_packet(Type.EP_INFO, 0, *fields)
 
     # ----------------------------------------------------- from the guest ----
 
@@ -340,7 +378,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
             case Type.RESET:
                 self._reset()
             case Type.START_INTERRUPT:
-                self._streams.start_interrupt(packet, *self._endpoint(packet))
+                self._start_interrupt(packet)
             case Type.START_ISO:
                 self._streams.start_iso(packet, *self._endpoint(packet))
             case Type.STOP_INTERRUPT | Type.STOP_ISO:
@@ -349,6 +387,18 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
                 self._streams.output(packet)
             case Type.FILTER_REJECT:
                 self._rejected()
+
+    def _start_interrupt(self, packet: Packet) -> None:
+        """Poll an endpoint, unless its reads are suspended, or were when it was said.
+
+        After a stall QEMU would hand one to the guest when they are suspended again.
+        """
+        address = packet.fields[0]
+        if address in self._told_polled:
+            fields = codec.SUCCESS, address
+            self._send_packet(Type.INTERRUPT_STATUS, packet.id, *fields)
+        else:
+            self._streams.start_interrupt(packet, *self._endpoint(packet))
 
     def _endpoint(self, packet: Packet) -> tuple[EndpointDescriptor | None, int]:
         """The endpoint that a packet names, and the size of its packets."""

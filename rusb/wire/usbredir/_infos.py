@@ -1,5 +1,7 @@
 """What the device side tells of a device: interface_info and ep_info (6.2)."""
 
+from collections.abc import Collection
+
 from rusb.usb.descriptors import EndpointDescriptor
 from rusb.usb.state import DeviceState
 from rusb.usb.types import Speed, TransferType
@@ -24,8 +26,14 @@ def interface_info(state: DeviceState) -> tuple[int | bytes, ...]:
     return len(chosen), *(c.ljust(codec.ENDPOINTS, b"\0") for c in columns)
 
 
-def ep_info(state: DeviceState, speed: Speed, caps: int) -> list[bytes]:
-    """Return the fields: the endpoints of the same interfaces."""
+def ep_info(
+    state: DeviceState, speed: Speed, caps: int, polled: Collection[int] = ()
+) -> list[bytes]:
+    """Return the fields: the endpoints of the same interfaces.
+
+    Args:
+        polled: addresses of bulk endpoints that are said to be interrupt ones.
+    """
     types = bytearray([codec.NO_ENDPOINT] * codec.ENDPOINTS)
     intervals, interfaces = bytearray(codec.ENDPOINTS), bytearray(codec.ENDPOINTS)
     sizes = [0] * codec.ENDPOINTS
@@ -35,9 +43,12 @@ def ep_info(state: DeviceState, speed: Speed, caps: int) -> list[bytes]:
     for interface in state.interfaces[: codec.ENDPOINTS]:
         for endpoint in interface.endpoints:
             index = endpoint_index(endpoint.address)
-            types[index] = codec.TRANSFER_CODES[endpoint.transfer_type]
+            kind = endpoint.transfer_type
+            if endpoint.address in polled:
+                kind = TransferType.INTERRUPT
+            types[index] = codec.TRANSFER_CODES[kind]
             # 6.2: QEMU refuses a device with a polled endpoint whose interval is 0
-            is_polled = endpoint.transfer_type in _POLLED
+            is_polled = kind in _POLLED
             intervals[index] = endpoint.interval or int(is_polled)
             interfaces[index] = interface.number
             sizes[index] = packet_size(endpoint, speed)

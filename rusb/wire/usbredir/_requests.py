@@ -1,7 +1,7 @@
 """What the guest asked of the device side: one answer each, in order (9.1, 12)."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import CancelRequested, Event, UrbSubmitted
@@ -18,6 +18,7 @@ MAX_BYTES_PENDING = 32 << 20
 what is queued for a guest that does not read it is what a guest can make us keep."""
 
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
+_NOTHING = UrbResult(UrbStatus.OK)
 
 
 class _Request:
@@ -57,6 +58,7 @@ class Requests:
         self.due: list[tuple[Packet, UrbResult]] = []
         self._emit = emit
         self._was_full = self._is_recalled = False
+        self._suspended: Collection[int] = ()
         self._requests: dict[int, _Request] = {}  # by urb id
         self._by_guest: dict[int, int] = {}  # the guest's id to urb id
         self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
@@ -71,10 +73,14 @@ class Requests:
         )
         return self._was_full
 
-    def waiting_reads(self) -> int:
-        """How many bulk reads wait at the IN endpoint that has most of them?"""
-        reads = (len(order) for end, order in self._order.items() if end & 0x80)
-        return max(reads, default=0)
+    def waiting_reads(self, but: Collection[int]) -> int:
+        """How many bulk reads wait at the IN endpoint that has most of them?
+
+        Args:
+            but: addresses of endpoints that do not count.
+        """
+        ends = (end for end in self._order if end & 0x80 and end not in but)
+        return max((len(self._order[end]) for end in ends), default=0)
 
     def is_in_flight(self, guest_id: int) -> bool:
         """Is there a request with this id, and not cancelled?"""
@@ -89,6 +95,9 @@ class Requests:
         self._by_guest[packet.id] = urb.id
         if packet.type == Type.BULK:
             self._order.setdefault(urb.endpoint, deque()).append(urb.id)
+            if urb.endpoint in self._suspended:
+                self.complete(urb.id, _NOTHING)
+                return
         self._emit(UrbSubmitted(self.device, urb))
 
     def complete(self, urb_id: int, result: UrbResult) -> None:
@@ -98,7 +107,7 @@ class Requests:
             return  # cancelled
         if request.is_recalled and result.status is UrbStatus.CANCELLED:
             request.is_recalled = False
-            if not result.length:
+            if not result.length and request.urb.endpoint not in self._suspended:
                 request.is_back = True
                 if not self._is_recalled:
                     self.ask_again()
@@ -115,8 +124,23 @@ class Requests:
         """Have reads that wait for the device come back, the last first, so that what
         it says meanwhile comes with the first; all others end as ever."""
         self._is_recalled = True
-        for urb_id, request in reversed(self._requests.items()):
-            is_wanted = request.packet.id in self._by_guest
+        self._recall(lambda urb: True)
+
+    def suspend(self, endpoints: Collection[int]) -> None:
+        """Have bulk reads at these endpoints come back likewise, but answer them with
+        what they have brought, and further ones with nothing; until no endpoints are
+        named."""
+        self._suspended = endpoints
+        self._recall(lambda urb: urb.endpoint in endpoints)
+
+    @property
+    def is_suspending(self) -> bool:
+        """Does a read wait at an endpoint of :meth:`suspend`?"""
+        return any(self._order.get(address) for address in self._suspended)
+
+    def _recall(self, is_meant: Callable[[Urb], bool]) -> None:
+        for urb_id, request in list(reversed(self._requests.items())):
+            is_wanted = request.packet.id in self._by_guest and is_meant(request.urb)
             if is_wanted and request.may_be_recalled and not request.is_recalled:
                 request.is_recalled = True
                 self._emit(CancelRequested(self.device, urb_id))
@@ -179,6 +203,7 @@ class Requests:
 
     def forget_all(self) -> None:
         """Cancel everything and answer nothing."""
+        self._suspended = ()
         for urb_id in self._requests:
             self._emit(CancelRequested(self.device, urb_id))
         self._requests.clear()

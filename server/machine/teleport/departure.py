@@ -61,6 +61,10 @@ MAX_DOWNTIME: Final = 2_000_000
 DISPLAY_TIMEOUT: Final = 20.0
 """Seconds for the target to say where it serves the machine's remote display."""
 
+LITTLE: Final = 512 << 20
+"""Bytes of memory that may remain when reads at serial ports are suspended: seconds on
+a usual network, and more than QEMU sends between two looks at it, even of zeros."""
+
 TELL_PERIOD: Final = 0.5
 """Seconds between two PROGRESS."""
 
@@ -145,6 +149,7 @@ class Departure:
         self.downtime: float | None = None
         self._still = 0.0
         self._told = 0.0
+        self._is_suspended = False
 
     async def run(self) -> None:
         """Move the machine; when *downtime* is set, it runs at the target.
@@ -369,6 +374,7 @@ class Departure:
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)
+            await self._suspend_reads(self._hardware.memory << 20)
             with theirs:
                 migration = Migration(
                     self._hypervisor, self._to.downtime, self._to.bandwidth
@@ -386,6 +392,15 @@ class Departure:
             raise
         finally:
             ours.close()
+            for guest in self._guests:
+                guest.resume_reads()
+
+    async def _suspend_reads(self, remaining: int) -> None:
+        """Have nothing wait at serial ports, once little memory remains (7.9)."""
+        if not self._is_suspended and remaining <= LITTLE:
+            self._is_suspended = True
+            for guest in self._guests:
+                await guest.suspend_reads()
 
     async def _stream(
         self, link: Link, migration: Migration, sock: socket.socket
@@ -403,6 +418,7 @@ class Departure:
     async def _drive(self, link: Link, migration: Migration) -> None:
         async def tell(progress: Progressed) -> None:
             self.progress = progress
+            await self._suspend_reads(progress.remaining)
             now = time.monotonic()
             if now - self._told > TELL_PERIOD:
                 self._told = now

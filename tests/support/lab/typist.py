@@ -1,6 +1,6 @@
 """A client with a disk, a keyboard that is typed on without a break, and a serial echo.
 
-Usage: python -m tests.support.lab.typist PORT IMAGE
+Usage: python -m tests.support.lab.typist PORT IMAGE [reconnect]
 
 It types while a line has been read and until the next; then it says how many keys.
 """
@@ -20,7 +20,7 @@ from rusb.client.backends.emulated import (
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 
-PERIOD = 0.05
+PERIOD = 0.1
 """Seconds between two keys."""
 
 
@@ -36,12 +36,12 @@ async def _type(keyboard: Keyboard) -> None:
     print(count, flush=True)
 
 
-async def main(port: int, image: Path) -> None:
+async def main(port: int, image: Path, *more: str) -> None:
     """Stay connected until the input ends."""
     keyboard = Keyboard()
     devices = [FlashDrive(image), keyboard, SerialLoopback()]
     backend = EmulatedBackend(devices=devices)
-    config = ClientConfig("localhost", port)
+    config = ClientConfig("localhost", port, reconnect="reconnect" in more)
     async with connect(config, backends=[backend], on_event=print):
         await _type(keyboard)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
@@ -49,4 +49,4 @@ async def main(port: int, image: Path) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2])))
+        asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

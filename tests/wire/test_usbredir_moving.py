@@ -1,0 +1,157 @@
+"""Reads that are suspended, so that a QEMU with several of them can move (teleport.md
+7.9): none is lost, none is doubled, and none waits."""
+
+import struct
+
+import pytest
+
+from rusb.usb.urb import UrbStatus
+from rusb.wire.base import CancelRequested
+from tests.support.wire.redir import (
+    ACK,
+    BULK,
+    BULK_IN,
+    BULK_OUT,
+    CANCEL,
+    DISCONNECT,
+    EP_INFO,
+    INTERFACE_INFO,
+    INTERRUPT,
+    INTERRUPT_STATUS,
+    POLLED,
+    SET_ALT,
+    START_INTERRUPT,
+    STOP_INTERRUPT,
+    SUCCESS,
+    Host,
+    bulk,
+    packet,
+)
+
+BULK_KIND, INTERRUPT_KIND = 2, 3
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+def kind_of(body: bytes, address: int) -> tuple[int, int]:
+    """Type and interval of an IN endpoint in an ep_info."""
+    index = 16 | address & 15
+    return body[index], body[32 + index]
+
+
+def answer(id: int, data: bytes = b"", status: int = SUCCESS) -> tuple[int, int, bytes]:
+    head = struct.pack("<BBHIH", BULK_IN, status, len(data), 0, 0)
+    return BULK, id, head + data
+
+
+def cancels(host: Host) -> list[int]:
+    return [e.urb_id for e in host.core.events() if isinstance(e, CancelRequested)]
+
+
+def test_reads_come_back_and_qemu_keeps_further_ones(host: Host) -> None:
+    host.send(bulk(10, BULK_IN, 64), bulk(11, BULK_IN, 64), bulk(12, BULK_OUT, 0, b"x"))
+    first, second, out = host.urbs()
+    host.core.suspend_reads({BULK_IN})
+    infos = list(host.answers())
+    assert [kind for kind, _, _ in infos] == [INTERFACE_INFO, EP_INFO]
+    assert kind_of(infos[1][2], BULK_IN) == (INTERRUPT_KIND, 1)
+    assert kind_of(infos[1][2], POLLED) == (INTERRUPT_KIND, 4)
+    assert cancels(host) == [second.id, first.id]
+    assert host.core.is_suspending
+
+    host.complete(second, status=UrbStatus.CANCELLED)
+    assert list(host.answers()) == []  # in order
+    host.complete(first, b"abc", UrbStatus.CANCELLED)
+    assert list(host.answers()) == [answer(10, b"abc"), answer(11)]
+    assert not host.core.is_suspending
+    assert host.core.waiting_reads() == 0
+    host.complete(out)
+    assert [id for _, id, _ in host.answers()] == [12]
+
+    host.send(bulk(13, BULK_IN, 64))  # it was on the way
+    assert host.urbs() == []
+    assert list(host.answers()) == [answer(13)]
+    host.send(packet(START_INTERRUPT, 14, bytes([BULK_IN])))
+    assert host.urbs() == []
+    assert list(host.answers()) == [(INTERRUPT_STATUS, 14, bytes([SUCCESS, BULK_IN]))]
+    host.send(packet(STOP_INTERRUPT, 15, bytes([BULK_IN])))
+    assert list(host.answers()) == [(INTERRUPT_STATUS, 15, bytes([SUCCESS, BULK_IN]))]
+
+
+def test_afterwards_it_reads_as_before(host: Host) -> None:
+    host.core.suspend_reads({BULK_IN})
+    list(host.answers())
+    host.core.resume_reads()
+    kick, interfaces, endpoints = host.answers()
+    assert kick == (INTERRUPT, 0, struct.pack("<BBH", BULK_IN, SUCCESS, 0))
+    assert (interfaces[0], endpoints[0]) == (INTERFACE_INFO, EP_INFO)
+    assert kind_of(endpoints[2], BULK_IN) == (BULK_KIND, 0)
+    host.send(packet(START_INTERRUPT, 20, bytes([BULK_IN])))  # it crossed that
+    assert list(host.answers()) == [(INTERRUPT_STATUS, 20, bytes([SUCCESS, BULK_IN]))]
+    host.send(bulk(21, BULK_IN, 64))
+    (urb,) = host.urbs()
+    host.complete(urb, b"data")
+    assert list(host.answers()) == [answer(21, b"data")]
+    host.core.resume_reads()
+    assert list(host.answers()) == []
+
+
+def test_a_read_that_comes_back_too_late_is_asked_for_again(host: Host) -> None:
+    host.send(bulk(10, BULK_IN, 64))
+    (urb,) = host.urbs()
+    host.core.suspend_reads({BULK_IN})
+    host.core.resume_reads()
+    list(host.answers())
+    host.urbs()
+    host.complete(urb, status=UrbStatus.CANCELLED)
+    (again,) = host.urbs()
+    host.complete(again, b"late")
+    assert list(host.answers()) == [answer(10, b"late")]
+
+
+def test_what_the_guest_cancels_meanwhile_is_answered_once(host: Host) -> None:
+    host.send(bulk(10, BULK_IN, 64), bulk(11, BULK_IN, 64))
+    first, second = host.urbs()
+    host.core.suspend_reads({BULK_IN})
+    list(host.answers())
+    host.send(packet(CANCEL, 10))
+    for urb in (second, first):
+        host.complete(urb, status=UrbStatus.CANCELLED)
+    assert sorted(id for _, id, _ in host.answers()) == [10, 11]
+    assert not host.core.is_suspending
+
+
+def test_only_the_endpoints_that_are_named(host: Host) -> None:
+    host.send(bulk(10, BULK_IN, 64))
+    (urb,) = host.urbs()
+    host.core.suspend_reads({0x88})
+    list(host.answers())
+    assert cancels(host) == []
+    assert host.core.waiting_reads() == 1
+    assert host.core.waiting_reads({BULK_IN}) == 0
+    host.complete(urb, b"data")
+    assert list(host.answers()) == [answer(10, b"data")]
+
+
+def test_another_alternate_setting_is_described_likewise(host: Host) -> None:
+    host.core.suspend_reads({BULK_IN, 0x88})
+    list(host.answers())
+    host.send(packet(SET_ALT, 5, b"\1\1"))
+    (urb,) = host.urbs()
+    host.complete(urb)
+    (infos,) = (body for kind, _, body in host.answers() if kind == EP_INFO)
+    assert kind_of(infos, BULK_IN) == kind_of(infos, 0x88) == (INTERRUPT_KIND, 1)
+
+
+def test_a_device_that_left_is_not_there_to_be_resumed(host: Host) -> None:
+    host.core.suspend_reads({BULK_IN})
+    list(host.answers())
+    host.core.announce([])
+    assert [kind for kind, _, _ in host.answers()] == [DISCONNECT]
+    host.core.resume_reads()
+    host.core.suspend_reads({BULK_IN})
+    host.send(packet(ACK))
+    assert list(host.answers()) == []
