@@ -472,12 +472,12 @@ class Attachment:
         Or return the request that travels in its place, to be called with a number.
         """
         match setup.request_type, setup.request:
+            case 0x80, Request.GET_DESCRIPTOR if self.reading is not None:
+                return self._descriptor(setup)
             case 0x00, Request.SET_ADDRESS:
                 return _DONE
             case 0x00, Request.SET_CONFIGURATION:
                 return self._set_configuration(setup.value & 0xFF)
-            case 0x80, Request.GET_DESCRIPTOR if self.reading is not None:
-                return self._descriptor(setup)
             case 0x80, Request.GET_CONFIGURATION:
                 active = self._state.configuration
                 return self._bytes_in(active.value if active else 0, setup)
@@ -513,13 +513,14 @@ class Attachment:
         """Keep an answer for :meth:`_repeat`."""
         if not setup.is_standard:
             return
-        is_status = setup.request == Request.GET_STATUS
         key = setup.request_type, setup.request, setup.value, setup.index
-        data = bytes(result.data)
-        before = self._said.get(key, b"")
-        if is_status or len(data) >= len(before):
-            if key in self._said or len(self._said) < MAX_SAID:
-                self._said[key] = data
+        before = self._said.get(key)
+        if before is None:
+            if len(self._said) >= MAX_SAID:
+                return
+        elif len(result.data) < len(before) and setup.request != Request.GET_STATUS:
+            return
+        self._said[key] = bytes(result.data)
 
     def _repeat(self, setup: SetupPacket) -> UrbResult | None:
         """Answer as the device did before, while nothing reaches it: Linux reads some
