@@ -66,6 +66,9 @@ LOOKS = 8
 """Reads of the guest's own that are counted before it is looked again how many there
 should be: what that follows from changes slowly."""
 
+FREE = 32
+"""The same of a guest that keeps enough at the device itself."""
+
 FIRST_INTERVAL, SAMPLES = 0.001, 16
 """Seconds between two results of a bulk endpoint, until so many have been seen."""
 
@@ -139,7 +142,8 @@ class _Pipe:
         full: a bit for each of those of ours, 1 if it brought all that it asked for.
         is_ending: the guest has given its oldest read up, and gets what has come of it.
         is_serving: its reads get what has come; it may read again meanwhile.
-        is_free: its reads go as they are, and it has kept enough at the device so far.
+        free: so many of its next reads need not be judged, while it has enough at the
+            device.
     """
 
     of: EndpointDescriptor
@@ -157,6 +161,7 @@ class _Pipe:
     has_completed: bool = False
     enough: int = 0
     looks: int = 0
+    free: int = 0
     last: float = 0.0
     size: int = 0
     moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
@@ -164,7 +169,6 @@ class _Pipe:
     is_ending: bool = False
     is_posting: bool = False
     is_serving: bool = False
-    is_free: bool = False
     is_timed: bool = False
 
     @property
@@ -318,6 +322,13 @@ class PostedReads(AttachedDevice):
         if setup is None:
             pipe = self._pipes.get(urb.endpoint)
             if pipe is not None and urb.length > 0:
+                if pipe.free and urb.length == pipe.size:
+                    if pipe.direct + 1 >= pipe.enough:  # as nearly always
+                        pipe.free -= 1
+                        pipe.direct += 1
+                        done = partial(self._read_done, pipe, complete)
+                        self.device.submit(urb, done)
+                        return
                 self._read(pipe, urb, complete)
                 return
         elif self._held or _is_special(setup):
@@ -420,12 +431,6 @@ class PostedReads(AttachedDevice):
     def _read(self, pipe: _Pipe, urb: Urb, complete: Completion) -> None:
         """The guest reads. One that keeps enough at the device needs none of ours."""
         size, before = urb.length, pipe.size
-        if pipe.is_free and size == before and pipe.looks:
-            if pipe.direct + 1 >= pipe.enough:  # as nearly always
-                pipe.looks -= 1
-                pipe.direct += 1
-                self.device.submit(urb, partial(self._read_done, pipe, complete))
-                return
         pipe.asked = 1 if size < before else pipe.asked + 1
         pipe.size = size
         if pipe.has_completed:
@@ -435,8 +440,10 @@ class PostedReads(AttachedDevice):
             pipe.looks -= 1
             is_shallow = len(pipe.claims) + pipe.direct + 1 < pipe.enough
             pipe.shallow = pipe.shallow + 1 if is_shallow else 0
-        pipe.is_free = not (pipe.shallow or pipe.is_ours)
+        pipe.free = 0
         if not pipe.is_ours:
+            if not pipe.shallow:
+                pipe.free, pipe.looks = FREE, 0
             pipe.direct += 1
             self.device.submit(urb, partial(self._read_done, pipe, complete))
         elif urb.id in pipe.ids:

@@ -127,20 +127,6 @@ def serialize_error(status: UrbStatus, version: int) -> int:
     return error if version > 1 or error <= 3 else NOT_RESPONDING
 
 
-def code_of(data: bytes) -> int | None:
-    """Return the code of a message; None: it is not whole.
-
-    More than ``length`` says is fine (1.3).
-    """
-    size = len(data)
-    if size < 5:
-        return None
-    length: int
-    code: int
-    length, code = HEADER.unpack_from(data)
-    return code if length + 4 <= size else None
-
-
 def describe(data: bytes) -> str:
     """Say why a message is not whole."""
     if len(data) < 5:

@@ -142,8 +142,9 @@ class VrdpUsbDeviceSide(DeviceSide):
         """Take one message; a bad one is skipped (1.3)."""
         if not self._is_open:
             return
-        code = codec.code_of(data)
-        if code is None:
+        size = len(data)
+        length, code = codec.HEADER.unpack_from(data) if size >= 5 else (size, 0)
+        if length + 4 > size:
             self._ignore(codec.describe(data))
             return
         handler = self._handlers.get(code)

@@ -223,8 +223,9 @@ class VrdpUsbGuestSide(GuestSide):
         """Take one message; a bad one is skipped (1.3)."""
         if self._state is _CLOSED:
             return
-        code = codec.code_of(data)
-        if code is None:
+        size = len(data)
+        length, code = codec.HEADER.unpack_from(data) if size >= 5 else (size, 0)
+        if length + 4 > size:
             self._ignore(codec.describe(data))
             return
         handler = self._handlers.get(code)
