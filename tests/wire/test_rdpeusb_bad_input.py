@@ -143,6 +143,30 @@ def test_a_completion_of_the_wrong_kind_is_nobodys() -> None:
     assert client.closed == []
 
 
+@pytest.mark.parametrize("interface", [0, 4, 0x77])
+def test_completions_may_come_on_any_interface(interface: int) -> None:
+    """3: on 0 where nothing was registered; do not insist on ours."""
+    client = Client()
+    number = client.use()
+    one, two = client.submit(number, read(1), read(2))
+    answer = Completion(one[1].request, size=2, data=b"ab")
+    client.say(FIRST, urbs.completion(interface, 0, answer))
+    client.say(FIRST, urbs.completion(interface, 0, Completion(two[1].request)))
+    assert {i: r.data for i, r in done(client).items()} == {1: b"ab", 2: b""}
+    client.guest.reset_device(number, request=5)
+    client.move()
+    body = messages.IoControl.parse(client.calls[-1].body)
+    answered = messages.IoCompletion(body.request).serialize()
+    client.say(FIRST, raw(interface, PROXY, 0, 0x100, body=answered))
+    assert client.saw(RequestCompleted) == [
+        RequestCompleted(number, 5, UrbStatus.OK),
+    ]
+    assert client.ignored() == ""
+    client.say(FIRST, raw(interface, PROXY, 0, 0x103, body=answered))
+    assert "function 0x103 is not known" in client.ignored()
+    assert client.closed == [FIRST]
+
+
 def test_more_data_than_was_asked_for() -> None:
     client = Client()
     number = client.use()

@@ -150,6 +150,44 @@ def test_a_cancelled_isochronous_transfer_tells_of_each_packet() -> None:
     assert [p for _, p in found] == [IsoPacket(0, UrbStatus.CANCELLED)] * 2
 
 
+def test_whatever_a_server_asks_first_opens_the_device() -> None:
+    server = Server(INFO)
+    server.bind()
+    server.say(FIRST, RAW["get_device_descriptor"])
+    server.say(FIRST, RAW["register_request_callback"])
+    server.say(FIRST, RAW["get_string_descriptor"])
+    wanted = [OpenRequested, UrbSubmitted, UrbSubmitted]
+    assert [type(e) for e in server.seen[-3:]] == wanted
+    assert len(server.saw(OpenRequested)) == 1
+
+
+@pytest.mark.parametrize("size", [0, 3, 11, 12, 27])
+def test_a_transfer_that_is_cut_short_ends_its_device(size: int) -> None:
+    server = Server(INFO)
+    server.use()
+    server.say(FIRST, RAW["get_device_descriptor"][:size])
+    assert server.closed == [FIRST]
+    what = f"transfer of {size - 12} bytes" if size >= 12 else "message of"
+    assert what in server.saw(Ignored)[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("function", "size"),
+    [
+        (UrbFunction.BULK_OR_INTERRUPT_TRANSFER, 7),
+        (UrbFunction.BULK_OR_INTERRUPT_TRANSFER, 9),
+        (UrbFunction.ABORT_PIPE, 3),
+        (UrbFunction.SYNC_RESET_PIPE, 5),
+    ],
+)
+def test_a_body_of_another_size_ends_its_device(function: int, size: int) -> None:
+    server = Server(INFO)
+    server.use()
+    server.ask(Transfer(function, 1, bytes(size), 0))
+    assert server.closed == [FIRST]
+    assert f"a body of {size} bytes" in server.saw(Ignored)[-1].reason
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_transfer_is_as_large_as_a_message_may_be(more: int) -> None:
     """11: the answer would not fit otherwise."""
