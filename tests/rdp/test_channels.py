@@ -209,6 +209,29 @@ def test_channels_close_alone() -> None:
     assert not joined.step()
 
 
+@pytest.mark.parametrize("number", [255, 256, 0x10000])
+@pytest.mark.parametrize("more", [0, 1])
+def test_each_message_has_a_limit_whatever_the_number(number: int, more: int) -> None:
+    """A message that comes whole, in one packet, as nearly all do."""
+    joined = join()
+    for end in (joined.client, joined.server):
+        assert end._dynamic is not None
+        end._dynamic._last = number - 1
+        end._dynamic._limits = {USB: ChannelLimits(7 + 100)}
+    channel = open_one(joined)
+    assert channel == FIRST_DYNAMIC + number
+    for message in (b"before", bytes(7 + 100 + more), b"after"):
+        joined.server.send_channel(channel, message)
+    joined.run()
+    taken = [e.data for e in joined.of_client(ChannelData)]
+    if more:
+        assert taken == [b"before"]
+        (closed,) = joined.of_client(ChannelClosed)
+        assert "at most 107" in str(closed)
+    else:
+        assert taken == [b"before", bytes(107), b"after"]
+
+
 def test_what_the_client_does_not_serve_is_refused() -> None:
     joined = join()
     assert joined.client._dynamic is not None
@@ -269,13 +292,14 @@ def test_a_dynamic_channel_closes_after_what_waits_on_it() -> None:
     first, second = open_one(joined), open_one(joined)
     joined.server.room = 0
     long = random.Random(1).randbytes(40_000)
-    joined.server.send_channel(first, long)
+    for _ in range(3):  # more than a flow's share
+        joined.server.send_channel(first, long)
     joined.server.close_channel(first)
     joined.server.send_channel(second, b"key", is_urgent=True)
     assert joined.server.data_to_send() == []
     joined.server.room = inf
     joined.run()
-    assert [e.data for e in joined.of_client(ChannelData)] == [b"key", long]
+    assert [e.data for e in joined.of_client(ChannelData)] == [b"key", *[long] * 3]
     assert joined.of_client(ChannelClosed) == [ChannelClosed(first)]
 
 
