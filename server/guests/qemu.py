@@ -93,7 +93,7 @@ class QemuGuest(HotplugGuest[_Plug]):
         )
         self._monitor: Monitor | None = None
         self._connecting = asyncio.Lock()
-        self._has_moved = self._is_suspended = False
+        self._has_moved = False
         self._unread: set[DeviceStream] = set()
         self._expected: dict[str, tuple[str, str, socket.socket, socket.socket]] = {}
 
@@ -199,18 +199,21 @@ class QemuGuest(HotplugGuest[_Plug]):
         plugs = [plug for plug in self._plugs.values() if plug.is_in]
         return [(plug.id, plug.bus.name, plug.port) for plug in plugs]
 
-    def check_movable(self) -> None:
+    def check_movable(self, *, is_still: bool) -> None:
         """Check that QEMU can move what waits at the devices.
 
-        Of several reads at one endpoint it remembers one (7.2: teleport.md 7.9). Those
-        at serial ports count from :meth:`suspend_reads` on.
+        Of several reads at one endpoint it remembers one (7.2: teleport.md 7.9).
+
+        Args:
+            is_still: the machine stands still, so that :meth:`suspend_reads` was called
+                if ever; before, serial ports do not count.
 
         Raises:
             GuestError: one has more.
         """
         for stream in self._streams():
             if stream in self._unread or stream.keeps_reads_waiting(
-                but_serial=not self._is_suspended
+                but_serial=not is_still
             ):
                 raise GuestError(
                     f"the guest keeps several reads waiting at {stream.info}, and QEMU"
@@ -225,7 +228,6 @@ class QemuGuest(HotplugGuest[_Plug]):
             GuestError: QEMU does not answer.
         """
         monitor = await self._connect()
-        self._is_suspended = True
         unread = self._unread = {s for s in self._streams() if s.suspend_reads()}
         end = asyncio.get_running_loop().time() + SUSPEND_TIMEOUT
         while unread and asyncio.get_running_loop().time() < end:
@@ -238,7 +240,6 @@ class QemuGuest(HotplugGuest[_Plug]):
 
     def resume_reads(self) -> None:
         """The machine has moved, or stays: serial ports are read again."""
-        self._is_suspended = False
         self._unread = set()
         for stream in self._streams():
             stream.resume_reads()

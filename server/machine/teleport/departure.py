@@ -341,7 +341,7 @@ class Departure:
         Raises:
             ControlError: one of them cannot.
         """
-        self._check_reads()
+        self._check_reads(is_still=False)
         places = [place for guest in self._guests for place in guest.movable()]
         found = [Device(0, *place) for place in places]
         found += [device for came in self._came for device in came.movable()]
@@ -362,9 +362,9 @@ class Departure:
             for n, device in enumerate(found)
         )
 
-    def _check_reads(self) -> None:
+    def _check_reads(self, *, is_still: bool) -> None:
         for guest in self._guests:
-            guest.check_movable()
+            guest.check_movable(is_still=is_still)
 
     # ------------------------------------------------------------ the move ----
 
@@ -426,7 +426,7 @@ class Departure:
                 await link.send(Progress(progress.transferred, left, total))
 
         await migration.wait_still(tell)
-        self._check_reads()  # it stands still: so they stay as they are
+        self._check_reads(is_still=True)  # so they stay as they are
         self._still = time.monotonic()
         self.stage = "switching"
         await migration.finish(tell)
