@@ -209,7 +209,8 @@ class ClientUsb:
                 raise
             self._tell_stays(f"it was not quiet within {seconds:g} s")
             return False
-        if self._ticket is not ticket:
+        if self._ticket is not ticket:  # its connection broke
+            devices.stay()
             return False
         self._recalled = ticket
         return True
@@ -218,11 +219,6 @@ class ClientUsb:
     def places(self) -> list[str]:
         """What the client's devices are called in the machine."""
         return [] if self._ticket is None else self._ticket.devices.places
-
-    def stay(self) -> None:
-        """Serve the guest again, after :meth:`recall`."""
-        if self._ticket is not None:
-            self._ticket.devices.stay()
 
     async def gather(self) -> MovedClient:
         """Return all that another server needs, once the guest has said all; the

@@ -393,8 +393,8 @@ class PostedReads(AttachedDevice):
 
     @property
     def is_back(self) -> bool:
-        """Is nothing of ours at the device, and no request held?"""
-        return not self._held and not any(p.posted for p in self._pipes.values())
+        """Is nothing of ours at the device? Then no request waits for that, either."""
+        return not any(p.posted for p in self._pipes.values())
 
     def go_on(self) -> None:
         """Keep reads at the device again."""
@@ -568,8 +568,6 @@ class PostedReads(AttachedDevice):
             # pace says nothing
             depth = min(max(depth, 2 * pipe.there), MAX_DEPTH)
         depth = min(depth, max(MAX_ASKED // max(pipe.size, 1), 1))
-        if depth <= MIN_DEPTH:
-            return depth
         others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
         return min(depth, max(MAX_READS - others, MIN_DEPTH))
 

@@ -71,16 +71,7 @@ class LibvirtDomain(Qemu):
             )
         await self._end_leftover()
         self._unlink()
-        machine = self._machine
-        xml = domain_xml(
-            machine.name,
-            machine.uuid,
-            self._hardware,
-            self._sockets,
-            screens=self._screens,
-            accelerator=accelerator,
-            incoming=incoming,
-        )
+        xml = self._describe(domain_xml, accelerator, incoming)
         self._log(f"libvirt: {uri}: {xml}")
         self._is_made = True
         await self._virsh.create(xml)

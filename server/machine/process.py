@@ -10,7 +10,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from rusb.errors import ControlError, GuestError
 from rusb.oserrors import reason
@@ -42,6 +42,7 @@ STATUS_TIMEOUT = 3.0
 MAX_WORDS = 20
 """Lines of QEMU's that are kept for a message about its end."""
 
+T = TypeVar("T")
 
 _SERIAL_ADVICE = (
     " (the first serial port: start the program that it connects to, free the port that"
@@ -194,6 +195,18 @@ class Qemu(Hypervisor):
         self._monitor: Monitor | None = None
         self._is_shut_down = False  # the guest, or we, switched it off
         self._watching: asyncio.Task[None] | None = None
+
+    def _describe(self, how: Callable[..., T], accelerator: str, incoming: str) -> T:
+        """Have :func:`.qemu_command`, or what takes the same, describe the machine."""
+        return how(
+            self._machine.name,
+            self._machine.uuid,
+            self._hardware,
+            self._sockets,
+            screens=self._screens,
+            accelerator=accelerator,
+            incoming=incoming,
+        )
 
     async def start(self, *, incoming: str = "") -> None:
         """Start QEMU: with KVM, or, if it does not start so, without."""
@@ -362,16 +375,7 @@ class QemuProcess(Qemu):
     async def _start(self, accelerator: str, incoming: str) -> None:
         """Start QEMU and connect to its monitor."""
         self._unlink()
-        machine = self._machine
-        command = qemu_command(
-            machine.name,
-            machine.uuid,
-            self._hardware,
-            self._sockets,
-            screens=self._screens,
-            accelerator=accelerator,
-            incoming=incoming,
-        )
+        command = self._describe(qemu_command, accelerator, incoming)
         if shutil.which("setpriv"):  # QEMU does not outlive us, even if we are killed
             command = ["setpriv", "--pdeathsig", "TERM", *command]
         self._log(f"QEMU: {' '.join(command)}")

@@ -14,27 +14,13 @@ from rusb.client.backends.emulated import EmulatedBackend, FlashDrive, Keyboard
 from tests.support.kubernetes import FakeApi, kubeconfig
 from tests.support.lab.fatimage import fat_image
 from tests.support.lab.usblab import Guest
-from tests.support.rusbserver import RusbServer
+from tests.support.rusbserver import WITH_USB, RusbServer
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 MIB = 1 << 20
 CONTENT = random.Random(7).randbytes(3 * MIB)
 SUM = hashlib.sha256(CONTENT).hexdigest()
-MACHINE = """<?xml version="1.0"?>
-<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
-  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a70c}" name="Cluster">
-    <Hardware>
-      <USB>
-        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
-        <DeviceFilters>
-          <DeviceFilter name="all" active="true" remote="yes"/>
-        </DeviceFilters>
-      </USB>
-    </Hardware>
-  </Machine>
-</VirtualBox>
-"""
 
 
 @pytest.fixture
@@ -62,7 +48,7 @@ async def api(
 
 @pytest.fixture
 async def server(api: FakeApi, tmp_path: Path) -> AsyncIterator[RusbServer]:
-    server = RusbServer(tmp_path, MACHINE, "--guest", "kubevirt:lab/vm")
+    server = RusbServer(tmp_path, WITH_USB, "--guest", "kubevirt:lab/vm")
     try:
         await asyncio.to_thread(server.wait_log, "TCP server listening")
         yield server

@@ -13,7 +13,7 @@ from rusb.client.devices import load_backend
 from rusb.usb.types import Speed
 from tests.support.lab.fatimage import fat_image
 from tests.support.lab.usblab import Client, Guest
-from tests.support.rusbserver import RusbServer, free_port
+from tests.support.rusbserver import WITH_USB, RusbServer, free_port
 
 pytestmark = [
     pytest.mark.lab,
@@ -25,20 +25,6 @@ MIB = 1 << 20
 CONTENT = random.Random(6).randbytes(3 * MIB)
 SUM = hashlib.sha256(CONTENT).hexdigest()
 WRITTEN = b"written from afar\n"
-MACHINE = """<?xml version="1.0"?>
-<VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
-  <Machine uuid="{3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a70b}" name="Sources">
-    <Hardware>
-      <USB>
-        <Controllers><Controller name="xHCI" type="XHCI"/></Controllers>
-        <DeviceFilters>
-          <DeviceFilter name="all" active="true" remote="yes"/>
-        </DeviceFilters>
-      </USB>
-    </Hardware>
-  </Machine>
-</VirtualBox>
-"""
 
 
 class Owner:
@@ -103,7 +89,7 @@ def usbredirect(client_vm: Client, stick: Path) -> Iterator[Owner]:
 
 @pytest.fixture
 async def server(guest: Guest, tmp_path: Path) -> AsyncIterator[RusbServer]:
-    server = RusbServer(tmp_path, MACHINE, "--guest", f"qemu:{guest.monitor}")
+    server = RusbServer(tmp_path, WITH_USB, "--guest", f"qemu:{guest.monitor}")
     try:
         await asyncio.to_thread(server.wait_log, "TCP server listening")
         yield server

@@ -15,6 +15,7 @@ from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.usbredir import _requests as requests
 from tests.support.memory import memory_below
+from tests.support.transports import Noting
 from tests.support.wire.redir import (
     BULK,
     BULK_IN,
@@ -225,3 +226,39 @@ async def test_the_end_comes_whatever_the_pressure(is_pressed: bool) -> None:
         guest.device.press(is_pressed)
         await guest.stream.aclose()
         await guest.stream.aclose()
+
+
+async def test_who_lets_go_of_a_stream_hears_no_more_of_it() -> None:
+    """Another server goes on with the device: the guest has not ended it, and whoever
+    closes it does not wait for that."""
+    device, ended = Eager(), list[None]()
+    ours, theirs = socket.socketpair()
+    with ours:
+        stream = await DeviceStream.over(
+            theirs,
+            device,
+            usbredir_core(device),
+            on_ended=lambda: ended.append(None),
+        )
+        stream.let_go()
+        async with asyncio.timeout(20):
+            await stream.aclose()
+            assert stream.transport is not None
+            while theirs.fileno() >= 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert ended == []
+
+
+async def test_a_stream_that_never_began_can_be_closed() -> None:
+    device = Eager()
+    await DeviceStream(device, usbredir_core(device)).aclose()
+
+
+async def test_nothing_is_written_after_the_end() -> None:
+    """What waited for the end of the turn: uvloop's transports refuse it then."""
+    device, transport = Eager(), Noting()
+    stream = DeviceStream(device, usbredir_core(device))
+    stream.connection_made(transport)
+    stream.connection_lost(None)
+    await asyncio.sleep(0)
+    assert transport.written == []

@@ -56,6 +56,11 @@ def test_both_directions_agree() -> None:
     assert from_json(json.loads(json.dumps(to_json(CLIENT)))) == CLIENT
 
 
+def test_a_whole_number_of_seconds_is_one_of_seconds() -> None:
+    found = from_json(changed("client.before.since", 2))
+    assert repr(found.before.since) == "2.0"
+
+
 def changed(path: str, value: Any) -> Any:
     """The form with a member changed; without it if *value* is Ellipsis."""
     found = copy.deepcopy(to_json(CLIENT))

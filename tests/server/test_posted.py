@@ -10,6 +10,7 @@ import pytest
 from rusb.client.backends.emulated import Keyboard, SerialLoopback
 from rusb.server.posted import IDLE, MAX_WAITING, is_read_ahead
 from rusb.usb.descriptors import InterfaceDescriptor
+from rusb.usb.polling import interrupt_depth, interrupt_interval
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
@@ -141,6 +142,14 @@ def test_what_came_of_a_long_read_that_is_given_up_comes_with_it() -> None:
     assert data_of(later) == [b"b"]
 
 
+def test_a_long_read_of_which_nothing_came_is_given_up_with_nothing() -> None:
+    device = Device()
+    number, found = device.read(8 * PACKET)
+    device.reads.cancel(number)
+    device.end_cancelled()
+    assert [(r.status, bytes(r.data)) for r in found] == [(CANCELLED, b"")]
+
+
 def test_a_long_read_that_is_given_up_may_be_done_all_the_same() -> None:
     device = Device()
     number, found = device.read(2 * PACKET)
@@ -243,6 +252,19 @@ def test_a_halt_is_cleared_when_ours_are_gone() -> None:
     assert len(device.sizes(0x80)) == 1
     assert not other
     assert data_of(later) == [b"had moved"]
+
+
+def test_a_request_that_is_given_up_while_it_waits_never_leaves() -> None:
+    device = Device()
+    device.get_going()
+    setup, found = SetupPacket(0x02, 1, 0, IN, 0), list[UrbResult]()
+    device.reads.submit(Urb.control(99, setup), found.append)
+    device.reads.cancel(99)
+    assert [r.status for r in found] == [CANCELLED]
+    assert 99 not in device.cancelled
+    device.end_cancelled()
+    assert device.sizes(0) == []
+    assert device.sizes()  # it is read on
 
 
 def test_a_device_that_is_configured_later_is_read_ahead_from_then_on() -> None:
@@ -389,6 +411,17 @@ def test_reports_that_nobody_waits_for_are_forgotten() -> None:
     assert not data_of(found)
     device.end(b"now!....", endpoint=KEYS)
     assert data_of(found) == [b"now!...."]
+
+
+def test_reports_come_as_often_as_the_device_says_they_do() -> None:
+    device = Device(Keyboard())
+    (keyboard,) = device.interfaces
+    interval = interrupt_interval(keyboard.endpoints[0], device.info.speed)
+    for n in range(3):
+        device.read(8, KEYS, TransferType.INTERRUPT)
+        if n < 2:
+            device.end(b"12345678", endpoint=KEYS)
+    assert len(device.sizes(KEYS)) == interrupt_depth(interval, 0.02) < 22
 
 
 def test_a_read_of_nothing_is_the_guests() -> None:

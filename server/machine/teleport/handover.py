@@ -19,17 +19,7 @@ from ...elsewhere import Elsewhere
 from ...moving import MovedClient
 from .clients import from_json, to_json
 from .link import Link
-from .messages import (
-    MAX_BODY,
-    MAX_REASON,
-    Client,
-    Device,
-    Message,
-    NotTaken,
-    Take,
-    Taken,
-    serialize,
-)
+from .messages import MAX_REASON, Client, Device, Message, NotTaken, Take, Taken
 from .relay import Relay
 from .seam import Stream, receive
 
@@ -78,17 +68,13 @@ class Handover:
         async with self._one:
             if not await client.recall(RECALL_SECONDS):
                 return
-            numbers = [self._devices.get(place) for place in client.places]
-            found = [number for number in numbers if number is not None]
-            if len(found) != len(numbers):
-                client.stay()
-                return
+            numbers = [self._devices[place] for place in client.places]
             try:
-                await self._send(client, found)
+                await self._send(client, numbers)
             except (RusbError, OSError) as error:
                 self._log(f"Teleporter: a client begins anew: {error}")
             finally:
-                for number in found:
+                for number in numbers:
                     self._relay.drop(number)
             client.leave(self._to)
 
@@ -96,8 +82,8 @@ class Handover:
         """Take the streams off the relay, and send what is known of the client.
 
         Raises:
-            RusbError: a device has left meanwhile, or the target, or that cannot
-                take it.
+            RusbError: a device has left meanwhile, or the target; that cannot take the
+                client, or too much of it is under way.
         """
         await self._link.send(Take(tuple(numbers)))
         taken = await asyncio.gather(*map(self._relay.take_home, numbers))
@@ -118,10 +104,8 @@ class Handover:
         devices = tuple(
             dataclasses.replace(one, unsent=unsent[one.place]) for one in moved.devices
         )
-        message = Client(to_json(dataclasses.replace(moved, devices=devices)))
-        if len(serialize(message)) > MAX_BODY:
-            raise ConnectionLost("too much of it is under way")
-        await self._link.send(message)
+        state = to_json(dataclasses.replace(moved, devices=devices))
+        await self._link.send(Client(state))  # or there is too much of it
         answer = await self._link.receive_handover(TAKEN_SECONDS)
         if isinstance(answer, NotTaken):
             raise ConnectionLost(f"the target cannot take it: {answer.reason}")
