@@ -261,6 +261,8 @@ def iso(count: int, *rows: tuple[int, int, int]) -> bytes:
         iso(2, (0, 0xFFFFFFFF, 0), (4, 4, 0)),
         iso(2, (5, 4, 0), (4, 4, 0)),
         iso(2, (0, 4, 0), (0xFFFFFFFF, 1, 0)),
+        *(iso(2, (0, 4, 0), (4, 4, 0))[:size] for size in (0, 11, 12, 24, 35)),
+        iso(2, (0, 4, 0), (4, 4, 0)) + bytes(12),
     ],
 )
 def test_isochronous_results_that_lie(result: bytes) -> None:
@@ -277,6 +279,31 @@ def test_isochronous_results_that_lie(result: bytes) -> None:
     assert client.closed == [FIRST]
 
 
+def test_an_isochronous_packet_is_no_longer_than_was_asked_for() -> None:
+    client = Client()
+    number = client.use()
+    client.guest.set_interface(number, 2, 1)
+    client.move()
+    urb = Urb(1, TransferType.ISOCHRONOUS, 0x84, 32, packets=(16, 16))
+    (asked,) = client.submit(number, urb)
+    result = iso(2, (0, 17, 0), (17, 4, 0))
+    answer = Completion(asked[1].request, size=32, data=bytes(32), result=result)
+    client.say(FIRST, urbs.completion(0x10, 0, answer))
+    assert "packet of 17 bytes for 16" in client.ignored()
+    assert client.closed == [FIRST]
+
+
+@pytest.mark.parametrize("packets", [(), (8,), (8, 9)])
+def test_packets_that_are_not_as_long_as_their_urb(packets: tuple[int, ...]) -> None:
+    client = Client()
+    number = client.use()
+    client.guest.set_interface(number, 2, 1)
+    client.move()
+    urb = Urb(1, TransferType.ISOCHRONOUS, 0x84, 16, packets=packets)
+    assert client.submit(number, urb) == []
+    assert done(client)[1].status is UrbStatus.INVALID
+
+
 @pytest.mark.parametrize(
     ("rows", "count", "size"),
     [
@@ -286,6 +313,8 @@ def test_isochronous_results_that_lie(result: bytes) -> None:
         ([(4, 0, 0), (0, 0, 0)], 2, 8),
         ([(0, 0, 0), (9, 0, 0)], 2, 8),
         ([(1, 0, 0)], 1, 8),
+        ([(0, 0, 0)], 2, 8),
+        ([(0, 0, 0), (4, 0, 0)], 1, 8),
     ],
 )
 def test_isochronous_requests_that_lie(
@@ -297,6 +326,8 @@ def test_isochronous_requests_that_lie(
         isochronous.Iso.parse(body, size)
     with pytest.raises(ParseError):
         isochronous.Iso.parse(body[:19], size)
+    with pytest.raises(ParseError):
+        isochronous.Iso.parse(body + b"x", size)
 
 
 # ---------------------------------------------------------------- random ----

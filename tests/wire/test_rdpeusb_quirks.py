@@ -581,6 +581,19 @@ def test_a_cancelled_isochronous_transfer_may_tell_of_no_packet(usbd: int) -> No
     assert client.closed == []
 
 
+@pytest.mark.parametrize("usbd", [3, 0xC0010000])
+def test_what_a_cancelled_isochronous_transfer_tells_is_kept(usbd: int) -> None:
+    client, number = with_iso()
+    (asked,) = client.submit(number, iso(1, 16, 16))
+    client.guest.cancel_urb(number, 1)
+    packets = IsoPacket(2), IsoPacket(0, UrbStatus.CANCELLED)
+    told = isochronous.serialize_result(0, packets)
+    done = urbs.Completion(asked[1].request, usbd, 0, 2, b"ab", told)
+    client.say(FIRST, urbs.completion(0x10, 0, done))
+    expected = UrbResult(UrbStatus.CANCELLED, b"ab", 2, packets)
+    assert results(client)[1] == expected
+
+
 # -------------------------------------------------------- 11: watchdogs ----
 
 

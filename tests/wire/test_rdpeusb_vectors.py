@@ -250,6 +250,13 @@ def test_isochronous_transfers_both_ways(name: str) -> None:
     assert found.lengths == (16,) * len(fields["IsoPacket"])
 
 
+@pytest.mark.parametrize("lengths", [(8,), (0,), (4, 0, 4), (1,) * 1024])
+def test_isochronous_packets_of_any_length_both_ways(lengths: tuple[int, ...]) -> None:
+    body = isochronous.Iso(0x84, lengths, 7).serialize()
+    found = isochronous.Iso.parse(body, sum(lengths))
+    assert found == isochronous.Iso(0x84, lengths, 7)
+
+
 def test_isochronous_results_both_ways() -> None:
     for name in of("URB_COMPLETION") + of("URB_COMPLETION_NO_DATA"):
         packets = MESSAGES[name]["fields"]["result"].get("IsoPacket")

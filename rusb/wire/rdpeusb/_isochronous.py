@@ -184,8 +184,6 @@ class Whole:
         if self._left:
             return None
         parts = [part for _, part in sorted(self._parts.items())]
-        if len(parts) == 1:
-            return parts[0]
         statuses = {part.status for part in parts}
         return UrbResult(
             statuses.pop() if len(statuses) == 1 else UrbStatus.OK,
