@@ -24,6 +24,7 @@ from rusb.server.machine.teleport.messages import (
     Take,
     Taken,
 )
+from rusb.server.remote_devices import RemoteDevices
 from rusb.usb.urb import Completion, Urb
 from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
@@ -259,3 +260,21 @@ async def test_a_client_that_loses_the_source_meanwhile_goes_to_the_target(
                 await check_anew(client, target, keyboard)
             await source.wait_ended()
             assert "Remote USB: client 1 was given up" not in source.log
+
+
+async def test_a_client_that_is_gone_while_its_devices_are_recalled_comes_back(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has not changed over, and the guest is served as before."""
+    keyboard = Stubborn()
+    async with Wire((await state(SOURCE)).display.port).up() as near:
+        before(monkeypatch, RemoteDevices, "recall", near.cut)
+        async with plugged(source, keyboard, port=near.port) as client:
+            await until(lambda: keyboard.reads)
+            assert (await teleport(target.port))["error"] == ""
+            await until(lambda: "Remote USB: resumed after" in source.log)
+            await reset(TARGET, keyboard)
+            assert client.session.is_connected
+            assert "VUSB: Attached" not in target.log
+            assert "Detached" not in source.log
+    await source.wait_ended()

@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -509,3 +511,19 @@ async def test_after_the_switch_a_cut_does_not_matter(
     assert (await teleport(wire.port))["error"] == ""
     wire.cut()
     await check_moved(source)
+
+
+@pytest.mark.parametrize(("last", "runs"), [("END", False), ("RUN", True)])
+async def test_a_source_that_is_killed_at_the_switch(
+    last: str, runs: bool, target: Host, tmp_path: Path
+) -> None:
+    """With RUN the machine is the target's, and there is nobody else to run it."""
+    words = "-m", "tests.support.deadly_source", str(tmp_path), str(target.port), last
+    source = await asyncio.create_subprocess_exec(sys.executable, *words)
+    assert await source.wait() == -signal.SIGKILL
+    if runs:
+        await wait_state(TARGET, "running")
+        assert target.failure == ""
+    else:
+        await target.wait_ended()
+        assert "was lost" in target.failure
