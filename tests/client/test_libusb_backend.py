@@ -98,6 +98,17 @@ def test_a_stall_is_a_result_and_clears(fakeusb: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_requests_that_change_the_device_go_through_the_kernel(
+    fakeusb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKEUSB_LOG", str(tmp_path / "log"))
+    assert play(fakeusb, tmp_path, "requests") == [{"status": "OK"}] * 3
+    log = (tmp_path / "log").read_text()
+    assert "1-1 SETINTERFACE if=1 alt=1 = 0" in log
+    assert "1-1 CLEAR_HALT 0x83 = 0" in log
+    assert "type=2" not in log  # none of them went to the device itself
+
+
 def test_a_packet_larger_than_the_buffer_is_an_overflow(
     fakeusb: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from rusb.client.backends.libusb import LibusbBackend
 from rusb.errors import BackendError
 from rusb.usb.backend import LocalDevice, OpenDevice
 from rusb.usb.setup import SetupPacket
-from rusb.usb.types import TransferType
+from rusb.usb.types import Feature, Request, TransferType
 from rusb.usb.urb import Urb, UrbResult
 
 BULK, INTERRUPT = TransferType.BULK, TransferType.INTERRUPT
@@ -134,6 +134,20 @@ async def stall(backend: LibusbBackend) -> None:
     await bench.run(Urb(3, BULK, 0x04, 5, b"again"))
     got = await bench.run(Urb(4, BULK, 0x83, 512))
     say(status=got.status.name, data=bytes(got.data).decode())
+    await bench.device.aclose()
+
+
+async def requests(backend: LibusbBackend) -> None:
+    """Control requests of the guest that libusb and the kernel must know of."""
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    asked = (
+        SetupPacket.set_configuration(1),
+        SetupPacket(0x01, Request.SET_INTERFACE, 1, 1),
+        SetupPacket(0x02, Request.CLEAR_FEATURE, Feature.ENDPOINT_HALT, 0x83),
+    )
+    for number, setup in enumerate(asked, 1):
+        say(status=(await bench.run(Urb.control(number, setup))).status.name)
     await bench.device.aclose()
 
 
