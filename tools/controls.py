@@ -4,9 +4,10 @@
 this checkout, and one of the Python OTHER (``.venv/bin/python`` of another checkout),
 each with a simulated bus (tools/fakeusb, so it needs root). Rounds alternate; it prints
 CPU us of the client for each transfer, medians, and the median of the ratios. The bus
-is a thread of the client; its share is printed apart and is in all other figures. With
-``--pin`` the clients have a core for themselves, so that no other one has to be woken
-for their bus.
+is a thread of the client; its share is printed apart and is in all other figures, and
+so is what it costs to wake it. With ``--pin`` the clients have a core for themselves,
+so that no other one is woken for that; with ``--at-once`` the bus answers within the
+call that asks it, without its thread.
 """
 
 import argparse
@@ -114,10 +115,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("other", nargs="*", help="Python of another checkout")
     parser.add_argument("--pin", action="store_true", help="a core for each end")
+    parser.add_argument("--at-once", action="store_true", help="a bus with no thread")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--transfers", type=int, default=2000, help="of a round")
     args = parser.parse_args()
     subprocess.run(["make", "-s", "-C", FAKEUSB], check=True)
+    os.environ["FAKEUSB_AT_ONCE"] = str(int(args.at_once))
     client_cores = os.sched_getaffinity(0)
     if args.pin:
         first, *others = sorted(client_cores)
