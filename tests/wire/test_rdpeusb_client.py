@@ -188,6 +188,42 @@ def test_a_body_of_another_size_ends_its_device(function: int, size: int) -> Non
     assert f"a body of {size} bytes" in server.saw(Ignored)[-1].reason
 
 
+@pytest.mark.parametrize(
+    ("function", "body", "why"),
+    [
+        (Call.CANCEL, bytes(3), "to cancel or to retract of 3 bytes"),
+        (Call.RETRACT, bytes(5), "to cancel or to retract of 5 bytes"),
+        (0x108, b"", "function 0x108 is not known"),
+    ],
+)
+def test_a_request_that_makes_no_sense_ends_its_device(
+    function: int, body: bytes, why: str
+) -> None:
+    server = Server(INFO)
+    server.use()
+    server.call(function, body)
+    assert server.closed == [FIRST]
+    assert why in server.saw(Ignored)[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("interface", "mask", "why"),
+    [(5, 0, "without a mask"), (6, messages.PROXY, "no device has the interface 6")],
+)
+def test_a_message_for_nobody_ends_its_device(
+    interface: int, mask: int, why: str
+) -> None:
+    """Also if it were a transfer, were it for somebody."""
+    server = Server(INFO)
+    server.use()
+    body = urbs.transfer(5, 3, bulk(1, 0x81, 8))[12:]
+    message = messages.Message(interface, mask, 3, Call.TRANSFER_IN, body)
+    server.say(FIRST, message.serialize())
+    assert server.saw(UrbSubmitted) == []
+    assert server.closed == [FIRST]
+    assert why in server.saw(Ignored)[-1].reason
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_transfer_is_as_large_as_a_message_may_be(more: int) -> None:
     """11: the answer would not fit otherwise."""
