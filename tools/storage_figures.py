@@ -13,7 +13,6 @@ The modes take turns; each line has the MiB a second of each round, and their me
 
 import argparse
 import contextlib
-import random
 import statistics
 import sys
 import tempfile
@@ -21,33 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.support.lab.far import far_disk, far_usbip_disk, seconds
+from tests.support.lab.far import speeds
 from tests.support.lab.usblab import VM, Client, Guest
-
-MIB = 1 << 20
-
-
-def measure(
-    machines: dict[str, VM], folder: Path, mode: str, args: argparse.Namespace
-) -> tuple[float, float]:
-    """Return the MiB a second of one round: read, written."""
-    image = folder / "disk.img"
-    image.write_bytes(random.Random(1).randbytes((args.read + args.write) * MIB))
-    vm = machines["usbip" if mode == "usbip" else "qemu"]
-    disk: contextlib.AbstractContextManager[object]
-    if isinstance(vm, Client):
-        disk = far_usbip_disk(vm, folder / "far", image, args.rtt)
-    else:
-        assert isinstance(vm, Guest)
-        disk = far_disk(vm, folder / "far", image, mode, args.rtt)
-    with disk:
-        dd = f"dd bs={MIB} if=/dev/sda of=/dev/null iflag=direct count={args.read}"
-        vm.sh("dd if=/dev/sda of=/dev/null count=0")  # it has looked for partitions
-        reading = seconds(vm, dd)
-        vm.put("/tmp/new", random.Random(2).randbytes(args.write * MIB))
-        dd = f"dd bs={MIB} if=/tmp/new of=/dev/sda seek={args.read} oflag=direct"
-        writing = seconds(vm, f"{dd} conv=notrunc")
-    return args.read / reading, args.write / writing
 
 
 def main() -> None:
@@ -66,7 +40,10 @@ def main() -> None:
         for n in range(args.rounds):
             for mode in args.modes:
                 with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-                    one = measure(machines, Path(folder), mode, args)
+                    vm = machines["usbip" if mode == "usbip" else "qemu"]
+                    sizes = {"read": args.read, "write": args.write}
+                    place = Path(folder) / mode
+                    one = speeds(vm, place, mode, args.rtt, **sizes)
                 found[mode].append(one)
                 print(f"round {n + 1} {mode}: {one[0]:.2f} {one[1]:.2f}", flush=True)
     base = None

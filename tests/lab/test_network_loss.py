@@ -240,6 +240,7 @@ def place(guest: Guest, network: Network, tmp_path: Path) -> Iterator[Place]:
         yield found
 
 
+@pytest.mark.soak
 def test_a_guest_reads_and_writes_over_every_kind_of_outage(place: Place) -> None:
     network, client = place.network, place.client
     place.start()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from rusb.cli._bench import relay
 from tests.support.lab.usblab import VM, Client, Guest
 from tests.support.rusbserver import CHECKOUT, RusbServer, free_port
 
-__all__ = ["far_disk", "far_usbip_disk", "seconds"]
+__all__ = ["MIB", "far_disk", "far_usbip_disk", "seconds", "speeds"]
+
+MIB = 1 << 20
 
 MACHINE = """<?xml version="1.0"?>
 <VirtualBox xmlns="http://www.virtualbox.org/" version="1.18-linux">
@@ -106,3 +109,46 @@ def seconds(guest: VM, command: str) -> float:
     start = time.monotonic()
     guest.sh(command, 120)
     return time.monotonic() - start
+
+
+def speeds(
+    vm: VM,
+    folder: Path,
+    mode: str,
+    rtt_ms: int,
+    *,
+    read: int,
+    write: int,
+    times: int = 1,
+) -> tuple[float, float]:
+    """Return the MiB a second with which a machine reads and writes a disk, directly.
+
+    Args:
+        vm: a guest of ours; or a client that has the disk by USB/IP.
+        folder: a new one.
+        mode: of ``--storage``.
+        rtt_ms: how far away the disk is.
+        read: MiB to read.
+        write: MiB to write behind them.
+        times: how often to do both.
+    """
+    folder.mkdir()
+    image, new = folder / "disk.img", random.Random(2).randbytes(write * MIB)
+    content = random.Random(1).randbytes(read * MIB)
+    image.write_bytes(content + bytes(len(new)))
+    disk: contextlib.AbstractContextManager[object]
+    if isinstance(vm, Client):
+        disk = far_usbip_disk(vm, folder / "far", image, rtt_ms)
+    else:
+        assert isinstance(vm, Guest)
+        disk = far_disk(vm, folder / "far", image, mode, rtt_ms)
+    with disk:
+        again = f"for i in {'1 ' * times}; do"
+        dd = f"dd bs={MIB} if=/dev/sda of=/dev/null iflag=direct count={read}"
+        vm.sh("dd if=/dev/sda of=/dev/null count=0")  # it has looked for partitions
+        reading = seconds(vm, f"{again} {dd} || exit 1; done")
+        vm.put("/tmp/new", new)
+        dd = f"dd bs={MIB} if=/tmp/new of=/dev/sda seek={read} oflag=direct"
+        writing = seconds(vm, f"{again} {dd} conv=notrunc || exit 1; done")
+        assert image.read_bytes() == content + new
+    return times * read / reading, times * write / writing
