@@ -137,13 +137,17 @@ async def test_nothing_more_is_read_than_is_shown(
             await until(lambda: session.viewer and session.viewer.frames)
             viewer = session.viewer
             assert viewer
-            monkeypatch.setattr(pace, "TICK", 2.0)
+            await until(lambda: head._tick is None)
+            monkeypatch.setattr(pace, "TICK", 1000.0)
             for number in range(2):  # the first one begins a pause
                 frames, count = viewer.frames, asked(vnc)
                 vnc.say(update(raw(16 * number, 0, 16, 16, 0xFF0000)))
                 if number:
-                    await asyncio.sleep(0.5)
+                    await until(lambda: viewer.is_damaged)
+                    await asyncio.sleep(0.1)
                     assert (viewer.frames, asked(vnc)) == (frames, count)
+                    head._pace = pace.Pace()  # it is over
+                    head.touched()
                 await until(lambda f=frames: viewer.frames > f)
                 await until(lambda c=count: asked(vnc) > c)
                 await until(lambda: head._tick is None)
