@@ -152,6 +152,23 @@ async def test_a_target_that_cannot_take_a_client_says_so(
         await source.wait_ended()
 
 
+async def test_a_target_that_does_not_answer_is_not_waited_for(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ponder(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(handover.Takeover, "_arrive", ponder)
+    monkeypatch.setattr(handover, "TAKEN_SECONDS", 0.3)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await check_anew(client, target, keyboard)
+        await source.wait_ended()
+        assert "a client begins anew: " in source.log
+        assert "no answer within 0.3 s" in source.log
+
+
 @pytest.mark.parametrize("kind", [Take, Client])
 async def test_a_link_between_the_hosts_that_breaks_meanwhile(
     kind: type[Message],

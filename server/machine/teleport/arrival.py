@@ -300,7 +300,7 @@ class Arrival:
     async def _carry(self, link: Link) -> None:
         """Carry the devices, until the last has left or is relayed from here."""
         streams = dict(self._streams)
-        relay = Relay(link, streams, self._unplug)
+        relay = Relay(link, streams, self.unplug)
         for number, device in list(self._devices.items()):
             if (found := self._find(device.way)) is not None:
                 before, home, there = found
@@ -332,10 +332,6 @@ class Arrival:
             place = device.id, device.bus, device.port
             guest.expect(*place, stream.sock, self._qemus.pop(number))
 
-    async def unplug(self, number: int) -> None:
-        """See :class:`~.handover.Takeover`."""
-        await self._unplug(number)
-
     async def _come_home(
         self, number: int, relay: Relay, home: Relay, there: int
     ) -> None:
@@ -347,7 +343,7 @@ class Arrival:
             if ours is None or stream is None or number not in self._qemus:
                 for left in filter(None, (ours, stream)):
                     left.sock.close()
-                await self._unplug(number)
+                await self.unplug(number)
                 return
             self._streams.pop(number)
             splice = Splice(stream, ours.sock, self._qemus.pop(number))
@@ -363,7 +359,7 @@ class Arrival:
         if is_over:
             splice.close()
             self._splices.pop(number, None)
-            await self._unplug(number)
+            await self.unplug(number)
 
     async def _make_devices(self, offer: Offer) -> None:
         """Have QEMU expect the streams of remote devices that come with the machine.
@@ -390,7 +386,7 @@ class Arrival:
                 "device_add", {"driver": "usb-redir", **names, **place}
             )
 
-    async def _unplug(self, number: int) -> None:
+    async def unplug(self, number: int) -> None:
         """A device has left, or the source has."""
         device = self._devices.pop(number, None)
         self._streams.pop(number, None)
