@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -391,12 +391,26 @@ class Near:
     async def view(self, depth: int, *, avc: bool = False, moves: bool = True) -> None:
         """Let somebody watch, who moves parts of the screen, as rdesktop does."""
         where = {"port": self.server.port, "folder": str(self.folder)}
+        before = len(self.viewers)
         await self.tell("view", depth=depth, avc=avc, moves=moves, **where)
+        while len(self.viewers) == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def leave(self) -> None:
+        """Let all go who watch."""
+        await self.tell("leave")
+        while self.viewers:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    @property
+    def viewers(self) -> Collection[Any]:
+        """Who watches."""
+        return self.server._screens[0]._viewers
 
     @property
     def pictures(self) -> int:
         """How many a viewer has been sent, of those who watch."""
-        return max(viewer.frames for viewer in self.server._screens[0]._viewers)
+        return max(viewer.frames for viewer in self.viewers)
 
     async def share(self, what: str, rate: float) -> float:
         """Return the share of a core that showing something takes.
@@ -450,20 +464,20 @@ async def measure(seconds: float, rounds: int) -> dict[str, float]:
                 await near.view(depth)
                 share = await near.share("console", 30)
                 found[f"scrolling console, {depth} bpp, cores"] = share
-                await near.tell("leave")
+                await near.leave()
                 await near.view(depth, moves=False)
                 share = await near.share("console", 30)
                 found[f"the same drawn anew, {depth} bpp, cores"] = share
-                await near.tell("leave")
+                await near.leave()
             await near.view(16)
             one = await near.share("console", 30)
             await near.view(16)
             two = await near.share("console", 30)
             found["two viewers / one"] = two / one
-            await near.tell("leave")
+            await near.leave()
             await near.view(24, avc=True)
             found["video 640x480, 24/s, cores"] = await near.share("film", 24)
-            await near.tell("leave")
+            await near.leave()
             await near.view(16)
             keys = await near.tell("keys", count=8 * near.rounds)
             found["key to picture, median, ms"] = statistics.median(keys)
@@ -494,7 +508,7 @@ async def beside_usb(near: Near) -> dict[str, float]:
     near.seconds = seconds
     found["key to picture beside USB, median, ms"] = statistics.median(keys)
     found["key to picture beside USB, p90, ms"] = statistics.quantiles(keys, n=10)[8]
-    await near.tell("leave")
+    await near.leave()
     await near.view(16, moves=False)
     anew = await scrolling_beside_usb(near, device)
     return found | {f"drawn anew: {name}": value for name, value in anew.items()}

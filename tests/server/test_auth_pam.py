@@ -12,7 +12,7 @@ from rusb.server.auth import Request, choose
 from rusb.server.auth.pam import Pam
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 
-SERVICE = "rusb-test"
+SERVICE = f"rusb-test-{os.getpid()}"
 PASSWORD = "Correct horse 9"  # noqa: S105
 
 

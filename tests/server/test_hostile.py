@@ -153,7 +153,7 @@ async def test_hostile_clients_hammer_and_the_others_go_on(lab: Lab) -> None:
             while len(sessions_of(lab.server)) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         gc.collect()
-        left = [o for o in gc.get_objects() if isinstance(o, session.ServerSession)]
+        left = [o for o in gc.get_objects() if type(o) is session.ServerSession]
         assert len(left) == 1
 
 

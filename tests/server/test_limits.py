@@ -121,7 +121,7 @@ async def test_nothing_is_left_of_connections_that_ended(lab: Lab) -> None:
     while lab.server._sessions:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     async with asyncio.timeout(20):
-        while any(isinstance(o, session.ServerSession) for o in gc.get_objects()):
+        while any(type(o) is session.ServerSession for o in gc.get_objects()):
             await asyncio.sleep(0.1)
             gc.collect()
 

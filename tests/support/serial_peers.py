@@ -61,6 +61,7 @@ def check(
     chip: SerialChip, said: str, steps: list[Step] = STEPS, flow: str = "hardware"
 ) -> None:
     """Did the program find what it should, and the chip get what was set?"""
+    assert said.endswith(("}", "}\n")), said
     found = json.loads(said.splitlines()[-1])
     assert all(found.values()), found
     for mark, baud, bits, parity, stop, rtscts in steps:
