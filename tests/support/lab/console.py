@@ -1,12 +1,14 @@
 """The shell of tools/small_linux.py, at the other end of a machine's serial port."""
 
 import socket
+import time
 from pathlib import Path
 from typing import Self
 
 __all__ = ["Console"]
 
-PATIENCE = 40.0
+PATIENCE, TALK = 40.0, 180.0
+"""Seconds that a machine may be silent, and talk of something else."""
 
 
 class Console:
@@ -31,7 +33,9 @@ class Console:
 
     def wait(self, text: str) -> str:
         """Wait for a text; return what came before it."""
+        end = time.monotonic() + TALK
         while text.encode() not in self._said:
+            assert time.monotonic() < end, self._said.decode(errors="replace")
             data = self._socket.recv(4096)
             assert data, self._said
             self._said += data
