@@ -247,10 +247,11 @@ class ClientUsb:
         )
 
     def leave(self, to: Elsewhere) -> None:
-        """What the client has can go on elsewhere only, after :meth:`recall`; so it
-        goes there, or begins anew there."""
-        ticket, self._recalled = self._recalled, None
-        assert ticket is not None
+        """What the client has can go on elsewhere only, after :meth:`recall`, or this
+        server ends; so it goes there, or begins anew there."""
+        ticket, self._recalled = self._recalled or self._ticket, None
+        if ticket is None:
+            return  # its connection broke, and it goes there by itself
         self._host.parking.forget(ticket)
         ticket.devices.leave_for_good()
         if ticket.holder is not self:  # its connection broke meanwhile

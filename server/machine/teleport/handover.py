@@ -28,6 +28,9 @@ __all__ = ["Handover", "Takeover"]
 RECALL_SECONDS: Final = 5.0
 """For what is in flight to come back; else the client stays."""
 
+END_SECONDS: Final = 5.0
+"""For the client that is changing over when this host ends."""
+
 TAKEN_SECONDS: Final = 20.0
 """For the target to say whether it has a client."""
 
@@ -55,28 +58,42 @@ class Handover:
         self._to, self._log = to, log
         self._tasks = TaskSet()
         self._one = asyncio.Lock()
+        self._is_over = False
 
     def ready(self, client: ClientUsb) -> None:
         """A client is ready to change over."""
-        self._tasks.start(self._hand_over(client), "teleport: a client changes over")
+        if self._is_over:
+            client.leave(self._to)
+        else:
+            work = self._hand_over(client)
+            self._tasks.start(work, "teleport: a client changes over")
 
     async def aclose(self) -> None:
         """Hand nothing over any more; what is under way ends. Idempotent."""
-        await self._tasks.drain(RECALL_SECONDS)
+        self._is_over = True
+        await self._tasks.drain(END_SECONDS)
 
     async def _hand_over(self, client: ClientUsb) -> None:
-        async with self._one:
-            if not await client.recall(RECALL_SECONDS):
-                return
-            numbers = [self._devices[place] for place in client.places]
-            try:
+        """It has said that it can be there; however this ends, it is not left here."""
+        numbers: list[int] = []
+        is_going = True
+        try:
+            async with self._one:
+                if not await client.recall(RECALL_SECONDS):
+                    is_going = False
+                    return
+                numbers += (self._devices[place] for place in client.places)
                 await self._send(client, numbers)
-            except (RusbError, OSError) as error:
-                self._log(f"Teleporter: a client begins anew: {error}")
-            finally:
-                for number in numbers:
-                    self._relay.drop(number)
-            client.leave(self._to)
+        except (RusbError, OSError) as error:
+            self._log(f"Teleporter: a client begins anew: {error}")
+        except asyncio.CancelledError:  # the target may have it already
+            self._log(f"Teleporter: a client goes to {self._to}: this host ends")
+            raise
+        finally:
+            for number in numbers:
+                self._relay.drop(number)
+            if is_going:
+                client.leave(self._to)
 
     async def _send(self, client: ClientUsb, numbers: list[int]) -> None:
         """Take the streams off the relay, and send what is known of the client.
