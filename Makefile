@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # What the tests run besides Python: virtual machines, a C compiler for the simulated USB,
 # RDP clients and servers of others.
 PACKAGES := qemu-system-x86 qemu-utils ovmf procps gcc libc6-dev isolinux syslinux-common xorriso \
-	vagrant xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp xdotool xclip spice-vdagent systemd \
+	vagrant xvfb rdesktop freerdp2-x11 freerdp2-shadow-x11 xrdp xdotool xclip spice-vdagent evtest systemd \
 	remmina-plugin-rdp krdc gnome-connections vinagre dbus-daemon \
 	groff-base zsh fish iproute2 iptables usbip usbredirect \
 	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients

@@ -113,7 +113,7 @@ def build(path: Path) -> None:
         shutil.copy(ISOLINUX / "isolinux.bin", tree)
         shutil.copy(LDLINUX, tree)
         shutil.copy(assets() / "vmlinuz", tree / "vmlinuz")
-        files = {"etc/start": START, "sbin/install": INSTALL}
+        files = {"etc/start": START.encode(), "sbin/install": INSTALL.encode()}
         initramfs(tree / "initrd", MODULES, INIT, files)
         (tree / "isolinux.cfg").write_text(MENU)
         command = ["xorriso", "-as", "mkisofs", "-quiet", "-o", str(path)]

@@ -225,11 +225,9 @@ async def test_the_pointer_is_where_the_viewer_puts_it(
     (tablet,) = Records.of(screen, "Tablet")
 
     def is_at(*wanted: int) -> bool:
-        found = {axis: value for kind, axis, value in tablet.read() if kind == 3}
-        sides = enumerate((WIDTH, HEIGHT))
-        return wanted == tuple(
-            round(found.get(axis, -1) * side / 0x7FFF) for axis, side in sides
-        )
+        found = [tablet.values(f"ABS_{axis}")[-1:] or [-1] for axis in "XY"]
+        sides = zip(found, (WIDTH, HEIGHT), strict=True)
+        return wanted == tuple(round(at * side / 0x7FFF) for (at,), side in sides)
 
     def point() -> None:
         with Program(rdesktop(server.port, 16), tmp_path, display.name, b"yes\n") as p:
@@ -295,9 +293,6 @@ def test_a_machine_of_ours_shows_its_screen(
             headless.wait()
 
 
-BTN_LEFT = 0x110
-
-
 async def test_each_of_two_screens_has_its_picture_and_its_pointer(
     lab: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -332,7 +327,7 @@ async def test_each_of_two_screens_has_its_picture_and_its_pointer(
                     pass_on(PointerInput(x, 5, Button.LEFT, True), hub, "v")
                     pass_on(PointerInput(x, 5, Button.LEFT, False), hub, "v")
                     await asyncio.sleep(0.1)
-                    if (BTN_LEFT, 1) in tablet.keys():
+                    if ("BTN_LEFT", 1) in tablet.keys():
                         break
                 else:
                     pytest.fail(f"no click arrived at the tablet of screen {head}")

@@ -14,10 +14,18 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 
-__all__ = ["CLIENT", "GUEST", "LabError", "assets", "initramfs", "module_order"]
+__all__ = [
+    "CLIENT",
+    "GUEST",
+    "LabError",
+    "assets",
+    "initramfs",
+    "module_order",
+    "program",
+]
 
 _CACHE = Path(os.environ.get("RUSB_LAB_CACHE", "~/.cache/rusb-lab")).expanduser()
 
@@ -226,12 +234,28 @@ def _cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
     return bytes(out)
 
 
+def program(name: str) -> dict[str, bytes]:
+    """Return a program of this machine as ``bin/NAME``, and the libraries it needs.
+
+    Raises:
+        LabError: it is not installed.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise LabError(f"{name} is not installed")
+    libraries = re.findall(r"/(\S+) \(0x", _run(Path("/"), "ldd", path))
+    files = {library: Path("/", library).read_bytes() for library in libraries}
+    return {f"bin/{name}": Path(path).read_bytes(), **files}
+
+
 def initramfs(
-    path: Path, modules: Iterable[str], init: str, files: dict[str, str]
+    path: Path, modules: Iterable[str], init: str, files: Mapping[str, bytes]
 ) -> None:
     """Write an initramfs: busybox, *modules*, ``/init`` and more *files* by name."""
     cache, order = assets(), module_order(modules)
-    entries = [(name, _DIRECTORY, b"") for name in _FOLDERS]
+    parents = {str(place) for name in files for place in PurePosixPath(name).parents}
+    folders = sorted({*_FOLDERS, *parents} - {"."})  # each before what is in it
+    entries = [(name, _DIRECTORY, b"") for name in folders]
     entries += [
         ("bin/busybox", _PROGRAM, (cache / "busybox").read_bytes()),
         ("bin/sh", _LINK, b"busybox"),
@@ -241,5 +265,5 @@ def initramfs(
     for name in order:
         module = (cache / "modules" / f"{name}.ko").read_bytes()
         entries.append((f"m/{name}.ko", _PROGRAM, module))
-    entries += [(name, _PROGRAM, text.encode()) for name, text in files.items()]
+    entries += [(name, _PROGRAM, data) for name, data in files.items()]
     path.write_bytes(_cpio(entries))

@@ -39,6 +39,7 @@ PACKAGES = {
     "xdotool": "xdotool",
     "xclip": "xclip",
     "spice-vdagent": "spice-vdagent",
+    "evtest": "evtest",
 }
 """Programs, and the packages that have them."""
 

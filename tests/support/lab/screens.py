@@ -3,10 +3,10 @@
 import ctypes
 import io
 import os
+import re
 import socket
-import struct
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ class ScreenGuest(Guest):
     """A guest with a console on its screen, and a shell there."""
 
     modules: ClassVar[tuple[str, ...]] = (*GUEST, "bochs", "atkbd")
+    programs = ("evtest",)
     has_shell = True
     tablet = "usb-tablet,bus=xhci.0"
 
@@ -74,7 +75,7 @@ class TwoHeads(ScreenGuest):
 
 
 class Records:
-    """What a guest's input device reports, as evtest shows it.
+    """What a guest's input device reports, as ``evtest`` there says it.
 
     Args:
         guest: the machine.
@@ -83,8 +84,9 @@ class Records:
 
     def __init__(self, guest: Guest, device: str) -> None:
         self._guest, self._path = guest, f"/tmp/{device}"
-        read = f"cat /dev/input/{device} >>{self._path} &"
-        guest.sh(f"[ -e {self._path} ] || {{ {read} }}")  # once for all
+        if not guest.ok(f"[ -e {self._path} ]"):  # once for all
+            guest.sh(f"evtest /dev/input/{device} >>{self._path} 2>&1 &")
+            guest.wait(f"grep -q ^Testing {self._path}", 30)
         self.clear()
 
     @classmethod
@@ -99,24 +101,21 @@ class Records:
         """Forget what has come."""
         self._guest.sh(f"true >{self._path}")
 
-    def read(self) -> Iterator[tuple[int, int, int]]:
-        """Return what came since: type, code and value of each."""
-        said = self._guest.sh(f"od -An -v -tx1 {self._path}")
-        data = bytes.fromhex("".join(said.split()))
-        whole = len(data) - len(data) % 24
-        return struct.iter_unpack("<16xHHi", data[:whole])
-
     def said(self) -> str:
-        """What came since, for people."""
-        return str(list(self.read()))
+        """What it said since."""
+        return self._guest.sh(f"cat {self._path}")
 
-    def keys(self) -> list[tuple[int, int]]:
-        """Codes and values of the keys and buttons that came since."""
-        return [(code, value) for kind, code, value in self.read() if kind == 1]
+    def keys(self) -> list[tuple[str, int]]:
+        """Names and values of the keys and buttons that came since."""
+        return self._read(r"(?:KEY|BTN)_\w+")
 
-    def values(self, kind: int, code: int) -> list[int]:
+    def values(self, name: str) -> list[int]:
         """Values of one axis or wheel that came since."""
-        return [value for k, c, value in self.read() if (k, c) == (kind, code)]
+        return [value for _, value in self._read(name)]
+
+    def _read(self, names: str) -> list[tuple[str, int]]:
+        pattern = rf"code \d+ \(({names})\), value (-?\d+)\n"
+        return [(name, int(value)) for name, value in re.findall(pattern, self.said())]
 
 
 class _ClientMessage(ctypes.Structure):

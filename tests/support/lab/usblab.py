@@ -27,6 +27,7 @@ from tests.support.lab.assets import (
     assets,
     initramfs,
     module_order,
+    program,
 )
 
 __all__ = ["QMP", "VM", "Client", "Guest", "LabError", "Shell", "pick_accel"]
@@ -300,7 +301,8 @@ class VM(Shell):
 
     modules: ClassVar[tuple[str, ...]] = GUEST
     init: ClassVar[str] = _INIT_GUEST
-    files: ClassVar[dict[str, str]] = {}
+    files: ClassVar[dict[str, bytes]] = {}
+    programs: ClassVar[tuple[str, ...]] = ()  # of the host, to be had in it
     memory: ClassVar[int] = 128
 
     def __init__(
@@ -319,7 +321,10 @@ class VM(Shell):
         # Short: the path of a unix socket holds at most 107 bytes.
         self.dir = Path(tempfile.mkdtemp(prefix="lab", dir="/tmp"))
         self.monitor = str(self.dir / "monitor")
-        initramfs(self.dir / "initrd", self.modules, self.init, self.files)
+        files = dict(self.files)
+        for name in self.programs:
+            files |= program(name)
+        initramfs(self.dir / "initrd", self.modules, self.init, files)
         command = [
             *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
             *("-accel", self.accel, "-cpu", self._cpu()),
@@ -467,7 +472,7 @@ class Client(VM):
 
     modules: ClassVar[tuple[str, ...]] = CLIENT
     init = _INIT_CLIENT
-    files: ClassVar[dict[str, str]] = {"runner.py": _RUNNER}
+    files: ClassVar[dict[str, bytes]] = {"runner.py": _RUNNER.encode()}
     memory = 256
 
     def __init__(self, *extra: str, append: str = "", **options: Any) -> None:
