@@ -108,7 +108,7 @@ async def dial(
             config.host,
             config.port,
         )
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise ConnectionLost(
             f"cannot find the host {config.host!r}: {reason(error)}; check the name"
         ) from error

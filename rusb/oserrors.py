@@ -10,12 +10,17 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]")
 """How asyncio lists the failures of several addresses, in an error without a number."""
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | UnicodeError) -> str:
     """Return why *error* came, for a message that says what was tried.
+
+    A name of a host that cannot be one is a UnicodeError: a part of it is empty, or
+    longer than 63 characters.
 
     asyncio puts an address or a sentence of its own into ``strerror``, another one in
     each version of Python; the number is what the system said.
     """
+    if isinstance(error, UnicodeError):
+        return "no such name"
     if type(error).__module__ != "builtins":  # of ssl, getaddrinfo: other numbers
         return error.strerror or str(error) or type(error).__name__
     if error.errno is not None and error.errno in errno.errorcode:

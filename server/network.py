@@ -48,7 +48,7 @@ def bind(address: str | None, port: int) -> list[socket.socket]:
         found = socket.getaddrinfo(
             address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise SettingsError(
             f"cannot listen on {address!r}: {reason(error)}; check the property"
             " TCP/Address"

@@ -6,11 +6,20 @@ import os
 import socket
 import ssl
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from rusb.errors import ConnectionLost
+from rusb.client.config import ClientConfig
+from rusb.client.devices import load_backend
+from rusb.client.session import connect
+from rusb.errors import BackendError, ConnectionLost, GuestError, SettingsError
 from rusb.oserrors import reason
+from rusb.server.guests.base import AttachedDevice
+from rusb.server.guests.usbip import UsbipGuest
+from rusb.server.guests.usbredir import UsbredirGuest
+from rusb.server.machine.teleport import link
+from rusb.server.network import bind
 
 REFUSED = os.strerror(errno.ECONNREFUSED)
 NO_SUCH_FILE = os.strerror(errno.ENOENT)
@@ -40,10 +49,31 @@ NO_SUCH_FILE = os.strerror(errno.ENOENT)
         (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
         (ssl.SSLError(1, "[SSL] wrong version"), "[SSL] wrong version"),
         (ConnectionLost("cut"), "cut"),
+        (UnicodeError("label empty or too long"), "no such name"),
     ],
 )
-def test_the_words_of_an_error(error: OSError, words: str) -> None:
+def test_the_words_of_an_error(error: OSError | UnicodeError, words: str) -> None:
     assert reason(error) == words
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+async def test_a_name_that_is_none_is_an_error_like_others(
+    host: str, tmp_path: Path
+) -> None:
+    """Python raises UnicodeError for it; a server may send a client to such a host."""
+    config = ClientConfig(host, 3389, known_servers=tmp_path / "known")
+    with pytest.raises(ConnectionLost, match="cannot find the host .*: no such name"):
+        await connect(config, backends=[]).__aenter__()
+    with pytest.raises(ConnectionLost, match="cannot connect to .*: no such name"):
+        await link.dial(host, 3389)
+    with pytest.raises(SettingsError, match="cannot listen on .*: no such name"):
+        bind(host, 0)
+    with pytest.raises(GuestError, match="cannot connect to .*: no such name"):
+        await UsbredirGuest(f"{host}:1").attach(cast(AttachedDevice, None))
+    with pytest.raises(GuestError, match="cannot listen at .*: no such name"):
+        await UsbipGuest(f"{host}:1").start()
+    with pytest.raises(BackendError, match="cannot connect to .*: no such name"):
+        await load_backend(f"usbip:{host}").list_devices()
 
 
 async def test_what_asyncio_raises_for_several_addresses() -> None:

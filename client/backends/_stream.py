@@ -76,9 +76,8 @@ class Place:
                 await loop.create_connection(make, self.host, self.port)
         except TimeoutError:
             raise BackendError(f"{self} does not answer") from None
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none
-            why = reason(error) if isinstance(error, OSError) else "no such name"
-            raise BackendError(f"cannot connect to {self}: {why}") from error
+        except (OSError, UnicodeError) as error:
+            raise BackendError(f"cannot connect to {self}: {reason(error)}") from error
 
 
 class Connection(asyncio.Protocol):

@@ -49,7 +49,7 @@ async def listen(
     loop = asyncio.get_running_loop()
     try:
         server = await loop.create_server(accept, address, port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise GuestError(
             f"cannot listen at {address} port {port}: {reason(error)}"
         ).hinting(Hint.OTHER_GUEST_ADDRESS) from error

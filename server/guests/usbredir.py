@@ -117,7 +117,7 @@ class UsbredirGuest(GuestBackend):
                 await self._connect(plug)
         except TimeoutError:
             raise GuestError(f"nobody answers at {where}") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise GuestError(f"cannot connect to {where}: {reason(error)}") from error
         if plug.stream is None:
             raise GuestError(f"the other end at {where} refused the device or hung up")

@@ -87,7 +87,7 @@ async def dial(host: str, port: int) -> tuple["Link", bytes]:
             sock = await _connect(found)
     except TimeoutError:
         raise ConnectionLost(f"{place} does not answer") from None
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConnectionLost(f"cannot connect to {place}: {reason(error)}") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
