@@ -14,7 +14,7 @@ from rusb.errors import BackendError, DeviceBusy, DeviceGone, RemoteProtocolErro
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import ClassCode
-from rusb.wire.usbip import Record, UsbipGuestSide, list_request, parse_list
+from rusb.wire.usbip import DeviceList, Record, UsbipGuestSide, list_request
 
 from ._stream import CONNECT_TIMEOUT, Connection, Place, StreamDevice
 
@@ -32,9 +32,6 @@ IMPORT_SECONDS, IMPORT_PAUSE = 3.0, 0.2
 """How long an import is tried that the server refuses, and how often: Linux resets a
 device that was given back, and does not export it until then."""
 
-MAX_LIST = 2 << 20
-"""Bytes of a list: a thousand devices with many interfaces each."""
-
 _ISOCHRONOUS = {ClassCode.AUDIO, ClassCode.VIDEO}
 """Classes of interfaces that have isochronous endpoints; lists have no endpoints."""
 
@@ -44,7 +41,7 @@ class _Asking(asyncio.Protocol):
 
     def __init__(self, peer: str) -> None:
         self._peer = peer
-        self._said = bytearray()
+        self._list = DeviceList()
         self._transport: asyncio.Transport | None = None
         self.records: asyncio.Future[tuple[Record, ...]] = (
             asyncio.get_running_loop().create_future()
@@ -55,15 +52,14 @@ class _Asking(asyncio.Protocol):
         self._transport.write(list_request())
 
     def data_received(self, data: bytes) -> None:
-        self._said += data
+        if self.records.done():
+            return
         try:
-            records = parse_list(bytes(self._said))
-            if records is None and len(self._said) > MAX_LIST:
-                raise RemoteProtocolError("a list without an end")
+            records = self._list.receive(data)
         except RemoteProtocolError as error:
             self._fail(str(error))
         else:
-            if records is not None and not self.records.done():
+            if records is not None:
                 self.records.set_result(records)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -385,18 +385,6 @@ async def test_a_list_that_is_none(answer: bytes, why: str) -> None:
         await backend.aclose()
 
 
-async def test_a_list_without_an_end_is_bounded(  # T31
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(usbip, "MAX_LIST", 2000)
-    many = codec.OPERATION.pack(0x0111, 5, 0) + (1000).to_bytes(4, "big")
-    async with asyncio.timeout(20), saying(many + record().serialize() * 20) as port:
-        backend = load_backend(f"usbip:127.0.0.1:{port}")
-        with pytest.raises(BackendError, match="a list without an end"):
-            await backend.list_devices()
-        await backend.aclose()
-
-
 OTHER = codec.import_reply(record(product=3))
 
 

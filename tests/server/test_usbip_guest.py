@@ -77,7 +77,7 @@ async def test_the_list_has_what_is_attached_and_ends_the_connection(
 ) -> None:
     assert await guest.attach(Device(1)) == f"busid 1-1 at 127.0.0.1 port {guest.port}"
     assert "busid 2-1" in await guest.attach(Other(2, Speed.SUPER))
-    records = codec.parse_list(await ask(guest, ends, codec.list_request()))
+    records = codec.DeviceList().receive(await ask(guest, ends, codec.list_request()))
     async with asyncio.timeout(20):
         assert await asyncio.get_running_loop().sock_recv(ends[0], 1) == b""
     assert records is not None

@@ -33,7 +33,7 @@ from rusb.wire.base import (
     WireProtocol,
 )
 from rusb.wire.usbip import PLUGIN as USBIP
-from rusb.wire.usbip import Export, parse_list
+from rusb.wire.usbip import DeviceList, Export
 from rusb.wire.usbip import _codec as codec
 from rusb.wire.usbredir import PLUGIN as USBREDIR
 from tests.support.amount import chance, inputs
@@ -267,7 +267,7 @@ def test_lists_and_requests_of_anything() -> None:
     for n in range(INPUTS):
         data = spoil(known, source)
         try:
-            found = parse_list(data)
+            found = DeviceList().receive(data)
         except RemoteProtocolError:
             read["bad list"] += 1
         else:

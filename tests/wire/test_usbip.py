@@ -351,13 +351,15 @@ def test_bytes_in_flight_are_bounded() -> None:
 
 
 def test_a_list_is_as_others_make_it() -> None:
-    records = codec.parse_list(bytes.fromhex(OPERATIONS["rep_devlist_two"]["hex"]))
+    records = codec.DeviceList().receive(
+        bytes.fromhex(OPERATIONS["rep_devlist_two"]["hex"])
+    )
     assert records is not None
     assert [r.busid for r in records] == ["1-1", "1-2"]
     assert [r.info.speed for r in records] == [Speed.FULL, Speed.HIGH]
     assert (records[1].info.vendor_id, records[1].info.product_id) == (1921, 21863)
     empty = bytes.fromhex(OPERATIONS["rep_devlist_empty"]["hex"])
-    assert codec.parse_list(empty) == ()
+    assert codec.DeviceList().receive(empty) == ()
     assert codec.device_list([]) == empty
     assert codec.list_request().hex() == OPERATIONS["req_devlist"]["hex"]
     assert codec.import_request("1-1").hex() == OPERATIONS["req_import"]["hex"]
@@ -367,24 +369,46 @@ def test_our_list_can_be_read() -> None:
     ours = Record.of(Place(1, 3), INFO, SOUND)
     data = codec.device_list([ours, ours])
     assert len(data) == 12 + 2 * (312 + 4)
-    found = codec.parse_list(data)
+    found = codec.DeviceList().receive(data)
     assert found is not None
     assert [r.busid for r in found] == ["1-3", "1-3"]
     assert found[0].interface_count == 1
     for end in range(len(data)):
-        assert codec.parse_list(data[:end]) is None
+        assert codec.DeviceList().receive(data[:end]) is None
+
+
+def test_a_list_in_small_pieces_is_read_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever sends a long one byte by byte would keep us busy with reading it."""
+    ours = Record.of(Place(1, 3), INFO, SOUND)
+    data, read = codec.device_list([ours] * 30), 0
+    parse = Record.parse
+
+    def count(record: bytes) -> Record:
+        nonlocal read
+        read += 1
+        return parse(record)
+
+    monkeypatch.setattr(Record, "parse", count)
+    found = codec.DeviceList()
+    assert {found.receive(bytes((byte,))) for byte in data[:-1]} == {None}
+    assert len(found.receive(data[-1:]) or ()) == read == 30
+    assert len(found.receive(data) or ()) == read == 30  # nothing follows a list
 
 
 def test_a_list_is_bounded() -> None:
     data = codec.OPERATION.pack(0x0111, 5, 0) + struct.pack(">I", 0xFFFFFFFF)
     with pytest.raises(RemoteProtocolError, match="4294967295 devices"):
-        codec.parse_list(data)
+        codec.DeviceList().receive(data)
 
 
 def test_texts_without_an_end_are_as_long_as_their_fields() -> None:  # T31
     path, busid = b"p" * 256, b"1-" + b"2" * 30
     data = codec.device_list([Record.of(Place(1, 3), INFO, SOUND)])
-    (found,) = codec.parse_list(data[:12] + path + busid + data[12 + 288 :]) or ()
+    (found,) = (
+        codec.DeviceList().receive(data[:12] + path + busid + data[12 + 288 :]) or ()
+    )
     assert found.busid == busid.decode()
     assert (found.info.vendor_id, found.bus) == (INFO.vendor_id, 1)
 

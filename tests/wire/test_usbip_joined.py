@@ -293,7 +293,7 @@ def test_a_refusal_of_the_reply_in_pieces() -> None:
 
 def test_a_list_that_fails_says_why() -> None:
     with pytest.raises(RemoteProtocolError, match="not available"):
-        codec.parse_list(codec.OPERATION.pack(0x0111, 5, 1) + bytes(4))
+        codec.DeviceList().receive(codec.OPERATION.pack(0x0111, 5, 1) + bytes(4))
 
 
 def test_a_device_without_configurations_has_a_record() -> None:
@@ -373,4 +373,4 @@ def test_a_whole_answer_to_short_not_ok_is_no_error() -> None:
 
 def test_refusals_and_lists_of_an_export() -> None:
     assert Export.refusal(Export.BUSY) == codec.import_reply(None, 2)
-    assert codec.parse_list(Export.list_reply([])) == ()
+    assert codec.DeviceList().receive(Export.list_reply([])) == ()

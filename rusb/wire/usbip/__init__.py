@@ -3,13 +3,14 @@
 from rusb.usb.types import TransferType
 from rusb.wire.base import ChannelKind, ChannelSpec
 
-from ._codec import Place, Record, list_request, parse_list
+from ._codec import DeviceList, Place, Record, list_request
 from ._device import UsbipDeviceSide
 from ._export import Export
 from ._guest import UsbipGuestSide
 
 __all__ = [
     "PLUGIN",
+    "DeviceList",
     "Export",
     "Place",
     "Record",
@@ -17,7 +18,6 @@ __all__ = [
     "UsbipDeviceSide",
     "UsbipGuestSide",
     "list_request",
-    "parse_list",
 ]
 
 

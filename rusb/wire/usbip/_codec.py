@@ -28,6 +28,7 @@ __all__ = [
     "RET_UNLINK",
     "VERSION",
     "Code",
+    "DeviceList",
     "Flag",
     "Place",
     "Record",
@@ -38,7 +39,6 @@ __all__ = [
     "import_status",
     "list_request",
     "pack_iso",
-    "parse_list",
     "status_of",
     "unpack_iso",
 ]
@@ -326,33 +326,59 @@ def import_status(status: int) -> str:
     return REFUSALS.get(status, f"status {status}")
 
 
-def parse_list(data: bytes) -> tuple[Record, ...] | None:
-    """Read the reply with all devices; None: it is not complete.
+class DeviceList:
+    """The reply with all devices, as it comes (2.2).
 
-    Raises:
-        RemoteProtocolError: not such a reply, or more than MAX_DEVICES.
+    What was read is not read again, however small the pieces are.
     """
-    if len(data) < OPERATION.size + _COUNT.size:
-        return None
-    _, status = check_operation(data, Code.REP_LIST)
-    if status:
-        raise RemoteProtocolError(f"the server gives no list: {import_status(status)}")
-    (count,) = _COUNT.unpack_from(data, OPERATION.size)
-    if count > MAX_DEVICES:
-        raise RemoteProtocolError(f"a list of {count} devices")
-    at, records = OPERATION.size + _COUNT.size, []
-    for _ in range(count):
-        if len(data) < at + RECORD:
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._records: list[Record] = []
+        self._count: int | None = None
+
+    def receive(self, data: bytes) -> tuple[Record, ...] | None:
+        """Take a piece of the stream; None: the list is not complete.
+
+        Raises:
+            RemoteProtocolError: not such a reply, or more than MAX_DEVICES.
+        """
+        self._buffer += data
+        if self._count is None:
+            self._count = self._begin()
+        while self._count is not None and len(self._records) < self._count:
+            if not self._next():
+                break
+        return tuple(self._records) if len(self._records) == self._count else None
+
+    def _begin(self) -> int | None:
+        """Return how many devices follow; None: that has not come."""
+        size = OPERATION.size + _COUNT.size
+        if len(self._buffer) < size:
             return None
-        record = Record.parse(data[at : at + RECORD])
-        at += RECORD
-        end = at + _INTERFACE.size * record.interface_count
-        if len(data) < end:
-            return None
-        found = tuple(_INTERFACE.iter_unpack(data[at:end]))
-        records.append(replace(record, interfaces=found))
-        at = end
-    return tuple(records)
+        _, status = check_operation(self._buffer, Code.REP_LIST)
+        if status:
+            why = import_status(status)
+            raise RemoteProtocolError(f"the server gives no list: {why}")
+        count: int = _COUNT.unpack_from(self._buffer, OPERATION.size)[0]
+        if count > MAX_DEVICES:
+            raise RemoteProtocolError(f"a list of {count} devices")
+        del self._buffer[:size]
+        return count
+
+    def _next(self) -> bool:
+        """Read a device; False: it is not complete."""
+        buffer = self._buffer
+        end = RECORD
+        if len(buffer) >= end:
+            end += _INTERFACE.size * buffer[RECORD - 1]
+        if len(buffer) < end:
+            return False
+        record = Record.parse(bytes(buffer[:RECORD]))
+        found = tuple(_INTERFACE.iter_unpack(bytes(buffer[RECORD:end])))
+        self._records.append(replace(record, interfaces=found))
+        del buffer[:end]
+        return True
 
 
 # --------------------------------------------------- isochronous packets ----
