@@ -33,6 +33,10 @@ SILENCE, LOOK = 6.0, 1.0
 """Seconds without a byte of a client, which promises one every two, after which its
 connection is given up; and between looks."""
 
+MOST_KEPT = 2 * WINDOW
+"""Bytes that may be kept for a client. The guest waits at half of that, but transfers
+that wait for a device to say something are asked for again whenever one comes back."""
+
 
 class _Session(Holder, Protocol):
     """What it asks of the connection's session."""
@@ -282,5 +286,8 @@ class Extension(ChannelHandler):
         if now - heard > SILENCE:
             self._stream.fail(ConnectionLost(f"nothing came for {SILENCE:g} s"))
             self._stream.abort()
+        elif self.ticket is not None and self.ticket.lane.size > MOST_KEPT:
+            error = RemoteProtocolError("rusbext: the client acknowledges nothing")
+            self._stream.fail(error)
         else:
             self._set_timer()

@@ -264,6 +264,23 @@ async def test_bad_messages_end_the_connection_and_are_not_waited_for(
         assert not lab.server._host.parking._tickets
 
 
+async def test_a_client_that_acknowledges_nothing_is_left(
+    lab: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what it answers to would be kept for ever, and more of it."""
+    monkeypatch.setattr(extension, "MOST_KEPT", 100_000)
+    monkeypatch.setattr(extension, "LOOK", 0.05)
+    async with lab.client(EmulatedBackend(devices=[Loopback()])) as session:
+        (device,) = await lab.guest.wait_for(1)
+        lab.wire.is_down = True
+        monkeypatch.setattr(ticket_of(session).lane, "_acknowledge", lambda where: None)
+        while (await device.read(Loopback.SOURCE, 8)).status is UrbStatus.OK:
+            pass
+        await lab.wait_log("the client acknowledges nothing")
+        await lab.guest.wait_for(0)
+        assert "keeping" not in lab.log()
+
+
 # ------------------------------------------------- the only connection allowed ----
 
 
