@@ -588,7 +588,7 @@ def test_t25_endless_fragments_take_no_memory() -> None:
     assert receive(guest, *[empty] * times) == []
     small = results(*[record(1, b"x", flags=2)] * 4000, record(1, b"x", flags=3))
     events = receive(guest, *[small] * times)
-    buffer = guest._devices[ID].pending[1].buffer
+    buffer = guest._devices[ID].fragments[1]
     assert events == []
     assert buffer is not None
     assert len(buffer) == times * 4001

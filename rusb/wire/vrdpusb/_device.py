@@ -7,6 +7,7 @@ from rusb.errors import LocalProtocolError
 from rusb.usb.descriptors import DeviceDescriptors
 from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
+from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus, cut_payload
 from rusb.wire.base import (
     AlternateRequested,
@@ -40,6 +41,7 @@ MAX_BYTES_IN_FLIGHT = 64 << 20
 """Per device: buffers of its URBs, twice what our server asks for. Likewise."""
 
 _OK = UrbStatus.OK
+_INTERRUPT = TransferType.INTERRUPT
 
 _parse_setup = lru_cache(64)(SetupPacket.parse)
 """Guests ask the same again and again, and to make one takes as long as five other
@@ -52,34 +54,16 @@ LIST_TIMEOUT = 10.0
 """Seconds without a DEVICE_LIST request after which one is sent unasked (S2)."""
 
 
-class _Pending:
-    """A URB in flight: what its answer needs."""
-
-    __slots__ = ("is_cancelled", "is_in", "kind", "length", "setup")
-
-    def __init__(self, kind: int, length: int, is_in: bool, setup: bytes) -> None:
-        self.is_cancelled = False
-        self.kind = kind
-        self.length = length
-        self.is_in = is_in
-        self.setup = setup
-
-
 class _Device:
     """A device that is open."""
 
-    __slots__ = ("bytes", "pending")
+    __slots__ = ("bytes", "cancelled", "pending")
 
     def __init__(self) -> None:
-        self.pending: dict[int, _Pending] = {}  # by handle
+        # in flight, by handle, each with its SETUP packet, which results echo
+        self.pending: dict[int, tuple[Urb, bytes]] = {}
+        self.cancelled: set[int] = set()  # handles
         self.bytes = 0
-
-    def take(self, handle: int) -> _Pending | None:
-        """Remove a URB, if it is in flight."""
-        pending = self.pending.pop(handle, None)
-        if pending is not None:
-            self.bytes -= pending.length
-        return pending
 
 
 class VrdpUsbDeviceSide(DeviceSide):
@@ -205,8 +189,12 @@ class VrdpUsbDeviceSide(DeviceSide):
         """Status 1, at once: the virtual machine waits for it (S20)."""
         refused = self._devices.pop(device, None)
         self._reply(Code.OPEN, Status.DENIED, device)
-        for handle, urb in (refused or _Device()).pending.items():
-            self._refuse(device, handle, urb)
+        for handle, (urb, setup) in (refused or _Device()).pending.items():
+            self._send_error(
+                *(device, handle, codec.NOT_RESPONDING, setup),
+                is_in=urb.is_in,
+                is_urgent=urb.type is _INTERRUPT,
+            )
 
     def device_lost(self, device: int) -> None:
         """From now on requests are answered with status 2 (2.8)."""
@@ -215,23 +203,31 @@ class VrdpUsbDeviceSide(DeviceSide):
     def complete_urb(self, device: int, urb_id: int, result: UrbResult) -> None:
         """Send the one URB_RESULT (1.8): one record, LAST set (S13)."""
         target = self._devices.get(device)
-        pending = target.take(urb_id) if target is not None else None
-        if pending is None:
+        if target is None or urb_id not in target.pending:
             return  # the device was closed
-        error, setup = 0, pending.setup
-        if result.status != _OK:
+        urb, setup = target.pending.pop(urb_id)
+        most = urb.length
+        target.bytes -= most
+        is_in = urb.endpoint & 0x80 != 0
+        is_urgent = urb.type is _INTERRUPT  # before what a disk sends
+        error = 0
+        if result.status is not _OK:
             error = codec.serialize_error(result.status, self.version)
-            if not pending.is_cancelled:
-                self._send_result(device, urb_id, error, pending)
+            if urb_id not in target.cancelled:
+                self._send_error(
+                    *(device, urb_id, error, setup), is_in=is_in, is_urgent=is_urgent
+                )
                 return
             error = codec.STALLED  # C14, with what was moved until then
+        if target.cancelled:
+            target.cancelled.discard(urb_id)
         data: bytes | memoryview = b""
-        if not pending.is_in:
-            size, length = 0, min(result.length, pending.length) + len(setup)
+        if not is_in:
+            size, length = 0, min(result.length, most) + len(setup)
         else:
             data = result.data
-            if len(data) > pending.length:
-                data = data[: pending.length]
+            if len(data) > most:
+                data = data[:most]
             if setup:
                 data = setup + data
             length = size = len(data)
@@ -239,7 +235,6 @@ class VrdpUsbDeviceSide(DeviceSide):
             *(15 + size, codec.URB_RESULT, device, codec.FLAG_LAST),
             *(error, urb_id, length),
         )
-        is_urgent = pending.kind == codec.URB_INTERRUPT  # before what a disk sends
         self._outputs.append(Send(self._channel, head + data, is_urgent, False, device))
 
     # ---------------------------------------------------------- the requests ----
@@ -318,41 +313,45 @@ class VrdpUsbDeviceSide(DeviceSide):
             codec.SUBMIT.unpack_from(data)
         )
         device = self._devices.get(number)
-        before = device.pending.get(handle) if device is not None else None
-        if before is not None or not handle:
-            if device is None or before is None or not before.is_cancelled:
+        if not handle or (device is not None and handle in device.pending):
+            if device is None or handle not in device.cancelled:
                 # An answer would end the other URB of that handle.
                 self._ignore(f"SUBMIT_URB with handle {handle}, 0 or in flight")
                 return
-            device.take(handle)  # the server waits for it no more
+            device.cancelled.remove(handle)  # the server waits for it no more
+            device.bytes -= device.pending.pop(handle)[0].length
         is_in = direction == codec.DIRECTION_IN
         start = codec.SUBMIT.size
-        payload: bytes | memoryview = b""
-        if size:
-            payload = cut_payload(memoryview(data), start, start + size)
-        setup = bytes(payload[:8]) if kind == codec.URB_CONTROL else b""
-        pending = _Pending(kind, length, is_in, setup)
+        stop = start + size
+        setup, request = b"", None
+        if kind == codec.URB_CONTROL and size >= 8 and len(data) >= start + 8:
+            setup = data[start : start + 8]
+            request = _parse_setup(setup)
         if (
             device is None
             or number in self._lost
-            or len(payload) < size
-            or _is_bad(kind, endpoint, direction, length, size, setup)
+            or stop > len(data)
+            or _is_bad(kind, endpoint, direction, length, size, request)
             or len(device.pending) >= MAX_URBS_IN_FLIGHT
             or device.bytes + length > MAX_BYTES_IN_FLIGHT
-        ):
-            self._refuse(number, handle, pending)
+        ):  # C11
+            self._send_error(
+                *(number, handle, codec.NOT_RESPONDING, setup),
+                is_in=is_in,
+                is_urgent=kind == codec.URB_INTERRUPT,
+            )
             return
-        request = None
-        if setup:
-            request = _parse_setup(setup)
-            payload = payload[8:]
-            length = pending.length = request.length
-        device.pending[handle] = pending
-        device.bytes += length
+        if request is not None:
+            length = request.length
+        payload: bytes | memoryview = b""
         if is_in:
-            endpoint, payload = endpoint | 0x80, b""
+            endpoint |= 0x80
+        else:
+            payload = cut_payload(data, start + len(setup), stop)
         kind = codec.TRANSFER_TYPES[kind]
         urb = Urb(handle, kind, endpoint, length, payload, request)
+        device.pending[handle] = urb, setup
+        device.bytes += length
         self._events.append(UrbSubmitted(number, urb))
 
     def _cancel(self, data: bytes, now: float) -> None:
@@ -362,9 +361,10 @@ class VrdpUsbDeviceSide(DeviceSide):
             return
         _, _, number, handle = codec.CANCEL.unpack_from(data)
         device = self._devices.get(number)
-        pending = device.pending.get(handle) if device is not None else None
-        if pending is not None and not pending.is_cancelled:
-            pending.is_cancelled = True
+        if device is None or handle not in device.pending:
+            return
+        if handle not in device.cancelled:
+            device.cancelled.add(handle)
             self._events.append(CancelRequested(number, handle))
 
     # ---------------------------------------------------------------- small ----
@@ -378,18 +378,21 @@ class VrdpUsbDeviceSide(DeviceSide):
     def _reply(self, code: int, status: Status, device: int) -> None:
         self._send(codec.STATUS_REPLY.pack(6, code, status, device), device)
 
-    def _refuse(self, device: int, handle: int, urb: _Pending) -> None:
-        """Answer a URB that cannot be done (C11)."""
-        self._send_result(device, handle, codec.NOT_RESPONDING, urb)
-
-    def _send_result(self, device: int, handle: int, error: int, urb: _Pending) -> None:
-        """An error: without data, but for the echo of the SETUP packet (S16)."""
-        setup = urb.setup if len(urb.setup) == 8 else b""
-        echo = setup if urb.is_in else b""
+    def _send_error(
+        self,
+        device: int,
+        handle: int,
+        error: int,
+        setup: bytes,
+        *,
+        is_in: bool,
+        is_urgent: bool,
+    ) -> None:
+        """End a URB without data, but for the echo of the SETUP packet (S16)."""
+        echo = setup if is_in else b""
         size = 15 + len(echo)
         head = (size, codec.URB_RESULT, device, codec.FLAG_LAST, error, handle)
         message = codec.RESULT.pack(*head, len(setup)) + echo
-        is_urgent = urb.kind == codec.URB_INTERRUPT
         self._outputs.append(Send(self._channel, message, is_urgent, False, device))
 
     def _send(self, message: bytes, device: int = 0) -> None:
@@ -400,7 +403,12 @@ class VrdpUsbDeviceSide(DeviceSide):
 
 
 def _is_bad(
-    kind: int, endpoint: int, direction: int, length: int, size: int, setup: bytes
+    kind: int,
+    endpoint: int,
+    direction: int,
+    length: int,
+    size: int,
+    request: SetupPacket | None,
 ) -> bool:
     """Does a SUBMIT_URB contradict itself, or want too much (C12, C13, T23)?"""
     if kind not in codec.TRANSFER_TYPES or endpoint > 0x0F:
@@ -414,11 +422,12 @@ def _is_bad(
         return True
     if kind != codec.URB_CONTROL:
         return False
-    if len(setup) != 8 or (setup[0] & 0x80 == 0) != (direction == codec.DIRECTION_OUT):
+    is_out = direction == codec.DIRECTION_OUT
+    if request is None or (request.request_type & 0x80 == 0) != is_out:
         return True
     # No backend may be led to move more than its buffer holds.
-    wanted = int.from_bytes(setup[6:], "little") + 8
-    return wanted > length or (wanted < length and direction == codec.DIRECTION_OUT)
+    wanted = request.length + 8
+    return wanted > length or (wanted < length and is_out)
 
 
 _ARGUMENTS: dict[int, int] = {

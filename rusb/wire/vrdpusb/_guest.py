@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from rusb.errors import LocalProtocolError, ParseError
 from rusb.usb.device import DeviceInfo
@@ -91,25 +92,16 @@ class _State(enum.Enum):
 _CLOSED = _State.CLOSED
 
 
-class _Pending:
-    """A URB in flight."""
-
-    __slots__ = ("buffer", "is_cancelled", "urb")
-
-    def __init__(self, urb: Urb) -> None:
-        self.urb = urb
-        self.is_cancelled = False
-        self.buffer: bytearray | None = None  # fragments so far
-
-
 class _Device:
     """A device that is open."""
 
-    __slots__ = ("handles", "has_failed", "pending")
+    __slots__ = ("cancelled", "fragments", "handles", "has_failed", "pending")
 
     def __init__(self) -> None:
-        self.pending: dict[int, _Pending] = {}  # by handle
+        self.pending: dict[int, Urb] = {}  # in flight, by handle
         self.handles: dict[int, int] = {}  # urb id to handle
+        self.cancelled: set[int] = set()  # handles
+        self.fragments: dict[int, bytearray] = {}  # what has come so far, by handle
         self.has_failed = False
 
 
@@ -158,8 +150,9 @@ class VrdpUsbGuestSide(GuestSide):
         self._devices: dict[int, _Device] = {}
         self._listed: tuple[DeviceInfo, ...] | None = None
         self._was_empty = False  # the last list was, and is not believed yet
-        self._list_due: float | None = None  # next request, or its repetition
-        self._poll_due: float | None = None
+        self._list_due = inf  # next request, or its repetition
+        self._poll_due = inf
+        self._control_due = inf  # the soonest of these, or one that is done
         # (device, handle) to deadline, in the order of submission, of cancelling
         self._control: dict[tuple[int, int], float] = {}
         self._cancelled: dict[tuple[int, int], float] = {}
@@ -197,7 +190,7 @@ class VrdpUsbGuestSide(GuestSide):
         self._channel, self.version = channel, state.version
         self._state = _State.LISTING
         self._is_extended, self._wants_polls = state.is_extended, state.wants_polls
-        self._poll_due = now if state.wants_polls else None
+        self._poll_due = now if state.wants_polls else inf
         self._last_handle = state.last_handle
         self._listed = state.listed
         self._devices = {number: _Device() for number in state.opened}
@@ -235,36 +228,38 @@ class VrdpUsbGuestSide(GuestSide):
             self._ignore(f"message with code {code}")
 
     def next_deadline(self) -> float | None:
-        """The next thing to do; constant work per call."""
+        """The next thing to do, or earlier; constant work per call."""
         if self._just_cancelled:
             return 0.0  # tell the time
         due = self._list_due
-        if self._control or self._cancelled:
-            for limits in (self._control, self._cancelled):
-                if limits:  # the first is the soonest
-                    first = next(iter(limits.values()))
-                    due = first if due is None or first < due else due
-        if self._poll_due is not None and (due is None or self._poll_due < due):
+        if self._control_due < due:
+            due = self._control_due
+        if self._poll_due < due:
             due = self._poll_due
-        return due
+        if self._cancelled:  # the first is the soonest
+            due = min(due, next(iter(self._cancelled.values())))
+        return due if due < inf else None
 
     def handle_deadline(self, now: float) -> None:
         """Repeat what was lost, ask for the list, give up on control transfers."""
-        if self._list_due is not None and now >= self._list_due:
+        if now >= self._list_due:
             if self._state is _State.NEGOTIATING:
                 self._negotiate(now)
             else:
                 self._request_list(now)
         for number, handle in _late(self._control, now):
             self._send(codec.cancel(number, handle), number)
-            self._finish(number, handle, UrbResult(UrbStatus.TIMEOUT))
+            status = UrbStatus.TIMEOUT
+            self._finish(number, self._devices[number], handle, UrbResult(status))
+        self._control_due = next(iter(self._control.values()), inf)
         for number, handle in _late(self._cancelled, now):
-            self._finish(number, handle, UrbResult(UrbStatus.CANCELLED))
+            status = UrbStatus.CANCELLED
+            self._finish(number, self._devices[number], handle, UrbResult(status))
         for key in self._just_cancelled:
             self._cancelled[key] = now + CANCEL_TIMEOUT
         self._just_cancelled.clear()
-        if self._poll_due is not None and now >= self._poll_due:
-            self._poll_due = None
+        if now >= self._poll_due:
+            self._poll_due = inf
             if any(d.pending for d in self._devices.values()):  # S17
                 self._send(codec.empty(Code.POLL_URBS))
                 self._poll_due = now + POLL_URBS_INTERVAL
@@ -349,14 +344,16 @@ class VrdpUsbGuestSide(GuestSide):
             self._reject(device, urb, UrbStatus.INVALID)
             return
         handle = self._new_handle(target)
-        target.pending[handle] = _Pending(urb)
+        target.pending[handle] = urb
         target.handles[urb.id] = handle
         endpoint, length = urb.endpoint, urb.length
         data, direction = urb.data, codec.DIRECTION_OUT
         if endpoint & 0x80:
             data, direction = b"", codec.DIRECTION_IN
         if urb.setup is not None:
-            self._control[device, handle] = now + self._control_timeout
+            due = self._control[device, handle] = now + self._control_timeout
+            if due < self._control_due:
+                self._control_due = due
             data = urb.setup.serialize() + data
             length = 8 + urb.setup.length
         size = len(data)
@@ -367,19 +364,18 @@ class VrdpUsbGuestSide(GuestSide):
         self._outputs.append(
             Send(self._channel, head + data, urb.type is _INTERRUPT, False, device)
         )
-        if self._wants_polls and self._poll_due is None:
+        if self._wants_polls and self._poll_due == inf:
             self._poll_due = now + POLL_URBS_INTERVAL
 
     def cancel_urb(self, device: int, urb_id: int) -> None:
         """Send CANCEL_URB; the URB completes with its result, or soon without."""
         target = self._devices.get(device)
-        handle = target.handles.get(urb_id) if target else None
-        pending = target.pending[handle] if target and handle else None
-        if handle is None or pending is None or pending.is_cancelled:
+        handle = target.handles.get(urb_id) if target is not None else None
+        if target is None or handle is None or handle in target.cancelled:
             return
-        pending.is_cancelled = True
+        target.cancelled.add(handle)
         self._just_cancelled[device, handle] = None
-        self._send_cancel(device, handle, pending)
+        self._send_cancel(device, handle, target.pending[handle])
 
     # ------------------------------------------------- negotiation and list ----
 
@@ -389,7 +385,7 @@ class VrdpUsbGuestSide(GuestSide):
             codec.NEGOTIATE.pack(5, Code.NEGOTIATE, codec.VERSION, codec.EXTENDED)
         )
         is_last = self._attempts >= NEGOTIATE_ATTEMPTS
-        self._list_due = None if is_last else now + NEGOTIATE_RETRY
+        self._list_due = inf if is_last else now + NEGOTIATE_RETRY
 
     def _negotiated(self, data: bytes, now: float) -> None:
         """Evaluate the reply (1.10); it is accepted at any time (S29)."""
@@ -412,7 +408,7 @@ class VrdpUsbGuestSide(GuestSide):
         self.version = version
         self._unknown_flags = _unknown_flags(version)
         self._wants_polls = flags & codec.POLL != 0
-        self._poll_due = now if self._wants_polls else None
+        self._poll_due = now if self._wants_polls else inf
         self._is_extended = version == 3 and client_flags & codec.EXTENDED != 0
         self._state = _State.LISTING
         agreed = version, flags, client_flags
@@ -427,7 +423,7 @@ class VrdpUsbGuestSide(GuestSide):
             return
         self._state = _State.MUTE
         self._agreed = ()
-        self._list_due = None
+        self._list_due = inf
         self._events.append(Negotiated(0, flags, error))
 
     def _request_list(self, now: float) -> None:
@@ -491,95 +487,99 @@ class VrdpUsbGuestSide(GuestSide):
             if device is None:
                 self._ignore(f"URB_RESULT for device {number}, which is not open")
                 return
-            pending = device.pending.get(handle)
+            urb = device.pending.get(handle)
             start = offset
-            if pending is None:  # late, after a cancel (C14); S13 for what follows
+            if urb is None:  # late, after a cancel (C14); S13 for what follows
                 log.debug("< result for finished handle %d", handle)
             else:
                 body: bytes | memoryview = b""
-                if length and pending.urb.endpoint & 0x80:
+                if length and urb.endpoint & 0x80:
                     start += length
-                    body = cut_payload(memoryview(data), offset, start)
-                self._result(number, handle, pending, (flags, error, length), body)
+                    body = cut_payload(data, offset, start)
+                record = flags, error, length
+                result = self._result(device, handle, urb, record, body)
+                if result is not None:
+                    self._finish(number, device, handle, result)
             if flags & codec.FLAG_LAST:
                 return
         self._ignore(f"URB_RESULT with more than {MAX_RECORDS} records")
 
     def _result(
         self,
-        number: int,
+        device: _Device,
         handle: int,
-        pending: _Pending,
+        urb: Urb,
         record: tuple[int, int, int],
         body: bytes | memoryview,
-    ) -> None:
-        """Complete a URB, or keep a fragment of it.
+    ) -> UrbResult | None:
+        """Return how a URB ended; None: that was a fragment of it, which is kept.
 
         Args:
-            number: device id.
+            device: whose it is.
             handle: of the URB.
-            pending: the URB.
+            urb: itself.
             record: flags, error and len of the record.
             body: what there is of its data; empty for OUT.
         """
         flags, error, length = record
-        urb, status = pending.urb, _OK
+        status = _OK
         if error:
             status = codec.parse_error(error, self.version)
-            if pending.is_cancelled:
+            if handle in device.cancelled:
                 status = UrbStatus.CANCELLED
         head = 0 if urb.setup is None else 8  # the SETUP packet, echoed (S27)
         if not urb.endpoint & 0x80:
             moved = length - head if length > head else 0
             if moved > urb.length:
                 status, moved = UrbStatus.NO_DEVICE, urb.length
-            self._finish(number, handle, UrbResult(status, b"", moved))
-            return
+            return UrbResult(status, b"", moved)
         if len(body) < length:  # 7.x: not responding
-            self._finish(number, handle, UrbResult(UrbStatus.NO_DEVICE))
-            return
-        buffer = pending.buffer
-        if buffer is not None or flags & codec.FLAG_FRAGMENT:
-            buffer = pending.buffer = bytearray() if buffer is None else buffer
+            return UrbResult(UrbStatus.NO_DEVICE)
+        if flags & codec.FLAG_FRAGMENT or handle in device.fragments:
+            buffer = device.fragments.setdefault(handle, bytearray())
             buffer += body
             is_more = flags & codec.FLAG_FRAGMENT and status is _OK  # S25
             if is_more and len(buffer) <= head + urb.length:
-                return
+                return None
             body = memoryview(buffer)
         data = body[head:] if head else body
         if len(data) > urb.length:
             status, data = UrbStatus.OVERFLOW, data[: urb.length]
-        self._finish(number, handle, UrbResult(status, data, len(data)))
+        return UrbResult(status, data, len(data))
 
     # -------------------------------------------------------------- small ----
 
-    def _finish(self, number: int, handle: int, result: UrbResult) -> None:
-        device = self._devices[number]
-        pending = device.pending.pop(handle)
-        urb = pending.urb
+    def _finish(
+        self, number: int, device: _Device, handle: int, result: UrbResult
+    ) -> None:
+        urb = device.pending.pop(handle)
         del device.handles[urb.id]
         if urb.setup is not None:
             del self._control[number, handle]
-        if pending.is_cancelled:
+        if device.fragments:
+            device.fragments.pop(handle, None)
+        if handle in device.cancelled:
+            device.cancelled.remove(handle)
             self._cancelled.pop((number, handle), None)
             self._just_cancelled.pop((number, handle), None)
         self._events.append(UrbCompleted(number, urb.id, result))
 
     def _complete_all(self, number: int, status: UrbStatus) -> None:
-        for handle in list(self._devices[number].pending):
-            self._finish(number, handle, UrbResult(status))
+        device = self._devices[number]
+        for handle in list(device.pending):
+            self._finish(number, device, handle, UrbResult(status))
 
     def _cancel_all(self, number: int) -> None:
         device = self._devices.get(number)
         if device is not None:
-            for handle, pending in device.pending.items():
-                if not pending.is_cancelled:
-                    self._send_cancel(number, handle, pending)
+            for handle, urb in device.pending.items():
+                if handle not in device.cancelled:
+                    self._send_cancel(number, handle, urb)
             self._complete_all(number, UrbStatus.CANCELLED)
 
-    def _send_cancel(self, device: int, handle: int, pending: _Pending) -> None:
+    def _send_cancel(self, device: int, handle: int, urb: Urb) -> None:
         """Cancel a URB; one that is urgent is cancelled as soon."""
-        is_urgent = pending.urb.type is _INTERRUPT
+        is_urgent = urb.type is _INTERRUPT
         self._send(codec.cancel(device, handle), device, is_urgent=is_urgent)
 
     def _new_handle(self, device: _Device) -> int:
