@@ -1,12 +1,14 @@
 """Fixtures of several modules."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from rusb.server.auth import hashes
+from tests.support.breaking import Wire
+from tests.support.teleporting import Host, awaited, running
 
 
 @pytest.fixture
@@ -22,3 +24,24 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check of a password is not to take 0.1 s; tests/cli has how long it takes."""
     monkeypatch.setattr(hashes, "LOG_N", hashes.MIN_LOG_N)
+
+
+@pytest.fixture
+async def source(tmp_path: Path, runtime: Path) -> AsyncIterator[Host]:
+    """Where a machine runs that is to be teleported."""
+    async with running(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def target(tmp_path: Path, runtime: Path) -> AsyncIterator[Host]:
+    """Where it is awaited."""
+    async with awaited(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def wire(target: Host) -> AsyncIterator[Wire]:
+    """A network between the two."""
+    async with Wire(target.port).up() as found:
+        yield found

@@ -7,7 +7,6 @@ The guest is a BIOS, which reads and configures a keyboard whenever it starts.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -33,10 +32,8 @@ from tests.support.teleporting import (
     Counting,
     Host,
     Plugged,
-    hardware,
     plugged,
     reset,
-    running,
     state,
     teleport,
     wait_state,
@@ -44,28 +41,6 @@ from tests.support.teleporting import (
 )
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
-
-
-@pytest.fixture
-async def source(tmp_path: Path) -> AsyncIterator[Host]:
-    async with running(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def target(tmp_path: Path) -> AsyncIterator[Host]:
-    found = Host.waiting(tmp_path / "target", hardware(tmp_path))
-    display = replace(found.machine.remote_display, enabled=True)
-    found.machine.remote_display = display
-    async with asyncio.timeout(60), found:
-        yield found
-
-
-@pytest.fixture
-async def wire(target: Host) -> AsyncIterator[Wire]:
-    """Between the hosts."""
-    async with Wire(target.port).up() as found:
-        yield found
 
 
 def before(

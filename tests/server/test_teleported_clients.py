@@ -3,10 +3,7 @@
 The guest is a BIOS, which reads and configures a keyboard whenever it starts.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,31 +15,14 @@ from tests.support.teleporting import (
     TARGET,
     Counting,
     Host,
-    hardware,
     plugged,
     reset,
-    running,
     state,
     teleport,
     wait_state,
 )
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
-
-
-@pytest.fixture
-async def source(tmp_path: Path) -> AsyncIterator[Host]:
-    async with running(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def target(tmp_path: Path) -> AsyncIterator[Host]:
-    found = Host.waiting(tmp_path / "target", hardware(tmp_path))
-    display = replace(found.machine.remote_display, enabled=True)
-    found.machine.remote_display = display
-    async with asyncio.timeout(60), found:
-        yield found
 
 
 async def test_a_client_goes_where_its_machine_goes(source: Host, target: Host) -> None:

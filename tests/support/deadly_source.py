@@ -7,9 +7,10 @@ import signal
 import sys
 from pathlib import Path
 
+from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport.link import Link
 from rusb.server.machine.teleport.messages import Kind, Message
-from tests.support.teleporting import running, teleport
+from tests.support.teleporting import SOURCE, Host, hardware, teleport
 
 
 async def _main(folder: Path, port: int, last: Kind) -> None:
@@ -21,8 +22,9 @@ async def _main(folder: Path, port: int, last: Kind) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Link.send = say  # type: ignore[method-assign]
-    async with running(folder):
-        await teleport(port)
+    host = Host(folder / "source", SOURCE, hardware(folder))
+    await RunningMachine.__aenter__(host)  # it is watched from outside
+    await teleport(port)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rusb.client.config import ClientConfig
 from rusb.client.events import SessionEvent
 from rusb.client.session import ClientSession, connect
 from rusb.filters.model import Filter
+from rusb.server.guests._qmp import entries_of
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.process import QemuProcess
 from rusb.server.machine.running import RunningMachine
@@ -25,6 +26,7 @@ from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.server.vbox.teleporter import Teleporter
 from tests.support.breaking import until
 from tests.support.rusbserver import free_port
+from tests.support.watching import GONE, Watched, check_apart, watched
 
 __all__ = [
     "SOURCE",
@@ -32,14 +34,19 @@ __all__ = [
     "Counting",
     "Host",
     "Plugged",
+    "awaited",
     "begin",
+    "check_moved",
+    "check_stayed",
     "hardware",
+    "over",
     "plugged",
     "qemu_of",
     "reset",
     "running",
     "state",
     "teleport",
+    "wait_redirs",
     "wait_state",
     "when_sent",
 ]
@@ -64,7 +71,14 @@ def hardware(folder: Path, **changes: Any) -> Hardware:
 
 
 class Host(RunningMachine):
-    """A host; its files are in a directory of its own."""
+    """A host with a remote display; its files are in a directory of its own.
+
+    Attributes:
+        said: what a user at its terminal sees.
+        watched: the QEMU that it began with.
+    """
+
+    watched: Watched
 
     def __init__(
         self,
@@ -72,14 +86,13 @@ class Host(RunningMachine):
         uuid: str,
         found: Hardware,
         teleporter: Teleporter | None = None,
-        *,
-        has_display: bool = False,
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.said: list[str] = []
+        self._watching = contextlib.AsyncExitStack()
         display = RemoteDisplay(
-            enabled=has_display,
+            enabled=True,
             properties={"TCP/Ports": str(free_port()), "TCP/Address": "127.0.0.1"},
         )
         machine = Machine(
@@ -100,7 +113,13 @@ class Host(RunningMachine):
 
     async def __aenter__(self) -> "Host":
         await super().__aenter__()
+        watching = watched(self.machine.uuid)
+        self.watched = await self._watching.enter_async_context(watching)
         return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._watching.aclose()
+        await super().__aexit__()
 
     @classmethod
     def waiting(
@@ -138,9 +157,21 @@ class Counting(Keyboard):
 
 @contextlib.asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Host]:
-    """The host where the machine begins, with a remote display."""
-    found = Host(folder / "source", SOURCE, hardware(folder), has_display=True)
-    async with asyncio.timeout(60), found:
+    """The host where the machine begins."""
+    async with (
+        asyncio.timeout(60),
+        Host(folder / "source", SOURCE, hardware(folder)) as found,
+    ):
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def awaited(folder: Path) -> AsyncIterator[Host]:
+    """The host where it is awaited."""
+    async with (
+        asyncio.timeout(60),
+        Host.waiting(folder / "target", hardware(folder)) as found,
+    ):
         yield found
 
 
@@ -151,6 +182,11 @@ async def state(uuid: str) -> MachineState:
 async def teleport(port: int, *, uuid: str = SOURCE, **changes: Any) -> dict[str, Any]:
     """Have a machine go to a port; return how it ended."""
     await begin(port, uuid=uuid, **changes)
+    return await over(uuid)
+
+
+async def over(uuid: str) -> dict[str, Any]:
+    """Wait until a move is over; return how it ended."""
     while True:
         found: dict[str, Any] = await call(control_path(uuid), "teleportstatus")
         if found["is_over"]:
@@ -185,6 +221,48 @@ async def wait_state(uuid: str, wanted: str) -> None:
         await asyncio.sleep(0.02)
 
 
+async def check_moved(source: Host, target: Host) -> None:
+    """The machine runs at the target, and is gone from the source."""
+    await source.wait_ended()
+    assert source.failure == ""
+    await source.aclose()
+    await wait_state(target.machine.uuid, "running")
+    assert await source.watched.status() == GONE
+    assert await target.watched.status() == "running"
+    check_apart(source.watched, target.watched)
+
+
+async def check_stayed(source: Host, target: Host, *, waits: bool = False) -> None:
+    """The machine runs at the source, and at the target it never did and never will.
+
+    Args:
+        waits: the target waits on, and the source has not even begun.
+    """
+    assert (await state(SOURCE)).state == "running"
+    assert await source.watched.status() == "running"
+    assert (await call(control_path(SOURCE), "teleportstatus"))["is_over"]
+    if waits:
+        found = await state(target.machine.uuid)
+        assert (found.state, found.waits) == ("teleportingin", target.port)
+        assert await target.watched.status() == "inmigrate"
+        assert "status" not in await source.watched.ask("query-migrate")
+    else:
+        await target.wait_ended()
+        assert target.failure
+        await target.aclose()
+        assert await target.watched.status() == GONE
+    assert target.watched.spans == []
+
+
+async def wait_redirs(host: Host, count: int) -> None:
+    """Wait until a host's QEMU has so many remote devices."""
+    while True:
+        chardevs = entries_of(await host._hypervisor.execute("query-chardev"))
+        if sum(str(c["label"]).startswith("rusb-") for c in chardevs) == count:
+            return
+        await asyncio.sleep(0.02)
+
+
 def when_sent(
     monkeypatch: pytest.MonkeyPatch, kind: type[Message], then: Callable[[], object]
 ) -> None:
@@ -200,11 +278,12 @@ def when_sent(
 
 
 class Plugged:
-    """A client, and what it has said."""
+    """A client, what it brings, and what it has said."""
 
     session: ClientSession
 
-    def __init__(self) -> None:
+    def __init__(self, *devices: Counting) -> None:
+        self.backend = EmulatedBackend(devices=list(devices))
         self.events: list[SessionEvent] = []
 
     def said(self) -> str:
@@ -215,18 +294,21 @@ class Plugged:
 async def plugged(
     source: Host, *devices: Counting, **changes: object
 ) -> AsyncIterator[Plugged]:
-    """A client with keyboards, which the source's guest has configured."""
+    """A client that comes back, with keyboards that the source's guest has configured.
+
+    Args:
+        changes: of its configuration.
+    """
     port = (await state(SOURCE)).display.port
     config = ClientConfig(
         "127.0.0.1", port, known_servers=source.folder / "known", reconnect=True
     )
     config = replace(config, **changes)  # type: ignore[arg-type]
-    backend = EmulatedBackend(devices=list(devices))
-    found = Plugged()
+    found = Plugged(*devices)
     async with (
         asyncio.timeout(40),
         connect(
-            config, backends=[backend], on_event=found.events.append
+            config, backends=[found.backend], on_event=found.events.append
         ) as found.session,
     ):
         await until(lambda: source.log.count("VUSB: Attached") == len(devices))

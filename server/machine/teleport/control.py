@@ -90,12 +90,13 @@ class TeleportControl:
     async def _start(self, arguments: Mapping[str, Any]) -> None:
         if self._task is not None and not self._task.done():
             raise ControlError("the machine is already being teleported")
-        self._departure = self._depart(_destination(arguments))
+        to = _destination(arguments)
+        self._departure = self._depart(to)
         self._error = ""
         self._seen.clear()
-        self._task = asyncio.ensure_future(self._run(self._departure))
+        self._task = asyncio.ensure_future(self._run(self._departure, to))
 
-    async def _run(self, departure: Departure) -> None:
+    async def _run(self, departure: Departure, to: Destination) -> None:
         try:
             await departure.run()
         except RusbError as error:
@@ -104,6 +105,12 @@ class TeleportControl:
         except asyncio.CancelledError:
             if not departure.is_switched:
                 self._error = "the teleport was cancelled; the machine goes on here"
+            elif departure.downtime is None:
+                self._error = (
+                    "the machine was powered off here at the very moment of the switch:"
+                    f" see whether it runs at {to}; if it does not, start it on either"
+                    " host"
+                )
             raise
         except Exception as error:
             log.exception("teleporting")
