@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.errors import ControlError, ListenError, SettingsError
+from rusb.errors import ControlError, ListenError, RusbError, SettingsError
 from rusb.server.auth.hashes import hash_legacy, hash_password
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.teleport import arrival, departure, images, link
@@ -245,6 +245,23 @@ async def test_what_connects_and_is_no_source_changes_nothing(
     await reader.readline()
     assert await reader.read() == b""  # a silent one is hung up on
     writer.close()
+    assert (await teleport(target.port))["error"] == ""
+    await check_moved(source, target)
+
+
+async def test_who_says_nothing_after_the_first_lines_takes_little(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it before TLS or behind it; those that have shown no password are counted."""
+    monkeypatch.setattr(arrival, "LOGON_TIMEOUT", 2.0)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(arrival.MAX_WAITING):
+            mute, _ = await link.dial("127.0.0.1", target.port)
+            await (await stack.enter_async_context(mute)).receive(Hello)
+        with pytest.raises(RusbError):
+            await link.dial("127.0.0.1", target.port)
+        with pytest.raises(RusbError):  # it is given up
+            await mute.wait_over()
     assert (await teleport(target.port))["error"] == ""
     await check_moved(source, target)
 

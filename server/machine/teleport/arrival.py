@@ -64,6 +64,9 @@ _ID = re.compile(r"rusb-[0-9a-f]{6}-[0-9]{1,10}")
 MAX_WAITING: Final = 8
 """Connections that have not shown a password yet; a further one is hung up on."""
 
+LOGON_TIMEOUT: Final = 20.0
+"""Seconds for it, however much work its key is."""
+
 WRONG_PASSWORD_DELAY: Final = 2.0
 """Seconds until somebody with a wrong password is told so (3.5)."""
 
@@ -200,18 +203,27 @@ class Arrival:
 
     async def _serve(self, sock: socket.socket, peer: str) -> None:
         """Serve a source; whatever it does, we wait on until a stream has begun."""
-        self._waiting += 1
-        try:
-            link = await accept(sock, peer, self._context)
-        except RusbError as error:
-            self._log(f"Teleporter: {peer}: {error}")
-            return
-        finally:
-            self._waiting -= 1
+        with contextlib.ExitStack() as waiting:
+            self._waiting += 1
+            waiting.callback(self._waits_no_more)
+            try:
+                link = await accept(sock, peer, self._context)
+            except RusbError as error:
+                self._log(f"Teleporter: {peer}: {error}")
+                return
+            await self._serve_link(link, waiting)
+
+    def _waits_no_more(self) -> None:
+        self._waiting -= 1
+
+    async def _serve_link(self, link: Link, waiting: contextlib.ExitStack) -> None:
+        """Serve a source; *waiting* is closed once it is let in."""
+        peer = link.peer
         async with link:
             try:
                 if not await self._let_in(link):
                     return
+                waiting.close()
                 await self._receive(link)
             except (RusbError, OSError) as error:
                 self._log(f"Teleporter: {peer}: {error}")
@@ -228,7 +240,7 @@ class Arrival:
             costs = Costs(how.log_n, how.block, how.parallel, how.salt)
         nonce = secrets.token_bytes(32)
         await link.send(Hello(nonce, costs))
-        logon = await link.receive(Logon)
+        logon = await link.receive(Logon, LOGON_TIMEOUT)
         if logon.version != VERSION:
             await link.fail(f"version {logon.version} is spoken, not {VERSION}")
             return False
