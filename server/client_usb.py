@@ -201,13 +201,15 @@ class ClientUsb:
         devices.recall()
         try:
             async with asyncio.timeout(seconds):
-                while not devices.is_back:  # noqa: ASYNC110 - it has many parts
+                # it has many parts
+                while self._ticket is ticket and not devices.is_back:  # noqa: ASYNC110
                     await asyncio.sleep(RECALL_PERIOD)
         except BaseException as error:
             devices.stay()
             if not isinstance(error, TimeoutError):
                 raise
-            self._tell_stays(f"it was not quiet within {seconds:g} s")
+            if self._ticket is ticket:
+                self._tell_stays(f"it was not quiet within {seconds:g} s")
             return False
         if self._ticket is not ticket:  # its connection broke
             devices.stay()
@@ -257,7 +259,8 @@ class ClientUsb:
         if ticket.holder is not self:  # its connection broke meanwhile
             ticket.holder.give_up(f"its machine runs at {to} now")
             return
-        assert self.extension is not None
+        if self.extension is None:
+            return  # its connection was ended, and nothing here is waited for
         self.devices.remove(ticket.devices)
         self.extension.tell_moved()
         self._host.tell(events.ClientSentOn(self.number, str(to), True))

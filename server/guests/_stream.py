@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from rusb.aio.link import WireLink
-from rusb.errors import RusbError
+from rusb.errors import ConnectionLost, RusbError
 from rusb.usb.device import DeviceInfo
 from rusb.usb.urb import UrbResult
 from rusb.wire import base as wire
@@ -197,6 +197,7 @@ class DeviceStream(asyncio.Protocol):
         self._link.close()
         for urb_id in list(self._in_flight):
             self._device.cancel(urb_id)
+        self._gathered.set()
         self._closed.set()
         if not self._is_closing:
             self._on_ended()
@@ -335,16 +336,21 @@ class DeviceStream(asyncio.Protocol):
         """Take all that the guest has said until it shuts its end down, and end ours.
 
         Once :attr:`is_back` is true.
+
+        Raises:
+            ConnectionLost: it has left the guest meanwhile.
         """
         core, transport = self._core, self.transport
         assert isinstance(core, UsbredirDeviceSide)
         assert transport is not None
-        self._is_gathering = True
         self._is_full = False
         self._write()
         transport.write_eof()
+        self._is_gathering = True
         self._pause_or_go_on()
         await self._gathered.wait()
+        if self._is_over:
+            raise ConnectionLost("the device has left the guest")
         return core.state()
 
     def let_go(self) -> None:
@@ -431,7 +437,7 @@ class DeviceStream(asyncio.Protocol):
         self._is_write_due = False
         data, self._out = b"".join(self._out), []
         transport = self.transport
-        if transport is None or self._is_over:
+        if transport is None or self._is_over or self._is_gathering:
             return
         if self._is_full and len(self._block) + len(data) < BLOCK:
             self._block += data

@@ -14,6 +14,7 @@ from rusb.client import follow
 from rusb.client.extension import Extension
 from rusb.client.redial import Redial
 from rusb.errors import ParseError
+from rusb.server.client_usb import ClientUsb
 from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport import handover
 from rusb.server.machine.teleport.messages import (
@@ -39,6 +40,7 @@ from tests.support.teleporting import (
     wait_state,
     when_sent,
 )
+from tests.support.whole_path import sessions_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 
@@ -47,14 +49,16 @@ def before(
     monkeypatch: pytest.MonkeyPatch, of: type, name: str, then: Callable[[], object]
 ) -> None:
     """Do something, once, when a method is about to be called."""
-    method, done = getattr(of, name), list[object]()
+    found, done = of.__dict__[name], list[object]()
+    method: Callable[..., object] = getattr(found, "fget", found)
 
     def spy(*args: object, **known: object) -> object:
         if not done:
             done.append(then())
         return method(*args, **known)
 
-    monkeypatch.setattr(of, name, spy)
+    is_property = isinstance(found, property)
+    monkeypatch.setattr(of, name, property(spy) if is_property else spy)
 
 
 async def check_anew(client: Plugged, target: Host, keyboard: Counting) -> None:
@@ -254,19 +258,72 @@ async def test_a_client_that_loses_the_source_meanwhile_goes_to_the_target(
             assert "Remote USB: client 1 was given up" not in source.log
 
 
+@pytest.fixture
+def errors(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What only a bug explains."""
+    return lambda: [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_client_that_is_gone_while_its_devices_are_recalled_comes_back(
-    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+    source: Host,
+    target: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    errors: Callable[[], list[str]],
+    when: str,
 ) -> None:
     """It has not changed over, and the guest is served as before."""
     keyboard = Stubborn()
+    recalled = asyncio.Event()
+    recall = ClientUsb.recall
+
+    async def spy(client: ClientUsb, seconds: float) -> bool:
+        try:
+            return await recall(client, seconds)
+        finally:
+            recalled.set()
+
+    monkeypatch.setattr(ClientUsb, "recall", spy)
     async with Wire((await state(SOURCE)).display.port).up() as near:
-        before(monkeypatch, RemoteDevices, "recall", near.cut)
+        if when == "before":
+            before(monkeypatch, RemoteDevices, "recall", near.cut)
+        else:  # then nothing comes back in time
+            monkeypatch.setattr(handover, "RECALL_SECONDS", 1.0)
+            before(monkeypatch, RemoteDevices, "is_back", near.cut)
         async with plugged(source, keyboard, port=near.port) as client:
             await until(lambda: keyboard.reads)
             assert (await teleport(target.port))["error"] == ""
             await until(lambda: "Remote USB: resumed after" in source.log)
+            await recalled.wait()
             await reset(TARGET, keyboard)
             assert client.session.is_connected
             assert "VUSB: Attached" not in target.log
             assert "Detached" not in source.log
     await source.wait_ended()
+    assert not errors()
+
+
+@pytest.mark.parametrize("kind", [Take, Client])
+async def test_a_client_that_is_dropped_while_it_changes_over_goes_to_the_target(
+    kind: type[Message],
+    source: Host,
+    target: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    errors: Callable[[], list[str]],
+) -> None:
+    """As when it breaks the protocol: nothing here is waited for any more."""
+
+    def drop() -> None:
+        assert source._server is not None
+        for session in sessions_of(source._server):
+            session.drop("it broke a rule")
+
+    keyboard = Counting()
+    when_sent(monkeypatch, kind, drop)
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await until(lambda: "VUSB: Attached" in target.log)
+        await reset(TARGET, keyboard)
+        await until(lambda: client.session.is_connected)
+        await source.wait_ended()
+    assert not errors()

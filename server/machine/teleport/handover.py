@@ -112,12 +112,15 @@ class Handover:
                 raise ConnectionLost("one of its devices has left")
             for stream in streams:
                 stream.sock.shutdown(socket.SHUT_WR)
-            rest = asyncio.gather(*map(_rest, streams))
+            rest = [asyncio.ensure_future(_rest(stream)) for stream in streams]
             try:
                 moved = await client.gather()
-                unsent = dict(zip(client.places, await rest, strict=True))
+                found = await asyncio.gather(*rest)
+                unsent = dict(zip(client.places, found, strict=True))
             finally:
-                rest.cancel()
+                for task in rest:
+                    task.cancel()
+                await asyncio.gather(*rest, return_exceptions=True)
         devices = tuple(
             dataclasses.replace(one, unsent=unsent[one.place]) for one in moved.devices
         )
