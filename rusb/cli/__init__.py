@@ -99,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # numpy brings it; to start its threads costs more than numpy does, and we give it
     # nothing to do
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if argv is None:  # nothing that a program imports is garbage; see run_async
+        gc.disable()
     try:
         status = _run(program, words)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import getpass
 import logging
 import os
@@ -117,6 +118,9 @@ def find_password(word: str | None, prompt: str) -> str | None:
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run the event loop; uvloop's if it is installed."""
     _prime_heap()
+    if not gc.isenabled():  # a program has started: what it has imported stays
+        gc.freeze()
+        gc.enable()
     try:
         import uvloop
     except ImportError:

@@ -367,6 +367,15 @@ main()
 frozen = gc.get_freeze_count()
 import numpy
 print(len(os.listdir("/proc/self/task")), frozen > 0)
+
+from rusb.cli._common import run_async
+
+async def work():
+    print(gc.isenabled(), gc.get_freeze_count() > 0)
+
+print(gc.isenabled())
+gc.unfreeze()
+run_async(work())
 """
 
 
@@ -375,7 +384,7 @@ def test_a_process_has_no_threads_that_numpy_brings_and_ends_at_once() -> None:
     words = [sys.executable, "-c", PROGRAM]
     env = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
-    assert done.stdout.splitlines()[-1] == "1 True"
+    assert done.stdout.splitlines()[-3:] == ["1 True", "False", "True True"]
 
 
 LITTLE = {
