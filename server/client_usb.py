@@ -187,7 +187,8 @@ class ClientUsb:
         ticket = self._ticket
         if ticket is None or not to.certificate or not ticket.devices.attached:
             return
-        if len(self.devices) > 1 or not ticket.devices.may_move:
+        beside = (one for one in self.devices if one is not ticket.devices)
+        if any(one.attached for one in beside) or not ticket.devices.may_move:
             self._tell_stays("one of its devices cannot move")
         elif self.extension is None or not self.extension.invite(to, answered):
             self._tell_stays("its client does not know how")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rusb.cli.connect import WIRES
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard
 from rusb.client.config import ClientConfig
 from rusb.client.events import SessionEvent
@@ -301,7 +302,10 @@ async def plugged(
     """
     port = (await state(SOURCE)).display.port
     config = ClientConfig(
-        "127.0.0.1", port, known_servers=source.folder / "known", reconnect=True
+        *("127.0.0.1", port),
+        known_servers=source.folder / "known",
+        reconnect=True,
+        wires=WIRES["auto"],  # as a user's client does
     )
     config = replace(config, **changes)  # type: ignore[arg-type]
     found = Plugged(*devices)

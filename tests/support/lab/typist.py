@@ -11,6 +11,7 @@ import string
 import sys
 from pathlib import Path
 
+from rusb.cli.connect import WIRES
 from rusb.client.backends.emulated import (
     EmulatedBackend,
     FlashDrive,
@@ -41,7 +42,8 @@ async def main(port: int, image: Path, *more: str) -> None:
     keyboard = Keyboard()
     devices = [FlashDrive(image), keyboard, SerialLoopback()]
     backend = EmulatedBackend(devices=devices)
-    config = ClientConfig("localhost", port, reconnect="reconnect" in more)
+    wires = WIRES["auto"]  # as a user's client does
+    config = ClientConfig("localhost", port, reconnect="reconnect" in more, wires=wires)
     async with connect(config, backends=[backend], on_event=print):
         await _type(keyboard)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
