@@ -29,6 +29,9 @@ class MemoryUser(Protocol):
     def start(self, urb: Urb, complete: Completion) -> bool:
         """Submit to the kernel; False: it has no room now, nothing was done."""
 
+    def is_idle(self, endpoint: int) -> bool:
+        """Has the kernel nothing of an endpoint?"""
+
 
 _Place: TypeAlias = tuple[MemoryUser, int]
 """An endpoint of a device."""
@@ -105,7 +108,6 @@ class KernelMemory:
             self._easy = self._limit * 3 // 4  # up to here there is room for all
             self._piece = min(MAX_PIECE, _whole_pieces(self._limit // 4))
         self._used = 0
-        self._in_flight: dict[_Place, int] = {}
         self._waiting: deque[_Waiting] = deque()
         self._cuts: dict[_Place, _Cut] = {}  # begun, and not done
         self._retry: asyncio.TimerHandle | None = None
@@ -130,25 +132,20 @@ class KernelMemory:
         self._waiting.append(entry)
         self._move()
 
-    def took(self, device: MemoryUser, urb: Urb) -> None:
+    def took(self, urb: Urb) -> None:
         """The kernel has a transfer."""
-        place = device, urb.endpoint
         self._used += urb.length
-        self._in_flight[place] = self._in_flight.get(place, 0) + 1
 
     def gave_back(self, device: MemoryUser, urb: Urb) -> None:
         """It gave it back, and the transfer has been completed."""
-        place = device, urb.endpoint
         self._used -= urb.length
-        if self._in_flight[place] > 1:
-            self._in_flight[place] -= 1
-        else:
-            del self._in_flight[place]
         self._retries = 0
-        if self._cuts and (cut := self._cuts.get(place)) is not None:
-            if cut.is_done:
+        if self._cuts:
+            place = device, urb.endpoint
+            cut = self._cuts.get(place)
+            if cut is not None and cut.is_done:
                 del self._cuts[place]
-            elif cut.whole.urb.id == urb.id:
+            elif cut is not None and cut.whole.urb.id == urb.id:
                 self._waiting.appendleft(cut.next_piece())
         if self._waiting:
             self._move()
@@ -190,8 +187,8 @@ class KernelMemory:
             return False
         if not (self._limit and self._used):
             return True
-        is_first = place not in self._in_flight
-        room = self._limit if is_first else self._easy
+        device, endpoint = place
+        room = self._limit if device.is_idle(endpoint) else self._easy
         return self._used + length <= room
 
     def _start_one(self) -> bool:

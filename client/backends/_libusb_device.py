@@ -29,6 +29,8 @@ CLOSE_SECONDS = 2.0
 MAX_ISO_PACKETS = 1024
 """Packets of one isochronous URB."""
 
+_ISOCHRONOUS = TransferType.ISOCHRONOUS
+
 _SUBMIT_ERRORS = {
     usb1.ERROR_NO_DEVICE: UrbStatus.NO_DEVICE,
     usb1.ERROR_NOT_FOUND: UrbStatus.INVALID,
@@ -84,7 +86,7 @@ class OpenUsbDevice(OpenDevice):
         if self._handle is None or self._is_closing:
             complete(UrbResult(UrbStatus.NO_DEVICE))
             return True
-        is_iso = urb.type is TransferType.ISOCHRONOUS
+        is_iso = urb.type is _ISOCHRONOUS
         if is_iso and not 0 < len(urb.packets) <= MAX_ISO_PACKETS:
             complete(UrbResult(UrbStatus.INVALID))
             return True
@@ -94,9 +96,13 @@ class OpenUsbDevice(OpenDevice):
         if isinstance(started, int):
             complete(UrbResult(_SUBMIT_ERRORS.get(started, UrbStatus.IO_ERROR)))
             return True
-        self._memory.took(self, urb)
+        self._memory.took(urb)
         self._in_flight[urb.id] = started
         return True
+
+    def is_idle(self, endpoint: int) -> bool:
+        """Has the kernel nothing of an endpoint?"""
+        return all(t.urb.endpoint != endpoint for t in self._in_flight.values())
 
     def _returned(self, transfer: Transfer) -> None:
         """A transfer came back; libusb calls this from its event handling."""

@@ -38,6 +38,8 @@ _STATUSES = {
     usb1.TRANSFER_NO_DEVICE: UrbStatus.NO_DEVICE,
 }
 
+_IO_ERROR = UrbStatus.IO_ERROR
+
 _KINDS = {
     TransferType.CONTROL: usb1.TRANSFER_TYPE_CONTROL,
     TransferType.ISOCHRONOUS: usb1.TRANSFER_TYPE_ISOCHRONOUS,
@@ -83,7 +85,7 @@ class Transfer:
     def result(self) -> UrbResult:
         """What came of it. The data is a copy: the buffer is used again."""
         fields = self.fields
-        status = _STATUSES.get(fields.status, UrbStatus.IO_ERROR)
+        status = _STATUSES.get(fields.status, _IO_ERROR)
         if self.key[2]:
             return self._packets(status)
         length = fields.actual_length
@@ -95,7 +97,7 @@ class Transfer:
     def _packets(self, status: UrbStatus) -> UrbResult:
         packets, pieces, start, length = [], [], 0, 0
         for found in usb1.libusb1.get_iso_packet_list(self.pointer):
-            is_ok = _STATUSES.get(found.status, UrbStatus.IO_ERROR)
+            is_ok = _STATUSES.get(found.status, _IO_ERROR)
             packets.append(IsoPacket(found.actual_length, is_ok))
             if self.urb.is_in:
                 pieces.append(self.buffer[start : start + found.actual_length])
@@ -163,8 +165,13 @@ class Transfers:
             transfer.fields.length = transfer.length = size
         if setup is not None:
             _SETUP.pack_into(
-                *(transfer.buffer, 0, setup.request_type, setup.request),
-                *(setup.value, setup.index, length),
+                transfer.buffer,
+                0,
+                setup.request_type,
+                setup.request,
+                setup.value,
+                setup.index,
+                length,
             )
         if not is_in:
             transfer.buffer[start:size] = urb.data
@@ -182,6 +189,7 @@ class Transfers:
         return transfer
 
     def _make(self, key: _Key, pointer: Any) -> Transfer:
+        self._spare.setdefault(key, [])
         transfer = Transfer(self, key, pointer)
         fields = transfer.fields
         fields.dev_handle = self._handle
@@ -199,7 +207,7 @@ class Transfers:
             usb1.libusb1.libusb_free_transfer(transfer.pointer)
         else:
             self._spare_bytes = size
-            self._spare.setdefault(transfer.key, []).append(transfer)
+            self._spare[transfer.key].append(transfer)
 
     def cancel(self, transfer: Transfer) -> int:
         """Ask libusb to stop one that has not returned; an error of libusb's or 0."""

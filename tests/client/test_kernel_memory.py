@@ -42,8 +42,11 @@ class Device:
         if not self.room(urb.length):
             return False
         self.kernel.append((urb, complete))
-        self.memory.took(self, urb)
+        self.memory.took(urb)
         return True
+
+    def is_idle(self, endpoint: int) -> bool:
+        return all(urb.endpoint != endpoint for urb, _ in self.kernel)
 
     def finish(
         self, data: bytes | None = None, status: UrbStatus = UrbStatus.OK
