@@ -61,7 +61,8 @@ DESCRIPTOR_TIMEOUT = 5.0
 MAX_SAID = 64
 """Answers of a device that are remembered: its strings, mostly."""
 
-_DONE = UrbResult(UrbStatus.OK)
+_OK = UrbStatus.OK
+_DONE = UrbResult(_OK)
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _STALL = UrbResult(UrbStatus.STALL)
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
@@ -152,8 +153,7 @@ class Attachment:
         self._core = core
         self._flush = flush
         self._now = now
-        self._open: dict[int, tuple[Completion, Urb]] = {}
-        self._asked: dict[int, float] = {}  # when control transfers left
+        self._open: dict[int, tuple[Completion, Urb, float]] = {}  # and when it left
         self._way = RoundTrip()
         self._bytes = 0
         self._most_bytes = MAX_BYTES_IN_FLIGHT
@@ -191,7 +191,9 @@ class Attachment:
         if self.view.mask:
             local = self._refuse_hidden(urb)
         if setup is not None and local is None and setup.is_standard:
-            local = self._answer_locally(setup) or self._repeat(setup)
+            local = self._answer_locally(setup)
+            if local is None and self._is_away:
+                local = self._repeat(setup)
         if local is None:
             self._start(urb, complete)
         elif isinstance(local, UrbResult):
@@ -203,12 +205,10 @@ class Attachment:
         self, urb: Urb, complete: Completion, request: _Request | None = None
     ) -> None:
         """Let a URB travel, or the *request* that it stands for."""
-        self._open[urb.id] = complete, urb
+        now = self._now()
+        self._open[urb.id] = complete, urb, now
         self._bytes += urb.length
         if request is None:
-            now = self._now()
-            if urb.setup is not None:
-                self._asked[urb.id] = now
             self._core.submit_urb(self.wire_id, urb, now=now)
         else:
             request(urb.id)
@@ -266,22 +266,21 @@ class Attachment:
             else:
                 log.warning("%s: completion of unknown URB %d", self.name, urb_id)
             return
-        complete, urb = entry
+        complete, urb, left = entry
         self._bytes -= urb.length
         self.urbs_done += 1
         self.bytes_done += result.length
         if urb.setup is not None:
-            self._answered(urb_id, urb.setup, result)
+            self._answered(urb.setup, left, result)
         if self._is_paused:
             self._pause_or_resume()
         complete(_GONE if self._is_closed else result)
 
-    def _answered(self, urb_id: int, setup: SetupPacket, result: UrbResult) -> None:
+    def _answered(self, setup: SetupPacket, left: float, result: UrbResult) -> None:
         """A control transfer is complete: learn from it."""
-        asked = self._asked.pop(urb_id, None)
-        if asked is not None and result.status in _ANSWERS:
-            self._way.add(self._now() - asked)
-        if result.status is UrbStatus.OK and setup.request in _REMEMBERED:
+        if result.status in _ANSWERS:
+            self._way.add(self._now() - left)
+        if result.status is _OK and setup.request in _REMEMBERED:
             self._remember(setup, result)
 
     def request_completed(self, urb_id: int, status: UrbStatus) -> None:
@@ -290,7 +289,7 @@ class Attachment:
         if entry is None:
             log.warning("%s: completion of unknown request %d", self.name, urb_id)
             return
-        complete, urb = entry
+        complete, urb, _ = entry
         self._bytes -= urb.length
         if self._is_paused:
             self._pause_or_resume()
@@ -425,7 +424,6 @@ class Attachment:
         """
         self.wire_id, self._core, self._flush = wire_id, core, flush
         opened, self._open, self._bytes = self._open, {}, 0
-        self._asked.clear()
         self._way.forget()
         if not is_open:
             core.open_device(wire_id)
@@ -436,7 +434,7 @@ class Attachment:
                 core.claim_interface(wire_id, interface)
                 if alternate:
                     core.set_interface(wire_id, interface, alternate)
-        for complete, urb in opened.values():
+        for complete, urb, _ in opened.values():
             is_polled = urb.type is TransferType.INTERRUPT and urb.is_in
             if has_waited or is_polled:
                 self._start(urb, complete)
@@ -523,10 +521,8 @@ class Attachment:
         self._said[key] = bytes(result.data)
 
     def _repeat(self, setup: SetupPacket) -> UrbResult | None:
-        """Answer as the device did before, while nothing reaches it: Linux reads some
+        """Answer as the device did before; nothing reaches it now, and Linux reads some
         of it again after a reset, and gives the device up without."""
-        if not self._is_away:
-            return None
         key = setup.request_type, setup.request, setup.value, setup.index
         data = self._said.get(key)
         if data is None:

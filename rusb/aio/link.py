@@ -148,10 +148,6 @@ class WireLink(ChannelHandler):
             return
         self.core.receive_data(channel, data, now=self.now())
 
-    def finished(self) -> None:
-        """The last of some messages has arrived."""
-        self.flush()
-
     def send_beside(self, device: int, message: bytes) -> None:
         """Say something about a device beside the core, in order with its messages."""
         if self._channels:
@@ -218,6 +214,9 @@ class WireLink(ChannelHandler):
         due = core.next_deadline() if self._stopped is None else None
         if due != self._due:
             self._set_timer(due)
+
+    finished = flush
+    """The last of some messages has arrived."""
 
     def _execute(self, output: Output) -> None:
         """Do what an output asks for other than sending."""

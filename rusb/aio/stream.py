@@ -80,6 +80,7 @@ class RdpCore(Protocol):
     room: float  # bytes of messages that may leave
     turn: float  # packets that may be handled
     has_more: bool  # packets were not
+    bytes_received: int
 
     @property
     def bytes_waiting(self) -> int: ...
@@ -201,7 +202,6 @@ class RdpStream(asyncio.Protocol):
         self._max_waiting = max_waiting
         self.tls = tls
         self.transport: asyncio.Transport | None = None
-        self.bytes_received = 0
         self.bytes_sent = 0
         self._on_event = on_event
         self._channels = channels
@@ -220,6 +220,11 @@ class RdpStream(asyncio.Protocol):
         self._is_held = self._had_turn = self._is_paused = False
         self._closing: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def bytes_received(self) -> int:
+        """What has come from the peer."""
+        return self.core.bytes_received
 
     @property
     def bytes_waiting(self) -> int:
@@ -276,12 +281,12 @@ class RdpStream(asyncio.Protocol):
             self._receive(data, TURN)
 
     def _receive(self, data: bytes, turn: float) -> None:
-        self.bytes_received += len(data)
-        self.core.turn = turn
+        core = self.core
+        core.turn = turn
         self._is_receiving = True
         try:
             try:
-                self.core.receive_data(data)
+                core.receive_data(data)
             finally:
                 self._hand_out()  # also what came before an error
         except RusbError as error:
@@ -295,7 +300,7 @@ class RdpStream(asyncio.Protocol):
         finally:
             self._is_receiving = False
         self._write()
-        if self.core.has_more or len(data) > FULL_READ:
+        if core.has_more or len(data) > FULL_READ:
             self._had_turn = True
             self._pause_or_read()
             self._loop.call_soon(self._next_turn)

@@ -42,7 +42,7 @@ MAX_SEGMENTS = 1 << 16
 """Bytes of one message on the I/O channel in several MCS segments; none needs more."""
 
 _SEND_DATA = struct.Struct(">4sHHBB")
-_PACKET = struct.Struct(">BxH4sHHBB")  # the same with a TPKT in front
+_PACKET = struct.Struct(">BxH4s2xHxB")  # of that what counts, with a TPKT in front
 _BEGIN, _END = 0x20, 0x10  # segmentation bits
 
 
@@ -133,8 +133,12 @@ class Connection(ABC):
         if self._is_over or not (data or self.has_more):
             return
         self.bytes_received += len(data)
+        self.has_more = False
         try:
-            self._feed(data)
+            if self._buffer:
+                self._complete(data)
+            else:
+                self._walk(data, 0)
         except ParseError as error:
             self._failure = str(error)
             raise RemoteProtocolError(self._failure) from error
@@ -429,38 +433,16 @@ class Connection(ABC):
 
     # -------------------------------------------------------------- framing ----
 
-    def _feed(self, data: bytes) -> None:
-        """Handle every whole packet, as far as our turn goes, and keep the rest."""
-        buffer, pos = self._buffer, 0
-        self.has_more = False
-        if not buffer and self._is_active and not self._security.is_encrypted:
-            pos = self._take_chunks(data, 0)
-            if pos == len(data):
-                return  # as nearly always
-        elif buffer:
-            # what completes the packet; all else stays where it is
-            pos = max(self._needed - len(buffer), 0) if self._needed else len(data)
-            buffer += data[:pos] if pos < len(data) else data
-            if len(buffer) < self._needed:
-                return
-            first = bytes(buffer)
-            buffer.clear()
-            self._walk(first, 0)
-            if buffer or self._is_over:
-                buffer += data[pos:]
-                return
-        self._walk(data, pos)
-
     def _walk(self, data: bytes, pos: int) -> None:
-        """Handle the packets of received bytes; keep what is not whole, or not yet."""
-        buffer, limit = self._buffer, len(data)
+        """Handle every whole packet, as far as our turn goes, and keep the rest."""
+        limit = len(data)
         while pos < limit and not self._is_over:
             if self._is_active and not self._security.is_encrypted:
                 pos = self._take_chunks(data, pos)
                 if pos == limit:
-                    return
+                    return  # as nearly always
             if self.turn <= 0:
-                buffer += data[pos:]
+                self._buffer += data[pos:]
                 self._needed = 0
                 self.has_more = True
                 return
@@ -470,7 +452,7 @@ class Connection(ABC):
                 raise RemoteProtocolError(f"{limit - pos} unencrypted bytes before TLS")
             size = packet_size(data, pos)
             if not size or size > limit - pos:
-                buffer += data[pos:] if pos else data
+                self._buffer += data[pos:] if pos else data
                 self._needed = size
                 return
             if data[pos] == TPKT:
@@ -482,13 +464,29 @@ class Connection(ABC):
             else:
                 raise RemoteProtocolError(f"first byte 0x{data[pos]:02X}, not RDP")
 
+    def _complete(self, data: bytes) -> None:
+        """The same, while some of a packet has been kept."""
+        buffer = self._buffer
+        # what completes the packet; all else stays where it is
+        pos = max(self._needed - len(buffer), 0) if self._needed else len(data)
+        buffer += data[:pos] if pos < len(data) else data
+        if len(buffer) < self._needed:
+            return
+        first = bytes(buffer)
+        buffer.clear()
+        self._walk(first, 0)
+        if buffer or self._is_over:
+            buffer += data[pos:]
+        else:
+            self._walk(data, pos)
+
     def _take_chunks(self, data: bytes, pos: int) -> int:
         """Handle packets of open channels, up to one that has to be looked at closely;
         return where that begins. All transfers come this way."""
         channels, wanted = self._channels, self._peer_data
         skipped, limit, turn = self._security.skipped, len(data), self.turn
         while turn > 0 and pos + 15 <= limit:
-            kind, size, start, _, channel, _, length = _PACKET.unpack_from(data, pos)
+            kind, size, start, channel, length = _PACKET.unpack_from(data, pos)
             body, end = pos + 14, pos + size
             if length & 0x80:
                 length = (length & 0x7F) << 8 | data[body]

@@ -11,6 +11,8 @@ from .types import TransferType
 __all__ = ["Completion", "IsoPacket", "Urb", "UrbResult", "UrbStatus", "cut_payload"]
 
 
+_CONTROL = TransferType.CONTROL
+
 MAX_COPIED = 1024
 """Bytes of a payload that is copied rather than kept with its message."""
 
@@ -88,14 +90,9 @@ class Urb:
     @classmethod
     def control(cls, id: int, setup: SetupPacket, data: bytes = b"") -> "Urb":
         """A control transfer; *data* is the OUT data stage."""
-        return cls(
-            id,
-            TransferType.CONTROL,
-            setup.request_type & 0x80,
-            setup.length if setup.request_type & 0x80 else len(data),
-            data,
-            setup,
-        )
+        endpoint = setup.request_type & 0x80
+        length = setup.length if endpoint else len(data)
+        return cls(id, _CONTROL, endpoint, length, data, setup)
 
 
 @dataclass(slots=True)

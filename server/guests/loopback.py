@@ -5,6 +5,8 @@ For Python programs, tests and ``rusb bench``: no kernel, no other process.
 
 import asyncio
 import itertools
+from collections.abc import Coroutine
+from typing import Any, TypeAlias
 
 from rusb.errors import GuestError, ParseError
 from rusb.usb.setup import SetupPacket
@@ -19,6 +21,8 @@ __all__ = ["LoopbackDevice", "LoopbackGuest"]
 MAX_DEVICES = 127
 """Device addresses of one bus."""
 
+_Running: TypeAlias = Coroutine[Any, Any, UrbResult]
+
 
 class LoopbackDevice:
     """One device as programs of the loopback guest see it, configured and ready.
@@ -32,6 +36,7 @@ class LoopbackDevice:
         self.attached = attached
         self.strings: dict[str, str] = {}
         self._ids = itertools.count(1)
+        self._loop = asyncio.get_running_loop()  # to ask takes a system call
 
     def submit(
         self,
@@ -48,7 +53,7 @@ class LoopbackDevice:
 
     async def run(self, urb: Urb) -> UrbResult:
         """Run one transfer to its end; cancelling this cancels the transfer."""
-        done: asyncio.Future[UrbResult] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[UrbResult] = self._loop.create_future()
 
         def complete(result: UrbResult) -> None:
             if not done.done():
@@ -61,24 +66,22 @@ class LoopbackDevice:
             self.attached.cancel(urb.id)
             raise
 
-    async def control(self, setup: SetupPacket, data: bytes = b"") -> UrbResult:
+    def control(self, setup: SetupPacket, data: bytes = b"") -> _Running:
         """A control transfer; *data* is the OUT data stage."""
-        return await self.run(Urb.control(next(self._ids), setup, data))
+        return self.run(Urb.control(next(self._ids), setup, data))
 
-    async def read(
+    def read(
         self, endpoint: int, length: int, urb_type: TransferType = TransferType.BULK
-    ) -> UrbResult:
+    ) -> _Running:
         """An IN transfer of up to *length* bytes."""
-        urb = Urb(next(self._ids), urb_type, endpoint | 0x80, length)
-        return await self.run(urb)
+        return self.run(Urb(next(self._ids), urb_type, endpoint | 0x80, length))
 
-    async def write(
+    def write(
         self, endpoint: int, data: bytes, urb_type: TransferType = TransferType.BULK
-    ) -> UrbResult:
+    ) -> _Running:
         """An OUT transfer."""
-        return await self.run(
-            Urb(next(self._ids), urb_type, endpoint & 0x7F, len(data), data)
-        )
+        number, length = next(self._ids), len(data)
+        return self.run(Urb(number, urb_type, endpoint & 0x7F, length, data))
 
     async def string(self, index: int) -> str:
         """Read a string descriptor in the device's first language; "" if none."""

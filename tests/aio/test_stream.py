@@ -72,6 +72,7 @@ class Feeder:
 
     room = turn = 0.0
     has_more = False
+    bytes_received = 0
 
     def __init__(self) -> None:
         self.is_secured = False

@@ -119,6 +119,8 @@ def answer(device: Device, setup: SetupPacket, data: Data) -> Data | None:
 
 
 def _descriptor(device: Device, kind: int, index: int, language: int) -> bytes | None:
+    if kind == DescriptorType.STRING:  # mostly
+        return _string(device, index, language)
     configurations = device.descriptors.configurations
     configuration = configurations[index] if index < len(configurations) else None
     is_high = device.speed is Speed.HIGH
@@ -127,8 +129,6 @@ def _descriptor(device: Device, kind: int, index: int, language: int) -> bytes |
             return device.descriptors.device.serialize()
         case DescriptorType.CONFIGURATION if configuration is not None:
             return configuration.serialize()
-        case DescriptorType.STRING:
-            return _string(device, index, language)
         case DescriptorType.DEVICE_QUALIFIER if is_high:
             # as the device descriptor, without its ids and strings (9.6.2)
             same = device.descriptors.device.serialize()[2:7]

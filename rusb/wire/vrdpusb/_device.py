@@ -232,8 +232,13 @@ class VrdpUsbDeviceSide(DeviceSide):
                 data = setup + data
             length = size = len(data)
         head = codec.RESULT.pack(
-            *(15 + size, codec.URB_RESULT, device, codec.FLAG_LAST),
-            *(error, urb_id, length),
+            15 + size,
+            codec.URB_RESULT,
+            device,
+            codec.FLAG_LAST,
+            error,
+            urb_id,
+            length,
         )
         self._outputs.append(Send(self._channel, head + data, is_urgent, False, device))
 

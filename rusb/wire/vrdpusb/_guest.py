@@ -358,8 +358,15 @@ class VrdpUsbGuestSide(GuestSide):
             length = 8 + urb.setup.length
         size = len(data)
         head = codec.SUBMIT.pack(
-            *(20 + size, codec.SUBMIT_URB, device, handle, kind),
-            *(endpoint & 0x0F, direction, length, size),
+            20 + size,
+            codec.SUBMIT_URB,
+            device,
+            handle,
+            kind,
+            endpoint & 0x0F,
+            direction,
+            length,
+            size,
         )
         self._outputs.append(
             Send(self._channel, head + data, urb.type is _INTERRUPT, False, device)
