@@ -32,6 +32,7 @@ AVOIDED = {
     r"\b(is|are) left\b": "is abandoned; remains",
     r"\b(comes?|came|coming) in\b": "connects; is attached",
     r"\b(is|are) told of\b": "learns",
+    r"(?<![\w.-])([A-Za-z]{2,}) \1(?![\w.=-])": "the word once",
 }
 """Pattern: what to write instead."""
 

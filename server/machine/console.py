@@ -22,6 +22,9 @@ KEY_PERIOD = 0.02
 """Seconds between two presses or releases: a PS/2 keyboard keeps 16 bytes that the
 guest has not read, and drops more."""
 
+CARD = "video0"
+"""What the monitor calls the graphics card."""
+
 SLEEP_KEY = bytes.fromhex("e05f e0df")
 """The key of a keyboard that sends a machine to sleep, pressed and released."""
 
@@ -35,6 +38,7 @@ class Console:
     Args:
         hardware: what the machine is made of.
         ask: runs a command of QEMU's monitor.
+        screens: how many it has.
         names: return QEMU's names of the network and the card in a slot.
         log: gets a line for everything that is done.
     """
@@ -43,11 +47,13 @@ class Console:
         self,
         hardware: Hardware,
         ask: Ask,
+        screens: int,
         names: Callable[[int], tuple[str, str]],
         log: Callable[[str], None],
     ) -> None:
         self._adapters = hardware.adapters
         self._ask = ask
+        self._screens = screens
         self._names = names
         self._log = log
         self._rules: dict[int, tuple[Forward, ...]] = {}
@@ -64,8 +70,8 @@ class Console:
         self._rules.clear()  # those of a QEMU before: the machine was away and is back
         self._links = dict.fromkeys(self._adapters, True)
         for slot, adapter in sorted(self._adapters.items()):
-            if not adapter.is_linked:
-                await self._set_link(slot, is_on=False)
+            # also one that is in: its card may come from a host where it was out
+            await self._set_link(slot, is_on=adapter.is_linked)
             for rule in adapter.forwards if adapter.mode == "NAT" else ():
                 try:
                     await self._add_rule(slot, rule)
@@ -75,11 +81,13 @@ class Console:
                         f" delete {shlex.quote(rule.name)}"
                     ) from None
 
+    def changes(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+        """What changes the machine for this run, over the control socket, by name."""
+        return {"natpf": self._natpf, "setlinkstate": self._setlinkstate}
+
     def commands(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
-        """What can be asked over the control socket, by name."""
+        """What else can be asked there."""
         return {
-            "natpf": self._natpf,
-            "setlinkstate": self._setlinkstate,
             "screenshot": self._screenshot,
             "keys": self._keys,
             "acpisleepbutton": self._sleep,
@@ -152,10 +160,10 @@ class Console:
 
     async def _set_link(self, slot: int, *, is_on: bool) -> None:
         await self._ask("set_link", {"name": self._names(slot)[1], "up": is_on})
+        if self._links[slot] != is_on:
+            word = "up" if is_on else "down"
+            self._log(f"Console: network adapter {slot + 1}: link {word}")
         self._links[slot] = is_on
-        self._log(
-            f"Console: network adapter {slot + 1}: link {'up' if is_on else 'down'}"
-        )
 
     def _slot(self, arguments: Mapping[str, Any]) -> int:
         number = int(arguments["number"])
@@ -172,7 +180,14 @@ class Console:
 
     async def _screenshot(self, arguments: Mapping[str, Any]) -> None:
         """Write a picture of the screen, as PPM, to a file of the caller's."""
-        await self._ask("screendump", {"filename": str(arguments["file"])})
+        screen, name = int(arguments.get("screen", 0)), str(arguments["file"])
+        if not 0 <= screen < self._screens:
+            has = f"has the screens 0 to {self._screens - 1}"
+            if self._screens == 1:
+                has = "only has screen 0"
+            raise ControlError(f"there is no screen {screen}: the machine {has}")
+        place = {"device": CARD, "head": screen} if screen else {}
+        await self._ask("screendump", {"filename": name, **place})
 
     async def _keys(self, arguments: Mapping[str, Any]) -> None:
         """Press and release keys: ``codes`` are scan codes of set 1, hexadecimal."""

@@ -26,8 +26,9 @@ from ..vbox.engine import Engine
 from ..vbox.lock import MachineLock, lock_path
 from ..vbox.model import Hardware
 from ..vbox.settings import LIVE_PROPERTIES, Machine, load_machine
+from .command_line import MAX_HEADS
 from .console import Console
-from .control import ControlServer, control_path
+from .control import Command, ControlServer, control_path
 from .host_devices import HostDevices, HostPlugs
 from .libvirt_domain import LibvirtDomain
 from .media_control import media_commands
@@ -95,7 +96,7 @@ class RunningMachine:
         self._failure = ""
         find_path = partial(control_path, machine.uuid)
         self._console = Console(
-            *(hardware, self._ask),
+            *(hardware, self._ask, min(machine.monitors, MAX_HEADS)),
             names=lambda slot: self._hypervisor.network_names(slot),
             log=lambda text: self._log.write(text),
         )
@@ -295,8 +296,24 @@ class RunningMachine:
             "usbdetach": self._usbdetach,
             **self._teleport.commands(),
             "teleportwait": self._await_again,
-            **media_commands(self.machine, self._settings_changed),
-        } | self._console.commands()
+            **self._checked(
+                self._check_present,
+                self._console.commands()
+                | media_commands(self.machine, self._settings_changed),
+            ),
+            **self._checked(self._check_here, self._console.changes()),
+        }
+
+    def _checked(
+        self, check: Callable[[], None], commands: Mapping[str, Command]
+    ) -> dict[str, Command]:
+        """Have commands refused while the machine is not in the state for them."""
+
+        async def run(command: Command, arguments: Mapping[str, Any]) -> object:
+            check()
+            return await command(arguments)
+
+        return {name: partial(run, command) for name, command in commands.items()}
 
     def _settings_changed(self) -> None:
         if self._server is not None:
@@ -324,14 +341,19 @@ class RunningMachine:
         if self._arrival is not None:
             raise ControlError("the machine waits for another host to send it")
 
-    def _check_here(self) -> None:
-        """Is it here, and stays?"""
+    def _check_present(self) -> None:
+        """Is it here, though it may be about to leave?"""
         self._check_open()
         if self._teleport.is_gone:
             raise ControlError("the machine runs at another host")
+
+    def _check_here(self) -> None:
+        """Is it here, and stays?"""
+        self._check_present()
         if self._teleport.is_busy:
             raise ControlError(
-                "the machine is being teleported; wait, or power it off to cancel that"
+                "the machine is being teleported; wait until that is over, or cancel it"
+                " with Ctrl-C where it was started"
             )
 
     # ---------------------------------------------------------- teleporting ----
@@ -419,6 +441,7 @@ class RunningMachine:
 
         For what counts at once it does not.
         """
+        self._check_present()
         name, value = str(arguments["name"]), str(arguments["value"])
         properties = dict(self.machine.remote_display.properties)
         properties.pop(name, None)
@@ -439,7 +462,7 @@ class RunningMachine:
                 and so is the server if it can be.
         """
         async with self._changing:
-            self._check_open()
+            self._check_here()  # its clients may bring what goes on elsewhere
             before = self.machine.remote_display
             after = replace(before, **changes)
             is_right = after.enabled == (self._server is not None)

@@ -65,9 +65,9 @@ def test_words_are_asked(
         ("acpisleepbutton 1", "accepts no value; unexpected '1'", 2),
         ("screenshotpng", "needs the name of a file", 2),
         (
-            "screenshotpng a.png 1",
-            "there is no screen 1: machines only have screen 0",
-            1,
+            "screenshotpng a.png left",
+            "invalid value 'left' for screenshotpng",
+            2,
         ),
         ("screenshotpng /dev/null", "/dev/null is not a regular file", 1),
         ("screenshotpng nowhere/a.png", "nowhere/a.png: No such file", 1),

@@ -92,9 +92,13 @@ async def test_rules_that_come_at_the_same_time_are_all_kept() -> None:
         return ""
 
     console = Console(
-        hardware, answer, lambda slot: (f"net{slot}", f"nic{slot}"), lambda line: None
+        hardware,
+        answer,
+        1,
+        lambda slot: (f"net{slot}", f"nic{slot}"),
+        lambda line: None,
     )
-    add = console.commands()["natpf"]
+    add = console.changes()["natpf"]
     rules = [f"{name},tcp,127.0.0.1,{port},,22" for port, name in enumerate("abc", 1)]
     calls = [add({"number": 1, "add": rule}) for rule in (*rules, rules[0])]
     *_, last = await asyncio.gather(*calls, return_exceptions=True)
@@ -159,9 +163,22 @@ async def test_the_guest_reads_what_is_typed_and_its_screen_is_seen(
     await ask("pause")
     with pytest.raises(ControlError, match="the machine is paused, so its guest"):
         await ask("keys", codes="1e9e")
+    with pytest.raises(ControlError, match="screen 1: the machine only has screen 0"):
+        await ask("screenshot", file=str(picture), screen=1)
     with pytest.raises(ControlError, match="QEMU refused screendump"):
         await ask("screenshot", file=str(tmp_path / "nowhere" / "x"))
     await wait_log(tmp_path, "QEMU: ")
+
+
+async def test_each_of_two_screens_has_its_picture(tmp_path: Path) -> None:
+    headless = make(tmp_path, [], Hardware(memory=32), enabled=False, monitors=2)
+    async with asyncio.timeout(60), headless:
+        for screen in range(2):
+            picture = tmp_path / f"{screen}.ppm"
+            await ask("screenshot", file=str(picture), screen=screen)
+            assert picture.read_bytes().startswith(b"P6\n")
+        with pytest.raises(ControlError, match="screen 2: the machine has the screens"):
+            await ask("screenshot", file=str(tmp_path / "2.ppm"), screen=2)
 
 
 @pytest.mark.parametrize("word", ["server", "client", "tcpserver", "tcpclient"])

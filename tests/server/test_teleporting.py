@@ -7,6 +7,7 @@ What fails on the way is in ``test_teleporting_failures.py``.
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import socket
 from functools import partial
@@ -27,6 +28,7 @@ from rusb.server.machine.teleport.messages import (
 from rusb.server.vbox.model import Controller, Drive
 from tests.support.breaking import until
 from tests.support.teleporting import (
+    BELONG_TO_THE_GUEST,
     SOURCE,
     TARGET,
     Host,
@@ -64,6 +66,35 @@ async def test_a_machine_moves(source: Host, target: Host) -> None:
     await call(control_path(TARGET), "vrde", enabled=False)
     await call(control_path(TARGET), "vrde", enabled=True)
     assert (await state(TARGET)).display.port > 0
+
+
+async def test_a_machine_that_waits_takes_no_commands(target: Host) -> None:
+    for command, arguments in BELONG_TO_THE_GUEST.items():
+        with pytest.raises(ControlError, match="^the machine waits for another host"):
+            await call(control_path(TARGET), command, **arguments)
+
+
+async def test_a_cable_is_as_the_target_says(source: Host, target: Host) -> None:
+    await call(control_path(SOURCE), "setlinkstate", number=1, enabled=False)
+    assert not await has_link(source)
+    assert (await teleport(target.port))["error"] == ""
+    await check_moved(source, target)
+    assert (await state(TARGET)).links == {"0": True}
+    assert await has_link(target)
+
+
+async def has_link(host: Host) -> bool:
+    """Does the card say that a cable is in (STATUS of the 8254x, bit 1)?"""
+
+    async def ask(line: str) -> str:
+        return str(await host._ask("human-monitor-command", {"command-line": line}))
+
+    found = re.search(
+        r"Ethernet.*?32 bit memory at (0x\w+)", await ask("info pci"), re.S
+    )
+    assert found is not None
+    status = await ask(f"xp /1wx {int(found[1], 16) + 8:#x}")
+    return bool(int(status.split()[-1], 16) & 2)
 
 
 async def test_there_and_back_again(

@@ -17,6 +17,7 @@ from rusb.server.machine.teleport.messages import End
 from rusb.server.vbox.teleporter import Teleporter
 from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
+    BELONG_TO_THE_GUEST,
     SOURCE,
     TARGET,
     Counting,
@@ -51,8 +52,9 @@ async def test_devices_stay_plugged_in_over_the_source(
         await reset(TARGET, *keyboards)
         await wait_redirs(target, 2)
 
-        with pytest.raises(ControlError, match="runs at another host"):
-            await call(control_path(SOURCE), "resume")
+        for command, arguments in BELONG_TO_THE_GUEST.items():
+            with pytest.raises(ControlError, match="^the machine runs at another host"):
+                await call(control_path(SOURCE), command, **arguments)
         client.backend.unplug(keyboards[0])
         await until(lambda: source.log.count("VUSB: Detached") == 1)
         await wait_redirs(target, 1)

@@ -16,6 +16,8 @@ def make(
     folder: Path,
     said: list[str],
     hardware: Hardware | None = None,
+    *,
+    monitors: int = 1,
     **display: object,
 ) -> RunningMachine:
     settings: dict[str, object] = {"enabled": True, "properties": {"TCP/Ports": "0"}}
@@ -23,6 +25,7 @@ def make(
         name="Small",
         uuid=UUID,
         filters=(Filter(name="all"),),
+        monitors=monitors,
         usb_controllers=("OHCI", "EHCI"),  # as most machines of VirtualBox have
         remote_display=RemoteDisplay(**(settings | display)),  # type: ignore[arg-type]
     )

@@ -30,6 +30,7 @@ from tests.support.rusbserver import free_port
 from tests.support.watching import GONE, Watched, check_apart, watched
 
 __all__ = [
+    "BELONG_TO_THE_GUEST",
     "SOURCE",
     "TARGET",
     "Counting",
@@ -54,6 +55,20 @@ __all__ = [
 
 SOURCE = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a716"
 TARGET = "3d5c8f10-7a44-4e0b-9c1d-5f2a9be6a717"
+
+BELONG_TO_THE_GUEST: dict[str, dict[str, Any]] = {
+    "resume": {},
+    "keys": {"codes": "1e9e"},
+    "acpisleepbutton": {},
+    "screenshot": {"file": "nowhere"},
+    "natpf": {"number": 1, "add": "ssh,tcp,127.0.0.1,5002,,22"},
+    "setlinkstate": {"number": 1, "enabled": False},
+    "vrde": {"enabled": False},
+    "vrdeproperty": {"name": "TCP/Ports", "value": "5000"},
+    "clipboard": {"mode": "bidirectional"},
+    "audioout": {"enabled": False},
+}
+"""Commands that make no sense where the guest is not, with arguments."""
 
 
 def hardware(folder: Path, **changes: Any) -> Hardware:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from rusb.cli._files import file_to_write, replace_file
-from rusb.cli._vbox_options import UsageError, on_off
+from rusb.cli._vbox_options import UsageError, on_off, unsigned
 from rusb.errors import ParseError, SettingsError
 from rusb.server.display.keys import MAX_KEYS, parse_scancodes, typed
 from rusb.server.machine.control import runtime_folder
@@ -19,6 +19,8 @@ __all__ = ["VERBS"]
 
 MAX_TEXT = 64 << 10
 """Characters of a text that is typed."""
+
+MAX_SCREEN = 63
 
 MAX_PICTURE = 64 << 20
 """Bytes of a picture as QEMU writes it; its video memory has 16 MiB."""
@@ -68,7 +70,7 @@ def _text(uuid: str, values: Sequence[str]) -> None:
     """``keyboardputstring TEXT…``."""
     text = "".join(values)
     if not 0 < len(text) <= MAX_TEXT:
-        raise UsageError(f"only only a text of 1 to {MAX_TEXT} characters can be typed")
+        raise UsageError(f"only a text of 1 to {MAX_TEXT} characters can be typed")
     try:
         keys = typed(text)
     except ParseError as error:
@@ -88,18 +90,15 @@ def _file(uuid: str, values: Sequence[str]) -> None:
 
 
 def _screenshot(uuid: str, values: Sequence[str]) -> None:
-    """``screenshotpng FILE [0]``: the file is complete or as it was."""
+    """``screenshotpng FILE [SCREEN]``: the file is complete or as it was."""
     from PIL import Image  # takes time
 
     if len(values) not in (1, 2):
         raise UsageError("screenshotpng needs the name of a file")
-    if values[1:] not in ([], ["0"]):
-        raise SettingsError(
-            f"there is no screen {values[1]}: machines only have screen 0"
-        )
+    screen = unsigned("screenshotpng", values[1], MAX_SCREEN) if values[1:] else 0
     path = file_to_write(values[0])
     with tempfile.NamedTemporaryFile(dir=runtime_folder(), suffix=".ppm") as picture:
-        ask_running(uuid, "screenshot", file=picture.name)
+        ask_running(uuid, "screenshot", file=picture.name, screen=screen)
         with open(picture.name, "rb") as file:
             data = file.read(MAX_PICTURE)
     result = io.BytesIO()

@@ -79,7 +79,7 @@ def _mac(value: str) -> str:
     is_hex = all(c in "0123456789abcdefABCDEF" for c in value)
     if len(value) != 12 or not is_hex or int(value[1], 16) & 1:
         raise UsageError(
-            f"invalid MAC address {value!r}: use use auto, or twelve hexadecimal"
+            f"invalid MAC address {value!r}: use auto, or twelve hexadecimal"
             " digits, the second one even"
         )
     return value.upper()
