@@ -62,11 +62,7 @@ def test_all_of_it_goes_on_while_the_client_changes_over(
             wait_state(source, "poweroff")  # nothing comes over it any more
             with console_of(target) as console:
                 work.check_goes_on(console)
-        with console_of(near) as console:
-            work.check(console, wanted, typist.end())
-            typist.leave()
-            console("while [ -b /dev/sdb -o -c /dev/ttyACM0 ]; do sleep 0.1; done")
-    near(f"VBoxManage controlvm {MACHINE} poweroff")
+        work.end(near, typist, wanted)
     check_nothing_left(hosts)
 
 
@@ -99,11 +95,7 @@ def test_a_disk_a_keyboard_and_a_serial_port_go_there_and_back(
         figures.info("with devices: %s", of_five(times))
         # a device that came home has two sockets more; and a reader, now and then
         assert max(files[1:]) <= files[0] + 2 * 3 + 1
-        with console_of(near) as console:
-            work.check(console, wanted, typist.end())
-            typist.leave()
-            console("while [ -b /dev/sdb -o -c /dev/ttyACM0 ]; do sleep 0.1; done")
-    near(f"VBoxManage controlvm {MACHINE} poweroff")
+        work.end(near, typist, wanted)
     check_nothing_left(hosts)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,9 @@ from rusb.server.vbox.storage_mode import (
 )
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
-from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from tests.support.amount import seeds
+from tests.support.byhand import ByHand
 from tests.support.storage import BLOCK, BLOCKS, Disk, Driver, Outcome, cdb10, fuzz
 from tests.support.whole_path import Lab, machine
 
@@ -352,55 +352,18 @@ async def test_what_is_typed_counts_more_than_what_is_kept(tmp_path: Path) -> No
         assert isinstance(device.attached, Attachment)
 
 
-class ByHand:
-    """A device whose transfers a test completes; what is done ahead shows.
-
-    Attributes:
-        open: what is under way, by number: the URB and who waits.
-        cancelled: numbers, in order.
-    """
-
-    round_trip = None
-    name = "usb-1"
+class Stick(ByHand):
+    """A disk whose transfers a test completes; what is done ahead shows."""
 
     def __init__(self, mode: StorageMode) -> None:
-        drive = FlashDrive(bytearray(BLOCK))
-        self.info = drive.info(1, 1)
-        self.descriptors = drive.descriptors
-        self.interfaces = drive.descriptors.configurations[0].interfaces
-        self.own_ids: Iterator[int] = itertools.count(-1, -1)
-        self.open: dict[int, tuple[Urb, Completion]] = {}
-        self.cancelled: list[int] = []
-        self.resets = 0
-        self._ids = itertools.count(1)
+        super().__init__(FlashDrive(bytearray(BLOCK)))
         self.storage = PipelinedStorage(
             self, mode, now=lambda: 0.0, later=lambda seconds, what: None
         )
 
-    def submit(self, urb: Urb, complete: Completion) -> None:
-        self.open[urb.id] = urb, complete
-
-    def cancel(self, urb_id: int) -> None:
-        self.cancelled.append(urb_id)
-
-    def reset(self) -> None:
-        self.resets += 1
-
-    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
-        """There is none."""
-
     def shape(self) -> list[tuple[int, int]]:
         """Endpoint and length of what is under way, in order."""
         return [(urb.endpoint, urb.length) for urb, _ in self.open.values()]
-
-    def end(
-        self, endpoint: int, status: UrbStatus = UrbStatus.OK, data: bytes = b""
-    ) -> None:
-        """Complete the oldest transfer of an endpoint."""
-        number = next(n for n, (u, _) in self.open.items() if u.endpoint == endpoint)
-        urb, complete = self.open.pop(number)
-        is_sent = status is UrbStatus.OK and not urb.is_in
-        complete(UrbResult(status, data, urb.length if is_sent else len(data)))
 
     def ask(
         self, endpoint: int, length: int, data: bytes = b""
@@ -445,11 +408,11 @@ def statuses(*found: tuple[int, list[UrbResult]]) -> list[tuple[UrbStatus, int]]
 def test_an_error_comes_with_the_piece_in_which_it_happened(
     status: UrbStatus, moved: int, expected: list[tuple[UrbStatus, int]]
 ) -> None:
-    device = ByHand(STRICT)
+    device = Stick(STRICT)
     device.command(3072)
     assert device.shape() == [(OUT, 31), (IN, 3072), (IN, 13)]
-    device.end(OUT)
-    device.end(IN, status, bytes(moved))
+    device.end_at(OUT)
+    device.end_at(IN, status, bytes(moved))
     pieces = [device.ask(IN, 1024) for _ in range(2)]
     assert statuses(*pieces) == expected[:2]
     if moved >= 2048:
@@ -461,14 +424,14 @@ def test_an_error_comes_with_the_piece_in_which_it_happened(
 def test_what_follows_a_refused_command_fails_as_it_did_until_the_guest_recovers() -> (
     None
 ):
-    device = ByHand(EARLY)
+    device = Stick(EARLY)
     assert [r.status for r in device.command(1024, is_in=False)] == [UrbStatus.OK]
     number, data = device.ask(OUT, 1024, bytes(1024))
-    device.end(OUT, UrbStatus.IO_ERROR)
+    device.end_at(OUT, UrbStatus.IO_ERROR)
     assert device.cancelled == [-2, number]  # the status, and the data
-    device.end(OUT, UrbStatus.CANCELLED)
+    device.end_at(OUT, UrbStatus.CANCELLED)
     assert [r.status for r in data] == [UrbStatus.IO_ERROR]
-    device.end(IN, UrbStatus.CANCELLED)
+    device.end_at(IN, UrbStatus.CANCELLED)
     assert statuses(device.ask(IN, 13)) == [(UrbStatus.IO_ERROR, 0)]
     assert statuses(device.ask(OUT, 512, bytes(512))) == [(UrbStatus.IO_ERROR, 0)]
     assert not device.shape()
@@ -479,65 +442,65 @@ def test_what_follows_a_refused_command_fails_as_it_did_until_the_guest_recovers
 
 
 def test_a_command_in_the_place_of_a_status_waits_until_ours_is_gone() -> None:
-    device = ByHand(EARLY)
+    device = Stick(EARLY)
     device.command(512)
-    device.end(OUT)
+    device.end_at(OUT)
     device.ask(IN, 512)
-    device.end(IN, data=GOOD)  # no data, as of some devices that fail
+    device.end_at(IN, data=GOOD)  # no data, as of some devices that fail
     assert not device.command(0)
     assert device.cancelled == [-2]
     assert device.shape() == [(IN, 13)]
-    device.end(IN, UrbStatus.CANCELLED)
+    device.end_at(IN, UrbStatus.CANCELLED)
     assert device.shape() == [(OUT, 31)]  # as the guest sent it
 
 
 def test_a_halt_is_cleared_when_ours_is_gone_and_what_it_brought_is_kept() -> None:
-    device = ByHand(EARLY)
+    device = Stick(EARLY)
     device.command(0)
-    device.end(OUT)
+    device.end_at(OUT)
     device.control(CLEAR_IN)
     assert device.cancelled == [-2]
     assert device.shape() == [(IN, 13)]
-    device.end(IN, data=GOOD)  # it came all the same
+    device.end_at(IN, data=GOOD)  # it came all the same
     assert device.shape() == [(0, 0)]
     assert statuses(device.ask(IN, 13)) == [(UrbStatus.OK, 13)]
 
 
 def test_a_status_that_the_guest_waits_for_is_the_guests() -> None:
-    device = ByHand(EARLY)
+    device = Stick(EARLY)
     device.command(0)
-    device.end(OUT)
+    device.end_at(OUT)
     number, found = device.ask(IN, 13)
     device.control(CLEAR_IN)
     assert not device.cancelled
     device.storage.cancel(number)
     assert device.cancelled == [-2]
-    device.end(IN, UrbStatus.CANCELLED)
+    device.end_at(IN, UrbStatus.CANCELLED)
     assert [r.status for r in found] == [UrbStatus.CANCELLED]
 
 
 def test_data_asked_for_ahead_that_were_cancelled_are_asked_for_by_the_guest() -> None:
-    device = ByHand(STRICT)
+    device = Stick(STRICT)
     device.command(512)
-    device.end(OUT)
+    device.end_at(OUT)
     device.control(CLEAR_IN)
     assert device.cancelled == [-2, -1]  # the last first
-    device.end(IN, UrbStatus.CANCELLED)
-    device.end(IN, UrbStatus.CANCELLED)
+    device.end_at(IN, UrbStatus.CANCELLED)
+    device.end_at(IN, UrbStatus.CANCELLED)
     device.open.clear()  # the request
     device.ask(IN, 512)
     assert device.shape() == [(IN, 512), (IN, 13)]
 
 
 def test_a_guest_that_asks_first_gets_what_it_asks() -> None:
-    device = ByHand(EARLY)
+    device = Stick(EARLY)
     device.ask(IN, 13)
     assert not device.command(0)
     assert device.shape() == [(IN, 13), (OUT, 31)]
 
 
 def test_a_cancelled_transfer_takes_ours_with_it() -> None:
-    device = ByHand(EARLY)
+    device = Stick(EARLY)
     device.command(512)
     number, _ = device.ask(IN, 512)
     device.storage.cancel(number)
@@ -545,13 +508,13 @@ def test_a_cancelled_transfer_takes_ours_with_it() -> None:
 
 
 def test_after_a_reset_commands_wait_until_ours_are_gone() -> None:
-    device = ByHand(EARLY)
+    device = Stick(EARLY)
     device.command(0)
     device.storage.reset()
     assert (device.resets, device.cancelled) == (1, [-2, -1])
     device.command(0)
-    device.end(OUT, UrbStatus.CANCELLED)
+    device.end_at(OUT, UrbStatus.CANCELLED)
     assert device.shape() == [(IN, 13)]
-    device.end(IN, data=GOOD)  # that of the command before
+    device.end_at(IN, data=GOOD)  # that of the command before
     assert device.shape() == [(OUT, 31), (IN, 13)]
     assert not statuses(device.ask(IN, 13))

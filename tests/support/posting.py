@@ -1,14 +1,11 @@
 """A serial port whose transfers a test completes, with reads kept at it."""
 
-import itertools
-from collections.abc import Callable, Iterator
-
 from rusb.client.backends.emulated import Keyboard, SerialLoopback
 from rusb.server.posted import PostedReads
-from rusb.usb.descriptors import InterfaceDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
+from tests.support.byhand import ByHand
 from tests.support.storage import Clock
 
 __all__ = [
@@ -29,31 +26,19 @@ OK, STALL, CANCELLED = UrbStatus.OK, UrbStatus.STALL, UrbStatus.CANCELLED
 GONE = UrbStatus.NO_DEVICE
 
 
-class Device:
-    """A serial port whose transfers a test completes.
+class Device(ByHand):
+    """A serial port with reads kept at it.
 
     Attributes:
-        open: what is under way, by number, in order.
         is_gone: everything fails at once.
     """
 
-    name = "usb-1"
     round_trip: float | None = 0.02
 
     def __init__(self, drive: SerialLoopback | Keyboard | None = None) -> None:
-        drive = drive or SerialLoopback()
-        self.info = drive.info(1, 1)
-        self.descriptors = drive.descriptors
-        self.interfaces: tuple[InterfaceDescriptor, ...] = (
-            drive.descriptors.configurations[0].interfaces
-        )
-        self.own_ids: Iterator[int] = itertools.count(-1, -1)
-        self.open: dict[int, tuple[Urb, Completion]] = {}
-        self.cancelled: list[int] = []
+        super().__init__(drive or SerialLoopback())
         self.is_gone = False
-        self.resets = 0
         self.clock = Clock()
-        self._ids = itertools.count(1)
         self.reads = PostedReads(
             self,
             now=lambda: self.clock.now,
@@ -64,16 +49,7 @@ class Device:
         if self.is_gone:
             complete(UrbResult(GONE))
         else:
-            self.open[urb.id] = urb, complete
-
-    def cancel(self, urb_id: int) -> None:
-        self.cancelled.append(urb_id)
-
-    def reset(self) -> None:
-        self.resets += 1
-
-    def watch_pressure(self, changed: Callable[[bool], None]) -> None:
-        """There is none."""
+            super().submit(urb, complete)
 
     def sizes(self, endpoint: int = IN) -> list[int]:
         return [u.length for u, _ in self.open.values() if u.endpoint == endpoint]
@@ -82,9 +58,7 @@ class Device:
         self, data: bytes = b"", status: UrbStatus = OK, endpoint: int = IN
     ) -> None:
         """Complete the oldest transfer."""
-        number = next(n for n, (u, _) in self.open.items() if u.endpoint == endpoint)
-        _, complete = self.open.pop(number)
-        complete(UrbResult(status, data, len(data)))
+        self.end_at(endpoint, status, data)
 
     def end_cancelled(self, first: bytes = b"") -> None:
         """Complete what was cancelled; the first had moved something."""

@@ -113,7 +113,21 @@ class Work:
             if console(f"n={size}; i=0; {wait}; echo $i") == "300":
                 pytest.fail(f"{name} does not go on: {log_of(console)}")
 
-    def check(self, console: Console, wanted: str, typed: str) -> None:
+    def end(self, host: Place, typist: Typist, wanted: str) -> None:
+        """Stop, disconnect, power off: nothing was lost or unplugged before.
+
+        Args:
+            host: where it runs.
+            typist: whose devices it works with.
+            wanted: checksum of what is on the disk.
+        """
+        with console_of(host) as console:
+            self._check(console, wanted, typist.end())
+            typist.leave()
+            console("while [ -b /dev/sdb -o -c /dev/ttyACM0 ]; do sleep 0.1; done")
+        host(f"VBoxManage controlvm {MACHINE} poweroff")
+
+    def _check(self, console: Console, wanted: str, typed: str) -> None:
         """Stop; nothing was lost, doubled or wrong, and nothing unplugged."""
         console("touch /mnt/stop; until [ -e /mnt/over ]; do sleep 0.1; done")
         assert console("sort -u /mnt/sums | wc -l") == "1"
