@@ -1,5 +1,6 @@
 """Fixtures of several modules."""
 
+import logging
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,10 +28,14 @@ def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def source(tmp_path: Path, runtime: Path) -> AsyncIterator[Host]:
-    """Where a machine runs that is to be teleported."""
+async def source(
+    tmp_path: Path, runtime: Path, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Host]:
+    """Where a machine runs that is to be teleported; no task may fail meanwhile."""
     async with running(tmp_path) as found:
         yield found
+    records = caplog.get_records("call") + caplog.get_records("teardown")
+    assert [r.getMessage() for r in records if r.levelno >= logging.ERROR] == []
 
 
 @pytest.fixture
