@@ -217,6 +217,7 @@ class RdpStream(asyncio.Protocol):
         self._early: list[bytes] = []
         self._plain: asyncio.Transport | None = None  # below the one of TLS
         self._is_high = self._is_full = self._is_full_below = False
+        self._room = ROOM  # 0 while one of these two is full
         self._is_held = self._had_turn = self._is_paused = False
         self._closing: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -322,6 +323,7 @@ class RdpStream(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport is full, be it one of TLS or the only one."""
         self._is_full = True
+        self._room = 0
 
     def resume_writing(self) -> None:
         """It has room again."""
@@ -333,6 +335,8 @@ class RdpStream(asyncio.Protocol):
         self._is_full_below = not has_room
         if has_room:
             self._go_on()
+        else:
+            self._room = 0
 
     # ------------------------------------------------- called by the owner ----
 
@@ -423,24 +427,26 @@ class RdpStream(asyncio.Protocol):
         (transport.pause_reading if want else transport.resume_reading)()
 
     def _go_on(self) -> None:
-        self.core.room = 0 if self._is_full or self._is_full_below else ROOM
+        is_full = self._is_full or self._is_full_below
+        self._room = self.core.room = 0 if is_full else ROOM
         self._write()
 
     def _write(self, *, is_all: bool = False) -> None:
         """Send what there is room for in this turn, or all of it."""
         self._is_flush_due = False
         transport, core = self.transport, self.core
-        if transport is None or self._is_over:
+        if transport is None:
             return
         left = TURN_BYTES
         if is_all:
             core.room = inf
         while pieces := core.data_to_send():
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self.bytes_sent += len(data)
+            data = b"".join(pieces)
+            size = len(data)
+            self.bytes_sent += size
             transport.write(data)
-            left -= len(data)
-            core.room = 0 if self._is_full or self._is_full_below else ROOM
+            left -= size
+            core.room = self._room
             waiting = core.bytes_waiting
             if left <= 0 or not waiting:
                 break
@@ -450,7 +456,7 @@ class RdpStream(asyncio.Protocol):
             if core.room > 0:
                 self.flush()
             self._look()
-        elif self._is_high or self._is_full or self._is_full_below:
+        elif self._is_high or not self._room:
             self._look()
 
     def _look(self) -> None:
@@ -526,7 +532,7 @@ class RdpStream(asyncio.Protocol):
         tls = cast(asyncio.BufferedProtocol, plain.get_protocol())
         plain.set_protocol(_BelowTls(tls, self._below_has_room))
         self._is_full = self._is_paused = False  # the other one was
-        self.core.room = ROOM
+        self._room = self.core.room = ROOM
         connection = transport.get_extra_info("ssl_object")
         self._on_secured(connection.version())
         if self.tls.check is not None:

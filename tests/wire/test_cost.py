@@ -31,7 +31,7 @@ PACKAGE = str(Path(rusb.__file__).parent)
 INFO = DeviceInfo(7, 0x1209, 0x0004)
 SMALL, LARGE = 512, 64 << 10
 
-MOST_CALLS = {"vrdpusb": (71, 76), "rdpeusb": (74, 84)}
+MOST_CALLS = {"vrdpusb": (63, 64), "rdpeusb": (74, 79)}
 """For a transfer of 512 bytes, and for one of 64 KiB."""
 
 

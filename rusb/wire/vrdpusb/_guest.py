@@ -486,7 +486,8 @@ class VrdpUsbGuestSide(GuestSide):
                 if start < end or start == codec.HEADER.size:
                     self._ignore(f"URB_RESULT: a record of {end - start} bytes")
                 return
-            number, flags, error, handle, length = codec.RECORD.unpack_from(data, start)
+            record = codec.RECORD.unpack_from(data, start)
+            number, flags, _, handle, length = record
             if flags & self._unknown_flags or not handle:
                 self._ignore(f"URB_RESULT with flags {flags:#x}, handle {handle}")
                 return
@@ -503,8 +504,7 @@ class VrdpUsbGuestSide(GuestSide):
                 if length and urb.endpoint & 0x80:
                     start += length
                     body = cut_payload(data, offset, start)
-                record = flags, error, length
-                result = self._result(device, handle, urb, record, body)
+                result = self._result(device, urb, record, body)
                 if result is not None:
                     self._finish(number, device, handle, result)
             if flags & codec.FLAG_LAST:
@@ -514,21 +514,19 @@ class VrdpUsbGuestSide(GuestSide):
     def _result(
         self,
         device: _Device,
-        handle: int,
         urb: Urb,
-        record: tuple[int, int, int],
+        record: tuple[int, int, int, int, int],
         body: bytes | memoryview,
     ) -> UrbResult | None:
         """Return how a URB ended; None: that was a fragment of it, which is kept.
 
         Args:
             device: whose it is.
-            handle: of the URB.
             urb: itself.
-            record: flags, error and len of the record.
+            record: id, flags, error, handle and len.
             body: what there is of its data; empty for OUT.
         """
-        flags, error, length = record
+        _, flags, error, handle, length = record
         status = _OK
         if error:
             status = codec.parse_error(error, self.version)
