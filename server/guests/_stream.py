@@ -21,7 +21,7 @@ from rusb.wire.usbredir import StreamState, UsbredirDeviceSide
 from ..serial.chips import find_ports
 from .base import AttachedDevice
 
-__all__ = ["DeviceStream", "MovableGuest", "StreamCore", "usbredir_core"]
+__all__ = ["DeviceStream", "MovableGuest", "StreamCore", "usbredir_core", "waiting"]
 
 log = logging.getLogger(__name__)
 
@@ -290,10 +290,9 @@ class DeviceStream(asyncio.Protocol):
         is_written = not (self._out or self._block)
         if not is_written or transport.get_write_buffer_size() or core.is_suspending:
             return False
-        number = transport.get_extra_info("socket").fileno()
-        return not _waiting(number, termios.TIOCOUTQ) and not _waiting(
-            number, termios.FIONREAD
-        )
+        sock = transport.get_extra_info("socket")
+        asked = termios.TIOCOUTQ, termios.FIONREAD
+        return not any(waiting(sock, one) for one in asked)
 
     def _serial_inputs(self) -> frozenset[int]:
         """The addresses at which its serial ports, if it has some, are read."""
@@ -475,7 +474,14 @@ class DeviceStream(asyncio.Protocol):
             self.data_received(b"")
 
 
-def _waiting(number: int, request: int) -> int:
-    """Return how many bytes wait in a socket: for its peer, or for us."""
-    answer = fcntl.ioctl(number, request, bytes(_INT.size))
+def waiting(sock: socket.socket, request: int) -> int:
+    """Return how many bytes wait in a socket, 0 if it is closed.
+
+    Args:
+        sock: a stream, of the Unix domain.
+        request: FIONREAD: for us; TIOCOUTQ: for its peer, but more than there are.
+    """
+    if sock.fileno() < 0:
+        return 0
+    answer = fcntl.ioctl(sock.fileno(), request, bytes(_INT.size))
     return int(_INT.unpack(answer)[0])

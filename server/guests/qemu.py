@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rusb.errors import GuestError, Hint
 from rusb.usb.types import Speed
@@ -194,26 +194,26 @@ class QemuGuest(HotplugGuest[_Plug]):
 
     # ------------------------------------------------------- teleporting ----
 
-    def movable(self) -> list[tuple[str, str, str]]:
-        """Return id, bus and port of each device that is in the machine."""
+    def movable(self) -> list[tuple[str, str, str, str]]:
+        """Return id, bus, port and name of each device that is in the machine."""
         plugs = [plug for plug in self._plugs.values() if plug.is_in]
-        return [(plug.id, plug.bus.name, plug.port) for plug in plugs]
+        return [(p.id, p.bus.name, p.port, str(p.device.info)) for p in plugs]
 
-    def check_movable(self, *, is_still: bool) -> None:
+    def check_movable(self, *, is_suspended: bool) -> None:
         """Check that QEMU can move what waits at the devices.
 
         Of several reads at one endpoint it remembers one (7.2: teleport.md 7.9).
 
         Args:
-            is_still: the machine stands still, so that :meth:`suspend_reads` was called
-                if ever; before, serial ports do not count.
+            is_suspended: :meth:`suspend_reads` was called; before, serial ports do not
+                count.
 
         Raises:
             GuestError: one has more.
         """
         for stream in self._streams():
             if stream in self._unread or stream.keeps_reads_waiting(
-                but_serial=not is_still
+                but_serial=not is_suspended
             ):
                 raise GuestError(
                     f"the guest keeps several reads waiting at {stream.info}, and QEMU"
@@ -221,19 +221,25 @@ class QemuGuest(HotplugGuest[_Plug]):
                     " the device, or disconnect it"
                 )
 
-    async def suspend_reads(self) -> None:
+    async def suspend_reads(
+        self, is_through: Callable[[], bool] = lambda: True
+    ) -> None:
         """Leave no read waiting at serial ports; :meth:`check_movable` tells if one is.
+
+        Args:
+            is_through: is nothing under way between our streams and QEMU?
 
         Raises:
             GuestError: QEMU does not answer.
         """
-        monitor = await self._connect()
+        monitor = None if self._has_moved else await self._connect()
         unread = self._unread = {s for s in self._streams() if s.suspend_reads()}
         end = asyncio.get_running_loop().time() + SUSPEND_TIMEOUT
         while unread and asyncio.get_running_loop().time() < end:
-            if all(stream.is_read for stream in unread):
-                await self._status(monitor)  # by then it has acted on what it read
-                if all(stream.is_read for stream in unread):
+            if is_through() and all(stream.is_read for stream in unread):
+                if monitor is not None:  # by then it has acted on what it read
+                    await self._status(monitor)
+                if is_through() and all(stream.is_read for stream in unread):
                     unread.clear()
                     break
             await asyncio.sleep(SUSPEND_POLL)

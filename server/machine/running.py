@@ -401,7 +401,7 @@ class RunningMachine:
         """Wait for a machine to come back whose devices still come over here."""
         async with self._changing:
             self._check_open()
-            if not self._teleport.is_relaying:
+            if not await self._teleport.wait_relaying():
                 raise ControlError("the machine is already running")
             if self.machine.path is not None:
                 self.machine.teleporter = load_machine(self.machine.path).teleporter

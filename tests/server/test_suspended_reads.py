@@ -139,14 +139,14 @@ async def count(end: Reading, kind: int, wanted: int) -> None:
 async def test_reads_are_suspended_and_resumed(fake: FakeQemu) -> None:
     device = Silent(SerialLoopback().descriptors)
     guest, end = await reading(fake, device)
-    guest.check_movable(is_still=False)
+    guest.check_movable(is_suspended=False)
     with pytest.raises(GuestError, match="several reads"):
-        guest.check_movable(is_still=True)
+        guest.check_movable(is_suspended=True)
     infos = end.packets.count(EP_INFO)
     fake.commands.clear()
     await guest.suspend_reads()
     assert ("query-status", {}) in fake.commands
-    guest.check_movable(is_still=True)
+    guest.check_movable(is_suspended=True)
     assert end.reads == READS
     assert device.waiting == {}
     guest.resume_reads()
@@ -164,7 +164,7 @@ async def test_a_guest_that_stands_still_too_early_is_not_moved(
     end.runs.clear()
     await guest.suspend_reads()
     with pytest.raises(GuestError, match="several reads waiting at 1209:0003 Port"):
-        guest.check_movable(is_still=True)
+        guest.check_movable(is_suspended=True)
     end.runs.set()
     guest.resume_reads()
     await count(end, INTERRUPT, 1)
@@ -180,7 +180,7 @@ async def test_a_device_that_keeps_its_reads_is_not_moved(
     guest, end = await reading(fake, device)
     await guest.suspend_reads()
     with pytest.raises(GuestError, match="several reads"):
-        guest.check_movable(is_still=True)
+        guest.check_movable(is_suspended=True)
     assert end.reads == 0
     guest.resume_reads()
     await guest.aclose()
@@ -192,7 +192,7 @@ async def test_reads_far_away_are_waited_for(fake: FakeQemu) -> None:
     guest, end = await reading(fake, device)
     await guest.suspend_reads()
     assert end.reads == READS
-    guest.check_movable(is_still=True)
+    guest.check_movable(is_suspended=True)
     await guest.aclose()
 
 
@@ -201,10 +201,10 @@ async def test_what_is_no_serial_port_is_not_suspended(fake: FakeQemu) -> None:
     guest, end = await reading(fake, device)
     infos = end.packets.count(EP_INFO)
     with pytest.raises(GuestError, match="several reads"):
-        guest.check_movable(is_still=False)
+        guest.check_movable(is_suspended=False)
     await guest.suspend_reads()
     with pytest.raises(GuestError, match="several reads"):
-        guest.check_movable(is_still=True)
+        guest.check_movable(is_suspended=True)
     guest.resume_reads()
     assert (end.reads, end.packets.count(EP_INFO)) == (0, infos)
     await guest.aclose()

@@ -17,6 +17,7 @@ from rusb.server.machine.teleport.messages import (
     MAX_BODY,
     Accept,
     Alive,
+    Answer,
     Client,
     Costs,
     Data,
@@ -35,11 +36,13 @@ from rusb.server.machine.teleport.messages import (
     NotTaken,
     Offer,
     Progress,
+    Reads,
     Run,
     Running,
     Take,
     Taken,
     Welcome,
+    What,
     parse,
     serialize,
 )
@@ -47,7 +50,7 @@ from rusb.server.machine.teleport.messages import (
 OFFER = Offer(
     (("Memory", "64"), ("Firmware", "BIOS")),
     (Image("ide 0 0", "file", "disk.img", "raw", 8 << 20, "ab" * 16, ".rusb-x"),),
-    (Device(3, "rusb-1", "usb0.0", "1"),),
+    (Device(3, "rusb-1", "usb0.0", "1", (bytes(16),), "1209:0003 Port"),),
 )
 TARGETS, SOURCES = False, True
 TALK: list[tuple[bool, Message]] = [
@@ -69,6 +72,8 @@ TALK: list[tuple[bool, Message]] = [
     (SOURCES, Client({"version": 1})),
     (TARGETS, Taken()),
     (TARGETS, NotTaken("no such device")),
+    (TARGETS, Reads(What.SUSPEND)),
+    (SOURCES, Answer("several reads")),
     (TARGETS, DeviceBytes(3, b"xyz")),
     (SOURCES, DeviceBytes(3, b"")),
     (SOURCES, Gone(3)),

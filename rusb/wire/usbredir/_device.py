@@ -130,7 +130,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
     def may_move(self) -> bool:
         """Could another core go on with this stream?"""
         is_plain = self._is_connected and not self._waits_for_ack
-        return is_plain and self._streams.may_move
+        return is_plain and not self._suspended and self._streams.may_move
 
     def recall(self) -> None:
         """Take nothing more from the guest, and have what waits at the device come
@@ -214,7 +214,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         is told that the endpoints are polled: then it keeps further ones to itself, and
         moves all of them (teleport.md 7.9). What the device says has to wait.
         """
-        if self._is_connected:
+        if self._is_connected and self._suspended != set(addresses):
             self._suspended = frozenset(addresses)
             self._told_polled.update(addresses)
             self._send_infos()
@@ -231,7 +231,9 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         suspended, self._suspended = self._suspended, frozenset()
         self._requests.suspend(())
         if suspended and self._is_connected:
-            for address in suspended:  # has QEMU try again
+            assert self._state is not None
+            for address in suspended & self._state.endpoints.keys():
+                # has QEMU try again
                 self._send_packet(Type.INTERRUPT, 0, address, codec.SUCCESS, 0)
             self._send_infos()
 

@@ -20,6 +20,7 @@ from rusb.errors import (
     RusbError,
     SettingsError,
 )
+from rusb.usb.text import clean_text
 
 from ...auth.hashes import Salted
 from ...config import ServerConfig
@@ -50,6 +51,7 @@ from .messages import (
     Run,
     Running,
     Welcome,
+    What,
 )
 from .profile import blocked, differences, profile_of
 from .relay import Relay
@@ -72,6 +74,10 @@ WRONG_PASSWORD_DELAY: Final = 2.0
 
 LAST_TIMEOUT: Final = 20.0
 """Seconds for the source to close, once clients have changed over."""
+
+ASK_TIMEOUT: Final = 2.0
+"""Seconds for each host over which a device comes, and for its client, to say whether
+the machine may go on; what they wait for takes a round trip."""
 
 END_TIMEOUT: Final = 5.0
 """Seconds until QEMU's last words are there."""
@@ -123,6 +129,8 @@ class Arrival:
         self._streams: dict[int, Stream] = {}
         self._qemus: dict[int, socket.socket] = {}  # copies of QEMU's ends
         self._splices: dict[int, Splice] = {}
+        self._relay: Relay | None = None
+        self._peer = ""
         self._carried = asyncio.Event()
         self._server: Server | None = None
         self._over: asyncio.Future[None] | None = None
@@ -312,7 +320,8 @@ class Arrival:
     async def _carry(self, link: Link) -> None:
         """Carry the devices, until the last has left or is relayed from here."""
         streams = dict(self._streams)
-        relay = Relay(link, streams, self.unplug)
+        relay = self._relay = Relay(link, streams, self.unplug)
+        self._peer = link.peer
         for number, device in list(self._devices.items()):
             if (found := self._find(device.way)) is not None:
                 before, home, there = found
@@ -446,6 +455,44 @@ class Arrival:
         for number, splice in splices.items():
             found[self._devices[number].id] = await splice.let_go()
         return found
+
+    @property
+    def is_carrying(self) -> bool:
+        """Do devices come over the host from which the machine came?"""
+        return self._relay is not None and bool(self._relay.numbers)
+
+    @property
+    def is_through(self) -> bool:
+        """Is nothing under way between QEMU and devices that came home?"""
+        return all(splice.is_through for splice in self._splices.values())
+
+    async def ask(self, what: What) -> None:
+        """Ask that host about reads that wait at the devices (7.9).
+
+        Raises:
+            GuestError: the machine cannot go on; the message names the device.
+        """
+        relay = self._relay
+        if relay is None or not self.is_carrying:
+            return
+        devices = [self._devices[n] for n in relay.numbers if n in self._devices]
+        hosts = max((len(device.way) for device in devices), default=0)
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT * (1 + hosts)):
+                why = await relay.ask(what)
+        except TimeoutError:
+            names = ", ".join(clean_text(d.name) or d.id for d in devices)
+            why = (
+                f"{self._peer}, over which {names} comes, does not say in time whether"
+                " the machine may go on: try again, or disconnect the device"
+            )
+        if why:
+            raise GuestError(why)
+
+    def resume_reads(self) -> None:
+        """The machine has gone on, or stays."""
+        if self._relay is not None:
+            self._relay.resume()
 
     async def wait_carried(self) -> None:
         """Wait until no device comes over the source any more."""

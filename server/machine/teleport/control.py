@@ -61,6 +61,12 @@ class TeleportControl:
         """Do devices of the machine, which runs elsewhere, still come over here?"""
         return self.is_gone and self._task is not None and not self._task.done()
 
+    async def wait_relaying(self) -> bool:
+        """Wait until its QEMU here has ended, if it runs elsewhere; does it relay?"""
+        if self.is_gone and self._departure is not None:
+            await self._departure.has_ended.wait()
+        return self.is_relaying
+
     def find(self, way: Sequence[bytes]) -> tuple[int, Relay, int] | None:
         """Find a device that is relayed from here, see ``Departure.find``."""
         return self._departure.find(way) if self._departure is not None else None

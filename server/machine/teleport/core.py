@@ -62,6 +62,8 @@ _TABLE: Final[dict[Kind, tuple[tuple[bool, ...], tuple[Step, ...], Step | None]]
     Kind.CLIENT: (_SOURCE, (Step.MOVED,), None),
     Kind.TAKEN: (_TARGET, (Step.MOVED,), None),
     Kind.NOT_TAKEN: (_TARGET, (Step.MOVED,), None),
+    Kind.READS: (_TARGET, (Step.MOVED,), None),
+    Kind.ANSWER: (_SOURCE, (Step.MOVED,), None),
     Kind.DEVICE: (_BOTH, (Step.MOVED,), None),
     Kind.GONE: (_BOTH, (Step.MOVED,), None),
 }

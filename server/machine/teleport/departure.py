@@ -15,6 +15,7 @@ from rusb.aio.tls import KnownServers, fingerprint
 from rusb.errors import (
     AuthenticationError,
     ControlError,
+    GuestError,
     RusbError,
 )
 from rusb.usb.text import clean_text
@@ -32,6 +33,7 @@ from .images import describe_images
 from .link import PIECE, Link, PeerFailed, dial, proof
 from .messages import (
     MAX_HOSTS,
+    MAX_NAME,
     TOKEN,
     VERSION,
     Accept,
@@ -47,8 +49,10 @@ from .messages import (
     Run,
     Running,
     Welcome,
+    What,
 )
 from .profile import blocked, profile_of
+from .reads import WaitingReads
 from .relay import Relay
 from .seam import Stream
 from .stream import Migration, Progressed, blocked_by_qemu, connect_clipboard, go_on
@@ -116,6 +120,7 @@ class Departure:
         progress: how much memory has moved.
         is_switched: RUN was sent; the machine must not run here any more.
         downtime: seconds for which it stood still; None: it is not there yet.
+        has_ended: set when it runs there, and its QEMU here has ended.
     """
 
     def __init__(
@@ -138,6 +143,7 @@ class Departure:
         self._to = to
         self._log = log
         self._guests, self._came, self._moved = guests, came, moved
+        self._reads = WaitingReads(hypervisor, guests, came)
         self._sent_on, self._invite = sent_on, invite
         self._handover: Handover | None = None
         self._known = KnownServers(known)
@@ -147,6 +153,7 @@ class Departure:
         self.progress = Progressed()
         self.is_switched = False
         self.downtime: float | None = None
+        self.has_ended = asyncio.Event()
         self._still = 0.0
         self._told = 0.0
         self._is_suspended = False
@@ -202,6 +209,8 @@ class Departure:
                 await asyncio.shield(link.fail("the source cancelled the move"))
                 raise
             await self._relay(link)
+        for came in self._came:  # what comes home over us has to arrive
+            await came.wait_carried()
 
     async def _relay(self, link: Link) -> None:
         """Go between the target and the devices, until the last of them has left."""
@@ -209,7 +218,10 @@ class Departure:
         found = {id: Stream(end) for id, end in ends.items()}
         telling: asyncio.Task[None] | None = None
         try:
-            await self._moved()
+            try:
+                await self._moved()
+            finally:
+                self.has_ended.set()
             for came in self._came:
                 found |= await came.let_go()
             streams = {
@@ -218,11 +230,12 @@ class Departure:
             for device in self._devices:
                 if device.number not in streams:  # it has left meanwhile
                     await link.send(Gone(device.number))
-            relay = self._relaying = Relay(link, streams, _nothing)
+            relay = self._relaying = Relay(link, streams, _nothing, self._asked)
+            relay.before = [
+                came.wait_carried for came in self._came if came.is_carrying
+            ]
             telling = asyncio.ensure_future(self._send_on(link, relay))
             await relay.run()
-            for came in self._came:  # what comes home over us has to arrive
-                await came.wait_carried()
             await telling
         except RusbError as error:
             self._log(f"Teleporter: {error}; the devices that came over here are gone")
@@ -247,6 +260,16 @@ class Departure:
             if self._relaying is not None and token in way:
                 return way.index(token), self._relaying, device.number
         return None
+
+    async def _asked(self, what: What) -> None:
+        """The target asks about reads that wait, before the machine goes on from there.
+
+        Raises:
+            GuestError: it cannot.
+        """
+        if what is not What.RESUME and self._handover and self._handover.is_busy:
+            raise GuestError("a client changes over at this moment: try again")
+        await self._reads.ask(what)
 
     async def _send_on(self, link: Link, relay: Relay) -> None:
         """Have clients go where the machine's display is, as soon as that is known."""
@@ -312,6 +335,7 @@ class Departure:
             ControlError: something does; all of it is named.
         """
         self.stage = "comparing"
+        await self._reads.ask(What.LOOK)
         self._devices = self._find_devices()
         profile = await profile_of(
             self._machine, self._hardware, self._hypervisor.execute
@@ -341,9 +365,11 @@ class Departure:
         Raises:
             ControlError: one of them cannot.
         """
-        self._check_reads(is_still=False)
         places = [place for guest in self._guests for place in guest.movable()]
-        found = [Device(0, *place) for place in places]
+        found = [
+            Device(0, id, bus, port, name=name[:MAX_NAME])
+            for id, bus, port, name in places
+        ]
         found += [device for came in self._came for device in came.movable()]
         for number, device in enumerate(found, 1):
             if not device.port:
@@ -361,10 +387,6 @@ class Departure:
             replace(device, number=n, way=(*device.way, secrets.token_bytes(TOKEN)))
             for n, device in enumerate(found)
         )
-
-    def _check_reads(self, *, is_still: bool) -> None:
-        for guest in self._guests:
-            guest.check_movable(is_still=is_still)
 
     # ------------------------------------------------------------ the move ----
 
@@ -392,15 +414,13 @@ class Departure:
             raise
         finally:
             ours.close()
-            for guest in self._guests:
-                guest.resume_reads()
+            self._reads.resume()
 
     async def _suspend_reads(self, remaining: int) -> None:
         """Have nothing wait at serial ports, once little memory remains (7.9)."""
         if not self._is_suspended and remaining <= LITTLE:
             self._is_suspended = True
-            for guest in self._guests:
-                await guest.suspend_reads()
+            await self._reads.suspend()
 
     async def _stream(
         self, link: Link, migration: Migration, sock: socket.socket
@@ -426,7 +446,7 @@ class Departure:
                 await link.send(Progress(progress.transferred, left, total))
 
         await migration.wait_still(tell)
-        self._check_reads(is_still=True)  # so they stay as they are
+        await self._reads.ask(What.STILL)  # so they stay as they are
         self._still = time.monotonic()
         self.stage = "switching"
         await migration.finish(tell)

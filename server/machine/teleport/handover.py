@@ -68,6 +68,11 @@ class Handover:
             work = self._hand_over(client)
             self._tasks.start(work, "teleport: a client changes over")
 
+    @property
+    def is_busy(self) -> bool:
+        """Does a client change over?"""
+        return self._one.locked()
+
     async def aclose(self) -> None:
         """Hand nothing over any more; what is under way ends. Idempotent."""
         self._is_over = True

@@ -19,6 +19,7 @@ from .messages import (
     MAX_REASON,
     MAX_REFUSED,
     Alive,
+    Answer,
     Client,
     Display,
     Failed,
@@ -262,6 +263,12 @@ class Link:
             self._end(self._lost("the connection was closed"))
         self._check()
 
+    def say(self, message: Message) -> None:
+        """Say something short, even if there is no room; nothing once it is over."""
+        if not self._over.done():
+            with contextlib.suppress(RusbError):
+                self._put(message)
+
     async def fail(self, why: str, refused: tuple[str, ...] = ()) -> None:
         """Say that it is over, if the other end still listens."""
         with contextlib.suppress(RusbError, TimeoutError):
@@ -331,9 +338,8 @@ class Link:
         while True:
             self._is_silent = True
             await asyncio.sleep(ALIVE_PERIOD)
-            if self._is_silent and not self._over.done():
-                with contextlib.suppress(RusbError):
-                    self._put(Alive())
+            if self._is_silent:
+                self.say(Alive())
 
     async def _read(self) -> None:
         try:
@@ -365,6 +371,8 @@ class Link:
                     self._display.set_result(message)
             case NotTaken(why):
                 await self._handovers.put(NotTaken(clean_text(why)))
+            case Answer(why):
+                await self._inbox.put(Answer(clean_text(why)))
             case Take() | Client() | Taken():
                 await self._handovers.put(message)
             case _:

@@ -18,6 +18,7 @@ __all__ = [
     "VERSION",
     "Accept",
     "Alive",
+    "Answer",
     "Client",
     "Costs",
     "Data",
@@ -36,11 +37,13 @@ __all__ = [
     "NotTaken",
     "Offer",
     "Progress",
+    "Reads",
     "Run",
     "Running",
     "Take",
     "Taken",
     "Welcome",
+    "What",
     "parse",
     "serialize",
 ]
@@ -59,6 +62,7 @@ MAX_DEVICES: Final = 128
 MAX_HOSTS: Final = 4
 """Hosts over which a device may come (7.7)."""
 
+MAX_NAME: Final = 200
 MAX_COUNT: Final = 1 << 62
 MAX_HOST: Final = 253
 NONCE: Final = 32
@@ -93,6 +97,8 @@ class Kind(enum.IntEnum):
     DEVICE = 17
     GONE = 18
     NOT_TAKEN = 19
+    READS = 20
+    ANSWER = 21
 
 
 class Message:
@@ -285,6 +291,7 @@ class Device:
 
     Attributes:
         way: a token of each host that it comes over, the one of its client first.
+        name: what people call it.
     """
 
     number: int
@@ -292,11 +299,13 @@ class Device:
     bus: str
     port: str
     way: tuple[bytes, ...] = ()
+    name: str = ""
 
     readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "number": _count(0xFFFF),
         **{n: _text(100) for n in ("id", "bus", "port")},
         "way": _list(MAX_HOSTS, _hex(TOKEN)),
+        "name": _text(MAX_NAME),
     }
 
 
@@ -435,6 +444,47 @@ class NotTaken(Message):
     }
 
 
+class What(enum.StrEnum):
+    """What is to be done about reads that wait at devices (7.9)."""
+
+    LOOK = "look"
+    SUSPEND = "suspend"
+    STILL = "still"
+    RESUME = "resume"
+
+
+def _what(value: Any) -> What:
+    if not isinstance(value, str) or value not in list(What):
+        raise ValueError(f"one of {', '.join(What)}")
+    return What(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Reads(Message):
+    """The machine is about to go on from the target, or has gone on, or stays."""
+
+    what: What
+
+    kind: ClassVar[Kind] = Kind.READS
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"what": _what}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Message):
+    """To READS.
+
+    Attributes:
+        reason: why the machine cannot go on, a sentence; empty: it can.
+    """
+
+    reason: str = ""
+
+    kind: ClassVar[Kind] = Kind.ANSWER
+    readers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "reason": _text(MAX_REASON)
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Alive(Message):
     """A sign of life."""
@@ -474,7 +524,7 @@ _SPOKEN: dict[int, Any] = {
     found.kind: found
     for found in (
         *(Failed, Hello, Logon, Welcome, Offer, Accept, Progress, End, Loaded),
-        *(Run, Running, Display, Take, Client, Taken, NotTaken, Alive),
+        *(Run, Running, Display, Take, Client, Taken, NotTaken, Reads, Answer, Alive),
     )
 }
 

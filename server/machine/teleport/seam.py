@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import socket
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["PIECE", "Splice", "Stream", "receive", "send", "wake"]
+from ...guests._stream import waiting
+
+__all__ = ["PIECE", "Splice", "Stream", "receive", "send", "unheard", "unread", "wake"]
 
 PIECE: Final = 64 << 10
 """Bytes that are read at once."""
@@ -91,6 +94,13 @@ class Splice:
         if pumps:
             await asyncio.wait(pumps)
 
+    @property
+    def is_through(self) -> bool:
+        """Is nothing under way between the two?"""
+        ends = self._stream.sock, self._ours
+        is_here = self._to_guest or self._to_device
+        return not is_here and not any(unheard(end) or unread(end) for end in ends)
+
     async def let_go(self) -> Stream:
         """QEMU has ended: return the stream, with what was between them."""
         await self._stop()
@@ -110,6 +120,16 @@ class Splice:
         for sock in (self._stream.sock, self._ours, self._theirs):
             wake(sock)
             sock.close()
+
+
+def unheard(sock: socket.socket) -> int:
+    """Return how many bytes its peer has not read, or more; 0 if it is closed."""
+    return waiting(sock, termios.TIOCOUTQ)
+
+
+def unread(sock: socket.socket) -> int:
+    """Return how many bytes of its peer wait in a socket; 0 if it is closed."""
+    return waiting(sock, termios.FIONREAD)
 
 
 def _drain(sock: socket.socket) -> bytes:

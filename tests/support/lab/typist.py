@@ -2,6 +2,7 @@
 
 Usage: python -m tests.support.lab.typist PORT IMAGE [reconnect]
 
+With ``reconnect`` there is a second client, which does not, with another serial echo.
 It types while a line has been read and until the next; then it says how many keys.
 """
 
@@ -9,6 +10,7 @@ import asyncio
 import contextlib
 import string
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rusb.cli.connect import WIRES
@@ -44,7 +46,13 @@ async def main(port: int, image: Path, *more: str) -> None:
     backend = EmulatedBackend(devices=devices)
     wires = WIRES["auto"]  # as a user's client does
     config = ClientConfig("localhost", port, reconnect="reconnect" in more, wires=wires)
-    async with connect(config, backends=[backend], on_event=print):
+    async with contextlib.AsyncExitStack() as stack:
+        session = connect(config, backends=[backend], on_event=print)
+        await stack.enter_async_context(session)
+        if config.reconnect:
+            backend = EmulatedBackend(devices=[SerialLoopback()])
+            other = connect(replace(config, reconnect=False), backends=[backend])
+            await stack.enter_async_context(other)
         await _type(keyboard)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 

@@ -20,7 +20,7 @@ from tests.support.lab.moving import MACHINE, console_of
 from tests.support.lab.twohosts import Place
 from tests.support.rusbserver import CHECKOUT
 
-__all__ = ["READ", "Typist", "Work", "at_work", "talk"]
+__all__ = ["READ", "Typist", "Work", "at_work"]
 
 READ = "dd if=/dev/sdb bs=65536 count=32 iflag=direct 2>/dev/null | md5sum"
 WRITE = "dd if=/dev/zero of=/dev/sdb bs=65536 seek=40 count=8 oflag=direct"
@@ -29,10 +29,9 @@ DISK = f"until [ -e /mnt/stop ]; do {READ} >>/mnt/sums; {WRITE} 2>>/mnt/bad; don
 KEYBOARD = "renice -n -20 -p $$; exec cat /dev/input/event{} >>/mnt/keys"
 FIND = "grep -l 'rusb Keyboard' /sys/class/input/event*/device/name"
 
-OPEN = "exec 4<>/dev/ttyACM0; stty -F /dev/ttyACM0 raw -echo"
-CLOSE = "exec 4>&-"
-TALK = "for n in $(seq 50); do echo $n >&4; read x <&4; [ $x = $n ] || echo $n $x; done"
-ONCE = "n=$((n+1)); echo $n >&4; read x <&4; echo $n $x >>/mnt/echoes; sleep 0.1"
+OPEN = "exec 4<>/dev/{0}; stty -F /dev/{0} raw -echo"
+PORTS = "ttyACM0", "ttyACM1"
+ONCE = "n=$((n+1)); echo $n >&4; read x <&4; echo $n $x >>/mnt/{0}; sleep 0.1"
 ECHO = f"n=0; {OPEN}; until [ -e /mnt/stop ]; do {ONCE}; done"
 """One number after the other; a byte that is lost ends it, one too many is seen."""
 
@@ -90,16 +89,18 @@ class Typist:
 class Work:
     """What the guest does with the devices, and how far it is."""
 
-    def __init__(self, console: Console, *, has_echo: bool) -> None:
-        self._files = ["sums", "keys", *(["echoes"] if has_echo else [])]
+    def __init__(self, console: Console, *ports: str) -> None:
+        self._ports = ports
+        self._files = ["sums", "keys", *ports]
+        devices = " -a ".join(f"-c /dev/{port}" for port in ports)
         console("mkdir -p /mnt; mount -t tmpfs none /mnt")
-        console("until [ -b /dev/sdb -a -c /dev/ttyACM0 ]; do sleep 0.1; done")
+        console(f"until [ -b /dev/sdb -a {devices} ]; do sleep 0.1; done")
         console(f"until {FIND} >/dev/null; do sleep 0.1; done")
         number = console(f"{FIND} | sed 's/.*event\\([0-9]*\\).*/\\1/'")
         console(f"({DISK}; echo >>/mnt/over) &")
         console(f"sh -c '{KEYBOARD.format(number)}' &")
-        if has_echo:
-            console(f"({ECHO}) &")
+        for port in ports:
+            console(f"({ECHO.format(port)}) &")
         console("until [ -s /mnt/sums ]; do sleep 0.1; done")
         console("dmesg -c >/dev/null")
 
@@ -134,8 +135,8 @@ class Work:
         assert console("sort -u /mnt/sums").split()[0] == wanted
         assert console("grep -vc records /mnt/bad") == "0"
         wrong = "$1 != NR || $2 != NR || NF != 2"
-        console("touch /mnt/echoes")
-        assert console(f"awk '{wrong}' /mnt/echoes | wc -l") == "0"
+        for port in self._ports:
+            assert console(f"awk '{wrong}' /mnt/{port} | wc -l") == "0"
         end = time.monotonic() + 60
         while len(keys := self._keys(console)) < len(typed):
             assert time.monotonic() < end, (keys, typed)
@@ -169,8 +170,8 @@ def at_work(
     """The machine runs at the first host and uses a client's devices.
 
     Args:
-        more: ``reconnect``: the client changes over, and the serial port is in use,
-            too.
+        more: ``reconnect``: the client changes over, and there is another one, which
+            stays.
     """
     near, far = hosts
     image = near.folder / "stick.img"
@@ -184,18 +185,11 @@ def at_work(
             console.wait("SYSTEM IS UP")
             typist = Typist(near, image, *more)
             stack.callback(typist.leave)
-            work = Work(console, has_echo=bool(more))
+            work = Work(console, *PORTS[: 1 + len(more)])
             typist.begin()
             work.check_goes_on(console)
         yield typist, work, wanted
     assert image.read_bytes()[40 << 16 : 48 << 16] == bytes(8 << 16)
-
-
-def talk(console: Console) -> None:
-    """What is written to the serial port comes back, once and in order."""
-    console(OPEN)
-    assert console(f"{TALK}; echo right") == "right"
-    console(CLOSE)
 
 
 def log_of(console: Console) -> str:
