@@ -125,6 +125,12 @@ class Admission:
             for other in self._sessions
         )
 
+    def brings_devices(self, session: Session) -> bool:
+        """Are there devices in the guest of the connection beside a viewer?"""
+        return any(
+            other.in_use and self._are_one(session, other) for other in self._sessions
+        )
+
     def _are_one(self, session: Session, other: Session) -> bool:
         """Are they a viewer and the connection that brings USB devices beside it?
 

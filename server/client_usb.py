@@ -265,6 +265,7 @@ class ClientUsb:
         self.devices.remove(ticket.devices)
         self.extension.tell_moved()
         self._host.tell(events.ClientSentOn(self.number, str(to), True))
+        self._host.client_moved()  # its viewer has nothing to stay for
 
     @property
     def _ticket(self) -> Ticket | None:

@@ -1,7 +1,7 @@
 """What the parts of a server share; its users see :class:`~.server.Server`."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rusb.usb.device import DeviceInfo
 from rusb.wire.base import WireProtocol
@@ -38,6 +38,7 @@ class SessionHost:
         parking: where clients that may come back are waited for.
         odd_storage: how much may be done ahead for devices that could not stand more,
             by vendor, product and revision.
+        client_moved: called when a client has gone where its machine is.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SessionHost:
         screens.first.heard = self.media.handle
         self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
         self.parking = Parking(self, lambda: machine.resume_seconds)
+        self.client_moved: Callable[[], None] = lambda: None
         self._numbers = itertools.count(1)
         self._devices: dict[int, list[RemoteDevices]] = {}  # one for each wire
 

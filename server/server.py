@@ -6,6 +6,7 @@ import ipaddress
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import rusb.server.guests
 from rusb import plugins
@@ -196,10 +197,13 @@ class Server:
     def send_on(self, to: Elsewhere) -> None:
         """The machine runs elsewhere: viewers are sent there, or disconnected.
 
-        Those that have devices in the guest stay.
+        Those that have devices in the guest stay, also if another connection of theirs
+        brings them, as that of ``rdesktop-vrdp``: it ends with its viewer.
         """
+        self._host.client_moved = partial(self.send_on, to)
         for session in self._sessions:
-            session.send_on(to, has_same_port=to.port == self.port)
+            if not self._host.admission.brings_devices(session):
+                session.send_on(to, has_same_port=to.port == self.port)
 
     def invite(self, to: Elsewhere, ready: Callable[[ClientUsb], None]) -> None:
         """The machine runs elsewhere: clients of ours may go on there.

@@ -3,10 +3,15 @@
 The guest is a BIOS, which reads and configures a keyboard whenever it starts.
 """
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
+from rusb.client.config import ClientConfig
+from rusb.client.screenshot import screenshot
 from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport.messages import Display
 from tests.support.breaking import until
@@ -21,6 +26,9 @@ from tests.support.teleporting import (
     teleport,
     wait_state,
 )
+
+SENT_ON = "client 2: disconnected, since the machine runs at"
+"""What the log says of a viewer that knows no redirection."""
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 
@@ -53,6 +61,46 @@ async def test_a_client_that_does_not_come_back_stays(
         assert (await state(SOURCE)).state == "teleported"
         assert "VUSB: Attached" not in target.log
     await source.wait_ended()
+
+
+async def test_a_viewer_stays_as_long_as_the_devices_beside_it(
+    source: Host, target: Host
+) -> None:
+    """A program that opened both would take the devices along when its viewer ends."""
+    keyboard = Counting()
+    async with (
+        plugged(source, keyboard, reconnect=False),
+        looking_on(source),
+    ):
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        await reset(TARGET, keyboard)  # longer than it takes to send anybody on
+        assert SENT_ON not in source.log
+        assert "Connection closed" not in source.log
+    await source.wait_ended()
+
+
+async def test_a_viewer_goes_when_the_devices_beside_it_have_gone(
+    source: Host, target: Host
+) -> None:
+    async with plugged(source, Counting()), looking_on(source):
+        assert (await teleport(target.port))["error"] == ""
+        await until(lambda: SENT_ON in source.log)
+
+
+@contextlib.asynccontextmanager
+async def looking_on(host: Host) -> AsyncIterator[None]:
+    """Somebody looks at the screen of a host's machine."""
+    port = (await state(SOURCE)).display.port
+    config = ClientConfig("127.0.0.1", port, known_servers=host.folder / "known")
+    looking = asyncio.ensure_future(screenshot(config, wait=60))
+    while not any(  # noqa: ASYNC110
+        one.view for one in (await state(SOURCE)).display.clients
+    ):
+        await asyncio.sleep(0.05)
+    yield
+    looking.cancel()
+    await asyncio.wait([looking])
 
 
 async def test_a_client_believes_no_other_certificate(
