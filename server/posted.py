@@ -7,7 +7,6 @@ keeps reads of its own there: the guest's get what those bring, in order. It is 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
@@ -28,6 +27,7 @@ from rusb.usb.types import ClassCode, Feature, Request, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from .guests.base import AttachedDevice
+from .read_pipe import READS, UNJUDGED, Pipe, PostedRead, Run
 from .storage import StorageTarget
 
 __all__ = ["Brought", "PostedReads", "is_read_ahead"]
@@ -37,10 +37,6 @@ CLASSES = frozenset(
 )
 """Interfaces of which bulk data are read ahead: serial chips, and what is like them. At
 others a reader may rely on asking first."""
-
-READS = 3
-"""With so many of the guest's, more than it asks for are kept at the device, if it does
-not keep enough there itself."""
 
 NEAR, NEAR_READS = 0.001, 2
 """With a round trip of less seconds, a guest that keeps so many at a bulk endpoint
@@ -62,174 +58,9 @@ IDLE = 1.0
 more. Reports of interrupt endpoints are then forgotten: nobody wants to see a key that
 was pressed before he looked. Bytes of a serial chip stay, lost ones are worse."""
 
-LOOKS = 8
-"""Reads of the guest's own that are counted before it is looked again how many there
-should be: what that follows from changes slowly."""
-
-FREE = 32
-"""The same of a guest that keeps enough at the device itself."""
-
-FIRST_INTERVAL, SAMPLES = 0.001, 16
-"""Seconds between two results of a bulk endpoint, until so many have been seen."""
-
-_ALL = (1 << SAMPLES) - 1
-
 _OK = UrbStatus.OK
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _INVALID = UrbResult(UrbStatus.INVALID)
-
-
-@dataclass(slots=True, eq=False)
-class _Posted:
-    """A read of ours.
-
-    Attributes:
-        result: it has come, but not yet those before it.
-        is_stopping: it is being cancelled.
-        is_stale: one before it has failed: if it fails as well, that is no news.
-        is_dropped: what it brings is not for the guest.
-    """
-
-    urb: Urb
-    result: UrbResult | None = None
-    is_stopping: bool = False
-    is_stale: bool = False
-    is_dropped: bool = False
-
-    @property
-    def counts(self) -> bool:
-        """Will it bring something for the guest?"""
-        return not (self.is_stopping or self.is_stale or self.is_dropped)
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """What a read of ours has brought.
-
-    Attributes:
-        data: not empty, unless it ends there.
-        is_end: the device ended its transfer with it, or it failed.
-    """
-
-    data: bytes | memoryview
-    is_end: bool
-    status: UrbStatus = UrbStatus.OK
-
-
-@dataclass(slots=True, eq=False)
-class _Pipe:
-    """An endpoint that is read ahead.
-
-    Attributes:
-        of: its descriptor.
-        interface: whose it is.
-        interval: of an interrupt endpoint, seconds between two results; None: a bulk
-            endpoint, where it is measured.
-        claims: the guest's reads.
-        direct: how many of its reads are at the device as they are.
-        posted: ours, in order.
-        there: how many of those will bring something for the guest.
-        waiting: what they have brought and the guest has not got.
-        kept: bytes of that.
-        asked: reads of the guest's in a row, none smaller than before.
-        shallow: how often in a row it has read again with too few at the device.
-        has_completed: one of its reads has, since it read last.
-        enough: with so many at the device it needs none of ours; counts for *looks*
-            more of its reads.
-        last: when the guest was seen to read last.
-        size: bytes of each of ours that the guest has not asked for.
-        moments: when the latest results came.
-        full: a bit for each of those of ours, 1 if it brought all that it asked for.
-        is_ending: the guest has given its oldest read up, and gets what has come of it.
-        is_serving: its reads get what has come; it may read again meanwhile.
-        free: so many of its next reads need not be judged, while it has enough at the
-            device.
-    """
-
-    of: EndpointDescriptor
-    interface: int
-    interval: float | None
-    claims: deque[tuple[Urb, Completion]] = field(default_factory=deque)
-    ids: set[int] = field(default_factory=set)
-    direct: int = 0
-    posted: deque[_Posted] = field(default_factory=deque)
-    there: int = 0
-    waiting: deque[_Run] = field(default_factory=deque)
-    kept: int = 0
-    asked: int = 0
-    shallow: int = READS - 1
-    has_completed: bool = False
-    enough: int = 0
-    looks: int = 0
-    free: int = 0
-    last: float = 0.0
-    size: int = 0
-    moments: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
-    full: int = 0
-    is_ending: bool = False
-    is_posting: bool = False
-    is_serving: bool = False
-    is_timed: bool = False
-
-    @property
-    def is_ours(self) -> bool:
-        """Have we something to do with what the guest reads next?"""
-        is_needed = self.shallow >= READS - 1
-        return is_needed or bool(self.posted or self.waiting or self.claims)
-
-    def pace(self) -> float:
-        """Seconds between two results."""
-        if self.interval is not None:
-            return self.interval
-        if len(self.moments) < SAMPLES:
-            return FIRST_INTERVAL
-        return max((self.moments[-1] - self.moments[0]) / (SAMPLES - 1), 1e-6)
-
-    def next(self, length: int) -> UrbResult | None:
-        """Return what a read of so many bytes gets; None: nothing, or not all yet.
-
-        Runs are joined up to where the device ended its transfer, as a host controller
-        does with packets.
-        """
-        missing = length
-        for run in self.waiting:
-            missing -= len(run.data)
-            if run.is_end or missing <= 0:
-                return self._take(length)
-        return None
-
-    def _take(self, length: int) -> UrbResult:
-        parts: list[bytes | memoryview] = []
-        missing, status = length, UrbStatus.OK
-        while True:
-            run = self.waiting[0]
-            if len(run.data) > missing:
-                parts.append(run.data[:missing])
-                run.data = run.data[missing:]
-                break
-            self.waiting.popleft()
-            parts.append(run.data)
-            missing -= len(run.data)
-            if run.is_end or not missing or not self.waiting:
-                status = run.status
-                break
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.kept -= len(data)
-        return UrbResult(status, data, len(data))
-
-    def rest(self, length: int) -> UrbResult:
-        """Return what has come of a read that the guest gives up."""
-        if not self.waiting:
-            return _CANCELLED
-        found = self._take(length)
-        return UrbResult(UrbStatus.CANCELLED, found.data, found.length)
-
-    def forget(self) -> None:
-        """What has come, or comes of what is asked for, is not for the guest."""
-        self.waiting.clear()
-        self.asked = self.there = self.kept = 0
-        for posted in self.posted:
-            posted.is_dropped = True
 
 
 Brought: TypeAlias = tuple[bytes, bool, UrbStatus]
@@ -295,9 +126,9 @@ class PostedReads(AttachedDevice):
         self.device = device
         self._now = now
         self._later = later
-        self._pipes: dict[int, _Pipe] = {}
+        self._pipes: dict[int, Pipe] = {}
         self._held: deque[tuple[Urb, Completion]] = deque()  # requests behind that
-        self._is_recalled = False
+        self._is_recalled = self._is_passing = False
         self._look()
 
     # ------------------------------------------------------ AttachedDevice ----
@@ -322,15 +153,13 @@ class PostedReads(AttachedDevice):
         if setup is None:
             pipe = self._pipes.get(urb.endpoint)
             if pipe is not None and urb.length > 0:
-                if pipe.free and urb.length == pipe.size:
-                    if pipe.direct + 1 >= pipe.enough:  # as nearly always
-                        pipe.free -= 1
-                        pipe.direct += 1
-                        done = partial(self._read_done, pipe, complete)
-                        self.device.submit(urb, done)
-                        return
-                self._read(pipe, urb, complete)
-                return
+                is_alike = urb.length == pipe.size and pipe.direct + 1 >= pipe.enough
+                if pipe.unjudged and is_alike:  # as nearly always
+                    pipe.unjudged -= 1
+                elif self._claims(pipe, urb, complete):
+                    return
+                pipe.direct += 1
+                complete = partial(self._read_done, pipe, complete)
         elif self._held or _is_special(setup):
             self._held.append((urb, complete))
             self._go_on()
@@ -352,7 +181,7 @@ class PostedReads(AttachedDevice):
                     return
         self.device.cancel(urb_id)
 
-    def _give_up(self, pipe: _Pipe, entry: tuple[Urb, Completion]) -> None:
+    def _give_up(self, pipe: Pipe, entry: tuple[Urb, Completion]) -> None:
         is_first = entry is pipe.claims[0]
         if is_first and entry[0].length > pipe.of.packet_size:
             # some of its packets may have come
@@ -362,7 +191,7 @@ class PostedReads(AttachedDevice):
             return
         pipe.claims.remove(entry)
         pipe.ids.remove(entry[0].id)
-        self._fit(pipe)
+        self._stop(pipe, pipe.misfits())
         self._watch(pipe)
         entry[1](_CANCELLED)
         self._post(pipe)
@@ -372,10 +201,7 @@ class PostedReads(AttachedDevice):
         waiting = [*self._held]
         self._held.clear()
         for pipe in self._pipes.values():
-            waiting += pipe.claims
-            pipe.claims.clear()
-            pipe.ids.clear()
-            pipe.is_ending = False
+            waiting += pipe.take_claims()
             pipe.forget()
             self._stop(pipe, pipe.posted)
         self.device.reset()
@@ -421,41 +247,32 @@ class PostedReads(AttachedDevice):
             if pipe is None:
                 raise ParseError(f"nothing is read ahead at endpoint 0x{address:02x}")
             for data, is_end, status in runs:
-                pipe.waiting.append(_Run(data, is_end, status))
-                pipe.kept += len(data)
+                pipe.add(Run(data, is_end, status))
             pipe.last = self._now()
             self._watch(pipe)
 
     # ------------------------------------------------------- from the guest ----
 
-    def _read(self, pipe: _Pipe, urb: Urb, complete: Completion) -> None:
-        """The guest reads. One that keeps enough at the device needs none of ours."""
+    def _claims(self, pipe: Pipe, urb: Urb, complete: Completion) -> bool:
+        """Does a read of the guest's get what ours bring? One that keeps enough reads
+        at the device needs none of ours."""
         size, before = urb.length, pipe.size
-        pipe.asked = 1 if size < before else pipe.asked + 1
-        pipe.size = size
+        pipe.note(size)
         if pipe.has_completed:
-            pipe.has_completed = False
-            if size != before or not pipe.looks:
-                pipe.enough, pipe.looks = self._enough(pipe), LOOKS
-            pipe.looks -= 1
-            is_shallow = len(pipe.claims) + pipe.direct + 1 < pipe.enough
-            pipe.shallow = pipe.shallow + 1 if is_shallow else 0
-        pipe.free = 0
-        if not pipe.is_ours:
-            if not pipe.shallow:
-                pipe.free, pipe.looks = FREE, 0
-            pipe.direct += 1
-            self.device.submit(urb, partial(self._read_done, pipe, complete))
-        elif urb.id in pipe.ids:
+            pipe.judge(self._enough(pipe))
+        if not pipe.needs_ours:
+            pipe.unjudged = 0 if pipe.shallow else UNJUDGED
+            return False
+        if urb.id in pipe.ids:
             complete(_INVALID)
-        else:
-            pipe.claims.append((urb, complete))
-            pipe.ids.add(urb.id)
-            self._serve(pipe)
-            if size != before:
-                self._fit(pipe)
+            return True
+        pipe.claim(urb, complete)
+        self._serve(pipe)
+        if size != before:
+            self._stop(pipe, pipe.misfits())
+        return True
 
-    def _read_done(self, pipe: _Pipe, complete: Completion, result: UrbResult) -> None:
+    def _read_done(self, pipe: Pipe, complete: Completion, result: UrbResult) -> None:
         """A read of the guest's own has ended."""
         pipe.direct -= 1
         pipe.has_completed = True
@@ -465,19 +282,7 @@ class PostedReads(AttachedDevice):
             pipe.asked = 0
         complete(result)
 
-    def _fit(self, pipe: _Pipe) -> None:
-        """Cancel those of ours that would wait for more than the guest does."""
-        asked = [urb.length for urb, _ in pipe.claims]
-        ours = [posted for posted in pipe.posted if posted.counts]
-        for n, posted in enumerate(ours):
-            most = asked[n] if n < len(asked) else pipe.size
-            if asked and not n:  # it has some of it already
-                most -= pipe.kept
-            if posted.urb.length > most and posted.result is None:
-                self._stop(pipe, ours[n:])
-                return
-
-    def _concerned(self, setup: SetupPacket) -> list[_Pipe]:
+    def _concerned(self, setup: SetupPacket) -> list[Pipe]:
         """Return what has to be empty before a request."""
         pipes, index = self._pipes.values(), setup.index & 0xFF
         match setup.request_type, setup.request:
@@ -491,28 +296,39 @@ class PostedReads(AttachedDevice):
 
     def _go_on(self) -> None:
         """Pass requests on once what is ours is out of their way."""
-        while self._held:
-            urb, complete = self._held[0]
-            assert urb.setup is not None
-            concerned = self._concerned(urb.setup)
-            is_halt = urb.setup.request == Request.CLEAR_FEATURE
-            for pipe in concerned:
-                if not is_halt:
-                    pipe.forget()
-                self._stop(pipe, pipe.posted)
-            if any(pipe.posted for pipe in concerned):
-                return
-            self._held.popleft()
-            for pipe in concerned:
-                pipe.asked = 0
-            self.device.submit(urb, complete)
-            self._look()
+        if self._is_passing:
+            return  # the call further out goes on with it
+        self._is_passing = True
+        try:
+            while self._held and self._pass_first():
+                pass
+        finally:
+            self._is_passing = False
         for pipe in list(self._pipes.values()):
             self._post(pipe)
 
+    def _pass_first(self) -> bool:
+        """Pass one on, unless what is ours is in its way: then that is told to go."""
+        urb, complete = self._held[0]
+        assert urb.setup is not None
+        concerned = self._concerned(urb.setup)
+        is_halt = urb.setup.request == Request.CLEAR_FEATURE
+        for pipe in concerned:
+            if not is_halt:
+                pipe.forget()
+            self._stop(pipe, pipe.posted)
+        if any(pipe.posted for pipe in concerned):
+            return False
+        self._held.popleft()
+        for pipe in concerned:
+            pipe.asked = 0
+        self.device.submit(urb, complete)
+        self._look()
+        return True
+
     # ------------------------------------------------------ from the device ----
 
-    def _post(self, pipe: _Pipe) -> None:
+    def _post(self, pipe: Pipe) -> None:
         """Keep as many reads at the device as there should be."""
         is_busy = self._held or pipe.is_posting or pipe.is_ending
         if is_busy or self._is_recalled:
@@ -522,27 +338,23 @@ class PostedReads(AttachedDevice):
         depth = 0
         try:
             while True:
-                there = pipe.there
-                if there < len(pipe.claims):
-                    size = pipe.claims[there][0].length
-                    if not there:
-                        size -= pipe.kept
-                elif self._is_ahead(pipe):
+                size = pipe.unposted
+                if size is None:
+                    if not self._is_ahead(pipe):
+                        return
                     depth = depth or self._depth(pipe)
-                    if there >= depth or len(pipe.waiting) >= depth:
+                    if pipe.there >= depth or len(pipe.waiting) >= depth:
                         return
                     size = pipe.size
-                else:
-                    return
                 urb = Urb(next(self.own_ids), kind, pipe.of.address, size)
-                posted = _Posted(urb)
+                posted = PostedRead(urb)
                 pipe.posted.append(posted)
                 pipe.there += 1
                 self.device.submit(urb, partial(self._done, pipe, posted))
         finally:
             pipe.is_posting = False
 
-    def _is_ahead(self, pipe: _Pipe) -> bool:
+    def _is_ahead(self, pipe: Pipe) -> bool:
         """Is more to be asked for than the guest has?"""
         if pipe.asked < READS or pipe.shallow < READS - 1 or pipe.kept >= MAX_WAITING:
             return False
@@ -554,57 +366,30 @@ class PostedReads(AttachedDevice):
         way = self.round_trip
         return way is not None and way < NEAR
 
-    def _enough(self, pipe: _Pipe) -> int:
+    def _enough(self, pipe: Pipe) -> int:
         """Return how many reads of the guest's make ours superfluous."""
         if pipe.interval is None and self._is_near:
             return NEAR_READS
         return self._depth(pipe)
 
-    def _depth(self, pipe: _Pipe) -> int:
+    def _depth(self, pipe: Pipe) -> int:
         """Return how many reads there should be at the device."""
         depth = interrupt_depth(pipe.pace(), self.round_trip)
-        if pipe.full.bit_count() >= SAMPLES // 2 and not self._is_near:
-            # it has more than is asked for: results come as fast as we ask, and their
-            # pace says nothing
+        if pipe.has_more and not self._is_near:
             depth = min(max(depth, 2 * pipe.there), MAX_DEPTH)
         depth = min(depth, max(MAX_ASKED // max(pipe.size, 1), 1))
         others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
         return min(depth, max(MAX_READS - others, MIN_DEPTH))
 
-    def _done(self, pipe: _Pipe, posted: _Posted, result: UrbResult) -> None:
+    def _done(self, pipe: Pipe, posted: PostedRead, result: UrbResult) -> None:
         """A read of ours has ended; those behind it wait for it."""
         posted.result = result
-        while pipe.posted and (found := pipe.posted[0].result) is not None:
-            first = pipe.posted.popleft()
-            pipe.there -= first.counts
-            if not first.is_dropped:
-                self._take(pipe, first, found)
+        pipe.settle(self._now())
         self._serve(pipe)
         if self._held:
             self._go_on()
 
-    def _take(self, pipe: _Pipe, posted: _Posted, result: UrbResult) -> None:
-        """Add what a read has brought to what waits for the guest."""
-        is_good = result.status is UrbStatus.OK
-        is_ours = posted.is_stopping and result.status is UrbStatus.CANCELLED
-        if is_good or is_ours:
-            is_end = is_good and result.length < posted.urb.length
-            is_end = is_end or len(result.data) % (pipe.of.packet_size or 1) != 0
-            if result.data or is_end:
-                pipe.waiting.append(_Run(result.data, is_end))
-                pipe.kept += len(result.data)
-                pipe.moments.append(self._now())
-                is_full = pipe.interval is None and result.length >= posted.urb.length
-                pipe.full = (pipe.full << 1 | is_full) & _ALL
-        elif not posted.is_stale:
-            pipe.waiting.append(_Run(result.data, True, result.status))
-            pipe.kept += len(result.data)
-            pipe.asked = 0
-            for other in pipe.posted:
-                other.is_stale = True
-            pipe.there = 0
-
-    def _serve(self, pipe: _Pipe) -> None:
+    def _serve(self, pipe: Pipe) -> None:
         """Give the guest's reads what has come, and ask for more."""
         if pipe.is_serving:
             return  # the call further out goes on with it
@@ -612,27 +397,23 @@ class PostedReads(AttachedDevice):
             pipe.last = self._now()
         pipe.is_serving = True
         while pipe.claims and (found := pipe.next(pipe.claims[0][0].length)):
-            urb, complete = pipe.claims.popleft()
-            pipe.ids.remove(urb.id)
+            _, complete = pipe.take_claim()
             pipe.has_completed = True
             pipe.is_ending = False
             if found.status is not UrbStatus.OK:
                 pipe.asked = 0
             complete(found)
         pipe.is_serving = False
-        if pipe.claims and pipe.posted:
-            missing = pipe.claims[0][0].length - pipe.kept
-            if pipe.posted[0].urb.length > missing:
-                self._fit(pipe)
+        if pipe.has_misfit:
+            self._stop(pipe, pipe.misfits())
         if pipe.is_ending and not pipe.posted:
             pipe.is_ending = False
-            urb, complete = pipe.claims.popleft()
-            pipe.ids.remove(urb.id)
+            urb, complete = pipe.take_claim()
             complete(pipe.rest(urb.length))
         self._post(pipe)
         self._watch(pipe)
 
-    def _watch(self, pipe: _Pipe) -> None:
+    def _watch(self, pipe: Pipe) -> None:
         """Forget the reports of an endpoint that nobody reads, after a time."""
         is_idle = pipe.interval is not None and not pipe.claims
         if is_idle and not pipe.is_timed and (pipe.posted or pipe.waiting):
@@ -640,7 +421,7 @@ class PostedReads(AttachedDevice):
             left = pipe.last + IDLE - self._now()
             self._later(max(left, 0), partial(self._expire, pipe))
 
-    def _expire(self, pipe: _Pipe) -> None:
+    def _expire(self, pipe: Pipe) -> None:
         pipe.is_timed = False
         if not pipe.claims and self._now() - pipe.last >= IDLE:
             pipe.forget()
@@ -648,7 +429,7 @@ class PostedReads(AttachedDevice):
         else:
             self._watch(pipe)
 
-    def _stop(self, pipe: _Pipe, which: Iterable[_Posted]) -> None:
+    def _stop(self, pipe: Pipe, which: Iterable[PostedRead]) -> None:
         """Cancel some of ours, the last first: what comes meanwhile comes with the
         first of them."""
         for posted in reversed(list(which)):
@@ -658,20 +439,23 @@ class PostedReads(AttachedDevice):
                 self.device.cancel(posted.urb.id)
 
     def _look(self) -> None:
-        """What is selected may have changed."""
+        """What is selected may have changed; who reads where nothing is, is told so."""
         before, self._pipes = self._pipes, {}
-        for setting in self.device.interfaces:
-            for endpoint in _pipes_of(setting):
-                address, number = endpoint.address, setting.number
-                old = before.get(address)
-                if old is not None and (old.of, old.interface) == (endpoint, number):
-                    self._pipes[address] = old
-                    continue
-                interval = None
-                if endpoint.transfer_type is TransferType.INTERRUPT:
-                    interval = interrupt_interval(endpoint, self.info.speed)
-                pipe = _Pipe(endpoint, number, interval)
-                if old is not None:  # what is being cancelled is still before ours
-                    pipe.posted, pipe.claims = old.posted, old.claims
-                    pipe.ids, pipe.there = old.ids, old.there
-                self._pipes[address] = pipe
+        found = {
+            endpoint.address: (endpoint, setting.number)
+            for setting in self.device.interfaces
+            for endpoint in _pipes_of(setting)
+        }
+        for address, (endpoint, number) in found.items():
+            interval = None
+            if endpoint.transfer_type is TransferType.INTERRUPT:
+                interval = interrupt_interval(endpoint, self.info.speed)
+            pipe = before.pop(address, None)
+            if pipe is None:
+                pipe = Pipe(endpoint, number, interval)
+            elif (pipe.of, pipe.interface) != (endpoint, number):
+                pipe.become(endpoint, number, interval)
+            self._pipes[address] = pipe
+        for pipe in before.values():
+            for _, complete in pipe.take_claims():
+                complete(_CANCELLED)

@@ -4,6 +4,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -306,6 +307,57 @@ def test_another_setting_begins_with_nothing(request_: SetupPacket) -> None:
     assert len(device.sizes(0)) == 1
     device.end(b"new")
     assert data_of(found) == [b"new"]
+
+
+def test_a_read_of_an_endpoint_that_is_no_more_ends() -> None:
+    device = Device()
+    device.get_going()
+    _, found = device.read()
+    device.request(SetupPacket.set_interface(1, 1))
+    device.interfaces = (
+        device.interfaces[0],
+        replace(device.interfaces[1], endpoints=()),
+    )
+    device.end_cancelled()
+    assert [r.status for r in found] == [CANCELLED]
+
+
+def test_another_endpoint_of_the_same_address_is_read_once() -> None:
+    """What is cancelled of the one before comes late, and asks for nothing."""
+    device = Device()
+    device.get_going()
+    device.interfaces = tuple(
+        replace(one, endpoints=tuple(replace(e, interval=7) for e in one.endpoints))
+        for one in device.interfaces
+    )
+    device.reads.reset()
+    found = [device.read() for _ in range(2)]
+    device.end_cancelled()
+    assert device.sizes() == [PACKET] * 2
+    device.end(b"a")
+    device.end(b"b")
+    assert [data_of(one) for one in found] == [[b"a"], [b"b"]]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        SetupPacket.clear_halt(IN),
+        SetupPacket.set_interface(1, 0),
+        SetupPacket.set_configuration(1),
+    ],
+)
+def test_a_request_leaves_once_also_if_ours_are_gone_at_once(
+    request_: SetupPacket,
+) -> None:
+    """As while the client is away: each that is cancelled completes meanwhile."""
+    device = Device()
+    device.get_going()
+    device.is_away = True
+    found = device.request(request_)
+    assert len(device.sizes(0)) == 1
+    device.end(endpoint=0)
+    assert [r.status for r in found] == [OK]
 
 
 def test_a_reset_ends_everything() -> None:

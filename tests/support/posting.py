@@ -31,13 +31,14 @@ class Device(ByHand):
 
     Attributes:
         is_gone: everything fails at once.
+        is_away: what is cancelled completes at once, as while a client is away.
     """
 
     round_trip: float | None = 0.02
 
     def __init__(self, drive: SerialLoopback | Keyboard | None = None) -> None:
         super().__init__(drive or SerialLoopback())
-        self.is_gone = False
+        self.is_gone = self.is_away = False
         self.clock = Clock()
         self.reads = PostedReads(
             self,
@@ -50,6 +51,11 @@ class Device(ByHand):
             complete(UrbResult(GONE))
         else:
             super().submit(urb, complete)
+
+    def cancel(self, urb_id: int) -> None:
+        super().cancel(urb_id)
+        if self.is_away:
+            self.open.pop(urb_id)[1](UrbResult(CANCELLED))
 
     def sizes(self, endpoint: int = IN) -> list[int]:
         return [u.length for u, _ in self.open.values() if u.endpoint == endpoint]
