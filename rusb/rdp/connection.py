@@ -216,8 +216,9 @@ class Connection(ABC):
             LocalProtocolError: there is no such channel, it is not open yet, or the
                 message is longer than MAX_CHANNEL_MESSAGE.
         """
-        if len(message) > MAX_CHANNEL_MESSAGE:
-            raise LocalProtocolError(f"channel message of {len(message)} bytes")
+        size = len(message)
+        if size > MAX_CHANNEL_MESSAGE:
+            raise LocalProtocolError(f"channel message of {size} bytes")
         inner = None
         if channel not in self._channels or not self._is_active:
             if channel < FIRST_DYNAMIC:
@@ -229,7 +230,7 @@ class Connection(ABC):
         if self._is_over:
             return
         if self.room > 0 and not self._outbox.size:
-            self.room -= len(message)
+            self.room -= size
             self._leave(channel, message, inner)
         else:
             group = channel, flow

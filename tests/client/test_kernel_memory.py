@@ -73,6 +73,17 @@ def test_what_fits_into_a_piece_is_not_cut() -> None:
     assert device.sizes() == [MIB, 3]
 
 
+def test_a_quarter_is_for_endpoints_with_nothing_in_flight() -> None:
+    device = Device()
+    for number in range(1, 20):
+        device.submit(number, 0x81, 3 << 18)
+    assert len(device.kernel) == 15  # three quarters of what there is
+    device.submit(30, 0x82, 3 << 18)
+    device.submit(31, 0x82, 3 << 18)
+    device.submit(32, 0x00, 0)
+    assert [urb.id for urb, _ in device.kernel][15:] == [30, 32]
+
+
 def test_a_large_read_comes_in_pieces_one_after_another() -> None:
     device = Device()
     device.submit(1, 0x81, 2 * MIB + 100)

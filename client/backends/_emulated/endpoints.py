@@ -250,9 +250,9 @@ class Endpoints:
         if answer is None:
             return _STALL
         if not is_in:
-            return UrbResult(UrbStatus.OK, b"", len(urb.data))
+            return UrbResult(_OK, b"", len(urb.data))
         data = bytes(answer[: min(setup.length, urb.length)])
-        return UrbResult(UrbStatus.OK, data, len(data))
+        return UrbResult(_OK, data, len(data))
 
     def _pump(self, pipe: _Pipe) -> None:
         """Complete what can be completed, oldest first.

@@ -85,7 +85,6 @@ def answer(device: Device, setup: SetupPacket, data: Data) -> Data | None:
     if not setup.is_standard:
         return device.control(setup, data)
     value, index = setup.value, setup.index
-    is_super = device.speed >= Speed.SUPER
     match setup.request_type, setup.request:
         case 0x80, Request.GET_DESCRIPTOR:
             return _descriptor(device, value >> 8, value & 0xFF, index)
@@ -111,9 +110,9 @@ def answer(device: Device, setup: SetupPacket, data: Data) -> Data | None:
             return _ok(_feature(device, setup))
         case 0x00, Request.SET_ADDRESS:
             return _ok(value < 128)
-        case 0x00, Request.SET_SEL if is_super:
+        case 0x00, Request.SET_SEL if device.speed >= Speed.SUPER:
             return _ok(len(data) == 6)
-        case 0x00, Request.SET_ISOCH_DELAY if is_super:
+        case 0x00, Request.SET_ISOCH_DELAY if device.speed >= Speed.SUPER:
             return b""
     return device.control(setup, data)
 
