@@ -11,6 +11,7 @@ import pytest
 from rusb.filters.engine import decide
 from rusb.server.vbox.settings import load_machine
 from rusb.usb.device import DeviceInfo
+from tests.support.rows import each_row
 from tests.support.source import IN_SOURCE, ROOT, messages, sources
 from tests.support.whole_path import Lab, machine
 
@@ -21,7 +22,7 @@ PAPERS = [
 ]
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda p: str(p.relative_to(ROOT)))
+@each_row("paper", PAPERS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(paper: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", paper.read_text(), flags=re.M | re.S)
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
@@ -78,7 +79,7 @@ def explained() -> list[str]:
 
 
 @IN_SOURCE
-@pytest.mark.parametrize("message", explained())
+@each_row("message", explained())
 def test_what_the_guide_explains_is_really_said(message: str) -> None:
     for part in filter(None, map(str.strip, STANDS_FOR.split(message))):
         assert any(part in text for _, text in messages()), f"nothing says {part!r}"

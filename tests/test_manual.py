@@ -16,6 +16,7 @@ import pytest
 
 from rusb.cli import main, vbox
 from rusb.cli._words import OWN
+from tests.support.rows import each_row
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIB = ROOT / "contrib"
@@ -53,7 +54,7 @@ def page_of(word: str) -> str:
     return path.read_text("utf-8").replace(r"\-", "-")
 
 
-@pytest.mark.parametrize("word", WORDS)
+@each_row("word", WORDS)
 def test_a_page_has_the_options_of_the_help(word: str, options_of: Help) -> None:
     text = page_of(word)
     heads = re.findall(r"^\.TP\n(\\fB-.*)$", text, re.MULTILINE)
@@ -63,7 +64,7 @@ def test_a_page_has_the_options_of_the_help(word: str, options_of: Help) -> None
     assert names == options_of(word), STALE
 
 
-@pytest.mark.parametrize("word", WORDS)
+@each_row("word", WORDS)
 def test_completion_has_the_options_of_the_help(word: str, options_of: Help) -> None:
     name, prefix = "rusb", f"_shtab_rusb_{word}"
     if word == "rdesktop":

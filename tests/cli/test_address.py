@@ -5,9 +5,10 @@ from argparse import ArgumentTypeError
 import pytest
 
 from rusb.cli._address import Address, parse_address
+from tests.support.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "address"),
     [
         ("host", Address("host")),
@@ -38,7 +39,7 @@ def test_each_form_is_read(text: str, address: Address) -> None:
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "why"),
     [
         ("", "not [user@]host[:port]"),

@@ -13,6 +13,7 @@ import pytest
 from rusb.cli import main, vbox
 from rusb.cli._vbox_options import HelpWanted, Option
 from rusb.cli.vbox import _console, _refused, running
+from tests.support.rows import each_row
 from tests.support.source import IN_SOURCE, messages
 from tests.support.vbox import Vbox
 from tests.support.vboxmanage_guide import numbered
@@ -93,7 +94,7 @@ SENTENCES = sorted(
 )
 
 
-@pytest.mark.parametrize(("command", "sentence"), SENTENCES)
+@each_row(("command", "sentence"), SENTENCES)
 def test_a_refusal_names_options_that_are_not_refused(
     command: str, sentence: str
 ) -> None:

@@ -13,6 +13,7 @@ from rusb.cli import _rdesktop_options, main, rdesktop, vbox
 from rusb.cli._vbox_options import HelpWanted
 from rusb.cli.vbox import _kept, _refused, lists, running
 from rusb.server.vbox.registry import Registry
+from tests.support.rows import each_row
 from tests.support.vbox import Vbox
 from tests.support.vboxmanage_guide import (
     EXAMPLES,
@@ -210,7 +211,7 @@ def known(*line: str) -> set[str]:
     return found | {f"-{option.short}" for option in options if option.short}
 
 
-@pytest.mark.parametrize("command", sorted(vbox.commands()))
+@each_row("command", sorted(vbox.commands()))
 def test_every_option_is_in_the_guide_and_no_other(command: str) -> None:
     options = known(command)
     if command == "usbfilter":

@@ -32,6 +32,7 @@ from rusb.wire.base import (
     WireProtocol,
 )
 from tests.support.amount import seeds
+from tests.support.rows import each_row
 from tests.support.wire.joined import Answer, Joined, echo, messages
 
 PROTOCOLS = plugins.names(rusb.wire)
@@ -186,7 +187,7 @@ def test_a_stall_stays_a_stall(name: str) -> None:
     assert sorted(session.completions()) == [(i, UrbStatus.STALL) for i in range(1, 8)]
 
 
-@pytest.mark.parametrize("status", [s for s in UrbStatus if s is not UrbStatus.OK])
+@each_row("status", [s for s in UrbStatus if s is not UrbStatus.OK])
 def test_a_failure_is_a_result_that_is_not_ok(name: str, status: UrbStatus) -> None:
     session = Session(name, lambda urb: UrbResult(status))
     session.submit(*some_urbs())

@@ -17,6 +17,7 @@ from rusb.filters.engine import decide, first_difference
 from rusb.filters.model import ATTRIBUTES, Filter
 from rusb.server.vbox.filter_attributes import from_attributes, to_attributes
 from rusb.usb.device import DeviceInfo
+from tests.support.rows import each_row
 from tests.support.vectors import load_vectors
 
 FIELDS = {documented: field for field, documented in ATTRIBUTES.items()}
@@ -101,7 +102,7 @@ def evaluate(vector: dict[str, Any]) -> str:
     return "match" if decision.matched else "no-match"
 
 
-@pytest.mark.parametrize("vector", load_vectors("filters"), ids=lambda v: v["name"])
+@each_row("vector", load_vectors("filters"), ids=lambda v: v["name"])
 def test_single_filter_vectors(vector: dict[str, Any]) -> None:
     assert evaluate(vector) == vector["expect"], vector["why"]
 
@@ -137,9 +138,7 @@ def evaluate_list(vector: dict[str, Any]) -> dict[str, Any]:
     return {"outcome": "released" if ours_first is None else "held"}
 
 
-@pytest.mark.parametrize(
-    "vector", load_vectors("filter_lists"), ids=lambda v: v["name"]
-)
+@each_row("vector", load_vectors("filter_lists"), ids=lambda v: v["name"])
 def test_list_vectors(vector: dict[str, Any]) -> None:
     assert evaluate_list(vector) == vector["expect"], vector["why"]
 

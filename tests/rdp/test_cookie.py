@@ -11,6 +11,7 @@ from rusb.rdp.cookie import Cookie
 from rusb.rdp.events import LogonRequested
 from rusb.rdp.info import ClientInfo
 from tests.support.rdp.joined import Joined, clear
+from tests.support.rows import each_row
 
 SECRET = bytes(range(16))
 COOKIE = Cookie(7, SECRET)
@@ -30,7 +31,7 @@ def test_the_server_tells_it_in_a_save_session_info_pdu() -> None:
     assert repr(SECRET) not in repr(COOKIE)
 
 
-@pytest.mark.parametrize("size", range(len(PDU) - 570))
+@each_row("size", range(len(PDU) - 570))
 def test_a_short_one_is_none(size: int) -> None:
     assert Cookie.parse(PDU[:size]) is None
 

@@ -41,6 +41,7 @@ from rusb.rdp.events import (
 from rusb.rdp.svc import ChannelSender
 from tests.support.amount import inputs, seeds
 from tests.support.memory import memory_below
+from tests.support.rows import each_row
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "vectors" / "rdpeusb.json").read_text("utf-8")
@@ -447,7 +448,7 @@ def test_a_channel_that_is_not_open_yet_takes_and_gives_nothing() -> None:
 # ------------------------------------------------------------ hostile peers ----
 
 
-@pytest.mark.parametrize(
+@each_row(
     "message",
     [
         "",
@@ -469,7 +470,7 @@ def test_a_channel_that_is_not_open_yet_takes_and_gives_nothing() -> None:
         "500002",
     ],
 )
-@pytest.mark.parametrize("make", [opened, client])
+@each_row("make", [opened, client])
 def test_malformed_messages_end_the_connection(
     make: Callable[[], End], message: str
 ) -> None:

@@ -19,6 +19,7 @@ from rusb.rdp.standard import (
     salted_checksum,
 )
 from tests.support.rdp.raw import group
+from tests.support.rows import each_row
 
 
 def by_id(vector: dict[str, Any]) -> str:
@@ -39,7 +40,7 @@ def test_session_keys(v: dict[str, Any]) -> None:
     assert len(keys.mac) == v["rc4_key_length"]
 
 
-@pytest.mark.parametrize("v", group("mac"), ids=by_id)
+@each_row("v", group("mac"), ids=by_id)
 def test_checksums(v: dict[str, Any]) -> None:
     key, text = bytes.fromhex(v["mac_key"]), v["data"]
     if isinstance(text, dict):

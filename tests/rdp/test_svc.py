@@ -19,6 +19,7 @@ from rusb.rdp.tpkt import MAX_PACKET, packet_size
 from tests.support.memory import memory_below
 from tests.support.rdp.joined import Joined, clear
 from tests.support.rdp.standard import encrypted
+from tests.support.rows import each_row
 
 FIRST, LAST, SHOW, SUSPEND, RESUME = 1, 2, 0x10, 0x20, 0x40
 CHANNEL = 1004
@@ -69,10 +70,10 @@ def test_a_short_message_is_one_chunk_as_in_the_specification() -> None:
     )
 
 
-@pytest.mark.parametrize("chunk", [1600, 4000, 16256])
-@pytest.mark.parametrize("extra", [-1, 0, 1])
-@pytest.mark.parametrize("count", [1, 2, 5])
-@pytest.mark.parametrize("begin", [b"", b"\x31\x07\0"])
+@each_row("chunk", [1600, 4000, 16256])
+@each_row("extra", [-1, 0, 1])
+@each_row("count", [1, 2, 5])
+@each_row("begin", [b"", b"\x31\x07\0"])
 def test_chunks_are_full_flagged_and_fit_a_packet(
     chunk: int, extra: int, count: int, begin: bytes
 ) -> None:

@@ -18,6 +18,7 @@ from rusb.rdp.x224 import ConnectionConfirm, ConnectionRequest, Failure, Protoco
 from rusb.server.vbox.ports import check_ports, parse_ports
 from tests.support.rdp.joined import Joined
 from tests.support.rdp.raw import VECTORS, RawClient, group, vector
+from tests.support.rows import each_row
 
 # ------------------------------------------------------------------ X.224 ----
 
@@ -67,7 +68,7 @@ def test_the_confirm_of_a_windows_server() -> None:
     assert ConnectionConfirm.parse(wire[4:]) == ConnectionConfirm(selected=0)
 
 
-@pytest.mark.parametrize("case", group("security_selection"))
+@each_row("case", group("security_selection"))
 def test_the_choice_of_security(case: dict[str, Any]) -> None:
     methods = {
         "RDP": frozenset({Method.RDP}),
@@ -319,7 +320,7 @@ def test_every_vector_of_the_file_is_used() -> None:
 # ------------------------------------------------------------ text rules ----
 
 
-@pytest.mark.parametrize("case", group("domain_screen_suffix"))
+@each_row("case", group("domain_screen_suffix"))
 def test_domain_suffix(case: dict[str, Any]) -> None:
     wanted = case["domain_out"], case["screen_index"]
     assert split_screen(case["domain_in"]) == wanted
@@ -343,9 +344,7 @@ def test_constants_agree() -> None:
     assert share.SERVER_USER == mcs.USER_BASE + 1
 
 
-@pytest.mark.parametrize(
-    "vector", group("port_lists"), ids=lambda v: repr(v["tcp_ports"])
-)
+@each_row("vector", group("port_lists"), ids=lambda v: repr(v["tcp_ports"]))
 def test_port_lists_that_a_user_types_are_checked(vector: dict[str, Any]) -> None:
     stored = vector["stored_when_set_through_api"]
     if stored is None:

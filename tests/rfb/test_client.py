@@ -13,6 +13,7 @@ from rusb.rfb.client import MAX_TEXT, RfbClient
 from rusb.rfb.events import Event
 from tests.support.amount import chance, inputs
 from tests.support.memory import memory_below
+from tests.support.rows import each_row
 from tests.support.vnc import (
     cursor,
     cut,
@@ -318,7 +319,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@each_row("name", BAD)
 def test_a_hostile_server_is_refused_in_a_line(name: str) -> None:
     data, reason = BAD[name]
     for size in (1, len(data)):

@@ -14,6 +14,7 @@ from rusb.server.vbox.filter_attributes import from_attributes
 from rusb.server.vbox.hardware import read_hardware
 from rusb.server.vbox.settings import Machine, load_machine, read_machine
 from rusb.server.vbox.values import read_number
+from tests.support.rows import each_row
 
 MACHINE = """<?xml version="1.0"?>
 <!-- kept -->
@@ -235,7 +236,7 @@ def test_d1_numeric_texts_survive(
     assert second.vendor_id == stored
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "number"),
     [
         ("10", 10),

@@ -25,6 +25,7 @@ from rusb.server.release_log import BRING_USB, log_lines, terminal_lines
 from rusb.server.vbox.lock import MachineLock
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
+from tests.support.rows import each_row
 from tests.support.whole_path import Lab, machine, sessions_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -236,7 +237,7 @@ LINES: list[tuple[events.Event, list[str], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("event", "log", "terminal"), LINES)
+@each_row(("event", "log", "terminal"), LINES)
 def test_lines(event: events.Event, log: list[str], terminal: list[str]) -> None:
     assert list(log_lines(event)) == log
     assert list(terminal_lines(event)) == terminal
@@ -304,7 +305,7 @@ NOTICES += [
 ]
 
 
-@pytest.mark.parametrize(("notice", "lines"), NOTICES)
+@each_row(("notice", "lines"), NOTICES)
 def test_lines_of_a_connection(notice: notices.Notice, lines: list[str]) -> None:
     assert list(notice_lines(notice)) == lines
 

@@ -18,6 +18,7 @@ from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.hardware import read_hardware
 from rusb.server.vbox.registry import Registry
 from rusb.server.vbox.settings import NAMESPACES, load_machine, read_machine
+from tests.support.rows import each_row
 
 DATA = Path(__file__).with_name("data")
 SPEC = Path(__file__).parents[2] / "docs" / "spec" / "filters.md"
@@ -256,7 +257,7 @@ def test_an_encrypted_machine_is_refused() -> None:
         load_machine(DATA / "encrypted-1.19.vbox")
 
 
-@pytest.mark.parametrize("path", sorted(DATA.iterdir()), ids=lambda path: path.name)
+@each_row("path", sorted(DATA.iterdir()), ids=lambda path: path.name)
 def test_saving_without_a_change_keeps_every_byte(path: Path) -> None:
     if path.suffix in (".vbox", ".xml"):
         assert Document(path.read_bytes()).data == path.read_bytes()
@@ -420,8 +421,8 @@ NOT_UNDONE = {  # what stood there was not written as rusb writes it
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
-@pytest.mark.parametrize("stem", TABLE)
+@each_row("what", CHANGES)
+@each_row("stem", TABLE)
 def test_a_change_keeps_every_byte_around_it(stem: str, what: str) -> None:
     data = (DATA / f"{stem}.vbox").read_bytes()
     do, _, allowed = CHANGES[what]

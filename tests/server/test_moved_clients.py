@@ -18,6 +18,7 @@ from rusb.usb.types import Speed
 from rusb.usb.urb import UrbStatus
 from rusb.wire.usbredir import StreamState
 from rusb.wire.vrdpusb import WireState
+from tests.support.rows import each_row
 
 INFO = DeviceInfo(
     7, 0x1209, 2, product="Keyboard", speed=Speed.FULL, port_path=(1, 2), remote=True
@@ -75,7 +76,7 @@ def changed(path: str, value: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "value"),
     [
         ("version", 2),

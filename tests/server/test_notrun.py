@@ -9,6 +9,7 @@ from rusb.server.vbox.document import Document
 from rusb.server.vbox.editor import new_machine
 from rusb.server.vbox.hardware import read_hardware
 from rusb.server.vbox.notrun import parts_not_run
+from tests.support.rows import each_row
 
 DATA = Path(__file__).parent / "data"
 
@@ -76,7 +77,7 @@ def document(inside: str = "", *, where: str = "<Hardware>") -> Document:
     return Document(data.replace(b'<CPU count="1"/>', b"", inside.startswith("<CPU")))
 
 
-@pytest.mark.parametrize(("inside", "text"), CASES)
+@each_row(("inside", "text"), CASES)
 def test_a_part_is_named_once(inside: str, text: str) -> None:
     found = parts_not_run(document(inside))
     assert [text in part for part in found].count(True) == 1

@@ -46,6 +46,7 @@ from rusb.server.machine.teleport.messages import (
     parse,
     serialize,
 )
+from tests.support.rows import each_row
 
 OFFER = Offer(
     (("Memory", "64"), ("Firmware", "BIOS")),
@@ -227,7 +228,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "body"), BAD)
+@each_row(("kind", "body"), BAD)
 def test_malformed_bodies_are_refused(kind: int, body: bytes) -> None:
     with pytest.raises(ParseError):
         parse(kind, body)

@@ -16,6 +16,7 @@ from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb._messages import Call, Done, Message
 from rusb.wire.rdpeusb._requests import control, setup_of, typed
 from rusb.wire.rdpeusb._urbs import Completion, Transfer, UrbFunction
+from tests.support.rows import each_row
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "rdpeusb.json").read_text()
@@ -54,7 +55,7 @@ COMPLETIONS = [*of("URB_COMPLETION"), *of("URB_COMPLETION_NO_DATA")]
 COMPLETIONS.append("published_urb_completion")
 
 
-@pytest.mark.parametrize("name", RAW)
+@each_row("name", RAW)
 def test_the_head_of_a_message_both_ways(name: str) -> None:
     message = Message.parse(RAW[name])
     assert message.serialize() == RAW[name]
@@ -108,7 +109,7 @@ def test_a_registration_of_nothing() -> None:
     assert _messages.Registration.parse(bytes(4)) == none
 
 
-@pytest.mark.parametrize("name", TRANSFERS)
+@each_row("name", TRANSFERS)
 def test_a_transfer_both_ways(name: str) -> None:
     message = Message.parse(RAW[name])
     is_out = message.function == Call.TRANSFER_OUT
@@ -127,7 +128,7 @@ def test_a_transfer_both_ways(name: str) -> None:
         _urbs.parse_transfer(RAW[name] + b"x", is_out=is_out)
 
 
-@pytest.mark.parametrize("name", COMPLETIONS)
+@each_row("name", COMPLETIONS)
 def test_a_completion_both_ways(name: str) -> None:
     message = Message.parse(RAW[name])
     has_data = message.function == Done.URB
@@ -283,7 +284,7 @@ def test_frame_number() -> None:
     assert int.from_bytes(done.result, "little") == 3838280
 
 
-@pytest.mark.parametrize("one", VECTORS["setup_mapping"], ids=lambda one: one["title"])
+@each_row("one", VECTORS["setup_mapping"], ids=lambda one: one["title"])
 def test_a_setup_packet_both_ways(one: dict[str, Any]) -> None:
     setup = SetupPacket.parse(bytes.fromhex(one["setup"]))
     data = bytes.fromhex(one["data"])

@@ -31,6 +31,7 @@ from rusb.wire.base import (
 from rusb.wire.usbredir import UsbredirDeviceSide, UsbredirGuestSide
 from rusb.wire.usbredir import _codec as codec
 from rusb.wire.usbredir._codec import Packet, Splitter, Type, endpoint_index
+from tests.support.rows import each_row
 from tests.support.wire.joined import clear, messages
 from tests.support.wire.redir import ISO_IN, ISO_OUT, Host, hello, live, packet
 
@@ -80,7 +81,7 @@ def flat(fields: dict[str, int | list[int]]) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("vector", PACKETS[4:], ids=lambda v: str(v["name"]))
+@each_row("vector", PACKETS[4:], ids=lambda v: str(v["name"]))
 def test_a_packet_is_read_and_written_as_the_vector_says(
     vector: dict[str, Any],
 ) -> None:
@@ -412,14 +413,14 @@ def test_a_stream_is_as_long_as_qemu_asks(vector: dict[str, Any]) -> None:  # 10
     assert len(found) == (urbs if is_in else half // packets)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         *(vector["filter"] for vector in VECTORS["filter_results"]),
         *(vector["filter"] for vector in VECTORS["filter_syntax_errors"]),
     ],
 )
-@pytest.mark.parametrize("name", VECTORS["filter_devices"])
+@each_row("name", VECTORS["filter_devices"])
 def test_a_guests_rules_are_its_own_to_apply(text: str, name: str) -> None:
     """It refuses what they forbid itself (6.3, 17); wrong ones bother nobody."""
     core = device_side(name if name in DEVICES else "stick")

@@ -13,6 +13,7 @@ from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
 from rusb.wire.vrdpusb._guest import CANCEL_TIMEOUT, CONTROL_TIMEOUT
+from tests.support.rows import each_row
 from tests.support.wire.joined import clear, messages
 from tests.support.wire.vrdp import (
     CHANNEL,
@@ -170,8 +171,8 @@ def test_c10_s14_errors_are_read_by_the_version(
         assert done.result.status is meaning
 
 
-@pytest.mark.parametrize("result", UrbStatus)
-@pytest.mark.parametrize("version", [1, 2, 3])
+@each_row("result", UrbStatus)
+@each_row("version", [1, 2, 3])
 def test_c10_our_client_sends_wire_numbers(version: int, result: UrbStatus) -> None:
     device = make_device(ID, version=version)
     receive(device, submit(7))

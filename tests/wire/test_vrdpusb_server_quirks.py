@@ -12,6 +12,7 @@ from rusb.usb.types import Speed
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
+from tests.support.rows import each_row
 from tests.support.wire.joined import clear, messages
 from tests.support.wire.vrdp import (
     CHANNEL,
@@ -182,8 +183,8 @@ def test_s8_of_two_entries_with_one_id_the_first_counts() -> None:
     assert [(d.id, d.product_id) for d in listed.devices] == [(ID, 1), (5, 0x2303)]
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 6, 9])
-@pytest.mark.parametrize("value", [1, 2, 255])
+@each_row("code", [0, 2, 3, 4, 5, 6, 9])
+@each_row("value", [1, 2, 255])
 def test_s9_any_failure_is_final(code: int, value: int) -> None:
     guest = make_guest(ID)
     guest.submit_urb(ID, bulk(1), now=0)

@@ -4,6 +4,7 @@
 """
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
 from rusb.wire.base import Event, Ignored, Side
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
+from tests.support.rows import Test, each_row
 from tests.support.vectors import load_vectors
 from tests.support.wire.joined import messages
 from tests.support.wire.vrdp import (
@@ -47,8 +49,8 @@ KINDS = {4: TransferType.CONTROL, 2: TransferType.BULK, 3: TransferType.INTERRUP
 SPEEDS = {1: Speed.LOW, 2: Speed.FULL, 3: Speed.HIGH, 4: Speed.HIGH, 5: Speed.SUPER}
 
 
-def each(vectors: list[Vector]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("vector", vectors, ids=lambda v: v["name"])
+def each(vectors: list[Vector]) -> Callable[[Test], Test]:
+    return each_row("vector", vectors, ids=lambda v: v["name"])
 
 
 def raw(vector: Vector) -> bytes:

@@ -17,6 +17,7 @@ from rusb.rdp.graphics.pixels import (
     to_bytes,
     to_depth,
 )
+from tests.support.rows import each_row
 
 COLOURS = [  # by depth, as they are sent: computed by hand
     (0xFF0000, {8: "e0", 15: "007c", 16: "00f8", 24: "0000ff"}),
@@ -27,8 +28,8 @@ COLOURS = [  # by depth, as they are sent: computed by hand
 ]
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize(("colour", "wires"), COLOURS)
+@each_row("depth", DEPTHS)
+@each_row(("colour", "wires"), COLOURS)
 def test_colours(colour: int, wires: dict[int, str], depth: int) -> None:
     for high in (0, 0xAB000000):  # the highest byte of a frame has no meaning
         pixels = to_depth(np.array([colour | high] * 2, np.uint32), depth)

@@ -8,6 +8,7 @@ from rusb.rdp.graphics import rle
 from rusb.rdp.graphics.pixels import DEPTHS, pixel_size, to_depth
 from tests.support.amount import chance, inputs
 from tests.support.rdp.pictures import VECTORS, desktop, kinds, vector_picture
+from tests.support.rows import each_row
 
 SIZES = [(4, 1), (4, 2), (8, 64), (64, 64), (80, 5), (20, 33), (16, 16), (1, 7)]
 
@@ -93,7 +94,7 @@ ORDERS = [
 ]
 
 
-@pytest.mark.parametrize(("data", "pixels"), ORDERS)
+@each_row(("data", "pixels"), ORDERS)
 def test_orders_that_others_write(data: str, pixels: str) -> None:
     expected = np.frombuffer(bytes.fromhex(pixels), np.uint8)
     width = 4 if len(expected) % 4 == 0 else len(expected)
@@ -108,7 +109,7 @@ def test_white_and_foreground_of_other_depths(depth: int) -> None:
     assert found.tolist() == [[white, white], [0, 0]]
 
 
-@pytest.mark.parametrize(
+@each_row(
     "data",
     [
         "",
