@@ -338,6 +338,25 @@ def test_a_client_that_does_not_read_is_not_read() -> None:
     assert len(server.take(b"")) > 0
 
 
+def test_what_nobody_waits_for_is_in_flight_all_the_same() -> None:
+    """The empty packets behind transfers that the client cancels at once."""
+    server = Server(DISK, 3)
+    count = MAX_PENDING + 100
+    for n in range(100, 100 + count):
+        cancel = codec.CMD_UNLINK.pack(2, 2 * count + n, 0x10003, 0, 0, n)
+        for urb in server.take(changed("bulk_out_zero_packet", 4, n) + cancel):
+            if urb.length:
+                result = UrbResult(UrbStatus.CANCELLED)
+                server.core.complete_urb(INFO.id, urb.id, result)
+            else:
+                empty = urb.id
+    assert server.core.is_full()
+    for urb_id in range(empty - 2 * MAX_PENDING, empty + 1):
+        server.core.complete_urb(INFO.id, urb_id, UrbResult(UrbStatus.OK))
+    assert not server.core.is_full()
+    assert server.take(b"")
+
+
 def test_bytes_in_flight_are_bounded() -> None:
     server = Server(DISK, 3)
     large = [

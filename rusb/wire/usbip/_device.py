@@ -73,6 +73,7 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
         self._is_virtualbox = False
         self._pending: dict[int, _Pending] = {}  # by seqnum
         self._seqnums: dict[int, int] = {}  # urb id to seqnum
+        self._beside: set[int] = set()  # ids of URBs of ours, which nobody waits for
         self._bytes = 0
 
     # ---------------------------------------------------------------- Side ----
@@ -110,9 +111,9 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
         for it.
         """
         share = 2 if self._was_full else 1
+        count = len(self._pending) + len(self._beside)
         self._was_full = (
-            len(self._pending) * share >= MAX_PENDING
-            or self._bytes * share >= MAX_BYTES_PENDING
+            count * share >= MAX_PENDING or self._bytes * share >= MAX_BYTES_PENDING
         )
         return self._was_full
 
@@ -153,6 +154,7 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
         """Answer a transfer. One that was cancelled is answered if it moved data."""
         seqnum = self._seqnums.pop(urb_id, None)
         if seqnum is None:
+            self._beside.discard(urb_id)
             return
         pending = self._pending.pop(seqnum)
         self._bytes -= pending.urb.length
@@ -194,6 +196,7 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
         self._info = self._state = None
         self._pending.clear()
         self._seqnums.clear()
+        self._beside.clear()
         self._buffer.clear()
         self._bytes = 0
 
@@ -310,11 +313,16 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
         assert self._state is not None
         found = self._state.endpoints[urb.endpoint]
         if not urb.is_in and urb.length and not urb.length % found.max_packet_size:
-            self._pass(Urb(next(self._ids), urb.type, urb.endpoint, 0))
+            self._pass_beside(Urb(next(self._ids), urb.type, urb.endpoint, 0))
+
+    def _pass_beside(self, urb: Urb) -> None:
+        """Submit what nobody waits for; it is in flight all the same."""
+        self._beside.add(urb.id)
+        self._pass(urb)
 
     def _ask(self, setup: SetupPacket) -> None:
         """Submit a request whose answer nobody waits for."""
-        self._pass(Urb.control(next(self._ids), setup))
+        self._pass_beside(Urb.control(next(self._ids), setup))
 
     def _answered_here(
         self, seqnum: int, pending: _Pending, setup: SetupPacket
