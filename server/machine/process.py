@@ -58,6 +58,7 @@ class Hypervisor(abc.ABC):
         notes: what its user is to know, once it has started.
         failure: why the machine ended, unless guest or user switched it off.
         is_movable: can it be sent to another host (``teleport/``)?
+        elsewhere: where the machine runs now, for people; empty: here.
         deleted: called with the monitor's name of a device that is gone from it.
     """
 
@@ -66,7 +67,7 @@ class Hypervisor(abc.ABC):
     def __init__(self) -> None:
         self.has_tablets = False
         self.notes: list[str] = []
-        self.failure = ""
+        self.failure = self.elsewhere = ""
         self.deleted: Callable[[str], None] = lambda name: None
 
     @abc.abstractmethod
@@ -213,6 +214,7 @@ class Qemu(Hypervisor):
         accelerators = _accelerators()
         problem = _kvm_problem()
         self.failure, self._is_shut_down = "", False  # of a run before
+        self.elsewhere = ""
         self.notes.clear()
         for accelerator in accelerators:
             try:
@@ -265,7 +267,10 @@ class Qemu(Hypervisor):
             sock.connect(str(self._screens[head]))
         except OSError as error:
             sock.close()
-            raise GuestError(f"QEMU's screen: {reason(error)}") from error
+            why = f"QEMU's screen: {reason(error)}"
+            if self.elsewhere:
+                why = f"the machine runs at {self.elsewhere} now; its screen is there"
+            raise GuestError(why) from error
         return sock
 
     async def send_input(

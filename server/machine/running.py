@@ -385,6 +385,7 @@ class RunningMachine:
         await self._hypervisor.stop()
 
     def _send_on(self, to: Elsewhere) -> None:
+        self._hypervisor.elsewhere = str(to)
         if self._server is not None:
             self._server.send_on(to)
 

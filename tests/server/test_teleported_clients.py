@@ -76,6 +76,9 @@ async def test_a_viewer_stays_as_long_as_the_devices_beside_it(
         await wait_state(TARGET, "running")
         await reset(TARGET, keyboard)  # longer than it takes to send anybody on
         assert SENT_ON not in source.log
+        assert source._server is not None
+        (shown,) = source._server._screens._guests
+        await until(lambda: "the machine runs at 127.0.0.1:" in shown.problem)
         assert "Connection closed" not in source.log
     await source.wait_ended()
 
