@@ -97,6 +97,31 @@ def test_a_running_machine_is_told(vbox: Vbox) -> None:
     assert 'clipboard="guesttohost"' in found
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("property Client/DisableUSB=yes", "'yes' switches nothing off; 1 does"),
+        ("property Security/Method=TLSS", "'TLSS' is unknown, so TLS is used; choose"),
+        ("property VideoChannel/Quality=abc", "'abc' is not from 10 to 100"),
+        ("videochannelquality 5", "VideoChannel/Quality '5' is not from 10 to 100"),
+        ("videochannelquality 100", ""),
+        ("property Security/Method=negotiate", ""),
+        ("property Client/DisableUSB=0", ""),
+        ("property Client/DisableUSB=", ""),
+    ],
+)
+def test_values_that_do_not_do_what_they_say(
+    vbox: Vbox, line: str, sentence: str
+) -> None:
+    vbox(f"modifyvm Lab --vrde{line}")
+    said = vbox.err
+    with vbox.running():
+        vbox(f"controlvm Lab vrde{line}")
+    assert vbox.err == said
+    assert sentence in said
+    assert bool(sentence) == bool(said)
+
+
 def test_the_property_for_a_microphone_changes_nothing(vbox: Vbox) -> None:
     vbox("modifyvm Lab --vrdeproperty Client/DisableUpstreamAudio=0")
     assert vbox.err == (

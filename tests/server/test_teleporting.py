@@ -239,6 +239,7 @@ async def test_images_that_qemu_cannot_move_are_named(tmp_path: Path) -> None:
         ended = await teleport(1)
         assert "QEMU cannot move the machine: " in ended["error"]
         assert "vdi" in ended["error"]
+        assert "clonemedium OLD NEW.img --format RAW" in ended["error"]
         assert await source.watched.status() == "running"
 
 

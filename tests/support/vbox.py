@@ -25,7 +25,7 @@ __all__ = ["RUNNING", "Vbox", "fake_qemu_img", "vbox_home"]
 RUNNING = MachineState("running", DisplayState(RemoteDisplay()))
 """What a machine without a server says of itself."""
 
-WORDS = "info", "reload", "audioout", "clipboard"
+WORDS = "info", "vrdeproperty", "reload", "audioout", "clipboard"
 
 QEMU_IMG = """#!/bin/sh
 echo "$@" >>"${0%/*}/log"

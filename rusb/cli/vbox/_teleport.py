@@ -143,7 +143,8 @@ def _follow(uuid: str, where: str) -> None:
             if state["is_over"]:
                 break
             time.sleep(LOOK_PERIOD)
-    _end_bar()
+    if shown:
+        _end_bar()
     if state["error"]:
         raise ControlError(clean_text(str(state["error"])))
     sent, downtime = state["transferred"] >> 20, state["downtime"]

@@ -130,7 +130,7 @@ def _property(editor: Editor, value: str) -> None:
     name, equals, text = value.partition("=")
     if not equals or not name:
         raise UsageError(f"--vrdeproperty {value!r} is not NAME=VALUE")
-    _media.note_property(name)
+    _media.note_property(name, text)
     editor.set_property(name, check_ports(text) if text and name == _PORTS else text)
 
 
@@ -239,9 +239,7 @@ OPTIONS: dict[str, Change] = {
     "vrde-multi-con": _display_flag("vrde-multi-con", "allowMultiConnection"),
     "vrde-reuse-con": _display_flag("vrde-reuse-con", "reuseSingleConnection"),
     "vrde-video-channel": _flag("vrde-video-channel", _video),
-    "vrde-video-channel-quality": lambda e, v: e.set_property(
-        "VideoChannel/Quality", v
-    ),
+    "vrde-video-channel-quality": lambda e, v: _property(e, f"{_media.QUALITY}={v}"),
     "usb-ohci": _usb("usb-ohci", "OHCI"),
     "usb-ehci": _usb("usb-ehci", "EHCI"),
     "usb-xhci": _usb("usb-xhci", "XHCI"),

@@ -334,12 +334,13 @@ def controlvm(words: Sequence[str]) -> int:
             key, equals, text = value.partition("=")
             if not equals:
                 raise UsageError(f"{value!r} is not NAME=VALUE")
-            _media.note_property(key)
+            _media.note_property(key, text)
             if key == "TCP/Ports":
                 text = check_ports(text or "0")
             ask_running(uuid, "vrdeproperty", name=key, value=text)
         case "vrdevideochannelquality":
-            key = "VideoChannel/Quality"
+            key = _media.QUALITY
+            _media.note_property(key, value)
             ask_running(uuid, "vrdeproperty", name=key, value=value)
         case "usbattach" | "usbdetach":
             if "remote" in value.lower() and verb == "usbattach":

@@ -28,6 +28,9 @@ POLL: Final = 0.05
 NAME: Final = "rusb-teleport"
 """What QEMU calls our socket."""
 
+FORMAT: Final = " format used by node "
+"""In QEMU's reason (7.2) why a disk cannot be moved."""
+
 GO_ON_TIMEOUT: Final = 15.0
 """Seconds until a machine must run again whose move failed."""
 
@@ -82,7 +85,18 @@ async def blocked_by_qemu(hypervisor: Hypervisor) -> list[str]:
     """Return why QEMU cannot move its machine, a sentence each."""
     reasons = (await _ask(hypervisor, "query-migrate")).get("blocked-reasons")
     found = reasons if isinstance(reasons, list) else []
-    return [f"QEMU cannot move the machine: {clean_text(str(why))}" for why in found]
+    return [_blocked(clean_text(str(why))) for why in found]
+
+
+def _blocked(why: str) -> str:
+    """QEMU's reason, and what to do about one that can be helped."""
+    text = f"QEMU cannot move the machine: {why}"
+    if FORMAT in why:
+        text += (
+            "; copy the disk (clonemedium OLD NEW.img --format RAW), and attach the"
+            " copy at both hosts"
+        )
+    return text
 
 
 async def _switch_on(hypervisor: Hypervisor, *names: str) -> None:
