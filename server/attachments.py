@@ -74,6 +74,15 @@ _ANSWERS = (UrbStatus.OK, UrbStatus.STALL)
 
 _Request: TypeAlias = Callable[[int], None]
 
+_JUDGED = frozenset(
+    (
+        DescriptorType.DEVICE,
+        DescriptorType.CONFIGURATION,
+        DescriptorType.OTHER_SPEED_CONFIGURATION,
+    )
+)
+"""Descriptors that the guest does not get from the device itself."""
+
 _REMEMBERED = frozenset((Request.GET_DESCRIPTOR, Request.GET_STATUS))
 """Requests whose answers are kept."""
 
@@ -470,8 +479,9 @@ class Attachment:
         Or return the request that travels in its place, to be called with a number.
         """
         match setup.request_type, setup.request:
-            case 0x80, Request.GET_DESCRIPTOR if self.reading is not None:
-                return self._descriptor(setup)
+            case 0x80, Request.GET_DESCRIPTOR:
+                is_judged = self.reading is not None and setup.value >> 8 in _JUDGED
+                return self._descriptor(setup) if is_judged else None
             case 0x00, Request.SET_ADDRESS:
                 return _DONE
             case 0x00, Request.SET_CONFIGURATION:
@@ -500,10 +510,8 @@ class Attachment:
             if index >= len(self.descriptors.configurations):
                 return _STALL
             data = self.descriptors.configurations[index].serialize()
-        elif kind == DescriptorType.OTHER_SPEED_CONFIGURATION and self.view.mask:
-            return _STALL
         else:
-            return None
+            return _STALL if self.view.mask else None
         data = data[: setup.length]
         return UrbResult(UrbStatus.OK, data, len(data))
 

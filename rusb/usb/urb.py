@@ -127,7 +127,9 @@ class UrbResult:
         return cls(UrbStatus.OK, packets=lost * len(urb.packets))
 
 
-def cut_payload(message: bytes, start: int, stop: int) -> bytes | memoryview:
+def cut_payload(
+    message: bytes | memoryview, start: int, stop: int
+) -> bytes | memoryview:
     """Cut the data of a URB out of the message that brought it.
 
     A slice keeps the whole message alive for as long as the URB waits, and only the
@@ -136,7 +138,7 @@ def cut_payload(message: bytes, start: int, stop: int) -> bytes | memoryview:
     """
     size = stop - start
     if size <= MAX_COPIED or 2 * size < len(message):
-        return message[start:stop]
+        return bytes(message[start:stop])
     return memoryview(message)[start:stop]
 
 
