@@ -33,32 +33,18 @@ from tests.support.teleporting import (
     Counting,
     Host,
     Plugged,
+    before,
     plugged,
     reset,
     state,
     teleport,
+    wait_redirs,
     wait_state,
     when_sent,
 )
 from tests.support.whole_path import sessions_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
-
-
-def before(
-    monkeypatch: pytest.MonkeyPatch, of: type, name: str, then: Callable[[], object]
-) -> None:
-    """Do something, once, when a method is about to be called."""
-    found, done = of.__dict__[name], list[object]()
-    method: Callable[..., object] = getattr(found, "fget", found)
-
-    def spy(*args: object, **known: object) -> object:
-        if not done:
-            done.append(then())
-        return method(*args, **known)
-
-    is_property = isinstance(found, property)
-    monkeypatch.setattr(of, name, property(spy) if is_property else spy)
 
 
 async def check_anew(client: Plugged, target: Host, keyboard: Counting) -> None:
@@ -124,6 +110,7 @@ async def test_a_target_that_cannot_take_a_client_says_so(
     async with plugged(source, keyboard) as client:
         assert (await teleport(target.port))["error"] == ""
         await check_anew(client, target, keyboard)
+        await wait_redirs(target, 1)  # what was relayed has left
         why = "the target cannot take it: a client in form 1, not 2"
         await until(lambda: f"a client begins anew: {why}" in source.log)
         await until(lambda: "begins anew: a client in form 1" in target.log)
@@ -162,6 +149,7 @@ async def test_a_link_between_the_hosts_that_breaks_meanwhile(
     async with plugged(source, keyboard) as client:
         assert (await teleport(wire.port))["error"] == ""
         await check_anew(client, target, keyboard)
+        await wait_redirs(target, 1)  # what was relayed has left
         await source.wait_ended()
         await until(lambda: "a client begins anew: " in source.log)
 
@@ -174,6 +162,7 @@ async def test_a_link_between_the_hosts_that_breaks_before_ready(
     async with plugged(source, keyboard) as client:
         assert (await teleport(wire.port))["error"] == ""
         await check_anew(client, target, keyboard)
+        await wait_redirs(target, 1)  # what was relayed has left
         await source.wait_ended()
 
 
@@ -254,8 +243,69 @@ async def test_a_client_that_loses_the_source_meanwhile_goes_to_the_target(
                 await check_moved(client, (source, target), keyboard)
             else:
                 await check_anew(client, target, keyboard)
+                await wait_redirs(target, 1)  # what was relayed has left
             await source.wait_ended()
             assert "Remote USB: client 1 was given up" not in source.log
+
+
+async def test_a_client_whose_state_is_on_its_way_cannot_go_on_here(
+    source: Host, target: Host, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyboard = Counting()
+    async with Wire((await state(SOURCE)).display.port).up() as near:
+
+        def lose() -> None:
+            wire.hold_answers()  # TAKEN does not come
+            near.cut()
+
+        when_sent(monkeypatch, Client, lose)
+        async with plugged(source, keyboard, port=near.port) as client:
+            assert (await teleport(wire.port))["error"] == ""
+            await until(lambda: "there is no such session" in source.log)
+            wire.let_go()
+            await check_moved(client, (source, target), keyboard)
+            await source.wait_ended()
+
+
+async def test_a_client_that_is_waited_for_once_recalled_begins_anew(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection broke before the source took no more of its messages."""
+    send = handover.Handover._send
+    keyboard = Counting()
+    async with Wire((await state(SOURCE)).display.port).up() as near:
+
+        async def lose(
+            of: handover.Handover, client: ClientUsb, numbers: list[int]
+        ) -> None:
+            near.is_down = True
+            near.cut()
+            await until(lambda: "Remote USB: link lost" in source.log)
+            await send(of, client, numbers)
+
+        monkeypatch.setattr(handover.Handover, "_send", lose)
+        async with plugged(source, keyboard, port=near.port) as client:
+            assert (await teleport(target.port))["error"] == ""
+            await until(lambda: "begins anew: the client has gone" in source.log)
+            await check_anew(client, target, keyboard)
+            await wait_redirs(target, 1)  # what was relayed has left
+            await source.wait_ended()
+
+
+async def test_a_source_that_ends_meanwhile_hands_its_client_over_first(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = []
+
+    def end() -> None:
+        ending.append(asyncio.ensure_future(source._teleport.aclose()))
+
+    before(monkeypatch, ClientUsb, "gather", end)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await check_moved(client, (source, target), keyboard)
+        await asyncio.gather(*ending)
 
 
 @pytest.fixture

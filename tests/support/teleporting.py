@@ -37,6 +37,7 @@ __all__ = [
     "Host",
     "Plugged",
     "awaited",
+    "before",
     "begin",
     "check_moved",
     "check_stayed",
@@ -291,6 +292,22 @@ def when_sent(
             then()
 
     monkeypatch.setattr(TeleportCore, "send", spy)
+
+
+def before(
+    monkeypatch: pytest.MonkeyPatch, of: type, name: str, then: Callable[[], object]
+) -> None:
+    """Do something, once, when a method is about to be called."""
+    found, done = of.__dict__[name], list[object]()
+    method: Callable[..., object] = getattr(found, "fget", found)
+
+    def spy(*args: object, **known: object) -> object:
+        if not done:
+            done.append(then())
+        return method(*args, **known)
+
+    is_property = isinstance(found, property)
+    monkeypatch.setattr(of, name, property(spy) if is_property else spy)
 
 
 class Plugged:

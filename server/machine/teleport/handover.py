@@ -191,9 +191,10 @@ class Takeover:
             with contextlib.suppress(RusbError):  # the relay says that the link is over
                 while True:
                     await self._take(await self._link.receive_handover())
-        finally:
-            for task in self._taken.values():
-                task.cancel()
+        finally:  # a client whose state has not come begins anew
+            for number, task in self._taken.items():
+                if not task.cancel():
+                    await self._take_out({number: task.result()})
 
     async def _take(self, message: Message) -> None:
         match message:
@@ -235,6 +236,11 @@ class Takeover:
             self._machine.arrive(client, wanted)
             streams = {n: one for n, one in streams.items() if n not in wanted}
         finally:
-            for number, stream in streams.items():
+            await self._take_out(streams)
+
+    async def _take_out(self, streams: Mapping[int, Stream | None]) -> None:
+        """Take devices out of the guest, unless they have left."""
+        for number, stream in streams.items():
+            if stream is not None:
                 stream.sock.close()
                 await self._machine.unplug(number)
