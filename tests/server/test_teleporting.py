@@ -12,15 +12,17 @@ import shutil
 import socket
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rusb.errors import ControlError, ListenError, RusbError, SettingsError
-from rusb.server.auth.hashes import hash_legacy, hash_password
+from rusb.server.auth.hashes import MAX_LOG_N, hash_legacy, hash_password
 from rusb.server.machine.control import call, control_path
-from rusb.server.machine.teleport import arrival, departure, images, link
+from rusb.server.machine.teleport import arrival, control, departure, images, link
 from rusb.server.machine.teleport.core import GREETING
 from rusb.server.machine.teleport.messages import (
+    Costs,
     Hello,
     Logon,
     Welcome,
@@ -36,6 +38,7 @@ from tests.support.teleporting import (
     check_moved,
     check_stayed,
     hardware,
+    over,
     state,
     teleport,
 )
@@ -111,15 +114,68 @@ async def test_there_and_back_again(
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["disk.img"]
 
 
-async def test_a_machine_that_is_paused_has_to_go_on_first(
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"host": ""},
+        {"port": 0},
+        {"port": 65536},
+        {"password": None},
+        {"downtime": 0},
+        {"downtime": departure.MAX_DOWNTIME + 1},
+        {"bandwidth": -1},
+        {"bandwidth": 1 << 50},
+    ],
+)
+def test_nowhere_is_no_place_to_go(change: dict[str, Any]) -> None:
+    right = {"host": "there", "port": 65535, "password": "", "bandwidth": 0}
+    right["downtime"] = departure.MAX_DOWNTIME
+    found = control._destination(right)
+    assert (str(found), found.downtime) == ("there:65535", 2000)
+    with pytest.raises(ControlError, match="needs host, port, password, downtime"):
+        control._destination(right | change)
+
+
+async def test_without_a_move_there_is_nothing_to_see_or_to_cancel(
+    source: Host,
+) -> None:
+    with pytest.raises(ControlError, match="the machine was not teleported"):
+        await call(control_path(SOURCE), "teleportstatus")
+    with pytest.raises(ControlError, match="is not being teleported"):
+        await call(control_path(SOURCE), "teleportcancel")
+
+
+async def test_whoever_watches_learns_that_it_is_over_before_the_process_ends(
     source: Host, target: Host
+) -> None:
+    await begin(target.port, bandwidth=1 << 20)
+    status = await call(control_path(SOURCE), "teleportstatus")
+    assert not status["is_over"]
+    await until(lambda: source._teleport.is_gone)
+    await until(lambda: "listening on port" in target.log)
+    await asyncio.sleep(0.2)  # if it did not wait, it would have ended by now
+    assert not source._is_over.is_set()
+    assert (await over(SOURCE))["error"] == ""
+    await check_moved(source, target)
+
+
+async def test_a_machine_that_is_paused_has_to_go_on_first(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await call(control_path(SOURCE), "pause")
     ended = await teleport(target.port)
     assert "this one is paused; let it go on first: controlvm" in ended["error"]
     assert (await state(SOURCE)).state == "paused"
+    execute, commands = source._hypervisor.execute, list[str]()
+
+    async def spy(command: str, *rest: Any) -> object:
+        commands.append(command)
+        return await execute(command, *rest)
+
+    monkeypatch.setattr(source._hypervisor, "execute", spy)
     await call(control_path(SOURCE), "resume")
     await check_stayed(source, target, waits=True)
+    assert "chardev-change" not in commands  # the guest's clipboard was not taken
 
 
 async def test_a_password_is_proved_by_both(tmp_path: Path, source: Host) -> None:
@@ -148,6 +204,7 @@ async def test_wrong_passwords_are_refused_and_the_target_waits_on(
         assert "wants a password: give it with --password" in ended["error"]
         await check_stayed(source, waiting, waits=True)
         assert "127.0.0.1: wrong password" in waiting.log
+        assert source.log.count("now trusted") == 1
         assert (await teleport(waiting.port, password="secret"))["error"] == ""
         await check_moved(source, waiting)
 
@@ -176,6 +233,30 @@ async def test_a_target_that_does_not_know_the_password_gets_no_memory(
         assert "does not know the password itself" in ended["error"]
         assert ended["transferred"] == 0
         await check_stayed(source, waiting, waits=True)
+
+
+async def test_another_version_is_refused_by_both(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(arrival, "Hello", partial(Hello, version=2))
+        ended = await teleport(target.port)
+    assert "speaks version 2 of teleporting, not 1" in ended["error"]
+    with monkeypatch.context() as patch:
+        patch.setattr(departure, "Logon", partial(Logon, version=2))
+        ended = await teleport(target.port)
+    assert ended["error"] == "version 2 is spoken, not 1"
+    await check_stayed(source, target, waits=True)
+
+
+async def test_a_target_cannot_make_the_source_work_for_minutes(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = Costs(MAX_LOG_N + 1, 8, 1, bytes(16))
+    monkeypatch.setattr(arrival, "Hello", lambda nonce, _: Hello(nonce, costs))
+    ended = await teleport(target.port, password="secret")
+    assert "wants more work for a password than is fit" in ended["error"]
+    await check_stayed(source, target, waits=True)
 
 
 async def test_another_certificate_than_before_is_refused(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import ControlError
+from rusb.server.guests.qemu import QemuGuest
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.teleport import departure
 from rusb.server.machine.teleport.messages import End
@@ -22,6 +23,7 @@ from tests.support.teleporting import (
     TARGET,
     Counting,
     Host,
+    check_stayed,
     hardware,
     plugged,
     qemu_of,
@@ -86,9 +88,24 @@ async def test_a_source_that_ends_unplugs_its_devices(
         await wait_state(TARGET, "running")
         await call(control_path(SOURCE), "poweroff")
         await source.wait_ended()
+        await source._teleport.aclose()
+        found = await call(control_path(SOURCE), "teleportstatus")
+        assert (found["is_over"], found["error"]) == (True, "")  # it is at the target
         await source.aclose()
         await wait_redirs(target, 0)
         assert (await state(TARGET)).state == "running"
+
+
+async def test_a_device_whose_port_is_not_known_cannot_stay(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relayed(source, Counting()):
+        place = "rusb-abcdef-1", "usb0.0", ""
+        monkeypatch.setattr(QemuGuest, "movable", lambda guest: [place])
+        ended = await teleport(target.port)
+        why = "QEMU does not say at which port of usb0.0 USB device 1 is"
+        assert why in ended["error"]
+        await check_stayed(source, target, waits=True)
 
 
 async def test_a_network_that_breaks_afterwards_unplugs_them(
@@ -142,6 +159,7 @@ async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
                 await go_home(source, target)
             await reset(SOURCE, *keyboards)
             await until(lambda: not source._teleport._before)
+            assert not source._is_over.is_set()  # that move's end is not the machine's
             await wait_redirs(source, 2)
             while not any((await state(SOURCE)).display.screens[0]):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

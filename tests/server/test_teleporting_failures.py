@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import ControlError, GuestError
-from rusb.server.guests._qmp import entries_of
 from rusb.server.machine.control import call, control_path
+from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport import arrival, departure, link
 from rusb.server.machine.teleport.core import TeleportCore
 from rusb.server.machine.teleport.link import Link
@@ -28,11 +28,13 @@ from rusb.server.machine.teleport.messages import (
     Run,
     Running,
 )
+from rusb.server.machine.teleport.relay import Relay
 from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
     SOURCE,
     TARGET,
     Host,
+    before,
     begin,
     check_moved,
     check_stayed,
@@ -270,6 +272,7 @@ async def test_a_cut_at_the_switch_pauses_it_here(
     assert "controlvm source resume" in ended["error"]
     assert (await state(SOURCE)).state == "paused"
     assert await source.watched.status() == "postmigrate"
+    assert await agent_of(source) == "null"
     assert ended["downtime"] is None
     if runs:
         await wait_state(TARGET, "running")
@@ -286,9 +289,17 @@ async def test_a_cut_at_the_switch_pauses_it_here(
         assert target.watched.spans == []
         await call(control_path(SOURCE), "resume")
         assert (await state(SOURCE)).state == "running"
-        chardevs = entries_of(await source._hypervisor.execute("query-chardev"))
-        (agent,) = (c for c in chardevs if c["label"] == "agent")
-        assert agent["filename"] == "qemu-vdagent"
+        assert await agent_of(source) == "qemu-vdagent"
+
+
+async def agent_of(host: Host) -> object:
+    """What the guest's port for the clipboard is connected to."""
+    (agent,) = (
+        one["filename"]
+        for one in await host.watched.ask("query-chardev")
+        if one["label"] == "agent"
+    )
+    return agent
 
 
 async def test_after_run_it_is_too_late_to_cancel(
@@ -318,6 +329,28 @@ async def test_a_source_that_is_powered_off_after_run_says_where_to_look(
     assert await source.watched.status() == GONE
     assert await target.watched.status() == "running"
     check_apart(source.watched, target.watched)
+
+
+@pytest.mark.parametrize(
+    ("of", "name"), [(RunningMachine, "_end_here"), (Relay, "run")]
+)
+async def test_a_source_that_is_powered_off_after_running_is_just_gone(
+    of: type,
+    name: str,
+    source: Host,
+    target: Host,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ending = []
+
+    def end() -> None:
+        ending.append(asyncio.ensure_future(source._teleport.aclose()))
+
+    before(monkeypatch, of, name, end)
+    assert (await teleport(target.port))["error"] == ""
+    await asyncio.gather(*ending)
+    source.power_off("a test")
+    await check_moved(source, target)
 
 
 async def test_a_target_that_cannot_run_it_has_ended_before_it_says_so(
