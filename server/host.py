@@ -112,9 +112,11 @@ class SessionHost:
 
     def client_came_back(self, devices: RemoteDevices, client: int) -> None:
         """A client goes on over another connection: its devices have another key."""
-        for known in self._devices.values():
+        for key, known in list(self._devices.items()):
             if devices in known:
                 known.remove(devices)
+                if not known:  # each time a client comes back it has another key
+                    del self._devices[key]
         self._devices.setdefault(client, []).append(devices)
 
     async def displace(self, owner: Owner, info: DeviceInfo) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from rusb.client import pulse
-from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
+from rusb.client.backends.emulated import (
+    EmulatedBackend,
+    Keyboard,
+    Loopback,
+    SerialLoopback,
+)
 from rusb.client.connection import Connection
 from rusb.client.redial import BELIEVED
 from rusb.client.session import connect
@@ -321,6 +326,39 @@ async def test_a_guest_is_answered_while_its_client_is_away(lab: Net) -> None:
         result = await device.read(Loopback.SOURCE, 512)
         assert result.status is UrbStatus.OK
     assert lab.log().count("VUSB: Attached") == 1
+
+
+async def test_a_serial_port_is_cleared_while_its_client_is_away(lab: Net) -> None:
+    """What is kept at it is given up at once then, and the request leaves once."""
+    async with lab.client(EmulatedBackend(devices=[SerialLoopback()])):
+        (device,) = await lab.guest.wait_for(1)
+        for number in range(4):
+            await device.write(SerialLoopback.OUT, bytes((number,)))
+            read = await device.read(SerialLoopback.IN, 512)
+            assert bytes(read.data) == bytes((number,))
+        lab.wire.is_down = True
+        lab.wire.cut()
+        await lab.wait_log("keeping 1 device")
+        setup = SetupPacket.clear_halt(SerialLoopback.IN)
+        cleared = asyncio.ensure_future(device.control(setup))
+        await asyncio.sleep(0)
+        lab.wire.is_down = False
+        assert (await cleared).status is UrbStatus.OK
+        await device.write(SerialLoopback.OUT, b"again")
+        read = await device.read(SerialLoopback.IN, 512)
+        assert bytes(read.data) == b"again"
+
+
+async def test_nothing_is_left_of_a_connection_that_another_one_replaced(
+    lab: Net,
+) -> None:
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.guest.wait_for(1)
+        for count in (1, 2, 3):
+            lab.wire.cut()
+            await lab.wait_log("Remote USB: resumed after", count)
+        (session,) = sessions_of(lab.server)
+        assert list(lab.server._host._devices) == [session.number]
 
 
 async def test_time_stands_still_for_the_wire_while_there_is_no_connection(
