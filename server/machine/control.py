@@ -194,6 +194,7 @@ class ControlServer:
         watching, self._watching = self._watching, None
         if watching is not None:
             watching.cancel()
+            await asyncio.wait({watching})
         server, self._server = self._server, None
         if server is not None:
             server.close()

@@ -7,6 +7,8 @@ import hashlib
 import logging
 import os
 import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -49,11 +51,25 @@ def move(source: Place, target: Place) -> str:
     return said
 
 
+def cancel(source: Place, target: Place) -> None:
+    """Have it moved to a host that it came from, and cancel that when it has begun."""
+    start_waiting(target)
+    leaving = source.start(teleport(target, "--bandwidth 1"))
+    end = time.monotonic() + 60
+    while "10%" not in source.said("ip"):
+        assert time.monotonic() < end, source.said("ip")
+        time.sleep(0.1)
+    leaving.send_signal(signal.SIGINT)
+    assert leaving.wait(60) == 1
+    assert "cancelled; the machine goes on here" in source.said("ip")
+    wait_state(target, "teleported")
+
+
 def test_all_of_it_goes_on_while_the_client_changes_over(
     hosts: tuple[Place, Place],
 ) -> None:
     """Serial ports are open in the guest all the time (teleport.md 7.9); the client of
-    one stays, so that the second move needs its host."""
+    one stays, so that further moves need its host. One of them is cancelled."""
     near, far = hosts
     near(f"VBoxManage modifyvm {MACHINE} --vrdemulticon on")
     far(f"VBoxManage modifyvm {MACHINE} --vrde on --vrdeport 5000")
@@ -64,6 +80,9 @@ def test_all_of_it_goes_on_while_the_client_changes_over(
             assert "stay plugged in over this host: 4." in said
             with console_of(target) as console:
                 work.check_goes_on(console)
+                if target is far:
+                    cancel(far, near)
+                    work.check_goes_on(console)
         wait_state(far, "poweroff")  # nothing comes over it any more
         work.end(near, typist, wanted)
     check_nothing_left(hosts)
