@@ -20,7 +20,8 @@ from rusb.server.guests.qemu import QemuGuest
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.teleport import arrival
 from rusb.server.machine.teleport.handover import Handover
-from rusb.server.machine.teleport.messages import End, What
+from rusb.server.machine.teleport.link import Link
+from rusb.server.machine.teleport.messages import Answer, End, Reads, What
 from rusb.server.machine.teleport.reads import WaitingReads
 from rusb.server.vbox.teleporter import Teleporter
 from rusb.wire.usbredir import UsbredirDeviceSide
@@ -233,6 +234,47 @@ async def test_a_host_that_says_no_keeps_the_machine_where_it_is(
         patch.setattr(Handover, "is_busy", True)
         await check_refused(target, third, "a client changes over at this moment")
     await check_stayed(source, third, keyboard)
+
+
+async def links(source: Host, target: Host) -> tuple[Link, Link]:
+    """Both ends of what the devices come over."""
+    departure = source._teleport._departure
+    assert departure is not None
+    await until(lambda: departure._relaying and target._came)
+    found = departure._relaying, *(came._relay for came in target._came)
+    near, far = (relay._link for relay in found if relay is not None)
+    return near, far
+
+
+async def test_an_answer_that_nobody_wanted_is_none(
+    source: Host,
+    target: Host,
+    third: Host,
+    keyboard: Counting,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await go(SOURCE, target, source, monkeypatch)
+    near, _ = await links(source, target)
+    near.say(Answer("no"))
+    await go(TARGET, third, source, monkeypatch)
+    await reset(THIRD, keyboard)
+
+
+async def test_a_second_question_before_the_answer_ends_the_connection(
+    source: Host, target: Host, keyboard: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await go(SOURCE, target, source, monkeypatch)
+    _, far = await links(source, target)
+
+    async def ponder(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(WaitingReads, "ask", ponder)
+    for _ in range(2):
+        far.say(Reads(What.SUSPEND))
+    await source.wait_ended()
+    assert "the other host asks twice; the devices" in source.log
+    assert (await state(TARGET)).state == "running"
 
 
 async def test_a_link_that_breaks_meanwhile_takes_the_devices_with_it(

@@ -99,6 +99,29 @@ def test_afterwards_it_reads_as_before(host: Host) -> None:
     assert list(host.answers()) == []
 
 
+def test_to_suspend_once_more_says_nothing(host: Host) -> None:
+    host.core.suspend_reads({BULK_IN})
+    list(host.answers())
+    host.core.suspend_reads({BULK_IN})
+    assert list(host.answers()) == []
+
+
+def test_it_does_not_move_to_another_core_meanwhile(host: Host) -> None:
+    """Which would know nothing of that, and not resume it."""
+    host.core.suspend_reads({BULK_IN})
+    assert not host.core.may_move
+    host.core.resume_reads()
+    assert host.core.may_move
+
+
+def test_an_endpoint_that_is_not_there_has_no_read_to_end(host: Host) -> None:
+    """QEMU would complain about a packet of one that is none."""
+    host.core.suspend_reads({0x88})
+    list(host.answers())
+    host.core.resume_reads()
+    assert [kind for kind, _, _ in host.answers()] == [INTERFACE_INFO, EP_INFO]
+
+
 def test_a_read_that_comes_back_too_late_is_asked_for_again(host: Host) -> None:
     host.send(bulk(10, BULK_IN, 64))
     (urb,) = host.urbs()
