@@ -71,6 +71,32 @@ def test_what_one_brought_in_part_is_joined_with_what_comes_there() -> None:
     assert data_of(found) == [b"x" * PACKET + b"y"]
 
 
+def test_a_read_behind_one_that_has_some_is_asked_for_whole() -> None:
+    device = Device()
+    device.round_trip = 0.0
+    device.read(4 * PACKET)
+    device.reads.recall()
+    device.end_cancelled(b"x" * PACKET)
+    device.reads.go_on()
+    device.read(2 * PACKET)
+    assert device.sizes() == [3 * PACKET, 2 * PACKET]
+    assert not set(device.open) & set(device.cancelled)
+
+
+@pytest.mark.parametrize("status", [STALL, CANCELLED])
+@pytest.mark.parametrize("is_recalled", [False, True])
+def test_what_a_read_ends_with_is_told_unless_we_wanted_it(
+    status: UrbStatus, *, is_recalled: bool
+) -> None:
+    device = Device()
+    found = device.read()[1]
+    if is_recalled:
+        device.reads.recall()
+    device.end(status=status)
+    is_ours = is_recalled and status is CANCELLED
+    assert [r.status for r in found] == ([] if is_ours else [status])
+
+
 def test_where_a_transfer_ended_is_known_there() -> None:
     device = Device()
     device.get_going()
