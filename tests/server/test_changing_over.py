@@ -118,6 +118,23 @@ async def test_a_target_that_cannot_take_a_client_says_so(
         await source.wait_ended()
 
 
+async def test_a_target_whose_display_is_switched_off_meanwhile_takes_no_client(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def switch_off() -> None:
+        (came,) = target._came
+        came._server = None
+
+    when_sent(monkeypatch, Client, switch_off)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(target.port))["error"] == ""
+        await check_anew(client, target, keyboard)
+        await until(lambda: "no remote USB is served here" in source.log)
+        await wait_redirs(target, 1)
+        await source.wait_ended()
+
+
 async def test_a_target_that_does_not_answer_is_not_waited_for(
     source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rusb.errors import ControlError, ListenError, RusbError, SettingsError
+from rusb.errors import ControlError, ListenError, ParseError, RusbError, SettingsError
 from rusb.server.auth.hashes import MAX_LOG_N, hash_legacy, hash_password
 from rusb.server.machine.control import call, control_path
 from rusb.server.machine.teleport import arrival, control, departure, images, link
@@ -405,6 +405,12 @@ async def test_a_port_in_use_is_said_before_anybody_waits(
     assert not control_path(OTHER).with_suffix(".qmp").exists()
     assert (await teleport(port))["error"] == ""
     await check_moved(source, target)
+
+
+@pytest.mark.parametrize("text", ["", "-----BEGIN CERTIFICATE-----\nMII"])
+def test_a_certificate_that_cannot_be_shown_is_refused(text: str) -> None:
+    with pytest.raises(ParseError, match="the server's certificate is not PEM"):
+        arrival._first(text)
 
 
 async def test_a_password_that_virtualbox_set_is_of_no_use(tmp_path: Path) -> None:

@@ -100,12 +100,25 @@ async def test_a_device_whose_port_is_not_known_cannot_stay(
     source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with relayed(source, Counting()):
-        place = "rusb-abcdef-1", "usb0.0", ""
+        place = "rusb-abcdef-1", "usb0.0", "", "a keyboard"
         monkeypatch.setattr(QemuGuest, "movable", lambda guest: [place])
         ended = await teleport(target.port)
         why = "QEMU does not say at which port of usb0.0 USB device 1 is"
         assert why in ended["error"]
         await check_stayed(source, target, waits=True)
+
+
+async def test_a_name_that_no_device_has_is_refused(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes to QEMU's monitor."""
+    async with relayed(source, Counting()):
+        monkeypatch.setattr(
+            QemuGuest, "movable", lambda guest: [("ide0", "usb0.0", "1", "x")]
+        )
+        ended = await teleport(target.port)
+        assert ended["error"] == "invalid name 'ide0' of a USB device"
+        await check_stayed(source, target)
 
 
 async def test_a_network_that_breaks_afterwards_unplugs_them(
