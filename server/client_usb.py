@@ -367,6 +367,7 @@ class ClientUsb:
         self._client.teller()(
             events.ClientResumed(self.number, round(outage, 1), messages)
         )
+        self._host.client_resumed(self.number)
 
     @property
     def heard(self) -> float:

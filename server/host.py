@@ -39,6 +39,7 @@ class SessionHost:
         odd_storage: how much may be done ahead for devices that could not stand more,
             by vendor, product and revision.
         client_moved: called when a client has gone where its machine is.
+        client_resumed: called with the number of a client that has come back.
     """
 
     def __init__(
@@ -73,9 +74,16 @@ class SessionHost:
         screens.first.heard = self.media.handle
         self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
         self.parking = Parking(self, lambda: machine.resume_seconds)
-        self.client_moved: Callable[[], None] = lambda: None
+        self.client_moved: Callable[[], None]
+        self.client_resumed: Callable[[int], None]
+        self.machine_is_here()
         self._numbers = itertools.count(1)
         self._devices: dict[int, list[RemoteDevices]] = {}  # one for each wire
+
+    def machine_is_here(self) -> None:
+        """Nobody is to go elsewhere."""
+        self.client_moved = lambda: None
+        self.client_resumed = lambda number: None
 
     def devices_of(self, client: int, protocol: WireProtocol) -> RemoteDevices:
         """Return the devices that a client has over a wire; they belong to the server.

@@ -210,11 +210,22 @@ class Server:
 
         Args:
             to: where.
-            ready: called with the devices of each that is ready.
+            ready: called with the devices of each that is ready, be it one that comes
+                back later.
         """
-        for session in self._sessions:
-            if isinstance(session, ServerSession):
-                session.usb.invite(to, ready)
+
+        def invite(number: int | None = None) -> None:
+            for session in self._sessions:
+                if number in (None, session.number):
+                    if isinstance(session, ServerSession):
+                        session.usb.invite(to, ready)
+
+        self._host.client_resumed = invite
+        invite()
+
+    def came_home(self) -> None:
+        """The machine runs here again: clients stay."""
+        self._host.machine_is_here()
 
     def arrive(self, moved: MovedClient) -> None:
         """A client of the server that the machine comes from may go on here.

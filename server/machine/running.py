@@ -195,6 +195,8 @@ class RunningMachine:
         self._report("The machine has come and runs here.")
         async with self._changing:
             self._teleport.came_home()
+            if self._server is not None:
+                self._server.came_home()
             self._arrival = None
             self._came.append(arrival)
             if not self._is_closing:

@@ -25,6 +25,7 @@ from rusb.server.machine.teleport.messages import (
     Taken,
 )
 from rusb.server.remote_devices import RemoteDevices
+from rusb.server.server import Server
 from rusb.usb.urb import Completion, Urb
 from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
@@ -368,6 +369,22 @@ async def test_a_client_that_is_gone_while_its_devices_are_recalled_comes_back(
             assert "Detached" not in source.log
     await source.wait_ended()
     assert not errors()
+
+
+async def test_a_client_that_comes_back_later_changes_over_then(
+    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyboard, invited = Counting(), asyncio.Event()
+    before(monkeypatch, Server, "invite", invited.set)
+    async with Wire((await state(SOURCE)).display.port).up() as near:
+        async with plugged(source, keyboard, port=near.port) as client:
+            near.is_down = True
+            near.cut()
+            assert (await teleport(target.port))["error"] == ""
+            await invited.wait()
+            near.is_down = False
+            await check_moved(client, (source, target), keyboard)
+    await source.wait_ended()
 
 
 @pytest.mark.parametrize("kind", [Take, Client])
