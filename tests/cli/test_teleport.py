@@ -42,3 +42,28 @@ def test_a_ctrl_c_that_comes_with_the_answer_cancels(
         _teleport._follow("uuid", "there:6000")
     assert asked == ["teleportstatus", "teleportcancel", "teleportstatus"]
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_nothing_is_printed_of_a_move_that_did_not_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {**MOVING, "total": 0, "is_over": True, "error": "the password is wrong"}
+    monkeypatch.setattr(_teleport, "ask_running", lambda uuid, command: refused)
+    with pytest.raises(ControlError, match="^the password is wrong$"):
+        _teleport._follow("uuid", "there:6000")
+    assert capsys.readouterr().out == ""
+
+
+def test_how_long_the_source_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over = {**MOVING, "is_over": True, "downtime": 0.087, "devices": 3}
+    monkeypatch.setattr(_teleport, "ask_running", lambda uuid, command: over)
+    _teleport._follow("uuid", "there:6000")
+    assert capsys.readouterr().out.splitlines() == [
+        "50%...",
+        "The machine runs at there:6000: 1 MB transferred, it stood still for 87 ms.",
+        "USB devices that stay plugged in over this host: 3. It has to run until their"
+        " clients have followed the machine or left; controlvm VM poweroff here"
+        " unplugs them.",
+    ]

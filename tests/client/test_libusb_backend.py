@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -435,3 +436,13 @@ def test_a_disk_that_is_pulled_out_while_sysfs_is_read(tmp_path: Path) -> None:
     number.symlink_to("/nonexistent/gone")
     sysfs.mounts.write_text("36 1 8:1 / /media rw - vfat /dev/sda1 rw\n")
     assert sysfs.in_use("1-1") == "/dev/sda1 is mounted at /media"
+
+
+def test_a_simulation_that_was_not_built_runs_nothing(tmp_path: Path) -> None:
+    for name in ("fakeusb-run", "mktree.py"):
+        shutil.copy(FAKEUSB / name, tmp_path)
+    words = tmp_path / "fakeusb-run", "-r", tmp_path / "usb", "echo", "run"
+    command = list(map(str, words))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path} is not built: make -C {tmp_path}" in done.stderr

@@ -155,7 +155,8 @@ def _follow(uuid: str, where: str) -> None:
     if count := state["devices"]:
         print(
             f"USB devices that stay plugged in over this host: {count}. It has to run"
-            " until they have left; controlvm VM poweroff here unplugs them."
+            " until their clients have followed the machine or left; controlvm VM"
+            " poweroff here unplugs them."
         )
 
 
