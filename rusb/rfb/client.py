@@ -58,6 +58,13 @@ MAX_TEXT = 1 << 20
 MAX_WORDS = 4096
 """Bytes of a name, or of why the server refuses."""
 
+MAX_PIXELS = 2 * MAX_AREA
+"""Pixels of one update, in which QEMU sends no place twice: it has to end."""
+
+TURN = 256
+"""Pieces of messages that are read in a turn: a few milliseconds of the smallest ones.
+Then others have their turn."""
+
 _BAND = 64 << 10
 """Pixels of a rectangle that are read at once, so that little has to be kept."""
 
@@ -82,6 +89,7 @@ class RfbClient:
         width, height: of the screen; 0 before it is known.
         is_absolute: does the guest's pointer take positions?
         has_sound: does the server send what the guest plays?
+        has_more: received bytes were left for the next turn.
     """
 
     def __init__(self) -> None:
@@ -89,6 +97,7 @@ class RfbClient:
         self.width = self.height = 0
         self.is_absolute = True
         self.has_sound = False
+        self.has_more = False
         self._events: list[Event] = []
         self._output: list[bytes] = []
         self._buffer = bytearray()
@@ -96,6 +105,7 @@ class RfbClient:
         self._is_connected = False
         self._is_watched = self._wants_sound = False
         self._damage: list[Rectangle] = []
+        self._pixels = 0  # that the update may still have
         # None: an update is on its way
         self._is_next_incremental: bool | None = False
         self._parser = self._read_all()
@@ -104,7 +114,9 @@ class RfbClient:
     # -------------------------------------------------------- for the shell ----
 
     def receive_data(self, data: bytes) -> None:
-        """Take received bytes, in any pieces.
+        """Take received bytes, in any pieces, and read on for a turn.
+
+        As long as ``has_more``, call again, with no bytes; more should not come first.
 
         Raises:
             RemoteProtocolError: the server broke a rule; so does every later call.
@@ -113,9 +125,10 @@ class RfbClient:
         if self._failure:
             raise RemoteProtocolError(f"the connection has failed: {self._failure}")
         self._buffer += data
-        position = 0
+        position = pieces = 0
         try:
-            while len(self._buffer) - position >= self._needed:
+            while pieces < TURN and len(self._buffer) - position >= self._needed:
+                pieces += 1
                 end = position + self._needed
                 piece = bytes(memoryview(self._buffer)[position:end])
                 position = end
@@ -125,6 +138,7 @@ class RfbClient:
             raise
         finally:
             del self._buffer[:position]
+            self.has_more = not self._failure and len(self._buffer) >= self._needed
 
     def events(self) -> list[Event]:
         """Take the events that piled up, oldest first, and clear them."""
@@ -294,7 +308,7 @@ class RfbClient:
     def _read_update(self) -> _Parser:
         head = yield 3
         count = self._check(int.from_bytes(head[1:]), MAX_RECTANGLES, "rectangles")
-        self._damage = []
+        self._damage, self._pixels = [], MAX_PIXELS
         is_resized = False
         for _ in range(count):
             rectangle = yield _RECTANGLE.size
@@ -341,6 +355,9 @@ class RfbClient:
                 f"rectangle of {width}x{height} at {x}, {y} of a screen of"
                 f" {self.width}x{self.height}"
             )
+        self._pixels -= width * height
+        if self._pixels < 0:
+            raise RemoteProtocolError(f"an update of more than {MAX_PIXELS} pixels")
         if not (width and height):
             return
         frame, lines = self.frame, max(1, _BAND // width)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from rusb.aio.tasks import TaskSet
-from rusb.errors import GuestError, RusbError
+from rusb.errors import GuestError, RemoteProtocolError, RusbError
 from rusb.oserrors import reason
 from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.graphics.pointers import Cursor, straight_alpha
@@ -37,8 +37,9 @@ RESTS_AFTER = 10.0
 """Seconds without a change or a key after which nothing happens."""
 
 MAX_UNREAD = 64 << 10
-"""Bytes that QEMU has yet to read above which nothing is typed or moved any more: it
-hangs, or a viewer types thousands of keys at once."""
+"""Bytes that QEMU has yet to read above which nothing is typed or moved any more, and
+nothing of QEMU's is read, much of which wants an answer: it hangs, or a viewer types
+thousands of keys at once."""
 
 
 class GuestScreen(ScreenSource):
@@ -73,6 +74,7 @@ class GuestScreen(ScreenSource):
         self._poking: asyncio.TimerHandle | None = None
         self._happened = 0.0
         self._down: set[int] = set()  # keys, as QEMU knows
+        self._told = ""  # the latest problem in the log
 
     def start(self) -> None:
         """Reach the screen, now and whenever it is gone."""
@@ -163,22 +165,27 @@ class GuestScreen(ScreenSource):
                 sock = await self._access.open_screen(self._head)
                 if sock is None:
                     return
-                was_there = await self._follow(sock)
-                if was_there:
+                if await self._follow(sock):
                     pause = FIRST_PAUSE
             except RusbError as error:
                 self._note(str(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
-    def _note(self, problem: str) -> None:
+    def _note(self, problem: str, level: int = logging.INFO) -> None:
+        if problem != self._told:
+            log.log(level, "screen %d: %s", self._head, problem)
+            self._told = problem
         if problem != self.problem:
-            log.info("screen %d: %s", self._head, problem)
             self.problem = problem
             self._switched()
 
     async def _follow(self, sock: socket.socket) -> bool:
-        """Show what comes until the connection ends; return whether anything did."""
+        """Show what comes until the connection ends.
+
+        Returns:
+            There was a screen, and it kept to the rules.
+        """
         loop = asyncio.get_running_loop()
         protocol = _Protocol(self._handle)
         try:
@@ -203,8 +210,11 @@ class GuestScreen(ScreenSource):
             self._poke()
             if was_there:
                 self._switched()
-        self._note(protocol.problem or "QEMU ended the connection to its screen")
-        return was_there
+        if protocol.is_wrong:
+            self._note(protocol.problem, logging.WARNING)
+        else:
+            self._note(protocol.problem or "QEMU ended the connection to its screen")
+        return was_there and not protocol.is_wrong
 
     def _handle(self, event: rfb.Event) -> None:
         match event:
@@ -273,6 +283,8 @@ class _Protocol(asyncio.Protocol):
     Attributes:
         ended: done when the connection is over.
         problem: why, if we ended it.
+        is_wrong: QEMU broke a rule of the protocol.
+        is_full: QEMU does not read what it is sent.
     """
 
     def __init__(self, handle: Callable[[rfb.Event], None]) -> None:
@@ -281,31 +293,59 @@ class _Protocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.ended = asyncio.get_running_loop().create_future()
         self.problem = ""
+        self.is_wrong = self.is_full = False
+        self._is_paused = False  # in reading
+        self._turn: asyncio.Handle | None = None  # the next one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no such
+        self._transport.set_write_buffer_limits(MAX_UNREAD)
 
     def data_received(self, data: bytes) -> None:
         if self.problem:
             return
         try:
             self.core.receive_data(data)
+        except RemoteProtocolError as error:
+            self.is_wrong = True
+            self.fail(f"QEMU's VNC server breaks the protocol: {error}")
         except RusbError as error:
             self.fail(str(error))
         for event in self.core.events():
             self._handle(event)
         self.flush()
+        self._pause_or_read()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         if not self.ended.done():
             self.ended.set_result(None)
 
-    @property
-    def is_full(self) -> bool:
-        """Does QEMU not read what it is sent?"""
-        transport = self._transport
-        return transport is not None and transport.get_write_buffer_size() > MAX_UNREAD
+    def pause_writing(self) -> None:
+        self.is_full = True
+        self._pause_or_read()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._pause_or_read()
+
+    def _pause_or_read(self) -> None:
+        """Read on, at once or in the next turn, unless QEMU does not read."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self.core.has_more and not self.is_full and self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._go_on)
+        is_paused = self.core.has_more or self.is_full
+        if is_paused != self._is_paused:
+            self._is_paused = is_paused
+            if is_paused:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _go_on(self) -> None:
+        self._turn = None
+        self.data_received(b"")
 
     def flush(self) -> None:
         """Send what there is to send."""

@@ -97,6 +97,8 @@ class Hub:
         """Show somebody what there is; again: from the beginning."""
         self._viewers[viewer] = None
         self.behind(viewer)
+        if self.size is not None:  # which may have come after the logon
+            viewer.follow(*self.size)
         self.due()
 
     def behind(self, viewer: Shown) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
 from rusb.rfb import events, messages
-from rusb.rfb.client import MAX_TEXT, RfbClient
+from rusb.rfb.client import MAX_PIXELS, MAX_TEXT, TURN, RfbClient
 from rusb.rfb.events import Event
 from tests.support.amount import chance, inputs
 from tests.support.memory import memory_below
@@ -151,6 +151,41 @@ def test_large_rectangles_are_read_in_bands() -> None:
     fed(update(rect(0, 0, 0, 300, 300, rows.tobytes())), client)
     assert (client.frame[:300, :300] == rows.reshape(300, 300)).all()
     assert len(client._buffer) == 0
+
+
+def test_a_turn_has_a_limited_number_of_pieces() -> None:
+    """The rest is read in the next ones, and nothing of it is lost."""
+    client = connected()
+    client.receive_data(update(led(4)) * 1000 + b"\2")
+    turns, found = 1, client.events()
+    while client.has_more:
+        client.receive_data(b"")
+        turns, found = turns + 1, found + client.events()
+        assert len(found) <= turns * TURN // 4 + 1
+    assert found == [events.LedsChanged(4)] * 1000
+    assert turns == (4 * 1000 + 1) // TURN + 1
+    assert not client._buffer
+
+
+def test_nothing_is_left_for_another_turn_after_an_error() -> None:
+    client = connected()
+    with pytest.raises(RemoteProtocolError):
+        client.receive_data(b"\7" + bytes(1000))
+    assert not client.has_more
+
+
+def test_an_update_ends() -> None:
+    """Each of its rectangles alone would be all right."""
+    client = connected(2048, 2048)
+    whole = raw(0, 0, 2048, 2048, 1)
+    with memory_below(4 << 20):
+        client.receive_data(b"\0\0\0\5")
+        for _ in range(MAX_PIXELS >> 22):
+            client.receive_data(whole[:12])
+            for at in range(12, len(whole), 1 << 20):
+                client.receive_data(whole[at : at + (1 << 20)])
+        with pytest.raises(RemoteProtocolError, match=f"more than {MAX_PIXELS} pixels"):
+            client.receive_data(raw(0, 0, 1, 1, 1))
 
 
 def test_one_request_is_on_its_way_while_somebody_watches() -> None:

@@ -14,6 +14,7 @@ from rusb.rdp.graphics.updates import Update
 from rusb.rdp.server import ServerConnection
 from rusb.rdp.share import DataType
 from rusb.server.display import guest_screen, pace
+from rusb.server.display import viewer as viewer_module
 from tests.support.screen_guest import ScreenGuest
 from tests.support.vnc import VncServer, cursor, led, raw, rect, update
 from tests.support.whole_path import Lab, machine, say, sessions_of
@@ -103,6 +104,22 @@ async def test_a_viewer_has_the_guests_size_from_the_start_and_follows_it(
             await until(lambda: session.viewer and session.viewer.size == (400, 300))
 
 
+async def test_a_size_that_comes_before_the_first_picture_is_followed_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody watches yet, but the logon is over."""
+    monkeypatch.setattr(viewer_module, "FIRST_PICTURE", 1000.0)
+    async with connect(place.config(), backends=[]) as viewer:
+        (session,) = sessions_of(place.server)
+        await until(lambda: session.is_active)
+        assert session._rdp.width == 800
+        async with VncServer(place.screen_guest.path, 320, 200):
+            await until(lambda: place.server._screens[0].size)
+            assert session._rdp.width == 800
+            say(viewer, DataType.SUPPRESS_OUTPUT, ALLOW)  # it has a window
+            await until(lambda: session.viewer and session.viewer.size == (320, 200))
+
+
 async def test_damage_is_sent_as_it_comes(place: Place) -> None:
     first = update(raw(0, 0, 320, 200, 0x112233))
     async with VncServer(place.screen_guest.path, 320, 200, first) as vnc:
@@ -123,6 +140,20 @@ async def test_damage_is_sent_as_it_comes(place: Place) -> None:
             await asyncio.sleep(0.2)
             assert session.stream.bytes_sent < sent + 200
             assert np.count_nonzero(frame & 0xFFFFFF == 0xFF0000) == 256
+
+
+async def test_an_update_of_many_rectangles_is_read_to_its_end(place: Place) -> None:
+    """In several turns; what follows it in the same read is not left behind."""
+    places = [(x, y) for y in range(0, 200, 4) for x in range(0, 320, 4)]
+    many = update(*(raw(*place, 1, 1, 5) for place in places))
+    async with VncServer(place.screen_guest.path, 320, 200) as vnc:
+        head = place.server._screens[0]
+        await until(lambda: head.size)
+        async with place.viewer():
+            await until(lambda: asked(vnc))
+            vnc.say(many + update(led(1), raw(1, 1, 1, 1, 5)))
+            frame = place.server._screens.first.frame(320, 200)
+            await until(lambda: np.count_nonzero(frame) == len(places) + 1)
 
 
 async def test_nothing_more_is_read_than_is_shown(
@@ -166,7 +197,7 @@ async def test_a_screen_that_goes_away_is_reached_again(place: Place) -> None:
             await until_asked(vnc, viewer)
             vnc.heard.clear()
             vnc.say(b"\7")
-            await until(lambda: place.problem == "VNC message 7")
+            await until(lambda: place.problem.endswith(": VNC message 7"))
             await until(lambda: vnc.clients == 2)
             await until_asked(vnc, viewer)
         place.screen_guest.path.unlink(missing_ok=True)
@@ -344,6 +375,28 @@ async def test_a_guest_that_hangs_is_not_typed_at_without_end(place: Place) -> N
         assert not any(m[0] == 255 and m[-1] == 0x1E for m in vnc.heard)
         hub.keyboard.key("b", 0x1E, is_down=True)  # it goes on
         await until(lambda: vnc.heard[-1].hex() == "ff000001000000000000001e")
+
+
+async def test_a_guest_that_asks_and_reads_nothing_is_not_read(place: Place) -> None:
+    """Each update without anything in it is answered with a request for the next."""
+    async with VncServer(place.screen_guest.path, 640, 480) as vnc:
+        await until(lambda: place.server._screens[0].size)
+        protocol = place.server._screens.first._protocol
+        assert protocol is not None
+        async with place.viewer():
+            await until(lambda: asked(vnc))
+            assert vnc._writer is not None
+            vnc._writer.transport.pause_reading()  # type: ignore[attr-defined]
+            vnc.say(update() * (1 << 19))
+            await until(lambda: protocol.is_full)
+            for _ in range(1000):  # turns
+                await asyncio.sleep(0)
+            assert protocol._transport is not None
+            unread = protocol._transport.get_write_buffer_size()
+            assert unread < guest_screen.MAX_UNREAD + 8192
+            vnc._writer.transport.resume_reading()  # type: ignore[attr-defined]
+            before = asked(vnc)
+            await until(lambda: asked(vnc) > before + unread // 10)  # it goes on
 
 
 async def test_a_screen_that_is_not_there_is_tried_less_and_less_often(

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import itertools
 import logging
 import socket
 import struct
@@ -28,8 +27,8 @@ from rusb.server.display import rounds as display_rounds
 from rusb.server.display.hub import MAX_PICTURES
 from rusb.server.quotas import MAX_NETWORKS, NetworkQuotas
 from rusb.server.vbox.settings import RemoteDisplay
-from rusb.usb.urb import UrbStatus
 from tests.support.memory import memory_below
+from tests.support.others import others_go_on
 from tests.support.rdp.pictures import noise
 from tests.support.rdp.raw import RawClient
 from tests.support.whole_path import (
@@ -65,34 +64,6 @@ async def lab(
     found = Lab(tmp_path, machine(remote_display=display))
     async with asyncio.timeout(30), found.server:
         yield found
-
-
-@contextlib.asynccontextmanager
-async def others_go_on(lab: Lab) -> AsyncIterator[None]:
-    """Move data through a client's device while the block runs, and after it."""
-    async with lab.client(EmulatedBackend(devices=[Loopback()])):
-        (device,) = await lab.guest.wait_for(1)
-
-        async def move() -> None:
-            for read in itertools.cycle((True, False)):
-                if read:
-                    result = await device.read(Loopback.SOURCE, 65536)
-                else:
-                    result = await device.write(Loopback.SINK, bytes(65536))
-                assert (result.status, result.length) == (UrbStatus.OK, 65536)
-                rounds.append(read)
-
-        rounds: list[bool] = []
-        work = asyncio.create_task(move())
-        try:
-            yield
-            seen = len(rounds)
-            while len(rounds) < seen + 10 and not work.done():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
-        assert work.cancelled(), work.exception()
 
 
 # ------------------------------------------------ T01 to T08 before the logon ----

@@ -191,7 +191,7 @@ async def test_a_change_of_size_is_followed_by_all(hub: Hub) -> None:
         hub.add(viewer)
     hub._status.size = 640, 480
     hub.changed()
-    assert [viewer.sizes for viewer in viewers] == [[(640, 480)]] * 2
+    assert [viewer.sizes for viewer in viewers] == [[SIZE, (640, 480)]] * 2
 
 
 async def test_what_a_viewer_holds_is_released_when_it_leaves(hub: Hub) -> None:

@@ -79,6 +79,7 @@ class VncServer:
     Attributes:
         heard: messages of the clients, whole ones.
         clients: how many there have been.
+        is_joined: has the latest one been sent *joined*?
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class VncServer:
         self.joined, self.first = joined, first
         self.heard: list[bytes] = []
         self.clients = 0
+        self.is_joined = False
         self._writer: asyncio.StreamWriter | None = None
         self._server: asyncio.Server | None = None
 
@@ -125,18 +127,17 @@ class VncServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.clients += 1
-        self._writer = writer
+        self._writer, self.is_joined = writer, False
         writer.write(handshake(self.width, self.height))
         try:
             await reader.readexactly(12 + 1 + 1)
-            is_new = True
             while True:
                 message = await self._read(reader)
                 self.heard.append(message)
                 if message[0] == 2:
                     writer.write(self.first)
-                if is_new and message[0] == 3:
-                    is_new = False
+                if message[0] == 3 and writer is self._writer and not self.is_joined:
+                    self.is_joined = True
                     writer.write(self.joined)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
