@@ -23,6 +23,7 @@ from rusb.wire.base import (
     CancelRequested,
     CloseChannel,
     DevicesListed,
+    Ignored,
     Negotiated,
     ResetRequested,
     UrbCompleted,
@@ -583,6 +584,16 @@ def test_a_stale_number_of_packets_in_an_answer_means_nothing() -> None:
     assert done.result.data == b"data"
 
 
+def test_a_cancel_that_is_never_answered_is_forgotten_with_its_transfer() -> None:
+    core = imported()
+    for n in range(100):
+        core.submit_urb(1, Urb(n, TransferType.BULK, 0x81, 512), now=0)
+        core.cancel_urb(1, n)
+        answer = codec.RET_SUBMIT.pack(3, 1 + 2 * n, 0, 0, 0, -104, 0, 0, 0, 0)
+        core.receive_data(0, answer, now=0)
+    assert not core._unlinks
+
+
 def test_an_answer_after_a_close_is_still_read() -> None:
     """Its data must not be taken for the next header."""
     core = imported()
@@ -591,7 +602,7 @@ def test_an_answer_after_a_close_is_still_read() -> None:
     clear(core)
     late = codec.RET_SUBMIT.pack(3, 1, 0, 0, 0, 0, 512, 0, 0, 0) + bytes(512)
     core.receive_data(0, late + codec.RET_UNLINK.pack(4, 2, 0, 0, 0, 0), now=0)
-    assert core.events() == []
+    assert [type(event) for event in core.events()] == [Ignored]  # the cancel's
     core.submit_urb(1, Urb(5, TransferType.BULK, 0x81, 512), now=0)
     answer = codec.RET_SUBMIT.pack(3, 3, 0, 0, 0, 0, 2, 0, 0, 0) + b"ok"
     core.receive_data(0, answer, now=0)

@@ -334,8 +334,9 @@ def test_an_answer_that_crossed_its_cancel_is_the_one_that_counts() -> None:
     answer = codec.RET_SUBMIT.pack(3, 2, 0, 0, 0, 0, 2, 0, 0, 0) + b"ok"
     joined.guest.receive_data(0, answer, now=0)
     joined.guest.receive_data(0, codec.RET_UNLINK.pack(4, 3, 0, 0, 0, 0), now=0)
-    (event,) = joined.guest.events()
+    event, late = joined.guest.events()
     assert isinstance(event, UrbCompleted)
+    assert isinstance(late, Ignored)
     assert bytes(event.result.data) == b"ok"
 
 

@@ -299,15 +299,17 @@ class UsbipGuestSide(StreamSide, GuestSide):
         return True
 
     def _unlinked(self, seqnum: int, status: int) -> None:
-        target = self._unlinks.pop(seqnum, None)
-        sent = self._sent.get(target) if target is not None else None
+        target = self._unlinks.get(seqnum)
         if target is None:
-            self._emit(Ignored(f"a cancel {seqnum:#x} that was not asked"))
-        elif sent is not None:  # else it was answered before
-            self._finish(target, sent, UrbResult(UrbStatus.CANCELLED))
+            self._emit(Ignored(f"a cancel {seqnum:#x} of nothing that is in flight"))
+        else:
+            cancelled = UrbResult(UrbStatus.CANCELLED)
+            self._finish(target, self._sent[target], cancelled)
 
     def _finish(self, seqnum: int, sent: _Sent, result: UrbResult) -> None:
         del self._sent[seqnum]
+        if sent.unlink is not None:  # perhaps nothing more is said of it
+            del self._unlinks[sent.unlink]
         if sent.is_wanted:
             del self._urbs[sent.urb.id]
             self._complete(sent.urb.id, result)
