@@ -356,6 +356,20 @@ async def test_a_device_is_reached_another_way_when_its_client_has_come_back(
     assert bytes(done[1].data) == b"key"
 
 
+async def test_what_a_device_said_is_repeated_only_while_it_is_out_of_reach(
+    wire: Wire,
+) -> None:
+    said = iter((b"\4\3a\0", b"\4\3b\0"))
+    wire.answer = lambda urb: UrbResult(UrbStatus.OK, next(said), 4)
+    got = list[UrbResult]()
+    for number in (1, 2, 3):
+        setup = SetupPacket.get_descriptor(3, 1, 4)
+        wire.attachment.submit(Urb.control(number, setup), got.append)
+        if number == 2:
+            wire.attachment.leave()
+    assert [bytes(one.data) for one in got] == [b"\4\3a\0", *[b"\4\3b\0"] * 2]
+
+
 async def test_control_transfers_measure_the_round_trip() -> None:
     """Those that travel and are answered; not a transfer that waits for its data."""
     status, seconds = UrbStatus.OK, 0.02

@@ -199,6 +199,7 @@ def test_c11_a_control_transfer_that_is_never_answered_ends() -> None:
     done = wire.UrbCompleted(ID, 1, UrbResult(UrbStatus.TIMEOUT))
     assert guest.events() == [done]
     assert messages(guest) == [message(10, ID_BYTES + struct.pack("<I", 1))]
+    assert guest.next_deadline() == end + 1  # the other one
 
 
 @pytest.mark.parametrize("number", [ID, 99])
@@ -338,6 +339,40 @@ def test_c14_the_handle_of_a_cancelled_urb_may_be_used_again() -> None:
     assert isinstance(event, wire.UrbSubmitted)
     device.complete_urb(ID, 7, UrbResult(UrbStatus.OK, b"new", 3))
     assert messages(device) == [results(record(7, b"new"))]
+    receive(device, submit(7))  # and is that of one in flight then
+    (event,) = receive(device, submit(7))
+    assert isinstance(event, wire.Ignored)
+
+
+def test_c14_a_handle_is_cancelled_no_more_once_its_urb_is_done() -> None:
+    device = make_device(ID)
+    receive(device, submit(7), message(10, ID_BYTES + struct.pack("<I", 7)))
+    device.complete_urb(ID, 7, UrbResult(UrbStatus.CANCELLED))
+    receive(device, submit(7))
+    (event,) = receive(device, submit(7))
+    assert isinstance(event, wire.Ignored)
+
+
+def test_c14_nothing_is_kept_of_a_cancelled_urb_in_pieces() -> None:
+    guest = make_guest(ID)
+    guest.submit_urb(ID, bulk(1, 512), now=0)
+    receive(guest, results(record(1, b"some", flags=2)))
+    guest.cancel_urb(ID, 1)
+    clear(guest)
+    (done,) = receive(guest, results(record(1, b" more", error=1, flags=3)))
+    cancelled = UrbResult(UrbStatus.CANCELLED, b"some more", 9)
+    assert done == wire.UrbCompleted(ID, 1, cancelled)
+    kept = guest._devices[ID]
+    assert not any((kept.pending, kept.handles, kept.cancelled, kept.fragments))
+
+
+def test_c14_a_urb_is_cancelled_once_also_if_the_device_is_reset() -> None:
+    guest = make_guest(ID)
+    guest.submit_urb(ID, bulk(1), now=0)
+    guest.cancel_urb(ID, 1)
+    clear(guest)
+    guest.reset_device(ID)
+    assert [m[4] for m in messages(guest)] == [2]
 
 
 def test_c14_a_result_in_flight_during_close_meets_no_urb_of_the_next_open() -> None:
