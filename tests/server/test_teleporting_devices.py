@@ -136,12 +136,18 @@ async def test_a_network_that_breaks_afterwards_unplugs_them(
 async def test_a_device_that_the_target_takes_out_is_lost_at_the_source(
     source: Host, target: Host
 ) -> None:
-    async with relayed(source, Counting()):
+    keyboards = Counting(serial="1"), Counting(serial="2")
+    async with relayed(source, *keyboards):
         assert (await teleport(target.port))["error"] == ""
         await wait_state(TARGET, "running")
         (came,) = target._came
-        (device,) = came._devices.values()
-        await target._hypervisor.execute("device_del", {"id": device.id})
+        one, other = (device.id for device in came._devices.values())
+        await target._hypervisor.execute("device_del", {"id": one})
+        await until(lambda: source.log.count("VUSB: Detached") == 1)
+        assert came.ids == {other}
+        await wait_redirs(target, 1)
+        assert (await state(SOURCE)).state == "teleported"
+        await target._hypervisor.execute("device_del", {"id": other})
         await source.wait_ended()  # nothing is left that it would go on for
 
 
