@@ -164,6 +164,7 @@ class ListedDevice:
         self._is_logged_gone = False
         self._is_let_go = False  # by the client, for it was refused
         self._is_handed_over = False  # somebody else has it, and the guest goes on
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def subject(self) -> events.Subject:
@@ -181,6 +182,10 @@ class ListedDevice:
         """The client has it no more."""
         self._unlisted.set()
         self.end(why)
+
+    def unlist_after(self, seconds: float, why: str) -> None:
+        """The same, unless it has been handed over by then."""
+        self._timer = self._loop.call_later(seconds, self.unlist, why)
 
     def retry(self) -> None:
         """Look at it again, also if it had failed."""
@@ -241,6 +246,8 @@ class ListedDevice:
             if not self._is_handed_over:
                 self._log_gone()
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             self._list.forget(self)
             self.done.set()
 

@@ -129,7 +129,7 @@ class RemoteDevices(DeviceList):
             longest = max(longest, seconds)
             attachment.hold()
             held[number] = self.attachments.pop(number)
-            self._loop.call_later(seconds, device.unlist, HELD_TOO_LONG)
+            device.unlist_after(seconds, HELD_TOO_LONG)
             text = f"its client is gone; the guest keeps it for {seconds:g} s"
             self.tell(events.DeviceNoted(device.subject, text))
         self._is_held = bool(longest)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import UrbResult, UrbStatus
 from tests.support.breaking import Wire, until
-from tests.support.whole_path import Lab, machine
+from tests.support.whole_path import Lab, machine, sessions_of
 
 
 class Held(Lab):
@@ -90,6 +92,25 @@ async def test_the_guest_goes_on_when_the_same_device_is_offered_again(
         assert bytes(polled[0].data) == b"key"
     await lab.guest.wait_for(0)
     assert lab.log().count("VUSB: Attached") == lab.log().count("VUSB: Detached") == 1
+
+
+async def test_nothing_is_left_of_a_client_whose_device_somebody_has(
+    lab: Held,
+) -> None:
+    """Not until the time is over for which it was to be kept, either."""
+    lab.server.machine.hold = 600.0
+    async with lab.doomed(Loopback()):
+        (session,) = sessions_of(lab.server)
+        (devices,) = session.usb.devices
+        (former,) = map(weakref.ref, devices._listed.values())
+        del session, devices
+        lab.wire.cut()
+        await lab.wait_log("its client is gone; the guest keeps it for 600 s")
+    async with lab.client(EmulatedBackend(devices=[Loopback()])):
+        await lab.wait_log("its client is back; the guest goes on with it")
+        while former() is not None:
+            await asyncio.sleep(0.02)
+            gc.collect()
 
 
 async def test_what_nobody_offers_again_is_unplugged(lab: Held) -> None:
