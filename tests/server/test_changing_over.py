@@ -15,6 +15,7 @@ from rusb.client.extension import Extension
 from rusb.client.redial import Redial
 from rusb.errors import ParseError
 from rusb.server.client_usb import ClientUsb
+from rusb.server.elsewhere import Elsewhere
 from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport import handover
 from rusb.server.machine.teleport.messages import (
@@ -301,6 +302,14 @@ async def test_a_client_that_is_waited_for_once_recalled_begins_anew(
             await until(lambda: "Remote USB: link lost" in source.log)
             await send(of, client, numbers)
 
+        leave, left = ClientUsb.leave, list[object]()
+
+        def spy(client: ClientUsb, to: Elsewhere) -> None:
+            leave(client, to)
+            assert source._server is not None
+            left.append(list(source._server._sessions))
+
+        monkeypatch.setattr(ClientUsb, "leave", spy)
         monkeypatch.setattr(handover.Handover, "_send", lose)
         async with plugged(source, keyboard, port=near.port) as client:
             assert (await teleport(target.port))["error"] == ""
@@ -308,6 +317,7 @@ async def test_a_client_that_is_waited_for_once_recalled_begins_anew(
             await check_anew(client, target, keyboard)
             await wait_redirs(target, 1)  # what was relayed has left
             await source.wait_ended()
+    assert left == [[]]  # nobody waits for it there
 
 
 async def test_a_source_that_ends_meanwhile_hands_its_client_over_first(

@@ -188,7 +188,10 @@ async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
         client.backend.unplug(keyboards[0])  # and it is as any other machine
         await wait_redirs(source, 1)
         await reset(SOURCE, keyboards[1])
-    await wait_redirs(source, 0)
+        (device,) = source._came[-1].ids
+        await source._hypervisor.execute("device_del", {"id": device})
+        await until(lambda: source.log.count("VUSB: Detached") == 2)
+        await wait_redirs(source, 0)
     assert (await state(SOURCE)).state == "running"
 
 

@@ -172,6 +172,17 @@ async def check_gone(source: Host, target: Host) -> None:
     assert target.watched.spans == []
 
 
+async def test_a_qemu_that_gives_up_leaves_it_here(source: Host, target: Host) -> None:
+    await begin(target.port, bandwidth=300_000)
+    await until(lambda: target._arrival and target._arrival.progress)
+    while (await source.watched.ask("query-migrate")).get("status") != "active":  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    await source.watched.ask("migrate_cancel")
+    ended = await over(SOURCE)
+    assert "QEMU gave up sending the machine: cancelled" in ended["error"]
+    await check_stayed(source, target)
+
+
 async def test_it_is_cancelled(source: Host, target: Host) -> None:
     await begin(target.port, bandwidth=300_000)
     await until(lambda: target._arrival and target._arrival.progress)
