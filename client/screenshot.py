@@ -51,7 +51,10 @@ async def screenshot(
                 end.result()
         finally:
             end.cancel()
-    raise ConnectionLost(f"{config.server} sent no whole picture of its screen")
+    raise ConnectionLost(
+        f"{config.server} sent no whole picture of its screen; is it switched off"
+        " (Client/DisableDisplay)?"
+    )
 
 
 class _Watched(Canvas):

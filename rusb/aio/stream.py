@@ -515,8 +515,9 @@ class RdpStream(asyncio.Protocol):
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
             )
         except ssl.SSLCertVerificationError as error:
+            why = error.verify_message.rstrip(".")  # some end in one
             raise CertificateError(
-                f"the server's certificate is not trusted: {error.verify_message}"
+                f"the server's certificate is not trusted: {why}"
             ).hinting(Hint.OTHER_AUTHORITY) from error
         except ConnectionResetError as error:
             raise HandshakeError("the peer hung up during the TLS handshake") from error

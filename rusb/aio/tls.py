@@ -117,10 +117,12 @@ def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
 def _load_authorities(context: ssl.SSLContext, path: Path, name: str) -> None:
     try:
         context.load_verify_locations(path)
-    except OSError as error:
+    except ssl.SSLError as error:
         raise SettingsError(
             f"{name} {path}: it contains no PEM certificates: {reason(error)}"
         ) from error
+    except OSError as error:
+        raise SettingsError(f"{name} {path}: {reason(error)}") from error
 
 
 def make_self_signed(folder: Path) -> tuple[Path, Path]:

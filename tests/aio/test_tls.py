@@ -43,6 +43,8 @@ def test_files_that_are_no_pem_are_refused(tmp_path: Path) -> None:
         server_context(junk, junk, None)
     with pytest.raises(SettingsError, match=r"junk.pem: it contains no PEM"):
         client_context(junk)
+    with pytest.raises(SettingsError, match="nowhere.pem: No such file"):
+        client_context(tmp_path / "nowhere.pem")
 
 
 def test_a_new_server_is_pinned_and_known_from_then_on(tmp_path: Path) -> None:

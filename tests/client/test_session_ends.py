@@ -41,7 +41,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
 
 @contextlib.asynccontextmanager
 async def proxy(
-    port: int, *, resets: bool = False
+    port: int, *, resets: bool = False, host: str = "127.0.0.1"
 ) -> AsyncIterator[tuple[int, asyncio.Event]]:
     """Stand between; when the event is set both ends see a FIN and nothing else, or
     the client a reset."""
@@ -69,7 +69,7 @@ async def proxy(
         writer.close()
         far_writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, host, 0)
     async with server:
         yield server.sockets[0].getsockname()[1], cut
         cut.set()
@@ -217,6 +217,16 @@ async def test_pins_that_cannot_be_written_end_the_connection_at_once(
     config.known_servers = Path("/proc/1/nowhere/known")
     async with asyncio.timeout(20):
         with pytest.raises(SettingsError, match="/proc/1/nowhere/known: "):
+            async with connect(config, backends=[EmulatedBackend(devices=[])]):
+                pass
+
+
+async def test_a_certificate_for_another_name(lab: Lab, tmp_path: Path) -> None:
+    config = lab.config()
+    (config.ca,) = tmp_path.rglob("server-cert.pem")  # noqa: ASYNC240
+    async with proxy(config.port, host="127.0.0.2") as (port, _):
+        config.host, config.port = "127.0.0.2", port
+        with pytest.raises(CertificateError, match=r"not valid for '127\.0\.0\.2'$"):
             async with connect(config, backends=[EmulatedBackend(devices=[])]):
                 pass
 
