@@ -145,6 +145,7 @@ async def test_a_device_that_the_target_takes_out_is_lost_at_the_source(
         await target._hypervisor.execute("device_del", {"id": one})
         await until(lambda: source.log.count("VUSB: Detached") == 1)
         assert came.ids == {other}
+        assert [device.id for device in came.movable()] == [other]
         await wait_redirs(target, 1)
         assert (await state(SOURCE)).state == "teleported"
         await target._hypervisor.execute("device_del", {"id": other})
