@@ -65,8 +65,9 @@ class Console:
         """Do what QEMU's command line cannot say.
 
         Raises:
-            RusbError: a port of the host cannot be forwarded.
+            ControlError: ports of the host cannot be forwarded; all else is done.
         """
+        problems = []
         self._rules.clear()  # those of a QEMU before: the machine was away and is back
         self._links = dict.fromkeys(self._adapters, True)
         for slot, adapter in sorted(self._adapters.items()):
@@ -76,10 +77,12 @@ class Console:
                 try:
                     await self._add_rule(slot, rule)
                 except RusbError as error:
-                    raise ControlError(
+                    problems.append(
                         f"{error}; or remove the rule: modifyvm VM --natpf{slot + 1}"
                         f" delete {shlex.quote(rule.name)}"
-                    ) from None
+                    )
+        if problems:
+            raise ControlError("; ".join(problems))
 
     def changes(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
         """What changes the machine for this run, over the control socket, by name."""

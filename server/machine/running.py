@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -200,11 +200,22 @@ class RunningMachine:
             self._arrival = None
             self._came.append(arrival)
             if not self._is_closing:
-                await self._begin()
+                with self._warning():  # it runs, whatever is missing here
+                    await self._console.start()
+                await self._begin_display()
                 for guest in self._own_guests():
                     with contextlib.suppress(GuestError):
                         await guest.come_back(arrival.ids)
             arrival.serves(self._display(), self._server)
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Only warn of what fails."""
+        try:
+            yield
+        except RusbError as error:
+            self._log.write(f"Console: Warning: {error}")
+            self._report(f"Warning: {error}")
 
     def _display(self) -> Display:
         """Where the machine's remote display is, for those who had it elsewhere."""
@@ -235,8 +246,15 @@ class RunningMachine:
             self._arrival.give_up(GuestError(why))
 
     async def _begin(self) -> None:
-        """Serve what runs."""
+        """Serve what runs.
+
+        Raises:
+            ControlError: ports of this host cannot be forwarded.
+        """
         await self._console.start()
+        await self._begin_display()
+
+    async def _begin_display(self) -> None:
         if self.machine.remote_display.enabled and self._server is None:
             with contextlib.suppress(RusbError):
                 # the machine runs all the same (vrdp-server.md 5.2)

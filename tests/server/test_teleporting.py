@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from rusb.server.machine.teleport.messages import (
     Logon,
     Welcome,
 )
-from rusb.server.vbox.model import Controller, Drive
+from rusb.server.vbox.forwards import Forward
+from rusb.server.vbox.model import Adapter, Controller, Drive
 from tests.support.breaking import until
 from tests.support.teleporting import (
     BELONG_TO_THE_GUEST,
@@ -98,6 +100,25 @@ async def has_link(host: Host) -> bool:
     assert found is not None
     status = await ask(f"xp /1wx {int(found[1], 16) + 8:#x}")
     return bool(int(status.split()[-1], 16) & 2)
+
+
+async def test_a_port_of_the_target_that_is_taken(source: Host, tmp_path: Path) -> None:
+    """The machine runs, and its remote display, too; the port is not forwarded."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        rule = f"ssh,tcp,127.0.0.1,{taken.getsockname()[1]},,22"
+        adapter = Adapter(mac="0800270000aa", forwards=(Forward.parse(rule),))
+        found = hardware(tmp_path, adapters={0: adapter})
+        async with Host.waiting(tmp_path / "target", found) as target:
+            target.machine.remote_display = replace(
+                target.machine.remote_display, enabled=True
+            )
+            assert (await teleport(target.port))["error"] == ""
+            await check_moved(source, target)
+            await until(lambda: target._server is not None)
+            assert (await state(TARGET)).display.port > 0
+            said = " ".join(target.said)
+            assert "cannot be used: Address already in use" in said
+            assert "Console: Warning: the forwarding rule" in target.log
 
 
 async def test_there_and_back_again(
