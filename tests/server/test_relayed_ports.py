@@ -277,6 +277,21 @@ async def test_a_second_question_before_the_answer_ends_the_connection(
     assert (await state(TARGET)).state == "running"
 
 
+async def test_a_relay_that_is_cancelled_twice_leaves_nothing(
+    source: Host, target: Host, keyboard: Counting
+) -> None:
+    """Its sockets are closed, so that nobody may wait at their numbers."""
+    assert (await teleport(target.port))["error"] == ""
+    await links(source, target)
+    task = source._teleport._task
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)  # it ends, and is not to be stopped in that
+    task.cancel()
+    names = "teleport: a device"
+    await until(lambda: all(t.get_name() != names for t in asyncio.all_tasks()))
+
+
 async def test_a_link_that_breaks_meanwhile_takes_the_devices_with_it(
     source: Host,
     target: Host,

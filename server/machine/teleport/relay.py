@@ -115,9 +115,6 @@ class Relay:
                     async with asyncio.timeout(CLOSE_TIMEOUT):
                         await _first(_over(self._link), self._wait_before())
         finally:
-            for task in (taking, empty):
-                task.cancel()
-            await asyncio.wait({taking, empty})
             for question in self._questions:
                 if not question.done():
                     question.set_result("")
@@ -126,7 +123,11 @@ class Relay:
                 device.over.set()
                 if device.taken is None or not device.taken.done():
                     wake(device.stream.sock)
+            for task in (taking, empty):
+                task.cancel()
+            # all of the above is done even if we are cancelled once more
             await asyncio.shield(self._tasks.drain(LAST_TIMEOUT))
+            await asyncio.wait({taking, empty})
 
     async def take_home(self, number: int) -> Stream | None:
         """Have a device's stream end here: all that was on the way has come.
