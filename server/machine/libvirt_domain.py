@@ -45,8 +45,9 @@ class LibvirtDomain(Qemu):
         """Libvirt's names of an adapter's network, and of its card."""
         return netdev_of(slot), card_of(slot)
 
-    async def stop(self) -> None:
-        """End the domain."""
+    # ------------------------------------------------------------- our own ----
+
+    async def _end(self) -> None:
         await self._quit()
         was_made, self._is_made = self._is_made, False
         if was_made:
@@ -56,8 +57,6 @@ class LibvirtDomain(Qemu):
             self._unlink()
         if self._watching is not None:
             await self._watching
-
-    # ------------------------------------------------------------- our own ----
 
     async def _start(self, accelerator: str, incoming: str) -> None:
         """Make the domain and connect to its monitor."""

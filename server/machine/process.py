@@ -155,7 +155,8 @@ class Hypervisor(abc.ABC):
 
     @abc.abstractmethod
     async def stop(self) -> None:
-        """Switch the machine off, let go of everything. Idempotent."""
+        """Switch the machine off, let go of everything. Idempotent; it goes on when its
+        caller is cancelled."""
 
 
 MakeHypervisor: TypeAlias = Callable[
@@ -196,6 +197,7 @@ class Qemu(Hypervisor):
         self._monitor: Monitor | None = None
         self._is_shut_down = False  # the guest, or we, switched it off
         self._watching: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     def _describe(self, how: Callable[..., T], accelerator: str, incoming: str) -> T:
         """Have :func:`.qemu_command`, or what takes the same, describe the machine."""
@@ -230,6 +232,16 @@ class Qemu(Hypervisor):
             self.notes.append(
                 f"the guest runs many times slower without KVM: {problem}"
             )
+
+    async def stop(self) -> None:
+        """Nothing of QEMU is forgotten half way, whoever waits for it."""
+        if self._ending is None or self._ending.done():
+            self._ending = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._ending)
+
+    @abc.abstractmethod
+    async def _end(self) -> None:
+        """See :meth:`stop`. Idempotent."""
 
     @abc.abstractmethod
     async def _start(self, accelerator: str, incoming: str) -> None:
@@ -351,7 +363,15 @@ class QemuProcess(Qemu):
         self._words: deque[str] = deque(maxlen=MAX_WORDS)
         self._reading: asyncio.Task[None] | None = None
 
-    async def stop(self) -> None:
+    async def lend(self, name: str, sock: socket.socket) -> None:
+        """Hand a descriptor over the monitor."""
+        if self._monitor is None:
+            raise ControlError("the machine is powering off")
+        await self._monitor.execute("getfd", {"fdname": name}, descriptor=sock.fileno())
+
+    # ------------------------------------------------------------- our own ----
+
+    async def _end(self) -> None:
         process, self._process = self._process, None  # its end is no event any more
         was_told = await self._quit()
         if process is None:
@@ -368,14 +388,6 @@ class QemuProcess(Qemu):
         if self._watching is not None:
             await self._watching
         self._unlink()
-
-    async def lend(self, name: str, sock: socket.socket) -> None:
-        """Hand a descriptor over the monitor."""
-        if self._monitor is None:
-            raise ControlError("the machine is powering off")
-        await self._monitor.execute("getfd", {"fdname": name}, descriptor=sock.fileno())
-
-    # ------------------------------------------------------------- our own ----
 
     async def _start(self, accelerator: str, incoming: str) -> None:
         """Start QEMU and connect to its monitor."""

@@ -53,6 +53,21 @@ async def info() -> MachineState:
     return MachineState.from_json(await call(control_path(UUID), "info"))
 
 
+@pytest.mark.parametrize("turns", [1, 2, 20])
+async def test_an_end_that_is_cancelled_goes_on(
+    running: RunningMachine, turns: int
+) -> None:
+    process = process_of(running)
+    ending = asyncio.ensure_future(qemu_of(running).stop())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    await qemu_of(running).stop()
+    assert process.returncode is not None
+
+
 async def test_devices_reach_the_controllers_of_their_speeds(
     running: RunningMachine, tmp_path: Path, said: list[str]
 ) -> None:

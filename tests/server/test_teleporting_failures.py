@@ -14,6 +14,7 @@ import pytest
 
 from rusb.errors import ControlError, GuestError
 from rusb.server.machine.control import call, control_path
+from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport import arrival, departure, link
 from rusb.server.machine.teleport.core import TeleportCore
 from rusb.server.machine.teleport.link import Link
@@ -341,15 +342,22 @@ async def test_a_source_that_is_powered_off_after_run_says_where_to_look(
     check_apart(source.watched, target.watched)
 
 
+@pytest.mark.parametrize(
+    ("of", "name"), [(RunningMachine, "_end_here"), (Relay, "run")]
+)
 async def test_a_source_that_is_powered_off_after_running_is_just_gone(
-    source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
+    of: type,
+    name: str,
+    source: Host,
+    target: Host,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ending = []
 
     def end() -> None:
         ending.append(asyncio.ensure_future(source._teleport.aclose()))
 
-    before(monkeypatch, Relay, "run", end)
+    before(monkeypatch, of, name, end)
     assert (await teleport(target.port))["error"] == ""
     await asyncio.gather(*ending)
     source.power_off("a test")

@@ -286,7 +286,7 @@ class Arrival:
             await self._run(link)
         except asyncio.CancelledError:
             why = self._hypervisor.failure or "the target was powered off"
-            await asyncio.shield(self._hypervisor.stop())
+            await self._hypervisor.stop()
             await asyncio.shield(link.fail(why))
             raise
         except (RusbError, OSError) as error:
