@@ -199,10 +199,13 @@ class Connection:
                 f"{server} already has as many clients as it accepts; try again when"
                 " one has left"
             ).hinting(Hint.ALLOW_SEVERAL_CLIENTS)
+        wrong = "the user name or password is wrong"
+        if self._config.user and not self._config.password:
+            wrong += " (no password was given)"
         if reason in DENIALS:
             return AuthenticationError(
-                f"{server} refused the logon: the user name or password is wrong, or"
-                " the screen does not exist. The machine's VBox.log says which"
+                f"{server} refused the logon: {wrong}, or the screen does not exist."
+                " The machine's VBox.log says which"
             )
         if reason:
             return ConnectionLost(f"{server} ended the connection: {explain(reason)}")
@@ -218,7 +221,7 @@ class Connection:
             )
         return AuthenticationError(
             f"{server} closed the connection right after the logon and gave no reason:"
-            " the user name or password is wrong, the screen does not exist, the server"
-            " only serves one client and another is connected, or it was killed at that"
-            " moment. The machine's VBox.log says which"
+            f" {wrong}, the screen does not exist, the server only serves one client"
+            " and another is connected, or it was killed at that moment. The machine's"
+            " VBox.log says which"
         )

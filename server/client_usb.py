@@ -184,19 +184,23 @@ class ClientUsb:
             elif self.extension is not None:
                 self._tell_stays("it cannot be reached from there")
 
-        ticket = self._ticket
-        if ticket is None or not to.certificate or not ticket.devices.attached:
+        attached = [one for one in self.devices if one.attached]
+        if not attached or not to.certificate:
             return
-        beside = (one for one in self.devices if one is not ticket.devices)
-        if any(one.attached for one in beside) or not ticket.devices.may_move:
-            self._tell_stays("one of its devices cannot move")
-        elif self.extension is None or not self.extension.invite(to, answered):
+        reasons = filter(None, (one.why_they_stay for one in attached))
+        if why := next(reasons, ""):
+            self._tell_stays(why)
+        elif (
+            self._ticket is None
+            or self.extension is None
+            or not self.extension.invite(to, answered)
+        ):
             self._tell_stays("its client does not know how")
 
     async def recall(self, seconds: float) -> bool:
         """Have what is in flight come back; False: in vain, and all is as it was."""
         ticket = self._ticket
-        if ticket is None or not ticket.devices.may_move:
+        if ticket is None or ticket.devices.why_they_stay:
             return False
         devices = ticket.devices
         devices.recall()

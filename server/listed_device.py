@@ -468,12 +468,16 @@ class ListedDevice:
     # -------------------------------------------------- to another server ----
 
     @property
-    def may_move(self) -> bool:
-        """Could another server go on with it? Nothing must run at its client."""
+    def why_it_stays(self) -> str:
+        """Why another server could not go on with it; empty: it could."""
         found = self._stream()
-        is_plain = self.commands is None and self.streams is None
-        is_here = self.plugged is not None and not self.over.is_set()
-        return is_plain and is_here and found is not None and found[1].may_move
+        if self.commands is not None:
+            return "its client reads it ahead"
+        if self.streams is not None:
+            return "it streams"
+        if self.plugged is None or self.over.is_set() or found is None:
+            return "it is being plugged in or out"
+        return "" if found[1].may_move else "the guest's transfers do not stop"
 
     def recall(self) -> None:
         """Have what waits at the device come back, once it is between two commands."""

@@ -186,12 +186,19 @@ class RemoteDevices(DeviceList):
     # -------------------------------------------------- to another server ----
 
     @property
-    def may_move(self) -> bool:
-        """Could another server go on with what the guest has of these?"""
-        in_guest = self._in_guest()
-        is_reached = self.away_until is None and not self.is_closed
-        is_plain = isinstance(self.core, VrdpUsbGuestSide) and not self._leaving
-        return is_reached and is_plain and all(d.may_move for d in in_guest)
+    def why_they_stay(self) -> str:
+        """Why another server could not go on with what the guest has of these; empty:
+        it could."""
+        if self.away_until is not None or self.is_closed:
+            return "it is not connected"
+        if not isinstance(self.core, VrdpUsbGuestSide):
+            return "it has devices over another wire than vrdpusb"
+        if self._leaving:
+            return "a device of it is being plugged out"
+        for device in self._in_guest():
+            if why := device.why_it_stays:
+                return f"{device.info} cannot move: {why}"
+        return ""
 
     @property
     def places(self) -> list[str]:

@@ -16,6 +16,7 @@ from rusb.errors import (
     CertificateError,
     ConnectionLost,
     HandshakeError,
+    Hint,
     NegotiationError,
 )
 from rusb.rdp import mcs
@@ -295,13 +296,15 @@ async def test_an_authority_instead_of_a_pin(place: Place) -> None:
     async with place.server() as server:
         await place.visit(server, "tls", ca=certificate)
         await place.visit(server, "tls", ca=certificate, host="localhost")
-        with pytest.raises(CertificateError, match="not trusted"):
+        with pytest.raises(CertificateError, match="not trusted") as e:
             await place.visit(server, "tls", ca=other)
+        assert e.value.hint is Hint.OTHER_AUTHORITY
     elsewhere = place.server()
     elsewhere.config.address = host = "127.0.0.2"  # which is not in the certificate
     async with elsewhere as server:
-        with pytest.raises(CertificateError, match="IP address mismatch"):
+        with pytest.raises(CertificateError, match="IP address mismatch") as e:
             await place.visit(server, "tls", ca=certificate, host=host)
+        assert e.value.hint is Hint.OTHER_NAME
     assert (place.folder / "known").read_text() == ""
 
 

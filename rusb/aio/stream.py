@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds that a TLS handshake may take."""
 
+_OTHER_NAME = (62, 64)
+"""OpenSSL's codes for a certificate of another name, and of another address."""
+
 CLOSE_TIMEOUT = 2.0
 """Seconds that a peer gets to read what is left when we close."""
 
@@ -516,9 +519,10 @@ class RdpStream(asyncio.Protocol):
             )
         except ssl.SSLCertVerificationError as error:
             why = error.verify_message.rstrip(".")  # some end in one
-            raise CertificateError(
-                f"the server's certificate is not trusted: {why}"
-            ).hinting(Hint.OTHER_AUTHORITY) from error
+            found = CertificateError(f"the server's certificate is not trusted: {why}")
+            if error.verify_code in _OTHER_NAME:
+                raise found.hinting(Hint.OTHER_NAME) from error
+            raise found.hinting(Hint.OTHER_AUTHORITY) from error
         except ConnectionResetError as error:
             raise HandshakeError("the peer hung up during the TLS handshake") from error
         except OSError as error:

@@ -19,6 +19,7 @@ from rusb.client.session import connect
 from rusb.errors import (
     CertificateError,
     ConnectionLost,
+    Hint,
     NegotiationError,
     RusbError,
     ServerBusy,
@@ -156,11 +157,13 @@ async def test_only_a_logon_that_is_denied_looks_like_a_wrong_password(
     monkeypatch.setattr(authenticator, "check", check)
     if how == "is denied without a word":
         monkeypatch.setattr(ServerConnection, "_knows_reasons", False)
+    config = lab.config()
+    config.user = "anna"
     with pytest.raises(RusbError) as e:
-        async with lab.client(EmulatedBackend(devices=[])):
+        async with connect(config, backends=[EmulatedBackend(devices=[])]):
             pass
     status, text = {
-        "is denied": (67, "refused the logon: the user name or password is wrong"),
+        "is denied": (67, "password is wrong (no password was given), or the"),
         "is denied without a word": (67, "gave no reason"),
         "breaks": (76, "broke during the logon"),
     }[how]
@@ -226,9 +229,12 @@ async def test_a_certificate_for_another_name(lab: Lab, tmp_path: Path) -> None:
     (config.ca,) = tmp_path.rglob("server-cert.pem")  # noqa: ASYNC240
     async with proxy(config.port, host="127.0.0.2") as (port, _):
         config.host, config.port = "127.0.0.2", port
-        with pytest.raises(CertificateError, match=r"not valid for '127\.0\.0\.2'$"):
+        with pytest.raises(
+            CertificateError, match=r"not valid for '127\.0\.0\.2'$"
+        ) as e:
             async with connect(config, backends=[EmulatedBackend(devices=[])]):
                 pass
+    assert e.value.hint is Hint.OTHER_NAME
 
 
 def test_a_known_server_needs_no_writing(

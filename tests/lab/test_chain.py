@@ -86,8 +86,7 @@ class Chain:
         try:
             self.client.wait(command)
         except LabError as error:
-            said = self.client.sh("cat /run/warm.log /run/rusb.log || true")
-            raise LabError(f"{error}\n{said}\n{self.server.log()}") from error
+            raise LabError(f"{error}\n{self.said()}") from error
 
     def end_client(self, signal: str) -> None:
         """Send a signal to the client and wait until the process is gone."""
@@ -99,8 +98,15 @@ class Chain:
         try:
             self.guest.wait(command)
         except LabError as error:
-            said = self.client.sh("cat /run/warm.log /run/rusb.log || true")
-            raise LabError(f"{error}\n{said}\n{self.server.log()}") from error
+            raise LabError(f"{error}\n{self.said()}") from error
+
+    def said(self) -> str:
+        """What client and server said, and which processes the client VM has."""
+        said = self.client.sh(
+            "cat /run/warm.log /run/rusb.log /run/rusb.pid;"
+            " grep -H -E '^(Name|State|Sig)' /proc/[0-9]*/status || true"
+        )
+        return f"{said}\n{self.server.log()}"
 
     def driver_of(self, product: str) -> str:
         """The client VM's driver of the first interface of the device so named."""

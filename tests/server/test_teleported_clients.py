@@ -10,10 +10,14 @@ from dataclasses import replace
 
 import pytest
 
+from rusb.cli.connect import WIRES
+from rusb.client.backends.emulated import EmulatedBackend, FlashDrive
 from rusb.client.config import ClientConfig
 from rusb.client.screenshot import screenshot
+from rusb.client.session import connect
 from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport.messages import Display
+from rusb.server.vbox.storage_mode import Storage, StorageMode
 from tests.support.breaking import until
 from tests.support.teleporting import (
     SOURCE,
@@ -60,6 +64,32 @@ async def test_a_client_that_does_not_come_back_stays(
         await reset(TARGET, keyboard)
         assert (await state(SOURCE)).state == "teleported"
         assert "VUSB: Attached" not in target.log
+    await source.wait_ended()
+
+
+async def test_who_stays_is_told_why(source: Host, target: Host) -> None:
+    keyboard = Counting()
+    async with plugged(source, keyboard, wires=WIRES["rdpeusb"]):
+        assert (await teleport(target.port))["error"] == ""
+        await wait_state(TARGET, "running")
+        why = "stays: it has devices over another wire than vrdpusb"
+        await until(lambda: why in source.log)
+        await reset(TARGET, keyboard)
+    await source.wait_ended()
+
+
+async def test_a_disk_that_is_read_ahead_is_named(source: Host, target: Host) -> None:
+    source.machine.storage = Storage(StorageMode.AHEAD)
+    port = (await state(SOURCE)).display.port
+    config = ClientConfig(
+        *("127.0.0.1", port), known_servers=source.folder / "known", reconnect=True
+    )
+    drive = FlashDrive(bytearray(1 << 20))
+    async with connect(config, backends=[EmulatedBackend(devices=[drive])]):
+        await until(lambda: "VUSB: Attached" in source.log)
+        assert (await teleport(target.port))["error"] == ""
+        why = f"stays: {drive.info(1, 1)} cannot move: its client reads it ahead"
+        await until(lambda: why in source.log)
     await source.wait_ended()
 
 
