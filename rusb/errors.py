@@ -47,8 +47,6 @@ class Hint(enum.Enum):
     """Trust the server on first use instead of an authority."""
     OTHER_AUTHORITY = enum.auto()
     """Name the authority that signed the server's certificate."""
-    OTHER_NAME = enum.auto()
-    """Name the server as its certificate does."""
     OTHER_KNOWN_SERVERS = enum.auto()
     """Keep the certificates of servers in another file."""
     TAKE_FROM_SYSTEM = enum.auto()

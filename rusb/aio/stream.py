@@ -520,9 +520,9 @@ class RdpStream(asyncio.Protocol):
         except ssl.SSLCertVerificationError as error:
             why = error.verify_message.rstrip(".")  # some end in one
             found = CertificateError(f"the server's certificate is not trusted: {why}")
-            if error.verify_code in _OTHER_NAME:
-                raise found.hinting(Hint.OTHER_NAME) from error
-            raise found.hinting(Hint.OTHER_AUTHORITY) from error
+            if error.verify_code not in _OTHER_NAME:
+                found.hinting(Hint.OTHER_AUTHORITY)
+            raise found from error
         except ConnectionResetError as error:
             raise HandshakeError("the peer hung up during the TLS handshake") from error
         except OSError as error:

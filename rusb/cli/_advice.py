@@ -13,7 +13,6 @@ ADVICE: Mapping[Hint, str] = {
     " --ca and connect again.",
     Hint.OTHER_AUTHORITY: "Give the authority that signed it with --ca, or omit --ca"
     " to trust the server on first use.",
-    Hint.OTHER_NAME: "Name the server as its certificate does.",
     Hint.OTHER_KNOWN_SERVERS: "Or name another file with --known-servers, or another"
     " directory with RUSB_STATE.",
     Hint.TAKE_FROM_SYSTEM: "Or use --force.",

@@ -54,7 +54,8 @@ WARM = f"""{IMPORTS}
 while True:
     with open("/run/warm") as lines:
         sys.argv = lines.readline().split()
-    if os.fork() == 0:
+    # who wrote the line before may not have closed it yet: then there is none
+    if sys.argv and os.fork() == 0:
         log = os.open("/run/rusb.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
