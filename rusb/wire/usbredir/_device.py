@@ -92,7 +92,8 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         self._was_reset = False  # nothing was asked since the last reset
         self._is_recalled = self.is_adopted = False
         self._suspended: frozenset[int] = frozenset()
-        self._told_polled: set[int] = set()
+        self._polled: frozenset[int] = frozenset()  # those QEMU takes for polled ones
+        self._told_polled: set[int] = set()  # and those that it once did
 
     # ---------------------------------------------------------------- Side ----
 
@@ -117,6 +118,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
                 self._emit(Ignored(packet))
             else:
                 self._take(packet)
+        self._suspend_held()
 
     # ------------------------------------------------------------ pressure ----
 
@@ -210,29 +212,40 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
     def suspend_reads(self, addresses: Collection[int]) -> None:
         """Leave no read of the guest waiting at some bulk IN endpoints.
 
-        Those that wait are answered with what they have brought, often nothing. QEMU
-        is told that the endpoints are polled: then it keeps further ones to itself, and
-        moves all of them (teleport.md 7.9). What the device says has to wait.
+        Those that wait come back, and bring what there is. Once all of them are here,
+        QEMU is told that the endpoints are polled: then it keeps further ones to
+        itself, and moves all of them (teleport.md 7.9). What the device says has to
+        wait.
         """
         if self._is_connected and self._suspended != set(addresses):
             self._suspended = frozenset(addresses)
-            self._told_polled.update(addresses)
-            self._send_infos()
             self._requests.suspend(self._suspended)
-            self._answer()
+            self._suspend_held()
+
+    def _suspend_held(self) -> None:
+        """In one piece: QEMU aborts if an endpoint that becomes a polled one has reads
+        waiting, and the guest reads there once more."""
+        if self._polled == self._suspended or not self._requests.is_held:
+            return
+        self._polled = self._suspended
+        self._told_polled.update(self._suspended)
+        self._send_infos()
+        self._requests.release()
+        self._answer()
 
     @property
     def is_suspending(self) -> bool:
         """Does a read still wait that :meth:`suspend_reads` has come back?"""
-        return self._requests.is_suspending
+        return self._polled != self._suspended
 
     def resume_reads(self) -> None:
         """Take the guest's reads again; one of those that QEMU kept brings nothing."""
-        suspended, self._suspended = self._suspended, frozenset()
+        polled, self._polled = self._polled, frozenset()
+        self._suspended = frozenset()
         self._requests.suspend(())
-        if suspended and self._is_connected:
+        if polled and self._is_connected:
             assert self._state is not None
-            for address in suspended & self._state.endpoints.keys():
+            for address in polled & self._state.endpoints.keys():
                 # has QEMU try again
                 self._send_packet(Type.INTERRUPT, 0, address, codec.SUCCESS, 0)
             self._send_infos()
@@ -289,6 +302,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         else:
             self._requests.complete(urb_id, result)
             self._answer()
+            self._suspend_held()
 
     # ------------------------------------------------------------- connection ----
 
@@ -329,7 +343,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
 
     def _forget(self) -> None:
         self._info = self._state = None
-        self._suspended = frozenset()
+        self._suspended = self._polled = frozenset()
         self._is_connected = False
         self._requests.forget_all()
         self._streams.stop_all()
@@ -340,7 +354,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         assert state is not None
         assert info is not None
         self._send_packet(Type.INTERFACE_INFO, 0, *interface_info(state))
-        fields = ep_info(state, info.speed, caps, self._suspended)
+        fields = ep_info(state, info.speed, caps, self._polled)
         self._send_packet(Type.EP_INFO, 0, *fields)
 
     # ----------------------------------------------------- from the guest ----

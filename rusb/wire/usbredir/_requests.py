@@ -24,13 +24,13 @@ _NOTHING = UrbResult(UrbStatus.OK)
 class _Request:
     """A request of the guest that waits for its answer."""
 
-    __slots__ = ("is_back", "is_recalled", "packet", "result", "urb")
+    __slots__ = ("is_back", "is_held", "is_recalled", "packet", "result", "urb")
 
     def __init__(self, packet: Packet, urb: Urb) -> None:
         self.packet = packet
         self.urb = urb
         self.result: UrbResult | None = None
-        self.is_recalled = self.is_back = False
+        self.is_recalled = self.is_back = self.is_held = False
 
     @property
     def may_be_recalled(self) -> bool:
@@ -59,6 +59,8 @@ class Requests:
         self._emit = emit
         self._was_full = self._is_recalled = False
         self._suspended: Collection[int] = ()
+        self._is_holding = False
+        self._most: dict[int, int] = {}  # reads that waited at once, by endpoint
         self._requests: dict[int, _Request] = {}  # by urb id
         self._by_guest: dict[int, int] = {}  # the guest's id to urb id
         self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
@@ -94,9 +96,14 @@ class Requests:
         self.bytes += urb.length
         self._by_guest[packet.id] = urb.id
         if packet.type == Type.BULK:
-            self._order.setdefault(urb.endpoint, deque()).append(urb.id)
+            order = self._order.setdefault(urb.endpoint, deque())
+            order.append(urb.id)
+            self._most[urb.endpoint] = max(len(order), self._most.get(urb.endpoint, 0))
             if urb.endpoint in self._suspended:
-                self.complete(urb.id, _NOTHING)
+                if self._is_holding:
+                    self._requests[urb.id].is_held = True
+                else:
+                    self.complete(urb.id, _NOTHING)
                 return
         self._emit(UrbSubmitted(self.device, urb))
 
@@ -107,7 +114,11 @@ class Requests:
             return  # cancelled
         if request.is_recalled and result.status is UrbStatus.CANCELLED:
             request.is_recalled = False
-            if not result.length and request.urb.endpoint not in self._suspended:
+            is_suspended = request.urb.endpoint in self._suspended
+            if not result.length and is_suspended and self._is_holding:
+                request.is_held = True
+                return
+            if not result.length and not is_suspended:
                 request.is_back = True
                 if not self._is_recalled:
                     self.ask_again()
@@ -127,16 +138,40 @@ class Requests:
         self._recall(lambda urb: True)
 
     def suspend(self, endpoints: Collection[int]) -> None:
-        """Have bulk reads at these endpoints come back likewise, but answer them with
-        what they have brought, and further ones with nothing; until no endpoints are
-        named."""
-        self._suspended = endpoints
+        """Have bulk reads at these endpoints come back likewise; until no endpoints are
+        named.
+
+        One that has brought something is answered with that. Others are held, and so
+        are further ones, until :meth:`release` is called.
+        """
+        self._suspended, self._is_holding = endpoints, bool(endpoints)
         self._recall(lambda urb: urb.endpoint in endpoints)
+        if not endpoints:
+            for request in self._requests.values():
+                if request.is_held:
+                    request.is_held = False
+                    self._emit(UrbSubmitted(self.device, request.urb))
 
     @property
-    def is_suspending(self) -> bool:
-        """Does a read wait at an endpoint of :meth:`suspend`?"""
-        return any(self._order.get(address) for address in self._suspended)
+    def is_held(self) -> bool:
+        """Are all reads held that the guest keeps at the endpoints of :meth:`suspend`?
+
+        One that keeps several reads again for each that was answered, a little later.
+        """
+        for address in self._suspended:
+            order, most = self._order.get(address, ()), self._most.get(address, 0)
+            if len(order) < most > 1:
+                return False
+            if not all(self._requests[urb_id].is_held for urb_id in order):
+                return False
+        return True
+
+    def release(self) -> None:
+        """Answer with nothing what is held, and all further reads."""
+        self._is_holding = False
+        for address in self._suspended:
+            for urb_id in list(self._order.get(address, ())):
+                self._finish(urb_id, self._requests[urb_id], _NOTHING)
 
     def _recall(self, is_meant: Callable[[Urb], bool]) -> None:
         for urb_id, request in list(reversed(self._requests.items())):
@@ -177,8 +212,12 @@ class Requests:
         del self._by_guest[guest_id]
         self._cancelled[guest_id] = urb_id
         if packet.type == Type.BULK:
-            self._order[packet.fields[0]].remove(urb_id)
-        if request.result is None:
+            order = self._order[packet.fields[0]]
+            order.remove(urb_id)
+            self._most[packet.fields[0]] = len(order)  # the guest keeps fewer now
+        if request.is_held:
+            self._finish(urb_id, request, _CANCELLED)
+        elif request.result is None:
             self._emit(CancelRequested(self.device, urb_id))
         else:  # it is done, and only waited for its turn
             self._finish(urb_id, request, request.result)
@@ -194,6 +233,8 @@ class Requests:
                 packet.fields[0] in endpoints
             ):
                 self._abort(urb_id)
+        for address in endpoints:
+            self._most.pop(address, None)
 
     def abort_all(self) -> None:
         """Answer everything with cancelled, at once."""
@@ -210,6 +251,7 @@ class Requests:
         self._by_guest.clear()
         self._cancelled.clear()
         self._order.clear()
+        self._most.clear()
         self.bytes = 0
 
     def _abort(self, urb_id: int) -> None:
