@@ -154,7 +154,6 @@ class Attachment:
             DeviceDescriptor(0, 0, 0, 0, 0, 0, 0, 0), ()
         )
         self.urbs_done = 0
-        self.bytes_done = 0
         self._reader = DescriptorReader(self.info, self._control_in)
         self.reading: Reading | None = None
         self.view = View(self.descriptors)
@@ -278,7 +277,6 @@ class Attachment:
         complete, urb, left = entry
         self._bytes -= urb.length
         self.urbs_done += 1
-        self.bytes_done += result.length
         if urb.setup is not None:
             self._answered(urb.setup, left, result)
         if self._is_paused:

@@ -32,7 +32,7 @@ Usage: rdesktop-vrdp [options] [user@]server[:port]
 GEOMETRY = re.compile(r"(?:(\d{1,5})x(\d{1,5})|(\d{1,3})%|workarea)([+-]\d+[+-]\d+)?")
 
 DEPTHS = (8, 15, 16, 24, 32)
-MAX_DOMAIN, MAX_PASSWORD, MAX_HOSTNAME, MAX_TITLE = 255, 63, 15, 63
+MAX_DOMAIN, MAX_PASSWORD, MAX_HOSTNAME = 255, 63, 15
 
 EXPERIENCE = {"m": 0x2F, "b": 0x21, "l": 0x20}
 LAN = 0x20

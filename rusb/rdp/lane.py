@@ -156,11 +156,6 @@ class Lane:
         self._timer: Timer | None = None
 
     @property
-    def is_bound(self) -> bool:
-        """Does a connection carry it?"""
-        return self._connection is not None
-
-    @property
     def received(self) -> int:
         """How many messages have arrived so far."""
         return self._carried.messages if self._carried is not None else 0

@@ -65,10 +65,6 @@ def _logo(attribute: str) -> Kept:
     return Kept(FIRMWARE, ("BIOS", "Logo"), attribute, ON_OFF, "on")
 
 
-def _dns(attribute: str, default: str) -> Kept:
-    return Kept(NAT, (_OTHER, "NAT", "DNS"), attribute, ON_OFF, default)
-
-
 _CARDS = {"none": "None", "vboxvga": "VBoxVGA", "vmsvga": "VMSVGA"}
 _PARAVIRT = {"none": "None", "default": "Default", "legacy": "Legacy"}
 _MENU = {"disabled": "Disabled", "menuonly": "MenuOnly"}

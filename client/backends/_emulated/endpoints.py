@@ -41,7 +41,6 @@ _CONTROL, _ISOCHRONOUS = TransferType.CONTROL, TransferType.ISOCHRONOUS
 _OK = UrbStatus.OK
 _STALL = UrbResult(UrbStatus.STALL)
 _INVALID = UrbResult(UrbStatus.INVALID)
-_EMPTY = UrbResult(UrbStatus.OK)
 
 
 class Hooks(Protocol):

@@ -17,7 +17,6 @@ __all__ = [
     "Cursor",
     "PointerCache",
     "PointerLimits",
-    "pointer_position",
     "straight_alpha",
 ]
 
@@ -146,11 +145,6 @@ class PointerCache:
             + data
             + mask.tobytes()
         )
-
-
-def pointer_position(x: int, y: int) -> Update:
-    """Return the update that moves a client's pointer."""
-    return Update(UpdateKind.POINTER_POSITION, struct.pack("<HH", x, y))
 
 
 def straight_alpha(pixels: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

@@ -35,7 +35,7 @@ MAX_BYTES_PENDING = 32 << 20
 class _Pending:
     """A transfer that the client waits for."""
 
-    __slots__ = ("flags", "packets", "packets_field", "start", "unlink", "urb")
+    __slots__ = ("flags", "packets_field", "start", "unlink", "urb")
 
     def __init__(self, urb: Urb, flags: int, start: int, packets_field: int) -> None:
         self.urb = urb

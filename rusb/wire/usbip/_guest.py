@@ -235,9 +235,9 @@ class UsbipGuestSide(StreamSide, GuestSide):
             return False
         command = int.from_bytes(buffer[:4], "big")
         if command == Code.RET_UNLINK:
-            seqnum, status = codec.RET_UNLINK.unpack_from(buffer)[1::4]
+            seqnum = codec.RET_UNLINK.unpack_from(buffer)[1]
             del buffer[: codec.HEADER]
-            self._unlinked(seqnum, status)
+            self._unlinked(seqnum)
             return True
         if command != Code.RET_SUBMIT:
             raise RemoteProtocolError(f"unknown USB/IP command {command:#x}")
@@ -298,7 +298,7 @@ class UsbipGuestSide(StreamSide, GuestSide):
         self._finish(seqnum, sent, result)
         return True
 
-    def _unlinked(self, seqnum: int, status: int) -> None:
+    def _unlinked(self, seqnum: int) -> None:
         target = self._unlinks.get(seqnum)
         if target is None:
             self._emit(Ignored(f"a cancel {seqnum:#x} of nothing that is in flight"))

@@ -84,8 +84,6 @@ URB_TYPES = {
 }
 TRANSFER_TYPES = {v: k for k, v in URB_TYPES.items()}
 DIRECTION_IN, DIRECTION_OUT = 1, 2
-DIRECTIONS = {DIRECTION_IN: 0x80, DIRECTION_OUT: 0x00}
-"""Bit 7 of an endpoint address."""
 
 ERRORS = {
     UrbStatus.OK: 0,

@@ -11,7 +11,6 @@ from rusb.rdp.graphics.pointers import (
     Cursor,
     PointerCache,
     PointerLimits,
-    pointer_position,
     straight_alpha,
 )
 from rusb.rdp.graphics.updates import UpdateKind
@@ -133,8 +132,3 @@ def test_colours_are_divided_by_alpha() -> None:
     assert straight_alpha(pixels).tolist() == straight
     too_bright = np.array([0x10FF0000], np.uint32)
     assert straight_alpha(too_bright).tolist() == [0x10FF0000]
-
-
-def test_a_position() -> None:
-    update = pointer_position(300, 2)
-    assert (update.kind, update.body) == (8, b"\x2c\1\2\0")
