@@ -32,6 +32,9 @@ IMPORT_SECONDS, IMPORT_PAUSE = 3.0, 0.2
 """How long an import is tried that the server refuses, and how often: Linux resets a
 device that was given back, and does not export it until then."""
 
+LOOK_SECONDS, LOOKS_AT_ONCE = 10.0, 8
+"""For all devices of a list that have to be imported to see what they are."""
+
 _ISOCHRONOUS = {ClassCode.AUDIO, ClassCode.VIDEO}
 """Classes of interfaces that have isochronous endpoints; lists have no endpoints."""
 
@@ -102,11 +105,14 @@ class UsbipBackend(DeviceBackend):
     async def list_devices(self) -> list[LocalDevice]:
         """Ask the server."""
         async with self._listing:
-            found: dict[str, LocalDevice] = {}
-            for record in await self._ask():
-                key = _key(record)
-                if record.info.device_class != ClassCode.HUB:
-                    found[key] = self._known.get(key) or await self._look(key, record)
+            records = {
+                _key(record): record
+                for record in await self._ask()
+                if record.info.device_class != ClassCode.HUB
+            }
+            new = {k: record for k, record in records.items() if k not in self._known}
+            looked = self._known | await self._look_at_all(new)
+            found = {key: looked[key] for key in records}
             found |= {key: local for key, (local, _) in self._open.items()}
             self._known, self._listed = found, sorted(found)
             return [found[key] for key in self._listed]
@@ -154,25 +160,44 @@ class UsbipBackend(DeviceBackend):
         finally:
             asking.close()
 
-    async def _look(self, key: str, record: Record) -> LocalDevice:
-        """See what a device is, by what is listed or by the device itself."""
-        ports = _ports(record.busid)
-        info = replace(record.info, port_path=ports, port=ports[-1] if ports else 0)
-        if record.interfaces:
-            classes = {code for code, _, _ in record.interfaces}
-            return LocalDevice(
-                key, info, has_isochronous=not classes.isdisjoint(_ISOCHRONOUS)
-            )
+    async def _look_at_all(self, records: dict[str, Record]) -> dict[str, LocalDevice]:
+        """See what devices are, by what is listed or by the devices themselves."""
+        found = {key: _listed(key, record) for key, record in records.items()}
+        late = {key for key, record in records.items() if not record.interfaces}
+        places = asyncio.Semaphore(LOOKS_AT_ONCE)
+        looks = TaskSet()
+
+        async def look(key: str) -> None:
+            async with places:
+                found[key] = await self._look(found[key])
+            late.discard(key)
+
+        for key in sorted(late):
+            looks.start(look(key), f"look at {key}")
         try:
-            connection = await self._import(key, info)
+            await looks.drain(LOOK_SECONDS)
+        finally:
+            await looks.aclose()
+        if late:
+            log.warning(
+                "%d of the devices of %s did not say within %g s what they are; they"
+                " are listed without names",
+                *(len(late), self._place, LOOK_SECONDS),
+            )
+        return found
+
+    async def _look(self, local: LocalDevice) -> LocalDevice:
+        """See what a device is by importing it for a moment."""
+        try:
+            connection = await self._import(local.key, local.info)
         except BackendError as error:
             log.debug("%s", error)
-            return LocalDevice(key, info)
+            return local
         try:
-            info, has_isochronous = await connection.describe(info)
+            info, has_isochronous = await connection.describe(local.info)
         finally:
             connection.hang_up()
-        return LocalDevice(key, info, has_isochronous=has_isochronous)
+        return replace(local, info=info, has_isochronous=has_isochronous)
 
     async def _import(self, key: str, info: DeviceInfo) -> Connection:
         """Import a device; one that was just given back takes a moment."""
@@ -193,7 +218,8 @@ class UsbipBackend(DeviceBackend):
             except BaseException as error:
                 connection.hang_up()
                 now = asyncio.get_running_loop().time()
-                if not connection.was_refused or now > end:
+                may_help = isinstance(error, BackendError) and connection.was_refused
+                if not may_help or now > end:
                     raise
                 log.debug("%s", error)
             await asyncio.sleep(IMPORT_PAUSE)
@@ -220,6 +246,14 @@ def _key(record: Record) -> str:
     info = record.info
     place = f"{record.busid}@{record.bus}.{record.address}"
     return f"{place} {info.vendor_id:04x}:{info.product_id:04x}"
+
+
+def _listed(key: str, record: Record) -> LocalDevice:
+    """What a list says of a device."""
+    ports = _ports(record.busid)
+    info = replace(record.info, port_path=ports, port=ports[-1] if ports else 0)
+    classes = {code for code, _, _ in record.interfaces}
+    return LocalDevice(key, info, has_isochronous=not classes.isdisjoint(_ISOCHRONOUS))
 
 
 def _ports(busid: str) -> tuple[int, ...]:

@@ -454,6 +454,37 @@ async def test_a_device_without_interfaces_that_cannot_be_read_is_listed(
         await backend.aclose()
 
 
+async def test_devices_that_do_not_say_what_they_are_delay_a_list_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They have one time in all, and nothing of it is left."""
+    monkeypatch.setattr(usbip, "LOOK_SECONDS", 0.5)
+    many = [record(f"1-{n}", n, interfaces=0) for n in range(1, 1024)]
+    answers = codec.device_list([*many, record("2-1")]), b""
+    async with asyncio.timeout(20), saying(*answers, hangs_up=False) as port:
+        backend = load_backend(f"usbip:127.0.0.1:{port}")
+        found = await backend.list_devices()
+        assert len(found) == 1024
+        assert "1023 of the devices of 127.0.0.1" in caplog.text
+        assert not any("look at" in t.get_name() for t in asyncio.all_tasks())
+        await backend.aclose()
+
+
+async def test_one_that_does_not_say_what_it_is_does_not_delay_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(usbip, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(usbip, "IMPORT_SECONDS", 0.0)
+    both = [record("1-1", interfaces=0), record("1-2", 3, interfaces=0)]
+    refused = codec.import_reply(None, 1)
+    answers = codec.device_list(both), b"", refused
+    async with asyncio.timeout(20), saying(*answers, hangs_up=False) as port:
+        backend = load_backend(f"usbip:127.0.0.1:{port}")
+        assert len(await backend.list_devices()) == 2
+        assert "1 of the devices of 127.0.0.1" in caplog.text
+        await backend.aclose()
+
+
 @pytest.mark.parametrize("busid", ["x" * 32, "1-@1@2", "1-\n", "-", "1-99999.1"])
 async def test_an_odd_busid_is_what_the_device_is_asked_for_by(busid: str) -> None:
     """T31: names that are no ports, or without an end."""
