@@ -12,5 +12,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean WORD?`` for the end of a message, or nothing."""
     import difflib  # most words are right
 
-    close = difflib.get_close_matches(word, list(known), 1, CLOSE)
-    return f"; did you mean {close[0]}?" if close else ""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), list(names), 1, CLOSE)
+    return f"; did you mean {names[close[0]]}?" if close else ""

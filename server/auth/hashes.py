@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-__all__ = ["Salted", "hash_legacy", "hash_password", "verify"]
+__all__ = ["Salted", "hash_legacy", "hash_password", "is_hash", "verify"]
 
 LOG_N, BLOCK, PARALLEL = 15, 8, 1
 """32 MiB and about 0.1 s for each check."""
@@ -25,6 +25,7 @@ _SCRYPT = re.compile(
     r"\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d{1,2})"
     r"\$([A-Za-z0-9+/]{22})\$([A-Za-z0-9+/]{43})"
 )
+_LEGACY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,11 @@ def hash_password(password: str) -> str:
     parameters = f"ln={LOG_N},r={BLOCK},p={PARALLEL}"
     digest = salted.derive(password)
     return f"$scrypt${parameters}${_to_text(salted.salt)}${_to_text(digest)}"
+
+
+def is_hash(stored: str) -> bool:
+    """Can there be a password that fits *stored*?"""
+    return bool(_LEGACY.fullmatch(stored) or Salted.parse(stored))
 
 
 def verify(stored: str, password: str) -> bool:

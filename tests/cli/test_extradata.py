@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rusb.cli.vbox import _refused
+from rusb.server.auth.hashes import hash_password
 from rusb.server.vbox.registry import Registry
 from tests.support.vbox import Vbox
 
@@ -28,6 +29,13 @@ def test_set_get_and_remove(vbox: Vbox, target: str) -> None:
     vbox(f"setextradata {target} Never")
 
 
+def test_a_library_of_virtualbox_is_warned_of(vbox: Vbox) -> None:
+    vbox("setproperty vrdeauthlibrary /opt/VBoxAuth.so")
+    assert "such as /opt/VBoxAuth.so, cannot be loaded" in vbox.err
+    vbox("setproperty vrdeauthlibrary null")
+    assert vbox.err == ""
+
+
 def test_how_far_disks_are_read_ahead_is_one_of_some_words(vbox: Vbox) -> None:
     key = "rusb/Filter/Any/Storage"
     vbox(f"setextradata Lab {key} fast", 1)
@@ -38,6 +46,34 @@ def test_how_far_disks_are_read_ahead_is_one_of_some_words(vbox: Vbox) -> None:
     assert vbox(f"getextradata Lab {key}") == "No value set!\n"
     vbox(f"setextradata Lab {key} strict")
     assert vbox(f"getextradata Lab {key}") == "Value: strict\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("VBoxAuthSimple/users/john", "secret", "not the hash of a password"),
+        ("VBoxAuthSimple/users/john", SECRET.upper(), "'john' cannot log on"),
+        ("VBoxAuthSimple/users/john", SECRET, ""),
+        ("VBoxAuthSimple/users/john", hash_password("x"), ""),
+        ("VRDE/Feature/Client/DisableUSB", "yes", "'yes' switches nothing off"),
+        ("VRDP/Feature/Client/DisableUSB", "1", ""),
+        ("VRDE/Feature/Client/DisableRDPDR", "1", "rusb has no such switch"),
+        ("rusb/resume", "1", "did you mean rusb/Resume?"),
+        ("rusb/Filter/a/b/Hold", "1", ""),
+        ("rusb/Filter/a/InterfaceClass", "08", ""),
+        ("rusb/Filter/a/Class", "08", "rusb has no such key"),
+        ("rusb/Engine", "qemu", ""),
+    ],
+)
+def test_what_does_not_do_what_it_says(
+    vbox: Vbox, key: str, value: str, sentence: str
+) -> None:
+    vbox(f"setextradata Lab {key} '{value}'")
+    assert sentence in vbox.err
+    assert bool(sentence) == bool(vbox.err)
+    assert vbox(f"getextradata Lab {key}") == f"Value: {value}\n"
+    vbox(f"setextradata Lab {key}")
+    assert vbox.err == ""
 
 
 @pytest.mark.parametrize("target", ["Lab", "global"])

@@ -75,6 +75,10 @@ def test_a_window_is_not_there_and_that_is_said(
     assert "Warning: not supported: sound\n" in vbox.err
     vbox("startvm Lab --type headless")
     assert "window" not in vbox.err
+    vbox(f"startvm Nowhere {option}", 1)
+    assert "window" not in vbox.err
+    vbox(f"startvm Nowhere Lab {option}", 1)
+    assert "the machine starts headless" in vbox.err
 
 
 def test_a_type_that_nobody_knows_starts_nothing(vbox: Vbox) -> None:

@@ -10,11 +10,11 @@ from rusb.cli._vbox_options import UsageError, on_off, one_of
 from rusb.errors import SettingsError
 from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.settings import CLIPBOARD_MODES
-from rusb.server.vbox.values import read_number
 
 from ._common import ask_running, warn
+from ._vrde import NO_MICROPHONE
 
-__all__ = ["CHANGES", "CONTROL", "DRIVERS", "QUALITY", "note_property"]
+__all__ = ["CHANGES", "CONTROL", "DRIVERS"]
 
 DRIVERS = {
     **{"null": "Null", "default": "Default", "alsa": "ALSA", "pulse": "Pulse"},
@@ -29,14 +29,6 @@ CODECS = {
     **{"stac9221": "STAC9221", "sb16": "SB16"},
 }
 
-NO_MICROPHONE = (
-    "the guest has no microphone, because QEMU's VNC server (QEMU 7.2) offers none"
-)
-UPSTREAM = "Client/DisableUpstreamAudio"
-SWITCH, QUALITY, METHOD = "Client/Disable", "VideoChannel/Quality", "Security/Method"
-_METHODS = "TLS, Negotiate, RDP"
-METHODS = frozenset(_METHODS.lower().split(", "))
-
 _MODES = dict(
     zip(
         CLIPBOARD_MODES,
@@ -44,23 +36,6 @@ _MODES = dict(
         strict=True,
     )
 )
-
-
-def note_property(name: str, value: str) -> None:
-    """Say of a VRDE property that it does not do what its value says."""
-    if name == UPSTREAM:
-        warn(f"{UPSTREAM} changes nothing: {NO_MICROPHONE}")
-    elif name.startswith(SWITCH) and value not in ("", "0", "1"):
-        warn(f"{name} {value!r} switches nothing off; 1 does")
-    elif name == QUALITY and value and not _is_quality(value):
-        warn(f"{QUALITY} {value!r} is not from 10 to 100; the nearest, or 75, is used")
-    elif name == METHOD and value and value.lower() not in METHODS:
-        warn(f"{METHOD} {value!r} is unknown, so TLS is used; choose one of {_METHODS}")
-
-
-def _is_quality(text: str) -> bool:
-    number = read_number(text)
-    return number is not None and 10 <= number <= 100
 
 
 def _audio(editor: Editor, value: str) -> None:

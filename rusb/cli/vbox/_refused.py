@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 from rusb.cli._vbox_options import Option
 
-__all__ = ["COMMANDS", "CONTROL", "LISTS", "MODIFY", "PROPERTIES", "refused"]
+__all__ = [
+    *("COMMANDS", "CONTROL", "HEADLESS", "LISTS", "MODIFY", "PROPERTIES"),
+    *("STARTVM", "refused"),
+]
 
 ADAPTERS = range(1, 9)
 """What ``#`` in the name of an option stands for."""
@@ -143,6 +146,28 @@ MODIFY = tuple(
 )
 """Options of ``modifyvm``."""
 
+_NO_DISK_KEYS = "rusb does not encrypt disks"
+_NO_SETTINGS_KEYS = "rusb does not encrypt settings"
+
+STARTVM = (
+    Option(
+        "putenv",
+        short="E",
+        refused="the machine has the environment variables of startvm itself: env"
+        " NAME=VALUE VBoxManage startvm VM",
+    ),
+    *refused(_NO_DISK_KEYS, "password password-id"),
+)
+"""Options of ``startvm``."""
+
+HEADLESS = (
+    *refused("machines start at once; controlvm VM pause stops one", "start-paused"),
+    Option("capture", 0, "c", refused="the screen cannot be recorded"),
+    *refused(_NO_DISK_KEYS, "password password-id"),
+    *refused(_NO_SETTINGS_KEYS, "settingspw settingspwfile"),
+)
+"""Options of ``VBoxHeadless``."""
+
 _CONTROL = (
     ("the state of a machine cannot be saved", "savestate"),
     (
@@ -170,7 +195,7 @@ _CONTROL = (
         "changeuartmode1",
     ),
     ("machines have no emulated camera", "webcam"),
-    ("rusb does not encrypt disks", "addencpassword removeencpassword"),
+    (_NO_DISK_KEYS, "addencpassword removeencpassword"),
     ("use renice(1)", "vm-process-priority"),
     (
         "let systemd start 'rusb headless' when the host starts",
@@ -212,8 +237,8 @@ COMMANDS = {
     "debugvm": "rusb has no debugger for guests",
     "dhcpserver": _NO_NETWORKS,
     "discardstate": _NO_SNAPSHOTS,
-    "encryptmedium": "rusb does not encrypt disks",
-    "encryptvm": "rusb does not encrypt settings",
+    "encryptmedium": _NO_DISK_KEYS,
+    "encryptvm": _NO_SETTINGS_KEYS,
     "export": "machines cannot be exported; copy their directory instead",
     "extpack": "rusb needs no extension packs for remote display and USB",
     "guestcontrol": "rusb has no Guest Additions",

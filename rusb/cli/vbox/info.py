@@ -33,19 +33,9 @@ from ._settings import (
     machine_rows,
     quoted,
 )
+from ._vrde import PROPERTIES
 
 __all__ = ["COMMANDS"]
-
-PROPERTIES = (
-    *("TCP/Ports", "TCP/Address"),
-    *("VideoChannel/Enabled", "VideoChannel/Quality"),
-    "VideoChannel/DownscaleProtection",
-    *(f"Client/Disable{f}" for f in ("Display", "Input", "Audio", "USB", "Clipboard")),
-    *("Client/DisableUpstreamAudio", "Client/DisableRDPDR", "H3DRedirect/Enabled"),
-    *("Security/Method", "Security/ServerCertificate", "Security/ServerPrivateKey"),
-    *("Security/CACertificate", "Audio/RateCorrectionMode", "Audio/LogPath"),
-)
-"""VRDE properties that are shown, set or not (vrdp-server.md 4.5)."""
 
 MAX_LINE = 64 << 10
 """Characters of a log that are printed at once."""

@@ -14,7 +14,7 @@ from rusb.server.vbox.registry import check_free, check_name
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import AUTH_TYPES, MAX_MONITORS
 
-from . import _kept, _media, _refused, _teleport
+from . import _kept, _media, _refused, _teleport, _vrde
 from ._common import change_stopped, given, live_state, registry, warn
 from ._ostypes import identify
 
@@ -130,7 +130,7 @@ def _property(editor: Editor, value: str) -> None:
     name, equals, text = value.partition("=")
     if not equals or not name:
         raise UsageError(f"--vrdeproperty {value!r} is not NAME=VALUE")
-    _media.note_property(name, text)
+    _vrde.note_property(name, text)
     editor.set_property(name, check_ports(text) if text and name == _PORTS else text)
 
 
@@ -143,6 +143,7 @@ def _auth_type(editor: Editor, value: str) -> None:
 
 
 def _library(editor: Editor, value: str) -> None:
+    _vrde.note_library(value)
     editor.set_auth_library("" if value.lower() == "default" else value)
 
 
@@ -239,7 +240,7 @@ OPTIONS: dict[str, Change] = {
     "vrde-multi-con": _display_flag("vrde-multi-con", "allowMultiConnection"),
     "vrde-reuse-con": _display_flag("vrde-reuse-con", "reuseSingleConnection"),
     "vrde-video-channel": _flag("vrde-video-channel", _video),
-    "vrde-video-channel-quality": lambda e, v: _property(e, f"{_media.QUALITY}={v}"),
+    "vrde-video-channel-quality": lambda e, v: _property(e, f"{_vrde.QUALITY}={v}"),
     "usb-ohci": _usb("usb-ohci", "OHCI"),
     "usb-ehci": _usb("usb-ehci", "EHCI"),
     "usb-xhci": _usb("usb-xhci", "XHCI"),

@@ -9,7 +9,7 @@ from rusb.cli._vbox_options import Option, UsageError, literal
 from rusb.errors import SettingsError
 from rusb.server.auth.hashes import hash_legacy
 
-from . import _refused
+from . import _refused, _vrde
 from ._common import given, machine_of, registry, say_changed, say_note, show, warn
 
 __all__ = ["COMMANDS"]
@@ -36,6 +36,7 @@ def setextradata(words: Sequence[str]) -> int:
     entry = known.find(target)
     say_note(entry)
     known.edit(entry, lambda e: e.set_extra(key, value))
+    _vrde.note_extra(key, value)
     say_changed(entry.uuid)
     return 0
 
@@ -88,6 +89,8 @@ def setproperty(words: Sequence[str]) -> int:
                 " switch it off for one: modifyvm VM --vrde off"
             )
         warn("rusb has no extension packs; rusb's own server is used")
+    elif name == "vrdeauthlibrary":
+        _vrde.note_library(value)
     registry().set_property(attribute, value)
     return 0
 

@@ -33,7 +33,7 @@ from rusb.server.vbox.settings import Machine
 from rusb.server.vbox.storage_mode import Storage
 from rusb.usb.text import clean_text
 
-from . import _console, _media, _refused, _teleport
+from . import _console, _media, _refused, _teleport, _vrde
 from ._common import (
     ask_running,
     given,
@@ -85,6 +85,7 @@ def headless(words: Sequence[str]) -> int:
         Option("storage"),
         Option("resume"),
         Option("hold"),
+        *_refused.HEADLESS,
     )
     found = given(words, options, count=0)
     print(
@@ -116,6 +117,7 @@ def headless(words: Sequence[str]) -> int:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"{text!r} is not NAME=[VALUE]")
+        _vrde.note_property(name, value)
         properties[name] = value
     if port := found.last("vrdeport"):
         properties["TCP/Ports"] = check_ports(port)
@@ -168,22 +170,16 @@ def startvm(words: Sequence[str]) -> int:
 
     One that fails does not keep the others. An engine is kept in the settings.
     """
-    found = given(words, (Option("type"), Option("engine")))
+    found = given(words, (Option("type"), Option("engine"), *_refused.STARTVM))
     kind = one_of("type", found.last("type") or "gui", _TYPES)
     if not found.words:
         raise UsageError("no machine was named")
     if kind == "vrdp":
         say("Warning: --type vrdp is deprecated; use headless")
-    elif kind != "headless":
-        say(
-            "rusb has no window: the machine starts headless. Any RDP viewer shows its"
-            " screen (modifyvm VM --vrde on; showvminfo has the port), and controlvm VM"
-            " screenshotpng FILE saves a picture of it"
-        )
     engine = found.last("engine")
     if engine:
         one_of("engine", engine, [e.value for e in Engine])
-    status = 0
+    failed = 0
     for name in found.words:
         try:
             _start_named(name, engine)
@@ -191,8 +187,14 @@ def startvm(words: Sequence[str]) -> int:
             if len(found.words) == 1:
                 raise
             say(f"{_PREFIX}{clean_text(advised(error))}")
-            status = 1
-    return status
+            failed += 1
+    if failed < len(found.words) and kind not in ("headless", "vrdp"):
+        say(
+            "rusb has no window: the machine starts headless. Any RDP viewer shows its"
+            " screen (modifyvm VM --vrde on; showvminfo has the port), and controlvm VM"
+            " screenshotpng FILE saves a picture of it"
+        )
+    return 1 if failed else 0
 
 
 def _start_named(name: str, engine: str | None) -> None:
@@ -334,13 +336,13 @@ def controlvm(words: Sequence[str]) -> int:
             key, equals, text = value.partition("=")
             if not equals:
                 raise UsageError(f"{value!r} is not NAME=VALUE")
-            _media.note_property(key, text)
+            _vrde.note_property(key, text)
             if key == "TCP/Ports":
                 text = check_ports(text or "0")
             ask_running(uuid, "vrdeproperty", name=key, value=text)
         case "vrdevideochannelquality":
-            key = _media.QUALITY
-            _media.note_property(key, value)
+            key = _vrde.QUALITY
+            _vrde.note_property(key, value)
             ask_running(uuid, "vrdeproperty", name=key, value=value)
         case "usbattach" | "usbdetach":
             if "remote" in value.lower() and verb == "usbattach":
