@@ -36,6 +36,11 @@ price, and for a report of 8 bytes that is seven times its packet."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that the guest gets to read the last words."""
 
+FEWER = 1.0
+"""Seconds without a further read after which those that have come back from a serial
+port are all that the guest keeps there: a driver whose program takes nothing leaves out
+some, and so may a program. One that goes on reads again within milliseconds."""
+
 _INT = struct.Struct("i")
 
 
@@ -128,6 +133,8 @@ class DeviceStream(asyncio.Protocol):
         self._is_quiet: Callable[[], bool] | None = None  # it is to be recalled then
         self._is_gathering = False
         self._ports: frozenset[int] | None = None  # endpoints of serial ones
+        self._held: int | None = None  # reads that have come back
+        self._held_since = 0.0
         self._gathered = asyncio.Event()
         self._closed = asyncio.Event()
         self._loop = asyncio.get_running_loop()  # to ask takes a system call
@@ -263,14 +270,25 @@ class DeviceStream(asyncio.Protocol):
         """Leave no read of the guest's waiting at the device's serial ports.
 
         Returns:
-            It has some; wait then until :attr:`is_read`.
+            It has some; call :meth:`settle_reads` then until :attr:`is_read`.
         """
         core, ports = self._core, self._serial_inputs()
         if not ports or not isinstance(core, UsbredirDeviceSide):
             return False
+        self._held = None
         core.suspend_reads(ports)
         self._link.flush()
         return True
+
+    def settle_reads(self) -> None:
+        """Do not wait for a guest that keeps fewer reads than it did."""
+        core, now = self._core, self._loop.time()
+        assert isinstance(core, UsbredirDeviceSide)
+        if core.held_reads is None or core.held_reads != self._held:
+            self._held, self._held_since = core.held_reads, now
+        elif now - self._held_since >= FEWER:
+            core.expect_no_reads()
+            self._link.flush()
 
     def resume_reads(self) -> None:
         """Take them again."""

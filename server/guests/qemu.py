@@ -236,6 +236,8 @@ class QemuGuest(HotplugGuest[_Plug]):
         unread = self._unread = {s for s in self._streams() if s.suspend_reads()}
         end = asyncio.get_running_loop().time() + SUSPEND_TIMEOUT
         while unread and asyncio.get_running_loop().time() < end:
+            for stream in unread:
+                stream.settle_reads()
             if is_through() and all(stream.is_read for stream in unread):
                 if monitor is not None:  # by then it has acted on what it read
                     await self._status(monitor)

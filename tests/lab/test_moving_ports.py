@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from rusb.server.guests._stream import DeviceStream, usbredir_core
+from rusb.wire.usbredir import UsbredirDeviceSide
+from tests.support.chips import SerialChip
 from tests.support.lab.usblab import Guest
 from tests.support.serial_peers import CHIPS, Attached
 
@@ -25,6 +27,11 @@ pytestmark = [
 MODULES = "ftdi_sio", "cp210x", "ch341", "pl2303"
 PORTS = "ttyACM0", "ttyUSB0", "ttyUSB1", "ttyUSB2", "ttyUSB3"
 MOVES = 2
+PATIENT = 3
+"""The drivers of the first ports stop reading while no program takes anything; those of
+others go on, and lose it."""
+LINE = "a port that nobody reads"
+LINES = 800  # more than Linux takes of a port then
 
 ECHO = (
     "(exec 4<>/dev/{0}; stty -F /dev/{0} raw -echo 115200; cat <&4 >/run/{0}) "
@@ -102,11 +109,13 @@ async def plugged(guest: Guest) -> AsyncIterator[list[tuple[DeviceStream, Way]]]
         yield found
 
 
-async def echoes(guest: Guest, lines: list[str]) -> None:
+async def echoes(
+    guest: Guest, lines: list[str], ports: tuple[str, ...] = PORTS
+) -> None:
     """What is written comes back, behind what did before."""
-    for port in PORTS:
+    for port in ports:
         await asyncio.to_thread(guest.sh, f"echo {lines[-1]} >/dev/{port}")
-    for port in PORTS:
+    for port in ports:
         size = len("\n".join(lines)) + 1
         wait = f"test $(stat -c %s /run/{port}) -ge {size}"
         await asyncio.to_thread(guest.wait, wait)
@@ -125,22 +134,51 @@ async def test_ports_of_every_kind_stay_open(guest: Guest) -> None:
             while not all(s.keeps_reads_waiting() for s, _ in ports):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             for move in range(MOVES):
-                for stream, _ in ports:
-                    assert stream.suspend_reads()
-                await settled(guest, ports)
-                guest = guests.enter_context(await moved(guest, ports))
-                for stream, _ in ports:
-                    stream.resume_reads()
+                guest = guests.enter_context(await suspended(guest, ports))
                 lines.append(f"after-{move}")
                 await echoes(guest, lines)
-                assert not guest.ok("dmesg | grep 'USB disconnect'")
-                assert "could not find packet" not in guest.logs()
+            await asyncio.to_thread(guest.sh, "killall -STOP cat")
+            for stream, _ in ports[:PATIENT]:
+                await flood(stream)
+            guest = guests.enter_context(await suspended(guest, ports))
+            await asyncio.to_thread(guest.sh, "killall -CONT cat")
+            lines += [LINE] * LINES + ["in the end"]
+            await echoes(guest, lines, PORTS[:PATIENT])
+
+
+async def flood(stream: DeviceStream) -> None:
+    """A device says more than the guest takes."""
+    attached = stream._device
+    assert isinstance(attached, Attached)
+    chip, core = attached.device, stream._core
+    assert isinstance(chip, SerialChip)
+    assert isinstance(core, UsbredirDeviceSide)
+    chip._waiting.extend(f"{LINE}\n".encode() * LINES)
+    chip.kick(chip.IN)
+    while core.waiting_reads():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert chip._waiting
+
+
+async def suspended(guest: Guest, ports: list[tuple[DeviceStream, Way]]) -> Guest:
+    """Exchange the QEMU of a guest, whose ports say nothing meanwhile."""
+    for stream, _ in ports:
+        assert stream.suspend_reads()
+    await settled(guest, ports)
+    target = await moved(guest, ports)
+    for stream, _ in ports:
+        stream.resume_reads()
+    assert not target.ok("dmesg | grep 'USB disconnect'")
+    assert "could not find packet" not in target.logs()
+    return target
 
 
 async def settled(guest: Guest, ports: list[tuple[DeviceStream, Way]]) -> None:
     """Wait until nothing is under way, and QEMU has acted on it."""
     quiet = 0
     while quiet < 5:
+        for stream, _ in ports:
+            stream.settle_reads()
         is_quiet = all(stream.is_read and way.is_empty for stream, way in ports)
         quiet = quiet + 1 if is_quiet else 0
         guest.qmp("query-status")

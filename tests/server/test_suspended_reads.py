@@ -96,6 +96,11 @@ class Silent:
         if complete := self.waiting.pop(urb_id, None):
             complete(UrbResult(UrbStatus.CANCELLED))
 
+    def say(self, count: int) -> None:
+        """Answer so many reads."""
+        for urb_id in list(self.waiting)[:count]:
+            self.waiting.pop(urb_id)(UrbResult(UrbStatus.OK, b"a", 1))
+
     def reset(self) -> None:
         """It forgets nothing."""
 
@@ -192,6 +197,24 @@ async def test_reads_far_away_are_waited_for(fake: FakeQemu) -> None:
     guest, end = await reading(fake, device)
     await guest.suspend_reads()
     assert end.reads == READS
+    guest.check_movable(is_suspended=True)
+    await guest.aclose()
+
+
+async def test_a_guest_that_keeps_fewer_reads_than_it_did_is_moved(
+    fake: FakeQemu,
+) -> None:
+    """As Linux does while no program takes what a port has said."""
+    device = Silent(SerialLoopback().descriptors)
+    guest, end = await reading(fake, device)
+    device.say(READS - 1)
+    await count(end, BULK, READS - 1)
+    await guest.suspend_reads()
+    guest.check_movable(is_suspended=True)
+    assert end.reads == READS
+    guest.resume_reads()
+    await count(end, INTERRUPT, 1)
+    await guest.suspend_reads()
     guest.check_movable(is_suspended=True)
     await guest.aclose()
 

@@ -26,6 +26,7 @@ from rusb.wire import base as wire
 from rusb.wire.base import WireProtocol
 from tests.support.memory import memory_below
 from tests.support.rdp.joined import Joined
+from tests.support.wire.redir import BULK_IN, BULK_OUT, Host, bulk
 
 PACKAGE = str(Path(rusb.__file__).parent)
 INFO = DeviceInfo(7, 0x1209, 0x0004)
@@ -33,6 +34,9 @@ SMALL, LARGE = 512, 64 << 10
 
 MOST_CALLS = {"vrdpusb": (63, 64), "rdpeusb": (74, 79)}
 """For a transfer of 512 bytes, and for one of 64 KiB."""
+
+MOST_CALLS_OF_A_GUEST = 44
+"""For a transfer of 512 bytes with usbredir, towards the guest."""
 
 
 class End(ChannelHandler):
@@ -191,6 +195,22 @@ def test_a_transfer_takes_few_calls(endpoint: int) -> None:
             assert way.transfer(endpoint, size).length == size
             calls = count_calls(partial(way.transfer, endpoint, size))
             assert calls <= limit, (name, size)
+
+
+@pytest.mark.parametrize("endpoint", [BULK_IN, BULK_OUT])
+def test_a_transfer_of_a_guest_takes_few_calls(endpoint: int) -> None:
+    host = Host()
+    is_in = endpoint & 0x80
+    data = bytes(SMALL)
+
+    def transfer(id: int) -> None:
+        host.send(bulk(id, endpoint, SMALL, b"" if is_in else data))
+        (urb,) = host.urbs()
+        host.complete(urb, data if is_in else b"")
+        host.core.outputs()
+
+    transfer(1)
+    assert count_calls(partial(transfer, 2)) <= MOST_CALLS_OF_A_GUEST
 
 
 @pytest.mark.parametrize("name", MOST_CALLS)

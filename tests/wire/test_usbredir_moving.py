@@ -167,6 +167,36 @@ def test_a_guest_that_stops_reading_meanwhile_is_not_waited_for(host: Host) -> N
     assert not host.core.is_suspending
 
 
+def test_a_guest_that_keeps_fewer_reads_than_it_did(host: Host) -> None:
+    """Nothing tells but that it does not read again."""
+    host.send(*(bulk(id, BULK_IN, 64) for id in (10, 11, 12)))
+    first, *others = host.urbs()
+    host.complete(first, b"a")
+    list(host.answers())
+    assert host.core.held_reads is None
+    host.core.suspend_reads({BULK_IN})
+    assert host.core.held_reads is None
+    for held, urb in enumerate(reversed(others), 1):
+        host.complete(urb, status=UrbStatus.CANCELLED)
+        assert host.core.held_reads == (held if held == 2 else None)
+    assert host.core.is_suspending
+    assert list(host.answers()) == []
+    host.core.expect_no_reads()
+    kinds = [(kind, id) for kind, id, _ in host.answers()]
+    assert kinds == [(INTERFACE_INFO, 0), (EP_INFO, 0), (BULK, 11), (BULK, 12)]
+    assert not host.core.is_suspending
+    assert host.core.held_reads is None
+    host.core.resume_reads()
+    list(host.answers())
+
+    host.send(bulk(13, BULK_IN, 64), bulk(14, BULK_IN, 64))
+    urbs = host.urbs()
+    host.core.suspend_reads({BULK_IN})
+    for urb in reversed(urbs):
+        host.complete(urb, status=UrbStatus.CANCELLED)
+    assert not host.core.is_suspending  # it is known to keep two
+
+
 def test_what_the_guest_cancels_meanwhile_is_answered_once(host: Host) -> None:
     host.send(bulk(10, BULK_IN, 64), bulk(11, BULK_IN, 64))
     first, second = host.urbs()

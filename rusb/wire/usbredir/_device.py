@@ -68,6 +68,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
 
     Attributes:
         is_adopted: it goes on with the stream of another core.
+        is_suspending: :meth:`suspend_reads` was called, and reads are not yet back.
     """
 
     _ids = itertools.count(1)
@@ -90,7 +91,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
             *(self._ids, self._splitter, self._emit, self._output, round_trip)
         )
         self._was_reset = False  # nothing was asked since the last reset
-        self._is_recalled = self.is_adopted = False
+        self._is_recalled = self.is_adopted = self.is_suspending = False
         self._suspended: frozenset[int] = frozenset()
         self._polled: frozenset[int] = frozenset()  # those QEMU takes for polled ones
         self._told_polled: set[int] = set()  # and those that it once did
@@ -118,7 +119,8 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
                 self._emit(Ignored(packet))
             else:
                 self._take(packet)
-        self._suspend_held()
+        if self.is_suspending:
+            self._suspend_held()
 
     # ------------------------------------------------------------ pressure ----
 
@@ -219,29 +221,38 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         """
         if self._is_connected and self._suspended != set(addresses):
             self._suspended = frozenset(addresses)
+            self.is_suspending = True
             self._requests.suspend(self._suspended)
             self._suspend_held()
+
+    @property
+    def held_reads(self) -> int | None:
+        """How many reads of the guest have come back since :meth:`suspend_reads`?
+        None: some have not, or further ones are not waited for."""
+        return self._requests.held if self.is_suspending else None
+
+    def expect_no_reads(self) -> None:
+        """While :attr:`held_reads` is not None: those are all that the guest keeps. It
+        has had time enough to read again for each one that was answered."""
+        self._requests.keeps_no_more()
+        self._suspend_held()
 
     def _suspend_held(self) -> None:
         """In one piece: QEMU aborts if an endpoint that becomes a polled one has reads
         waiting, and the guest reads there once more."""
-        if self._polled == self._suspended or not self._requests.is_held:
+        if not self._requests.is_held:
             return
+        self.is_suspending = False
         self._polled = self._suspended
         self._told_polled.update(self._suspended)
         self._send_infos()
         self._requests.release()
         self._answer()
 
-    @property
-    def is_suspending(self) -> bool:
-        """Does a read still wait that :meth:`suspend_reads` has come back?"""
-        return self._polled != self._suspended
-
     def resume_reads(self) -> None:
         """Take the guest's reads again; one of those that QEMU kept brings nothing."""
         polled, self._polled = self._polled, frozenset()
-        self._suspended = frozenset()
+        self._suspended, self.is_suspending = frozenset(), False
         self._requests.suspend(())
         if polled and self._is_connected:
             assert self._state is not None
@@ -302,7 +313,8 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
         else:
             self._requests.complete(urb_id, result)
             self._answer()
-            self._suspend_held()
+            if self.is_suspending:
+                self._suspend_held()
 
     # ------------------------------------------------------------- connection ----
 
@@ -344,7 +356,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
     def _forget(self) -> None:
         self._info = self._state = None
         self._suspended = self._polled = frozenset()
-        self._is_connected = False
+        self._is_connected = self.is_suspending = False
         self._requests.forget_all()
         self._streams.stop_all()
 

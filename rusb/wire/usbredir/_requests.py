@@ -39,6 +39,20 @@ class _Request:
         return is_read and self.result is None
 
 
+class _Order(deque[int]):
+    """URB ids of the bulk requests at an endpoint.
+
+    Attributes:
+        most: how many of them the guest keeps there, as far as it was seen.
+    """
+
+    __slots__ = ("most",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+
 class Requests:
     """The requests in flight.
 
@@ -60,11 +74,10 @@ class Requests:
         self._was_full = self._is_recalled = False
         self._suspended: Collection[int] = ()
         self._is_holding = False
-        self._most: dict[int, int] = {}  # reads that waited at once, by endpoint
         self._requests: dict[int, _Request] = {}  # by urb id
         self._by_guest: dict[int, int] = {}  # the guest's id to urb id
         self._cancelled: dict[int, int] = {}  # likewise, of what it cancelled
-        self._order: dict[int, deque[int]] = {}  # bulk: endpoint to urb ids
+        self._order: dict[int, _Order] = {}  # bulk: by endpoint
 
     def is_full(self) -> bool:
         """Is too much in flight? From then on until half of it is done."""
@@ -96,9 +109,12 @@ class Requests:
         self.bytes += urb.length
         self._by_guest[packet.id] = urb.id
         if packet.type == Type.BULK:
-            order = self._order.setdefault(urb.endpoint, deque())
+            order = self._order.get(urb.endpoint)
+            if order is None:
+                order = self._order[urb.endpoint] = _Order()
             order.append(urb.id)
-            self._most[urb.endpoint] = max(len(order), self._most.get(urb.endpoint, 0))
+            if len(order) > order.most:
+                order.most = len(order)
             if urb.endpoint in self._suspended:
                 if self._is_holding:
                     self._requests[urb.id].is_held = True
@@ -158,19 +174,29 @@ class Requests:
 
         One that keeps several reads again for each that was answered, a little later.
         """
-        for address in self._suspended:
-            order, most = self._order.get(address, ()), self._most.get(address, 0)
-            if len(order) < most > 1:
-                return False
-            if not all(self._requests[urb_id].is_held for urb_id in order):
-                return False
-        return True
+        orders = self._suspended_orders()
+        is_any_missing = any(len(order) < order.most > 1 for order in orders)
+        return not is_any_missing and self.held is not None
+
+    @property
+    def held(self) -> int | None:
+        """How many reads are held there? None: some are still at the device."""
+        ids = [urb_id for order in self._suspended_orders() for urb_id in order]
+        return len(ids) if all(self._requests[i].is_held for i in ids) else None
+
+    def keeps_no_more(self) -> None:
+        """The guest keeps no more reads there than wait now."""
+        for order in self._suspended_orders():
+            order.most = len(order)
+
+    def _suspended_orders(self) -> list[_Order]:
+        return [self._order[end] for end in self._suspended if end in self._order]
 
     def release(self) -> None:
         """Answer with nothing what is held, and all further reads."""
         self._is_holding = False
-        for address in self._suspended:
-            for urb_id in list(self._order.get(address, ())):
+        for order in self._suspended_orders():
+            for urb_id in list(order):
                 self._finish(urb_id, self._requests[urb_id], _NOTHING)
 
     def _recall(self, is_meant: Callable[[Urb], bool]) -> None:
@@ -214,7 +240,7 @@ class Requests:
         if packet.type == Type.BULK:
             order = self._order[packet.fields[0]]
             order.remove(urb_id)
-            self._most[packet.fields[0]] = len(order)  # the guest keeps fewer now
+            order.most = len(order)  # the guest keeps fewer now
         if request.is_held:
             self._finish(urb_id, request, _CANCELLED)
         elif request.result is None:
@@ -234,7 +260,7 @@ class Requests:
             ):
                 self._abort(urb_id)
         for address in endpoints:
-            self._most.pop(address, None)
+            self._order.pop(address, None)
 
     def abort_all(self) -> None:
         """Answer everything with cancelled, at once."""
@@ -251,7 +277,6 @@ class Requests:
         self._by_guest.clear()
         self._cancelled.clear()
         self._order.clear()
-        self._most.clear()
         self.bytes = 0
 
     def _abort(self, urb_id: int) -> None:
