@@ -147,6 +147,7 @@ class Connections:
                 on_live=lambda ticket: self._begun(ticket, extension),
                 on_resume=lambda: None,
                 on_move=lambda move: self._on_move(extension, move),
+                on_stay=self._on_stay,
             )
         wires = WireChoice(
             self.config.wires if self.config.usb else (),
@@ -209,6 +210,7 @@ class Connections:
             on_live=resumed,
             on_resume=self._let_go,
             on_move=lambda move: self._on_move(extension, move),
+            on_stay=self._on_stay,
             on_hello=None if may_ask is None else greeted.set,
         )
         wires = WireChoice(
@@ -356,6 +358,12 @@ class Connections:
         assert extension is not None
         if self.current is not None and self.current.certificate is not None:
             self._follow.told(extension, move, self.config)
+
+    def _on_stay(self, stay: rusbext.Stay) -> None:
+        """The machine runs at another host, and what we have cannot go there."""
+        if self.current is not None and self.current.certificate is not None:
+            device = self._offers.find(stay.device)
+            self._follow.told_to_stay(stay, device, self.config)
 
     async def _resume_at(
         self, config: ClientConfig, may_ask: Callable[[], Awaitable[None]]

@@ -151,7 +151,7 @@ class SessionMoved(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class SessionStays(SessionEvent):
-    """The machine runs at another host, which cannot be reached from here.
+    """The machine runs at another host, where the session cannot go on.
 
     Attributes:
         server: ``host:port``, which goes on passing everything on.
@@ -164,9 +164,12 @@ class SessionStays(SessionEvent):
     reason: RusbError
 
     def __str__(self) -> str:
+        why = str(self.reason).rstrip(".")  # some are sentences
         return (
             f"the machine has moved to {self.there}, but the devices stay connected to"
-            f" {self.server}, which passes everything on: {self.reason}"
+            f" {self.server}, which passes everything on: {why}. To do without"
+            f" {self.server}, end this program and connect to {self.there}; the guest"
+            " then sees the devices plugged in anew"
         )
 
 

@@ -114,6 +114,7 @@ class Extension(ChannelHandler):
             wire from then on.
         on_move: called with where the machine runs now, and with None once all that is
             ours is there; None: we go nowhere else.
+        on_stay: called when the machine runs elsewhere, and we are not to go there.
         on_hello: called instead of asking to go on, which is then for :meth:`ask`.
 
     Attributes:
@@ -127,9 +128,11 @@ class Extension(ChannelHandler):
         on_live: Callable[[Ticket], None],
         on_resume: Callable[[], None],
         on_move: Callable[[rusbext.Move | None], None] | None = None,
+        on_stay: Callable[[rusbext.Stay], None],
         on_hello: Callable[[], None] | None = None,
     ) -> None:
         self._on_move, self._on_hello = on_move, on_hello
+        self._on_stay = on_stay
         self._greeting: rusbext.Hello | None = None
         self._has_asked = False  # to go on
         self.connection: Connection | None = None
@@ -198,6 +201,8 @@ class Extension(ChannelHandler):
                 self._lane is not None and self._on_move is not None
             ):
                 self._on_move(None)
+            case rusbext.Stay():
+                self._on_stay(message)
 
     def answer_move(self, *, is_there: bool) -> None:
         """Say whether we are ready to go on elsewhere, if we can say it."""

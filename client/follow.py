@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from rusb.aio.tasks import TaskSet
 from rusb.errors import ConnectionLost, RusbError
 from rusb.rdp import rusbext
+from rusb.rdp.rusbext import Staying
+from rusb.usb.device import DeviceInfo
 
 from .config import ClientConfig
 from .events import SessionEvent, SessionMoved, SessionStays
@@ -19,6 +21,20 @@ __all__ = ["FOLLOW_SECONDS", "Follow", "first_of"]
 FOLLOW_SECONDS, MOVE_SECONDS = 5.0, 30.0
 """To be at the other server; for what we have to be there, too."""
 
+
+PAUSE = 1.0
+"""Seconds between two of a server's words about where the machine runs: each is worth a
+line, perhaps a connection."""
+
+_WHY_HERE = {
+    Staying.WIRE: "what travels over MS-RDPEUSB cannot change over",
+    Staying.AHEAD: "{} is read ahead",
+    Staying.STREAM: "{} streams sound, pictures or other isochronous data",
+    Staying.BUSY: "{} is not at rest",
+    Staying.NO_DISPLAY: "the machine has no remote display there; switch it on first",
+    Staying.NO_TLS: "the remote display there has no TLS, or keeps no devices for"
+    " clients that come back",
+}
 
 MayAsk: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -49,6 +65,7 @@ class Follow:
         self._task: asyncio.Task[None] | None = None
         self._has_moved = asyncio.Event()
         self._config: ClientConfig | None = None  # where we said that we can be
+        self._next = 0.0  # when the next word counts
 
     def told(
         self, extension: Extension, move: rusbext.Move | None, before: ClientConfig
@@ -74,8 +91,32 @@ class Follow:
         elif self._task is None or self._task.done():
             self._has_moved.clear()
             self._config = None
-            work = self._follow(extension, move, before)
+            now = asyncio.get_running_loop().time()
+            wait = max(0.0, self._next - now)
+            self._next = now + wait + PAUSE
+            work = self._follow(extension, move, before, wait)
             self._task = self._tasks.start(work, "following the machine")
+
+    def told_to_stay(
+        self, stay: rusbext.Stay, device: DeviceInfo | None, before: ClientConfig
+    ) -> None:
+        """The server says where the machine runs, and that we cannot go there.
+
+        Args:
+            stay: what it says.
+            device: because of which.
+            before: how the server is connected to.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._next:
+            return
+        self._next = now + PAUSE
+        why = _WHY_HERE.get(stay.reason, "the server there cannot go on with them")
+        why = why.format("one of them" if device is None else device)
+        there = dataclasses.replace(before, host=stay.host, port=stay.port)
+        where = there.server if stay.port else stay.host
+        stays = SessionStays(before.server, where or "another host", RusbError(why))
+        self._on_event(stays)
 
     def give_up(self) -> ClientConfig | None:
         """Return where we said that we can be, for somebody else to go there."""
@@ -89,7 +130,11 @@ class Follow:
         await self._tasks.aclose()
 
     async def _follow(
-        self, extension: Extension, move: rusbext.Move, before: ClientConfig
+        self,
+        extension: Extension,
+        move: rusbext.Move,
+        before: ClientConfig,
+        wait: float,
     ) -> None:
         config = dataclasses.replace(
             before, host=move.host, port=move.port, certificate=move.certificate
@@ -104,6 +149,7 @@ class Follow:
             except TimeoutError:
                 raise ConnectionLost("the devices were not moved in time") from None
 
+        await asyncio.sleep(wait)
         try:
             if not move.host or not move.port:
                 raise ConnectionLost("the server does not say where that is")

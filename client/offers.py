@@ -92,6 +92,11 @@ class Offers:
         """Does the server have it in use?"""
         return any(one.slots.is_open(device) for one in self._taken)
 
+    def find(self, device: int) -> DeviceInfo | None:
+        """Return what the server knows by an id."""
+        known = self._known.get(device)
+        return None if known is None else known.info
+
     def refresh(self) -> None:
         """Look at the devices soon, and offer what is new."""
         self._refresh_due.set()

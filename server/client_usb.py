@@ -8,15 +8,16 @@ from typing import Protocol
 
 from rusb.aio.stream import RdpStream
 from rusb.errors import ConnectionLost
+from rusb.rdp import rusbext
 from rusb.rdp.channels import ChannelHandler, ChannelRegistry
 from rusb.rdp.lane import Lane
 from rusb.rdp.notices import Notice, UsbUnreachable
-from rusb.rdp.rusbext import RUSBEXT
+from rusb.rdp.rusbext import RUSBEXT, Staying
 from rusb.rdp.server import ServerConnection
 from rusb.wire.base import ChannelKind, WireProtocol, carries_more
 
 from . import events
-from .elsewhere import Elsewhere
+from .elsewhere import Elsewhere, Reason
 from .extension import Extension
 from .host import SessionHost
 from .moving import MovedClient
@@ -182,20 +183,28 @@ class ClientUsb:
             if is_there:
                 ready(self)
             elif self.extension is not None:
-                self._tell_stays("it cannot be reached from there")
+                self._tell_stays(Reason("it cannot be reached from there"))
 
         attached = [one for one in self.devices if one.attached]
-        if not attached or not to.certificate:
+        if not attached:
             return
-        reasons = filter(None, (one.why_they_stay for one in attached))
-        if why := next(reasons, ""):
-            self._tell_stays(why)
-        elif (
-            self._ticket is None
-            or self.extension is None
-            or not self.extension.invite(to, answered)
-        ):
-            self._tell_stays("its client does not know how")
+        reasons = (_why_not_there(to), *(one.why_they_stay for one in attached))
+        why = next(filter(None, reasons), None)
+        if why is None:
+            if (
+                self._ticket is not None
+                and self.extension is not None
+                and self.extension.invite(to, answered)
+            ):
+                return
+            why = Reason("its client does not know how")
+        self._tell_stays(why)
+        control = self._rdp.find_channel(RUSBEXT)
+        if control is not None:  # it is one of ours, and says it to its user
+            name = to.host.encode("ascii", "replace")
+            message = rusbext.Stay(why.code, why.device, to.port, name)
+            self._rdp.send_channel(control, message.serialize(), is_urgent=True)
+            self._stream.flush()
 
     async def recall(self, seconds: float) -> bool:
         """Have what is in flight come back; False: in vain, and all is as it was."""
@@ -214,7 +223,7 @@ class ClientUsb:
             if not isinstance(error, TimeoutError):
                 raise
             if self._ticket is ticket:
-                self._tell_stays(f"it was not quiet within {seconds:g} s")
+                self._tell_stays(Reason(f"it was not quiet within {seconds:g} s"))
             return False
         if self._ticket is not ticket:  # its connection broke
             devices.stay()
@@ -277,8 +286,8 @@ class ClientUsb:
         ticket = self.extension.ticket if self.extension is not None else None
         return ticket if ticket is not None and ticket.holder is self else None
 
-    def _tell_stays(self, why: str) -> None:
-        self._client.teller()(events.ClientStays(self.number, why))
+    def _tell_stays(self, why: Reason) -> None:
+        self._client.teller()(events.ClientStays(self.number, why.text))
 
     # ---------------------------------------------------------- channels ----
 
@@ -436,3 +445,13 @@ def _close_channel(
 ) -> None:
     channels.forget(channel)
     rdp.close_channel(channel)
+
+
+def _why_not_there(to: Elsewhere) -> Reason | None:
+    """Why no client can go on there; None: those of ours can."""
+    if not to.port:
+        return Reason("the machine has no remote display there", Staying.NO_DISPLAY)
+    if not to.certificate:
+        why = "the remote display there has no TLS, or keeps nothing for clients"
+        return Reason(why, Staying.NO_TLS)
+    return None

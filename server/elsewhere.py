@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Elsewhere"]
+from rusb.rdp.rusbext import Staying
+
+__all__ = ["Elsewhere", "Reason"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +24,18 @@ class Elsewhere:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}" if self.port else self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a client's devices do not go there.
+
+    Attributes:
+        text: for a log.
+        code: for the client, one of :class:`rusb.rdp.rusbext.Staying`.
+        device: because of this one, by its client's id; 0: of none.
+    """
+
+    text: str
+    code: int = Staying.OTHER
+    device: int = 0

@@ -11,6 +11,7 @@ from rusb.aio.link import WireLink
 from rusb.errors import GuestError
 from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
+from rusb.rdp.rusbext import Staying
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
 from rusb.wire import base as wire
@@ -18,6 +19,7 @@ from rusb.wire._commands import Commands, DeviceCommands
 
 from . import events
 from .attachments import Attachment, why_failed
+from .elsewhere import Reason
 from .guests._stream import DeviceStream, MovableGuest
 from .guests.base import AttachedDevice, GuestBackend
 from .iso import IsoStreams
@@ -468,16 +470,20 @@ class ListedDevice:
     # -------------------------------------------------- to another server ----
 
     @property
-    def why_it_stays(self) -> str:
-        """Why another server could not go on with it; empty: it could."""
+    def why_it_stays(self) -> Reason | None:
+        """Why another server could not go on with it; None: it could."""
         found = self._stream()
         if self.commands is not None:
-            return "its client reads it ahead"
-        if self.streams is not None:
-            return "it streams"
-        if self.plugged is None or self.over.is_set() or found is None:
-            return "it is being plugged in or out"
-        return "" if found[1].may_move else "the guest's transfers do not stop"
+            why, code = "its client reads it ahead", Staying.AHEAD
+        elif self.streams is not None:
+            why, code = "it streams", Staying.STREAM
+        elif self.plugged is None or self.over.is_set() or found is None:
+            why, code = "it is being plugged in or out", Staying.BUSY
+        elif not found[1].may_move:
+            why, code = "the guest's transfers do not stop", Staying.BUSY
+        else:
+            return None
+        return Reason(f"{self.info} cannot move: {why}", code, self.info.id)
 
     def recall(self) -> None:
         """Have what waits at the device come back, once it is between two commands."""

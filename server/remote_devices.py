@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from rusb.aio.link import Sender, WireLink, no_channels
 from rusb.aio.tasks import TaskSet
 from rusb.errors import RemoteProtocolError, RusbError
+from rusb.rdp.rusbext import Staying
 from rusb.usb.device import DeviceInfo
 from rusb.wire import base as wire
 from rusb.wire._commands import Commands
@@ -14,6 +15,7 @@ from rusb.wire.vrdpusb import VrdpUsbGuestSide, WireState
 
 from . import events
 from .attachments import MAX_BYTES_BESIDE, MAX_BYTES_IN_FLIGHT, Attachment
+from .elsewhere import Reason
 from .guests.base import AttachedDevice
 from .listed_device import ATTACH_TIMEOUT, DeviceHost, DeviceList, ListedDevice
 from .moving import MovedDevice
@@ -186,19 +188,18 @@ class RemoteDevices(DeviceList):
     # -------------------------------------------------- to another server ----
 
     @property
-    def why_they_stay(self) -> str:
-        """Why another server could not go on with what the guest has of these; empty:
+    def why_they_stay(self) -> Reason | None:
+        """Why another server could not go on with what the guest has of these; None:
         it could."""
         if self.away_until is not None or self.is_closed:
-            return "it is not connected"
+            return Reason("it is not connected")
         if not isinstance(self.core, VrdpUsbGuestSide):
-            return "it has devices over another wire than vrdpusb"
+            why = "it has devices over another wire than vrdpusb"
+            return Reason(why, Staying.WIRE)
         if self._leaving:
-            return "a device of it is being plugged out"
-        for device in self._in_guest():
-            if why := device.why_it_stays:
-                return f"{device.info} cannot move: {why}"
-        return ""
+            return Reason("a device of it is being plugged out", Staying.BUSY)
+        reasons = (device.why_it_stays for device in self._in_guest())
+        return next(filter(None, reasons), None)
 
     @property
     def places(self) -> list[str]:

@@ -27,6 +27,8 @@ __all__ = [
     "Refused",
     "Resume",
     "Resumed",
+    "Stay",
+    "Staying",
     "parse",
     "text_to_sign",
 ]
@@ -60,6 +62,18 @@ class Refusal:
     SIGNATURE = 2
     COUNTS = 3  # they cannot be
     POLICY = 4  # another user, or USB is off
+
+
+class Staying:
+    """Why a client is not asked to go where its machine is."""
+
+    OTHER = 0
+    WIRE = 1  # its devices travel over another wire than vrdpusb
+    AHEAD = 2  # a device is read ahead
+    STREAM = 3  # a device streams
+    BUSY = 4  # a device is not at rest
+    NO_DISPLAY = 5  # the machine has no remote display there
+    NO_TLS = 6  # or one without TLS, or that keeps nothing for clients
 
 
 class _Message:
@@ -198,8 +212,7 @@ class Move(_Message):
     @property
     def host(self) -> str:
         """The address or the name; empty: it is none."""
-        text = self.name.rstrip(b"\0").decode("ascii", "replace")
-        return text if text.isascii() and text.isprintable() else ""
+        return _host(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +232,35 @@ class Moved(_Message):
     LAYOUT = struct.Struct("<")
 
 
+@dataclass(frozen=True, slots=True)
+class Stay(_Message):
+    """Server: the machine runs elsewhere, and you are not asked to go there.
+
+    Attributes:
+        reason: one of :class:`Staying`.
+        device: because of this one, by the id that the client gave it; 0: of none.
+        port: of its remote display there; 0: it has none.
+        name: as that of :class:`Move`.
+    """
+
+    TYPE = 13
+    LAYOUT = struct.Struct("<HIH254s")
+    reason: int
+    device: int
+    port: int
+    name: bytes
+
+    @property
+    def host(self) -> str:
+        """The address or the name; empty: it is none."""
+        return _host(self.name)
+
+
+def _host(name: bytes) -> str:
+    text = name.rstrip(b"\0").decode("ascii", "replace")
+    return text if text.isascii() and text.isprintable() else ""
+
+
 ExtMessage: TypeAlias = (
     Hello
     | Accept
@@ -231,6 +273,7 @@ ExtMessage: TypeAlias = (
     | Move
     | Ready
     | Moved
+    | Stay
 )
 
 _TYPES: dict[int, type[ExtMessage]] = {kind.TYPE: kind for kind in get_args(ExtMessage)}

@@ -40,7 +40,9 @@ async def test_a_wire_that_has_begun_goes_on_without_resume(has_begun: bool) -> 
     def send(channel: int, data: bytes, **how: Any) -> None:
         sent.append(data)
 
-    extension = Unbound(None, on_live=live.append, on_resume=lambda: None)
+    extension = Unbound(
+        None, on_live=live.append, on_resume=lambda: None, on_stay=lambda stay: None
+    )
     rdp = SimpleNamespace(cookie=None, send_channel=send)
     connection = SimpleNamespace(rdp=rdp, flush=lambda: None)
     extension.connection = cast(Connection, connection)

@@ -12,10 +12,17 @@ from rusb.client.events import SessionEvent, SessionMoved, SessionStays
 from rusb.client.extension import Extension
 from rusb.client.follow import Follow, MayAsk
 from rusb.errors import CertificateError, ConnectionLost, RusbError
-from rusb.rdp.rusbext import Move
+from rusb.rdp.rusbext import Move, Stay, Staying
+from rusb.usb.device import DeviceInfo
 
 HERE = ClientConfig("here", 3389)
 THERE = Move(3390, bytes(range(32)), b"there")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word of a server counts."""
+    monkeypatch.setattr(follow, "PAUSE", 0.0)
 
 
 class Way:
@@ -201,3 +208,50 @@ async def test_somebody_else_may_go_there_once_we_said_that_we_can() -> None:
     await way.told(None)
     assert (way.went, way.lost, way.events) == ([], [], [])
     assert way.follow.give_up() is None
+
+
+CAMERA = DeviceInfo(5, 0x046D, 0x0825, product="Camera")
+
+
+@pytest.mark.parametrize(
+    ("stay", "why"),
+    [
+        (Stay(Staying.WIRE, 0, 3390, b"there"), "what travels over MS-RDPEUSB cannot"),
+        (Stay(Staying.STREAM, 5, 3390, b"there"), "046d:0825 Camera streams sound"),
+        (Stay(Staying.AHEAD, 6, 3390, b"there"), "one of them is read ahead"),
+        (Stay(77, 0, 3390, b"there"), "the server there cannot go on with them"),
+    ],
+)
+async def test_who_is_not_to_go_there_says_why_and_what_to_do(
+    stay: Stay, why: str
+) -> None:
+    way = Way()
+    way.follow.told_to_stay(stay, CAMERA if stay.device == 5 else None, HERE)
+    (event,) = way.events
+    assert str(event).startswith(
+        "the machine has moved to there:3390, but the devices stay connected to"
+        f" here:3389, which passes everything on: {why}"
+    )
+    assert "end this program and connect to there:3390" in str(event)
+
+
+@pytest.mark.parametrize(("name", "where"), [(b"there", "there"), (b"\n", "another")])
+async def test_a_place_without_a_display_is_named_as_far_as_it_can_be(
+    name: bytes, where: str
+) -> None:
+    way = Way()
+    stay = Stay(Staying.NO_DISPLAY, 0, 0, name)
+    way.follow.told_to_stay(stay, None, HERE)
+    assert f"has moved to {where}" in str(way.events[0])
+
+
+async def test_a_server_that_says_it_again_and_again_fills_no_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follow, "PAUSE", 60.0)
+    way = Way()
+    for _ in range(1000):
+        way.follow.told_to_stay(Stay(0, 0, 1, b"there"), None, HERE)
+        await way.told(Move(0, bytes(32), b"there"))
+    assert len(way.events) == 1
+    await way.follow.aclose()

@@ -69,11 +69,12 @@ async def test_a_client_that_does_not_come_back_stays(
 
 async def test_who_stays_is_told_why(source: Host, target: Host) -> None:
     keyboard = Counting()
-    async with plugged(source, keyboard, wires=WIRES["rdpeusb"]):
+    async with plugged(source, keyboard, wires=WIRES["rdpeusb"]) as client:
         assert (await teleport(target.port))["error"] == ""
         await wait_state(TARGET, "running")
         why = "stays: it has devices over another wire than vrdpusb"
         await until(lambda: why in source.log)
+        await until(lambda: "travels over MS-RDPEUSB cannot" in client.said())
         await reset(TARGET, keyboard)
     await source.wait_ended()
 
@@ -85,11 +86,18 @@ async def test_a_disk_that_is_read_ahead_is_named(source: Host, target: Host) ->
         *("127.0.0.1", port), known_servers=source.folder / "known", reconnect=True
     )
     drive = FlashDrive(bytearray(1 << 20))
-    async with connect(config, backends=[EmulatedBackend(devices=[drive])]):
+    said = list[str]()
+    async with connect(
+        config,
+        backends=[EmulatedBackend(devices=[drive])],
+        on_event=lambda event: said.append(str(event)),
+    ):
         await until(lambda: "VUSB: Attached" in source.log)
         assert (await teleport(target.port))["error"] == ""
         why = f"stays: {drive.info(1, 1)} cannot move: its client reads it ahead"
         await until(lambda: why in source.log)
+        read_ahead = f"{drive.info(1, 1)} is read ahead"
+        await until(lambda: read_ahead in "\n".join(said))
     await source.wait_ended()
 
 
