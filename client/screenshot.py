@@ -30,22 +30,26 @@ async def screenshot(
     No devices are offered.
 
     Args:
-        config: whom to call; its ``timeout`` is for the first whole picture.
-        wait: seconds to look on after that.
+        config: whom to call; its ``timeout`` is for everything but *wait*: connecting,
+            the first whole picture, and the one after a change of the size.
+        wait: seconds to look on after the first whole picture.
         on_event: gets what a user wants to know; ``str()`` of it is a line.
 
     Raises:
         RusbError: what :meth:`ClientSession.start` raises; ConnectionLost: no whole
             picture came, or the connection ended before.
     """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + config.timeout
     canvas = _Watched()
     config = dataclasses.replace(config, usb=False, channels=(), screen=canvas)
     async with connect(config, backends=[], on_event=on_event) as session:
         end = asyncio.ensure_future(session.wait_closed())
         try:
-            if await _comes(canvas.complete, end, config.timeout):
+            if await _comes(canvas.complete, end, until):
                 await asyncio.wait([end], timeout=wait)
-            if await _comes(canvas.complete, end, config.timeout):
+                until += wait
+            if await _comes(canvas.complete, end, until):
                 return canvas.pixels()  # a new size may have come meanwhile
             if end.done():
                 end.result()
@@ -74,11 +78,12 @@ class _Watched(Canvas):
             self.complete.set()
 
 
-async def _comes(what: asyncio.Event, end: asyncio.Future[None], within: float) -> bool:
+async def _comes(what: asyncio.Event, end: asyncio.Future[None], until: float) -> bool:
     """Does something happen in time, and before the end?"""
     if not what.is_set():
         waiting = asyncio.ensure_future(what.wait())
         first: set[asyncio.Future[Any]] = {waiting, end}
-        await asyncio.wait(first, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        left = max(0.0, until - asyncio.get_running_loop().time())
+        await asyncio.wait(first, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
     return what.is_set()

@@ -88,6 +88,22 @@ async def test_a_server_that_draws_nothing(
             await looking
 
 
+async def test_the_timeout_is_of_all_that_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was waited for a first picture, and then as long again for a second one."""
+    monkeypatch.setattr(ServerConnection, "send_update", lambda *_: None)
+    lab = Lab(tmp_path, machine())
+    loop = asyncio.get_running_loop()
+    async with lab.server:
+        config = lab.config()
+        config.timeout = 6.0
+        begin = loop.time()
+        with pytest.raises(ConnectionLost, match="no whole picture"):
+            await screenshot(config)
+        assert 6.0 <= loop.time() - begin < 12.0
+
+
 async def test_a_server_that_draws_nonsense(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
