@@ -7,6 +7,7 @@ end. What is asked for is what the guest pastes.
 
 import enum
 import struct
+from array import array
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,6 +33,9 @@ MAX_MESSAGE = 4 * MAX_TEXT + 64
 MAX_LIST, MAX_FORMATS = 64 << 10, 256
 """Bytes of a list of formats, and how many there may be."""
 
+MAX_SETS = 16
+"""Capability sets that a client may have; there is one kind of them."""
+
 PATIENCE = 5.0
 """Seconds that an answer may take."""
 
@@ -42,7 +46,7 @@ it after each request, and a guest that reads whatever is copied would ask for e
 _HEAD = struct.Struct("<HHI")
 _UNICODE_TEXT = 13
 _LONG_NAMES = 2
-_SHORT_ENTRY = 36
+_SHORT_NAME = 32
 
 
 class Kind(enum.IntEnum):
@@ -213,7 +217,7 @@ class ClipboardServer:
         formats = b""
         if self._offer:
             formats = struct.pack("<I", _UNICODE_TEXT)
-            formats += bytes(2 if self._has_long_names else _SHORT_ENTRY - 4)
+            formats += bytes(2 if self._has_long_names else _SHORT_NAME)
         self._say(Kind.LIST, 0, formats)
         self._is_offered, self._offer = self._offer, None
         self._list_until = now + PATIENCE
@@ -293,6 +297,8 @@ def _says_long_names(body: bytes) -> bool:
     if len(body) < 4:
         raise ParseError(f"capabilities of {len(body)} bytes")
     count, at, found = int.from_bytes(body[:2], "little"), 4, False
+    if count > MAX_SETS:
+        raise ParseError(f"{count} capability sets, at most {MAX_SETS}")
     for _ in range(count):
         if at + 4 > len(body):
             raise ParseError("capabilities end too soon")
@@ -310,6 +316,7 @@ def _read_list(body: bytes, *, has_long_names: bool) -> set[int]:
     """Return the numbers of the formats in a list; their names mean nothing to us."""
     if len(body) > MAX_LIST:
         raise ParseError(f"list of formats of {len(body)} bytes, at most {MAX_LIST}")
+    units = array("H", body[: len(body) // 2 * 2])
     found, at = list[int](), 0
     while at < len(body):
         if len(found) == MAX_FORMATS:
@@ -318,22 +325,13 @@ def _read_list(body: bytes, *, has_long_names: bool) -> set[int]:
             raise ParseError("the list of formats ends too soon")
         found.append(int.from_bytes(body[at : at + 4], "little"))
         at += 4
-        if has_long_names:
-            at = _end_of_name(body, at)
-        else:
-            at += _SHORT_ENTRY - 4
+        try:
+            at = 2 * units.index(0, at // 2) + 2 if has_long_names else at + _SHORT_NAME
+        except ValueError:
+            raise ParseError("the name of a format has no end") from None
         if at > len(body):
             raise ParseError("the name of a format has no end")
     return set(found)
-
-
-def _end_of_name(body: bytes, at: int) -> int:
-    """Return what follows the NUL of a name; beyond the end: it has none."""
-    while body[at : at + 2] != b"\0\0":
-        if at + 2 > len(body):
-            return len(body) + 1
-        at += 2
-    return at + 2
 
 
 def _from_client(body: bytes) -> str:

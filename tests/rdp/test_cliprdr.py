@@ -90,6 +90,35 @@ def test_long_names_are_skipped_to_their_end() -> None:
     assert hear(core, clip(2, body)) == [TextOffered(True)]
 
 
+def test_the_zeros_of_two_characters_are_the_end_of_no_name() -> None:
+    core = ready()
+    body = struct.pack("<I", 49161) + ("\u0078\u7900" * 99 + "\0").encode("utf-16-le")
+    assert b"\0\0" in body[4:-2]
+    body += struct.pack("<I", 13) + b"\0\0"
+    assert hear(core, clip(2, body)) == [TextOffered(True)]
+
+
+def test_a_name_that_ends_with_the_list_or_does_not_end() -> None:
+    for name in (b"A\0", b"A", b"\0", b""):
+        core = ready()
+        body = struct.pack("<I", 13) + name
+        (event,) = hear(core, clip(2, body))
+        assert isinstance(event, ClipboardNoted)
+        assert "has no end" in event.problem
+
+
+@pytest.mark.parametrize("count", [17, 65535])
+def test_capabilities_without_end_are_refused(count: int) -> None:
+    core = ClipboardServer()
+    core.start()
+    sets = struct.pack("<HH", 9, 4) * count
+    body = struct.pack("<HH", count, 0) + sets
+    (event,) = hear(core, clip(7, body))
+    assert event == ClipboardNoted(
+        f"has no clipboard: {count} capability sets, at most 16"
+    )
+
+
 TEXTS = [
     "",
     "plain",
