@@ -2,7 +2,7 @@
 
 import enum
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rusb.errors import LocalProtocolError, NegotiationError, RemoteProtocolError
@@ -21,6 +21,7 @@ from .events import (
     Activated,
     ClientDescription,
     Credentials,
+    Input,
     LogonRequested,
     RefreshRequested,
 )
@@ -84,6 +85,10 @@ costs memory and time whenever a picture is made."""
 MAX_DOMAIN_REQUESTS = 128
 """Users and channels that a client may ask MCS for, each of which is answered; with 31
 channels it needs 34."""
+
+MAX_AT_ONCE = 1024
+"""Messages, keys and movements of one packet, each of which counts as a packet in our
+turn: a packet of the fast path has up to 255 movements, with three buttons each."""
 
 
 @dataclass(slots=True)
@@ -578,6 +583,7 @@ class ServerConnection(Connection):
         for kind, _, body in share.split_share(share_pdus):
             if self._is_over:
                 return
+            self._count(1)
             if kind == ShareType.CONFIRM_ACTIVE:
                 self._confirm_active(body)
             elif kind == ShareType.DATA:
@@ -600,7 +606,7 @@ class ServerConnection(Connection):
                 self._font_list(pdu.body)
             case DataType.INPUT:
                 size = self.width, self.height
-                self._events += self._input.read_slow(pdu.body, *size)
+                self._take_input(self._input.read_slow(pdu.body, *size))
             case DataType.REFRESH_RECT:
                 if pdu.body[:1] == b"\x01":  # 1.15: exactly one rectangle
                     self._events.append(RefreshRequested(_area(pdu.body)))
@@ -642,7 +648,20 @@ class ServerConnection(Connection):
             self._output.append(mcs.ultimatum(is_by_user=False))
 
     def _fast_path(self, head: int, body: bytes) -> None:
-        self._events += self._input.read_fast(head, body, self.width, self.height)
+        size = self.width, self.height
+        self._take_input(self._input.read_fast(head, body, *size))
+
+    def _take_input(self, found: Sequence[Input]) -> None:
+        self._count(len(found))
+        self._events += found
+
+    def _count(self, many: int) -> None:
+        """Count what was in a packet as if each had come in a packet of its own."""
+        self.turn -= many
+        if self.turn < -MAX_AT_ONCE:
+            raise RemoteProtocolError(
+                f"more than {MAX_AT_ONCE} messages, keys and movements in one packet"
+            )
 
     def _send_data(self, kind: int, body: bytes) -> None:
         self._send_io(share.share_data(kind, body, SERVER_USER))

@@ -4,7 +4,8 @@ import struct
 
 import pytest
 
-from rusb.errors import ParseError
+from rusb.errors import ParseError, RemoteProtocolError
+from rusb.rdp import share
 from rusb.rdp.events import (
     Button,
     Input,
@@ -16,6 +17,7 @@ from rusb.rdp.events import (
 )
 from rusb.rdp.input import PAUSE, InputReader
 from rusb.rdp.security import PlainSecurity
+from rusb.rdp.server import MAX_AT_ONCE
 from rusb.rdp.share import DataType
 from tests.support.rdp.raw import RawClient
 
@@ -237,3 +239,40 @@ def test_input_of_the_slow_and_the_fast_path_is_of_one_keyboard() -> None:
     raw.seen.clear()
     raw.feed(fast(bytes.fromhex("041d")), raw.data(DataType.INPUT, slow((4, 0, 69, 0))))
     assert raw.seen == [KeyInput(PAUSE, True), KeyInput(PAUSE, False)]
+
+
+def test_each_key_of_a_packet_counts_in_a_turn() -> None:
+    """64 packets of 1300 movements each held the others up for seconds."""
+    raw = RawClient().until_active()
+    raw.seen.clear()
+    raw.server.turn = 64
+    raw.feed(fast(*[b"\0\x1e"] * 15) * 64)
+    assert len(raw.seen) == 60
+    assert raw.server.has_more
+    raw.server.turn = 1000
+    raw.feed(b"")
+    assert len(raw.seen) == 64 * 15
+    assert not raw.server.has_more
+
+
+def test_each_message_of_a_packet_counts_in_a_turn() -> None:
+    raw = RawClient().until_active()
+    raw.server.turn = 64
+    key = share.share_data(DataType.INPUT, slow((4, 0, 0x1E, 0)), raw.USER)
+    raw.feed(raw.io(key * 9) * 64)
+    assert raw.seen.count(KeyInput(0x1E, True)) == 4 * 9  # 19 of each packet
+    assert raw.server.has_more
+
+
+def test_a_packet_without_end_is_refused() -> None:
+    """What is in it would be more than one turn."""
+    for many in (1000, 1100):
+        raw = RawClient().until_active()
+        raw.server.turn = 64
+        packet = raw.data(DataType.INPUT, slow(*[(4, 0, 0x1E, 0)] * many))
+        if many < MAX_AT_ONCE:
+            raw.feed(packet)
+            assert raw.seen.count(KeyInput(0x1E, True)) == many
+        else:
+            with pytest.raises(RemoteProtocolError, match="1024 messages, keys and"):
+                raw.feed(packet)
