@@ -3,10 +3,23 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.rdp.client import Screen
 
 __all__ = ["ClientConfig"]
+
+MAX_CHANNELS, MAX_NAME = 24, 7
+"""Of static channels, of which RDP has 31 in all, and of one's name (2.2.1.3.4.1)."""
+
+_SECURITY = ("tls", "rdp", "none")
+_RANGES = {
+    "port": (1, 0xFFFF),
+    "width": (1, 0xFFFF),
+    "height": (1, 0xFFFF),
+    "experience": (0, 0xFFFF_FFFF),
+}
+_CHOICES = {"depth": (8, 15, 16, 24, 32), "version": (4, 5)}
 
 
 @dataclass(slots=True)
@@ -82,12 +95,51 @@ class ClientConfig:
     force: bool = False
     security: tuple[str, ...] = ("tls",)
     legacy_tls: bool = False
-    ca: Path | None = None
-    known_servers: Path | None = None
+    ca: Path | str | None = None
+    known_servers: Path | str | None = None
     certificate: bytes = b""
     timeout: float = 30.0
     usb_timeout: float = 45.0
     reconnect: bool = False
+
+    def check(self) -> None:
+        """See whether a client can do this.
+
+        Raises:
+            SettingsError: it cannot; the error names the attribute and the value.
+        """
+        for name, (low, high) in _RANGES.items():
+            number = getattr(self, name)
+            if not low <= number <= high:
+                raise SettingsError(f"{name} {number} is not from {low} to {high}")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                words = ", ".join(map(str, known))
+                raise SettingsError(f"{name} {value} is unknown; choose one of {words}")
+        if not self.security or not set(self.security) <= set(_SECURITY):
+            words = ", ".join(_SECURITY)
+            raise SettingsError(
+                f"security {self.security!r}: it must be a tuple of some of {words}"
+            )
+        for name in ("wires", "backends", "channels"):
+            if isinstance(getattr(self, name), str):
+                raise SettingsError(f"{name} must be a tuple of names, not a text")
+        if self.usb and not self.wires:
+            raise SettingsError("wires is empty: without one, no device can be offered")
+        if len(self.channels) > MAX_CHANNELS or any(
+            not (name.isascii() and 1 <= len(name) <= MAX_NAME)
+            for name in self.channels
+        ):
+            raise SettingsError(
+                f"channels {self.channels!r}: at most {MAX_CHANNELS} names of 1 to"
+                f" {MAX_NAME} ASCII characters"
+            )
+        for name in ("user", "domain", "password", "client_name", "shell", "directory"):
+            if any("\ud800" <= c <= "\udfff" for c in getattr(self, name)):
+                raise SettingsError(
+                    f"the {name.replace('_', ' ')} is not text in UTF-8"
+                )
 
     @property
     def server(self) -> str:

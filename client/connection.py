@@ -142,20 +142,21 @@ class Connection:
         stream = self.stream
         if stream is None:
             return
-        if not self.is_over:
-            self.rdp.disconnect()
-            # who closes with something unread resets the connection, and the server may
-            # never read the goodbye: it is to close first
-            stream.send_now()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GOODBYE):
-                    await self._over.wait()
-        stream.close()
         try:
-            async with asyncio.timeout(3):
-                await self._over.wait()
-        except TimeoutError:
-            stream.abort()
+            if not self.is_over:
+                self.rdp.disconnect()
+                # who closes with something unread resets the connection, and the server
+                # may never read the goodbye: it is to close first
+                stream.send_now()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(GOODBYE):
+                        await self._over.wait()
+            stream.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    await self._over.wait()
+        finally:
+            stream.abort()  # nothing, if it is over
 
     def _handle(self, event: rdp.Event) -> None:
         match event:

@@ -127,10 +127,12 @@ class Connections:
         self._is_closing = True
         if self._network is not None:
             self._network.close()
-        await self._redial.aclose()
-        await self._follow.aclose()
-        if self.current is not None:
-            await self.current.aclose()
+        try:
+            await self._redial.aclose()
+            await self._follow.aclose()
+        finally:
+            if self.current is not None:
+                await self.current.aclose()
 
     # ---------------------------------------------------------- begin, resume ----
 

@@ -1,5 +1,6 @@
 """What may be offered: the backends' devices, filters, ids, plugging."""
 
+import contextlib
 import enum
 import logging
 from collections.abc import Callable, Sequence
@@ -258,6 +259,10 @@ class DeviceCatalog:
         return error.hinting(hints[0] if hints else None)
 
     async def aclose(self) -> None:
-        """Close every backend, and with it what is in use. Idempotent."""
-        for backend in self._backends:
-            await backend.aclose()
+        """Close every backend, and with it what is in use. Idempotent.
+
+        One that fails does not keep the others.
+        """
+        async with contextlib.AsyncExitStack() as rest:
+            for backend in reversed(self._backends):
+                rest.push_async_callback(backend.aclose)

@@ -1,6 +1,7 @@
 """The list of devices as a server knows of it: what is offered, over which wire."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -166,8 +167,9 @@ class Offers:
     async def aclose(self) -> None:
         """Close every device and give it back. Idempotent."""
         self.end()
-        for one in self._taken:
-            await one.slots.aclose()
+        async with contextlib.AsyncExitStack() as rest:
+            for one in reversed(self._taken):
+                rest.push_async_callback(one.slots.aclose)
 
     # -------------------------------------------------------------- our own ----
 

@@ -84,6 +84,8 @@ async def _comes(what: asyncio.Event, end: asyncio.Future[None], until: float) -
         waiting = asyncio.ensure_future(what.wait())
         first: set[asyncio.Future[Any]] = {waiting, end}
         left = max(0.0, until - asyncio.get_running_loop().time())
-        await asyncio.wait(first, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await asyncio.wait(first, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
     return what.is_set()

@@ -51,6 +51,7 @@ async def connect(
         NoPermission, DeviceBusy: none of the devices can be used; it says why.
         RusbError: what :meth:`ClientSession.start` raises.
     """
+    config.check()
     if backends is None:
         names = config.backends if config.usb else ()
         backends = [load_backend(name, force=config.force) for name in names]
@@ -302,11 +303,15 @@ class ClientSession:
             raise error
 
     async def aclose(self) -> None:
-        """Say goodbye, close every device and give it back. Idempotent."""
-        await self._connections.aclose()
-        self._finish(None)
-        await self._offers.aclose()
-        await self._tasks.aclose()
+        """Say goodbye, close every device and give it back. Idempotent.
+
+        Cancelled, it says no goodbye and waits for nobody; the rest is done.
+        """
+        async with contextlib.AsyncExitStack() as rest:
+            rest.push_async_callback(self._tasks.aclose)
+            rest.push_async_callback(self._offers.aclose)
+            rest.callback(self._finish, None)
+            await self._connections.aclose()
 
     def _finish(self, error: RusbError | None) -> None:
         """The session is over. Idempotent."""

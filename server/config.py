@@ -40,6 +40,6 @@ class ServerConfig:
     pam_service: str = ""
     wires: tuple[str, ...] = ("vrdpusb", "rdpeusb")
     legacy_tls: bool = False
-    log: str | None = None
+    log: Path | str | None = None
     is_bare: bool = False
-    state: Path | None = None
+    state: Path | str | None = None

@@ -63,7 +63,7 @@ class ReleaseLog:
 
     def __init__(
         self,
-        path: str | None,
+        path: Path | str | None,
         *,
         clock: Callable[[], float] = time.monotonic,
         max_size: int = MAX_SIZE,

@@ -42,7 +42,7 @@ def certificate_files(config: ServerConfig) -> tuple[Path, Path, Path | None]:
     files = [display.property(f"Security/{name}") for name in names]
     certificate, key, ca = (Path(f) if f else None for f in files)
     if certificate is None and key is None:
-        folder = config.state or state_folder()
+        folder = Path(config.state or state_folder())
         try:
             certificate, key = make_self_signed(folder)
         except OSError as error:

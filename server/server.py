@@ -1,6 +1,7 @@
 """The server: ports, certificate, guest, sessions."""
 
 import asyncio
+import contextlib
 import dataclasses
 import ipaddress
 import itertools
@@ -11,7 +12,7 @@ from functools import partial
 import rusb.server.guests
 from rusb import plugins
 from rusb.aio.protocols import load_protocol
-from rusb.errors import Hint, ListenError, PluginError, RusbError
+from rusb.errors import Hint, ListenError, PluginError, RusbError, SettingsError
 from rusb.filters.model import Filter
 from rusb.rdp.error_info import STOPPED
 
@@ -164,7 +165,10 @@ class Server:
         return self._security.fingerprint
 
     async def aclose(self) -> None:
-        """Disconnect all clients, detach all devices, stop. Idempotent."""
+        """Disconnect all clients, detach all devices, stop. Idempotent.
+
+        Cancelled, it does not wait for clients; the rest is done.
+        """
         if self._is_closed:
             return
         self._is_closed = True
@@ -174,16 +178,19 @@ class Server:
         sessions = list(self._sessions)
         for session in sessions:
             session.disconnect(STOPPED)
-        if sessions:
-            ends = [asyncio.ensure_future(s.wait_ended()) for s in sessions]
-            await asyncio.wait(ends, timeout=END_TIMEOUT)
-        self._host.media.aclose()
-        await self._screens.aclose()
-        await self.guest.aclose()
-        if was_open:
-            self._host.tell(events.ServerStopped())
-        if self._owns_log:
-            self.log.close()
+        ends = [asyncio.ensure_future(s.wait_ended()) for s in sessions]
+        async with contextlib.AsyncExitStack() as rest:
+            if self._owns_log:
+                rest.callback(self.log.close)
+            if was_open:
+                rest.callback(self._host.tell, events.ServerStopped())
+            rest.push_async_callback(self.guest.aclose)
+            rest.push_async_callback(self._screens.aclose)
+            rest.callback(self._host.media.aclose)
+            for end in ends:
+                rest.callback(end.cancel)
+            if ends:
+                await asyncio.wait(ends, timeout=END_TIMEOUT)
 
     def state(self) -> DisplayState:
         """Who is connected: what ``showvminfo`` shows (filters.md 3.7)."""
@@ -311,11 +318,15 @@ class Server:
         display = self.machine.remote_display
         address = self.config.address or display.property("TCP/Address") or None
         text = display.property("TCP/Ports") or "3389"
-        ports = self.config.ports or parse_ports(text)
+        ports = self.config.ports
+        if ports is None:
+            ports = parse_ports(text)
+        elif wrong := [port for port in ports if not 0 <= port <= 0xFFFF]:
+            raise SettingsError(f"{wrong[0]} is not a port (1 to 65535, or 0 for any)")
         try:
             await self._listeners.open(address, ports, self._accept)
         except ListenError as error:
-            if self.config.ports:
+            if self.config.ports is not None:
                 text = ",".join(map(str, ports))
             raise ListenError(
                 f"can't bind to the port(s) {text}: {error}; the property TCP/Ports"

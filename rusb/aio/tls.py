@@ -94,7 +94,7 @@ def server_context(
     return context
 
 
-def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
+def client_context(ca: Path | str | None, *, legacy: bool = False) -> ssl.SSLContext:
     """Make the context of a client; without *ca* the caller checks a pin.
 
     TLS 1.2 is the floor, or with *legacy* 1.0.
@@ -114,7 +114,7 @@ def client_context(ca: Path | None, *, legacy: bool = False) -> ssl.SSLContext:
     return context
 
 
-def _load_authorities(context: ssl.SSLContext, path: Path, name: str) -> None:
+def _load_authorities(context: ssl.SSLContext, path: Path | str, name: str) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
@@ -280,8 +280,8 @@ class KnownServers:
     A text file, one server a line: ``host:port sha256:HEX``.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or state_folder() / "known_servers"
+    def __init__(self, path: Path | str | None = None) -> None:
+        self.path = Path(path or state_folder() / "known_servers")
 
     def check(self, server: str, certificate: bytes) -> bool:
         """Compare with the pin of *server*, or pin it.

@@ -2,12 +2,20 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from rusb.client import ClientSession, SessionDevice, SessionEvent, Standing, connect
+from rusb.client import (
+    ClientSession,
+    SessionDevice,
+    SessionEvent,
+    Standing,
+    connect,
+    events,
+)
 from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.client.events import (
     CertificateTrusted,
@@ -27,6 +35,16 @@ from rusb.usb.device import DeviceInfo
 from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import UrbStatus
 from tests.support.whole_path import Lab, machine
+
+GUIDE = Path(__file__).parents[2] / "docs" / "howto" / "program.md"
+
+
+def test_every_event_is_in_the_guide() -> None:
+    table = [
+        line.split("|")[1] for line in GUIDE.read_text().splitlines() if "|" in line
+    ]
+    named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    assert named | {"DeviceEvent", "SessionEvent"} == set(events.__all__)
 
 
 class Program:

@@ -85,3 +85,20 @@ async def test_a_name_of_which_one_address_is_ours(
         assert server.port == port
     log = (tmp_path / "VBox.log").read_text()
     assert f"listening on port {port} (IPv4)." in log
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 70000])
+async def test_a_port_that_is_none_is_no_other(tmp_path: Path, port: int) -> None:
+    server = make(tmp_path, "5000")
+    server.config.ports = [0, port]
+    with pytest.raises(SettingsError, match=f"^{port} is not a port"):
+        await server.start()
+    assert server.port == 0
+
+
+async def test_no_port_is_not_the_usual_one(tmp_path: Path) -> None:
+    server = make(tmp_path, "0")
+    server.config.ports = []
+    with pytest.raises(ListenError):
+        await server.start()
+    assert server.port == 0
