@@ -11,6 +11,8 @@ from rusb.errors import (
     AuthenticationError,
     ConnectionLost,
     Hint,
+    NegotiationError,
+    RemoteProtocolError,
     RusbError,
     ServerBusy,
 )
@@ -27,6 +29,9 @@ from .events import CertificateTrusted
 __all__ = ["Connection"]
 
 log = logging.getLogger(__name__)
+
+_OF_THE_SERVER = (ConnectionLost, NegotiationError, RemoteProtocolError)
+"""Errors that say what a server did."""
 
 GOODBYE = 1.0
 """Seconds that a server has to close the connection after our goodbye."""
@@ -106,6 +111,21 @@ class Connection:
         await self._active
 
     @property
+    def stage(self) -> str:
+        """What the server last did, or not, before it was active."""
+        if self.stream is None:
+            return "nothing answers at that port"
+        if not self.stream.bytes_received:
+            return "it accepted the connection and then said nothing"
+        if self.rdp.is_admitted:
+            return "it accepted the logon and did not begin the session"
+        if self.rdp.is_logged_on:
+            return "it did not answer the logon"
+        if self._config.security[0] == "tls" and self.certificate is None:
+            return "it did not finish the start of TLS"
+        return "it stopped answering before the logon"
+
+    @property
     def certificate(self) -> bytes | None:
         """What the server showed and we have checked, DER; None without TLS."""
         transport = None if self.stream is None else self.stream.transport
@@ -180,10 +200,17 @@ class Connection:
     def _lost(self, error: RusbError | None) -> None:
         self.is_over = True
         if not self._active.done():
-            self._active.set_exception(self._why_refused(error))
+            self._active.set_exception(self._naming_it(self._why_refused(error)))
             self._active.exception()  # nobody may be waiting any more
         self._over.set()
-        self._on_lost(error)
+        self._on_lost(None if error is None else self._naming_it(error))
+
+    def _naming_it(self, error: RusbError) -> RusbError:
+        """Have an error name the server: cores and streams do not know who it is."""
+        server = self._config.server
+        if isinstance(error, _OF_THE_SERVER) and server not in str(error):
+            error.args = (f"{server}: {error}", *error.args[1:])
+        return error
 
     def _why_refused(self, error: RusbError | None) -> RusbError:
         """Explain an end before the session began (vrdp-server.md 3.7)."""

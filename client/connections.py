@@ -282,7 +282,7 @@ class Connections:
         except TimeoutError:
             raise ConnectionLost(
                 f"{self.config.server} did not finish the connection within"
-                f" {seconds:g} s"
+                f" {seconds:g} s: {connection.stage}"
             ) from None
         assert connection.stream is not None
         self._know_peer(connection.stream.peer)

@@ -10,6 +10,10 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]")
 """How asyncio lists the failures of several addresses, in an error without a number."""
 
 
+_PLACE = re.compile(r" \(_ssl\.c:\d+\)$")
+"""Where in Python's own source an error of TLS was noticed."""
+
+
 def reason(error: OSError | UnicodeError) -> str:
     """Return why *error* came, for a message that says what was tried.
 
@@ -22,7 +26,8 @@ def reason(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
         return "no such name"
     if type(error).__module__ != "builtins":  # of ssl, getaddrinfo: other numbers
-        return error.strerror or str(error) or type(error).__name__
+        text = error.strerror or str(error) or type(error).__name__
+        return _PLACE.sub("", text)
     if error.errno is not None and error.errno in errno.errorcode:
         return os.strerror(error.errno)
     if numbers := dict.fromkeys(map(int, _NUMBER.findall(str(error)))):

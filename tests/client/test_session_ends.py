@@ -136,6 +136,28 @@ async def test_a_cut_between_logon_and_session_is_not_a_wrong_password(
     assert "password" not in str(e.value)
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_server_that_stops_after_the_logon_is_said_to(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    has_ended = asyncio.Event()
+
+    async def check(request: Request) -> Decision:
+        if not goes_on:
+            await has_ended.wait()
+        return Decision(granted=True, reason="")
+
+    monkeypatch.setattr(lab.server.authenticator, "check", check)
+    monkeypatch.setattr(ServerConnection, "_demand_active", lambda self: None)
+    config = lab.config()
+    config.timeout = 1.0
+    what = "accepted the logon and" if goes_on else "did not answer the logon"
+    with pytest.raises(ConnectionLost, match=f"within 1 s: it {what}"):
+        async with connect(config, backends=[]):
+            pass
+    has_ended.set()
+
+
 @pytest.mark.parametrize("how", ["is denied", "is denied without a word", "breaks"])
 async def test_only_a_logon_that_is_denied_looks_like_a_wrong_password(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
