@@ -121,7 +121,8 @@ class Doorman:
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Pass on what comes, until the end of either."""
     with contextlib.suppress(OSError):
-        while data := await reader.read(_PIECE):
+        while (data := await reader.read(_PIECE)) and not writer.is_closing():
             writer.write(data)
             await writer.drain()
-        writer.write_eof()
+        if not writer.is_closing():
+            writer.write_eof()

@@ -116,6 +116,22 @@ async def test_the_end_of_the_server_is_the_viewers() -> None:
         writer.close()
 
 
+async def test_a_viewer_that_is_gone_is_no_bug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An event loop may refuse to write where there is nobody any more."""
+    async with joined(TLS) as (_, door):
+        for _ in range(10):
+            reader, writer = await call(door)
+            await reader.readexactly(len(TLS))
+            writer.write(bytes(1 << 20))
+            await asyncio.sleep(0)
+            writer.transport.abort()
+            while door._open:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    assert caplog.records == []
+
+
 async def test_only_a_few_are_let_in() -> None:
     async with joined(TLS) as (server, door):
         open_ones = [await call(door) for _ in range(MAX_CONNECTIONS)]
