@@ -77,6 +77,7 @@ class Connection:
         )
         self.stream: RdpStream | None = None
         self.reason: int | None = None
+        self.sent_to = ""
         self.has_goodbye = self.was_active = self.is_over = False
         self._tells_why = tells_why
         self._config = config
@@ -189,6 +190,8 @@ class Connection:
                     self.was_active = True
                     self._on_active()
                     self._active.set_result(None)
+            case rdp.Redirected() if self.certificate is not None:
+                self.sent_to = event.host  # without TLS anybody could say so
             case rdp.Disconnected():
                 self.has_goodbye = True
                 self.reason = event.reason

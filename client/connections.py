@@ -1,15 +1,17 @@
 """The connections of a session, one after the other, and which of them counts."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 
+from rusb.aio.tasks import TaskSet
 from rusb.errors import ConnectionLost, NegotiationError, RusbError
 from rusb.rdp import rusbext
 from rusb.rdp.cookie import Cookie
 
 from .config import ClientConfig
 from .connection import Connection
-from .events import SessionEvent
+from .events import SessionEvent, SessionSentOn
 from .extension import Extension, Ticket, clock
 from .follow import FOLLOW_SECONDS, Follow, first_of
 from .offers import Offers
@@ -23,6 +25,9 @@ _NEEDED = (
     "Remote USB needs a VRDP server (rusb serve, or VirtualBox with its extension pack)"
     " whose property Client/DisableUSB is not set"
 )
+
+MAX_SENT_ON = 8
+"""Times that servers may send a session on: two could do so for ever."""
 
 _RESETS = (ConnectionResetError, BrokenPipeError)
 
@@ -80,6 +85,9 @@ class Connections:
             on_event=on_event,
             on_over=on_over,
         )
+        self._sent_on = 0
+        self._tasks = TaskSet()
+        self._going: asyncio.Task[None] | None = None  # to where we were sent
         self._follow = Follow(
             resume=self._resume_at,
             go_to=self._go_to,
@@ -90,7 +98,8 @@ class Connections:
     @property
     def is_connected(self) -> bool:
         """Is there one that works, and no other one looked for?"""
-        return self.current is not None and not self._redial.is_under_way
+        is_going = self._going is not None and not self._going.done()
+        return not (self.current is None or self._redial.is_under_way or is_going)
 
     @property
     def ticket(self) -> Ticket | None:
@@ -130,6 +139,7 @@ class Connections:
         try:
             await self._redial.aclose()
             await self._follow.aclose()
+            await self._tasks.aclose()
         finally:
             if self.current is not None:
                 await self.current.aclose()
@@ -318,6 +328,9 @@ class Connections:
         if connection is not self.current or not connection.was_active:
             return  # whoever opened it knows
         self.reason = connection.reason
+        if connection.sent_to and not (self._is_closing or self._is_ended):
+            self._go_on_at(connection.sent_to)
+            return
         is_reset = error and isinstance(error.__cause__, _RESETS)  # as by kill -9
         if (error is None or is_reset) and not self._is_closing:
             error = self._why_ended(connection, wires)
@@ -381,6 +394,32 @@ class Connections:
         if config is not None:
             self._go_to(config)
         return config is not None
+
+    def _go_on_at(self, host: str) -> None:
+        """The server sends us to another one, at its port: nothing of ours is used."""
+        before = self.config.server
+        config = dataclasses.replace(self.config, host=host, certificate=b"")
+        self._sent_on += 1
+        if self._sent_on > MAX_SENT_ON:
+            self._on_over(
+                ConnectionLost(
+                    f"{before} sends its clients on to {config.server}, and others had"
+                    f" sent this one to it before, {MAX_SENT_ON} times"
+                )
+            )
+            return
+        self._redial.forget()
+        self._go_to(config)
+        self._going = self._tasks.start(self._go_on(before), "going on elsewhere")
+
+    async def _go_on(self, before: str) -> None:
+        await self._offers.drop()
+        try:
+            await self.begin(self.config.timeout)
+        except RusbError as error:
+            self._on_over(error)
+        else:
+            self._on_event(SessionSentOn(before, self.config.server))
 
     def _go_to(self, config: ClientConfig) -> None:
         self.config = config

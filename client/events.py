@@ -28,6 +28,7 @@ __all__ = [
     "SessionMoved",
     "SessionRenewed",
     "SessionResumed",
+    "SessionSentOn",
     "SessionStays",
 ]
 
@@ -147,6 +148,21 @@ class SessionMoved(SessionEvent):
             f"the machine has moved from {self.before}; its devices are connected to"
             f" {self.server} now, and the guest has kept them"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSentOn(SessionEvent):
+    """The machine runs at another host, and nothing of the session was in use.
+
+    Attributes:
+        before, server: ``host:port``.
+    """
+
+    before: str
+    server: str
+
+    def __str__(self) -> str:
+        return f"the machine has moved from {self.before} to {self.server}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,9 +227,11 @@ class ServerSession(Session):
             self._end(reason)
 
     def send_on(self, to: Elsewhere, *, has_same_port: bool) -> None:
-        if self.viewer is None or self.in_use or not self.is_logged_on:
+        if self.in_use or not self.is_logged_on:
             return  # its devices go on over here
         is_told = has_same_port and self._rdp.may_be_sent_to(to.host)
+        if self.viewer is None and not is_told:
+            return  # it sees nothing anyway
         self._host.tell(events.ClientSentOn(self.number, str(to), is_told))
         if is_told:
             self._rdp.send_on(to.host)

@@ -161,7 +161,7 @@ class _Window:
             raise
         if reason:  # the server ended it, and perhaps the session as well
             await asyncio.wait({ended}, timeout=TOGETHER)
-            if ended.done() or now < self._patient_until:
+            if ended.done() or now < self._patient_until or self._is_broken():
                 return True
             say(f"the server ended the viewer's connection: {explain(reason)}")
         self.end = End.WINDOW

@@ -18,12 +18,13 @@ from .capabilities import (
 from .channels import ChannelLimits
 from .connection import Connection
 from .cookie import Cookie
-from .events import Activated
+from .events import Activated, Redirected
 from .gcc import USB_ONLY, ChannelRequest, ClientBlocks, ClientCore, ServerBlocks
 from .info import ClientInfo, InfoFlag
 from .licensing import answer_licence
 from .notices import ErrorInfoReceived
 from .per import Reader
+from .redirection import parse_redirection
 from .security import SecurityFlag, StandardSecurity, parse_header
 from .share import Control, DataType, ShareData, ShareType
 from .standard import (
@@ -469,11 +470,19 @@ class ClientConnection(Connection):
                 case ShareType.DATA:
                     self._share_data(ShareData.parse(body))
                 case ShareType.REDIRECTION:
-                    raise NegotiationError(
-                        "the server redirects to another server, which is not supported"
-                    )
+                    self._redirected(body)
                 case _:
                     self._ignore(f"share PDU {kind}")
+
+    def _redirected(self, body: bytes) -> None:
+        """The machine runs at another host; a broker's redirection comes sooner, and
+        names a session there."""
+        if self._phase is not _Phase.ACTIVE:
+            raise NegotiationError(
+                "the server redirects to another server, which is not supported"
+            )
+        self._events.append(Redirected(parse_redirection(body)))
+        self._end()
 
     def _deactivated(self) -> None:
         """A change of size follows, unless an error-info code came before."""

@@ -25,6 +25,7 @@ __all__ = [
     "LogonRequested",
     "MessageTooLong",
     "PointerInput",
+    "Redirected",
     "RefreshRequested",
     "TlsRequested",
     "UnicodeInput",
@@ -150,6 +151,17 @@ class DynamicReady:
     """
 
     version: int
+
+
+@dataclass(slots=True)
+class Redirected:
+    """Client: the server sends us to another one; Disconnected follows.
+
+    Attributes:
+        host: an address or a name; the port is that of this server.
+    """
+
+    host: str
 
 
 @dataclass(slots=True)
@@ -284,6 +296,7 @@ Event: TypeAlias = (
     | ChannelClosed
     | ChannelRefused
     | DynamicReady
+    | Redirected
     | Disconnected
     | RefreshRequested
     | Input

@@ -1,12 +1,15 @@
-"""Send a client to another server: the redirection packet (MS-RDPBCGR 2.2.13)."""
+"""A server sends its client to another one: the redirection packet
+(MS-RDPBCGR 2.2.13)."""
 
 import ipaddress
 import struct
 from typing import Final
 
-from rusb.errors import LocalProtocolError
+from rusb.errors import LocalProtocolError, ParseError
 
-__all__ = ["may_be_said", "redirection", "takes_redirection"]
+from .per import Reader
+
+__all__ = ["may_be_said", "parse_redirection", "redirection", "takes_redirection"]
 
 MAX_ADDRESS: Final = 39
 """Characters of an address: FreeRDP takes no more than 80 bytes with the zero."""
@@ -21,6 +24,8 @@ flags of CS_CLUSTER (2.2.1.3.5). Older ones do not know it as it is built here."
 
 _PACKET = 0x0400  # SEC_REDIRECTION_PKT
 _ADDRESS, _NAME = 0x00000001, 0x00000100  # LB_TARGET_NET_ADDRESS, LB_TARGET_FQDN
+_BETWEEN = 0x00000002, 0x00000004, 0x00000008, 0x00000010
+"""LB_LOAD_BALANCE_INFO, LB_USERNAME, LB_DOMAIN, LB_PASSWORD: between these two."""
 _PADDING = 8
 
 
@@ -61,3 +66,26 @@ def redirection(host: str) -> bytes:
     fields = struct.pack("<III", 0, flag, len(text)) + text
     head = struct.pack("<HH", _PACKET, 4 + len(fields))
     return b"\0\0" + head + fields + bytes(_PADDING)
+
+
+def parse_redirection(body: bytes) -> str:
+    """Return the address or name of the server that a client is sent to.
+
+    Args:
+        body: what follows the share control header.
+
+    Raises:
+        ParseError: it is malformed, or names no server.
+    """
+    reader = Reader(body, "redirection")
+    reader.take(2 + 4 + 4)  # padding, flags, length, session
+    flags = reader.u32()
+    found: dict[int, bytes] = {}
+    for flag in (_ADDRESS, *_BETWEEN, _NAME):
+        if flags & flag:
+            found[flag] = reader.take(reader.u32())
+    text = found.get(_ADDRESS) or found.get(_NAME) or b""
+    host = text.decode("utf-16-le", "replace").rstrip("\0")
+    if not may_be_said(host):
+        raise ParseError(f"a redirection to {host[:80]!r}")
+    return host

@@ -281,7 +281,10 @@ class Qemu(Hypervisor):
             sock.close()
             why = f"QEMU's screen: {reason(error)}"
             if self.elsewhere:
-                why = f"the machine runs at {self.elsewhere} now; its screen is there"
+                why = (
+                    f"the machine runs at {self.elsewhere} now, and its screen is"
+                    " there. Close this viewer, and connect there"
+                )
             raise GuestError(why) from error
         return sock
 

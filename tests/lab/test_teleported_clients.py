@@ -5,6 +5,7 @@ The guest is a BIOS; both hosts are in this process, at addresses of their own.
 
 import asyncio
 import contextlib
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from tests.support.teleporting import (
     teleport,
     wait_state,
 )
+
+BIN = Path(sys.executable).parent
 
 pytestmark = [
     pytest.mark.lab,
@@ -103,6 +106,28 @@ async def test_xfreerdp_goes_where_the_machine_goes(tmp_path: Path) -> None:
                     if await asyncio.to_thread(where.shows, picture, 24):
                         break
                 assert f"client 1: sent on to 127.0.0.2:{port}" in source.log
+
+
+@pytest.mark.parametrize("viewer", ["xfreerdp", "rdesktop"])
+async def test_our_window_goes_where_the_machine_goes(
+    tmp_path: Path, viewer: str
+) -> None:
+    """A viewer behind a port of ours cannot go there by itself."""
+    port = free_port()
+    with Display(tmp_path) as where:
+        async with hosts(tmp_path, port, port) as (source, target):
+            size = f"{WIDTH}x{HEIGHT}"
+            words = [str(BIN / "rdesktop-vrdp"), "-a", "24", "-g", size]
+            command = ["env", f"RUSB_VIEWER={viewer}", *words, f"127.0.0.1:{port}"]
+            with Program(command, tmp_path, where.name) as program:
+                await wait_viewers(SOURCE, program)
+                assert (await teleport(target.port))["error"] == ""
+                await wait_state(TARGET, "running")
+                await wait_viewers(TARGET, program)
+                moved = f"has moved from 127.0.0.1:{port} to 127.0.0.2:{port}"
+                await until(lambda: moved in program.said())
+                assert "Traceback" not in program.said()
+            await source.wait_ended()
 
 
 async def test_a_viewer_with_devices_stays(tmp_path: Path) -> None:
