@@ -13,13 +13,16 @@ from tests.support.wire.redir import (
     BULK_IN,
     BULK_OUT,
     CANCEL,
+    DESCRIPTORS,
     DISCONNECT,
     EP_INFO,
+    INFO,
     INTERFACE_INFO,
     INTERRUPT,
     INTERRUPT_STATUS,
     POLLED,
     SET_ALT,
+    SET_CONFIGURATION,
     START_INTERRUPT,
     STOP_INTERRUPT,
     SUCCESS,
@@ -100,6 +103,21 @@ def test_afterwards_it_reads_as_before(host: Host) -> None:
     assert list(host.answers()) == [answer(21, b"data")]
     host.core.resume_reads()
     assert list(host.answers()) == []
+
+
+def test_another_device_on_the_stream_is_polled_at_the_same_address(
+    host: Host,
+) -> None:
+    host.core.suspend_reads({POLLED})
+    host.core.resume_reads()
+    host.core.announce([])
+    host.send(packet(ACK))
+    host.core.announce([INFO], {INFO.id: DESCRIPTORS})
+    host.send(packet(SET_CONFIGURATION, 30, b"\1"))
+    (urb,) = host.urbs()
+    host.complete(urb)
+    host.send(packet(START_INTERRUPT, 31, bytes([POLLED])))
+    assert {urb.endpoint for urb in host.urbs()} == {POLLED}
 
 
 def test_to_suspend_once_more_says_nothing(host: Host) -> None:

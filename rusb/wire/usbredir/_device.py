@@ -356,6 +356,7 @@ class UsbredirDeviceSide(AskedStream, DeviceSide):
     def _forget(self) -> None:
         self._info = self._state = None
         self._suspended = self._polled = frozenset()
+        self._told_polled.clear()
         self._is_connected = self.is_suspending = False
         self._requests.forget_all()
         self._streams.stop_all()
