@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 
-from rusb.errors import ListenError
+from rusb.errors import Hint, ListenError, SettingsError
 
 from .network import BACKLOG, bind
 
@@ -45,10 +45,14 @@ class Listeners:
             SettingsError: the address is none of ours.
             ListenError: no port is free.
         """
-        for port in ports:
-            if sockets := bind(address, port):
-                break
-        else:
+        try:
+            tried = (bind(address, port) for port in ports)
+            sockets = next(filter(None, tried), None)
+        except SettingsError as error:
+            raise SettingsError(f"{error}; check the property TCP/Address").hinting(
+                Hint.OTHER_ADDRESS
+            ) from error
+        if sockets is None:
             raise ListenError("all are in use, or this user may not use them")
         loop = asyncio.get_running_loop()
         for sock in sockets:

@@ -4,7 +4,7 @@ import errno
 import ipaddress
 import socket
 
-from rusb.errors import Hint, SettingsError
+from rusb.errors import SettingsError
 from rusb.oserrors import reason
 
 __all__ = ["BACKLOG", "bind", "network_of", "site_of"]
@@ -42,17 +42,14 @@ def bind(address: str | None, port: int) -> list[socket.socket]:
     program would then look free.
 
     Raises:
-        SettingsError: no address is ours.
+        SettingsError: no address is ours. The caller says which setting that is.
     """
     try:
         found = socket.getaddrinfo(
             address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (socket.gaierror, UnicodeError) as error:
-        raise SettingsError(
-            f"cannot listen on {address!r}: {reason(error)}; check the property"
-            " TCP/Address"
-        ).hinting(Hint.OTHER_ADDRESS) from error
+        raise SettingsError(f"cannot listen on {address!r}: {reason(error)}") from error
     bound: list[socket.socket] = []
     problem = ""
     for family, kind, protocol, _, where in found:

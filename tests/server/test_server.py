@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rusb.errors import ListenError, SettingsError
+from rusb.errors import Hint, ListenError, SettingsError
 from rusb.server.config import ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.server import Server
@@ -62,8 +62,9 @@ async def test_both_families_on_one_port(tmp_path: Path) -> None:
 
 
 async def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"192\.0\.2\.1"):
+    with pytest.raises(SettingsError, match=r"192\.0\.2\.1.*TCP/Address") as caught:
         await make(tmp_path, "0", "192.0.2.1").start()
+    assert caught.value.hint is Hint.OTHER_ADDRESS
     assert " VRDP: cannot listen on 192.0.2.1" in (tmp_path / "VBox.log").read_text()
 
 
