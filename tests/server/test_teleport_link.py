@@ -9,7 +9,14 @@ import pytest
 
 from rusb.server.machine.teleport.core import Step
 from rusb.server.machine.teleport.link import Link, PeerFailed
-from rusb.server.machine.teleport.messages import Display, Failed, NotTaken
+from rusb.server.machine.teleport.messages import (
+    DeviceBytes,
+    Display,
+    Failed,
+    NotTaken,
+)
+from rusb.server.machine.teleport.relay import Relay
+from rusb.server.machine.teleport.seam import Stream
 
 
 @contextlib.asynccontextmanager
@@ -43,3 +50,26 @@ async def test_the_first_word_on_where_the_display_is_counts() -> None:
         await target.send(NotTaken("both have come"))
         await source.receive_handover()
         assert await source.wait_display() == first
+
+
+async def test_a_stream_that_is_taken_home_when_nobody_wants_it_is_closed() -> None:
+    async def leave(number: int) -> None:
+        raise AssertionError("it did not end")
+
+    near, far = socket.socketpair()
+    async with links() as (source, target):
+        relay = Relay(source, {1: Stream(near)}, leave)
+        run = asyncio.ensure_future(relay.run())
+        taking = asyncio.ensure_future(relay.take_home(1))
+        assert await target.receive_any() == DeviceBytes(1, b"")  # its mark
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        await target.send(DeviceBytes(1, b""))
+        far.setblocking(False)
+        with far:
+            assert await asyncio.get_running_loop().sock_recv(far, 1) == b""
+        assert near.fileno() < 0
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run

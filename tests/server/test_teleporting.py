@@ -30,6 +30,7 @@ from rusb.server.machine.teleport.messages import (
 )
 from rusb.server.vbox.forwards import Forward
 from rusb.server.vbox.model import Adapter, Controller, Drive
+from rusb.server.vbox.teleporter import Teleporter
 from tests.support.breaking import until
 from tests.support.teleporting import (
     BELONG_TO_THE_GUEST,
@@ -262,11 +263,14 @@ async def test_another_version_is_refused_by_both(
     with monkeypatch.context() as patch:
         patch.setattr(arrival, "Hello", partial(Hello, version=2))
         ended = await teleport(target.port)
-    assert "speaks version 2 of teleporting, not 1" in ended["error"]
+    assert "speaks version 2 of teleporting, and this host version 1" in ended["error"]
     with monkeypatch.context() as patch:
         patch.setattr(departure, "Logon", partial(Logon, version=2))
         ended = await teleport(target.port)
-    assert ended["error"] == "version 2 is spoken, not 1"
+    assert ended["error"] == (
+        "the source speaks version 2 of teleporting, and the target version 1; install"
+        " the same rusb on both"
+    )
     await check_stayed(source, target, waits=True)
 
 
@@ -276,7 +280,7 @@ async def test_a_target_cannot_make_the_source_work_for_minutes(
     costs = Costs(MAX_LOG_N + 1, 8, 1, bytes(16))
     monkeypatch.setattr(arrival, "Hello", lambda nonce, _: Hello(nonce, costs))
     ended = await teleport(target.port, password="secret")
-    assert "wants more work for a password than is fit" in ended["error"]
+    assert "wants a key of the password that takes minutes" in ended["error"]
     await check_stayed(source, target, waits=True)
 
 
@@ -305,7 +309,7 @@ async def test_every_difference_is_in_one_list(
     )
     async with Host.waiting(tmp_path / "t", other) as waiting:
         ended = await teleport(waiting.port)
-        assert "is not equal, 3 differences: " in ended["error"]
+        assert "differs in 3 things: " in ended["error"]
         for sentence in (
             "Memory size: 48 MB at the source, 64 MB at the target",
             "Number of CPUs: 1 at the source, 2 at the target",
@@ -400,6 +404,20 @@ async def test_who_says_nothing_after_the_first_lines_takes_little(
     await check_moved(source, target)
 
 
+async def test_those_that_connect_in_one_moment_are_counted_too(target: Host) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        socks = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", target.port)))
+            for _ in range(arrival.MAX_WAITING + 5)
+        ]  # the loop did not run meanwhile
+        for sock in socks:
+            sock.setblocking(False)
+        lines = [await loop.sock_recv(sock, len(GREETING)) for sock in socks]
+    assert lines.count(GREETING) == arrival.MAX_WAITING
+    assert lines.count(b"") == 5
+
+
 async def test_a_second_source_is_told_that_the_target_is_busy(
     source: Host, target: Host
 ) -> None:
@@ -433,6 +451,13 @@ async def test_a_port_in_use_is_said_before_anybody_waits(
 def test_a_certificate_that_cannot_be_shown_is_refused(text: str) -> None:
     with pytest.raises(ParseError, match="the server's certificate is not PEM"):
         arrival._first(text)
+
+
+async def test_an_address_of_another_host_cannot_be_waited_on(tmp_path: Path) -> None:
+    second = Host.waiting(tmp_path / "second", hardware(tmp_path))
+    second.machine.teleporter = Teleporter(True, 0, "192.0.2.1")
+    with pytest.raises(SettingsError, match="192.0.2.1.* --teleporteraddress"):
+        await second.__aenter__()
 
 
 async def test_a_password_that_virtualbox_set_is_of_no_use(tmp_path: Path) -> None:

@@ -157,7 +157,10 @@ class Arrival:
         try:
             sockets = bind(settings.address or None, settings.port)
         except SettingsError as error:
-            raise SettingsError(f"the teleporter: {error}") from error
+            raise SettingsError(
+                f"the teleporter: {error}; set its address with modifyvm"
+                f" {self._machine.operand} --teleporteraddress"
+            ) from error
         if not sockets:
             raise ListenError(
                 f"the teleporter's port {settings.port} is in use, or this user may not"
@@ -207,12 +210,12 @@ class Arrival:
                 if self._waiting >= MAX_WAITING:
                     sock.close()
                     continue
+                self._waiting += 1
                 self._tasks.start(self._serve(sock, str(where[0])), "teleport: source")
 
     async def _serve(self, sock: socket.socket, peer: str) -> None:
         """Serve a source; whatever it does, we wait on until a stream has begun."""
         with contextlib.ExitStack() as waiting:
-            self._waiting += 1
             waiting.callback(self._waits_no_more)
             try:
                 link = await accept(sock, peer, self._context)
@@ -250,7 +253,10 @@ class Arrival:
         await link.send(Hello(nonce, costs))
         logon = await link.receive(Logon, LOGON_TIMEOUT)
         if logon.version != VERSION:
-            await link.fail(f"version {logon.version} is spoken, not {VERSION}")
+            await link.fail(
+                f"the source speaks version {logon.version} of teleporting, and the"
+                f" target version {VERSION}; install the same rusb on both"
+            )
             return False
         nonces = nonce, logon.nonce
         answer = b""

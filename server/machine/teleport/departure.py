@@ -296,8 +296,8 @@ class Departure:
         hello = await link.receive(Hello)
         if hello.version != VERSION:
             raise ControlError(
-                f"{self._to} speaks version {hello.version} of teleporting, not"
-                f" {VERSION}"
+                f"{self._to} speaks version {hello.version} of teleporting, and this"
+                f" host version {VERSION}; install the same rusb on both"
             )
         nonces = hello.nonce, secrets.token_bytes(len(hello.nonce))
         costs, password = hello.password, self._to.password
@@ -318,7 +318,10 @@ class Departure:
             )
         salted = Salted(costs.ln, costs.r, costs.p, costs.salt)
         if not salted.is_bearable:
-            raise ControlError(f"{self._to} wants more work for a password than is fit")
+            raise ControlError(
+                f"{self._to} wants a key of the password that takes minutes to make, or"
+                " no time at all; it may not be the host that you think"
+            )
         key = await asyncio.to_thread(salted.derive, password)
         await link.send(Logon(nonces[1], proof(key, "source", nonces, shown)))
         answer = await link.receive(Welcome)
@@ -348,10 +351,9 @@ class Departure:
                 if not error.refused:
                     raise
                 count = len(error.refused)
-                what = "difference" if count == 1 else "differences"
+                what = "one thing" if count == 1 else f"{count} things"
                 raise ControlError(
-                    f"{self._to} is not equal, {count} {what}: "
-                    + "; ".join(error.refused)
+                    f"{self._to} differs in {what}: " + "; ".join(error.refused)
                 ) from None
 
     @property

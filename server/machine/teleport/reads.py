@@ -18,8 +18,11 @@ from .messages import What
 __all__ = ["WaitingReads"]
 
 THROUGH_TIMEOUT: Final = 2.0
+"""Seconds until nothing is under way between QEMU and a device that came home; usually
+it takes no time at all."""
+
 POLL: Final = 0.005
-"""Seconds for what is between QEMU and a device that came home; that takes none."""
+"""Seconds between two looks at that."""
 
 
 class WaitingReads:

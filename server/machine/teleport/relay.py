@@ -135,7 +135,8 @@ class Relay:
         The link is needed until :meth:`drop` is called.
 
         Returns:
-            The stream, which is the caller's now; None: the device has left.
+            The stream, which is the caller's now; None: the device has left. If this is
+            cancelled, the stream is closed.
         """
         device = self._devices.get(number)
         if device is None:
@@ -143,7 +144,11 @@ class Relay:
         device.taken = asyncio.get_running_loop().create_future()
         if device.reading is not None:
             device.reading.cancel()
-        return await asyncio.shield(device.taken)
+        try:
+            return await asyncio.shield(device.taken)
+        except asyncio.CancelledError:
+            device.taken.add_done_callback(_close)
+            raise
 
     def drop(self, number: int) -> None:
         """Carry a device no longer that was taken home."""
@@ -345,6 +350,12 @@ class Relay:
 def _heard(device: _Device) -> int:
     """How many bytes of the other host's have been read at the socket's other end?"""
     return device.written - unheard(device.stream.sock)
+
+
+def _close(taken: asyncio.Future[Stream | None]) -> None:
+    stream = taken.result()
+    if stream is not None:
+        stream.sock.close()
 
 
 async def _over(link: Link) -> None:
