@@ -42,7 +42,7 @@ MAX_SEGMENTS = 1 << 16
 """Bytes of one message on the I/O channel in several MCS segments; none needs more."""
 
 _SEND_DATA = struct.Struct(">4sHHBB")
-_PACKET = struct.Struct(">BxH4s2xHxB")  # of that what counts, with a TPKT in front
+_PACKET = struct.Struct(">BxH4s2xHxB")  # a TPKT, and the fields of that which matter
 _BEGIN, _END = 0x20, 0x10  # segmentation bits
 
 
@@ -466,7 +466,7 @@ class Connection(ABC):
                 raise RemoteProtocolError(f"first byte 0x{data[pos]:02X}, not RDP")
 
     def _complete(self, data: bytes) -> None:
-        """The same, while some of a packet has been kept."""
+        """Do as :meth:`_walk` does; part of a packet was kept from before."""
         buffer = self._buffer
         # what completes the packet; all else stays where it is
         pos = max(self._needed - len(buffer), 0) if self._needed else len(data)

@@ -116,7 +116,8 @@ class RfbClient:
     def receive_data(self, data: bytes) -> None:
         """Take received bytes, in any pieces, and read on for a turn.
 
-        As long as ``has_more``, call again, with no bytes; more should not come first.
+        While ``has_more`` is true, call this again with no bytes; pass on what has been
+        received meanwhile only after that.
 
         Raises:
             RemoteProtocolError: the server broke a rule; so does every later call.

@@ -21,6 +21,7 @@ MAX_TEXT = 64 << 10
 """Characters of a text that is typed."""
 
 MAX_SCREEN = 63
+"""The last screen that VirtualBox machines can have."""
 
 MAX_PICTURE = 64 << 20
 """Bytes of a picture as QEMU writes it; its video memory has 16 MiB."""
