@@ -20,6 +20,7 @@ from rusb.server.guests.usbip import UsbipGuest
 from rusb.server.guests.usbredir import UsbredirGuest
 from rusb.server.machine.teleport import link
 from rusb.server.network import bind
+from tests.support.rusbserver import refusing_port
 
 REFUSED = os.strerror(errno.ECONNREFUSED)
 NO_SUCH_FILE = os.strerror(errno.ENOENT)
@@ -77,11 +78,12 @@ async def test_a_name_that_is_none_is_an_error_like_others(
 
 
 async def test_what_asyncio_raises_for_several_addresses() -> None:
-    """Nobody listens at port 1, at neither address."""
-    with pytest.raises(OSError, match="111|Connect") as caught:
-        await asyncio.get_running_loop().create_connection(
-            asyncio.Protocol, "localhost", 1
-        )
+    loop = asyncio.get_running_loop()
+    with (
+        refusing_port() as port,
+        pytest.raises(OSError, match="111|Connect") as caught,
+    ):
+        await loop.create_connection(asyncio.Protocol, "localhost", port)
     assert reason(caught.value) == REFUSED
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from rusb.cli import main
 from rusb.cli.aliases import NAMES
+from tests.support.rusbserver import refusing_port
 
 RUSB = Path(sys.executable).with_name("rusb")
 
@@ -53,11 +54,14 @@ def test_the_links_work_from_any_folder(
         ("VBoxHeadless", 2, "usage: VBoxHeadless --startvm NAME|UUID"),
         ("VBoxHeadless --startvm None", 1, "VBoxHeadless: error: could not find"),
         ("VBoxVRDP --startvm None", 1, "VBoxVRDP: error: could not find"),
-        ("rdesktop-vrdp -N 127.0.0.1:1", 76, "Cannot connect to 127.0.0.1:1"),
         (f"{programs}/rdesktop-vrdp", 64, "Usage: rdesktop-vrdp"),
     ):
         ended, said = run(line, elsewhere, programs)
         assert (ended, sentence in said) == (status, True), f"{line}: {ended} {said}"
+    with refusing_port() as port:
+        line = f"rdesktop-vrdp -N 127.0.0.1:{port}"
+        ended, said = run(line, elsewhere, programs)
+    assert (ended, "Cannot connect to" in said) == (76, True), said
 
 
 def test_what_is_there_is_left_alone_and_named(

@@ -19,6 +19,7 @@ from rusb.cli import _words, main, vbox
 from rusb.cli._status import STATUSES, exit_status
 from rusb.cli.vbox import lists, running
 from rusb.cli.vbox._refused import COMMANDS
+from tests.support.rusbserver import refusing_port
 from tests.support.vbox import vbox_home
 
 MACHINE = """<?xml version="1.0"?>
@@ -127,8 +128,8 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
             "'toaster'; choose one of kubevirt, libvirt",
         ),
         (["serve", "m.vbox", "--guest", "qemu:/nowhere"], 69, "/nowhere"),
-        (["connect", "127.0.0.1:1"], 76, "connect to 127.0.0.1:1: Connection refused."),
-        (["connect", "localhost:1"], 76, "connect to localhost:1: Connection refused."),
+        (["connect", "127.0.0.1:PORT"], 76, "to 127.0.0.1:PORT: Connection refused."),
+        (["connect", "localhost:PORT"], 76, "to localhost:PORT: Connection refused."),
         (["connect", "127.0.0.1:1", "--filter", "colour=red"], 64, "unknown attribute"),
         (
             ["connect", "127.0.0.1:1", "--ca", "nowhere.pem"],
@@ -154,8 +155,10 @@ def test_each_failure_has_its_sentence_and_status(
         words = [*words, "--backend", "emulated:loopback"]
     if words[0] == "serve":
         words = [*words, "--log", "log"]
-    assert main(words) == status
-    assert sentence in capsys.readouterr().err
+    with refusing_port() as port:
+        words = [word.replace("PORT", str(port)) for word in words]
+        assert main(words) == status
+    assert sentence.replace("PORT", str(port)) in capsys.readouterr().err
 
 
 def test_the_most_special_class_decides_the_status() -> None:

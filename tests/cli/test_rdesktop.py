@@ -1,5 +1,7 @@
 """The option grammar of rdesktop-vrdp, table by table (vrdp-server.md 8)."""
 
+from pathlib import Path
+
 import pytest
 
 from rusb.cli._rdesktop_options import (
@@ -9,6 +11,7 @@ from rusb.cli._rdesktop_options import (
     parse,
 )
 from rusb.cli.rdesktop import main
+from tests.support.rusbserver import refusing_port
 
 
 def test_the_manuals_command_line() -> None:
@@ -179,8 +182,14 @@ def test_help_is_status_64_as_of_rdesktop(capsys: pytest.CaptureFixture[str]) ->
     assert "-r: redirect" in capsys.readouterr().err
 
 
-def test_nobody_at_the_port_is_status_76(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-v", "-N", "127.0.0.1:1"]) == 76
+def test_nobody_at_the_port_is_status_76(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RUSB_STATE", str(tmp_path))
+    with refusing_port() as port:
+        assert main(["-v", "-N", f"127.0.0.1:{port}"]) == 76
     said = capsys.readouterr().err
-    assert "Cannot connect to 127.0.0.1:1" in said
+    assert f"Cannot connect to 127.0.0.1:{port}: Connection refused" in said
     assert "-N is accepted" in said

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.support.lab.assets import LabError
@@ -88,6 +88,19 @@ def free_port() -> int:
         with socket.socket() as free, contextlib.suppress(OSError):
             free.bind(("127.0.0.1", port))
             return port
+
+
+@contextlib.contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port at which localhost refuses connections: taken, and nobody listens."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        found = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
+        for family, *_, where in found:
+            held = stack.enter_context(socket.socket(family))
+            with contextlib.suppress(OSError):  # no IPv6, or somebody was faster
+                held.bind(where)
+        yield port
 
 
 def free_ports(count: int) -> int:
