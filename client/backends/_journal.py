@@ -6,7 +6,6 @@ any client gives the drivers of dead processes back.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from rusb.paths import locked
 
 from ._sysfs import Sysfs
 
@@ -111,8 +112,7 @@ class Journal:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.path.with_name(self.path.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.path.with_name(self.path.name + ".lock")):
             yield
 
     def _read(self) -> list[dict[str, Any]]:

@@ -1,21 +1,18 @@
 """TLS contexts, self-made certificates and the pins of known servers."""
 
-import contextlib
 import datetime
-import fcntl
 import hashlib
 import ipaddress
 import os
 import socket
 import ssl
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rusb.errors import CertificateError, Hint, SettingsError
 from rusb.oserrors import reason
-from rusb.paths import state_folder
+from rusb.paths import locked, state_folder
 from rusb.rdp.standard import (
     MAX_CERTIFICATES,
     MAX_CHAIN,
@@ -132,7 +129,7 @@ def make_self_signed(folder: Path) -> tuple[Path, Path]:
     """
     certificate, key = folder / "server-cert.pem", folder / "server-key.pem"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(folder / "server.lock"):
+    with locked(folder / "server.lock"):
         if not (certificate.exists() and key.exists()):
             certificate_pem, key_pem = _generate(socket.gethostname())
             _write_private(key, key_pem)
@@ -267,13 +264,6 @@ def _write_private(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 class KnownServers:
     """The certificates that servers showed before: trust on first use.
 
@@ -302,7 +292,7 @@ class KnownServers:
             if server in self._read():  # nothing is written, even where it could be
                 return self._compare(server, shown)
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _locked(self.path.with_name(self.path.name + ".lock")):
+            with locked(self.path.with_name(self.path.name + ".lock")):
                 pins = self._read()
                 if server in pins:
                     return self._compare(server, shown)

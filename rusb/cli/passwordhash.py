@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print it."""
     password = _password(args.password)
-    if password is None or len(password) > MAX_PASSWORD:
+    if not password or len(password) > MAX_PASSWORD:
         print(
             "rusb passwordhash: no usable password was given: there was none, it was"
             " too long, or the second one was different.",

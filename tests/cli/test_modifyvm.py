@@ -373,6 +373,8 @@ def test_the_password_of_a_teleport_is_kept_as_a_hash(
     vbox: Vbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vbox("modifyvm Lab --teleporter on --teleporterpassword mine")
+    assert "other users of this machine can see a password" in vbox.err
+    assert "mine" not in vbox.err
     stored = settings().password
     assert verify(stored, "mine")
     assert "mine" not in vbox.file()
@@ -380,9 +382,11 @@ def test_the_password_of_a_teleport_is_kept_as_a_hash(
 
     monkeypatch.setattr("sys.stdin", io.StringIO("other words\nmore\n"))
     vbox("modifyvm Lab --teleporterpasswordfile stdin")
+    assert vbox.err == ""
     assert verify(settings().password, "other words")
 
     vbox('modifyvm Lab --teleporterpassword ""')
+    assert vbox.err == ""
     assert 'teleporterpassword="not set"' in vbox.info()
     assert settings() == Teleporter(enabled=True)
 

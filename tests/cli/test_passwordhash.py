@@ -48,7 +48,7 @@ def test_two_prompts_must_agree(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("text", ["", "x" * 1025])
+@pytest.mark.parametrize("text", ["", "\n", "x" * 1025])
 def test_nothing_or_too_much_is_refused(
     text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "show",
     "stopped",
     "warn",
+    "warn_of_password",
 ]
 
 
@@ -69,6 +70,13 @@ def show(text: str) -> None:
 def warn(text: str) -> None:
     """Say something that does not keep us from going on."""
     print(f"Warning: {clean_text(text)}", file=sys.stderr)
+
+
+def warn_of_password(instead: str) -> None:
+    """Say that others see a password that was typed; *instead* hides it."""
+    from rusb.cli._common import PASSWORD_IS_SEEN  # brings asyncio, for few commands
+
+    warn(f"{PASSWORD_IS_SEEN}; use {instead}")
 
 
 def machine_of(entry: Entry) -> Machine:

@@ -15,7 +15,7 @@ from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.teleporter import MAX_PORT
 from rusb.usb.text import clean_text
 
-from ._common import ask_running, given
+from ._common import ask_running, given, warn_of_password
 
 __all__ = ["CHANGES", "VERBS"]
 
@@ -41,6 +41,12 @@ def _password(editor: Editor, value: str) -> None:
     editor.set_teleporter(password=hash_password(value) if value else "")
 
 
+def _seen_password(editor: Editor, value: str) -> None:
+    if value:
+        warn_of_password("--teleporterpasswordfile")
+    _password(editor, value)
+
+
 def _read_password(name: str) -> str:
     """Return the first line of a file; ``stdin``: of the standard input.
 
@@ -64,7 +70,7 @@ CHANGES: dict[str, Callable[[Editor, str], None]] = {
     "teleporter": _enabled,
     "teleporter-port": _port,
     "teleporter-address": lambda e, v: e.set_teleporter(address=v),
-    "teleporter-password": _password,
+    "teleporter-password": _seen_password,
     "teleporter-password-file": lambda e, v: _password(e, _read_password(v)),
 }
 """Options of ``modifyvm``."""
@@ -108,6 +114,8 @@ def _teleport(uuid: str, words: Sequence[str]) -> None:
     if not port or not downtime or not host:
         raise UsageError("teleport needs a host, and a port and a downtime above 0")
     password = found.last("password") or ""
+    if password:
+        warn_of_password("--passwordfile")
     if name := found.last("passwordfile"):
         password = _read_password(name)
     ask_running(

@@ -10,7 +10,16 @@ from rusb.errors import SettingsError
 from rusb.server.auth.hashes import hash_legacy
 
 from . import _refused, _vrde
-from ._common import given, machine_of, registry, say_changed, say_note, show, warn
+from ._common import (
+    given,
+    machine_of,
+    registry,
+    say_changed,
+    say_note,
+    show,
+    warn,
+    warn_of_password,
+)
 
 __all__ = ["COMMANDS"]
 
@@ -100,6 +109,7 @@ def internalcommands(words: Sequence[str]) -> int:
     verb, password = literal(words, (2,))
     if verb != "passwordhash":
         raise UsageError(f"unknown command {verb!r}; rusb only has passwordhash")
+    warn_of_password("rusb passwordhash")
     print(f"Password hash: {hash_legacy(password)}")
     return 0
 
