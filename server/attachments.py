@@ -153,7 +153,6 @@ class Attachment:
         self.descriptors = DeviceDescriptors(
             DeviceDescriptor(0, 0, 0, 0, 0, 0, 0, 0), ()
         )
-        self.urbs_done = 0
         self._reader = DescriptorReader(self.info, self._control_in)
         self.reading: Reading | None = None
         self.view = View(self.descriptors)
@@ -276,7 +275,6 @@ class Attachment:
             return
         complete, urb, left = entry
         self._bytes -= urb.length
-        self.urbs_done += 1
         if urb.setup is not None:
             self._answered(urb.setup, left, result)
         if self._is_paused:

@@ -437,7 +437,7 @@ class DeviceStream(asyncio.Protocol):
     def _close(self, channel: int) -> None:
         """The core ends the stream; what it has said before goes out."""
         self._is_full = False
-        asyncio.get_running_loop().call_soon(self._hang_up)
+        self._loop.call_soon(self._hang_up)
 
     def _hang_up(self) -> None:
         self._write()

@@ -43,6 +43,7 @@ from rusb.errors import RusbError
 from rusb.server.attachments import Attachment
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.posted import PostedReads
+from rusb.usb.urb import UrbResult, UrbStatus
 from tests.support.whole_path import Lab, machine
 
 pytestmark = pytest.mark.xdist_group("bench")  # they share a run of the command
@@ -90,7 +91,9 @@ HAVE = {
 """What is not null, by the name of the row."""
 
 
-async def test_control_transfers_reach_the_client(tmp_path: Path) -> None:
+async def test_control_transfers_reach_the_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = Lab(tmp_path, machine())
     async with (
         asyncio.timeout(30),
@@ -101,10 +104,15 @@ async def test_control_transfers_reach_the_client(tmp_path: Path) -> None:
         assert isinstance(device.attached, PostedReads)
         attachment = device.attached.device
         assert isinstance(attachment, Attachment)
-        before = attachment.urbs_done
+        done, completed = list[UrbStatus](), attachment.completed
+
+        def count(urb_id: int, result: UrbResult) -> None:
+            done.append(result.status)
+            completed(urb_id, result)
+
+        monkeypatch.setattr(attachment, "completed", count)
         await control(Job("control", 18), [device], 20)
-        done = attachment.urbs_done - before
-    assert done == 20
+    assert done == [UrbStatus.OK] * 20
 
 
 # ------------------------------------------------------------------ the guide ----
