@@ -167,6 +167,7 @@ class ListedDevice:
         self._is_let_go = False  # by the client, for it was refused
         self._is_handed_over = False  # somebody else has it, and the guest goes on
         self._timer: asyncio.TimerHandle | None = None
+        self._recalling: asyncio.Handle | None = None
 
     @property
     def subject(self) -> events.Subject:
@@ -492,7 +493,7 @@ class ListedDevice:
         def is_quiet() -> bool:
             if storage is not None and not storage.is_between:
                 return False
-            self._loop.call_soon(self._recall_ours)
+            self._recalling = self._loop.call_soon(self._recall_ours)
             return True
 
         if found is not None:
@@ -512,6 +513,8 @@ class ListedDevice:
 
     def go_on(self) -> None:
         """It stays here: serve the guest again."""
+        if self._recalling is not None:
+            self._recalling.cancel()
         if self._posted is not None:
             self._posted.go_on()
         if (found := self._stream()) is not None:

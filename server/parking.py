@@ -303,8 +303,8 @@ class Parking:
         ticket.features = moved.features
         if moved.features & Feature.COMMANDS:
             devices.have_commands_run()
-        self.add(ticket)
         devices.arrive(moved.channel, moved.wire, moved.devices)
+        self.add(ticket)
         self._wait_for(ticket, before, moved.network, now)
         count, grace = len(moved.devices), round(self.grace, 3)
         self._host.tell(events.ClientArrived(number, count, grace))

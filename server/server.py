@@ -30,6 +30,7 @@ from .listeners import Listeners
 from .moving import MovedClient
 from .quotas import LineQuota, Terminal
 from .release_log import ReleaseLog
+from .remote_devices import RemoteDevices
 from .security import Security
 from .session import ServerSession
 from .sessions import Sessions
@@ -241,8 +242,9 @@ class Server:
             ParseError: what came contradicts itself.
         """
         number = next(self._client_numbers)
-        devices = self._host.devices_of(number, load_protocol("vrdpusb"))
+        devices = RemoteDevices(self._host, number, load_protocol("vrdpusb"))
         self._host.parking.arrive(moved, devices, number)
+        self._host.client_came_back(devices, number)
 
     def detach(self, text: str) -> bool:
         """Take a device out of the guest whose client's connection broke.

@@ -1,16 +1,24 @@
 """What goes to another host of a client, as JSON; hostile forms of it (7.12)."""
 
+import asyncio
 import copy
 import json
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from rusb.errors import ParseError
 from rusb.rdp.cookie import Cookie
 from rusb.rdp.lane import LaneState
+from rusb.server.config import ServerConfig
+from rusb.server.guests.loopback import LoopbackGuest
+from rusb.server.listed_device import DeviceList, ListedDevice
 from rusb.server.machine.teleport.clients import MAX_BYTES, from_json, to_json
 from rusb.server.moving import AttachmentState, MovedClient, MovedDevice
+from rusb.server.server import Server
 from rusb.server.sessions import Owner
 from rusb.server.state import ClientState
 from rusb.usb.device import DeviceInfo
@@ -19,6 +27,7 @@ from rusb.usb.urb import UrbStatus
 from rusb.wire.usbredir import StreamState
 from rusb.wire.vrdpusb import WireState
 from tests.support.rows import each_row
+from tests.support.whole_path import machine
 
 INFO = DeviceInfo(
     7, 0x1209, 2, product="Keyboard", speed=Speed.FULL, port_path=(1, 2), remote=True
@@ -116,3 +125,44 @@ def test_another_form_is_refused(path: str, value: object) -> None:
 def test_what_is_no_client_is_refused(value: object) -> None:
     with pytest.raises(ParseError):
         from_json(value)
+
+
+async def test_nothing_is_kept_of_a_client_that_cannot_go_on(tmp_path: Path) -> None:
+    config = ServerConfig(machine(), log=str(tmp_path / "VBox.log"), state=tmp_path)
+    server = Server(config, guest=LoopbackGuest())
+    wire = replace(CLIENT.wire, version=9)
+    with pytest.raises(ParseError, match="remote USB version 9"):
+        server.arrive(replace(CLIENT, wire=wire))
+    assert server._host.parking.find(CLIENT.session) is None
+    assert server._host._devices == {}
+    await server.aclose()
+
+
+class Below:
+    """What is below a device that is between two commands."""
+
+    is_recalled = False
+
+    def recall(self, is_quiet: Callable[[], bool] = lambda: True) -> None:
+        self.is_recalled = is_quiet()
+
+    def go_on(self) -> None:
+        self.is_recalled = False
+
+
+async def test_a_device_that_stays_at_once_is_not_recalled_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device, stream, reads = ListedDevice(INFO, cast(DeviceList, None)), Below(), Below()
+    monkeypatch.setattr(device, "_stream", lambda: ("usb-1", stream))
+    monkeypatch.setattr(device, "_posted", reads)
+    device.recall()
+    assert stream.is_recalled
+    device.go_on()
+    await asyncio.sleep(0)
+    assert not stream.is_recalled
+    assert not reads.is_recalled
+    device.recall()
+    await asyncio.sleep(0)
+    assert stream.is_recalled
+    assert reads.is_recalled
