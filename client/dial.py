@@ -20,9 +20,10 @@ from .events import CertificateTrusted
 
 __all__ = ["dial", "rdp_settings", "user_of"]
 
-RESULTS = 32 << 20
+RESULTS = 40 << 20
 """Bytes of results that wait to be sent above which we read no more requests: what our
-server lets one device have in flight, so that requests to the others are read."""
+server lets one device have in flight, and a quarter more for their heads and for the
+others, whose requests are read."""
 
 
 def user_of(config: ClientConfig) -> str:

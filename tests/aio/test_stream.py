@@ -26,7 +26,7 @@ SOON = [
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 2),
     (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 30_000),
-    (socket.IPPROTO_TCP, "TCP_NOTSENT_LOWAT", 64 << 10),
+    (socket.IPPROTO_TCP, "TCP_NOTSENT_LOWAT", 16 << 10),
 ]
 
 

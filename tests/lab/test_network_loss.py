@@ -6,11 +6,9 @@ them is what happens to networks (docs/spec/resume.md).
 
 import contextlib
 import hashlib
-import itertools
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.amount import IS_SOAK
+from tests.support.lab.network import Network
 from tests.support.lab.peers import wait
 from tests.support.lab.usblab import Guest
 from tests.support.rusbserver import CHECKOUT, RusbServer
@@ -48,81 +47,10 @@ MACHINE = """<?xml version="1.0"?>
 </VirtualBox>
 """
 
-PROGRAMS = ("ip", "iptables")
-
-
-def run(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=20)
-
-
-class Network:
-    """A namespace for the client, and the cable to it."""
-
-    def __init__(self) -> None:
-        self.name = f"rusb-{os.getpid()}"
-        self.near, self.far = f"ru{os.getpid()}", f"rv{os.getpid()}"
-        self.subnet = f"10.{os.getpid() // 250 % 250}.{os.getpid() % 250}"
-        self.server = f"{self.subnet}.1"
-        self._hosts = itertools.count(2)
-        self._host = ""
-
-    def __enter__(self) -> "Network":
-        run("ip", "netns", "add", self.name)
-        try:
-            near = "ip", "link", "add", self.near, "type", "veth"
-            run(*near, "peer", "name", self.far, "netns", self.name)
-            run("ip", "addr", "add", f"{self.server}/24", "dev", self.near)
-            run("ip", "link", "set", self.near, "up")
-            self.inside("ip", "link", "set", "lo", "up")
-            self.inside("ip", "link", "set", self.far, "up")
-            self.move()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["ip", "link", "del", self.near], capture_output=True)
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
-
-    def inside(self, *words: str) -> None:
-        run("ip", "netns", "exec", self.name, *words)
-
-    def move(self) -> None:
-        """The client gets another address, and loses the one before."""
-        if self._host:
-            self.inside("ip", "addr", "del", f"{self._host}/24", "dev", self.far)
-        self._host = f"{self.subnet}.{next(self._hosts)}"
-        self.inside("ip", "addr", "add", f"{self._host}/24", "dev", self.far)
-
-    @contextlib.contextmanager
-    def down(self) -> Iterator[None]:
-        """The cable is out."""
-        run("ip", "link", "set", self.near, "down")
-        try:
-            yield
-        finally:
-            run("ip", "link", "set", self.near, "up")
-
-    @contextlib.contextmanager
-    def dropping(self, *how: str) -> Iterator[None]:
-        """Packets vanish in both directions; nobody is told."""
-        chains = "INPUT", "OUTPUT"
-        for chain in chains:
-            self.inside("iptables", "-A", chain, *how, "-j", "DROP")
-        try:
-            yield
-        finally:
-            for chain in chains:
-                self.inside("iptables", "-D", chain, *how, "-j", "DROP")
-
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
-    if lacking or os.geteuid():
-        reason = f"needs root, and {' and '.join(lacking or PROGRAMS)}"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    Network.check()
     with Network() as found:
         yield found
 
@@ -159,7 +87,7 @@ class Place:
         said = self.stack.enter_context((self.folder / "client.log").open("ab"))
         client = subprocess.Popen(
             [
-                *("ip", "netns", "exec", self.network.name, sys.executable, "-m"),
+                *(*self.network.words, sys.executable, "-m"),
                 *("rusb", "connect", f"{self.network.server}:{self.server.port}"),
                 *("--backend", f"emulated:flash-drive={self.image}", *options),
             ],

@@ -1,8 +1,8 @@
 """The far process of ``rusb bench``: a client with its emulated devices.
 
-``python -m rusb.cli._bench.far PORT KNOWN_SERVERS WIRE return|once`` reads JSON orders
-from its standard input, one a line, and answers each with a line: CPU seconds so far,
-largest resident set in MB. With ``once`` it would not come back to the server.
+``python -m rusb.cli._bench.far HOST PORT KNOWN_SERVERS WIRE return|once`` reads JSON
+orders from its standard input, one a line, and answers each with a line: CPU seconds so
+far, largest resident set in MB. With ``once`` it would not come back to the server.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class _Far:
         await self._tasks.aclose()
 
 
-async def main(port: int, known_servers: Path, wire: str, how: str) -> None:
+async def main(host: str, port: int, known_servers: Path, wire: str, how: str) -> None:
     """Connect, then obey until standard input ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
@@ -100,7 +100,8 @@ async def main(port: int, known_servers: Path, wire: str, how: str) -> None:
     )
     backend = EmulatedBackend(devices=[])
     config = ClientConfig(
-        *("127.0.0.1", port),
+        host,
+        port,
         known_servers=known_servers,
         wires=(wire,),
         reconnect=how == "return",
@@ -116,4 +117,5 @@ async def main(port: int, known_servers: Path, wire: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    run_async(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
+    _, host, port, known_servers, wire, how = sys.argv
+    run_async(main(host, int(port), Path(known_servers), wire, how))

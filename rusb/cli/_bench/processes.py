@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ async def _line(process: asyncio.subprocess.Process) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def _run(module: str, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _run(
+    module: str, *words: str, inside: Sequence[str] = ()
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"rusb.cli._bench.{module}", *words),
+        *(*inside, sys.executable, "-m", f"rusb.cli._bench.{module}", *words),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -65,11 +67,27 @@ class Far:
 
 @contextlib.asynccontextmanager
 async def run_far(
-    port: int, folder: Path, wire: str = "vrdpusb", *, may_return: bool = True
+    port: int,
+    folder: Path,
+    wire: str = "vrdpusb",
+    *,
+    may_return: bool = True,
+    host: str = "127.0.0.1",
+    inside: Sequence[str] = (),
 ) -> AsyncIterator[Far]:
-    """Run a client of the server at *port*; it keeps its pins in *folder*."""
-    words = str(port), str(folder / "known"), wire, "return" if may_return else "once"
-    async with _run("far", *words) as process:
+    """Run a client of the server at *port*; it keeps its pins in *folder*.
+
+    Args:
+        port: of the server.
+        folder: where it keeps its pins.
+        wire: that it offers devices over.
+        may_return: it comes back when its connection breaks.
+        host: the server's address.
+        inside: a command that runs it in another network.
+    """
+    how = "return" if may_return else "once"
+    words = host, str(port), str(folder / "known"), wire, how
+    async with _run("far", *words, inside=inside) as process:
         yield Far(process)
 
 
