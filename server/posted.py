@@ -374,12 +374,20 @@ class PostedReads(AttachedDevice):
 
     def _depth(self, pipe: Pipe) -> int:
         """Return how many reads there should be at the device."""
+        if pipe.unweighed:
+            pipe.unweighed -= 1
+            return pipe.depth
+        is_near = self._is_near
         depth = interrupt_depth(pipe.pace(), self.round_trip)
-        if pipe.has_more and not self._is_near:
+        if pipe.has_more and not is_near:
             depth = min(max(depth, 2 * pipe.there), MAX_DEPTH)
         depth = min(depth, max(MAX_ASKED // max(pipe.size, 1), 1))
-        others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
-        return min(depth, max(MAX_READS - others, MIN_DEPTH))
+        if depth > MIN_DEPTH:
+            others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
+            depth = min(depth, max(MAX_READS - others, MIN_DEPTH))
+        elif is_near:
+            pipe.depth, pipe.unweighed = depth, UNJUDGED
+        return depth
 
     def _done(self, pipe: Pipe, posted: PostedRead, result: UrbResult) -> None:
         """A read of ours has ended; those behind it wait for it."""
@@ -396,7 +404,10 @@ class PostedReads(AttachedDevice):
         if pipe.claims:
             pipe.last = self._now()
         pipe.is_serving = True
-        while pipe.claims and (found := pipe.next(pipe.claims[0][0].length)):
+        while pipe.claims and pipe.waiting:
+            found = pipe.next(pipe.claims[0][0].length)
+            if found is None:
+                break
             _, complete = pipe.take_claim()
             pipe.has_completed = True
             pipe.is_ending = False
@@ -411,7 +422,8 @@ class PostedReads(AttachedDevice):
             urb, complete = pipe.take_claim()
             complete(pipe.rest(urb.length))
         self._post(pipe)
-        self._watch(pipe)
+        if not pipe.claims:
+            self._watch(pipe)
 
     def _watch(self, pipe: Pipe) -> None:
         """Forget the reports of an endpoint that nobody reads, after a time."""

@@ -16,8 +16,8 @@ READS = 3
 not keep enough there itself."""
 
 UNJUDGED = 32
-"""Reads of a guest that keeps enough at the device itself, until it is looked again
-whether it does: what that follows from changes slowly."""
+"""Reads until it is looked again whether a guest keeps enough at the device itself, or
+how many of ours there should be: what that follows from changes slowly."""
 
 FIRST_INTERVAL, SAMPLES = 0.001, 16
 """Seconds between two results of a bulk endpoint, until so many have been seen."""
@@ -83,6 +83,8 @@ class Pipe:
         enough: with so many at the device it needs none of ours, as judged last.
         shallow: how often in a row it has read again with too few at the device.
         unjudged: so many of its next reads need not be judged, while it has enough.
+        depth: how many of ours there should be, if that is few and the way is short.
+        unweighed: so often that need not be found out again.
         last: when it was seen to read last.
         posted: ours, in order.
         there: how many of those will bring something for the guest.
@@ -106,6 +108,8 @@ class Pipe:
     enough: int = 0
     shallow: int = READS - 1
     unjudged: int = 0
+    depth: int = 0
+    unweighed: int = 0
     last: float = 0.0
     posted: deque[PostedRead] = field(default_factory=deque)
     there: int = 0
@@ -123,7 +127,8 @@ class Pipe:
     ) -> None:
         """Another endpoint has its address now; what is under way stays in order."""
         self.of, self.interface, self.interval = of, interface, interval
-        self.shallow, self.unjudged, self.full = READS - 1, 0, 0
+        self.shallow, self.full = READS - 1, 0
+        self.unjudged = self.unweighed = 0
         self.moments.clear()
 
     # ----------------------------------------------------------- the guest ----
@@ -137,7 +142,9 @@ class Pipe:
     def note(self, size: int) -> None:
         """The guest reads so many bytes."""
         self.asked = 1 if size < self.size else self.asked + 1
-        self.size, self.unjudged = size, 0
+        if size != self.size:
+            self.size, self.unweighed = size, 0
+        self.unjudged = 0
 
     def judge(self, enough: int) -> None:
         """It reads again, after one of its reads has completed: does it keep as many at

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from rusb.client.backends.emulated import Keyboard, SerialLoopback
-from rusb.server.posted import IDLE, MAX_WAITING, is_read_ahead
+from rusb.server.posted import IDLE, MAX_ASKED, MAX_WAITING, is_read_ahead
 from rusb.usb.descriptors import InterfaceDescriptor
 from rusb.usb.polling import interrupt_depth, interrupt_interval
 from rusb.usb.setup import SetupPacket
@@ -89,6 +89,18 @@ def test_two_reads_are_enough_where_the_way_is_short(
     device.read()
     device.read()
     assert (len(device.open) == 2 and min(device.open) > 0) is is_left_alone
+
+
+def test_reads_that_grow_ask_for_no_more_than_what_may_be_asked_for() -> None:
+    """How many small ones there should be says nothing of large ones."""
+    device = Device()
+    device.round_trip = 0.0
+    device.get_going()
+    assert device.sizes() == [PACKET] * 5
+    for _ in range(6):
+        device.read(MAX_ASKED)
+        device.end(b"x")
+    assert device.sizes() == [MAX_ASKED]
 
 
 def test_a_read_that_has_some_already_wants_only_the_rest() -> None:
