@@ -2,7 +2,8 @@
 
 ``python tools/crowd.py`` runs a server with the loopback guest, and clients in another
 process. Rows: 1, 10 and 100 devices of one client, then 1, 10 and 64 clients with one
-device each. Each round measures every row's transfers in turns, with as many in flight.
+device each. Each round measures every row's transfers in turns: first each device keeps
+as many in flight as the one does, then as many are in flight in all.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -33,10 +35,16 @@ from rusb.server.server import Server  # noqa: E402
 from rusb.server.vbox.settings import Machine  # noqa: E402
 
 DEVICES, CLIENTS = (1, 10, 100), (1, 10, 64)
-JOBS = (Job("bulk-in", 512, 32), Job("bulk-in", 64 << 10, 8))
-COUNTS = (3000, 16000)
-"""Transfers of a round of each job: of the second, enough that what is read ahead at a
-hundred devices and fetched by nobody is little of it.
+EACH = (Job("bulk-in", 512), Job("bulk-in", 64 << 10), Job("bulk-in", 64 << 10, 4))
+"""With so many in flight at each device."""
+
+IN_ALL = (Job("bulk-in", 512, 32), Job("bulk-in", 64 << 10, 8))
+"""With so many in flight at all devices."""
+
+JOBS = EACH + IN_ALL
+COUNTS = (60000, 16000, 16000, 60000, 16000)
+"""Transfers of a round of each job: enough that what was read ahead at a hundred
+devices before it, 64 KiB or five reads at each, is little of it.
 """
 
 
@@ -78,7 +86,9 @@ class Crowd:
         machine.remote_display.allow_multi_connection = True
         folder.mkdir(parents=True)
         log = str(folder / "log")
-        config = ServerConfig(machine, [0], "127.0.0.1", log=log, state=folder)
+        config = ServerConfig(
+            machine, ports=[0], address="127.0.0.1", log=log, state=folder
+        )
         self.guest = LoopbackGuest()
         self.server = Server(config, guest=self.guest, report=lambda *said: None)
         self.figures: list[list[float]] = [[] for _ in JOBS]
@@ -111,7 +121,11 @@ class Crowd:
 
 
 async def spread(job: Job, devices: list[LoopbackDevice], count: int) -> int:
-    """Do transfers with all devices, ``job.depth`` in flight; return how many."""
+    """Do transfers with all devices; return how many."""
+    if job in EACH:
+        of_all = replace(job, depth=job.depth * len(devices))
+        await Flood(of_all, devices, count).finish()
+        return count
     groups = [devices[n : n + job.depth] for n in range(0, len(devices), job.depth)]
     for group in groups:
         await Flood(job, group, count // len(groups)).finish()
@@ -151,7 +165,7 @@ async def rows(
         return [*lines, f"(all of them idle: {idle:.2f} % of a core)"]
 
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 async def main() -> None:
@@ -159,7 +173,9 @@ async def main() -> None:
     # all of them come from one address here
     admission.MAX_DEVICES_PER_CLIENT = max(DEVICES)
     admission.MAX_CLIENTS_PER_NETWORK = max(CLIENTS)
-    print("what | CPU us, 512 bytes x 32 | CPU us, 64 KiB x 8 | MB of the server each")
+    names = (f"{job.size} bytes x {job.depth}" for job in JOBS)
+    each = f"CPU us, of each device for {len(EACH)}, then of all"
+    print(f"what | {each}: {' | '.join(names)} | MB of the server each")
     with tempfile.TemporaryDirectory(prefix="crowd") as name:
         for line in await rows(Path(name) / "d", DEVICES, lambda n: (1, n)):
             print(f"devices of one client: {line}")

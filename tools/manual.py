@@ -13,6 +13,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import shtab
 from argparse_manpage.manpage import Manpage
@@ -137,7 +138,7 @@ def _describe_vbox(word: str, parser: argparse.ArgumentParser) -> None:
     for option in options_of(word):
         key = option.name.replace("-", "")
         example = examples.get(key) or examples.get(option.short)
-        kind: dict[str, object] = {"action": "store_true"}
+        kind: dict[str, Any] = {"action": "store_true"}
         if option.values:
             kind = {"metavar": "VALUE" if option.values == 1 else ("VALUE", "VALUE")}
             kind["nargs"] = option.values
@@ -298,8 +299,8 @@ def main(folder: Path) -> None:
         files[f"man/{name.replace(' ', '-')}.1"] = page(name, word)
     for parser in programs():
         for shell, name in SHELLS.items():
-            path = f"completion/{shell}/{name.format(parser.prog)}"
-            files[path] = shtab.complete(parser, shell)
+            place = f"completion/{shell}/{name.format(parser.prog)}"
+            files[place] = shtab.complete(parser, shell)
     for old in (*folder.glob("man/*"), *folder.glob("completion/*/*")):
         old.unlink()
     for name, text in files.items():

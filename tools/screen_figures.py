@@ -192,7 +192,8 @@ class Source:
         """Text that scrolls by a line; told in QEMU's columns of 16 pixels."""
         text = self.frame.copy()
         shape = HEIGHT // LINE, LINE, WIDTH // CELL, CELL
-        cells = (np.roll(text, -LINE, 0) ^ text).reshape(shape).any((1, 3))
+        changes = np.asarray(np.roll(text, -LINE, 0) ^ text).reshape(shape)
+        cells = np.asarray(changes.any((1, 3)))
         places = []
         for row in range(HEIGHT // LINE):
             edges = np.flatnonzero(np.diff(cells[row], prepend=0, append=0))
@@ -277,9 +278,8 @@ class Far:
         order = capabilities._order
         orders = bytes(number == SCRBLT and moves for number in range(32))
         capabilities._order = lambda **fields: order(**{**fields, "orders": orders})
-        original = wires.ChannelRegistry
         if avc:
-            wires.ChannelRegistry = lambda given: ChannelRegistry(  # type: ignore[misc,assignment]
+            vars(wires)["ChannelRegistry"] = lambda given: ChannelRegistry(
                 [*given, pipeline.listener]
             )
         screen = Blind()
@@ -288,7 +288,7 @@ class Far:
             config, depth=depth, screen=screen, wires=("rdpeusb",), is_usb_only=False
         )
         session = await self._stack.enter_async_context(connect(config, backends=[]))
-        wires.ChannelRegistry = original  # type: ignore[misc]
+        vars(wires)["ChannelRegistry"] = ChannelRegistry
         capabilities._order = order
 
         def send(channel: int, data: bytes) -> None:
@@ -390,9 +390,10 @@ class Near:
 
     async def view(self, depth: int, *, avc: bool = False, moves: bool = True) -> None:
         """Let somebody watch, who moves parts of the screen, as rdesktop does."""
-        where = {"port": self.server.port, "folder": str(self.folder)}
         before = len(self.viewers)
-        await self.tell("view", depth=depth, avc=avc, moves=moves, **where)
+        how = {"depth": depth, "avc": avc, "moves": moves}
+        where = {"port": self.server.port, "folder": str(self.folder)}
+        await self.tell("view", to="screen", **how, **where)
         while len(self.viewers) == before:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -410,7 +411,7 @@ class Near:
     @property
     def pictures(self) -> int:
         """How many a viewer has been sent, of those who watch."""
-        return max(viewer.frames for viewer in self.viewers)
+        return max(int(viewer.frames) for viewer in self.viewers)
 
     async def share(self, what: str, rate: float) -> float:
         """Return the share of a core that showing something takes.

@@ -66,7 +66,11 @@ async def main(rounds: int, transfers: int, *, is_checked: bool) -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         config = ServerConfig(
-            machine, [0], "127.0.0.1", log=str(folder / "log"), state=folder
+            machine,
+            ports=[0],
+            address="127.0.0.1",
+            log=str(folder / "log"),
+            state=folder,
         )
         server = Server(config, guest=guest, report=lambda *said: None)
         await stack.enter_async_context(server)
