@@ -212,7 +212,8 @@ class Connection:
         """Have an error name the server: cores and streams do not know who it is."""
         server = self._config.server
         if isinstance(error, _OF_THE_SERVER) and server not in str(error):
-            error.args = (f"{server}: {error}", *error.args[1:])
+            what = " broke the protocol" if type(error) is RemoteProtocolError else ""
+            error.args = (f"{server}{what}: {error}", *error.args[1:])
         return error
 
     def _why_refused(self, error: RusbError | None) -> RusbError:

@@ -12,6 +12,7 @@ from rusb.oserrors import reason
 from rusb.usb.backend import OpenDevice
 from rusb.usb.device import DeviceInfo
 from rusb.usb.queue import DeviceQueue
+from rusb.usb.text import LineQuota
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire import base as wire
@@ -47,6 +48,10 @@ a server that sends more is not serious."""
 OPENINGS_AT_ONCE, OPENING_SECONDS = 8, 1.0
 """How often a device is opened: so many times at once, then once in so many seconds.
 What a server opens and closes more often than that is not worth a line each."""
+
+MAX_LINES, LINES_PER_SECOND = 20, 1.0
+"""Requests that failed and have a line each: of what a server asks again and again, so
+many at once and so many in the long run."""
 
 _GONE = UrbResult(UrbStatus.NO_DEVICE)
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
@@ -113,6 +118,8 @@ class DeviceSlots:
         self._bytes = 0
         self._is_full = False
         self._own_ids = itertools.count(-1, -1)
+        self._quota = LineQuota(MAX_LINES, LINES_PER_SECOND)
+        self._left_out = 0  # lines
 
     def was_opened(self, number: int) -> bool:
         """Did the server ever open this device?"""
@@ -377,7 +384,22 @@ class DeviceSlots:
             self._flush()
         elif error is not None:
             # vrdpusb.md C2: an answer would end the device for the session
-            log.warning("%s: %s: %s", slot.info, event, _tell(error))
+            self._complain(slot, event, error)
+
+    def _complain(
+        self, slot: _Slot, event: wire.DeviceRequest, error: Exception
+    ) -> None:
+        """Say that a request failed, unless too many do."""
+        log.debug("! %s: %s", event, error)
+        if not self._quota.take(asyncio.get_running_loop().time()):
+            self._left_out += 1
+            return
+        more, self._left_out = self._left_out, 0
+        log.warning(
+            "%s: a request of %s failed: %s%s",
+            *(slot.info, self._server, _tell(error)),
+            f" ({more} others failed, too)" if more else "",
+        )
 
     async def _give_back(self, slot: _Slot) -> None:
         if slot.device is None:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from rusb.usb.device import DeviceInfo
+from rusb.usb.text import LineQuota
 from rusb.wire.base import WireProtocol
 
 from .admission import Admission
@@ -15,7 +16,7 @@ from .events import Event
 from .guests.base import GuestBackend
 from .listed_device import ListedDevice
 from .parking import Parking
-from .quotas import LineQuota, NetworkQuotas, Terminal
+from .quotas import NetworkQuotas, Terminal
 from .release_log import ReleaseLog, report
 from .remote_devices import RemoteDevices
 from .sessions import Owner, Sessions

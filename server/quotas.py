@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from rusb.usb.text import clean_text
+from rusb.usb.text import LineQuota, clean_text
 
 __all__ = [
-    "LineQuota",
     "Lines",
     "NetworkQuotas",
     "RemoteLog",
@@ -54,34 +53,6 @@ class Terminal:
         """Say a line, in which peers may have a part (T42)."""
         line = clean_text(text)
         self._say(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…")
-
-
-class LineQuota:
-    """How many lines a peer may cause: some at once, and then some a second.
-
-    Args:
-        most: lines at once.
-        rate: lines a second that come back.
-    """
-
-    def __init__(self, most: int, rate: float) -> None:
-        self._most, self._rate = most, rate
-        self._left, self._since = float(most), 0.0
-
-    def is_full(self, now: float) -> bool:
-        """Has nothing of it been used, or has all come back?"""
-        return self._refilled(now) >= self._most
-
-    def take(self, now: float) -> bool:
-        """Take a line; return whether there was one."""
-        self._left, self._since = self._refilled(now), now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-    def _refilled(self, now: float) -> float:
-        return min(self._most, self._left + (now - self._since) * self._rate)
 
 
 class NetworkQuotas:

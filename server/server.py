@@ -15,6 +15,7 @@ from rusb.aio.protocols import load_protocol
 from rusb.errors import Hint, ListenError, PluginError, RusbError, SettingsError
 from rusb.filters.model import Filter
 from rusb.rdp.error_info import STOPPED
+from rusb.usb.text import LineQuota
 
 from . import events
 from .auth import choose
@@ -28,7 +29,7 @@ from .guests.base import GuestBackend
 from .host import SessionHost
 from .listeners import Listeners
 from .moving import MovedClient
-from .quotas import LineQuota, Terminal
+from .quotas import Terminal
 from .release_log import ReleaseLog
 from .remote_devices import RemoteDevices
 from .security import Security

@@ -24,6 +24,7 @@ from rusb.rdp.error_info import DENIED, SLOT_IS_TAKEN, STOPPED
 from rusb.rdp.notices import Notice
 from rusb.rdp.rusbext import RUSBEXT
 from rusb.rdp.server import ServerConnection, ServerSettings
+from rusb.usb.text import LineQuota
 
 from . import events
 from .auth import Request, asked_lines, decision_line
@@ -38,7 +39,7 @@ from .guests.base import AttachedDevice
 from .handshakes import explain_handshake
 from .host import SessionHost
 from .network import network_of
-from .quotas import LineQuota, RemoteLog
+from .quotas import RemoteLog
 from .rdp_log import notice_lines
 from .release_log import report
 from .sessions import Owner, Session

@@ -1,6 +1,6 @@
-"""Texts that devices and peers supply."""
+"""Texts that devices and peers supply, and how many of them."""
 
-__all__ = ["clean_lines", "clean_text"]
+__all__ = ["LineQuota", "clean_lines", "clean_text"]
 
 
 def clean_text(data: bytes | str) -> str:
@@ -21,3 +21,31 @@ def clean_text(data: bytes | str) -> str:
 def clean_lines(text: str) -> str:
     """Make a text of several lines fit for terminals; its line ends stay."""
     return "\n".join(map(clean_text, text.split("\n")))
+
+
+class LineQuota:
+    """How many lines a peer may cause: some at once, and then some a second.
+
+    Args:
+        most: lines at once.
+        rate: lines a second that come back.
+    """
+
+    def __init__(self, most: int, rate: float) -> None:
+        self._most, self._rate = most, rate
+        self._left, self._since = float(most), 0.0
+
+    def is_full(self, now: float) -> bool:
+        """Has nothing of it been used, or has all come back?"""
+        return self._refilled(now) >= self._most
+
+    def take(self, now: float) -> bool:
+        """Take a line; return whether there was one."""
+        self._left, self._since = self._refilled(now), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _refilled(self, now: float) -> float:
+        return min(self._most, self._left + (now - self._since) * self._rate)

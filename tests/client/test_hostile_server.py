@@ -14,7 +14,12 @@ from rusb.client import dial, slots
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from rusb.errors import ConnectionLost, NegotiationError, RusbError
+from rusb.errors import (
+    ConnectionLost,
+    NegotiationError,
+    RemoteProtocolError,
+    RusbError,
+)
 from rusb.rdp import mcs
 from rusb.rdp.x224 import ConnectionConfirm
 from rusb.usb.urb import UrbResult, UrbStatus
@@ -153,6 +158,9 @@ async def test_t02_what_is_no_rdp_and_no_tls_is_a_clear_error(
         assert "did not finish" not in str(caught.value)
         assert str(caught.value).count(config.server) == 1
         assert "_ssl.c" not in str(caught.value)
+        is_rule = isinstance(caught.value, RemoteProtocolError)
+        assert is_rule == (f"{config.server} broke the protocol: " in str(caught.value))
+        assert is_rule == (peer in (no_rdp, clear_with_the_confirm))
         assert not (tmp_path / "known").exists()
 
 

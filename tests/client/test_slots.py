@@ -9,10 +9,16 @@ import pytest
 
 from rusb.client.devices import DeviceCatalog
 from rusb.client.events import SessionEvent
-from rusb.client.slots import MAX_REQUESTS_WAITING, OPENINGS_AT_ONCE, DeviceSlots
-from rusb.errors import DeviceBusy, DeviceGone
+from rusb.client.slots import (
+    MAX_LINES,
+    MAX_REQUESTS_WAITING,
+    OPENINGS_AT_ONCE,
+    DeviceSlots,
+)
+from rusb.errors import BackendError, DeviceBusy, DeviceGone
 from rusb.usb.backend import DeviceBackend, LocalDevice, OpenDevice
 from rusb.usb.device import DeviceInfo
+from rusb.usb.text import LineQuota
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide
 from tests.support.memory import memory_below
@@ -342,6 +348,24 @@ async def test_a_flood_of_requests_waits_within_bounds(bench: Bench) -> None:
     assert len(slot.queue.waiting) == MAX_REQUESTS_WAITING
     bench.ask(CLOSE)
     bench.backend.gates["reset"].set()
+    await bench.slots.aclose()
+
+
+async def test_a_flood_of_requests_that_fail_fills_no_terminal(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.backend.faults["claim_interface"] = BackendError("no such interface")
+    bench.slots._quota = LineQuota(MAX_LINES, 0.0)  # no time goes by
+    bench.ask(OPEN)
+    for _ in range(500):
+        bench.ask(CLAIM, b"\7")
+        await bench.settle()
+    line = f"{INFO}: a request of host failed: no such interface"
+    assert [r.getMessage() for r in caplog.records] == [line] * MAX_LINES
+    bench.slots._quota = LineQuota(1, 0.0)  # some time has gone by
+    bench.ask(CLAIM, b"\7")
+    await bench.settle()
+    assert f"{line} ({500 - MAX_LINES} others failed, too)" in caplog.text
     await bench.slots.aclose()
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from rusb.errors import Hint, SettingsError
-from rusb.server.quotas import MAX_LINE, LineQuota, RemoteLog
+from rusb.server.quotas import MAX_LINE, RemoteLog
 from rusb.server.release_log import ReleaseLog
+from rusb.usb.text import LineQuota
 
 
 class Clock:
