@@ -138,6 +138,12 @@ SECURITY = {"Negotiate": "TLS", "RDP": "RC4, 128 bit"}
 """Method of the machine: what its clients then get."""
 
 
+def depths(server: Server) -> list[int]:
+    """Of the viewers that were shown the screen."""
+    found = server.happened.after(0)
+    return [e["depth"] for e in found if e["event"] == "screen.shown"]
+
+
 @pytest.mark.parametrize(
     ("make", "depth", "method"),
     [
@@ -161,8 +167,7 @@ async def test_a_viewer_shows_what_qemu_shows(
     )
     is_weak = "Using standard RDP security" in (tmp_path / "VBox.log").read_text()
     assert is_weak == (method == "RDP")
-    shown = [e for e in server.happened.after(0) if e["event"] == "screen.shown"]
-    assert {e["depth"] for e in shown} == {min(depth, 24)}
+    assert set(depths(server)) == {min(depth, 24)}
     name, security = make(0, depth)[0], SECURITY[method]
     outcome = f"{SEES} in {min(depth, 24)} bit, every pixel"
     matrix(name, f"rusb {method}", security, outcome)
@@ -195,8 +200,7 @@ async def test_rc4_carries_every_depth(
     await asyncio.to_thread(check_all, server, screen, display)
     log = (tmp_path / "VBox.log").read_text()
     assert log.count("Using standard RDP security") == len(DEPTHS)
-    shown = [e for e in server.happened.after(0) if e["event"] == "screen.shown"]
-    assert [e["depth"] for e in shown] == list(DEPTHS)
+    assert depths(server) == list(DEPTHS)
     for depth in DEPTHS:
         outcome = f"{SEES} in {depth} bit, every pixel"
         matrix("rdesktop", "rusb RDP", SECURITY["RDP"], outcome)

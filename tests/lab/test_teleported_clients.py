@@ -26,9 +26,9 @@ from tests.support.teleporting import (
     TARGET,
     Host,
     hardware,
+    move,
     state,
     teleport,
-    wait_state,
 )
 
 BIN = Path(sys.executable).parent
@@ -96,8 +96,7 @@ async def test_xfreerdp_goes_where_the_machine_goes(tmp_path: Path) -> None:
         async with hosts(tmp_path, port, port) as (source, target):
             with viewer(tmp_path, where, port) as program:
                 await wait_viewers(SOURCE, program)
-                assert (await teleport(target.port))["error"] == ""
-                await wait_state(TARGET, "running")
+                await move(target.port)
                 await wait_viewers(TARGET, program)
                 known = tmp_path / "known"
                 config = ClientConfig("127.0.0.2", port, depth=24, known_servers=known)
@@ -121,8 +120,7 @@ async def test_our_window_goes_where_the_machine_goes(
             command = ["env", f"RUSB_VIEWER={viewer}", *words, f"127.0.0.1:{port}"]
             with Program(command, tmp_path, where.name) as program:
                 await wait_viewers(SOURCE, program)
-                assert (await teleport(target.port))["error"] == ""
-                await wait_state(TARGET, "running")
+                await move(target.port)
                 await wait_viewers(TARGET, program)
                 moved = f"has moved from 127.0.0.1:{port} to 127.0.0.2:{port}"
                 await until(lambda: moved in program.said())
@@ -140,8 +138,7 @@ async def test_a_viewer_with_devices_stays(tmp_path: Path) -> None:
         backend = EmulatedBackend(devices=[Keyboard()])
         async with connect(config, backends=[backend]) as session:
             await until(lambda: "VUSB: Attached" in source.log)
-            assert (await teleport(target.port))["error"] == ""
-            await wait_state(TARGET, "running")
+            await move(target.port)
             await until(lambda: "listening on port" in target.log)
             await asyncio.sleep(0.2)  # if it were sent on, it would be by now
             assert session.is_connected

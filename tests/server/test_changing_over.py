@@ -27,7 +27,6 @@ from rusb.server.machine.teleport.messages import (
 )
 from rusb.server.remote_devices import RemoteDevices
 from rusb.server.server import Server
-from rusb.usb.urb import Completion, Urb
 from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
     SOURCE,
@@ -35,13 +34,14 @@ from tests.support.teleporting import (
     Counting,
     Host,
     Plugged,
+    Stubborn,
     before,
+    move,
     plugged,
     reset,
     state,
     teleport,
     wait_redirs,
-    wait_state,
     when_sent,
 )
 from tests.support.whole_path import sessions_of
@@ -49,12 +49,22 @@ from tests.support.whole_path import sessions_of
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 
 
-async def check_anew(client: Plugged, target: Host, keyboard: Counting) -> None:
-    """The client is at the target, where the guest has seen its device anew."""
+async def check_anew(
+    client: Plugged, hosts: tuple[Host, Host], keyboard: Counting, *, redirs: int = 1
+) -> None:
+    """The client is at the target, where the guest has seen its device anew, and the
+    source has ended.
+
+    Args:
+        redirs: devices of the guest's; what was relayed has left.
+    """
+    source, target = hosts
     await until(lambda: "VUSB: Attached" in target.log)
     await reset(TARGET, keyboard)
     await until(lambda: client.session.is_connected)
     await until(lambda: "no longer keeps the devices" in client.said())
+    await wait_redirs(target, redirs)
+    await source.wait_ended()
 
 
 async def check_moved(
@@ -68,19 +78,6 @@ async def check_moved(
     assert "Detached" not in source.log + target.log
 
 
-class Stubborn(Counting):
-    """A keyboard that does not give reads back."""
-
-    reads = 0
-
-    def submit(self, urb: Urb, complete: Completion) -> None:
-        self.reads += urb.setup is None
-        super().submit(urb, complete)
-
-    def cancel(self, urb_id: int) -> None:
-        pass
-
-
 async def test_a_client_that_is_not_quiet_in_time_stays(
     source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,8 +86,7 @@ async def test_a_client_that_is_not_quiet_in_time_stays(
     keyboard = Stubborn()
     async with plugged(source, keyboard) as client:
         await until(lambda: keyboard.reads)
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await until(lambda: "stays: it was not quiet within 0.2 s" in source.log)
         await until(lambda: "were not moved in time" in client.said())
         await reset(TARGET, keyboard)  # by relay
@@ -111,13 +107,11 @@ async def test_a_target_that_cannot_take_a_client_says_so(
     keyboard = Counting()
     async with plugged(source, keyboard) as client:
         assert (await teleport(target.port))["error"] == ""
-        await check_anew(client, target, keyboard)
-        await wait_redirs(target, 1)  # what was relayed has left
+        await check_anew(client, (source, target), keyboard)
         why = "the target cannot take it: a client in form 1, not 2"
         await until(lambda: f"a client begins anew: {why}" in source.log)
         await until(lambda: "begins anew: a client in form 1" in target.log)
         assert "\x1b" not in source.log
-        await source.wait_ended()
 
 
 async def test_a_target_whose_display_is_switched_off_meanwhile_takes_no_client(
@@ -131,10 +125,8 @@ async def test_a_target_whose_display_is_switched_off_meanwhile_takes_no_client(
     keyboard = Counting()
     async with plugged(source, keyboard) as client:
         assert (await teleport(target.port))["error"] == ""
-        await check_anew(client, target, keyboard)
+        await check_anew(client, (source, target), keyboard)
         await until(lambda: "no remote USB is served here" in source.log)
-        await wait_redirs(target, 1)
-        await source.wait_ended()
 
 
 async def test_a_target_that_does_not_answer_is_not_waited_for(
@@ -148,8 +140,7 @@ async def test_a_target_that_does_not_answer_is_not_waited_for(
     keyboard = Counting()
     async with plugged(source, keyboard) as client:
         assert (await teleport(target.port))["error"] == ""
-        await check_anew(client, target, keyboard)
-        await source.wait_ended()
+        await check_anew(client, (source, target), keyboard, redirs=2)
         await until(lambda: "a client begins anew: " in source.log)
         await until(lambda: "no answer within 0.3 s" in source.log)
 
@@ -167,9 +158,7 @@ async def test_a_link_between_the_hosts_that_breaks_meanwhile(
     keyboard = Counting()
     async with plugged(source, keyboard) as client:
         assert (await teleport(wire.port))["error"] == ""
-        await check_anew(client, target, keyboard)
-        await wait_redirs(target, 1)  # what was relayed has left
-        await source.wait_ended()
+        await check_anew(client, (source, target), keyboard)
         await until(lambda: "a client begins anew: " in source.log)
 
 
@@ -180,9 +169,7 @@ async def test_a_link_between_the_hosts_that_breaks_before_ready(
     keyboard = Counting()
     async with plugged(source, keyboard) as client:
         assert (await teleport(wire.port))["error"] == ""
-        await check_anew(client, target, keyboard)
-        await wait_redirs(target, 1)  # what was relayed has left
-        await source.wait_ended()
+        await check_anew(client, (source, target), keyboard)
 
 
 async def test_a_target_that_has_the_client_and_is_not_heard(
@@ -260,10 +247,9 @@ async def test_a_client_that_loses_the_source_meanwhile_goes_to_the_target(
             await until(lambda: "there is no such session" in source.log)
             if kind is Client:
                 await check_moved(client, (source, target), keyboard)
+                await source.wait_ended()
             else:
-                await check_anew(client, target, keyboard)
-                await wait_redirs(target, 1)  # what was relayed has left
-            await source.wait_ended()
+                await check_anew(client, (source, target), keyboard)
             assert "Remote USB: client 1 was given up" not in source.log
 
 
@@ -314,9 +300,7 @@ async def test_a_client_that_is_waited_for_once_recalled_begins_anew(
         async with plugged(source, keyboard, port=near.port) as client:
             assert (await teleport(target.port))["error"] == ""
             await until(lambda: "begins anew: the client has gone" in source.log)
-            await check_anew(client, target, keyboard)
-            await wait_redirs(target, 1)  # what was relayed has left
-            await source.wait_ended()
+            await check_anew(client, (source, target), keyboard)
     assert left == [[]]  # nobody waits for it there
 
 

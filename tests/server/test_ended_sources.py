@@ -12,18 +12,18 @@ from rusb.server.client_usb import ClientUsb
 from rusb.server.machine.teleport import handover
 from rusb.server.machine.teleport.messages import Client
 from rusb.server.remote_devices import RemoteDevices
-from rusb.usb.urb import Completion, Urb
 from tests.support.breaking import Wire, until
 from tests.support.teleporting import (
     TARGET,
     Counting,
     Host,
+    Stubborn,
     hardware,
+    move,
     plugged,
     reset,
     running,
     teleport,
-    wait_state,
     when_sent,
 )
 
@@ -80,19 +80,6 @@ async def test_before_the_target_has_answered(
         assert "no longer keeps the devices" not in client.said()
 
 
-class Stubborn(Counting):
-    """A keyboard that does not give reads back."""
-
-    reads = 0
-
-    def submit(self, urb: Urb, complete: Completion) -> None:
-        self.reads += urb.setup is None
-        super().submit(urb, complete)
-
-    def cancel(self, urb_id: int) -> None:
-        pass
-
-
 @pytest.mark.parametrize("when", ["at READY", "in the recall"])
 async def test_before_anything_has_gone_over(
     when: str, source: Host, target: Host, monkeypatch: pytest.MonkeyPatch
@@ -112,8 +99,7 @@ async def test_before_anything_has_gone_over(
     keyboard = Stubborn()
     async with plugged(source, keyboard) as client:
         await until(lambda: keyboard.reads)
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await ends(source)
         await until(lambda: "VUSB: Attached" in target.log)
         await reset(TARGET, keyboard)

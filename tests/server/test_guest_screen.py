@@ -15,22 +15,15 @@ from rusb.rdp.server import ServerConnection
 from rusb.rdp.share import DataType
 from rusb.server.display import guest_screen, pace
 from rusb.server.display import viewer as viewer_module
-from tests.support.screen_guest import ScreenGuest
+from tests.support.screen_guest import ScreenGuest, ScreenLab
 from tests.support.vnc import VncServer, cursor, led, raw, rect, update
-from tests.support.whole_path import Lab, machine, say, sessions_of
+from tests.support.whole_path import say, sessions_of
 
 ALLOW = b"\1\0\0\0" + bytes(8)
 
 
-class Place(Lab):
+class Place(ScreenLab):
     """A server whose guest has a screen."""
-
-    def __init__(self, folder: Path) -> None:
-        display = machine().remote_display
-        display.allow_multi_connection = True
-        served = machine(remote_display=display, monitors=2)
-        self.screen_guest = ScreenGuest(folder / "vnc")
-        super().__init__(folder, served, guest=self.screen_guest)
 
     @property
     def problem(self) -> str:
@@ -49,7 +42,7 @@ async def place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:
     monkeypatch.setattr(guest_screen, "FIRST_PAUSE", 0.05)
-    place = Place(tmp_path)
+    place = Place(tmp_path, ScreenGuest(tmp_path / "vnc"))
     async with asyncio.timeout(30), place.server:
         yield place
 

@@ -20,9 +20,8 @@ from rusb.server.display import guest_screen
 from rusb.server.display.status import BACKGROUND
 from tests.support.memory import process_below
 from tests.support.others import others_go_on
-from tests.support.screen_guest import ScreenGuest
+from tests.support.screen_guest import ScreenGuest, ScreenLab
 from tests.support.vnc import VncServer, cut, handshake, led, raw, rect, update
-from tests.support.whole_path import Lab, machine
 
 SIZE = WIDTH, HEIGHT = 320, 200
 PAGE = int.from_bytes(BACKGROUND)
@@ -38,14 +37,8 @@ class TwoScreens(ScreenGuest):
         return await super().open_screen(0)
 
 
-class Place(Lab):
-    """A server of a machine with two heads, for many clients."""
-
-    def __init__(self, folder: Path) -> None:
-        display = machine().remote_display
-        display.allow_multi_connection = True
-        served = machine(remote_display=display, monitors=2)
-        super().__init__(folder, served, guest=TwoScreens(folder / "vnc"))
+class Place(ScreenLab):
+    """Its clients see what it sends."""
 
     @contextlib.asynccontextmanager
     async def viewer(self, head: int) -> AsyncIterator[Canvas]:
@@ -63,7 +56,7 @@ async def place(
 ) -> AsyncIterator[Place]:
     monkeypatch.setattr(guest_screen, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(client, "MAX_PIXELS", 1 << 20)
-    place = Place(tmp_path)
+    place = Place(tmp_path, TwoScreens(tmp_path / "vnc"))
     async with place.server:
         yield place
 

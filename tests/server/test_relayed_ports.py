@@ -8,6 +8,7 @@ suspended. A Linux that uses them is in ``tests/lab/test_teleporting_devices.py`
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from tests.support.teleporting import (
     Counting,
     Host,
     hardware,
+    move,
     reset,
     running,
     state,
@@ -95,114 +97,116 @@ def is_suspended(host: Host) -> bool:
     return bool(core._suspended)
 
 
-async def go(
-    near: str, far: Host, source: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The machine goes; the port is suspended when it does, and not afterwards."""
-    found: list[bool] = []
-    with monkeypatch.context() as patch:
-        when_sent(patch, End, lambda: found.append(is_suspended(source)))
-        assert (await teleport(far.port, uuid=near))["error"] == ""
-    assert found == [True]
-    await wait_state(far.machine.uuid, "running")
-    await until(lambda: not is_suspended(source))
+@dataclass
+class Road:
+    """Hosts that the machine goes over, and what stays with the first one's client."""
+
+    source: Host
+    target: Host
+    third: Host
+    keyboard: Counting
+
+    async def go(self, near: str, far: Host) -> None:
+        """The machine goes; the port is suspended when it does, and not afterwards."""
+        found: list[bool] = []
+        with pytest.MonkeyPatch.context() as patch:
+            when_sent(patch, End, lambda: found.append(is_suspended(self.source)))
+            await move(far.port, uuid=near, to=far.machine.uuid)
+        assert found == [True]
+        await until(lambda: not is_suspended(self.source))
+
+    async def check_stayed(self) -> None:
+        """The machine runs at the second host, and its devices work."""
+        await wait_state(TARGET, "running")
+        await until(lambda: not is_suspended(self.source))
+        await reset(TARGET, self.keyboard)
+        assert "VUSB: Detached" not in self.source.log
+
+    async def check_refused(self, *words: str) -> None:
+        """Nothing has moved."""
+        error = (await teleport(self.third.port, uuid=TARGET))["error"]
+        assert all(word in error for word in words), error
+        assert (await state(THIRD)).state == "teleportingin"
+
+    async def links(self) -> tuple[Link, Link]:
+        """Both ends of what the devices come over."""
+        departure, target = self.source._teleport._departure, self.target
+        assert departure is not None
+        await until(lambda: departure._relaying and target._came)
+        found = departure._relaying, *(came._relay for came in target._came)
+        near, far = (relay._link for relay in found if relay is not None)
+        return near, far
 
 
-async def check_stayed(source: Host, third: Host, keyboard: Counting) -> None:
-    """The machine runs at the second host, and its devices work."""
-    await wait_state(TARGET, "running")
-    await until(lambda: not is_suspended(source))
-    await reset(TARGET, keyboard)
-    assert "VUSB: Detached" not in source.log
+@pytest.fixture
+def road(source: Host, target: Host, third: Host, keyboard: Counting) -> Road:
+    return Road(source, target, third, keyboard)
+
+
+async def wait_for(host: Host) -> None:
+    """Have a process that relays wait for its machine."""
+    host.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
+    await call(control_path(host.machine.uuid), "teleportwait")
 
 
 async def test_it_is_suspended_over_three_hosts_and_when_it_goes_home(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, tmp_path: Path
 ) -> None:
-    await go(SOURCE, target, source, monkeypatch)
-    await go(TARGET, third, source, monkeypatch)
+    await road.go(SOURCE, road.target)
+    await road.go(TARGET, road.third)
     async with waiting(tmp_path, FOURTH) as fourth:
-        await go(THIRD, fourth, source, monkeypatch)
-        await reset(FOURTH, keyboard)
-        source.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
-        await call(control_path(SOURCE), "teleportwait")
-        await go(FOURTH, source, source, monkeypatch)
-        for host in (target, third, fourth):
+        await road.go(THIRD, fourth)
+        await reset(FOURTH, road.keyboard)
+        await wait_for(road.source)
+        await road.go(FOURTH, road.source)
+        for host in (road.target, road.third, fourth):
             await host.wait_ended()
             assert host.failure == ""
-    await reset(SOURCE, keyboard)
+    await reset(SOURCE, road.keyboard)
     async with waiting(tmp_path, FOURTH) as fourth:  # over what is joined there
-        await go(SOURCE, fourth, source, monkeypatch)
-        await reset(FOURTH, keyboard)
-    assert "VUSB: Detached" not in source.log
+        await road.go(SOURCE, fourth)
+        await reset(FOURTH, road.keyboard)
+    assert "VUSB: Detached" not in road.source.log
 
 
-async def test_it_is_suspended_at_a_host_that_came_back(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_it_is_suspended_at_a_host_that_came_back(road: Road) -> None:
     """The second host has it by what is joined there, and by the link to the first."""
-    await go(SOURCE, target, source, monkeypatch)
-    await go(TARGET, third, source, monkeypatch)
-    target.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
-    await call(control_path(TARGET), "teleportwait")
-    await go(THIRD, target, source, monkeypatch)
-    await third.wait_ended()
-    await reset(TARGET, keyboard)
-    source.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
-    await call(control_path(SOURCE), "teleportwait")
-    await go(TARGET, source, source, monkeypatch)
-    await reset(SOURCE, keyboard)
-    assert "VUSB: Detached" not in source.log
+    await road.go(SOURCE, road.target)
+    await road.go(TARGET, road.third)
+    await wait_for(road.target)
+    await road.go(THIRD, road.target)
+    await road.third.wait_ended()
+    await reset(TARGET, road.keyboard)
+    await wait_for(road.source)
+    await road.go(TARGET, road.source)
+    await reset(SOURCE, road.keyboard)
+    assert "VUSB: Detached" not in road.source.log
 
 
 async def test_a_move_that_fails_resumes_it(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await go(SOURCE, target, source, monkeypatch)
+    await road.go(SOURCE, road.target)
     found: list[bool] = []
-    async with Wire(third.port).up() as wire:
+    async with Wire(road.third.port).up() as wire:
 
         def cut() -> None:
-            found.append(is_suspended(source))
+            found.append(is_suspended(road.source))
             wire.cut()
 
         with monkeypatch.context() as patch:
             when_sent(patch, End, cut)
             assert "was lost" in (await teleport(wire.port, uuid=TARGET))["error"]
     assert found == [True]
-    await check_stayed(source, third, keyboard)
-
-
-async def check_refused(target: Host, third: Host, *words: str) -> None:
-    """Nothing has moved."""
-    error = (await teleport(third.port, uuid=TARGET))["error"]
-    assert all(word in error for word in words), error
-    assert (await state(THIRD)).state == "teleportingin"
+    await road.check_stayed()
 
 
 async def test_a_host_that_does_not_answer_keeps_the_machine_where_it_is(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await go(SOURCE, target, source, monkeypatch)
-    assert source._teleport._departure is not None
-    ask = source._teleport._departure._reads.ask
+    await road.go(SOURCE, road.target)
+    assert road.source._teleport._departure is not None
+    ask = road.source._teleport._departure._reads.ask
 
     async def ponder(what: What) -> None:
         if what is What.RESUME:
@@ -212,59 +216,39 @@ async def test_a_host_that_does_not_answer_keeps_the_machine_where_it_is(
 
     with monkeypatch.context() as patch:
         patch.setattr(arrival, "ASK_TIMEOUT", 0.2)
-        patch.setattr(source._teleport._departure._reads, "ask", ponder)
-        await check_refused(target, third, "does not say in time", "Serial", "Keyboard")
-    await check_stayed(source, third, keyboard)
-    await go(TARGET, third, source, monkeypatch)  # what it says too late is no answer
-    await reset(THIRD, keyboard)
+        patch.setattr(road.source._teleport._departure._reads, "ask", ponder)
+        await road.check_refused("does not say in time", "Serial", "Keyboard")
+    await road.check_stayed()
+    await road.go(TARGET, road.third)  # what it says too late is no answer
+    await reset(THIRD, road.keyboard)
 
 
 async def test_a_host_that_says_no_keeps_the_machine_where_it_is(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await go(SOURCE, target, source, monkeypatch)
+    await road.go(SOURCE, road.target)
     with monkeypatch.context() as patch:
         patch.setattr(DeviceStream, "keeps_reads_waiting", lambda *_, **__: True)
-        await check_refused(target, third, "the guest keeps several reads waiting at")
+        await road.check_refused("the guest keeps several reads waiting at")
     with monkeypatch.context() as patch:
         patch.setattr(Handover, "is_busy", True)
-        await check_refused(target, third, "a client changes over at this moment")
-    await check_stayed(source, third, keyboard)
+        await road.check_refused("a client changes over at this moment")
+    await road.check_stayed()
 
 
-async def links(source: Host, target: Host) -> tuple[Link, Link]:
-    """Both ends of what the devices come over."""
-    departure = source._teleport._departure
-    assert departure is not None
-    await until(lambda: departure._relaying and target._came)
-    found = departure._relaying, *(came._relay for came in target._came)
-    near, far = (relay._link for relay in found if relay is not None)
-    return near, far
-
-
-async def test_an_answer_that_nobody_wanted_is_none(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    await go(SOURCE, target, source, monkeypatch)
-    near, _ = await links(source, target)
+async def test_an_answer_that_nobody_wanted_is_none(road: Road) -> None:
+    await road.go(SOURCE, road.target)
+    near, _ = await road.links()
     near.say(Answer("no"))
-    await go(TARGET, third, source, monkeypatch)
-    await reset(THIRD, keyboard)
+    await road.go(TARGET, road.third)
+    await reset(THIRD, road.keyboard)
 
 
 async def test_a_second_question_before_the_answer_ends_the_connection(
-    source: Host, target: Host, keyboard: Counting, monkeypatch: pytest.MonkeyPatch
+    road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await go(SOURCE, target, source, monkeypatch)
-    _, far = await links(source, target)
+    await road.go(SOURCE, road.target)
+    _, far = await road.links()
 
     async def ponder(*_: object) -> None:
         await asyncio.Event().wait()
@@ -272,18 +256,16 @@ async def test_a_second_question_before_the_answer_ends_the_connection(
     monkeypatch.setattr(WaitingReads, "ask", ponder)
     for _ in range(2):
         far.say(Reads(What.SUSPEND))
-    await source.wait_ended()
-    assert "the other host asks twice; the devices" in source.log
+    await road.source.wait_ended()
+    assert "the other host asks twice; the devices" in road.source.log
     assert (await state(TARGET)).state == "running"
 
 
-async def test_a_relay_that_is_cancelled_twice_leaves_nothing(
-    source: Host, target: Host, keyboard: Counting
-) -> None:
+async def test_a_relay_that_is_cancelled_twice_leaves_nothing(road: Road) -> None:
     """Its sockets are closed, so that nobody may wait at their numbers."""
-    assert (await teleport(target.port))["error"] == ""
-    await links(source, target)
-    task = source._teleport._task
+    assert (await teleport(road.target.port))["error"] == ""
+    await road.links()
+    task = road.source._teleport._task
     assert task is not None
     task.cancel()
     await asyncio.sleep(0)  # it ends, and is not to be stopped in that
@@ -293,39 +275,28 @@ async def test_a_relay_that_is_cancelled_twice_leaves_nothing(
 
 
 async def test_a_link_that_breaks_meanwhile_takes_the_devices_with_it(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine goes all the same."""
-    async with Wire(target.port).up() as wire:
-        assert (await teleport(wire.port))["error"] == ""
-        await wait_state(TARGET, "running")
+    async with Wire(road.target.port).up() as wire:
+        await move(wire.port)
         with monkeypatch.context() as patch:
             when_sent(patch, End, wire.cut)
-            assert (await teleport(third.port, uuid=TARGET))["error"] == ""
-        await wait_state(THIRD, "running")
-        for host in (source, target):
+            await move(road.third.port, uuid=TARGET, to=THIRD)
+        for host in (road.source, road.target):
             await host.wait_ended()
             assert host.failure == ""
-        assert "the devices that came over here are gone" in source.log
+        assert "the devices that came over here are gone" in road.source.log
 
 
 async def test_a_link_that_breaks_before_the_answer(
-    source: Host,
-    target: Host,
-    third: Host,
-    keyboard: Counting,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Wire(target.port).up() as wire:
-        assert (await teleport(wire.port))["error"] == ""
-        await wait_state(TARGET, "running")
+    async with Wire(road.target.port).up() as wire:
+        await move(wire.port)
         ask, asked = WaitingReads.ask, list[What]()
-        assert source._teleport._departure is not None
-        home = source._teleport._departure._reads
+        assert road.source._teleport._departure is not None
+        home = road.source._teleport._departure._reads
 
         async def cut(reads: WaitingReads, what: What) -> None:
             if reads is home:
@@ -334,8 +305,6 @@ async def test_a_link_that_breaks_before_the_answer(
             await ask(reads, what)
 
         monkeypatch.setattr(WaitingReads, "ask", cut)
-        ended = await teleport(third.port, uuid=TARGET)
-        assert ended["error"] == ""
+        await move(road.third.port, uuid=TARGET, to=THIRD)
         assert asked == [What.LOOK]
-        await wait_state(THIRD, "running")
-        await source.wait_ended()
+        await road.source.wait_ended()

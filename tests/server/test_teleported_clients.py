@@ -24,11 +24,11 @@ from tests.support.teleporting import (
     TARGET,
     Counting,
     Host,
+    move,
     plugged,
     reset,
     state,
     teleport,
-    wait_state,
 )
 
 SENT_ON = "client 2: disconnected, since the machine runs at"
@@ -40,8 +40,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("runtime")]
 async def test_a_client_goes_where_its_machine_goes(source: Host, target: Host) -> None:
     keyboards = Counting(serial="1"), Counting(serial="2")
     async with plugged(source, *keyboards) as client:
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await source.wait_ended()  # nothing goes over it any more
         await source.aclose()
         await until(lambda: target.log.count("VUSB: Attached") == 2)
@@ -59,8 +58,7 @@ async def test_a_client_that_does_not_come_back_stays(
     """``--no-reconnect``: its devices go over the source."""
     keyboard = Counting()
     async with plugged(source, keyboard, reconnect=False):
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await reset(TARGET, keyboard)
         assert (await state(SOURCE)).state == "teleported"
         assert "VUSB: Attached" not in target.log
@@ -70,8 +68,7 @@ async def test_a_client_that_does_not_come_back_stays(
 async def test_who_stays_is_told_why(source: Host, target: Host) -> None:
     keyboard = Counting()
     async with plugged(source, keyboard, wires=WIRES["rdpeusb"]) as client:
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         why = "stays: it has devices over another wire than vrdpusb"
         await until(lambda: why in source.log)
         await until(lambda: "travels over MS-RDPEUSB cannot" in client.said())
@@ -110,8 +107,7 @@ async def test_a_viewer_stays_as_long_as_the_devices_beside_it(
         plugged(source, keyboard, reconnect=False),
         looking_on(source),
     ):
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await reset(TARGET, keyboard)  # longer than it takes to send anybody on
         assert SENT_ON not in source.log
         assert source._server is not None
@@ -156,8 +152,7 @@ async def test_a_client_believes_no_other_certificate(
     monkeypatch.setattr(RunningMachine, "_display", other)
     keyboard = Counting()
     async with plugged(source, keyboard) as client:
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await until(lambda: "stays: it cannot be reached" in source.log)
         await until(lambda: "another certificate than the one it" in client.said())
         assert "the devices stay connected to" in client.said()

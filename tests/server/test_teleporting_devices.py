@@ -25,6 +25,7 @@ from tests.support.teleporting import (
     Host,
     check_stayed,
     hardware,
+    move,
     plugged,
     qemu_of,
     reset,
@@ -84,8 +85,7 @@ async def test_a_source_that_ends_unplugs_its_devices(
     source: Host, target: Host
 ) -> None:
     async with relayed(source, Counting()):
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await call(control_path(SOURCE), "poweroff")
         await source.wait_ended()
         await source._teleport.aclose()
@@ -125,8 +125,7 @@ async def test_a_network_that_breaks_afterwards_unplugs_them(
     source: Host, target: Host
 ) -> None:
     async with Wire(target.port).up() as wire, relayed(source, Counting()):
-        assert (await teleport(wire.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(wire.port)
         wire.cut()
         await source.wait_ended()
         assert "the devices that came over here are gone" in source.log
@@ -138,8 +137,7 @@ async def test_a_device_that_the_target_takes_out_is_lost_at_the_source(
 ) -> None:
     keyboards = Counting(serial="1"), Counting(serial="2")
     async with relayed(source, *keyboards):
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         (came,) = target._came
         one, other = (device.id for device in came._devices.values())
         await target._hypervisor.execute("device_del", {"id": one})
@@ -157,8 +155,7 @@ async def go_home(source: Host, target: Host) -> None:
     source.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
     await call(control_path(SOURCE), "teleportwait")
     assert (await state(SOURCE)).state == "teleportingin"
-    assert (await teleport(source.port, uuid=TARGET))["error"] == ""
-    await wait_state(SOURCE, "running")
+    await move(source.port, uuid=TARGET, to=SOURCE)
     await target.wait_ended()
     assert target.failure == ""
     await target.aclose()
@@ -205,8 +202,7 @@ async def test_devices_go_on_over_two_hosts_and_leave_both_with_their_client(
     keyboards = Counting(serial="1"), Counting(serial="2")
     third = Host.waiting(tmp_path / "third", hardware(tmp_path), uuid=THIRD)
     async with third, relayed(source, *keyboards) as client:
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         with monkeypatch.context() as patch:
             patch.setattr(departure, "MAX_HOSTS", 1)
             ended = await teleport(third.port, uuid=TARGET)
@@ -229,8 +225,7 @@ async def test_a_machine_that_does_not_come_home_keeps_its_devices_where_it_is(
 ) -> None:
     keyboard = Counting()
     async with relayed(source, keyboard):
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         with pytest.raises(ControlError, match="modifyvm source --teleporter on"):
             await call(control_path(SOURCE), "teleportwait")
         source.machine.teleporter = Teleporter(True, 0, "127.0.0.1")
@@ -258,8 +253,7 @@ async def test_a_client_without_extensions_stays_and_leaves(
     """As rdesktop-vrdp 1.8: VirtualBox's own channel alone, and no coming back."""
     keyboard = Counting()
     async with relayed(source, keyboard, wires=("vrdpusb",)):
-        assert (await teleport(target.port))["error"] == ""
-        await wait_state(TARGET, "running")
+        await move(target.port)
         await reset(TARGET, keyboard)
     await source.wait_ended()
     assert source.failure == ""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rusb.errors import GuestError
 from rusb.server.guests.loopback import LoopbackGuest
+from tests.support.whole_path import Lab, machine
 
-__all__ = ["ScreenGuest"]
+__all__ = ["ScreenGuest", "ScreenLab"]
 
 
 class ScreenGuest(LoopbackGuest):
@@ -34,3 +35,14 @@ class ScreenGuest(LoopbackGuest):
         self, head: int, events: Sequence[Mapping[str, object]]
     ) -> None:
         self.buttons += events
+
+
+class ScreenLab(Lab):
+    """A server of a machine with two screens, for many clients."""
+
+    def __init__(self, folder: Path, guest: ScreenGuest) -> None:
+        display = machine().remote_display
+        display.allow_multi_connection = True
+        served = machine(remote_display=display, monitors=2)
+        self.screen_guest = guest
+        super().__init__(folder, served, guest=guest)

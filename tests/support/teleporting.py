@@ -25,6 +25,7 @@ from rusb.server.state import MachineState
 from rusb.server.vbox.model import Adapter, Controller, Drive, Hardware
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 from rusb.server.vbox.teleporter import Teleporter
+from rusb.usb.urb import Completion, Urb
 from tests.support.breaking import until
 from tests.support.rusbserver import free_port
 from tests.support.watching import GONE, Watched, check_apart, watched
@@ -36,12 +37,14 @@ __all__ = [
     "Counting",
     "Host",
     "Plugged",
+    "Stubborn",
     "awaited",
     "before",
     "begin",
     "check_moved",
     "check_stayed",
     "hardware",
+    "move",
     "over",
     "plugged",
     "qemu_of",
@@ -172,6 +175,23 @@ class Counting(Keyboard):
         super().was_reset()
 
 
+class Stubborn(Counting):
+    """One that does not give reads back.
+
+    Attributes:
+        reads: so many have begun.
+    """
+
+    reads = 0
+
+    def submit(self, urb: Urb, complete: Completion) -> None:
+        self.reads += urb.setup is None
+        super().submit(urb, complete)
+
+    def cancel(self, urb_id: int) -> None:
+        pass
+
+
 @contextlib.asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Host]:
     """The host where the machine begins."""
@@ -200,6 +220,12 @@ async def teleport(port: int, *, uuid: str = SOURCE, **changes: Any) -> dict[str
     """Have a machine go to a port; return how it ended."""
     await begin(port, uuid=uuid, **changes)
     return await over(uuid)
+
+
+async def move(port: int, *, uuid: str = SOURCE, to: str = TARGET) -> None:
+    """Have a machine go to a port, and wait until it runs there."""
+    assert (await teleport(port, uuid=uuid))["error"] == ""
+    await wait_state(to, "running")
 
 
 async def over(uuid: str) -> dict[str, Any]:
