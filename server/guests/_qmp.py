@@ -6,6 +6,7 @@ QMP serves one client per socket at a time; a second one waits without a greetin
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections.abc import Callable, Mapping
 
@@ -172,13 +173,22 @@ def _event_of(message: Message) -> tuple[str, Mapping[str, object]]:
     return clean_text(str(name)), data if isinstance(data, dict) else {}
 
 
+_TCP = re.compile(r"(tcp:)?[^/]*:\d{1,5}")
+
+
 def _explain(path: str, error: OSError) -> str:
     """Say why there is no connection and what to do about it."""
     match error:
         case FileNotFoundError():
+            if _TCP.fullmatch(path):
+                return (
+                    f"{path} is not the path of a UNIX socket, and QMP over TCP is not"
+                    " supported: it asks for no password; start QEMU with -qmp"
+                    " unix:PATH,server=on,wait=off"
+                )
             return (
                 f"there is no QMP socket {path}; start QEMU with -qmp"
-                f" unix:{path},server=on"
+                f" unix:{path},server=on,wait=off"
             )
         case PermissionError():
             return (

@@ -41,6 +41,21 @@ def test_a_machine_that_is_not_registered_starts_by_its_path(
     assert f"headless --startvm {path} --vrde config" in (folder / "log").read_text()
 
 
+@pytest.mark.parametrize("before", ["", "qemu"])
+def test_an_engine_that_starts_nothing_is_not_kept(
+    stranger: tuple[Vbox, Path], before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vbox, _ = stranger
+    vbox(f"setextradata Lab rusb/Engine '{before}'")
+    vbox("startvm Lab --type headless --engine libvirt", 1)
+    kept = vbox("getextradata Lab rusb/Engine")
+    assert kept == (f"Value: {before}\n" if before else "No value set!\n")
+    vbox.fails("startvm Lab --engine ''", "invalid value '' for --engine; choose one")
+    monkeypatch.setattr(running, "_start", lambda *_: RUNNING)
+    vbox("startvm Lab --type headless --engine libvirt")
+    assert vbox("getextradata Lab rusb/Engine") == "Value: libvirt\n"
+
+
 def test_one_that_does_not_start_does_not_keep_the_others(
     stranger: tuple[Vbox, Path],
 ) -> None:

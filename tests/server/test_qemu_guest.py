@@ -80,8 +80,14 @@ def test_a_wrong_address_is_refused(address: str | None, why: str) -> None:
 
 
 async def test_a_missing_socket_says_how_to_start_qemu(path: Path) -> None:
-    with pytest.raises(GuestError, match=f"start QEMU with -qmp unix:{path}"):
+    with pytest.raises(GuestError, match=f"-qmp unix:{path},server=on,wait=off$"):
         await QemuGuest(str(path)).start()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:5420", "tcp:localhost:5420", ":5420"])
+async def test_a_port_is_no_socket(address: str) -> None:
+    with pytest.raises(GuestError, match=r"over TCP is not supported.*wait=off$"):
+        await QemuGuest(address).start()
 
 
 async def test_a_socket_nobody_listens_on(path: Path) -> None:

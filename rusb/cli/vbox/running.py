@@ -168,7 +168,8 @@ async def _run(
 def startvm(words: Sequence[str]) -> int:
     """``startvm VM… [--type headless] [--engine qemu|libvirt]``.
 
-    One that fails does not keep the others. An engine is kept in the settings.
+    One that fails does not keep the others. An engine with which a machine starts is
+    kept in its settings.
     """
     found = given(words, (Option("type"), Option("engine"), *_refused.STARTVM))
     kind = one_of("type", found.last("type") or "gui", _TYPES)
@@ -177,7 +178,7 @@ def startvm(words: Sequence[str]) -> int:
     if kind == "vrdp":
         say("Warning: --type vrdp is deprecated; use headless")
     engine = found.last("engine")
-    if engine:
+    if engine is not None:
         one_of("engine", engine, [e.value for e in Engine])
     failed = 0
     for name in found.words:
@@ -201,7 +202,7 @@ def _start_named(name: str, engine: str | None) -> None:
     """Start a machine, and say so."""
     known = registry()
     entry = known.find(name)
-    machine_of(entry)
+    before = machine_of(entry).extra_data.get(ENGINE_KEY, "")
     state = live_state(entry.uuid)
     if state is not None and state.state == "teleported":  # its devices come over here
         ask_running(entry.uuid, "teleportwait")
@@ -212,7 +213,12 @@ def _start_named(name: str, engine: str | None) -> None:
         if engine:
             known.edit(entry, lambda e: e.set_extra(ENGINE_KEY, engine))
         print(f'Waiting for VM "{entry.name}" to power on...', flush=True)
-        state = _start(entry.uuid, entry.name, entry.path)
+        try:
+            state = _start(entry.uuid, entry.name, entry.path)
+        except ControlError:
+            if engine:  # the next start is not to fail for the same reason
+                known.edit(entry, lambda e: e.set_extra(ENGINE_KEY, before))
+            raise
     if state.waits:
         where = f"port {state.waits}"
         print(f'VM "{entry.name}" waits for a teleport on {where}.', flush=True)
