@@ -6,16 +6,20 @@ encoded for whom, a viewer sends it. Input goes the other way.
 
 import abc
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.graphics.pointers import Cursor
 
-__all__ = ["Rectangle", "ScreenAccess", "ScreenSource", "ScreenWatcher"]
+__all__ = ["Paint", "Rectangle", "ScreenAccess", "ScreenSource", "ScreenWatcher"]
 
 Rectangle = tuple[int, int, int, int]
 """Left, top, width and height, in pixels."""
+
+Paint = Callable[[], Frame]
+"""Makes a picture, in the thread that encodes it, since a large one takes
+milliseconds."""
 
 
 class ScreenAccess(Protocol):
@@ -79,10 +83,10 @@ class ScreenSource(abc.ABC):
     is_absolute = True
 
     @abc.abstractmethod
-    def frame(self, width: int, height: int) -> Frame:
-        """Return the picture, rounded up to tiles.
+    def painter(self, width: int, height: int) -> Paint:
+        """Return what makes the picture, rounded up to tiles.
 
-        It may change later, and is another one after each change of the size.
+        The picture may change later, and is another one after each change of the size.
 
         Args:
             width, height: pixels; those of ``size``, if it has one.

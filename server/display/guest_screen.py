@@ -9,12 +9,11 @@ from typing import cast
 from rusb.aio.tasks import TaskSet
 from rusb.errors import GuestError, RemoteProtocolError, RusbError
 from rusb.oserrors import reason
-from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.graphics.pointers import Cursor, straight_alpha
 from rusb.rfb import events as rfb
 from rusb.rfb.client import RfbClient
 
-from .base import ScreenAccess, ScreenSource
+from .base import Paint, ScreenAccess, ScreenSource
 from .qmp_input import QmpInput
 
 __all__ = ["GuestScreen"]
@@ -87,9 +86,10 @@ class GuestScreen(ScreenSource):
 
     # ------------------------------------------------------------- contract ----
 
-    def frame(self, width: int, height: int) -> Frame:
+    def painter(self, width: int, height: int) -> Paint:
         assert self._protocol is not None
-        return self._protocol.core.frame
+        frame = self._protocol.core.frame
+        return lambda: frame
 
     def watch(self, *, is_watched: bool) -> None:
         if self._protocol is not None:

@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 
 from rusb.rdp.graphics.pixels import Frame, new_frame
 from rusb.rdp.graphics.scrolling import Change, Shadow
 from rusb.rdp.graphics.surfaces import Picture
 
-from .base import Rectangle, ScreenSource
+from .base import Paint, Rectangle, ScreenSource
 from .guest_screen import GuestScreen
 from .keyboard import Keyboard
 from .pace import Pace
@@ -163,7 +164,6 @@ class Hub:
     def switched(self) -> None:
         """The guest's screen is there, or is gone."""
         guest = self._guest
-        self._status.forget()
         self._source.watch(is_watched=False)
         is_there = guest is not None and guest.is_there
         self._source = guest if guest is not None and is_there else self._status
@@ -173,7 +173,6 @@ class Hub:
 
     def status_changed(self) -> None:
         """The status page has something else to say."""
-        self._status.forget()
         if self._source is self._status:
             self.changed()
 
@@ -274,10 +273,10 @@ class Hub:
             self._shadow, self._current = Shadow(*size), set()
             jobs = [job._replace(is_current=False) for job in jobs]
         shadow = self._shadow
-        frames = {job.size: self._frame(*job.size) for job in jobs}
+        painters = {job.size: self._painter(*job.size) for job in jobs}
         video = self._video_round(loop.time())
         done, change, took = await loop.run_in_executor(
-            self._encoding, encode_round, jobs, frames, shadow, video
+            self._encoding, encode_round, jobs, painters, shadow, video
         )
         if change is not None and shadow is self._shadow:
             self._note(jobs, change)
@@ -394,13 +393,17 @@ class Hub:
         if self._shadow is not None and viewer.size == self._shadow.size:
             viewer.damaged_cells(self._stream.mask)
 
-    def _frame(self, width: int, height: int) -> Frame:
-        """Return the picture for a desktop, which may have another size."""
+    def _painter(self, width: int, height: int) -> Paint:
+        """Return what makes the picture for a desktop, which may have another size."""
         source = self._source
         if source.size in (None, (width, height)):
-            return source.frame(width, height)
-        have = source.frame(*source.size)
-        found = new_frame(width, height)
-        part = have[: min(height, source.size[1]), : min(width, source.size[0])]
-        found[: part.shape[0], : part.shape[1]] = part
-        return found
+            return source.painter(width, height)
+        return partial(_fit, source.painter(*source.size), source.size, width, height)
+
+
+def _fit(paint: Paint, size: tuple[int, int], width: int, height: int) -> Frame:
+    """Cut a picture off, or have it in the corner of a larger one."""
+    right, bottom = min(width, size[0]), min(height, size[1])
+    found = new_frame(width, height)
+    found[:bottom, :right] = paint()[:bottom, :right]
+    return found

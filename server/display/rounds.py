@@ -20,7 +20,7 @@ from rusb.rdp.graphics.updates import (
     Update,
 )
 
-from .base import Rectangle
+from .base import Paint, Rectangle
 from .video import Stream
 
 __all__ = ["Drawing", "Job", "Shown", "Video", "encode_round", "has_pipeline"]
@@ -194,7 +194,7 @@ class Video:
 
 def encode_round(
     jobs: Sequence[Job],
-    frames: dict[tuple[int, int], Frame],
+    painters: dict[tuple[int, int], Paint],
     shadow: Shadow | None,
     video: Video,
 ) -> tuple[list[Sequence[Drawing]], Change | None, float]:
@@ -205,6 +205,7 @@ def encode_round(
         size that somebody wants; the processor's seconds for it.
     """
     begin = time.thread_time()
+    frames = {size: paint() for size, paint in painters.items()}
     changes: dict[tuple[int, int], Change] = {}
     if shadow is not None and shadow.size in frames:
         named = [job.cells for job in jobs if job.size == shadow.size]

@@ -2,10 +2,11 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rusb.rdp.graphics.pixels import Frame, frame_of, new_frame
 
-from .base import ScreenSource
+from .base import Paint, ScreenSource
 
 __all__ = ["StatusPage", "status_frame"]
 
@@ -30,7 +31,10 @@ HELP = (
 )
 
 _MAX_FRAMES = 4
-"""Sizes of which the picture is kept."""
+"""Pictures that are kept, of several sizes."""
+
+_Said = tuple[tuple[str, ...], str]
+"""A line for each device, and why there is no screen of the guest."""
 
 
 class StatusPage(ScreenSource):
@@ -52,17 +56,21 @@ class StatusPage(ScreenSource):
         self._machine = machine
         self._devices = devices
         self._problem = problem
-        self._frames: dict[tuple[int, int], Frame] = {}
+        # of the thread that paints
+        self._frames: dict[tuple[int, int, _Said], Frame] = {}
 
-    def frame(self, width: int, height: int) -> Frame:
-        """Draw the page, unless it was drawn in that size."""
-        found = self._frames.get((width, height))
+    def painter(self, width: int, height: int) -> Paint:
+        said = tuple(self._devices()), self._problem()
+        return partial(self._paint, width, height, said)
+
+    def _paint(self, width: int, height: int, said: _Said) -> Frame:
+        """Draw the page, unless that was done before."""
+        found = self._frames.get((width, height, said))
         if found is None:
             if len(self._frames) >= _MAX_FRAMES:
                 self._frames.clear()
-            said = self._machine, self._devices(), self._problem()
-            found = status_frame(width, height, *said)
-            self._frames[width, height] = found
+            found = status_frame(width, height, self._machine, *said)
+            self._frames[width, height, said] = found
         return found
 
     def watch(self, *, is_watched: bool) -> None:
@@ -79,10 +87,6 @@ class StatusPage(ScreenSource):
 
     def button(self, name: str, *, is_down: bool) -> None:
         """Nothing."""
-
-    def forget(self) -> None:
-        """There is something else to be said: draw it again when it is wanted."""
-        self._frames.clear()
 
 
 def status_frame(

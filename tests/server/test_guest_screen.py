@@ -125,7 +125,7 @@ async def test_damage_is_sent_as_it_comes(place: Place) -> None:
                 sent = session.stream.bytes_sent
                 await asyncio.sleep(0.4)
             hub = place.server._screens[0]
-            frame = hub._frame(320, 200)[:200, :320]
+            frame = hub._painter(320, 200)()[:200, :320]
             assert (frame & 0xFFFFFF == 0x112233).all()
             sent = session.stream.bytes_sent
             vnc.say(update(raw(16, 16, 16, 16, 0xFF0000)))
@@ -145,7 +145,7 @@ async def test_an_update_of_many_rectangles_is_read_to_its_end(place: Place) -> 
         async with place.viewer():
             await until(lambda: asked(vnc))
             vnc.say(many + update(led(1), raw(1, 1, 1, 1, 5)))
-            frame = place.server._screens.first.frame(320, 200)
+            frame = place.server._screens.first.painter(320, 200)()
             await until(lambda: np.count_nonzero(frame) == len(places) + 1)
 
 
@@ -416,6 +416,6 @@ async def test_a_screen_that_is_not_there_is_tried_less_and_less_often(
 
 async def test_a_head_that_is_not_there_has_the_page(place: Place) -> None:
     assert place.server._screens[1].size is None
-    frame = place.server._screens[1]._frame(200, 100)
+    frame = place.server._screens[1]._painter(200, 100)()
     assert frame.shape == (128, 256)
     assert frame[0, 0] == 0x183050

@@ -1,6 +1,7 @@
 """What is encoded when, and for whom (display.md 3)."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from rusb.rdp.graphics.canvas import Canvas
+from rusb.rdp.graphics.pixels import Frame
 from rusb.rdp.graphics.pointers import Cursor
 from rusb.rdp.graphics.updates import Cells, Damage, Form
 from rusb.server.display import hub as module
@@ -72,7 +74,7 @@ class Viewer:
 async def hub() -> AsyncIterator[Hub]:
     page = StatusPage("Lab", list, str)
     page.size = SIZE
-    page._frames[SIZE] = noise(*SIZE)
+    page._frames[*SIZE, ((), "")] = noise(*SIZE)
     with ThreadPoolExecutor(1) as thread:
         hub = Hub(page, Keyboard(lambda *_: None), thread)
         async with asyncio.timeout(20):
@@ -177,7 +179,7 @@ async def test_too_much_on_its_way_stops_further_pictures(hub: Hub) -> None:
 async def test_a_client_of_another_size_sees_the_upper_left_part(
     hub: Hub, size: tuple[int, int]
 ) -> None:
-    frame = hub._frame(*size)
+    frame = hub._painter(*size)()
     whole = noise(*SIZE)
     width, height = min(size[0], SIZE[0]), min(size[1], SIZE[1])
     assert np.array_equal(frame[:height, :width], whole[:height, :width])
@@ -216,3 +218,55 @@ async def test_nothing_happens_after_the_end(hub: Hub) -> None:
     hub.add(viewer)
     await asyncio.sleep(0.1)
     assert len(viewer.updates) == 1
+
+
+@pytest.mark.parametrize("size", [None, (100, 90)])
+async def test_large_pictures_are_not_made_on_the_loop(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None
+) -> None:
+    """Six viewers of 4096x2000, of sizes of their own, held it up for 80 ms each
+    round."""
+    threads: list[threading.Thread] = []
+
+    def page(width: int, height: int, *said: object) -> Frame:
+        threads.append(threading.current_thread())
+        return noise(width, height)
+
+    monkeypatch.setattr("rusb.server.display.status.status_frame", page)
+    fit = module._fit
+
+    def cut(*how: object) -> Frame:
+        threads.append(threading.current_thread())
+        return fit(*how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_fit", cut)
+    hub._status.size = size
+    hub._status._frames.clear()
+    viewer = Viewer()
+    hub.add(viewer)
+    await until_sent(viewer)
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_the_page_of_a_size_is_drawn_when_it_says_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[object, ...]] = []
+
+    def draw(*what: object) -> Frame:
+        drawn.append(what)
+        return noise(*SIZE)
+
+    monkeypatch.setattr("rusb.server.display.status.status_frame", draw)
+    devices: list[str] = []
+    page = StatusPage("Lab", lambda: devices, str)
+    for _ in range(2):
+        page.painter(*SIZE)()
+    devices.append("a keyboard")
+    for _ in range(2):
+        page.painter(*SIZE)()
+    assert drawn == [(*SIZE, "Lab", (), ""), (*SIZE, "Lab", ("a keyboard",), "")]
+    for width in range(1, 20):
+        page.painter(width, 1)()
+    assert len(page._frames) <= 4

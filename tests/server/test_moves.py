@@ -14,7 +14,7 @@ from rusb.rdp.graphics.pointers import Cursor
 from rusb.rdp.graphics.updates import Cells, Damage, Form, Update, UpdateKind
 from rusb.server.display import hub as hubs
 from rusb.server.display import pace
-from rusb.server.display.base import Rectangle
+from rusb.server.display.base import Paint, Rectangle
 from rusb.server.display.hub import Hub
 from rusb.server.display.keyboard import Keyboard
 from rusb.server.display.rounds import Drawing
@@ -34,8 +34,8 @@ class Screen(StatusPage):
         super().__init__("", list, str)
         self.picture = desktop(*SIZE)
 
-    def frame(self, width: int, height: int) -> Frame:
-        return self.picture
+    def painter(self, width: int, height: int) -> Paint:
+        return lambda: self.picture
 
 
 class Viewer:

@@ -13,9 +13,9 @@ from rusb.rdp.events import (
     UnicodeInput,
     WheelInput,
 )
-from rusb.rdp.graphics.pixels import Frame, new_frame
+from rusb.rdp.graphics.pixels import new_frame
 from rusb.server.display import pointer
-from rusb.server.display.base import ScreenSource
+from rusb.server.display.base import Paint, ScreenSource
 from rusb.server.display.inputs import pass_on
 from rusb.server.display.keyboard import Keyboard
 from rusb.server.display.pointer import Pointer
@@ -30,8 +30,8 @@ class Guest(ScreenSource):
         self._said: list[tuple[object, ...]] = []
         self.is_absolute = True
 
-    def frame(self, width: int, height: int) -> Frame:
-        return new_frame(width, height)
+    def painter(self, width: int, height: int) -> Paint:
+        return lambda: new_frame(width, height)
 
     def watch(self, *, is_watched: bool) -> None: ...
 

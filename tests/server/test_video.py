@@ -247,7 +247,7 @@ class Cinema:
             cursor=None,
             is_absolute=True,
             is_there=True,
-            frame=lambda width, height: self.screen,
+            painter=lambda width, height: lambda: self.screen,
             watch=lambda is_watched: None,
             aclose=_nothing,
         )
