@@ -11,7 +11,7 @@ import pytest
 from rusb.errors import LocalProtocolError
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import Speed, TransferType
-from rusb.usb.urb import IsoPacket, Urb, UrbResult, UrbStatus
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from rusb.wire.base import (
     DeviceFailed,
     DevicesListed,
@@ -19,43 +19,30 @@ from rusb.wire.base import (
     RequestCompleted,
     UrbCompleted,
 )
-from rusb.wire.rdpeusb import _isochronous as isochronous
 from rusb.wire.rdpeusb import _messages as messages
 from rusb.wire.rdpeusb import _settings as settings
 from rusb.wire.rdpeusb import _urbs as urbs
 from rusb.wire.rdpeusb._messages import AddDevice, Call, Message
 from rusb.wire.rdpeusb._urbs import UrbFunction
 from tests.support.wire.peusb import (
+    BULK_IN,
+    BULK_OUT,
     CONFIGURATION,
     CONTROL,
     DEVICE,
     FIRST,
+    INTERRUPT,
     RAW,
     Client,
+    calls,
     control,
+    read,
+    results,
 )
-
-BULK_IN, BULK_OUT, INTERRUPT, ISO_IN, ISO_OUT = 0x81, 0x02, 0x83, 0x84, 0x05
-
-
-def read(id: int, size: int = 512, endpoint: int = BULK_IN) -> Urb:
-    kind = TransferType.INTERRUPT if endpoint == INTERRUPT else TransferType.BULK
-    return Urb(id, kind, endpoint, size)
 
 
 def write(id: int, data: bytes) -> Urb:
     return Urb(id, TransferType.BULK, BULK_OUT, len(data), data)
-
-
-def results(client: Client) -> dict[int, UrbResult]:
-    done = client.saw(UrbCompleted)
-    found = {e.urb_id: e.result for e in done}
-    assert len(found) == len(done)
-    return found
-
-
-def calls(client: Client, function: Call) -> list[Message]:
-    return [m for m in client.calls if m.function == function]
 
 
 def added(name: str = "add_device_freerdp") -> AddDevice:
@@ -494,212 +481,6 @@ def test_freerdp_cancels_everything_when_a_halt_is_cleared() -> None:
     assert UrbFunction.ABORT_PIPE not in {t.function for _, t in client.asked}
 
 
-# --------------------------------------------------- 10.3: isochronous ----
-
-
-def iso(id: int, *packets: int, endpoint: int = ISO_IN) -> Urb:
-    data = b"" if endpoint & 0x80 else bytes(range(sum(packets)))
-    kind = TransferType.ISOCHRONOUS
-    return Urb(id, kind, endpoint, sum(packets), data, packets=packets)
-
-
-def with_iso() -> tuple[Client, int]:
-    client = Client()
-    number = client.use()
-    client.guest.set_interface(number, 2, 1)
-    client.move()
-    return client, number
-
-
-@pytest.mark.parametrize("name", ["completion_iso_in", "completion_iso_in_freerdp2"])
-def test_isochronous_data_are_cut_by_the_list_of_packets(name: str) -> None:
-    """10.3, 12: FreeRDP 2.11 sends the whole buffer."""
-    client, number = with_iso()
-    (asked,) = client.submit(number, iso(1, 16, 16, 16, 16))
-    raw = bytearray(RAW[name])
-    raw[12:16] = asked[1].request.to_bytes(4, "little")
-    client.say(FIRST, bytes(raw))
-    result = results(client)[1]
-    assert [p.length for p in result.packets] == [14, 0, 14, 14]
-    assert (result.status, result.length, len(result.data)) == (UrbStatus.OK, 42, 42)
-    assert bytes(result.data[14:16]) == b"01"
-
-
-@pytest.mark.parametrize("name", ["completion_iso_out", "completion_iso_out_freerdp2"])
-def test_isochronous_output_counts_its_packets(name: str) -> None:
-    """10.3, 12: FreeRDP 2.11 reports 0 bytes."""
-    client, number = with_iso()
-    (asked,) = client.submit(number, iso(1, 16, 16, 16, 16, endpoint=ISO_OUT))
-    raw = bytearray(RAW[name])
-    raw[12:16] = asked[1].request.to_bytes(4, "little")
-    client.say(FIRST, bytes(raw))
-    assert results(client)[1].length == 64
-
-
-def test_packets_of_unequal_length_go_in_transfers_of_their_own() -> None:
-    """10.3: FreeRDP divides the buffer equally."""
-    client, number = with_iso()
-    asked = client.submit(number, iso(1, 8, 8, 16, 8, endpoint=ISO_OUT))
-    assert [bytes(t.data or b"") for _, t in asked] == [
-        *(bytes(range(16)), bytes(range(16, 32)), bytes(range(32, 40))),
-    ]
-    for one, lengths in zip(list(asked), ([8, 8], [16], [8]), strict=True):
-        packets = [IsoPacket(length) for length in lengths]
-        done = urbs.Completion(
-            one[1].request, result=isochronous.serialize_result(0, packets)
-        )
-        client.say(FIRST, urbs.completion(0x10, 0, done))
-    result = results(client)[1]
-    assert (result.status, result.length) == (UrbStatus.OK, 40)
-    assert [p.length for p in result.packets] == [8, 8, 16, 8]
-
-
-def test_an_isochronous_transfer_without_a_reply_times_out() -> None:
-    """10.3: FreeRDP does not reply to a stall there."""
-    client, number = with_iso()
-    client.submit(number, iso(1, 16, 16), iso(2, 0), iso(3))
-    client.wait(6)
-    result = results(client)[1]
-    assert result.status is UrbStatus.TIMEOUT
-    assert len(result.packets) == 2
-    assert results(client)[3].status is UrbStatus.INVALID
-
-
-@pytest.mark.parametrize("usbd", [3, 0xC0010000])
-def test_a_cancelled_isochronous_transfer_may_tell_of_no_packet(usbd: int) -> None:
-    """It costs the packets, not the device."""
-    client, number = with_iso()
-    (asked,) = client.submit(number, iso(1, 16, 16))
-    client.guest.cancel_urb(number, 1)
-    done = urbs.Completion(
-        asked[1].request, usbd, result=isochronous.serialize_result(0, ())
-    )
-    client.say(FIRST, urbs.completion(0x10, 0, done))
-    result = results(client)[1]
-    assert result.status is UrbStatus.CANCELLED
-    assert [p.status for p in result.packets] == [UrbStatus.CANCELLED] * 2
-    assert client.closed == []
-
-
-@pytest.mark.parametrize("usbd", [3, 0xC0010000])
-def test_what_a_cancelled_isochronous_transfer_tells_is_kept(usbd: int) -> None:
-    client, number = with_iso()
-    (asked,) = client.submit(number, iso(1, 16, 16))
-    client.guest.cancel_urb(number, 1)
-    packets = IsoPacket(2), IsoPacket(0, UrbStatus.CANCELLED)
-    told = isochronous.serialize_result(0, packets)
-    done = urbs.Completion(asked[1].request, usbd, 0, 2, b"ab", told)
-    client.say(FIRST, urbs.completion(0x10, 0, done))
-    expected = UrbResult(UrbStatus.CANCELLED, b"ab", 2, packets)
-    assert results(client)[1] == expected
-
-
-# -------------------------------------------------------- 11: watchdogs ----
-
-
-def test_a_control_request_that_the_guest_waits_for_is_no_expiry() -> None:
-    """11: nor is anything else meanwhile, for the client handles nothing else (2.8)."""
-    client = Client()
-    number = client.use()
-    client.submit(number, control(1, 0xC0, 9, 0, 0, 64), *(read(n) for n in (2, 3, 4)))
-    for n in (2, 3, 4):
-        client.guest.cancel_urb(number, n)
-        client.wait(3)
-    assert client.closed == []
-    ((_, transfer),) = [a for a in client.asked if a[1].size == 64]
-    client.done((FIRST, transfer), bytes(64))
-    assert results(client)[1].status is UrbStatus.OK
-    assert {results(client)[n].status for n in (2, 3, 4)} == {UrbStatus.CANCELLED}
-
-
-def test_a_mouse_that_nobody_moves_has_all_the_time() -> None:
-    client = Client("windows")
-    number = client.use()
-    (asked,) = client.submit(number, read(1, 8, INTERRUPT))
-    client.wait(100_000)
-    client.done(asked, b"moved")
-    assert results(client)[1].data == b"moved"
-
-
-def test_a_control_transfer_that_is_lost_ends_some_time() -> None:
-    client = Client()
-    client.submit(client.use(), control(1, 0xC0, 9, 0, 0, 64))
-    client.wait(299)
-    assert results(client) == {}
-    client.wait(2)
-    assert results(client)[1].status is UrbStatus.TIMEOUT
-    assert len(calls(client, Call.CANCEL)) == 1
-    assert client.closed == []
-
-
-def test_three_expiries_in_a_row_end_the_device() -> None:
-    client = Client()
-    number = client.use()
-    for n in range(3):
-        assert client.closed == []
-        client.submit(number, read(n))
-        client.guest.cancel_urb(number, n)
-        client.guest.cancel_urb(number, n)
-        client.wait(3)
-    assert len(calls(client, Call.CANCEL)) == 3
-    assert client.closed == [FIRST]
-    assert client.listed() == []
-
-
-def test_a_completion_in_between_is_a_sign_of_life() -> None:
-    client = Client()
-    number = client.use()
-    for n in range(0, 10, 2):
-        client.submit(number, read(n))
-        client.guest.cancel_urb(number, n)
-        client.wait(3)
-        (asked,) = client.submit(number, read(n + 1))
-        client.done(asked, b"")
-    client.asked.clear()
-    assert client.closed == []
-
-
-@pytest.mark.parametrize("what", ["configuration", "setting", "halt", "reset"])
-def test_requests_without_an_answer_time_out(what: str) -> None:
-    client = Client()
-    number = client.use()
-    client.answers = False
-    guest = client.guest
-    match what:
-        case "configuration":
-            guest.set_configuration(number, 1, request=1)
-        case "setting":
-            guest.set_interface(number, 2, 1, request=1)
-        case "halt":
-            guest.clear_halt(number, BULK_IN, request=1)
-        case _:
-            guest.reset_device(number, request=1)
-    client.wait(16)
-    assert client.saw(RequestCompleted)[0].status is UrbStatus.TIMEOUT
-
-
-def test_a_late_completion_of_what_was_given_up_is_ignored() -> None:
-    client = Client()
-    number = client.use()
-    (asked,) = client.submit(number, read(1))
-    client.guest.cancel_urb(number, 1)
-    client.wait(3)
-    client.done(asked, b"late")
-    assert results(client)[1] == UrbResult(UrbStatus.CANCELLED)
-    assert "nobody waits" in client.ignored()
-
-
-def test_a_reset_waits_for_nothing_but_its_confirmation() -> None:
-    client = Client()
-    number = client.use()
-    client.submit(number, read(1), read(2))
-    client.guest.cancel_urb(number, 1)
-    client.guest.reset_device(number)
-    client.move()
-    assert {r.status for r in results(client).values()} == {UrbStatus.CANCELLED}
-    assert len(calls(client, Call.CANCEL)) == 2
-
-
 # ------------------------------------------------------ 5.1, 9: reading ----
 
 
@@ -795,12 +576,3 @@ def test_strings_are_read_for_the_filters() -> None:
     client.plug()
     (info,) = client.saw(DevicesListed)[0].devices
     assert (info.manufacturer, info.product, info.serial) == ("Maker", None, None)
-
-
-def test_what_cannot_be_carried_completes_invalid() -> None:
-    client = Client()
-    number = client.use()
-    client.submit(number, read(1, urbs.MAX_SIZE + 1), read(2, 8, 0x8F), iso(3, 8))
-    done = {i: r.status for i, r in results(client).items()}
-    assert done == dict.fromkeys((1, 2, 3), UrbStatus.INVALID)
-    client.guest.cancel_urb(99, 1)

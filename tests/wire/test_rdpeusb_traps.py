@@ -1,8 +1,9 @@
 """The traps of MS-RDPEUSB, in the order of rdpeusb.md 12 and 13, one by one.
 
 Those of transfers and their results are in test_rdpeusb_quirks.py, by name of the
-client: what was written (12, row 1), failed control transfers (2), isochronous data
-(4, 5), the padding of results (6), no interfaces (7), typed requests, duplicates.
+client: what was written (12, row 1), failed control transfers (2), the padding of
+results (6), no interfaces (7), typed requests, duplicates. Isochronous data (4, 5) are
+in test_rdpeusb_isochronous.py.
 """
 
 import struct

@@ -26,6 +26,7 @@ from tests.support.wire.vrdp import (
     make_guest,
     message,
     negotiate_reply,
+    receive,
     record,
     results,
     status,
@@ -34,14 +35,6 @@ from tests.support.wire.vrdp import (
 
 GET_DESCRIPTOR = SetupPacket.get_descriptor(1, 0, 18)
 ID_BYTES = struct.pack("<I", ID)
-
-
-def receive(
-    side: VrdpUsbGuestSide | VrdpUsbDeviceSide, *data: bytes
-) -> list[wire.Event]:
-    for one in data:
-        side.receive_data(CHANNEL, one, now=1)
-    return side.events()
 
 
 def test_c1_nobody_waits_for_success() -> None:

@@ -25,6 +25,7 @@ from tests.support.wire.vrdp import (
     make_guest,
     message,
     negotiate_reply,
+    receive,
     record,
     results,
     status,
@@ -36,12 +37,6 @@ NEGOTIATE = message(12, struct.pack("<HH", 3, 1))
 LIST = message(11)
 GET_DESCRIPTOR = SetupPacket.get_descriptor(1, 0, 18)
 INFO = DeviceInfo(ID, 0x1209, 0x2303)
-
-
-def receive(side: Core, *data: bytes, now: float = 1) -> list[wire.Event]:
-    for one in data:
-        side.receive_data(CHANNEL, one, now=now)
-    return side.events()
 
 
 def opened(side: Core) -> Core:

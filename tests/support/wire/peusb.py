@@ -5,9 +5,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from rusb.usb.setup import SetupPacket
-from rusb.usb.types import DescriptorType
-from rusb.usb.urb import Urb, UrbStatus
-from rusb.wire.base import CloseChannel, Event, Ignored, OpenChannel, Send
+from rusb.usb.types import DescriptorType, TransferType
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from rusb.wire.base import (
+    CloseChannel,
+    Event,
+    Ignored,
+    OpenChannel,
+    Send,
+    UrbCompleted,
+)
 from rusb.wire.rdpeusb import RdpeusbGuestSide
 from rusb.wire.rdpeusb import _messages as messages
 from rusb.wire.rdpeusb import _urbs as urbs
@@ -15,7 +22,17 @@ from rusb.wire.rdpeusb._messages import Call, Message
 from rusb.wire.rdpeusb._requests import setup_of
 from rusb.wire.rdpeusb._urbs import Completion, Transfer, UrbFunction
 
-__all__ = ["CONFIGURATION", "CONTROL", "DEVICE", "FIRST", "RAW", "Client", "control"]
+__all__ = [
+    "CONFIGURATION",
+    "CONTROL",
+    "DEVICE",
+    "FIRST",
+    "RAW",
+    "Client",
+    "calls",
+    "control",
+    "results",
+]
 
 _VECTORS = json.loads(
     (Path(__file__).parents[2] / "vectors" / "rdpeusb.json").read_text()
@@ -27,6 +44,9 @@ DEVICE = bytes.fromhex(_FIELDS["completion_device_descriptor"]["output_buffer"])
 CONFIGURATION = bytes.fromhex(_FIELDS["completion_config_descriptor"]["output_buffer"])
 """A device of three interfaces: bulk 0x81 and 0x02, interrupt 0x83, isochronous 0x84
 and 0x05 in an alternate setting (rdpeusb.md 17)."""
+
+BULK_IN, BULK_OUT, INTERRUPT, ISO_IN, ISO_OUT = 0x81, 0x02, 0x83, 0x84, 0x05
+"""Its endpoints."""
 
 E = TypeVar("E")
 CONTROL, FIRST = 1, 2
@@ -220,3 +240,22 @@ class Client:
 def control(id: int, *fields: int, data: bytes = b"") -> Urb:
     """A control transfer."""
     return Urb.control(id, SetupPacket(*fields), data)
+
+
+def results(client: Client) -> dict[int, UrbResult]:
+    """What has completed, by id; each once."""
+    done = client.saw(UrbCompleted)
+    found = {e.urb_id: e.result for e in done}
+    assert len(found) == len(done)
+    return found
+
+
+def calls(client: Client, function: Call) -> list[Message]:
+    """The calls of one function that the client got."""
+    return [m for m in client.calls if m.function == function]
+
+
+def read(id: int, size: int = 512, endpoint: int = BULK_IN) -> Urb:
+    """A transfer from an endpoint of the device."""
+    kind = TransferType.INTERRUPT if endpoint == INTERRUPT else TransferType.BULK
+    return Urb(id, kind, endpoint, size)

@@ -5,12 +5,14 @@ import struct
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb
+from rusb.wire import base as wire
 from rusb.wire.vrdpusb import VrdpUsbDeviceSide, VrdpUsbGuestSide
-from tests.support.wire.joined import Joined, clear
+from tests.support.wire.joined import Joined, clear, messages
 
 __all__ = [
     "CHANNEL",
     "ID",
+    "assert_ignored",
     "bulk",
     "device_list",
     "entry",
@@ -19,6 +21,7 @@ __all__ = [
     "make_guest",
     "message",
     "negotiate_reply",
+    "receive",
     "record",
     "results",
     "status",
@@ -159,3 +162,23 @@ def bulk(
     id: int, length: int = 64, *, endpoint: int = 0x81, data: bytes | memoryview = b""
 ) -> Urb:
     return Urb(id, TransferType.BULK, endpoint, len(data) or length, data)
+
+
+# ---------------------------------------------------------------- received ----
+
+
+def receive(
+    side: VrdpUsbGuestSide | VrdpUsbDeviceSide, *data: bytes, now: float = 1
+) -> list[wire.Event]:
+    """Give a core some messages; return what it reports."""
+    for one in data:
+        side.receive_data(CHANNEL, one, now=now)
+    return side.events()
+
+
+def assert_ignored(side: VrdpUsbGuestSide | VrdpUsbDeviceSide, data: bytes) -> None:
+    """A message is reported, and nothing else comes of it."""
+    (event,) = receive(side, data)
+    assert isinstance(event, wire.Ignored)
+    assert event.reason
+    assert messages(side) == []
