@@ -101,13 +101,28 @@ class RemoteLog:
         """Write a line, unless there were too many."""
         now = self._log.now()
         if all(quota.take(now) for quota in self._quotas):
-            self.tell_left_out()
+            self._tell()
+            for quota in self._quotas[1:]:
+                count, quota.untold = quota.untold, 0
+                if count:
+                    self._log.write(f"{count} lines of earlier clients were left out.")
             self._log.write(text)
         else:
             self._left_out += 1
 
     def tell_left_out(self) -> None:
-        """Say how many lines were left out since the last one."""
+        """Say how many lines were left out since the last one.
+
+        That is a line, too: where those that it shares are used up, it comes with the
+        next line of somebody else.
+        """
+        now, shared = self._log.now(), self._quotas[1:]
+        if self._left_out and not all(quota.take(now) for quota in shared):
+            shared[-1].untold += self._left_out
+            self._left_out = 0
+        self._tell()
+
+    def _tell(self) -> None:
         count, self._left_out = self._left_out, 0
         if count:
             self._log.write(f"{self._name}: {count} lines were left out here.")

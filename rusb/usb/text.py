@@ -29,9 +29,13 @@ class LineQuota:
     Args:
         most: lines at once.
         rate: lines a second that come back.
+
+    Attributes:
+        untold: lines that were left out, and nobody has said so.
     """
 
     def __init__(self, most: int, rate: float) -> None:
+        self.untold = 0
         self._most, self._rate = most, rate
         self._left, self._since = float(most), 0.0
 

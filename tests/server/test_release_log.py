@@ -235,6 +235,28 @@ def test_a_peer_causes_as_many_lines_as_it_may(tmp_path: Path) -> None:
     assert shared.is_full(clock.now + 25)
 
 
+def test_nobody_fills_the_log_with_what_was_left_out(tmp_path: Path) -> None:
+    """One line for each connection, without end."""
+    clock = Clock()
+    log = ReleaseLog(str(tmp_path / "VBox.log"), clock=clock)
+    shared = LineQuota(3, 1.0)
+    for number in range(100):
+        one = RemoteLog(log, f"client {number}", LineQuota(20, 1.0), shared)
+        for _ in range(4):
+            one.write(f"connection {number}")
+        one.tell_left_out()
+    clock.now += 1.0
+    RemoteLog(log, "client 100", LineQuota(20, 1.0), shared).write("the next one")
+    log.close()
+    lines = (tmp_path / "VBox.log").read_text().splitlines()
+    said = [line.partition(" ")[2] for line in lines]
+    assert said[-5:] == [
+        *["connection 0"] * 3,
+        "397 lines of earlier clients were left out.",
+        "the next one",
+    ]
+
+
 def test_standard_error_is_a_log_too(capsys: pytest.CaptureFixture[str]) -> None:
     log = ReleaseLog(None)
     log.write("VRDP: hello")
