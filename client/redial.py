@@ -35,6 +35,10 @@ RESUME_SECONDS, RENEW_SECONDS = 5.0, 10.0
 STEP, MOST = 0.2, 2.0
 """Seconds by which the time between attempts grows, and up to which."""
 
+BRIEF, BRIEF_AT_ONCE = 5.0, 4
+"""Seconds that a connection has to last: after so many in a row that did not, each
+further one is waited for, as after an attempt that failed."""
+
 BELIEVED = 3
 """Refusals in a row that count, of a server that had let us in before: a connection
 that breaks during the logon looks like one."""
@@ -83,6 +87,8 @@ class Redial:
         self._task: asyncio.Task[None] | None = None
         self._why: RusbError | None = None  # there is no connection
         self._hurry = asyncio.Event()
+        self._since = 0.0  # there is a connection
+        self._brief = 0  # connections in a row that did not last
 
     def go_to(self, server: str) -> None:
         """The session is at another server from now on."""
@@ -102,6 +108,7 @@ class Redial:
     def connected(self) -> None:
         """There is a connection again."""
         self._why = None
+        self._since = asyncio.get_running_loop().time()
 
     def heard(self) -> None:
         """The silent connection goes on: no other one is needed."""
@@ -139,6 +146,8 @@ class Redial:
 
     async def _return_from(self, why: RusbError) -> None:
         """Go on with what the server has kept; if there is nothing, begin anew."""
+        has_lasted = asyncio.get_running_loop().time() - self._since >= BRIEF
+        self._brief = 0 if has_lasted else self._brief + 1
         server, ticket = self._server, self.ticket
         left = 0.0 if ticket is None else max(0.0, ticket.left)
         self._on_event(ConnectionBroken(server, why, round(left)))
@@ -165,7 +174,8 @@ class Redial:
         Raises:
             RusbError: the server refuses us.
         """
-        pause, refusals, security = 0.0, 0, ""
+        pause = min(STEP * max(0, self._brief - BRIEF_AT_ONCE), MOST)
+        refusals, security = 0, ""
         while self._why is not None and (ticket is None or ticket.is_good):
             self._hurry.clear()
             with contextlib.suppress(TimeoutError):

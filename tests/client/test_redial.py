@@ -16,7 +16,7 @@ from rusb.client.events import (
     SessionResumed,
 )
 from rusb.client.extension import EARLY, Ticket
-from rusb.client.redial import BELIEVED, MOST, STEP, Redial
+from rusb.client.redial import BELIEVED, BRIEF_AT_ONCE, MOST, STEP, Redial
 from rusb.errors import (
     AuthenticationError,
     CertificateError,
@@ -279,3 +279,23 @@ async def test_where_it_is_not_good_either_we_begin_anew(pauses: list[float]) ->
     assert way.done == ["resume 5", "resume 5", "drop", "begin 10"]
     renewed = way.events[-1]
     assert renewed == SessionRenewed("there:3389", "TLS 1.3")
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+async def test_connections_that_do_not_last_come_less_and_less_often(
+    lasts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends each at once is not asked ten times a second for ever."""
+    monkeypatch.setattr(redial, "BRIEF", 0.0 if lasts else 60.0)
+    monkeypatch.setattr(redial, "STEP", 60.0)
+    monkeypatch.setattr(redial, "MOST", 60.0)
+    way = Way(*[None] * 20)
+    way.keeps()
+    way.redial.connected()
+    for _ in range(BRIEF_AT_ONCE):
+        await way.go()
+    way.redial.start(LOST)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert way.done.count("resume 5") == BRIEF_AT_ONCE + lasts
+    await way.redial.aclose()
