@@ -60,6 +60,9 @@ class Network:
             self.inside("ip", "link", "set", "lo", "up")
             self.inside("ip", "link", "set", self.far, "up")
             self.move()
+            # fills queues, as the one of most computers does, and every kernel has it
+            setting = "/proc/sys/net/ipv4/tcp_congestion_control"
+            self.inside("sh", "-c", f"echo reno >{setting}")
             if self._rate:
                 self._slow_down()
         except BaseException:
