@@ -148,6 +148,8 @@ class Server:
             self.guest.watch_guest(self._guest_ended, self._guest_returned)
             self._screens.start()
             await self._listen()
+            if problem := self.authenticator.problem():
+                self._warn(problem)
         except RusbError as error:
             self._host.tell(events.ServerFailed(str(error)))
             await self.aclose()

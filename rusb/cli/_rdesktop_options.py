@@ -70,8 +70,8 @@ OTHER_DEVICES = {
     "clientname": "the device redirection's client name",
 }
 
-_LONG = ("viewer=", "no-viewer")
-_OURS = ("-u", "-d", "-p", "-v", "-h", "-?", "--viewer", "--no-viewer")
+_LONG = ("viewer=", "no-viewer", "help")
+_OURS = ("-u", "-d", "-p", "-v", "-h", "-?", "--help", "--viewer", "--no-viewer")
 """What a viewer is not to be given as it is."""
 
 _LETTERS = "u:d:p:s:c:n:k:L:g:a:A:S:T:X:x:r:i:o:fbBeEmCDKtNzP045hv?"
@@ -199,7 +199,7 @@ def _apply(options: RdesktopOptions, letter: str, value: str) -> None:
             options.viewer = value
         case "--no-viewer":
             options.no_viewer = True
-        case "-h" | "-?":
+        case "-h" | "-?" | "--help":
             options.wants_help = True
         case "-i" | "-o":
             raise UsageError(

@@ -80,6 +80,9 @@ class Authenticator(Protocol):
     def library(self) -> str:
         """The library as the log names it; empty: there is none to ask."""
 
+    def problem(self) -> str:
+        """Say why users cannot log on who should; empty: nothing is known of that."""
+
     async def check(self, request: Request) -> Decision:
         """Decide; raises nothing, an error is a refusal."""
 
@@ -93,6 +96,9 @@ class Library(Protocol):
     @property
     def title(self) -> str:
         """Its name, and what it is called by."""
+
+    def problem(self) -> str:
+        """Say why users cannot log on who should; empty: nothing is known of that."""
 
     def who(self, request: Request) -> str:
         """Return the user whose password is tried: the same for all names that

@@ -50,6 +50,10 @@ class External:
         self._places = Places()
         self._granted: set[int] = set()
 
+    def problem(self) -> str:
+        """Say what the library knows of that."""
+        return self._library.problem()
+
     async def check(self, request: Request) -> Decision:
         """Decide; raises nothing."""
         texts = (request.user, request.domain, request.password)

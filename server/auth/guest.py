@@ -11,6 +11,13 @@ class Guest:
     name = "Guest"
     library = ""
 
+    def problem(self) -> str:
+        """Nobody can."""
+        return (
+            "the authentication type Guest needs Guest Additions in the guest, which"
+            " rusb has not, so nobody can log on; use the type external"
+        )
+
     async def check(self, request: Request) -> Decision:
         """Deny."""
         return Decision(

@@ -15,7 +15,7 @@ from rusb.errors import SettingsError
 
 from .base import Judgement, Request, plain_name
 
-__all__ = ["CALLER", "ENTRY", "Module"]
+__all__ = ["CALLER", "ENTRY", "Module", "foreign"]
 
 ENTRY = "vrdp_auth3"
 CALLER = "vrde"
@@ -37,6 +37,10 @@ class Module:
         self._uuid = machine_uuid
         self._entry: Entry | None = None
         self._loading = threading.Lock()
+
+    def problem(self) -> str:
+        """Say that it can never be loaded; all else is seen at the first logon."""
+        return foreign(self._name)
 
     def who(self, request: Request) -> str:
         """Return the plain name: the module may compare whatever it likes."""
@@ -66,6 +70,16 @@ class Module:
             if self._entry is None:
                 self._entry = _find(self._name)
             return self._entry
+
+
+def foreign(name: str) -> str:
+    """Say of a library that it is one of VirtualBox's own kind; empty: it is not."""
+    if not name.lower().endswith((".so", ".dll")):
+        return ""
+    return (
+        f"libraries for VirtualBox, such as {name}, cannot be loaded, so nobody can log"
+        " on; choose one of VBoxAuth, VBoxAuthSimple, null, or a Python module"
+    )
 
 
 def _find(name: str) -> Entry:

@@ -11,6 +11,10 @@ class Null:
     name = "Null"
     library = ""
 
+    def problem(self) -> str:
+        """None."""
+        return ""
+
     async def check(self, request: Request) -> Decision:
         """Grant."""
         return Decision(True, "")
@@ -23,6 +27,10 @@ class NullLibrary:
     """The library ``null``: type *external* with the check switched off."""
 
     title = "null"
+
+    def problem(self) -> str:
+        """None."""
+        return ""
 
     def who(self, request: Request) -> str:
         """Return the user as given: nobody has a password to guess."""

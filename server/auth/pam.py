@@ -15,6 +15,9 @@ DEFAULT_SERVICE = "login"
 SERVICE_VARIABLES = ("VBOX_AUTH_PAM_SERVICE", "VRDP_AUTH_PAM_SERVICE")
 ALLOW_INACTIVE = "VBOX_PAM_ALLOW_INACTIVE"
 
+SHADOW = "/etc/shadow"
+"""Who reads it can check everybody's password."""
+
 AUTHINFO_UNAVAIL = 9
 """Linux-PAM's number of "authentication information unavailable"."""
 
@@ -31,6 +34,16 @@ class Pam:
         choices = (service, *named, DEFAULT_SERVICE)
         self.service = next(name for name in choices if name)
         self.title = f"VBoxAuth, PAM service {self.service}"
+
+    def problem(self) -> str:
+        """Say whose passwords pam_unix checks for us."""
+        if os.geteuid() == 0 or os.access(SHADOW, os.R_OK):
+            return ""
+        return (
+            "PAM (pam_unix) lets this server check the password of its own user only;"
+            " to check those of others, run it as root or as a member of the group"
+            " shadow, or use VBoxAuthSimple"
+        )
 
     def who(self, request: Request) -> str:
         """Return the plain name: PAM's modules differ. pam_unix compares the name as

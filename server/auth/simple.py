@@ -18,6 +18,15 @@ class Simple:
     def __init__(self, extra_data: Mapping[str, str]) -> None:
         self._extra_data = extra_data
 
+    def problem(self) -> str:
+        """Say that nobody has a hash."""
+        if any(key.startswith(PREFIX) for key in self._extra_data):
+            return ""
+        return (
+            "VBoxAuthSimple knows no user, so nobody can log on; add one: setextradata"
+            f" VM {PREFIX}NAME HASH ('rusb passwordhash' makes the hash)"
+        )
+
     def who(self, request: Request) -> str:
         """Return the user, for whom the domain and what precedes a backslash count for
         nothing."""

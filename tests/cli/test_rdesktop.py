@@ -177,9 +177,14 @@ def test_a_wrong_command_line_is_status_64_with_the_usage(
     assert "Usage: rdesktop-vrdp" in capsys.readouterr().err
 
 
-def test_help_is_status_64_as_of_rdesktop(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-h"]) == 64
-    assert "-r: redirect" in capsys.readouterr().err
+@pytest.mark.parametrize("word", ["-h", "-?", "--help"])
+def test_help_is_status_64_as_of_rdesktop(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word]) == 64
+    said = capsys.readouterr().err
+    assert "-r: redirect" in said
+    assert "not recognized" not in said
 
 
 def test_nobody_at_the_port_is_status_76(

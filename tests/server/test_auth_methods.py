@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rusb.server import ServerConfig, serve
 from rusb.server.auth import (
     ACCESS_DENIED,
     ACCESS_GRANTED,
@@ -21,6 +22,7 @@ from rusb.server.auth import (
     hashes,
 )
 from rusb.server.auth import external as external_module
+from rusb.server.auth import pam as pam_module
 from rusb.server.auth.base import Judgement, Library, Result
 from rusb.server.auth.external import MAX_TEXT, External
 from rusb.server.auth.hashes import hash_legacy, hash_password, verify
@@ -28,6 +30,7 @@ from rusb.server.auth.limits import MAX_FAILURES, Limits
 from rusb.server.auth.pam import Pam
 from rusb.server.auth.places import MAX_PLACES, MAX_WAITING_FOR_PLACE
 from rusb.server.auth.simple import Simple
+from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.vbox.settings import Machine, RemoteDisplay
 
 VECTORS = json.loads(
@@ -51,6 +54,9 @@ class Answers:
     """A library that answers, or raises, what it is told."""
 
     title = "answers"
+
+    def problem(self) -> str:
+        return ""
 
     def who(self, request: Request) -> str:
         return request.user
@@ -102,6 +108,60 @@ async def test_null_grants_and_guest_denies() -> None:
     assert granted.granted
     assert not denied.granted
     assert "judgement 4" in denied.reason
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (machine("Null"), ""),
+        (machine("Guest"), "type Guest needs Guest Additions in the guest"),
+        (machine("External", "null"), ""),
+        (machine("External", "VBoxAuthSimple"), "VBoxAuthSimple knows no user"),
+        (machine("External", "VBoxAuthSimple", john="x"), ""),
+        (machine("External", "/opt/VBoxAuth.so"), "such as /opt/VBoxAuth.so, cannot"),
+        (machine("External", "my_module"), ""),
+    ],
+)
+def test_what_keeps_everybody_out_is_known(found: Machine, sentence: str) -> None:
+    problem = choose(found).problem()
+    assert sentence in problem
+    assert bool(sentence) == bool(problem)
+
+
+@pytest.mark.parametrize(
+    ("user", "may_read", "is_told"),
+    [(0, False, False), (1000, True, False), (1000, False, True)],
+)
+def test_pam_says_for_whom_it_checks(
+    *,
+    user: int,
+    may_read: bool,
+    is_told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shadow = tmp_path / "shadow"
+    if may_read:
+        shadow.touch()
+    monkeypatch.setattr(pam_module, "SHADOW", str(shadow))
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    problem = choose(machine("External")).problem()
+    assert ("a member of the group shadow" in problem) is is_told
+
+
+async def test_the_log_and_the_terminal_say_it_at_the_start(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = ServerConfig(
+        machine("Guest"),
+        ports=[0],
+        address="127.0.0.1",
+        log=tmp_path / "VBox.log",
+        state=tmp_path,
+    )
+    async with serve(config, guest=LoopbackGuest(), report=said.append):
+        pass
+    for text in ("\n".join(said), (tmp_path / "VBox.log").read_text()):
+        assert "so nobody can log on; use the type external" in text
 
 
 def test_log_lines_are_those_of_the_original() -> None:

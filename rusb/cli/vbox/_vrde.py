@@ -86,11 +86,10 @@ def note_extra(key: str, value: str) -> None:
 
 def note_library(name: str) -> None:
     """Say of an authentication library that nobody can log on with it."""
-    if name.lower().endswith((".so", ".dll")):
-        warn(
-            f"libraries for VirtualBox, such as {name}, cannot be loaded, so nobody can"
-            " log on; choose one of VBoxAuth, VBoxAuthSimple, null, or a Python module"
-        )
+    from rusb.server.auth.module import foreign  # few name one
+
+    if problem := foreign(name):
+        warn(problem)
 
 
 def _note_switch(name: str, value: str) -> None:
