@@ -102,9 +102,8 @@ class RdpeusbGuestSide(GuestSide):
         self._channels: dict[int, _Channel] = {}
         self._wanted = 0  # channels that are on their way
         self._devices: dict[int, RemoteDevice] = {}  # listed, by number
-        self._where: dict[
-            int, _Channel
-        ] = {}  # by number of a device, while it is there
+        # by number of a device, while it is there
+        self._where: dict[int, _Channel] = {}
         self._numbers = itertools.count(FIRST_DEVICE)
         self._is_gone = False  # the control channel is; whoever lists must be told
         # devices add to these two lists, which are never others

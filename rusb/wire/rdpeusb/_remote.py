@@ -401,7 +401,7 @@ class RemoteDevice(RequestTable):
         }
 
     def _waits(self, urb_id: int) -> bool:
-        return bool(self._waiting) and any(w.urb_id == urb_id for w in self._waiting)
+        return any(w.urb_id == urb_id for w in self._waiting)
 
     def _go_on(self) -> None:
         while self._waiting and not self._is_selecting:
