@@ -75,20 +75,24 @@ async def listen_at(
         GuestError: it cannot be listened there.
     """
     loop = asyncio.get_running_loop()
-    if _is_socket(path) and await is_stale(path):
-        os.unlink(path)  # of a server that was killed
     sock = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
     try:
-        sock.bind(str(path))  # asyncio would take it away from another server
+        if _is_socket(path) and await is_stale(path):
+            os.unlink(path)  # of a server that was killed
+        before = os.umask(0o177)  # of the process: nothing else may run meanwhile
+        try:
+            sock.bind(str(path))  # asyncio would take it away from another server
+        finally:
+            os.umask(before)
         return await loop.create_unix_server(accept, sock=sock)
     except OSError as error:
         sock.close()
         raise GuestError(f"cannot listen at {path}: {reason(error)}").hinting(
             Hint.OTHER_GUEST_ADDRESS
         ) from error
-    finally:
-        os.umask(before)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def make_own_folder(folder: Path, kind: str) -> None:

@@ -66,6 +66,7 @@ class _Client(asyncio.Protocol):
         self._is_congested = self._is_suspended = self._is_busy = False
         self._is_stopped = False
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
         self._port: SerialPort | None = None
         self._core: Rfc2217Server | None = None
@@ -111,8 +112,9 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It went."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
         port, self._port, self._core = self._port, None, None
         self._place.free(self)
         if port is not None:
@@ -161,18 +163,20 @@ class _Client(asyncio.Protocol):
             self._look()
         else:
             transport.resume_reading()
+            if self._looking is not None:
+                self._looking.cancel()
 
     def _look(self) -> None:
         """Nothing is read, so that it may go unseen: do not keep a port for it that
         sends nothing."""
-        if not self._is_stopped or self._port is None or self.transport is None:
+        if self._port is None or self.transport is None:
             return
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket"), _GONE)
         if poll.poll(0) and (self._port.is_stuck or self._is_congested):
             self._abort()
         else:
-            self._loop.call_later(LOOK, self._look)
+            self._looking = self._loop.call_later(LOOK, self._look)
 
     def _do(self, event: Event) -> None:
         port, core = self._port, self._core
@@ -328,6 +332,7 @@ class Rfc2217Guest(SerialGuest):
             )
         self._address, self._first = parse_place(address)
         self._slots: list[_Place] = []
+        self._opening = asyncio.Lock()  # devices come at once; each port has its number
 
     @property
     def port(self) -> int:
@@ -345,15 +350,20 @@ class Rfc2217Guest(SerialGuest):
         Raises:
             GuestError: its TCP port is taken.
         """
-        place = next((place for place in self._slots if place.is_free), None)
-        if place is None:
-            number = self._first + len(self._slots) if self._first else 0
-            if len(self._slots) >= MAX_PLACES or number > 0xFFFF:
-                raise GuestError(f"{len(self._slots)} serial ports are in use already")
-            place = _Place(self._address, number)
-            await place.listen()
-            self._slots.append(place)
-        place.fill(port)
+        async with self._opening:
+            place = next((place for place in self._slots if place.is_free), None)
+            if place is None:
+                place = await self._add_place()
+            place.fill(port)
+        return place
+
+    async def _add_place(self) -> _Place:
+        number = self._first + len(self._slots) if self._first else 0
+        if len(self._slots) >= MAX_PLACES or number > 0xFFFF:
+            raise GuestError(f"{len(self._slots)} serial ports are in use already")
+        place = _Place(self._address, number)
+        await place.listen()
+        self._slots.append(place)
         return place
 
     async def aclose(self) -> None:

@@ -12,6 +12,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import serial
@@ -145,6 +146,17 @@ async def test_each_serial_port_has_a_tcp_port(
     assert await guest.attach(devices[0]) == places[0]
     assert caplog.text == ""
     await guest.aclose()
+    await guest.aclose()
+
+
+async def test_serial_ports_that_come_at_once_have_a_tcp_port_each() -> None:
+    first = free_ports(3)
+    guest = Rfc2217Guest(f"{first}")
+    await guest.start()
+    places = await asyncio.gather(
+        *(guest.attach(Attached(Ftdi(), n)) for n in range(3))
+    )
+    assert places == [f"rfc2217://127.0.0.1:{first + n}" for n in range(3)]
     await guest.aclose()
 
 
@@ -342,6 +354,33 @@ async def test_one_client_has_a_port_at_a_time(tcp: Rfc2217Guest) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", tcp.port)
     assert await reader.readexactly(3) == b"\xff\xfb\0"
     writer.close()
+
+
+async def test_a_client_that_is_not_read_is_looked_at_once_in_a_while(
+    tcp: Rfc2217Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chip, loop = Ftdi(), asyncio.get_running_loop()
+    await tcp.attach(Attached(chip))
+    _, writer = await asyncio.open_connection("127.0.0.1", tcp.port)
+    await until(lambda: chip.dtr)
+    client, later = tcp._slots[0]._client, loop.call_later
+    assert client is not None
+    looks: list[asyncio.TimerHandle] = []
+
+    def call_later(*what: Any) -> asyncio.TimerHandle:
+        looks.append(later(*what))
+        return looks[-1]
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    for _ in range(5):  # it reads, and does not, many times a second
+        client.pause_writing()
+        client.resume_writing()
+    client.pause_writing()
+    assert len(looks) == 6
+    assert sum(not look.cancelled() for look in looks) == 1
+    writer.close()
+    client.resume_writing()
+    await until(lambda: not chip.dtr)
 
 
 # ------------------------------------------------------------- too much, too slow ----

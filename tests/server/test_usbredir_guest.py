@@ -184,6 +184,24 @@ async def test_callers_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         sock.close()
 
 
+async def test_a_path_that_is_too_long_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GuestError, match="cannot listen at .*: File name too long"):
+        await UsbredirGuest(f"listen={tmp_path / ('x' * 300)}").start()
+
+
+async def test_what_is_made_while_a_socket_is_has_its_usual_mode(
+    tmp_path: Path,
+) -> None:
+    usual, other = tmp_path / "usual", tmp_path / "other"
+    usual.mkdir()
+    asyncio.get_running_loop().call_soon(other.mkdir)
+    guest = UsbredirGuest(f"listen={tmp_path / 'redir'}")
+    await guest.start()
+    await asyncio.sleep(0)
+    assert other.stat().st_mode == usual.stat().st_mode
+    await guest.aclose()
+
+
 async def test_a_socket_of_ours_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "redir"
     with socket.socket(socket.AF_UNIX) as killed:
