@@ -55,10 +55,14 @@ class Listeners:
         if sockets is None:
             raise ListenError("all are in use, or this user may not use them")
         loop = asyncio.get_running_loop()
-        for sock in sockets:
+        for sock in sockets:  # all are ours to close, before anything is waited for
             self._servers.append(
-                await loop.create_server(accept, sock=sock, backlog=BACKLOG)
+                await loop.create_server(
+                    accept, sock=sock, backlog=BACKLOG, start_serving=False
+                )
             )
+        for server in self._servers:
+            await server.start_serving()
         self.port = sockets[0].getsockname()[1]
         self.addresses = tuple(str(sock.getsockname()[0]) for sock in sockets)
         found = {sock.family for sock in sockets}

@@ -9,8 +9,10 @@ from rusb.client.backends.emulated import EmulatedBackend, Keyboard, Loopback
 from rusb.client.screenshot import screenshot
 from rusb.client.session import connect
 from rusb.errors import BackendError
+from rusb.server import Server, ServerConfig
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.vbox.settings import RemoteDisplay
+from tests.support.rusbserver import free_port
 from tests.support.whole_path import Lab, machine, sessions_of
 
 
@@ -97,6 +99,23 @@ async def test_a_server_closes_its_guest_and_its_log(tmp_path: Path) -> None:
         assert guest.is_closed
         assert lab.server.log._file is None
         await only(before)
+
+
+async def test_a_server_that_is_cancelled_as_it_starts_frees_its_ports(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    config = ServerConfig(machine(), ports=[port], log=tmp_path / "log", state=tmp_path)
+
+    async def serve() -> None:
+        cancel_me()
+        await Server(config, guest=LoopbackGuest()).start()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(serve())
+    for host in ("127.0.0.1", "::1"):
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(host, port)
 
 
 async def test_a_screenshot_waits_for_nothing_more(tmp_path: Path) -> None:

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from rusb.cli._vbox_options import Option
 
 __all__ = [
-    *("COMMANDS", "CONTROL", "HEADLESS", "LISTS", "MODIFY", "PROPERTIES"),
+    *(
+        "COMMANDS",
+        "CONTROL",
+        "CONTROL_OPTIONS",
+        "HEADLESS",
+        "LISTS",
+        "MODIFY",
+        "PROPERTIES",
+    ),
     *("STARTVM", "refused"),
 ]
 
@@ -202,6 +210,11 @@ _CONTROL = (
         "autostart-enabled autostart-delay",
     ),
 )
+
+CONTROL_OPTIONS = refused(
+    "rusb captures nothing; use usbmon and tcpdump on this host", "capturefile"
+)
+"""Options of ``controlvm``."""
 
 CONTROL = {word: why for why, words in _CONTROL for word in _expanded(words)}
 """Words of ``controlvm``."""

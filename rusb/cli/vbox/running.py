@@ -309,7 +309,7 @@ def controlvm(words: Sequence[str]) -> int:
         name, verb, *values = words  # a text may begin with a dash
         _VERBS[verb](registry().find(name).uuid, values)
         return 0
-    found = given(words, ())
+    found = given(words, _refused.CONTROL_OPTIONS)
     if len(found.words) < 2:
         raise UsageError("controlvm VM COMMAND")
     name, verb, *values = found.words
