@@ -20,6 +20,7 @@ from rusb.rdp import mcs, share
 from rusb.rdp.gcc import ChannelRequest, ClientBlocks, ClientCore
 from rusb.rdp.info import ClientInfo
 from rusb.rdp.security import SecurityFlag, header
+from rusb.rdp.server import MAX_AT_ONCE
 from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
 from rusb.server import session
@@ -245,6 +246,23 @@ def test_lines_are_counted_for_a_bounded_number_of_networks() -> None:
         assert lines.of(f"net {number}", 1.0, is_logged_on=True).take(1.0)
         assert lines.of("first", 1.0, is_logged_on=True) is first
     assert len(lines) <= MAX_NETWORKS
+
+
+async def test_t08_clicks_without_end_leave_the_others_their_turn(lab: Lab) -> None:
+    """A packet has hundreds, and a turn had 64 packets: 14 s on a server with QEMU."""
+    click = struct.pack("<IHHHH", 0, 0x8001, 0xF000, 1, 1)  # three buttons go down
+    clicks = struct.pack("<HH", 300, 0) + click * 300
+    async with others_go_on(lab), connect(lab.config(), backends=[]) as noisy:
+        flood = said(noisy, DataType.INPUT, clicks) * 100
+        (ours,) = (s for s in sessions_of(lab.server) if not s.in_use)
+        transport_of(noisy).write(flood)
+        most = before = 0
+        while before < 100 * 900:
+            await asyncio.sleep(0)  # a turn of the loop
+            most = max(most, ours._inputs - before)
+            before = ours._inputs
+        assert most <= 64 + MAX_AT_ONCE
+    assert ours.was_logged_on
 
 
 async def test_t08_pictures_of_those_who_read_nothing_take_little(
