@@ -267,7 +267,7 @@ def test_a_known_server_needs_no_writing(
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("rusb.aio.tls._locked", refuse)
+    monkeypatch.setattr("rusb.aio.tls.locked", refuse)
     assert not known.check("a:1", b"certificate")
     with pytest.raises(CertificateError):
         known.check("a:1", b"another")
