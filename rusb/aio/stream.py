@@ -315,9 +315,11 @@ class RdpStream(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, once."""
-        if self.core.has_more and not self._is_over:
-            self._receive(b"", inf)  # it came before the end
+        """Tell the owner, once: when all that came before is handled, in turns."""
+        if self.core.has_more and not self._is_over and self._error is None:
+            self._receive(b"", TURN)
+            self._loop.call_soon(self.connection_lost, exc)
+            return
         if exc is not None and self._error is None:
             why = reason(exc) if isinstance(exc, OSError) and exc.errno else exc
             self._error = ConnectionLost(f"the connection broke: {why}")

@@ -15,6 +15,7 @@ import uvloop
 
 from rusb.aio.stream import MARK, ROOM, TURN, WRITE_HIGH, RdpStream, TlsUpgrade
 from rusb.aio.tls import make_self_signed, server_context
+from rusb.errors import RemoteProtocolError, RusbError
 from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.events import ChannelData, Event, TlsRequested
 from rusb.rdp.security import Method
@@ -248,7 +249,11 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.is_read = True
+        self.is_gone = False
         self.written = 0
+
+    def close(self) -> None:
+        self.is_gone = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += len(data)
@@ -269,7 +274,7 @@ class Transport(asyncio.Transport):
         self.is_read = True
 
     def is_closing(self) -> bool:
-        return False
+        return self.is_gone
 
 
 class Slow(Feeder):
@@ -350,10 +355,43 @@ async def test_messages_go_to_those_who_serve_their_channel_by_now() -> None:
 
 async def test_what_came_before_the_end_is_handled() -> None:
     core = Slow()
-    stream, _ = open_stream(core)
-    stream.data_received(bytes(3 * TURN))
+    ends: list[int] = []
+    stream = RdpStream(
+        core,
+        on_event=lambda event: None,
+        on_lost=lambda error: ends.append(core.handled),
+        tls=None,
+    )
+    transport = Transport()
+    stream.connection_made(transport)
+    stream.data_received(bytes(9 * TURN))
+    transport.is_gone = True
     stream.connection_lost(None)
-    assert core.handled == 3 * TURN
+    for turns in range(2, 9):
+        assert (core.handled, ends) == (turns * TURN, [])
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (core.handled, ends) == (9 * TURN, [9 * TURN])
+
+
+async def test_what_is_wrong_before_the_end_is_the_end() -> None:
+    class Wrong(Slow):
+        def receive_data(self, data: bytes) -> None:
+            super().receive_data(data)
+            if not data:
+                raise RemoteProtocolError("nonsense")
+
+    errors: list[RusbError | None] = []
+    core = Wrong()
+    stream = RdpStream(
+        core, on_event=lambda event: None, on_lost=errors.append, tls=None
+    )
+    stream.connection_made(Transport())
+    stream.data_received(bytes(9 * TURN))
+    stream.connection_lost(None)
+    await asyncio.sleep(0)
+    assert [str(error) for error in errors] == ["nonsense"]
+    assert core.handled == 2 * TURN
 
 
 async def test_a_peer_that_fills_what_the_loop_reads_at_once_has_had_its_turn() -> None:
