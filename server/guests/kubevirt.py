@@ -157,11 +157,11 @@ class KubevirtGuest(GuestBackend):
                 await self._connect(slot)
                 pause, said = first, ""
                 why = "the connection to the machine ended"
-            except GuestError as error:
+            except (GuestError, OSError) as error:  # OSError: too many open files
                 if not slot.hello.done():
                     slot.hello.set_exception(error)
                     return
-                why = str(error)
+                why = str(error) if isinstance(error, GuestError) else reason(error)
             if slot.is_refused:
                 self._slots.remove(slot)
                 self._lost(slot.device, "the machine refused the device")

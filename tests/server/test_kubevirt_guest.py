@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import socket
 import ssl
 import stat
@@ -152,6 +153,26 @@ async def test_a_dropped_connection_is_dialled_again_until_the_machine_runs(
     assert cluster.lost == []
     said = [r.message for r in caplog.records if "trying again" in r.message]
     assert len(said) == 2  # once for each reason
+    await guest.aclose()
+
+
+async def test_a_system_without_files_left_is_an_error_like_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, tried = await cluster.guest(), list[None]()
+    await guest.attach(Device(1))
+
+    async def dial() -> None:
+        tried.append(None)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guest, "_dial", dial)
+        with pytest.raises(OSError, match="Too many open files"):
+            await guest.attach(Device(2))
+        await cluster.api.drop()
+        await until(lambda: len(tried) > 2)
+    await until(lambda: len(cluster.programs) == 2 and cluster.programs[1].is_ready)
     await guest.aclose()
 
 
