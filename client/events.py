@@ -185,7 +185,7 @@ class SessionStays(SessionEvent):
             f"the machine has moved to {self.there}, but the devices stay connected to"
             f" {self.server}, which passes everything on: {why}. To do without"
             f" {self.server}, end this program and connect to {self.there}; the guest"
-            " then sees the devices plugged in anew"
+            " then sees the devices plugged in again"
         )
 
 
@@ -205,7 +205,7 @@ class SessionForgotten(SessionEvent):
         why = "it was restarted, or its guest ended"
         if self.is_late:
             why = "the connection was lost for too long"
-        return f"{self.server} no longer keeps the devices: {why}. Connecting anew"
+        return f"{self.server} no longer keeps the devices: {why}. Connecting again"
 
 
 @dataclass(frozen=True, slots=True)

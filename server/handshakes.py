@@ -45,8 +45,7 @@ def explain_handshake(
             "it supports nothing newer than TLS 1.1 (like rdesktop-vrdp 1.8), and this"
             " server requires TLS 1.2. Update the client; or allow RC4: set the"
             " machine's Security/Method=Negotiate; or allow TLS 1.0: start rusb serve"
-            " with --legacy-tls. A client whose OpenSSL has a higher security"
-            " level"
+            " with --legacy-tls. A client whose OpenSSL has a higher security level"
             " also needs CipherString = DEFAULT@SECLEVEL=0 in its openssl.cnf"
         )
     if error.reason in _NOTHING_COMMON:

@@ -297,8 +297,7 @@ class Server:
             self._warn(
                 f"nobody is asked for a password, and port {self.port} is open to"
                 f" other machines ({', '.join(outside)}): anyone who can reach it can"
-                " use the guest's USB. Set the authentication (once the machine is"
-                " off:"
+                " use the guest's USB. Set the authentication (once the machine is off:"
                 f" modifyvm {self.machine.operand} --vrdeauthtype external; with"
                 " rusb serve --name: --auth external), or listen on 127.0.0.1 only"
                 " (--address, or the property TCP/Address)"

@@ -29,6 +29,8 @@ AVOIDED = {
     r"\bspelt\b": "spelled",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\b(has|have) not (a|an|any|the|its|no)\b": "does not have",
+    r"\b(has|have) not[,.;:]": "does not have",
+    r"\banew\b": "again",
     r"\b(is|are) left\b": "is abandoned; remains",
     r"\b(comes?|came|coming) in\b": "connects; is attached",
     r"\b(is|are) told of\b": "learns",

@@ -84,7 +84,7 @@ class ReplayedDevice(EmulatedDevice):
         if cut:
             raise ParseError(
                 f"the data of {cut} transfers are not in the file, or not whole;"
-                " capture it anew with all data"
+                " capture it again with all data"
             )
         self._learn_requests()
         described = self._described(captured.transfers)

@@ -15,7 +15,7 @@ class Guest:
         """Nobody can."""
         return (
             "the authentication type Guest needs Guest Additions in the guest, which"
-            " rusb has not, so nobody can log on; use the type external"
+            " rusb does not have, so nobody can log on; use the type external"
         )
 
     async def check(self, request: Request) -> Decision:

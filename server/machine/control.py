@@ -98,8 +98,7 @@ def runtime_folder() -> Path:
     except OSError as error:
         raise ControlError(
             f"cannot create {folder} for sockets: {reason(error)}; name another"
-            " directory"
-            " with RUSB_RUNTIME"
+            " directory with RUSB_RUNTIME"
         ) from error
     if is_foreign:
         raise ControlError(

@@ -240,7 +240,6 @@ def place_of(bus: str, port: int, device: int) -> int:
     if not (0 <= port < ports and 0 <= device < devices):
         raise SettingsError(
             f"there is no port {port}, device {device} on a controller for {bus}; it"
-            " has"
-            f" {ports} ports with {devices} device(s) each"
+            f" has {ports} ports with {devices} device(s) each"
         )
     return port * devices + device

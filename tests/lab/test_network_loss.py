@@ -243,7 +243,7 @@ def test_a_server_that_is_started_again_gets_the_disk_once(place: Place) -> None
     place.server = place.serve(port)
     place.guest.wait("test -b /dev/sda")
     assert place.unplugs() == 1
-    assert "Connecting anew" in place.said()
+    assert "Connecting again" in place.said()
     digest = hashlib.sha256(CONTENT).hexdigest()
     read = "dd if=/dev/sda bs=65536 count=32 iflag=direct 2>/dev/null | sha256sum"
     assert place.guest.sh(read).split()[0] == digest

@@ -109,8 +109,8 @@ async def test_a_target_that_cannot_take_a_client_says_so(
         assert (await teleport(target.port))["error"] == ""
         await check_anew(client, (source, target), keyboard)
         why = "the target cannot take it: a client in form 1, not 2"
-        await until(lambda: f"a client begins anew: {why}" in source.log)
-        await until(lambda: "begins anew: a client in form 1" in target.log)
+        await until(lambda: f"a client starts over: {why}" in source.log)
+        await until(lambda: "starts over: a client in form 1" in target.log)
         assert "\x1b" not in source.log
 
 
@@ -141,7 +141,7 @@ async def test_a_target_that_does_not_answer_is_not_waited_for(
     async with plugged(source, keyboard) as client:
         assert (await teleport(target.port))["error"] == ""
         await check_anew(client, (source, target), keyboard, redirs=2)
-        await until(lambda: "a client begins anew: " in source.log)
+        await until(lambda: "a client starts over: " in source.log)
         await until(lambda: "no answer within 0.3 s" in source.log)
 
 
@@ -159,7 +159,7 @@ async def test_a_link_between_the_hosts_that_breaks_meanwhile(
     async with plugged(source, keyboard) as client:
         assert (await teleport(wire.port))["error"] == ""
         await check_anew(client, (source, target), keyboard)
-        await until(lambda: "a client begins anew: " in source.log)
+        await until(lambda: "a client starts over: " in source.log)
 
 
 async def test_a_link_between_the_hosts_that_breaks_before_ready(
@@ -299,7 +299,7 @@ async def test_a_client_that_is_waited_for_once_recalled_begins_anew(
         monkeypatch.setattr(handover.Handover, "_send", lose)
         async with plugged(source, keyboard, port=near.port) as client:
             assert (await teleport(target.port))["error"] == ""
-            await until(lambda: "begins anew: the client has gone" in source.log)
+            await until(lambda: "starts over: the client has gone" in source.log)
             await check_anew(client, (source, target), keyboard)
     assert left == [[]]  # nobody waits for it there
 

@@ -211,8 +211,7 @@ def _allocate(path: Path) -> None:
         path.unlink(missing_ok=True)
         raise SettingsError(
             f"cannot create {path}: not enough space for a disk of fixed size:"
-            f" {reason(error)};"
-            " the file was removed"
+            f" {reason(error)}; the file was removed"
         ) from error
 
 

@@ -90,7 +90,7 @@ class Handover:
                 numbers += (self._devices[place] for place in client.places)
                 await self._send(client, numbers)
         except (RusbError, OSError) as error:
-            self._log(f"Teleporter: a client begins anew: {error}")
+            self._log(f"Teleporter: a client starts over: {error}")
         except asyncio.CancelledError:  # the target may have it already
             self._log(f"Teleporter: a client goes to {self._to}: this host ends")
             raise
@@ -209,7 +209,7 @@ class Takeover:
                 try:
                     await self._arrive(value, taken)
                 except (RusbError, OSError) as error:
-                    self._log(f"Teleporter: a client begins anew: {error}")
+                    self._log(f"Teleporter: a client starts over: {error}")
                     answer = NotTaken(str(error)[:MAX_REASON])
                 self.has_answered = True
                 try:
