@@ -59,13 +59,13 @@ def _message(kind: int, body: bytes, data: bytes | memoryview = b"") -> bytes:
     return b"".join((_HEAD.pack(kind, 0, size if size <= 0xFFFF else 0), body, data))
 
 
-def _body(message: bytes | memoryview, layout: struct.Struct) -> tuple[memoryview, int]:
-    """Return a whole message, and where its fields begin; check its size."""
+def _body(message: bytes | memoryview, layout: struct.Struct) -> memoryview:
+    """Return what is behind the head of a whole message; check its size."""
     size = int.from_bytes(message[2:4], "little")
     end = size or len(message)
     if end != len(message) or end < _HEAD.size + layout.size:
         raise ParseError(f"message of {len(message)} bytes, says {size}")
-    return memoryview(message), _HEAD.size
+    return memoryview(message)[_HEAD.size :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class RunCommand:
         Raises:
             ParseError: it has another size than its fields.
         """
-        view, start = _body(message, _RUN)
-        device, handle, out, in_, flags, wrapper = _RUN.unpack_from(view, start)
+        body = _body(message, _RUN)
+        device, handle, out, in_, flags, wrapper = _RUN.unpack_from(body)
         return cls(device, handle, out, in_, bool(flags & _IS_FIRST), wrapper)
 
 
@@ -113,7 +113,7 @@ class CommandResult:
     Attributes:
         device, handle: as RunCommand names it.
         stage: the one that failed; DONE: none did.
-        error: how, as ``vrdpusb`` numbers it (1.8); 0: it did not fail.
+        error: how, a :class:`~rusb.usb.urb.UrbStatus`; 0: it did not fail.
         moved: bytes of the data stage.
         status: the command status wrapper; zeros without one.
         data: what the data stage brought.
@@ -139,11 +139,9 @@ class CommandResult:
         Raises:
             ParseError: it has another size than its fields, or an unknown stage.
         """
-        view, start = _body(message, _RESULT)
-        device, handle, stage, error, _, moved, status = _RESULT.unpack_from(
-            view, start
-        )
-        data = view[start + _RESULT.size :]
+        body = _body(message, _RESULT)
+        device, handle, stage, error, _, moved, status = _RESULT.unpack_from(body)
+        data = body[_RESULT.size :]
         if stage >= Stage.GONE or moved != len(data):
             raise ParseError(f"stage {stage}, {len(data)} of {moved} bytes")
         return cls(device, handle, Stage(stage), error, moved, status, data)
@@ -171,8 +169,7 @@ class CancelCommands:
         Raises:
             ParseError: it has another size than its fields.
         """
-        view, start = _body(message, _CANCEL)
-        device, flags = _CANCEL.unpack_from(view, start)
+        device, flags = _CANCEL.unpack_from(_body(message, _CANCEL))
         return cls(device, bool(flags & _IS_ABORT))
 
 
