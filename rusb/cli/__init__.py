@@ -5,6 +5,7 @@ name, with ``-`` for ``_``, is the word on the command line, and ``_words.py`` s
 one line what it does. Modules whose name begins with ``_`` are not sub-commands.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -102,16 +103,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # nothing that a program imports is garbage; see run_async
         gc.disable()
     try:
-        status = _run(program, words)
-        sys.stdout.flush()
+        try:
+            status = _run(program, words)
+        finally:  # argparse ends the program by itself
+            sys.stdout.flush()
         if argv is None:  # the end: nobody needs what a collector would find
             gc.freeze()
         return status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except OSError as error:
+        from rusb.oserrors import reason
+
+        # what is left of the output has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):
+            return 0
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{program}: error: {where}{reason(error)}"
+        with contextlib.suppress(OSError):  # it may be the same full disk
+            print(clean_lines(text), file=sys.stderr, flush=True)
+        return 1
 
 
 def _run(program: str, words: list[str]) -> int:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ._hints import did_you_mean
 from ._status import EXIT_USAGE
@@ -29,6 +29,11 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if name[:2] == "--" and not any(k.startswith(name) for k in known):
                 self.error(f"unknown option {name!r}{did_you_mean(name, known)}")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print, and say if that fails; argparse does not."""
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
