@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,18 @@ class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drawn: list[list[str]] = []
         monkeypatch.setattr("rusb.server.display.status.status_frame", self._draw)
+        monkeypatch.setattr("rusb.server.display.status._MAX_FRAMES", 1)
         monkeypatch.setattr("rusb.server.display.pace.TICK", 0.0)
 
     def _draw(
-        self, width: int, height: int, name: str, devices: list[str], problem: str
+        self,
+        width: int,
+        height: int,
+        name: str,
+        devices: Sequence[str],
+        problem: str,
     ) -> Frame:
-        self.drawn.append(devices)
+        self.drawn.append(list(devices))
         return status_frame(width, height, name, devices, problem)
 
     async def follows(self, act: Callable[[], object], *devices: str) -> None:
