@@ -9,6 +9,7 @@ from functools import partial
 from rusb.rdp.graphics.pixels import Frame, new_frame
 from rusb.rdp.graphics.scrolling import Change, Shadow
 from rusb.rdp.graphics.surfaces import Picture
+from rusb.rdp.graphics.updates import Cells, Damage
 
 from .base import Paint, Rectangle, ScreenSource
 from .guest_screen import GuestScreen
@@ -178,8 +179,14 @@ class Hub:
 
     def damaged(self, rectangles: Sequence[Rectangle]) -> None:
         """Parts of the picture are new."""
+        marked: dict[tuple[int, int], Cells] = {}
         for viewer in self._viewers:
-            viewer.damaged(rectangles)
+            if viewer.size not in marked:
+                damage = Damage(*viewer.size)
+                for rectangle in rectangles:
+                    damage.add(*rectangle)
+                marked[viewer.size] = damage.take()
+            viewer.damaged_cells(marked[viewer.size])
         if self._guest_is_shown and any(map(has_pipeline, self._viewers)):
             was_found = self._detector.area is not None
             self._detector.damaged(rectangles, asyncio.get_running_loop().time())
@@ -196,7 +203,7 @@ class Hub:
         for viewer in list(self._viewers):
             if self._source.size is not None:
                 viewer.follow(*self._source.size)
-            viewer.damaged(None)
+            viewer.damaged_all()
         self.due()
 
     def cursor_changed(self) -> None:
@@ -292,7 +299,7 @@ class Hub:
             viewer.send(updates, job.size)
         else:  # it was opened anew meanwhile, and its surfaces with it
             self._current.discard(viewer)
-            viewer.damaged(None)
+            viewer.damaged_all()
 
     def _note(self, jobs: Sequence[Job], change: Change) -> None:
         """Note who has what the shadow has: who was sent all that it lacked."""

@@ -20,7 +20,7 @@ from rusb.rdp.graphics.updates import (
     Update,
 )
 
-from .base import Paint, Rectangle
+from .base import Paint
 from .video import Stream
 
 __all__ = ["Drawing", "Job", "Shown", "Video", "encode_round", "has_pipeline"]
@@ -63,8 +63,8 @@ class Shown(Hashable, Protocol):
     def is_busy(self) -> bool:
         """Has it yet to send what it got?"""
 
-    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
-        """Parts of the picture are new; None: all of it."""
+    def damaged_all(self) -> None:
+        """All of the picture is new."""
 
     def damaged_cells(self, cells: Cells) -> None:
         """These cells of the picture are new."""

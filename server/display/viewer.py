@@ -207,13 +207,9 @@ class Viewer:
             return True
         return self._updates is not None or self._timer is not None
 
-    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
-        """Parts of the picture are new; None: all of it."""
-        if rectangles is None:
-            self._damage.add_all()
-            return
-        for rectangle in rectangles:
-            self._damage.add(*rectangle)
+    def damaged_all(self) -> None:
+        """All of the picture is new."""
+        self._damage.add_all()
 
     def damaged_cells(self, cells: Cells) -> None:
         """These cells of the picture are new."""

@@ -42,9 +42,8 @@ class Viewer:
         self._damage = Damage(*size)
         self._damage.add_all()
 
-    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
-        for rectangle in rectangles or [(0, 0, *self.size)]:
-            self._damage.add(*rectangle)
+    def damaged_all(self) -> None:
+        self._damage.add_all()
 
     @property
     def is_damaged(self) -> bool:
@@ -270,3 +269,27 @@ async def test_the_page_of_a_size_is_drawn_when_it_says_something_else(
     for width in range(1, 20):
         page.painter(width, 1)()
     assert len(page._frames) <= 4
+
+
+async def test_what_has_changed_is_marked_once_for_all_of_a_size(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console that scrolls has hundreds of rectangles each time."""
+    viewers = [Viewer(), Viewer(), Viewer((400, 300)), Viewer()]
+    for viewer in viewers:
+        hub.add(viewer)
+        viewer.take_damage(1 << 20)
+    marked = list[Rectangle]()
+    add = Damage.add
+
+    def count(damage: Damage, *rectangle: int) -> None:
+        marked.append(rectangle)  # type: ignore[arg-type]
+        add(damage, *rectangle)
+
+    monkeypatch.setattr(Damage, "add", count)
+    hub.damaged([(x, 0, 16, 16) for x in range(0, 160, 16)])
+    assert len(marked) == 2 * 10
+    for viewer in viewers:
+        cells = viewer.take_damage(1 << 20)
+        assert cells is not None
+        assert cells.sum() == 10

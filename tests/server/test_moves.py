@@ -62,9 +62,8 @@ class Viewer:
     def is_damaged(self) -> bool:
         return bool(self.damage)
 
-    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
-        for rectangle in rectangles or [(0, 0, *SIZE)]:
-            self.damage.add(*rectangle)
+    def damaged_all(self) -> None:
+        self.damage.add_all()
 
     def damaged_cells(self, cells: Cells) -> None:
         self.damage.add_cells(cells)
@@ -216,7 +215,7 @@ async def test_what_is_taken_before_it_is_reported_reaches_everybody(
         if is_behind:  # with damage of its own
             hub.behind(viewers[1])
             screen.picture[200, 200] ^= 0xFFFFFF
-            viewers[1].damaged([there])
+            viewers[1].damage.add(*there)
         await settle(hub)
         screen.picture[200, 200] ^= 0xFFFFFF
         hub.damaged([there])

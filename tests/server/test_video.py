@@ -197,9 +197,8 @@ class Viewer:
     def is_damaged(self) -> bool:
         return bool(self._damage)
 
-    def damaged(self, rectangles: Sequence[Rectangle] | None) -> None:
-        for rectangle in rectangles or [(0, 0, *SIZE)]:
-            self._damage.add(*rectangle)
+    def damaged_all(self) -> None:
+        self._damage.add_all()
 
     def damaged_cells(self, cells: Cells) -> None:
         self._damage.add_cells(cells)
