@@ -8,6 +8,7 @@ one line what it does. Modules whose name begins with ``_`` are not sub-commands
 import contextlib
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -100,8 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # numpy brings it; to start its threads costs more than numpy does, and we give it
     # nothing to do
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if argv is None:  # nothing that a program imports is garbage; see run_async
-        gc.disable()
+    if argv is None:
+        gc.disable()  # nothing that a program imports is garbage; see run_async
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            # a terminal may lack what is in the name of a device
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             status = _run(program, words)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,35 @@ def test_who_reads_no_further_is_told_nothing(words: list[str]) -> None:
             text=True,
         )
     assert (found.returncode, found.stderr) == (0, "")
+
+
+DEVICE = """
+from rusb.client.backends.emulated import EmulatedDevice, describe
+from rusb.usb.descriptors import InterfaceDescriptor
+from rusb.usb.types import Speed
+
+
+class Cafe(EmulatedDevice):
+    def __init__(self) -> None:
+        interface = InterfaceDescriptor(0, 0, 0xFF, 0, 0)
+        descriptors = describe(Speed.HIGH, 0x0010, interface)
+        super().__init__(descriptors, ("Acme", "Caf\u00e9 \u20ac", "1"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", "Caf\\xe9 \\u20ac"), ("latin-1", "Caf\xe9 \\u20ac")],
+)
+def test_a_terminal_that_lacks_a_letter_shows_its_number(
+    encoding: str, shown: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "cafe.py"
+    file.write_text(DEVICE, "utf-8")
+    found = subprocess.run(
+        [sys.executable, "-m", "rusb", "devices", "--backend", f"{file}:Cafe"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert shown in found.stdout.decode(encoding)
