@@ -20,9 +20,9 @@ def parse_offer(text: str, *, reads_devices: bool = False) -> Filter:
     """Read a rule of the options ``--filter`` and ``--allow``.
 
     ``VVVV:PPPP`` or ``VVVV:`` names vendor and product; otherwise ``name=value``
-    pairs, separated by commas, where a value with a comma stands in double quotes.
-    The names are those of a settings file (in any case), or vid, pid, serial,
-    interfaceClass.
+    pairs, separated by commas, where a value with a comma, or with blanks around it,
+    stands in double quotes. The names are those of a settings file (in any case), or
+    vid, pid, serial, interfaceClass.
 
     Args:
         text: the rule.
@@ -63,7 +63,7 @@ def parse_offer(text: str, *, reads_devices: bool = False) -> Filter:
                 " machine",
                 position,
             )
-        texts[field] = pair[3] if pair[2] is None else pair[2]
+        texts[field] = pair[3].rstrip() if pair[2] is None else pair[2]
         position = pair.end()
     if not texts:
         raise FilterError("the filter is empty; omit --filter to offer everything")

@@ -31,6 +31,7 @@ STICK = DeviceInfo(
         "vendorId=0951",
         "VENDORID=951,pid=1666",
         "vid=0951, product=DataTraveler*",
+        "vid=951 , product = DataTraveler* ",
         'product="DataTraveler, 3.0"',
         "manufacturer=Kingston,serial=E0D5",
         "revision=0x100-0x1FF",
@@ -41,7 +42,10 @@ def test_rules_that_admit_the_stick(text: str) -> None:
     assert decide([parse_offer(text)], STICK).matched
 
 
-@pytest.mark.parametrize("text", ["0951:1667", "vid=1209", "product=datatraveler*"])
+@pytest.mark.parametrize(
+    "text",
+    ["0951:1667", "vid=1209", "product=datatraveler*", 'product="DataTraveler* "'],
+)
 def test_rules_that_do_not(text: str) -> None:
     assert not decide([parse_offer(text)], STICK).matched
 
