@@ -19,7 +19,7 @@ from rusb.client.viewer import (
     view,
 )
 from rusb.errors import ConnectionLost
-from rusb.rdp.error_info import explain
+from rusb.rdp.error_info import STOPPED, explain
 
 from ._common import say, until_signal
 
@@ -37,6 +37,11 @@ PATIENCE = 40.0
 again: the server notices within 20 that the connection of the old one is dead."""
 
 PERIOD = 0.2
+
+MAY_HAVE_MOVED = (
+    "If its machine has moved to another host, connect there; the server's log says"
+    " where that is"
+)
 
 
 class End(enum.Enum):
@@ -163,7 +168,8 @@ class _Window:
             await asyncio.wait({ended}, timeout=TOGETHER)
             if ended.done() or now < self._patient_until or self._is_broken():
                 return True
-            say(f"the server ended the viewer's connection: {explain(reason)}")
+            why = f"the server ended the viewer's connection: {explain(reason)}"
+            say(f"{why}. {MAY_HAVE_MOVED}" if reason == STOPPED else why)
         self.end = End.WINDOW
         return False
 

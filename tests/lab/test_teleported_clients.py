@@ -128,6 +128,24 @@ async def test_our_window_goes_where_the_machine_goes(
             await source.wait_ended()
 
 
+@pytest.mark.parametrize("viewer", ["xfreerdp", "rdesktop"])
+async def test_our_window_says_how_to_go_on_where_it_cannot_go(
+    tmp_path: Path, viewer: str
+) -> None:
+    """The target's display has another port."""
+    port, other = free_port(), free_port()
+    with Display(tmp_path) as where:
+        async with hosts(tmp_path, port, other) as (source, target):
+            words = [str(BIN / "rdesktop-vrdp"), f"127.0.0.1:{port}"]
+            command = ["env", f"RUSB_VIEWER={viewer}", *words]
+            with Program(command, tmp_path, where.name) as program:
+                await wait_viewers(SOURCE, program)
+                assert (await teleport(target.port))["error"] == ""
+                await until(lambda: program.process.poll() is not None)
+                assert "connect there; the server's log says" in program.said()
+            assert f"since the machine runs at 127.0.0.2:{other} now" in source.log
+
+
 async def test_a_viewer_with_devices_stays(tmp_path: Path) -> None:
     """They go on over the source, so it has to."""
     port = free_port()
