@@ -191,9 +191,9 @@ class Pipe:
         ours = [posted for posted in self.posted if posted.counts]
         for n, posted in enumerate(ours):
             most = asked[n] if n < len(asked) else self.size
-            if asked and not n:  # it has some of it already
+            if not n:  # it has some of it already
                 most -= self.kept
-            if posted.urb.length > most and posted.result is None:
+            if posted.urb.length > most:
                 return ours[n:]
         return []
 

@@ -1,9 +1,14 @@
 """Whose reads are at a device: the guest's own, as they are, or ours for them."""
 
+import pytest
+
+from rusb.client.backends.emulated import SerialLoopback
+from rusb.usb.descriptors import EndpointDescriptor, InterfaceDescriptor
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from tests.support.posting import CANCELLED, IN, PACKET, Device, data_of
 
+OUT = SerialLoopback.OUT
 MANY = 30
 """More than a round trip of 20 ms wants."""
 
@@ -37,6 +42,44 @@ def test_what_has_come_goes_before_reads_as_they_are() -> None:
     device.end(b"kept")
     assert data_of(device.read()) == [b"kept"]
     assert not device.open
+
+
+def test_what_is_under_way_goes_before_reads_as_they_are() -> None:
+    device, found = keeping_many()
+    for number, _ in found:
+        device.reads.cancel(number)
+    read = device.read()
+    device.end(b"next")
+    assert data_of(read) == [b"next"]
+
+
+def test_a_read_behind_those_that_wait_for_ours_is_no_exception() -> None:
+    """While ours are recalled there are none of ours either."""
+    device, found = keeping_many()
+    device.reads.recall()
+    device.end_cancelled()
+    found.append(device.read())
+    assert not device.open
+    device.reads.go_on()
+    for n in range(len(found)):
+        device.end(bytes([n]))
+    assert [data_of(one) for one in found] == [[bytes([n])] for n in range(len(found))]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind"),
+    [(OUT, TransferType.BULK), (0x84, TransferType.ISOCHRONOUS)],
+)
+def test_what_is_no_read_of_a_serial_chip_goes_as_it_is(
+    endpoint: int, kind: TransferType
+) -> None:
+    device = Device()
+    there = *device.interfaces[1].endpoints, EndpointDescriptor(endpoint, kind, 64, 1)
+    device.interfaces = (InterfaceDescriptor(1, 0, 0xFF, 0, 0, endpoints=there),)
+    device.reads.reset()
+    for _ in range(4):
+        device.read(PACKET, endpoint, kind)
+    assert list(device.open) == [1, 2, 3, 4]
 
 
 def test_reads_of_ours_that_want_more_than_the_guest_does_are_cancelled() -> None:
