@@ -45,13 +45,15 @@ async def connect(
         config: which server, and which devices to offer.
         backends: where devices come from, closed at the end; None: those that
             ``config.backends`` names.
-        on_event: gets every event; ``str()`` of one is a line for people.
+        on_event: gets every event; ``str()`` of one is a line for people. What it
+            raises is logged.
 
     Raises:
         NoPermission, DeviceBusy: none of the devices can be used; it says why.
         RusbError: what :meth:`ClientSession.start` raises.
     """
     config.check()
+    on_event = _logging_errors(on_event)
     if backends is None:
         names = config.backends if config.usb else ()
         backends = [load_backend(name, force=config.force) for name in names]
@@ -72,6 +74,20 @@ async def connect(
             await session.aclose()
     finally:
         await catalog.aclose()
+
+
+def _logging_errors(
+    on_event: Callable[[SessionEvent], None],
+) -> Callable[[SessionEvent], None]:
+    """A program's own mistake leaves no device half open."""
+
+    def tell(event: SessionEvent) -> None:
+        try:
+            on_event(event)
+        except Exception:
+            log.exception("on_event failed: %s", event)
+
+    return tell
 
 
 async def _start(

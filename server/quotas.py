@@ -1,5 +1,6 @@
 """Lines that peers cause, in the log and at the terminal: how many they may."""
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +13,8 @@ __all__ = [
     "Terminal",
     "Writer",
 ]
+
+log = logging.getLogger(__name__)
 
 MAX_LINE = 2048
 """Characters of a line; what a peer says may be part of it (T42)."""
@@ -52,7 +55,10 @@ class Terminal:
     def write(self, text: str) -> None:
         """Say a line, in which peers may have a part (T42)."""
         line = clean_text(text)
-        self._say(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…")
+        try:
+            self._say(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…")
+        except Exception:  # a terminal that is gone keeps no client out
+            log.exception("report failed: %s", line[:MAX_LINE])
 
 
 class NetworkQuotas:

@@ -72,7 +72,7 @@ class Server:
         screens: how the machine's screens are reached; None: through *guest*.
         log: the machine's log, which stays open; None: the one that *config* names.
         happened: gets what happens; None: a list of the server's own.
-        report: gets lines for the user at the terminal.
+        report: gets lines for the user at the terminal. What it raises is logged.
 
     Attributes:
         machine, guest, log, happened: its parts, to look at.

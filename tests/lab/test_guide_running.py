@@ -118,3 +118,17 @@ def test_what_starts_a_machine(
     shell("VBoxManage controlvm Lab poweroff")
     if shlex.split(line)[0] != "VBoxManage":
         assert process.wait(20) == 0
+
+
+def test_output_that_nobody_reads_ends_no_machine(
+    lab_machine: Shell, ports: dict[str, str]
+) -> None:
+    shell, port = lab_machine, ports["3389"]
+    shell(f"VBoxManage modifyvm Lab --vrdeport {port}")
+    process = shell.start("sh -c 'VBoxHeadless --startvm Lab | head -1'")
+    wait(lambda: f"\nvrdeport={port}\n" in state(shell), "the remote display")
+    shell("VBoxManage controlvm Lab screenshotpng here.png")
+    shell("VBoxManage controlvm Lab poweroff")
+    process.wait(60)
+    assert shell.said("sh").splitlines()[0].startswith("rusb Headless Interface")
+    assert "Traceback" not in shell.said("sh")

@@ -88,10 +88,9 @@ def headless(words: Sequence[str]) -> int:
         *_refused.HEADLESS,
     )
     found = given(words, options, count=0)
-    print(
+    _report(
         f"rusb Headless Interface {rusb.__version__}\n"
-        "Copyright (c) 2026 the rusb developers. Released under the MIT licence.\n",
-        flush=True,
+        "Copyright (c) 2026 the rusb developers. Released under the MIT licence.\n"
     )
     known = registry()
     entry = known.find(found.need("startvm", "a machine's name or UUID"))
@@ -138,6 +137,12 @@ def headless(words: Sequence[str]) -> int:
     return run_async(_run(machine, hardware, log, notes))
 
 
+def _report(text: str) -> None:
+    """Tell the terminal; a pipe that nobody reads any more ends no machine."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
 async def _run(
     machine: Machine, hardware: Hardware, log: Path, notes: Sequence[str]
 ) -> int:
@@ -145,14 +150,11 @@ async def _run(
         RunningMachine,  # no other command needs so much
     )
 
-    def report(text: str) -> None:
-        print(text, flush=True)
-
     async with RunningMachine(
         machine,
         hardware,
         log=str(log),
-        report=report,
+        report=_report,
         notes=notes,
         host_usb=open_host,
     ) as running:
