@@ -6,16 +6,39 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["locked", "state_folder"]
+from rusb.errors import SettingsError
+
+__all__ = ["locked", "state_folder", "user_folder"]
 
 
 def state_folder() -> Path:
-    """Return the folder for what rusb keeps between runs (``RUSB_STATE`` wins)."""
+    """Return the folder for what rusb keeps between runs (``RUSB_STATE`` wins).
+
+    Raises:
+        SettingsError: as :func:`user_folder`.
+    """
     named = os.environ.get("RUSB_STATE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "rusb"
+    return Path(named) if named else user_folder("XDG_STATE_HOME", ".local/state")
+
+
+def user_folder(variable: str, place: str) -> Path:
+    """Return our folder among those of a kind, such as ``~/.config``.
+
+    Args:
+        variable: of the environment, which names that of the kind.
+        place: where it is in the home directory otherwise.
+
+    Raises:
+        SettingsError: the user has no home directory, as in many containers.
+    """
+    if named := os.environ.get(variable):
+        return Path(named) / "rusb"
+    try:
+        return Path.home() / place / "rusb"
+    except RuntimeError:
+        raise SettingsError(
+            f"this user has no home directory; set HOME or {variable}"
+        ) from None
 
 
 @contextlib.contextmanager

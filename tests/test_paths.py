@@ -11,7 +11,27 @@ import pytest
 from rusb.aio.tls import KnownServers, make_self_signed
 from rusb.client.backends._journal import Journal
 from rusb.client.backends._sysfs import Sysfs
-from rusb.paths import locked
+from rusb.errors import SettingsError
+from rusb.paths import locked, state_folder
+from rusb.server.vbox.registry import Registry
+
+
+def test_a_user_may_have_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs with any number for a user."""
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "RUSB_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setenv("RUSB_HOME", str(tmp_path))
+    assert Registry().home == tmp_path
+    monkeypatch.delenv("RUSB_HOME")
+    with pytest.raises(SettingsError, match="no home directory; set HOME or XDG_STATE"):
+        state_folder()
+    with pytest.raises(SettingsError, match="set HOME or XDG_CONFIG_HOME"):
+        Registry()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert state_folder() == tmp_path / "rusb"
 
 
 @pytest.mark.parametrize("mode", [None, 0o644])

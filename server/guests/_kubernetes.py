@@ -57,9 +57,8 @@ def find_cluster() -> Cluster:
         GuestError: there is neither, or it makes no sense.
     """
     named = os.environ.get("KUBECONFIG", "")
-    paths = [Path(p) for p in named.split(os.pathsep) if p]
-    paths = paths or [Path("~/.kube/config").expanduser()]
-    if named or paths[0].exists():
+    paths = [Path(p) for p in named.split(os.pathsep) if p] or _usual_paths()
+    if named or any(path.exists() for path in paths):
         return _from_config(paths)
     if (SERVICE_ACCOUNT / "token").exists():
         return _from_pod()
@@ -67,6 +66,14 @@ def find_cluster() -> Cluster:
         "no Kubernetes cluster is known here: there is no ~/.kube/config, KUBECONFIG is"
         " not set, and this is no pod with a service account"
     )
+
+
+def _usual_paths() -> list[Path]:
+    """Where the kubeconfig is if nothing is said; a user of a pod has no home often."""
+    try:
+        return [Path.home() / ".kube" / "config"]
+    except RuntimeError:
+        return []
 
 
 def _from_pod() -> Cluster:

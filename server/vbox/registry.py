@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rusb.errors import ControlError, SettingsError
 from rusb.filters.model import Filter
+from rusb.paths import user_folder
 
 from .document import Document, Node, escape
 from .files import (
@@ -146,8 +147,8 @@ class Registry:
     def __init__(self, folder: Path | None = None, home: Path | None = None) -> None:
         self._folder = folder
         named = os.environ.get("RUSB_HOME")
-        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-        self.home = home or (Path(named) if named else Path(base) / "rusb")
+        home = home or (Path(named) if named else None)
+        self.home = home or user_folder("XDG_CONFIG_HOME", ".config")
         self.path = self.home / FILE
 
     # ------------------------------------------------------------ machines ----
@@ -162,8 +163,7 @@ class Registry:
             return Path(named)
         if kept := self.get_property("defaultMachineFolder"):
             return Path(kept)
-        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-        return Path(base) / "rusb" / "VirtualBox VMs"
+        return user_folder("XDG_DATA_HOME", ".local/share") / "VirtualBox VMs"
 
     def machines(self) -> list[Entry]:
         """Every registered machine, in the order of registration."""

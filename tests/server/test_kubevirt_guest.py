@@ -403,3 +403,6 @@ def test_a_pod_has_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = find_cluster()
     assert (found.token, found.namespace) == ("pods", "here")
     assert found.server == "https://kubernetes.default.svc"
+    monkeypatch.delenv("HOME")  # its user is often a mere number
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert find_cluster().token == "pods"
