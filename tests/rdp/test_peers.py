@@ -415,13 +415,17 @@ def test_a_server_may_leave_the_licence_out() -> None:
     assert raw.feed(raw.demand())
 
 
-def test_a_redirection_says_so() -> None:
+def test_a_redirection_of_a_broker_says_so() -> None:
     raw = RawServer().until_licence()
     with pytest.raises(NegotiationError, match="redirect"):
         raw.feed(raw.io(struct.pack("<HH", 0x0400, 0) + bytes(20)))
-    raw = RawServer().until_active()
+    raw = RawServer().until_licence()
+    raw.feed(raw.demand())
+    packet = raw.io(share.share_control(ShareType.REDIRECTION, bytes(20), 0))
     with pytest.raises(NegotiationError, match="redirect"):
-        raw.feed(raw.io(share.share_control(ShareType.REDIRECTION, bytes(20), 0)))
+        raw.feed(packet)
+    with pytest.raises(RemoteProtocolError, match="a redirection to ''"):
+        RawServer().until_active().feed(packet)
 
 
 def test_headers_of_the_original_server_are_taken_and_returned() -> None:
