@@ -57,6 +57,12 @@ class SetupPacket:
         return Direction(self.request_type & 0x80)
 
     @property
+    def is_possible(self) -> bool:
+        """Do all its fields have values that fit on the bus?"""
+        words = self.value | self.index | self.length
+        return not (words >> 16 or (self.request_type | self.request) >> 8)
+
+    @property
     def is_standard(self) -> bool:
         """Is it one of the requests of USB 2.0, 9.4?"""
         return self.request_type & 0x60 == 0

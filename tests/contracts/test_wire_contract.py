@@ -338,6 +338,34 @@ def test_a_type_that_is_not_carried_completes_invalid(name: str) -> None:
     assert session.device_saw(UrbSubmitted) == []
 
 
+@pytest.mark.parametrize("name", ["vrdpusb", "rdpeusb"])
+@pytest.mark.parametrize(
+    "urb",
+    [
+        bulk(9, length=-1),
+        Urb(9, TransferType.CONTROL, 0x80, -1, b"", SetupPacket(0xC0, 1, length=4)),
+        *(
+            Urb(9, TransferType.CONTROL, 0x80, 4, b"", setup)
+            for setup in (
+                SetupPacket(0xC0, 1, -1, 0, 4),
+                SetupPacket(0xC0, 1, 0x10000, 0, 4),
+                SetupPacket(0xC0, 1, 0, 0x10000, 4),
+                SetupPacket(0xC0, 1, 0, 0, 0x10000),
+                SetupPacket(0xC0, 256, 0, 0, 4),
+                SetupPacket(0x1C0, 1, 0, 0, 4),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_what_no_bus_carries_completes_invalid(name: str, urb: Urb) -> None:
+    """A guest in Python may ask for anything; to submit a URB never raises."""
+    session = Session(name)
+    assert session.run(session.id, urb).status is UrbStatus.INVALID
+    assert session.device_saw(UrbSubmitted) == []
+    assert session.run(session.id, bulk(10, length=4)).status is UrbStatus.OK
+
+
 def ask_everything(session: Session) -> None:
     """Name each kind of request, from 1 to 6."""
     guest, device = session.guest, session.id

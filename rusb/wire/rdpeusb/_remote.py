@@ -149,7 +149,9 @@ class RemoteDevice(RequestTable):
         elif self._is_selecting:
             end = partial(self._end_urb, urb)
             self._waiting.append(_Waiting(partial(self.submit, urb), end, urb.id))
-        elif urb.length > urbs.MAX_SIZE:
+        elif not 0 <= urb.length <= urbs.MAX_SIZE:
+            self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
+        elif urb.setup is not None and not urb.setup.is_possible:
             self._complete_urb(urb.id, UrbResult(UrbStatus.INVALID))
         elif urb.setup is not None:
             self._request(urb, urb.setup)

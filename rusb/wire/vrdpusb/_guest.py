@@ -638,7 +638,7 @@ def _unknown_flags(version: int) -> int:
 
 def _is_impossible(urb: Urb) -> bool:
     """Does the URB contradict itself, or is it too large?"""
-    if urb.length > codec.MAX_URB_LENGTH or urb.endpoint & 0x70:
+    if not 0 <= urb.length <= codec.MAX_URB_LENGTH or urb.endpoint & 0x70:
         return True
     is_out = not urb.endpoint & 0x80
     if is_out and len(urb.data) != urb.length:
@@ -648,7 +648,7 @@ def _is_impossible(urb: Urb) -> bool:
         return setup is not None
     if setup is None or (setup.request_type & 0x80 == 0) != is_out:
         return True
-    return is_out and setup.length != urb.length
+    return not setup.is_possible or (is_out and setup.length != urb.length)
 
 
 _REPLIES: tuple[int, ...] = (
