@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rusb.aio.tls import fingerprint
 from rusb.errors import CertificateError, ConnectionLost, SettingsError
+from rusb.oserrors import reason
 
 from .doorman import LOOPBACK, Doorman
 from .session import ClientSession
@@ -215,7 +216,9 @@ async def view(
                 start_new_session=True,
             )
         except OSError as error:
-            raise SettingsError(f"cannot start {program.path}: {error}") from error
+            raise SettingsError(
+                f"cannot start {program.path}: {reason(error)}"
+            ) from error
         viewer = Viewer(program, process, doorman)
         stack.push_async_callback(viewer.end)
         assert process.stdin is not None

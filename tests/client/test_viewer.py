@@ -188,7 +188,7 @@ async def test_a_program_that_does_not_start(
     path = tmp_path / "xfreerdp"
     path.write_text("#!/no/such/interpreter\n")
     path.chmod(0o755)
-    with pytest.raises(SettingsError, match="cannot start"):
+    with pytest.raises(SettingsError, match="freerdp: No such file or directory$"):
         async with view(session, ViewerProgram(str(path), (), is_freerdp=True)):
             pass
 
