@@ -5,11 +5,14 @@ import json
 import pytest
 
 from rusb.cli.vbox import _refused
-from rusb.server.auth.hashes import hash_password
 from rusb.server.vbox.registry import Registry
 from tests.support.vbox import Vbox
 
 SECRET = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
+SALTED = (
+    "$scrypt$ln=15,r=8,p=1$iPA3TsDeQCkW2ZzwgOw37A$"
+    "WOzzsPFdPxiAmuiMay6QYf7mo8XPb6Hw5oGJ0KeYS2M"
+)
 
 
 @pytest.mark.parametrize("target", ["Lab", "global"])
@@ -54,7 +57,7 @@ def test_how_far_disks_are_read_ahead_is_one_of_some_words(vbox: Vbox) -> None:
         ("VBoxAuthSimple/users/john", "secret", "not the hash of a password"),
         ("VBoxAuthSimple/users/john", SECRET.upper(), "'john' cannot log on"),
         ("VBoxAuthSimple/users/john", SECRET, ""),
-        ("VBoxAuthSimple/users/john", hash_password("x"), ""),
+        ("VBoxAuthSimple/users/john", SALTED, ""),
         ("VRDE/Feature/Client/DisableUSB", "yes", "'yes' switches nothing off"),
         ("VRDP/Feature/Client/DisableUSB", "1", ""),
         ("VRDE/Feature/Client/DisableRDPDR", "1", "rusb has no such switch"),
