@@ -379,8 +379,17 @@ async def plugged(
 
 
 async def reset(uuid: str, *devices: Counting) -> None:
-    """The guest starts anew, and finds the keyboards."""
+    """The guest starts anew, and finds the keyboards.
+
+    A device that was reset, and of which nothing was asked since, is not reset once
+    more: a machine that moved at such a moment has to start a second time.
+    """
     for device in devices:
         device.resets = 0
-    await call(control_path(uuid), "reset")
-    await until(lambda: all(device.resets for device in devices))
+    seconds = 2.0
+    while not all(device.resets for device in devices):
+        await call(control_path(uuid), "reset")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await until(lambda: all(device.resets for device in devices))
+        seconds *= 2
