@@ -32,6 +32,7 @@ NO_SUCH_FILE = os.strerror(errno.ENOENT)
         (OSError(errno.ECONNREFUSED, "Connect call failed ('::1', 5)"), REFUSED),
         (OSError(errno.ENOENT, "error while attempting to bind"), NO_SUCH_FILE),
         (FileNotFoundError(errno.ENOENT, NO_SUCH_FILE, "/x"), NO_SUCH_FILE),
+        (ssl.SSLError(1, "[SSL: EOF] the end (_ssl.c:1006)"), "[SSL: EOF] the end"),
         (
             OSError(
                 "Multiple exceptions: [Errno 111] Connect call failed ('::1', 5, 0, 0),"

@@ -485,6 +485,24 @@ async def test_one_that_does_not_say_what_it_is_does_not_delay_the_others(
         await backend.aclose()
 
 
+async def test_an_import_that_is_cancelled_as_it_is_refused_ends() -> None:
+    """It is no refusal that a further attempt might get over."""
+    calls = 0
+
+    class Refusing(_stream.Place):
+        async def connect(self, make: Callable[[], asyncio.BaseProtocol]) -> None:
+            nonlocal calls
+            calls += 1
+            cast(_stream.Connection, make()).was_refused = True
+            raise asyncio.CancelledError
+
+    backend = usbip.UsbipBackend("host")
+    backend._place = Refusing("host", "usbip", 3240)
+    with pytest.raises(asyncio.CancelledError):
+        await backend._import("1-1@1.2 1209:0002", _info(2))
+    assert calls == 1
+
+
 @pytest.mark.parametrize("busid", ["x" * 32, "1-@1@2", "1-\n", "-", "1-99999.1"])
 async def test_an_odd_busid_is_what_the_device_is_asked_for_by(busid: str) -> None:
     """T31: names that are no ports, or without an end."""
