@@ -130,7 +130,7 @@ class Monitor:
         except ExecuteError as error:
             text = clean_text(str(error))[:MAX_TEXT]
             raise Refused(f"QEMU refused {command}: {text}") from error
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:  # or it reads nothing
             raise GuestError(
                 f"QEMU at {self.path} does not answer {command}"
             ) from error

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import socket
@@ -475,6 +476,22 @@ async def test_a_qemu_that_does_not_answer_is_bounded(  # T43
     async with asyncio.timeout(20):
         with pytest.raises(GuestError, match="does not answer chardev-add"):
             await guest.attach(device)
+    await guest.aclose()
+
+
+async def test_a_qemu_that_reads_nothing_has_not_ended(
+    fake: FakeQemu, device: AttachedRamDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+
+    def is_full(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("socket.send_fds", is_full)
+    with pytest.raises(GuestError, match="does not answer getfd"):
+        await guest.attach(device)
+    monkeypatch.undo()
     await guest.aclose()
 
 
