@@ -487,6 +487,7 @@ class RdpStream(asyncio.Protocol):
     async def _do_upgrade(self) -> None:
         try:
             await self._handshake()
+            self.core.tls_started()
         except RusbError as error:
             self._give_up(error)
             return
@@ -495,7 +496,6 @@ class RdpStream(asyncio.Protocol):
             self._give_up(ConnectionLost(f"internal error: {error!r}"))
             return
         self._upgrade = None
-        self.core.tls_started()
         early, self._early = self._early, []
         self.data_received(b"".join(early))
 

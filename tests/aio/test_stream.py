@@ -171,6 +171,25 @@ LOOPS = pytest.mark.parametrize(
 )
 
 
+async def test_a_core_that_fails_once_tls_is_up_ends_the_connection(
+    tmp_path: Path,
+) -> None:
+    class Failing(Feeder):
+        def tls_started(self) -> None:
+            raise ValueError("a bug")
+
+    def be_peer(port: int) -> bytes:
+        with talking(port, is_tls=True) as sock:
+            sock.settimeout(20)
+            try:
+                return sock.recv(1)
+            except ConnectionResetError:
+                return b""
+
+    async with pressing(Failing(), tmp_path) as (_, port, _):
+        assert await asyncio.to_thread(be_peer, port) == b""
+
+
 @LOOPS
 def test_what_tls_has_taken_waits_all_the_same(
     tmp_path: Path, loops: Callable[[], asyncio.AbstractEventLoop]
