@@ -35,10 +35,14 @@ POKE, REST_POKE = 0.025, 0.25
 RESTS_AFTER = 10.0
 """Seconds without a change or a key after which nothing happens."""
 
-MAX_UNREAD = 64 << 10
+MAX_UNREAD = 16 << 10
 """Bytes that QEMU has yet to read above which nothing is typed or moved any more, and
 nothing of QEMU's is read, much of which wants an answer: it hangs, or a viewer types
-thousands of keys at once."""
+thousands of keys at once. What a turn of a viewer brings fits. A busy QEMU takes up to
+half a millisecond for a click of six bytes, and shows nothing meanwhile."""
+
+UNSENT = 8 << 10
+"""The same of the kernel, which would keep 200 KiB."""
 
 
 class GuestScreen(ScreenSource):
@@ -300,6 +304,8 @@ class _Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no such
         self._transport.set_write_buffer_limits(MAX_UNREAD)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)
 
     def data_received(self, data: bytes) -> None:
         if self.problem:

@@ -363,6 +363,9 @@ async def test_a_guest_that_hangs_is_not_typed_at_without_end(place: Place) -> N
         assert protocol._transport is not None
         waiting = protocol._transport.get_write_buffer_size()
         assert waiting < guest_screen.MAX_UNREAD + 1024
+        sock = protocol._transport.get_extra_info("socket")
+        kept = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert kept <= 2 * guest_screen.UNSENT  # with what the kernel needs for it
         vnc._writer.transport.resume_reading()  # type: ignore[attr-defined]
         await until(lambda: vnc.heard[-1].hex() == "ff000000000000000000001d")
         assert not any(m[0] == 255 and m[-1] == 0x1E for m in vnc.heard)
