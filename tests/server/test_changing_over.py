@@ -320,6 +320,27 @@ async def test_a_source_that_ends_meanwhile_hands_its_client_over_first(
         await asyncio.gather(*ending)
 
 
+async def test_a_source_that_ends_waits_for_the_answer_of_the_target(
+    source: Host, target: Host, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, closing = [], asyncio.Event()
+
+    def end() -> None:
+        wire.hold_answers()
+        ending.append(asyncio.ensure_future(source._teleport.aclose()))
+
+    when_sent(monkeypatch, Client, end)
+    before(monkeypatch, handover.Handover, "aclose", closing.set)
+    keyboard = Counting()
+    async with plugged(source, keyboard) as client:
+        assert (await teleport(wire.port))["error"] == ""
+        await closing.wait()
+        wire.let_go()
+        await check_moved(client, (source, target), keyboard)
+        await asyncio.gather(*ending)
+        assert "this host ends" not in source.log
+
+
 @pytest.fixture
 def errors(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What only a bug explains."""
