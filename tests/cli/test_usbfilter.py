@@ -120,18 +120,24 @@ def test_modify_keeps_what_is_not_given(two: Vbox) -> None:
     }
 
 
-def test_a_new_name_keeps_what_is_asked_of_interfaces(two: Vbox) -> None:
-    """It is found by the name: without it a disk with a keyboard would be admitted."""
-    two("setextradata Lab rusb/Filter/A/InterfaceClass 08")
+@pytest.mark.parametrize(
+    ("word", "value"), [("InterfaceClass", "08"), ("Storage", "off"), ("Hold", "60")]
+)
+def test_a_new_name_keeps_the_extra_data(two: Vbox, word: str, value: str) -> None:
+    """They are found by the name: without the first of them a disk with a keyboard
+    would be admitted."""
+    two(f"setextradata Lab rusb/Filter/A/{word} {value}")
+    two("setextradata Lab rusb/Filter/A/B/Storage strict")  # of a filter "A/B"
     two("usbfilter modify 0 --target Lab --name Sticks")
     told = two("getextradata Lab enumerate")
-    assert "rusb/Filter/Sticks/InterfaceClass" in told
-    assert "rusb/Filter/A/" not in told
+    assert f"rusb/Filter/Sticks/{word}" in told
+    assert f"rusb/Filter/A/{word}" not in told
+    assert "rusb/Filter/A/B/Storage" in told
     two("usbfilter modify 1 --target Lab --name Sticks")
     two("usbfilter modify 0 --target Lab --name Disks")  # the other one keeps it
     told = two("getextradata Lab enumerate")
-    assert "rusb/Filter/Sticks/InterfaceClass" in told
-    assert "rusb/Filter/Disks/InterfaceClass" in told
+    assert f"rusb/Filter/Sticks/{word}" in told
+    assert f"rusb/Filter/Disks/{word}" in told
 
 
 def test_an_empty_value_means_any(two: Vbox) -> None:  # D4

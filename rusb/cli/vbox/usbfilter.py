@@ -16,7 +16,6 @@ from rusb.cli._vbox_options import (
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.server.vbox.editor import Editor
-from rusb.server.vbox.filter_attributes import class_key
 from rusb.server.vbox.values import read_number
 
 from ._common import given, live_state, machine_of, registry, say_changed, warn
@@ -40,6 +39,10 @@ _OPTIONS = (
     Option("action", short="A"),
 )
 _VALUES = {option.name for option in _OPTIONS[1:]}
+_OF_FILTER = "rusb/Filter/{}/"
+"""What keys of extra data begin with that are about a filter: what its interfaces must
+be, how its disks are handled, how long its devices are held."""
+
 _DRY = (Option("dry-run", values=0), Option("json", values=0))
 _TEXTS = {
     "vendorid": "vendor_id",
@@ -111,17 +114,22 @@ def _change(verb: str, found: Given) -> None:
         if verb == "add":
             editor.add_filter(index, _made(None, changes))
         elif verb == "remove":
+            # its extra data stay: who adds it again elsewhere in the list means it
             editor.remove_filter(index)
         else:
             filters = editor.filters()
             _check_index(index, len(filters))
             before = filters[index]
             editor.replace_filter(index, after := _made(before, changes))
-            wanted = machine.extra_data.get(class_key(before.name))
-            if wanted and after.name != before.name:  # it is found by the name
-                editor.set_extra(class_key(after.name), wanted)
-                if [f.name for f in filters].count(before.name) == 1:
-                    editor.set_extra(class_key(before.name), "")
+            if after.name != before.name:  # its extra data are found by the name
+                is_last = [f.name for f in filters].count(before.name) == 1
+                head = _OF_FILTER.format(before.name)
+                for key, value in machine.extra_data.items():
+                    word = key.removeprefix(head)
+                    if value and word != key and "/" not in word:
+                        editor.set_extra(_OF_FILTER.format(after.name) + word, value)
+                        if is_last:
+                            editor.set_extra(key, "")
 
     known.edit(entry, change)
     say_changed(entry.uuid)
