@@ -1,9 +1,10 @@
 """What many devices and many clients cost: CPU for each transfer, memory of a client.
 
 ``python tools/crowd.py`` runs a server with the loopback guest, and clients in another
-process. Rows: 1, 10 and 100 devices of one client, then 1, 10 and 64 clients with one
-device each. Each round measures every row's transfers in turns: first each device keeps
-as many in flight as the one does, then as many are in flight in all.
+process. Rows: 1, 10 and 100 devices of one client, the same of a kind that is read
+ahead, then 1, 10 and 64 clients with one device each. Each round measures every row's
+transfers in turns: first each device keeps as many in flight as the one does, then as
+many are in flight in all.
 """
 
 import argparse
@@ -24,7 +25,13 @@ sys.path.insert(0, str(CHECKOUT))
 from rusb.cli._bench.plan import Job  # noqa: E402
 from rusb.cli._bench.work import Flood  # noqa: E402
 from rusb.cli._common import run_async  # noqa: E402
-from rusb.client.backends.emulated import EmulatedBackend, Loopback  # noqa: E402
+from rusb.client.backends.emulated import (  # noqa: E402
+    EmulatedBackend,
+    EmulatedDevice,
+    Loopback,
+    bulk,
+    describe,
+)
 from rusb.client.config import ClientConfig  # noqa: E402
 from rusb.client.session import connect  # noqa: E402
 from rusb.filters.model import Filter  # noqa: E402
@@ -33,6 +40,8 @@ from rusb.server.config import ServerConfig  # noqa: E402
 from rusb.server.guests.loopback import LoopbackDevice, LoopbackGuest  # noqa: E402
 from rusb.server.server import Server  # noqa: E402
 from rusb.server.vbox.settings import Machine  # noqa: E402
+from rusb.usb.descriptors import InterfaceDescriptor  # noqa: E402
+from rusb.usb.types import ClassCode, Speed  # noqa: E402
 
 DEVICES, CLIENTS = (1, 10, 100), (1, 10, 64)
 EACH = (Job("bulk-in", 512), Job("bulk-in", 64 << 10), Job("bulk-in", 64 << 10, 4))
@@ -42,19 +51,36 @@ IN_ALL = (Job("bulk-in", 512, 32), Job("bulk-in", 64 << 10, 8))
 """With so many in flight at all devices."""
 
 JOBS = EACH + IN_ALL
-COUNTS = (60000, 16000, 16000, 60000, 16000)
+COUNTS = (40000, 12000, 12000, 40000, 12000)
 """Transfers of a round of each job: enough that what was read ahead at a hundred
 devices before it, 64 KiB or five reads at each, is little of it.
 """
 
 
-async def clients(port: int, count: int, devices: int) -> None:
+class Printer(Loopback):
+    """One that is not read ahead, as few devices are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        speed, ends = Speed.HIGH, (self.SOURCE, self.SINK)
+        endpoints = tuple(bulk(address, speed) for address in ends)
+        kind = ClassCode.PRINTER
+        setting = InterfaceDescriptor(0, 0, kind, 1, 2, endpoints=endpoints)
+        descriptors = describe(speed, 0x0005, setting)
+        EmulatedDevice.__init__(self, descriptors, ("rusb", "Printer", ""))
+
+
+KINDS = {"printer": Printer, "loopback": Loopback}
+
+
+async def clients(port: int, count: int, devices: int, kind: str) -> None:
     """Be *count* clients with so many devices each, until standard input ends."""
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory(prefix="crowd") as name:
         async with AsyncExitStack() as stack:
             for _ in range(count):
-                backend = EmulatedBackend(devices=[Loopback() for _ in range(devices)])
+                made = [KINDS[kind]() for _ in range(devices)]
+                backend = EmulatedBackend(devices=made)
                 known = Path(name) / "known"
                 config = ClientConfig("127.0.0.1", port, known_servers=known)
                 await stack.enter_async_context(connect(config, backends=[backend]))
@@ -93,10 +119,12 @@ class Crowd:
         self.server = Server(config, guest=self.guest, report=lambda *said: None)
         self.figures: list[list[float]] = [[] for _ in JOBS]
 
-    async def come(self, stack: AsyncExitStack, count: int, devices: int) -> None:
+    async def come(
+        self, stack: AsyncExitStack, count: int, devices: int, kind: str
+    ) -> None:
         """Let clients connect and their devices be attached."""
         await stack.enter_async_context(self.server)
-        words = "--clients", str(self.server.port), str(count), str(devices)
+        words = "--clients", str(self.server.port), str(count), str(devices), kind
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, __file__, *words), stdin=asyncio.subprocess.PIPE
         )
@@ -133,7 +161,10 @@ async def spread(job: Job, devices: list[LoopbackDevice], count: int) -> int:
 
 
 async def rows(
-    folder: Path, sizes: tuple[int, ...], of: Callable[[int], tuple[int, int]]
+    folder: Path,
+    sizes: tuple[int, ...],
+    of: Callable[[int], tuple[int, int]],
+    kind: str,
 ) -> list[str]:
     """Measure some rows, their rounds in turns; return lines of a table."""
     async with AsyncExitStack() as stack:
@@ -142,7 +173,7 @@ async def rows(
             crowd = Crowd(folder / str(size))
             crowds.append(crowd)
             before = resident()
-            await crowd.come(stack, *of(size))
+            await crowd.come(stack, *of(size), kind)
             await asyncio.sleep(1)
             grown.append((resident() - before) / size)
         idle = cpu(os.getpid())
@@ -177,14 +208,20 @@ async def main() -> None:
     each = f"CPU us, of each device for {len(EACH)}, then of all"
     print(f"what | {each}: {' | '.join(names)} | MB of the server each")
     with tempfile.TemporaryDirectory(prefix="crowd") as name:
-        for line in await rows(Path(name) / "d", DEVICES, lambda n: (1, n)):
-            print(f"devices of one client: {line}")
-        for line in await rows(Path(name) / "c", CLIENTS, lambda n: (n, 1)):
+        folder = Path(name)
+        for kind, what in (("printer", "devices"), ("loopback", "devices read ahead")):
+            for line in await rows(folder / kind, DEVICES, lambda n: (1, n), kind):
+                print(f"{what}: {line}", flush=True)
+        for line in await rows(folder / "c", CLIENTS, lambda n: (n, 1), "printer"):
             print(f"clients: {line}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", nargs=3, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--clients", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    run_async(clients(*args.clients) if args.clients else main())
+    if args.clients:
+        port, count, devices, kind = args.clients
+        run_async(clients(int(port), int(count), int(devices), kind))
+    else:
+        run_async(main())
