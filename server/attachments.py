@@ -131,7 +131,8 @@ class Attachment:
         number: likewise unique; becomes ``info.id``.
         core: the wire towards the client, or what stands for it.
         flush: sends what the core has to send.
-        now: the loop's clock.
+        now: monotonic seconds.
+        way: how long it is to the client; its other devices share that.
 
     Attributes:
         own_ids: gives numbers of URBs that are not the guest's.
@@ -146,6 +147,7 @@ class Attachment:
         core: DeviceCalls,
         flush: Callable[[], None],
         now: Callable[[], float],
+        way: RoundTrip | None = None,
     ) -> None:
         self.wire_id = info.id
         self.info = replace(info, id=number)
@@ -161,7 +163,7 @@ class Attachment:
         self._flush = flush
         self._now = now
         self._open: dict[int, tuple[Completion, Urb, float]] = {}  # and when it left
-        self._way = RoundTrip()
+        self._way = way or RoundTrip()
         self._bytes = 0
         self._most_bytes = MAX_BYTES_IN_FLIGHT
         self._is_paused = False
@@ -284,7 +286,8 @@ class Attachment:
     def _answered(self, setup: SetupPacket, left: float, result: UrbResult) -> None:
         """A control transfer is complete: learn from it."""
         if result.status in _ANSWERS:
-            self._way.add(self._now() - left)
+            now = self._now()
+            self._way.add(now - left, now)
         if result.status is _OK and setup.request in _REMEMBERED:
             self._remember(setup, result)
 
@@ -411,6 +414,7 @@ class Attachment:
         core: DeviceCalls,
         flush: Callable[[], None],
         *,
+        way: RoundTrip | None = None,
         is_open: bool = False,
         has_waited: bool = False,
     ) -> None:
@@ -423,13 +427,13 @@ class Attachment:
 
         Args:
             wire_id: its number there.
-            core, flush: as at the beginning.
+            core, flush, way: as at the beginning.
             is_open: it has been opened there.
             has_waited: what is open has not been begun, since :meth:`hold`.
         """
         self.wire_id, self._core, self._flush = wire_id, core, flush
         opened, self._open, self._bytes = self._open, {}, 0
-        self._way.forget()
+        self._way = way or RoundTrip()
         if not is_open:
             core.open_device(wire_id)
         configuration = self._state.configuration

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from rusb.filters.engine import Interfaces, decide
 from rusb.filters.explain import admitting
 from rusb.rdp.rusbext import Staying
 from rusb.usb.device import DeviceInfo
+from rusb.usb.polling import RoundTrip
 from rusb.usb.types import TransferType
 from rusb.wire import base as wire
 from rusb.wire._commands import Commands, DeviceCommands
@@ -96,6 +98,7 @@ class DeviceList(Protocol):
         protocol, core, link: the wire to the client.
         commands: what the client runs by itself; None: it does not.
         tell: gets what happens.
+        way: how long it is to the client.
         most_bytes: that the guest may have in flight at a device.
         away_until: nothing reaches the client now, at most so long; None: it does.
         attachments: what of the list is on its way into the guest, in it, or on its
@@ -110,6 +113,7 @@ class DeviceList(Protocol):
     link: WireLink
     commands: Commands | None
     tell: Callable[[events.Event], None]
+    way: RoundTrip
     most_bytes: int
     away_until: float | None
     attachments: dict[int, Attachment]
@@ -327,6 +331,7 @@ class ListedDevice:
             core=self._list.core,
             flush=self._list.link.flush,
             now=self._list.link.now,
+            way=self._list.way,
         )
         attachment.allow(self._list.most_bytes)
         if self._list.away_until is not None:
@@ -392,7 +397,12 @@ class ListedDevice:
         attachment.watch_changed(self.end)
         attachment.come_back()
         core, flush = self._list.core, self._list.link.flush
-        attachment.rebind(fresh.wire_id, core, flush, is_open=True, has_waited=True)
+        attachment.rebind(
+            *(fresh.wire_id, core, flush),
+            way=self._list.way,
+            is_open=True,
+            has_waited=True,
+        )
         attachment.allow(self._list.most_bytes)
         text = "its client is back; the guest goes on with it"
         self._list.tell(events.DeviceNoted(self.subject, text))
@@ -440,7 +450,8 @@ class ListedDevice:
         shown: StorageTarget = below
         self._posted = self._storage = None
         if is_read_ahead(attachment.descriptors):
-            shown = self._posted = PostedReads(below, now=now, later=later)
+            clock = time.monotonic  # uvloop's counts whole milliseconds
+            shown = self._posted = PostedReads(below, now=clock, later=later)
         if not mode or not is_storage(attachment.descriptors):
             return shown
         pipelined = self._storage = PipelinedStorage(

@@ -153,9 +153,11 @@ class PostedReads(AttachedDevice):
         if setup is None:
             pipe = self._pipes.get(urb.endpoint)
             if pipe is not None and urb.length > 0:
-                is_alike = urb.length == pipe.size and pipe.direct + 1 >= pipe.enough
-                if pipe.unjudged and is_alike:  # as nearly always
-                    pipe.unjudged -= 1
+                if pipe.unjudged and pipe.is_like_before(urb.length):
+                    pipe.unjudged -= 1  # as nearly always
+                    if pipe.is_shallow:
+                        self._claim(pipe, urb, complete)
+                        return
                 elif self._claims(pipe, urb, complete):
                     return
                 pipe.direct += 1
@@ -260,17 +262,22 @@ class PostedReads(AttachedDevice):
         pipe.note(size)
         if pipe.has_completed:
             pipe.judge(self._enough(pipe))
+        pipe.settle_down()
         if not pipe.needs_ours:
-            pipe.unjudged = 0 if pipe.shallow else UNJUDGED
             return False
-        if urb.id in pipe.ids:
-            complete(_INVALID)
-            return True
-        pipe.claim(urb, complete)
-        self._serve(pipe)
+        self._claim(pipe, urb, complete)
         if size != before:
             self._stop(pipe, pipe.misfits())
         return True
+
+    def _claim(self, pipe: Pipe, urb: Urb, complete: Completion) -> None:
+        """A read of the guest's gets what ours bring."""
+        if urb.id in pipe.ids:
+            complete(_INVALID)
+            return
+        pipe.claims.append((urb, complete))
+        pipe.ids.add(urb.id)
+        self._serve(pipe)
 
     def _read_done(self, pipe: Pipe, complete: Completion, result: UrbResult) -> None:
         """A read of the guest's own has ended."""
@@ -279,7 +286,7 @@ class PostedReads(AttachedDevice):
         if result.length:
             pipe.moments.append(self._now())
         if result.status is not _OK and result.status is not UrbStatus.CANCELLED:
-            pipe.asked = 0
+            pipe.begin_again()
         complete(result)
 
     def _concerned(self, setup: SetupPacket) -> list[Pipe]:
@@ -321,7 +328,7 @@ class PostedReads(AttachedDevice):
             return False
         self._held.popleft()
         for pipe in concerned:
-            pipe.asked = 0
+            pipe.begin_again()
         self.device.submit(urb, complete)
         self._look()
         return True
@@ -340,6 +347,8 @@ class PostedReads(AttachedDevice):
             while True:
                 size = pipe.unposted
                 if size is None:
+                    if depth and pipe.there >= depth:  # as nearly always by now
+                        return
                     if not self._is_ahead(pipe):
                         return
                     depth = depth or self._depth(pipe)
@@ -378,9 +387,12 @@ class PostedReads(AttachedDevice):
             pipe.unweighed -= 1
             return pipe.depth
         is_near = self._is_near
-        depth = interrupt_depth(pipe.pace(), self.round_trip)
-        if pipe.has_more and not is_near:
-            depth = min(max(depth, 2 * pipe.there), MAX_DEPTH)
+        if is_near and pipe.interval is None:
+            depth = MIN_DEPTH
+        else:
+            depth = interrupt_depth(pipe.pace(), self.round_trip)
+            if pipe.has_more:
+                depth = min(max(depth, 2 * pipe.there), MAX_DEPTH)
         depth = min(depth, max(MAX_ASKED // max(pipe.size, 1), 1))
         if depth > MIN_DEPTH:
             others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
@@ -392,7 +404,13 @@ class PostedReads(AttachedDevice):
     def _done(self, pipe: Pipe, posted: PostedRead, result: UrbResult) -> None:
         """A read of ours has ended; those behind it wait for it."""
         posted.result = result
-        pipe.settle(self._now())
+        now = self._now()
+        complete = pipe.pass_on(posted, result, now)
+        if complete is not None:
+            pipe.is_serving = True
+            complete(result)
+            pipe.is_serving = False
+        pipe.settle(now)
         self._serve(pipe)
         if self._held:
             self._go_on()
@@ -412,7 +430,7 @@ class PostedReads(AttachedDevice):
             pipe.has_completed = True
             pipe.is_ending = False
             if found.status is not UrbStatus.OK:
-                pipe.asked = 0
+                pipe.begin_again()
             complete(found)
         pipe.is_serving = False
         if pipe.has_misfit:
@@ -447,7 +465,7 @@ class PostedReads(AttachedDevice):
         for posted in reversed(list(which)):
             if posted.result is None and not posted.is_stopping:
                 pipe.there -= posted.counts
-                posted.is_stopping = True
+                posted.is_stopping, posted.counts = True, False
                 self.device.cancel(posted.urb.id)
 
     def _look(self) -> None:

@@ -34,6 +34,7 @@ class PostedRead:
 
     Attributes:
         result: it has come, but not yet those before it.
+        counts: it will bring something for the guest; none of these is true:
         is_stopping: it is being cancelled.
         is_stale: one before it has failed: if it fails as well, that is no news.
         is_dropped: what it brings is not for the guest.
@@ -41,14 +42,10 @@ class PostedRead:
 
     urb: Urb
     result: UrbResult | None = None
+    counts: bool = True
     is_stopping: bool = False
     is_stale: bool = False
     is_dropped: bool = False
-
-    @property
-    def counts(self) -> bool:
-        """Will it bring something for the guest?"""
-        return not (self.is_stopping or self.is_stale or self.is_dropped)
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +79,9 @@ class Pipe:
         has_completed: one of its reads has, since it read last.
         enough: with so many at the device it needs none of ours, as judged last.
         shallow: how often in a row it has read again with too few at the device.
-        unjudged: so many of its next reads need not be judged, while it has enough.
+        is_shallow: it has done so often enough to need ours.
+        unjudged: so many of its next reads need not be judged, while they are like
+            those before.
         depth: how many of ours there should be, if that is few and the way is short.
         unweighed: so often that need not be found out again.
         last: when it was seen to read last.
@@ -107,6 +106,7 @@ class Pipe:
     has_completed: bool = False
     enough: int = 0
     shallow: int = READS - 1
+    is_shallow: bool = True
     unjudged: int = 0
     depth: int = 0
     unweighed: int = 0
@@ -127,7 +127,7 @@ class Pipe:
     ) -> None:
         """Another endpoint has its address now; what is under way stays in order."""
         self.of, self.interface, self.interval = of, interface, interval
-        self.shallow, self.full = READS - 1, 0
+        self.shallow, self.is_shallow, self.full = READS - 1, True, 0
         self.unjudged = self.unweighed = 0
         self.moments.clear()
 
@@ -136,8 +136,7 @@ class Pipe:
     @property
     def needs_ours(self) -> bool:
         """Have we something to do with what the guest reads next?"""
-        is_needed = self.shallow >= READS - 1
-        return is_needed or bool(self.posted or self.waiting or self.claims)
+        return self.is_shallow or bool(self.posted or self.waiting or self.claims)
 
     def note(self, size: int) -> None:
         """The guest reads so many bytes."""
@@ -152,11 +151,24 @@ class Pipe:
         self.has_completed, self.enough = False, enough
         is_shallow = len(self.claims) + self.direct + 1 < enough
         self.shallow = self.shallow + 1 if is_shallow else 0
+        self.is_shallow = self.shallow >= READS - 1
 
-    def claim(self, urb: Urb, complete: Completion) -> None:
-        """A read of the guest's gets what ours bring."""
-        self.claims.append((urb, complete))
-        self.ids.add(urb.id)
+    def settle_down(self) -> None:
+        """Is it clear by now how it reads? Then its next reads need not be judged."""
+        if self.is_shallow:
+            is_clear = self.asked >= READS
+        else:
+            is_clear = not (self.shallow or self.needs_ours)
+        self.unjudged = UNJUDGED if is_clear else 0
+
+    def is_like_before(self, size: int) -> bool:
+        """Does it read again as it was judged last?"""
+        is_short = len(self.claims) + self.direct + 1 < self.enough
+        return size == self.size and is_short is self.is_shallow
+
+    def begin_again(self) -> None:
+        """What it has read so far says no more how it goes on."""
+        self.asked = self.unjudged = 0
 
     def take_claim(self) -> tuple[Urb, Completion]:
         """Return the oldest of those, which is about to complete."""
@@ -218,6 +230,30 @@ class Pipe:
         and their pace says nothing."""
         return self.full.bit_count() >= SAMPLES // 2
 
+    def pass_on(
+        self, posted: PostedRead, result: UrbResult, now: float
+    ) -> Completion | None:
+        """Take a read of ours and the guest's off, if one is just what the other waits
+        for, as nearly always; return what completes that."""
+        if not self.claims or self.waiting or self.is_serving or self.is_ending:
+            return None
+        asked, complete = self.claims[0]
+        is_next = posted is self.posted[0] and posted.counts
+        if not is_next or result.status is not _OK or asked.length != posted.urb.length:
+            return None
+        self.posted.popleft()
+        self.there -= 1
+        self.take_claim()
+        self._note(posted, result, now)
+        self.has_completed, self.last = True, now
+        return complete
+
+    def _note(self, posted: PostedRead, result: UrbResult, now: float) -> None:
+        """A read of ours has brought something."""
+        self.moments.append(now)
+        is_full = self.interval is None and result.length >= posted.urb.length
+        self.full = (self.full << 1 | is_full) & _ALL
+
     def settle(self, now: float) -> None:
         """A read of ours has its result: take those of which none before is missing."""
         while self.posted and (result := self.posted[0].result) is not None:
@@ -235,14 +271,13 @@ class Pipe:
             is_end = is_end or len(result.data) % (self.of.packet_size or 1) != 0
             if result.data or is_end:
                 self.add(Run(result.data, is_end))
-                self.moments.append(now)
-                is_full = self.interval is None and result.length >= posted.urb.length
-                self.full = (self.full << 1 | is_full) & _ALL
+                self._note(posted, result, now)
         elif not posted.is_stale:
             self.add(Run(result.data, True, result.status))
-            self.asked = self.there = 0
+            self.begin_again()
+            self.there = 0
             for other in self.posted:
-                other.is_stale = True
+                other.is_stale, other.counts = True, False
 
     # ------------------------------------------------- what waits for the guest ----
 
@@ -293,6 +328,7 @@ class Pipe:
     def forget(self) -> None:
         """What has come, or comes of what is asked for, is not for the guest."""
         self.waiting.clear()
-        self.asked = self.there = self.kept = 0
+        self.begin_again()
+        self.there = self.kept = 0
         for posted in self.posted:
-            posted.is_dropped = True
+            posted.is_dropped, posted.counts = True, False

@@ -9,6 +9,7 @@ from rusb.aio.tasks import TaskSet
 from rusb.errors import RemoteProtocolError, RusbError
 from rusb.rdp.rusbext import Staying
 from rusb.usb.device import DeviceInfo
+from rusb.usb.polling import RoundTrip
 from rusb.wire import base as wire
 from rusb.wire._commands import Commands
 from rusb.wire.vrdpusb import VrdpUsbGuestSide, WireState
@@ -62,6 +63,7 @@ class RemoteDevices(DeviceList):
         self._listed: dict[int, ListedDevice] = {}
         self._leaving: dict[int, ListedDevice] = {}  # unlisted, not yet detached
         self.attachments: dict[int, Attachment] = {}
+        self.way = RoundTrip()
         self._is_slow = self._is_full = False
         self.most_bytes = MAX_BYTES_IN_FLIGHT
         self.is_closed = self._is_held = False
@@ -180,6 +182,7 @@ class RemoteDevices(DeviceList):
         """
         self.away_until = None
         self.number, self.tell, self._fail = number, tell, fail
+        self.way.forget()
         for attachment in self.attachments.values():
             attachment.come_back()
         self.link.go_on()

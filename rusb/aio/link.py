@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
@@ -96,7 +97,7 @@ class WireLink(ChannelHandler):
 
     def now(self) -> float:
         """Return the core's time: seconds that never count while it is suspended."""
-        now = self._loop.time() if self._stopped is None else self._stopped
+        now = time.monotonic() if self._stopped is None else self._stopped
         return now - self._lag
 
     def carry(self, send: Sender, flush: Callable[[], None]) -> None:
@@ -108,13 +109,13 @@ class WireLink(ChannelHandler):
         """Nothing carries the channels for a time; the core's clock stands still, so
         that nothing is late when they go on. Idempotent."""
         if self._stopped is None:
-            self._stopped = self._loop.time()
+            self._stopped = time.monotonic()
             self._set_timer(None)
 
     def go_on(self) -> None:
         """The channels are carried again. Idempotent."""
         if self._stopped is not None:
-            self._lag += self._loop.time() - self._stopped
+            self._lag += time.monotonic() - self._stopped
             self._stopped = None
             self.flush()
 

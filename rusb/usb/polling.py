@@ -23,8 +23,10 @@ MIN_DEPTH, MAX_DEPTH = 5, 128
 UNKNOWN_ROUND_TRIP = 0.1
 """Seconds that a round trip counts until it is known."""
 
-SAMPLES = 8
-"""Control transfers of which the quickest counts. Some take long at the device."""
+PERIOD, SAMPLES = 60.0, 64
+"""Seconds of which the quickest control transfer counts, and how many may be kept. Some
+take long at the device, and when many devices come at once, they wait for each other.
+"""
 
 
 def interrupt_interval(endpoint: EndpointDescriptor, speed: Speed) -> float:
@@ -62,7 +64,7 @@ def interrupt_depth(interval: float, round_trip: float | None) -> int:
 
 
 class RoundTrip:
-    """How long a device takes to answer: the way there and back, and a little.
+    """How long devices of a client take to answer: there and back, and a little.
 
     Attributes:
         seconds: of the quickest of the latest control transfers; None before the first.
@@ -70,14 +72,20 @@ class RoundTrip:
 
     def __init__(self) -> None:
         self.seconds: float | None = None
-        self._latest: deque[float] = deque(maxlen=SAMPLES)
+        # in order of time, and each slower than the one before
+        self._quickest: deque[tuple[float, float]] = deque()
 
-    def add(self, seconds: float) -> None:
-        """Count a control transfer that the device has answered."""
-        self._latest.append(seconds)
-        self.seconds = min(self._latest)
+    def add(self, seconds: float, now: float) -> None:
+        """Count a control transfer that a device has answered at a time."""
+        kept = self._quickest
+        while kept and (kept[-1][1] >= seconds or len(kept) == SAMPLES):
+            kept.pop()
+        kept.append((now, seconds))
+        while kept[0][0] < now - PERIOD:
+            kept.popleft()
+        self.seconds = kept[0][1]
 
     def forget(self) -> None:
         """The way is another one now."""
-        self._latest.clear()
+        self._quickest.clear()
         self.seconds = None

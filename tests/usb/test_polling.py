@@ -38,14 +38,21 @@ def test_what_a_round_trip_takes_is_in_flight_and_two_more(
     assert interrupt_depth(interval, round_trip) == depth
 
 
-def test_the_quickest_of_the_latest_answers_counts() -> None:
+def test_the_quickest_answer_of_the_last_minute_counts() -> None:
     way = RoundTrip()
     assert way.seconds is None
-    for seconds in (0.021, 0.020, 5.0):
-        way.add(seconds)
+    for now, seconds in enumerate((0.021, 0.020, 5.0)):
+        way.add(seconds, now)
     assert way.seconds == 0.020
-    for _ in range(8):  # the way has become longer
-        way.add(0.060)
-    assert way.seconds == 0.060
+    for now in range(50, 70):  # the way has become longer
+        way.add(0.060, now)
+        assert way.seconds == (0.020 if now <= 61 else 0.060)
     way.forget()
     assert way.seconds is None
+
+
+def test_devices_that_wait_for_each_other_do_not_hide_how_short_the_way_is() -> None:
+    way = RoundTrip()
+    for n in range(10_000):  # all of them at once: each waits a little longer
+        way.add(0.001 + n / 1e6, 5.0)
+    assert way.seconds == 0.001
