@@ -52,9 +52,11 @@ IN_ALL = (Job("bulk-in", 512, 32), Job("bulk-in", 64 << 10, 8))
 
 JOBS = EACH + IN_ALL
 COUNTS = (40000, 12000, 12000, 40000, 12000)
-"""Transfers of a round of each job: enough that what was read ahead at a hundred
-devices before it, 64 KiB or five reads at each, is little of it.
-"""
+"""Transfers of a round of each job."""
+
+LEFT = 5 * (64 << 10)
+"""Bytes at most that were read ahead at a device by the job before: a job begins after
+they are used up."""
 
 
 class Printer(Loopback):
@@ -141,7 +143,8 @@ class Crowd:
     async def round(self) -> None:
         """Do a round of each job."""
         for job, count, figures in zip(JOBS, COUNTS, self.figures, strict=True):
-            await spread(job, self.devices, count // 4)
+            left = LEFT // job.size * len(self.devices)
+            await spread(job, self.devices, max(left, count // 4))
             before = cpu(os.getpid()) + cpu(self._process.pid)
             done = await spread(job, self.devices, count)
             used = cpu(os.getpid()) + cpu(self._process.pid) - before
