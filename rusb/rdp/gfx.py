@@ -120,6 +120,7 @@ class Pipeline:
             chosen = _VERSION_8_1
         self.restarts += 1
         self._size = self._video = None
+        self._acknowledged, self._acknowledges = self._frame, True
         self.is_ready, self.is_useless = chosen is not None, chosen is None
         if chosen is not None:
             self._say(_CONFIRM, struct.pack("<3I", chosen, 4, sets[chosen]))

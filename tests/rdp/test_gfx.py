@@ -197,6 +197,22 @@ def test_acknowledgements_are_counted() -> None:
     assert pipeline.unacknowledged == 0
 
 
+def test_a_client_that_begins_anew_owes_no_acknowledgement() -> None:
+    pipeline = ready()
+    pipeline.receive(acknowledge(0, depth=0xFFFFFFFF))
+    for _ in range(3):
+        pipeline.begin()
+        pipeline.end()
+    pipeline.receive(AVC_8_1)
+    assert pipeline.unacknowledged == 0
+    pipeline.begin()
+    assert pipeline.unacknowledged == 1  # and it says again what it has drawn
+    pipeline.receive(acknowledge(2))
+    assert pipeline.unacknowledged == 1
+    pipeline.receive(acknowledge(4))
+    assert pipeline.unacknowledged == 0
+
+
 BAD = {
     "short": (b"\x12\0\0\0", "4 bytes of a graphics PDU"),
     "long": (struct.pack("<HHI", 0x12, 0, 100), "PDU 0x12 of 100 bytes, have 8"),
