@@ -10,7 +10,8 @@ from rusb.errors import RusbError
 __all__ = ["QmpInput"]
 
 MAX_WAITING = 64
-"""Commands that wait for the answer to those before; what is more is dropped."""
+"""Commands that wait for the answer to those before; what is pressed or moved beyond
+that is dropped, with its release."""
 
 _FULL = 0x7FFF
 _BUTTONS = (
@@ -38,14 +39,20 @@ class QmpInput:
         self._waiting: deque[list[_Event]] = deque()
         self._place: list[_Event] = []  # where the pointer is to go before what waits
         self._held = 0
+        self._down: set[str] = set()  # buttons whose release is yet to be sent
         self._tasks = TaskSet()
         self._is_sending = False
 
     def button(self, name: str, *, is_down: bool) -> None:
         """Press or release a button, by QMP's name of it."""
-        if len(self._waiting) < MAX_WAITING:
-            self._waiting.append([*self._place, _button(name, is_down)])
-            self._place = []
+        if is_down and len(self._waiting) < MAX_WAITING:
+            self._down.add(name)
+        elif is_down or name not in self._down:
+            return
+        else:
+            self._down.discard(name)
+        self._waiting.append([*self._place, _button(name, is_down)])
+        self._place = []
         self._go_on()
 
     def pointer(self, buttons: int, x: int, y: int, size: tuple[int, int]) -> None:

@@ -77,3 +77,25 @@ async def test_a_guest_without_such_buttons_and_one_that_does_not_answer() -> No
     await qemu.settle()
     assert len(qemu.commands) == 1 + qmp_input.MAX_WAITING
     await qemu.input.aclose()
+
+
+async def test_what_is_pressed_is_released_however_much_waits() -> None:
+    qemu = Qemu()
+    qemu.input.button("side", is_down=True)
+    qemu.input.pointer(1, 0, 0, SIZE)
+    await asyncio.sleep(0)
+    for _ in range(500):
+        qemu.input.pointer(8, 0, 0, SIZE)
+        qemu.input.pointer(0, 0, 0, SIZE)
+    qemu.input.button("extra", is_down=True)
+    for name in ("side", "extra"):
+        qemu.input.button(name, is_down=False)
+    await qemu.settle()
+    said = [command[-1] for command in qemu.commands]
+    assert said[0] == "side down"
+    assert said[-1] == "side up"
+    assert "extra up" not in said  # it was never passed on
+    for button in ("left", "wheel-up"):
+        assert said.count(f"{button} down") == said.count(f"{button} up") > 0
+    assert len(said) <= qmp_input.MAX_WAITING + 4
+    await qemu.input.aclose()
