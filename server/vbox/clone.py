@@ -70,10 +70,10 @@ def cloned(source: Entry, wish: Wish, home: Path) -> Iterator[tuple[str, bytes]]
         copies: dict[str, Path] = {}
         for drive in disks:
             assert drive.medium is not None
-            if drive.uuid not in copies:
+            if (original := drive.uuid.lower()) not in copies:
                 target = _place(home, wish, len(copies) + 1, drive.medium)
                 copy_image(drive.medium, target, made)
-                copies[drive.uuid] = target
+                copies[original] = target
         _rename(document, machine, wish, number)
         _set_media(document, machine, folder, copies)
         editor = Editor(document, home)
@@ -211,15 +211,15 @@ def _set_media(
 
     Args:
         folder: what places of media are relative to.
-        copies: by the UUID of the original, without braces.
+        copies: by the UUID of the original, without braces, in lower case.
     """
     numbers = {}
     for node in media(machine):
-        text = node.attributes["uuid"]
+        text = node.attributes["uuid"].lower()
         target = copies.get(text.strip("{}"))
         if target is not None:
-            numbers[text.lower()] = f"{{{image_uuid(target)}}}"
-            document.set(node, "uuid", numbers[text.lower()])
+            numbers[text] = f"{{{image_uuid(target)}}}"
+            document.set(node, "uuid", numbers[text])
             document.set(node, "location", target.name)
         elif node.parent is not None and node.parent.name == "HardDisks":
             document.remove(node)  # no drive has it
@@ -230,5 +230,6 @@ def _set_media(
     while stack:
         node = stack.pop()
         stack += node.children
-        if node.name == "Image" and node.attributes.get("uuid", "").lower() in numbers:
-            document.set(node, "uuid", numbers[node.attributes["uuid"].lower()])
+        text = node.attributes.get("uuid", "").lower()
+        if node.name == "Image" and text in numbers:
+            document.set(node, "uuid", numbers[text])

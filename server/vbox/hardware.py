@@ -24,6 +24,9 @@ MAX_MEMORY = 4 << 20
 
 MAX_CPUS = 64
 
+MAX_PORTS = 256
+"""Of a storage controller; more than any of VirtualBox's has."""
+
 _KIND_OF = {"HardDisk": "hdd", "DVD": "dvd", "Floppy": "floppy"}
 
 
@@ -180,7 +183,7 @@ def _controller(node: Node, images: dict[str, Node], folder: Path) -> Controller
     return Controller(
         node.attributes.get("name", ""),
         node.attributes.get("type", ""),
-        read_number(node.attributes.get("PortCount")) or 1,
+        min(read_number(node.attributes.get("PortCount")) or 1, MAX_PORTS),
         drives,
     )
 

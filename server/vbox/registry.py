@@ -209,7 +209,7 @@ class Registry:
             for entry in entries:
                 if os.path.realpath(entry.path) == place:
                     return entry
-        if path.suffix == ".vbox" and path.exists():
+        if path.suffix == ".vbox" and os.path.exists(path):
             return _load_entry(path)
         raise CodedError(
             f"could not find a registered machine named {text!r}; 'list vms' shows the"
@@ -468,7 +468,7 @@ class Registry:
 
     def _entry(self, node: Node) -> Entry:
         path = self.home / node.attributes["src"]
-        if not path.exists():
+        if not os.path.exists(path):  # also where we may not look
             _finish(_uuid(node), path)
         try:
             return Entry(_uuid(node), path, load_machine(path))

@@ -94,8 +94,8 @@ def _in_use(others: Sequence[Path]) -> set[Path] | None:
     for other in others:
         try:
             found.update(_hard_disks(other))
-        except SettingsError:
-            if other.exists():
+        except SettingsError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
                 return None
     return found
 

@@ -209,6 +209,13 @@ def test_a_copy_that_is_terminated_leaves_nothing(
     assert not (Registry().machine_folder / "Twin").exists()
 
 
+def test_a_uuid_in_either_case_names_the_same_disk(disks: Vbox) -> None:
+    number = re.findall('"SATA-ImageUUID-0-0"="(.*)"', "\n".join(disks.info()))[0]
+    disks.put(f'<Image uuid="{{{number}}}"', f'<Image uuid="{{{number.upper()}}}"')
+    disks("clonevm Lab --register")
+    assert places(disks, "'Lab Clone'")[0].endswith("/Lab Clone-disk1.vdi")
+
+
 def test_what_is_there_is_not_touched(disks: Vbox) -> None:
     home = Registry().machine_folder / "Twin"
     home.mkdir(parents=True)

@@ -280,3 +280,11 @@ def test_keys_that_scripts_read(vbox: Vbox) -> None:
     assert [a["mode"] for a in shown["adapters"]] == ["nat"]
     drives = shown["storage"][0]["drives"]
     assert [d["medium"] for d in drives] == [str(Path("a.vdi").absolute()), None]
+
+
+def test_a_controller_has_no_more_ports_than_there_are(vbox: Vbox) -> None:
+    vbox("storagectl Lab --name S --add sata --portcount 2")
+    vbox.put('PortCount="2"', 'PortCount="1000000"')
+    info = vbox.info()
+    assert 'storagecontrollerportcount0="256"' in info
+    assert '"S-255-0"="none"' in info

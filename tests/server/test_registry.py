@@ -188,6 +188,21 @@ def test_a_machine_that_is_not_accessible_is_listed_and_can_go(
     assert [e.name for e in registry.machines()] == ["B"]
 
 
+def test_a_machine_whose_path_cannot_be_looked_at(registry: Registry) -> None:
+    entries = [registry.register(registry.create(name).path) for name in "AB"]
+    registry.edit(entries[0], disks(entries[0].path.parent / "disk.vdi"))
+    text = registry.path.read_text()
+    place = f"/{'n' * 300}/B.vbox"
+    registry.path.write_text(text.replace(str(entries[1].path), place))
+    first, second = registry.machines()
+    assert first.name == "A"
+    assert "File name too long" in second.problem
+    with pytest.raises(SettingsError, match="could not find"):
+        registry.find(f"{'n' * 300}.vbox")
+    done = registry.unregister("A", delete=True, disks=True)
+    assert [path.name for path in done.kept] == ["disk.vdi"]  # B may have it
+
+
 def test_left_overs_of_a_writer_that_died(registry: Registry) -> None:
     entry = registry.register(registry.create("A").path)
     for path in (entry.path, registry.path):
