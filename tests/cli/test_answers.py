@@ -105,6 +105,16 @@ def test_images_say_how_large_they_are(vbox: Vbox) -> None:
     assert found == ["5", "3", "7", "9", "2", "0"]
 
 
+def test_formats_that_only_qemu_knows(vbox: Vbox) -> None:
+    vbox("storagectl Lab --name IDE --add ide")
+    for device, name in enumerate(("a.hdd", "b.qcow")):
+        Path(name).touch()
+        line = f"storageattach Lab --storagectl IDE --port 0 --device {device}"
+        vbox(f"{line} --medium {name}")
+    found = re.findall("Storage format: (.*)", vbox("list hdds"))
+    assert found == ["Parallels", "QCOW"]
+
+
 def test_disks_on_top_of_others(vbox: Vbox) -> None:
     path = vbox.folder / "S.vbox"
     shutil.copy(DATA / "snapshots-1.12.vbox", path)
@@ -157,6 +167,8 @@ def test_copies_of_disks(vbox: Vbox) -> None:
     vbox("clonemedium d.vmdk e.img --format RAW --variant Standard")
     assert Path("e.img").read_bytes() == data
     vbox("clonemedium e.img f.vdi --variant Fixed")
+    assert "in format 'Parallels'" in vbox("clonemedium e.img g.hdd")
+    assert "in format 'VDI'" in vbox("clonemedium g.hdd h")
     assert Path("f.vdi").stat().st_size > len(data)
     for line, sentence in (
         ("clonemedium b.vdi c.vdi", "c.vdi already exists; it was not changed"),

@@ -154,3 +154,22 @@ def test_completion_runs_nothing_of_ours() -> None:
             f"$({word}" in text for word in ("rusb", "VBoxManage", sys.executable)
         )
         assert "_shtab_cmd_compgen" not in text
+
+
+@pytest.mark.parametrize("option", ["", " --machinereadable"])
+def test_whatever_a_settings_file_says(option: str, vbox: Vbox) -> None:
+    """It may come from anybody, and XML allows characters that terminals obey."""
+    vbox("modifyvm Lab --vrde on --description d --vrdeaddress a")
+    vbox("modifyvm Lab --vrdeproperty Audio/LogPath=p")
+    vbox("usbfilter add 0 --target Lab --name f")
+    for word in ('description="d"', 'name="f"', 'value="a"', 'value="p"'):
+        name, _, value = word.partition("=")
+        text = f"{value[1]}\x9b31m\u202e"
+        if name == "description":
+            vbox.put("<Description>d<", f"<Description>{text}\r\n1<")
+        else:
+            vbox.put(word, f'{name}="{text}"')
+    shown = vbox(f"showvminfo Lab{option}")
+    assert is_fit(shown)
+    for letter in "dfap":
+        assert f"{letter}31m" in shown

@@ -93,8 +93,9 @@ def test_what_changes_nothing_is_kept(vbox: Vbox) -> None:
 
 def test_the_name_of_a_network_that_is_used(vbox: Vbox) -> None:
     vbox.put("<NAT/>", '<BridgedInterface name="eth0"/>')
-    vbox("modifyvm Lab --bridgeadapter1 eth1")
-    assert '<BridgedInterface name="eth1"/>' in vbox.file()
+    for name in ("Eth0", "eth1"):
+        vbox(f"modifyvm Lab --bridgeadapter1 {name}")
+        assert f'<BridgedInterface name="{name}"/>' in vbox.file()
     assert "DisabledModes" not in vbox.file()
 
 

@@ -79,6 +79,8 @@ def test_disks_are_made_by_qemu(
         ("--filename there.vdi --size 1", "already exists", 1),
         ("dvd --filename a --size 1", "only disks can be created", 1),
         ("disk disk --filename a --size 1", "unexpected 'disk'", 2),
+        ("--filename / --size 1", "'/' is not the name of a file", 2),
+        ("--filename '' --size 1", "'' is not the name of a file", 2),
         ("tape --filename a --size 1", "unexpected 'tape'", 2),
     ],
 )

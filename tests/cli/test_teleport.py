@@ -44,6 +44,17 @@ def test_a_ctrl_c_that_comes_with_the_answer_cancels(
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_why_it_cannot_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(uuid: str, command: str) -> object:
+        raise ControlError("too\x9b31m late")
+
+    monkeypatch.setattr(_teleport, "ask_running", ask)
+    _teleport._cancel("uuid")
+    assert capsys.readouterr().err == "Warning: too31m late\n"
+
+
 def test_nothing_is_printed_of_a_move_that_did_not_begin(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

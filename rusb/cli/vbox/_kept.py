@@ -4,7 +4,7 @@ They are accepted, the machine's file keeps them for VirtualBox, ``showvminfo`` 
 them. What asks for something that is not there is refused (``_refused.py``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rusb.cli._vbox_options import Option, one_of, unsigned
 from rusb.server.vbox.editor import Editor
@@ -46,7 +46,8 @@ def _keep(name: str) -> Callable[[Editor, str], None]:
     def apply(editor: Editor, text: str) -> None:
         kept = KEPT.get(plain) or ADAPTER[stem]
         stored = _to_file(kept, shown, text)
-        editor.keep(kept, text.lower(), stored, 0 if plain in KEPT else int(number))
+        word = text.lower() if isinstance(kept.words, Mapping) else stored
+        editor.keep(kept, word, stored, 0 if plain in KEPT else int(number))
 
     return apply
 

@@ -9,7 +9,6 @@ from rusb.filters.model import Filter
 from rusb.server.machine.host_devices import HostDevice
 from rusb.server.vbox.filter_attributes import to_attributes
 from rusb.usb.backend import LocalDevice
-from rusb.usb.text import clean_text
 
 from ._common import live_state, registry, show
 from ._host import host_devices
@@ -123,7 +122,7 @@ def filter_lines(filters: Sequence[Filter]) -> Iterable[str]:
         if found.masked_interfaces:
             rows.append(("Masked Interfaces", f"0x{found.masked_interfaces:08x}"))
         for label, value in rows:
-            yield clean_text(f"{f'{label}:':<28} {value}")
+            yield f"{f'{label}:':<28} {value}"
         yield ""
 
 

@@ -15,7 +15,7 @@ from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.teleporter import MAX_PORT
 from rusb.usb.text import clean_text
 
-from ._common import ask_running, given, warn_of_password
+from ._common import ask_running, given, warn, warn_of_password
 
 __all__ = ["CHANGES", "VERBS"]
 
@@ -185,7 +185,7 @@ def _cancel(uuid: str) -> None:
         ask_running(uuid, "teleportcancel")
     except ControlError as error:
         _end_bar()
-        print(f"{error}", file=sys.stderr)
+        warn(str(error))
 
 
 def _progress(state: Mapping[str, Any]) -> str:

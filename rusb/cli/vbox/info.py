@@ -20,7 +20,6 @@ from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Controller, Hardware
 from rusb.server.vbox.registry import Entry
 from rusb.server.vbox.settings import Machine
-from rusb.usb.text import clean_text
 
 from ._common import given, live_state, machine_of, registry, show, warn
 from ._lists import filter_lines, revision
@@ -93,10 +92,10 @@ def showvminfo(words: Sequence[str]) -> int:
         print(json.dumps(_object(entry, machine, hardware, live), indent=2))
     elif found.has("machinereadable"):
         for key, value in _pairs(entry, machine, hardware, live):
-            print(f"{key}={value}")
+            show(f"{key}={value}")
     else:
         for line in _lines(entry, machine, hardware, live):
-            print(line)
+            show(line)
     return 0
 
 
@@ -142,7 +141,7 @@ def _lines(
     for row in _rows(entry, machine, hardware, live):
         if row.label:
             line = f"{row.label}: {row.text}" if row.is_drive else None
-            yield clean_text(line or _row(row.label, row.text))
+            yield line or _row(row.label, row.text)
     yield from _display_lines(machine, live)
     for kind, label in (("OHCI", "OHCI"), ("EHCI", "EHCI"), ("XHCI", "xHCI")):
         yield _row(f"{label} USB", _enabled(kind in machine.usb_controllers))
@@ -154,7 +153,7 @@ def _lines(
         yield from _device_lines(live)
     if hardware.description:
         yield "Description:"
-        yield hardware.description
+        yield from hardware.description.splitlines()
 
 
 def _display_lines(machine: Machine, live: MachineState | None) -> Iterator[str]:
@@ -204,7 +203,7 @@ def _device_lines(live: MachineState) -> Iterator[str]:
             yield _row("ProductId", f"0x{product:04x} ({product:04X})")
             yield _row("Revision", revision(device.revision))
             for label, key in _DEVICE_TEXTS.items():
-                if text := clean_text(getattr(device, key)):
+                if text := getattr(device, key):
                     yield _row(label, text)
             if device.grace is not None:
                 yield _row("Waits for its client", f"{device.grace:g} s")
@@ -255,9 +254,9 @@ def _client_rows(
     total = display.received_total
     yield "Received total", "VRDEBytesReceivedTotal", f"{total}Bytes"
     if client.ended is None:
-        yield "User name", "VRDEUserName", clean_text(client.user)
-        yield "Domain", "VRDEDomain", clean_text(client.domain)
-        yield "Client name", "VRDEClientName", clean_text(client.name)
+        yield "User name", "VRDEUserName", client.user
+        yield "Domain", "VRDEDomain", client.domain
+        yield "Client name", "VRDEClientName", client.name
         yield "Client IP", "VRDEClientIP", client.address
         yield "Client version", "VRDEClientVersion", str(client.build)
         kind = "RDP5 (X.509)" if client.is_tls else "RDP4"
@@ -296,7 +295,7 @@ def _live_pairs(live: MachineState) -> Iterator[tuple[str, str]]:
         yield f"{prefix}ProductId{number}", f"0x{device.product_id:04x}"
         yield f"{prefix}Revision{number}", quoted(f"0x{device.revision:04x}")
         for label, key in _DEVICE_TEXTS.items():
-            yield f"{prefix}{label}{number}", quoted(clean_text(getattr(device, key)))
+            yield f"{prefix}{label}{number}", quoted(getattr(device, key))
         if device.grace is not None:
             yield f"{prefix}Grace{number}", f"{device.grace:g}"
     for screen, mode in _video_modes(live):
@@ -317,10 +316,8 @@ def _pairs(
     """The form for programs."""
     for row in _rows(entry, machine, hardware, live):
         if row.key:
-            shown = row.value
-            if isinstance(shown, str):
-                shown = quoted(clean_text(shown))
-            yield row.key, str(shown)
+            is_text = isinstance(row.value, str)
+            yield row.key, quoted(row.value) if is_text else str(row.value)
     display = machine.remote_display
     yield "vrde", quoted(_on_off(display.enabled))
     if display.enabled:
@@ -344,7 +341,7 @@ def _pairs(
         for key, attribute in _FILTER_KEYS.items():
             yield f"USBFilter{key}{number}", quoted(getattr(found, attribute))
     if hardware.description:
-        lines = map(clean_text, hardware.description.splitlines())
+        lines = hardware.description.splitlines()
         text = "\\n".join(quoted(line)[1:-1] for line in lines)
         yield "description", f'"{text}"'
     if live is not None:

@@ -14,12 +14,16 @@ from rusb.server.vbox.registry import CodedError, Entry
 
 from . import _refused
 from ._common import given, is_running, registry, show
-from .storage import FIXED, disk_path, is_fixed_disk
+from .storage import EXTENSIONS, FIXED, disk_path, is_fixed_disk
 
 __all__ = ["COMMANDS", "print_media"]
 
 KINDS = ("disk", "dvd", "floppy")
-FORMATS = {"vdi": "VDI", "vmdk": "VMDK", "vpc": "VHD", "qcow2": "QCOW", "raw": "RAW"}
+FORMATS = {
+    **{"vdi": "VDI", "vmdk": "VMDK", "vpc": "VHD", "raw": "RAW"},
+    **{"qcow": "QCOW", "qcow2": "QCOW", "parallels": "Parallels"},
+}
+"""VirtualBox's name for each of QEMU's."""
 IN_USE = "VBOX_E_OBJECT_IN_USE (0x80bb000c)"
 
 
@@ -128,9 +132,9 @@ def convertfromraw(words: Sequence[str]) -> int:
 
 def _copy(source: Path, found: Given, kind: str = "") -> None:
     """Copy an image to where the second word says."""
-    own = {name.lower() for name in FORMATS.values()} - {"qcow"}
     default = FORMATS[kind or disk_format(source)].lower()
-    target = disk_path(found.words[1], found, default if default in own else "vdi")
+    default = default if default in EXTENSIONS else "vdi"
+    target = disk_path(found.words[1], found, default)
     target = target.absolute()
     if target.exists():
         raise SettingsError(f"{target} already exists; it was not changed")

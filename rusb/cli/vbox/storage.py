@@ -21,6 +21,7 @@ __all__ = [
     "COMMANDS",
     "CONTROL",
     "CREATE",
+    "EXTENSIONS",
     "FIXED",
     "disk_path",
     "is_fixed_disk",
@@ -29,7 +30,7 @@ __all__ = [
 MAX_SIZE = 64 << 20
 """MiB of a disk: 64 TiB."""
 
-_EXTENSIONS = {"vdi": ".vdi", "vmdk": ".vmdk", "vhd": ".vhd", "raw": ".img"}
+EXTENSIONS = {"vdi": ".vdi", "vmdk": ".vmdk", "vhd": ".vhd", "raw": ".img"}
 FIXED = {"vdi": "static=on", "vpc": "subformat=fixed", "raw": "preallocation=falloc"}
 """What makes qemu-img use the whole of the disk's size at once."""
 
@@ -136,20 +137,22 @@ def disk_path(text: str, found: Given, default: str = "vdi") -> Path:
     """Return where a new disk is to be; its extension is its format.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: there is no such format, or the name is empty.
         SettingsError: ``--format`` says another one than the name.
     """
     path = Path(text)
-    word = one_of("format", found.last("format", default) or "", _EXTENSIONS)
+    if not path.name:
+        raise UsageError(f"{text!r} is not the name of a file")
+    word = one_of("format", found.last("format", default) or "", EXTENSIONS)
     suffix = path.suffix.lower()
     is_disk = disk_format(path) != "raw" or suffix in RAW
     if not suffix or not (is_disk or found.has("format")):
-        return path.with_name(path.name + _EXTENSIONS[word])
-    wanted = disk_format(Path(f"x{_EXTENSIONS[word]}"))
+        return path.with_name(path.name + EXTENSIONS[word])
+    wanted = disk_format(Path(f"x{EXTENSIONS[word]}"))
     if found.has("format") and disk_format(path) != wanted:
         raise SettingsError(
             f"{path}: the format of a {word} disk follows from its name; call it"
-            f" {path.stem}{_EXTENSIONS[word]}"
+            f" {path.stem}{EXTENSIONS[word]}"
         )
     return path
 
