@@ -88,6 +88,17 @@ class Security:
         self.settings = ServerSettings()
         self._prepare()
 
+    def renew(self) -> None:
+        """Take the certificate as its files are now, for connections from now on."""
+        if Method.TLS not in self.settings.methods:
+            return
+        try:
+            self.tls = self._make_tls()
+        except SettingsError as error:
+            then = "clients get the previous certificate" if self.tls else "no TLS"
+            self._warn(f"{error}. Until then, {then}.")
+        self.settings.has_certificate = self.tls is not None
+
     def _prepare(self) -> None:
         """Make ready what ``Security/Method`` allows (vrdp-server.md 2.1).
 
@@ -145,12 +156,15 @@ class Security:
     def _make_tls(self) -> TlsUpgrade:
         certificate, key, ca = certificate_files(self._config)
         context = server_context(certificate, key, ca, legacy=self._config.legacy_tls)
-        issuer, end, shown = read_certificate(certificate)
-        if end < datetime.datetime.now(datetime.UTC):
+        issuer, (start, end), shown = read_certificate(certificate)
+        now = datetime.datetime.now(datetime.UTC)
+        if not start <= now <= end:
+            when = f"expired on {end:%F}" if end < now else f"is valid from {start:%F}"
             self._warn(
-                f"the certificate {certificate} has expired on {end:%F};"
-                " clients that check it will refuse it."
+                f"a certificate in {certificate} {when}; clients that check it will"
+                " refuse it. Renew it, or set this machine's clock."
             )
+        if shown != self.fingerprint:
+            self._log(f"VRDP: the certificate is {shown}")
         self.fingerprint = shown
-        self._log(f"VRDP: the certificate is {shown}")
         return TlsUpgrade(context, issuer=issuer, fingerprint=shown)

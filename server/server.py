@@ -281,6 +281,14 @@ class Server:
         self._host.tell(events.FiltersChanged(len(filters)))
         self._sessions.reconsider()
 
+    def renew_certificate(self) -> str:
+        """Read its files again, for connections from now on; return the fingerprint.
+
+        Files that cannot be used are reported; the previous certificate stays.
+        """
+        self._security.renew()
+        return self.fingerprint
+
     def settings_changed(self) -> None:
         """Obey the switches of the machine as they are now, in every session."""
         self._host.media.reconsider()

@@ -28,8 +28,11 @@ log = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds that a TLS handshake may take."""
 
-_OTHER_NAME = (62, 64)
-"""OpenSSL's codes for a certificate of another name, and of another address."""
+_RENEW = "; it has to be renewed at the server, or a clock is wrong"
+_OTHER_NAME = "; connect with a name that is in the certificate"
+
+_WHAT_TO_DO = {9: _RENEW, 10: _RENEW, 62: _OTHER_NAME, 64: _OTHER_NAME}
+"""By OpenSSL's codes, where another authority would not help."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that a peer gets to read what is left when we close."""
@@ -522,8 +525,11 @@ class RdpStream(asyncio.Protocol):
             )
         except ssl.SSLCertVerificationError as error:
             why = error.verify_message.rstrip(".")  # some end in one
-            found = CertificateError(f"the server's certificate is not trusted: {why}")
-            if error.verify_code not in _OTHER_NAME:
+            what_to_do = _WHAT_TO_DO.get(error.verify_code, "")
+            found = CertificateError(
+                f"the server's certificate is not trusted: {why}{what_to_do}"
+            )
+            if not what_to_do:
                 found.hinting(Hint.OTHER_AUTHORITY)
             raise found from error
         except ConnectionResetError as error:

@@ -38,6 +38,7 @@ __all__ = [
 _KEY_BITS = 2048  # RSA: every RDP client since 2008 takes it
 _VALID_DAYS = 3650
 _MAX_KNOWN_SIZE = 1 << 20
+_MAX_PEM_SIZE = 1 << 20
 
 
 def fingerprint(certificate: bytes) -> str:
@@ -65,30 +66,62 @@ def server_context(
     def ask() -> str:  # OpenSSL would ask at the terminal, and the server hang
         raise SettingsError(
             f"TLS: {key} is protected by a passphrase, which rusb does not ask for;"
-            " store the key without one (openssl pkey -in FILE -out FILE)"
+            f" store the key without one, in another file: openssl pkey -in {key} -out"
+            " NEWFILE"
         )
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for path in (certificate, key, *([ca] if ca else [])):
-        if not os.access(path, os.R_OK):
+        try:
+            path.open().close()
+        except OSError as error:
             raise SettingsError(
-                f"TLS: cannot read {path}; check the VRDE properties"
+                f"TLS: cannot read {path}: {reason(error)}; check the VRDE properties"
                 " Security/ServerCertificate, Security/ServerPrivateKey and"
                 " Security/CACertificate"
-            )
+            ) from error
     if legacy:
         _allow_legacy(context)
     try:
         context.load_cert_chain(certificate, key, ask)
     except OSError as error:
+        why = getattr(error, "reason", None) or ""
         raise SettingsError(
-            f"TLS: {certificate} and {key} are not a PEM certificate and its private"
-            f" key: {reason(error)}"
+            f"TLS: {_unusable(certificate, key, why, error)}"
         ) from error
     if ca is not None:
         _load_authorities(context, ca, "TLS: Security/CACertificate")
     return context
+
+
+def _unusable(certificate: Path, key: Path, word: str, error: OSError) -> str:
+    """Say which of two files is wrong, and what to do; *word* is OpenSSL's."""
+    if word in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+        return (
+            f"the private key {key} does not belong to the first certificate in"
+            f" {certificate}; name the key of that certificate, or, if the file holds a"
+            " chain, put the server's own certificate first"
+        )
+    if word == "EE_KEY_TOO_SMALL":
+        return (
+            f"the key of the certificate {certificate} is too short for this system's"
+            " OpenSSL; use one of 2048 bits or more (RSA)"
+        )
+    for path, kind, line in (
+        (certificate, "certificate", b"-----BEGIN CERTIFICATE-----"),
+        (key, "private key", b"PRIVATE KEY-----"),
+    ):
+        with path.open("rb") as file:
+            if line not in file.read(_MAX_PEM_SIZE):
+                return (
+                    f"{path} is not a PEM {kind}: it has no line with"
+                    f" {line.decode()}; convert it with openssl, or name another file"
+                )
+    return (
+        f"{certificate} and {key} are not a PEM certificate and its private key:"
+        f" {reason(error)}"
+    )
 
 
 def client_context(ca: Path | str | None, *, legacy: bool = False) -> ssl.SSLContext:
@@ -137,8 +170,12 @@ def make_self_signed(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def read_certificate(path: Path) -> tuple[str, datetime.datetime, str]:
-    """Return who issued a PEM certificate, until when it is valid, its fingerprint.
+def read_certificate(
+    path: Path,
+) -> tuple[str, tuple[datetime.datetime, datetime.datetime], str]:
+    """Return who issued a PEM certificate, when it is valid, its fingerprint.
+
+    Those that follow it in the file must be valid, too.
 
     Raises:
         SettingsError: it is malformed in a way that OpenSSL does not mind.
@@ -147,9 +184,11 @@ def read_certificate(path: Path) -> tuple[str, datetime.datetime, str]:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     try:
-        found = x509.load_pem_x509_certificate(path.read_bytes())
-        shown = fingerprint(found.public_bytes(Encoding.DER))
-        return found.issuer.rfc4514_string(), found.not_valid_after_utc, shown
+        chain = x509.load_pem_x509_certificates(path.read_bytes())
+        shown = fingerprint(chain[0].public_bytes(Encoding.DER))
+        start = max(c.not_valid_before_utc for c in chain)
+        end = min(c.not_valid_after_utc for c in chain)
+        return chain[0].issuer.rfc4514_string(), (start, end), shown
     except ValueError as error:
         raise SettingsError(f"TLS: the certificate {path}: {error}") from error
 

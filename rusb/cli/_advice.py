@@ -12,7 +12,8 @@ ADVICE: Mapping[Hint, str] = {
     Hint.DROP_AUTHORITY: "If the server's owner has really switched TLS off, remove"
     " --ca and connect again.",
     Hint.OTHER_AUTHORITY: "Give the authority that signed it with --ca, or omit --ca"
-    " to trust the server on first use.",
+    " to trust the server on first use. If an authority in between signed it, its"
+    " certificate must be in the server's file, too.",
     Hint.OTHER_KNOWN_SERVERS: "Or name another file with --known-servers, or another"
     " directory with RUSB_STATE.",
     Hint.TAKE_FROM_SYSTEM: "Or use --force.",

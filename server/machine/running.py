@@ -530,7 +530,7 @@ class RunningMachine:
         await self._plugs.detach(text)
 
     async def _reload(self, arguments: Mapping[str, Any]) -> None:
-        """Take filters and extra data from the settings as they are now."""
+        """Take filters, extra data and the certificate as they are now."""
         if self.machine.path is None:
             return
         settings = load_machine(self.machine.path)
@@ -539,6 +539,7 @@ class RunningMachine:
         self.machine.filters = settings.filters
         if self._server is not None:
             self._server.set_filters(settings.filters)
+            self._server.renew_certificate()
         if self._plugs is not None:
             self._plugs.reconsider()
 

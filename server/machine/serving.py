@@ -94,9 +94,9 @@ class Serving:
             await self._control.aclose()
 
     def reload(self) -> None:
-        """Take filters and extra data from the settings as they are now.
+        """Take filters, extra data and the certificate as they are now.
 
-        Settings that cannot be read are reported; the previous ones stay.
+        What cannot be read is reported; the previous one stays.
         """
         if self._machine.path is None:
             return
@@ -113,6 +113,9 @@ class Serving:
         self.server.log.write(f"Console: settings read again, {count} USB filters")
         self._report(f"{name}: settings read again, {count} USB filters")
         self.server.set_filters(settings.filters)
+        previous = self.server.fingerprint
+        if (now := self.server.renew_certificate()) != previous:
+            self._report(f"{name}: the certificate is {now}")
 
     # ------------------------------------------------------------- our own ----
 

@@ -11,7 +11,7 @@ from rusb.client.session import connect
 from rusb.errors import CertificateError, NegotiationError
 from rusb.server.quotas import Terminal
 from rusb.server.server import Server
-from tests.support.certificates import Authority
+from tests.support.certificates import DAY, NOW, Authority
 from tests.support.security import Place
 
 
@@ -29,6 +29,10 @@ def unusable(folder: Path, how: str) -> dict[str, str]:
             found["ServerCertificate"] = str(folder / "nowhere.pem")
         case "no PEM":
             certificate.write_text("junk")
+        case "no key":
+            found["ServerPrivateKey"] = str(certificate)
+        case "a directory":
+            found["ServerCertificate"] = str(folder)
         case "protected":
             Authority("localhost").write(folder, b"secret")
         case "another's":
@@ -42,10 +46,13 @@ def unusable(folder: Path, how: str) -> dict[str, str]:
 
 
 HOWS = {
-    "missing": r"cannot read .*nowhere\.pem",
-    "no PEM": "not a PEM certificate",
-    "protected": r"localhost-key\.pem is protected by a passphrase",
-    "another's": "not a PEM certificate and its private key",
+    "missing": r"cannot read .*nowhere\.pem: No such file",
+    "no PEM": r"localhost\.pem is not a PEM certificate: it has no line",
+    "no key": r"localhost\.pem is not a PEM private key: it has no line",
+    "a directory": "cannot read .*: Is a directory",
+    # with -in and -out alike, OpenSSL empties the only copy of the key
+    "protected": r"localhost-key\.pem is protected .* -out NEWFILE",
+    "another's": r"key .*other-key\.pem does not belong to .* in .*localhost\.pem",
     "alone": "belong together",
     "authority": r"CACertificate .*junk\.pem: it contains no PEM",
 }
@@ -126,3 +133,20 @@ async def test_the_authorities_between_go_to_the_client(place: Place) -> None:
             with pytest.raises(CertificateError, match="not trusted"):
                 async with connect(config, backends=[backend]):
                     pass
+
+
+@pytest.mark.parametrize(("days", "said"), [(-3, "expired on"), (9, "is valid from")])
+async def test_each_certificate_of_a_chain_has_dates(
+    place: Place, days: int, said: str
+) -> None:
+    root = Authority("root", until=NOW + 30 * DAY)
+    middle = Authority("middle", root, until=NOW + days * DAY)
+    certificate, key = Authority("localhost", middle).write(place.folder)
+    with certificate.open("ab") as file:
+        file.write(middle.write(place.folder)[0].read_bytes())
+    names = {"ServerCertificate": str(certificate), "ServerPrivateKey": str(key)}
+    async with place.server(**names) as server:
+        assert f"a certificate in {certificate} {said}" in place.log()
+        with pytest.raises(CertificateError, match=r"; it has to be renewed") as e:
+            await place.visit(server, "tls", ca=root.write(place.folder)[0])
+        assert e.value.hint is None

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from rusb.aio.tls import make_self_signed
 from rusb.cli.serve import make_settings
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
 from rusb.client.session import connect
-from rusb.errors import ConnectionLost, ControlError, SettingsError
+from rusb.errors import CertificateError, ConnectionLost, ControlError, SettingsError
 from rusb.filters.parser import parse_offer
 from rusb.server.channels.clipboard import ClipboardMode
 from rusb.server.config import ServerConfig
@@ -62,6 +63,35 @@ async def station(place: Path) -> AsyncIterator[Station]:
     found = Station(place)
     async with found.serving:
         yield found
+
+
+async def test_a_renewed_certificate_counts_for_the_next_connection(
+    station: Station, place: Path
+) -> None:
+    """At SIGHUP; who is connected stays, and what cannot be used changes nothing."""
+    folder = place / "state"
+    server, first = station.serving.server, station.serving.server.fingerprint
+    backends = [EmulatedBackend(devices=[Loopback()])]
+
+    def client(name: str) -> ClientConfig:
+        return ClientConfig("127.0.0.1", server.port, known_servers=place / name)
+
+    async with connect(client("first"), backends=backends) as session:
+        renewed, key = make_self_signed(place)
+        for path in (renewed, key):
+            (folder / path.name).write_bytes(path.read_bytes())
+        station.serving.reload()
+        assert server.fingerprint != first
+        assert station.said[-1].endswith(f"the certificate is {server.fingerprint}")
+        with pytest.raises(CertificateError, match=f"was {first}, now it is"):
+            async with connect(client("first"), backends=[]):
+                pass
+        (folder / key.name).write_text("junk")
+        station.serving.reload()
+        assert station.said[-1].endswith("clients get the previous certificate.")
+        assert session.is_connected
+    async with connect(client("second"), backends=[]):
+        assert server.fingerprint in (place / "second").read_text()
 
 
 def test_t40_what_rules_ask_of_interfaces_is_in_the_settings() -> None:
