@@ -318,6 +318,41 @@ def test_an_endpoint_that_is_not_there_is_refused_and_its_data_skipped() -> None
     assert len(server.take(vector("bulk_in"))) == 1
 
 
+@pytest.mark.parametrize("endpoint", [2, 9])
+@pytest.mark.parametrize("name", ["iso_in", "iso_out"])
+def test_packets_for_an_endpoint_that_is_not_selected_are_skipped(
+    name: str, endpoint: int
+) -> None:
+    """Transfers of a stream cross the request that ends it: the setting has no
+    endpoints by then, and another client may mean one that was never there."""
+    server = Server(SOUND)
+    (urb,) = server.take(control(20, SetupPacket.set_interface(0, 1)))
+    server.core.complete_urb(INFO.id, urb.id, UrbResult(UrbStatus.OK))
+    server.said()
+    request = changed(name, 16, endpoint)
+    assert server.take(request) == []
+    answer = server.said()
+    head = codec.RET_SUBMIT.unpack_from(answer)
+    wanted = URBS[name]["fields"]["number_of_packets"]
+    assert (head[5], head[6], head[8]) == (-22, 0, wanted)
+    assert len(answer) == codec.HEADER + 16 * wanted  # Linux reads that many
+    (urb,) = server.take(control(21, SetupPacket.set_interface(0, 0)))  # in step
+    assert urb.setup == SetupPacket.set_interface(0, 0)
+
+
+@pytest.mark.parametrize("count", [5, 0xFFFFFFFF])
+def test_a_bulk_endpoint_that_is_not_selected_has_no_packets(count: int) -> None:
+    server = Server(DISK, 3)
+    setup = SetupPacket.set_interface(0, 1)
+    request = bytearray(control(20, setup))
+    request[8:12] = (65539).to_bytes(4, "big")
+    assert len(server.take(bytes(request))) == 1
+    assert server.take(changed("bulk_out", 32, count)) == []
+    assert codec.RET_SUBMIT.unpack_from(server.said())[5] == -22
+    request[4:8] = (21).to_bytes(4, "big")
+    assert len(server.take(bytes(request))) == 1  # in step
+
+
 def test_a_seqnum_in_flight_is_not_taken_twice() -> None:
     server = Server(DISK, 3)
     server.take(vector("bulk_in"))
@@ -592,6 +627,23 @@ def test_a_cancel_that_is_never_answered_is_forgotten_with_its_transfer() -> Non
         answer = codec.RET_SUBMIT.pack(3, 1 + 2 * n, 0, 0, 0, -104, 0, 0, 0, 0)
         core.receive_data(0, answer, now=0)
     assert not core._unlinks
+
+
+@pytest.mark.parametrize("end", ["reset_device", "close_device"])
+def test_data_of_what_was_cancelled_is_not_kept_for_its_answer(end: str) -> None:
+    """A server may answer late, or never."""
+    core = imported()
+    for number in range(3):
+        urb = Urb(number, TransferType.BULK, 0x02, 1 << 20, bytes(1 << 20))
+        core.submit_urb(1, urb, now=0)
+    getattr(core, end)(1)
+    kept = [bytes(one.urb.data) for one in core._sent.values()]
+    assert kept[:3] == [b"", b"", b""]
+    done = [e.urb_id for e in core.events() if isinstance(e, UrbCompleted)]
+    assert done == [0, 1, 2]
+    late = codec.RET_SUBMIT.pack(3, 1, 0, 0, 0, 0, 1 << 20, 0, 0, 0)
+    core.receive_data(0, late, now=0)  # is understood all the same
+    assert 1 not in core._sent
 
 
 def test_an_answer_after_a_close_is_still_read() -> None:

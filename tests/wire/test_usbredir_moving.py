@@ -21,6 +21,7 @@ from tests.support.wire.redir import (
     INTERRUPT,
     INTERRUPT_STATUS,
     POLLED,
+    RESET,
     SET_ALT,
     SET_CONFIGURATION,
     START_INTERRUPT,
@@ -213,6 +214,27 @@ def test_a_guest_that_keeps_fewer_reads_than_it_did(host: Host) -> None:
     for urb in reversed(urbs):
         host.complete(urb, status=UrbStatus.CANCELLED)
     assert not host.core.is_suspending  # it is known to keep two
+
+
+@pytest.mark.parametrize(
+    "end", [packet(RESET), packet(SET_CONFIGURATION, 5, b"\2")], ids=["reset", "select"]
+)
+def test_what_was_kept_before_a_reset_is_not_waited_for(host: Host, end: bytes) -> None:
+    """Another driver may have the device since."""
+    host.send(*(bulk(id, BULK_IN, 64) for id in (10, 11, 12)))
+    host.urbs()
+    host.send(end)
+    for urb in host.urbs():
+        host.complete(urb)
+    host.send(packet(SET_CONFIGURATION, 6, b"\1"))
+    for urb in host.urbs():
+        host.complete(urb)
+    host.send(bulk(13, BULK_IN, 64), bulk(14, BULK_IN, 64))
+    first, second = host.urbs()
+    host.core.suspend_reads({BULK_IN})
+    for urb in (second, first):
+        host.complete(urb, status=UrbStatus.CANCELLED)
+    assert not host.core.is_suspending
 
 
 def test_what_the_guest_cancels_meanwhile_is_answered_once(host: Host) -> None:

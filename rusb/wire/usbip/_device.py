@@ -245,7 +245,8 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
         if devid != self._place.devid:
             raise RemoteProtocolError(f"a transfer for {devid:#x}, another device")
         endpoint = ep | direction << 7
-        kind = self._type_of(endpoint)
+        found = self._type_of(endpoint)
+        kind = self._guess(endpoint, count) if found is None else found
         packets = count if kind is TransferType.ISOCHRONOUS else 0
         if not 0 <= packets <= codec.MAX_PACKETS:
             raise RemoteProtocolError(f"a transfer of {packets} packets")
@@ -257,12 +258,12 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
         del buffer[: end + 16 * packets]
         if seqnum in self._pending:
             raise RemoteProtocolError(f"seqnum {seqnum:#x} is in flight already")
-        known = TransferType.BULK if kind is None else kind
-        urb = Urb(next(self._ids), known, endpoint, length, data)
+        urb = Urb(next(self._ids), kind, endpoint, length, data)
         pending = _Pending(urb, flags, start, count)
         if direction and not flags & Flag.DIR_IN and not count:
             self._is_virtualbox = True  # (9)
-        if kind is None or not self._fits(urb, setup, iso):
+        fits = self._fits(urb, setup, iso)
+        if found is None or not fits:
             self._answer(seqnum, pending, UrbResult(UrbStatus.INVALID))
         elif urb.setup is None or not self._answered_here(seqnum, pending, urb.setup):
             self._submit(seqnum, pending)
@@ -274,6 +275,21 @@ class UsbipDeviceSide(AskedStream, DeviceSide):
             return TransferType.CONTROL
         found = self._state.endpoints.get(endpoint) if self._state else None
         return found.transfer_type if found is not None else None
+
+    def _guess(self, endpoint: int, count: int) -> TransferType:
+        """What the client takes an endpoint for that is not selected (4).
+
+        Its packets have to be skipped, and answered, if it is isochronous: such
+        transfers cross the setting that ends them.
+        """
+        descriptors = self._state.descriptors if self._state else None
+        for configuration in descriptors.configurations if descriptors else ():
+            for interface in configuration.interfaces:
+                for one in interface.endpoints:
+                    if one.address == endpoint:
+                        return one.transfer_type
+        is_likely = 0 < count <= codec.MAX_PACKETS
+        return TransferType.ISOCHRONOUS if is_likely else TransferType.BULK
 
     @staticmethod
     def _fits(urb: Urb, setup: bytes, iso: bytes) -> bool:

@@ -208,7 +208,9 @@ class UsbipGuestSide(StreamSide, GuestSide):
         """Cancel everything and wait for no answer."""
         for urb_id, seqnum in list(self._urbs.items()):
             self._unlink(seqnum)
-            self._sent[seqnum].is_wanted = False
+            sent = self._sent[seqnum]
+            sent.is_wanted = False
+            sent.urb = dataclasses.replace(sent.urb, data=b"")  # it may take long
             del self._urbs[urb_id]
             self._complete(urb_id, UrbResult(UrbStatus.CANCELLED))
 

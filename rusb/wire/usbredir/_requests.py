@@ -267,6 +267,7 @@ class Requests:
         for urb_id, request in list(self._requests.items()):
             self._finish(urb_id, request, _CANCELLED)
             self._emit(CancelRequested(self.device, urb_id))
+        self._order.clear()  # what drives the device next keeps as many as it likes
 
     def forget_all(self) -> None:
         """Cancel everything and answer nothing."""
