@@ -16,6 +16,11 @@ class TaskSet:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_empty(self) -> bool:
+        """Has every task ended?"""
+        return not self._tasks
+
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task and keep it until it ends."""
         task = asyncio.get_running_loop().create_task(work, name=name)

@@ -198,7 +198,8 @@ class RunningMachine:
             if self._server is not None:
                 self._server.came_home()
             self._arrival = None
-            self._came.append(arrival)
+            # in place, as departures look at it, too
+            self._came[:] = [*(a for a in self._came if not a.is_over), arrival]
             if not self._is_closing:
                 with self._warning():  # it runs, whatever is missing here
                     await self._console.start()

@@ -182,6 +182,7 @@ async def test_devices_of_a_machine_that_comes_home_come_over_nobody(
                 await asyncio.sleep(0.02)
             open_files.append(len(os.listdir("/proc/self/fd")))
         assert open_files[0] == open_files[1]
+        assert len(source._came) == 1  # nothing comes over the first move any more
         assert "VUSB: Detached" not in source.log
         client.backend.unplug(keyboards[0])  # and it is as any other machine
         await wait_redirs(source, 1)

@@ -17,6 +17,7 @@ from rusb.server.machine.control import call, control_path
 from rusb.server.machine.running import RunningMachine
 from rusb.server.machine.teleport import arrival, departure, link
 from rusb.server.machine.teleport.core import TeleportCore
+from rusb.server.machine.teleport.departure import Departure
 from rusb.server.machine.teleport.link import Link
 from rusb.server.machine.teleport.messages import (
     Data,
@@ -40,6 +41,7 @@ from tests.support.teleporting import (
     check_stayed,
     over,
     qemu_of,
+    running,
     state,
     teleport,
     wait_state,
@@ -362,6 +364,38 @@ async def test_a_source_that_is_powered_off_after_running_is_just_gone(
     await asyncio.gather(*ending)
     source.power_off("a test")
     await check_moved(source, target)
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "error"),
+    [
+        (RunningMachine, "_end_here", ValueError("a bug")),
+        (Departure, "_send_on", ValueError("a bug")),
+        (Departure, "_send_on", GuestError("it is lost")),
+    ],
+)
+async def test_a_source_that_fails_once_the_machine_is_gone_ends_and_says_so(
+    of: type,
+    name: str,
+    error: Exception,
+    target: Host,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stood there for ever, and kept its lock."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(of, name, fail)
+    where = f"127.0.0.1:{target.port}"
+    async with running(tmp_path) as source:  # the fixture's may log no error
+        await begin(target.port)
+        await until(lambda: source._teleport._error)
+        told = (await over(SOURCE))["error"]
+        assert f"the machine runs at {where}, but the devices" in told
+        assert str(error) in told
+        await check_moved(source, target)
 
 
 async def test_a_target_that_cannot_run_it_has_ended_before_it_says_so(

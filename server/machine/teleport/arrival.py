@@ -463,6 +463,11 @@ class Arrival:
         return found
 
     @property
+    def is_over(self) -> bool:
+        """Does no device come over it any more, from another host or home?"""
+        return self._tasks.is_empty
+
+    @property
     def is_carrying(self) -> bool:
         """Do devices come over the host from which the machine came?"""
         return self._relay is not None and bool(self._relay.numbers)
@@ -500,8 +505,13 @@ class Arrival:
         if self._relay is not None:
             self._relay.resume()
 
+    @property
+    def has_carried(self) -> bool:
+        """Does no device come over the source any more?"""
+        return self._carried.is_set()
+
     async def wait_carried(self) -> None:
-        """Wait until no device comes over the source any more."""
+        """Wait until that is so."""
         await self._carried.wait()
 
     async def _differences(self, offer: Offer) -> list[str]:

@@ -107,7 +107,6 @@ class TeleportControl:
             await departure.run()
         except RusbError as error:
             self._error = str(error)
-            return
         except asyncio.CancelledError:
             if not departure.is_switched:
                 self._error = "the teleport was cancelled; the machine goes on here"
@@ -121,7 +120,13 @@ class TeleportControl:
         except Exception as error:
             log.exception("teleporting")
             self._error = f"internal error: {error!r}; see the server's log"
-            return
+        if departure.downtime is None:
+            return  # it did not go
+        if self._error:
+            self._error = (
+                f"the machine runs at {to}, but the devices that came over this host"
+                f" are gone: {self._error}"
+            )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_LOOK):
                 await self._seen.wait()

@@ -108,7 +108,7 @@ class Departure:
         to: where it goes.
         log: writes a line.
         guests: where its remote devices are.
-        came: moves to here over which further ones come.
+        came: moves to here over which further ones come; the owner changes it.
         moved: called when it runs at the target; ends its QEMU here.
         sent_on: called with where viewers find it, once the target serves them.
         invite: called with that, and with what is called for each client that is ready
@@ -209,8 +209,9 @@ class Departure:
                 await asyncio.shield(link.fail("the source cancelled the move"))
                 raise
             await self._relay(link)
-        for came in self._came:  # what comes home over us has to arrive
-            await came.wait_carried()
+        # what comes home over us has to arrive; the list changes meanwhile
+        while carrying := [came for came in self._came if not came.has_carried]:
+            await carrying[0].wait_carried()
 
     async def _relay(self, link: Link) -> None:
         """Go between the target and the devices, until the last of them has left."""
@@ -222,7 +223,7 @@ class Departure:
                 await self._moved()
             finally:
                 self.has_ended.set()
-            for came in self._came:
+            for came in tuple(self._came):
                 found |= await came.let_go()
             streams = {
                 d.number: found.pop(d.id) for d in self._devices if d.id in found

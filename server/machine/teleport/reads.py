@@ -56,7 +56,7 @@ class WaitingReads:
             if what is What.SUSPEND:
                 await guest.suspend_reads(self._is_through)
             guest.check_movable(is_suspended=what is not What.LOOK)
-        for came in self._came:
+        for came in tuple(self._came):
             await came.ask(what)
 
     async def suspend(self) -> None:
