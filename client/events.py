@@ -347,7 +347,7 @@ class DeviceRefused(DeviceEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeviceClosed(DeviceEvent):
-    """The server no longer uses it; this machine has it back.
+    """The server no longer uses it; this machine has it back. Not of one that is lost.
 
     Attributes:
         reason: what went wrong; empty if nothing did.

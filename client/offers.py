@@ -16,7 +16,6 @@ from rusb.wire import base as wire
 from .devices import DeviceCatalog, KnownDevice, Standing
 from .events import (
     DeviceLeftOut,
-    DeviceLost,
     DeviceNotOpened,
     DeviceOffered,
     DeviceWithdrawn,
@@ -233,7 +232,9 @@ class Offers:
         """The server has had a device that is no longer offered."""
         if is_there:
             way.slots.withdraw(info.id)
-        self._on_event(DeviceWithdrawn(info) if is_there else DeviceLost(info))
+            self._on_event(DeviceWithdrawn(info))
+        else:
+            way.slots.lose(info)
         way.core.device_lost(info.id)
 
     def _remind(self, offered: Sequence[DeviceInfo]) -> None:

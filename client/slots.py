@@ -65,8 +65,8 @@ class _Slot:
     """
 
     __slots__ = (
-        *("device", "info", "is_wanted", "next_opening", "number", "ours", "pending"),
-        *("queue", "runner", "turn"),
+        *("device", "info", "is_lost", "is_wanted", "next_opening", "number", "ours"),
+        *("pending", "queue", "runner", "turn"),
     )
 
     def __init__(self, number: int) -> None:
@@ -74,6 +74,7 @@ class _Slot:
         self.info = DeviceInfo(number, 0, 0)  # until it is opened
         self.device: OpenDevice | None = None
         self.is_wanted = False  # the server has it open
+        self.is_lost = False  # it is gone, and that was told
         self.turn = 0  # counts how often the server opened and closed it
         self.queue: DeviceQueue
         self.pending: dict[int, Urb] = {}  # without an answer, those that wait too
@@ -129,6 +130,14 @@ class DeviceSlots:
         """Does the server have it in use now?"""
         slot = self._slots.get(number)
         return slot is not None and slot.is_wanted and slot.device is not None
+
+    def lose(self, info: DeviceInfo) -> None:
+        """Tell that a device is gone, unless that was told."""
+        slot = self._slots.get(info.id)
+        if slot is None or not slot.is_lost:
+            self._on_event(DeviceLost(info))
+        if slot is not None:
+            slot.is_lost = True
 
     def withdraw(self, number: int) -> None:
         """Take a device from the server: what is open completes, then it is closed."""
@@ -365,6 +374,7 @@ class DeviceSlots:
         if slot.turn != turn:
             return
         if error is None:
+            slot.is_lost = False
             self._on_event(DeviceOpened(slot.info, self._server))
             return
         slot.is_wanted = False
@@ -379,7 +389,9 @@ class DeviceSlots:
         self, slot: _Slot, event: wire.DeviceRequest, error: Exception | None
     ) -> None:
         if isinstance(error, DeviceGone):
-            self._on_event(DeviceLost(slot.info, str(error)))
+            if not slot.is_lost:
+                self._on_event(DeviceLost(slot.info, str(error)))
+            slot.is_lost = True
             self._core.device_lost(slot.number)
             self._flush()
         elif error is not None:
@@ -409,7 +421,8 @@ class DeviceSlots:
         except Exception as error:  # noqa: BLE001 - a bug of a backend, too, is told
             self._on_event(DeviceClosed(slot.info, _tell(error)))
         else:
-            self._on_event(DeviceClosed(slot.info))
+            if not slot.is_lost:
+                self._on_event(DeviceClosed(slot.info))
         finally:
             slot.device = None
 

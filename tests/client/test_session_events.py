@@ -123,8 +123,10 @@ async def test_a_device_that_is_pulled_out_is_lost(lab: Lab) -> None:
         program.backend.unplug(drive)
         await program.wait(DeviceLost)
         assert session.devices == []
+        await lab.guest.wait_for(0)
     (lost,) = [e for e in program.events if isinstance(e, DeviceLost)]
     assert str(lost) == "1209:0004 rusb Loopback was unplugged"
+    assert program.of("Loopback") == [DeviceOffered, DeviceOpened, DeviceLost]
 
 
 async def test_a_device_is_withdrawn_while_the_server_uses_it(lab: Lab) -> None:
