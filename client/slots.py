@@ -374,7 +374,6 @@ class DeviceSlots:
         if slot.turn != turn:
             return
         if error is None:
-            slot.is_lost = False
             self._on_event(DeviceOpened(slot.info, self._server))
             return
         slot.is_wanted = False

@@ -20,6 +20,7 @@ from pathlib import Path
 from rusb.aio.tls import fingerprint
 from rusb.errors import CertificateError, ConnectionLost, SettingsError
 from rusb.oserrors import reason
+from rusb.paths import make_private
 
 from .doorman import LOOPBACK, Doorman
 from .session import ClientSession
@@ -360,7 +361,7 @@ def _make_home(home: Path, certificate: bytes | None, env: Mapping[str, str]) ->
             (home / name).symlink_to(place)
     if certificate is not None:
         known = home / ".local" / "share" / "rdesktop" / "certs" / "known_certs"
-        known.parent.mkdir(parents=True, mode=0o700)
+        make_private(known.parent)
         key = base64.b64encode(_public_key(certificate)).decode()
         known.write_text(f"|g0|{LOOPBACK}|rdesktop|0|{key}\n")
     return str(home)

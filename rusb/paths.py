@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 
-__all__ = ["locked", "state_folder", "user_folder"]
+__all__ = ["locked", "make_private", "state_folder", "user_folder"]
 
 
 def state_folder() -> Path:
@@ -39,6 +39,22 @@ def user_folder(variable: str, place: str) -> Path:
         raise SettingsError(
             f"this user has no home directory; set HOME or {variable}"
         ) from None
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for its owner alone, and those that it is in, if they are missing.
+
+    Those too, as the XDG Base Directory Specification has it: whichever command is
+    first makes what all of them share. Others stay as they are.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager

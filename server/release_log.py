@@ -145,7 +145,8 @@ class ReleaseLog:
         else:
             flags |= os.O_NONBLOCK  # a pipe that nobody reads must not keep us
         self._size = 0
-        return FileIO(os.open(path, flags, 0o666), "w")
+        # what somebody typed for a name may have been a password
+        return FileIO(os.open(path, flags, 0o640), "w")
 
     def _continue(self) -> None:
         """Go on in a new file, or, where none can be made, in this one, emptied."""

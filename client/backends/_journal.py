@@ -6,6 +6,7 @@ any client gives the drivers of dead processes back.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rusb.paths import locked
+from rusb.paths import locked, make_private
 
 from ._sysfs import Sysfs
 
@@ -111,7 +112,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self.path.parent)
         with locked(self.path.with_name(self.path.name + ".lock")):
             yield
 
@@ -119,7 +120,11 @@ class Journal:
         if not self.path.exists():
             return []
         found = []
-        for line in self.path.read_bytes()[:MAX_SIZE].splitlines():
+        with self.path.open("rb") as file:
+            data = file.read(MAX_SIZE + 1)
+        if len(data) > MAX_SIZE:  # what was not read would not be written again
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.path))
+        for line in data.splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 if isinstance(entry, dict) and _is_ours(entry):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rusb.errors import CertificateError, Hint, SettingsError
 from rusb.oserrors import reason
-from rusb.paths import locked, state_folder
+from rusb.paths import locked, make_private, state_folder
 from rusb.rdp.standard import (
     MAX_CERTIFICATES,
     MAX_CHAIN,
@@ -161,7 +161,7 @@ def make_self_signed(folder: Path) -> tuple[Path, Path]:
     The key's file is readable by its owner only.
     """
     certificate, key = folder / "server-cert.pem", folder / "server-key.pem"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     with locked(folder / "server.lock"):
         if not (certificate.exists() and key.exists()):
             certificate_pem, key_pem = _generate(socket.gethostname())
@@ -306,7 +306,8 @@ def _write_private(path: Path, data: bytes) -> None:
 class KnownServers:
     """The certificates that servers showed before: trust on first use.
 
-    A text file, one server a line: ``host:port sha256:HEX``.
+    A text file, one server a line: ``host:port sha256:HEX``. Whatever else people write
+    there stays; lines that begin with ``#`` are theirs.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -324,20 +325,23 @@ class KnownServers:
 
         Raises:
             CertificateError: the certificate is not the one that was pinned.
-            SettingsError: the file cannot be read, or not be written when it must.
+            SettingsError: the file cannot be read, or not be written when it must; or
+                it is too long.
         """
         shown = fingerprint(certificate)
         try:
             if server in self._read():  # nothing is written, even where it could be
                 return self._compare(server, shown)
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self.path.parent)
             with locked(self.path.with_name(self.path.name + ".lock")):
-                pins = self._read()
-                if server in pins:
+                before = self._read_whole()
+                if server in _pins(before):
                     return self._compare(server, shown)
-                pins[server] = shown
-                lines = "".join(f"{name} {pin}\n" for name, pin in sorted(pins.items()))
-                _write_private(self.path, lines.encode())
+                if before and not before.endswith(b"\n"):
+                    before += b"\n"
+                after = before + f"{server} {shown}\n".encode()
+                self._check_size(after)
+                _write_private(self.path, after)
                 return True
         except OSError as error:
             raise SettingsError(
@@ -349,7 +353,7 @@ class KnownServers:
         """Is there a pin for *server*? What cannot be read is taken for one."""
         try:
             return server in self._read()
-        except OSError:
+        except (OSError, SettingsError):
             return True
 
     def _compare(self, server: str, shown: str) -> bool:
@@ -357,15 +361,39 @@ class KnownServers:
         if pinned == shown:
             return False
         raise CertificateError(
-            f"the certificate of {server} has changed: it was {pinned}, now it"
+            f"the certificate of {server} has changed: it was"
+            f" {pinned or 'unreadable'}, now it"
             f" is {shown}. Someone may be between you and the server. If the server's"
             f" owner confirms the new one, remove the line for {server} from"
             f" {self.path} and connect again"
         )
 
     def _read(self) -> dict[str, str]:
+        return _pins(self._read_whole())
+
+    def _read_whole(self) -> bytes:
         if not self.path.exists():
-            return {}
-        text = self.path.read_bytes()[:_MAX_KNOWN_SIZE].decode("utf-8", "replace")
-        pairs = (line.split() for line in text.splitlines())
-        return {words[0]: words[1] for words in pairs if len(words) == 2}
+            return b""
+        with self.path.open("rb") as file:
+            data = file.read(_MAX_KNOWN_SIZE + 1)
+        self._check_size(data)
+        return data
+
+    def _check_size(self, data: bytes) -> None:
+        """Refuse what would be cut: a pin that is not read is one that is not kept."""
+        if len(data) > _MAX_KNOWN_SIZE:
+            raise SettingsError(
+                f"{self.path}: the list of trusted certificates may have at most"
+                f" {_MAX_KNOWN_SIZE >> 20} MiB; remove the lines of servers that are no"
+                " longer used"
+            ).hinting(Hint.OTHER_KNOWN_SERVERS)
+
+
+def _pins(data: bytes) -> dict[str, str]:
+    """Return the pins of a list, by server; of a line that was cut, an empty one."""
+    lines = (line.split() for line in data.decode("utf-8", "replace").splitlines())
+    return {
+        words[0]: words[1] if len(words) > 1 else ""
+        for words in lines
+        if words and not words[0].startswith("#")
+    }

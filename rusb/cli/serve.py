@@ -180,7 +180,7 @@ def make_settings(name: str, filters: list[Filter], auth: str | None) -> Path:
     """
     check_name(name)
     path = state_folder() / "serve" / name / f"{name}.vbox"
-    make_folder(path.parent)
+    make_folder(path.parent, is_private=True)
     write_file(path, bare_machine(name, filters, auth or "null"))
     return path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rusb.errors import GuestError, Hint
 from rusb.oserrors import reason
+from rusb.paths import make_private
 
 from ..vbox.files import belongs_to_others
 
@@ -106,7 +107,7 @@ def make_own_folder(folder: Path, kind: str) -> None:
         GuestError: it cannot be made, or is not ours.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise GuestError(

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from rusb.errors import ControlError, RusbError
 from rusb.oserrors import reason
+from rusb.paths import make_private
 from rusb.usb.text import clean_text
 
 from ..event_log import EventLog
@@ -93,7 +94,7 @@ def runtime_folder() -> Path:
             " socket may have; use a shorter directory with RUSB_RUNTIME"
         )
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise ControlError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rusb.errors import SettingsError
 from rusb.oserrors import reason
+from rusb.paths import make_private
 
 from .document import MAX_SIZE
 
@@ -74,14 +75,21 @@ def open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def make_folder(path: Path, mode: int = 0o777) -> None:
+def make_folder(path: Path, *, is_private: bool = False) -> None:
     """Make a folder and those that it is in, where they are missing.
+
+    Args:
+        path: of the folder.
+        is_private: for its owner alone; else as the umask says.
 
     Raises:
         SettingsError: it cannot be made.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=mode)
+        if is_private:
+            make_private(path)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(
             f"cannot create the directory {path}: {reason(error)}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rusb.errors import ControlError
 from rusb.oserrors import reason
-from rusb.paths import state_folder
+from rusb.paths import make_private, state_folder
 
 from .files import belongs_to_others
 
@@ -74,7 +74,7 @@ def _folder() -> Path:
     named = os.environ.get("RUSB_RUNTIME")
     folder = Path(named) if named else state_folder() / "run"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         is_foreign = belongs_to_others(folder)
     except OSError as error:
         raise ControlError(

@@ -476,7 +476,7 @@ class Registry:
             return Entry(_uuid(node), path, None, str(error))
 
     def _change(self, change: Callable[[Document], None]) -> None:
-        make_folder(self.home, 0o700)
+        make_folder(self.home, is_private=True)
         if not self.path.exists():
             with locked_folder(self.home):
                 if not self.path.exists():

@@ -65,3 +65,44 @@ def test_t45_a_changed_certificate_is_refused_and_the_pin_stays(
     assert fingerprint(b"one") in str(caught.value)
     assert str(tmp_path / "known") in str(caught.value)
     assert not known.check("a:3389", b"one")
+
+
+def test_a_list_of_pins_that_is_too_long_is_refused_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was beyond 1 MiB was not compared, and gone with the next new server."""
+    path = tmp_path / "known"
+    lines = [f"host{n}:3389 {fingerprint(b'one')}\n" for n in range(13_000)]
+    path.write_text("".join(lines))
+    size = path.stat().st_size
+    assert size > 1 << 20
+    known = KnownServers(path)
+    for server in ("host0:3389", "host12999:3389", "new:3389"):
+        with pytest.raises(SettingsError, match=r"known: the list .* at most 1 MiB; r"):
+            known.check(server, b"other")
+        assert known.knows(server)  # so that nobody is asked without TLS
+    assert path.stat().st_size == size
+    path.write_text("".join(lines[:11_500]))
+    room = (1 << 20) - path.stat().st_size
+    with path.open("a") as file:
+        file.write("#" * (room - 10) + "\n")
+    with pytest.raises(SettingsError, match="at most 1 MiB"):
+        known.check("new:3389", b"one")
+    assert not known.check("host0:3389", b"one")  # it is as it was
+
+
+def test_what_people_write_beside_the_pins_stays(tmp_path: Path) -> None:
+    path = tmp_path / "known"
+    before = f"# ours\nb:1 {fingerprint(b'one')} the lab\n\nc:1\n# \xff".encode(
+        "latin-1"
+    )
+    path.write_bytes(before)
+    known = KnownServers(path)
+    assert not known.check("b:1", b"one")
+    assert known.check("a:1", b"one")
+    assert path.read_bytes() == before + f"\na:1 {fingerprint(b'one')}\n".encode()
+    with pytest.raises(CertificateError, match="b:1 has changed"):
+        known.check("b:1", b"other")
+    with pytest.raises(CertificateError, match="c:1 has changed: it was unreadable"):
+        known.check("c:1", b"one")  # a line that was cut pins nothing else
+    assert known.check("ours:1", b"one")

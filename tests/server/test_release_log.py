@@ -44,6 +44,20 @@ def test_the_header_says_what_ran_where(tmp_path: Path) -> None:
         assert f" {name}: " in text
 
 
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0, 0o640), (0o022, 0o640), (0o077, 0o600)]
+)
+def test_not_everybody_may_read_it(tmp_path: Path, umask: int, mode: int) -> None:
+    """Names that were not accepted are in it, and some are passwords."""
+    path = tmp_path / "VBox.log"
+    before = os.umask(umask)
+    try:
+        ReleaseLog(str(path)).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
 def test_older_logs_are_kept_up_to_three(tmp_path: Path) -> None:
     for number in range(6):
         log = ReleaseLog(str(tmp_path / "VBox.log"))
