@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import usb1
 
@@ -65,6 +66,7 @@ class OpenUsbDevice(OpenDevice):
         self._is_closing = False
         self._idle = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = ThreadPoolExecutor(1, f"usb {name}")
 
     # ------------------------------------------------------------ URB path ----
 
@@ -134,32 +136,33 @@ class OpenUsbDevice(OpenDevice):
         return False
 
     def _run_request(self, urb: Urb, setup: SetupPacket, complete: Completion) -> None:
-        async def run() -> None:
-            error: BackendError | None = None
-            try:
-                if setup.request == Request.SET_CONFIGURATION:
-                    await self.set_configuration(setup.value & 0xFF)
-                elif setup.request == Request.SET_INTERFACE:
-                    await self.set_interface(setup.index & 0xFF, setup.value & 0xFF)
-                else:
-                    await self.clear_halt(setup.index & 0xFF)
-            except BackendError as caught:
-                error = caught
-            complete(UrbResult(status_of(error)))
+        if setup.request == Request.SET_CONFIGURATION:
+            work = self.set_configuration(setup.value & 0xFF)
+        elif setup.request == Request.SET_INTERFACE:
+            work = self.set_interface(setup.index & 0xFF, setup.value & 0xFF)
+        else:
+            work = self.clear_halt(setup.index & 0xFF)
 
-        task = asyncio.get_running_loop().create_task(run())
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            is_closed = task.cancelled()  # maybe before it began
+            status = UrbStatus.NO_DEVICE if is_closed else status_of(task.exception())
+            complete(UrbResult(status))
+
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(done)
 
     async def _call(
         self, what: str, call: Callable[[usb1.USBDeviceHandle], None]
     ) -> None:
-        """Run a blocking libusb call in a thread and translate its errors."""
+        """Run a blocking libusb call in the device's thread; translate its errors."""
         handle = self._handle
         if handle is None:
             raise DeviceGone(f"device {self._name} is closed")
         try:
-            await asyncio.to_thread(call, handle)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._calls, call, handle)
         except (usb1.USBErrorNoDevice, usb1.USBErrorIO) as error:
             if isinstance(error, usb1.USBErrorNoDevice):
                 raise DeviceGone(f"device {self._name} was unplugged") from error
@@ -261,7 +264,10 @@ class OpenUsbDevice(OpenDevice):
             task.cancel()
         handle, self._handle = self._handle, None
         self._transfers.close()
-        await asyncio.to_thread(self._give_back, handle)
+        # behind a call that is under way: no task that is cancelled stops it
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._calls, self._give_back, handle)
+        self._calls.shutdown(wait=False)
         handle.close()
         self._closed(self)
 

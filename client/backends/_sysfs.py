@@ -87,7 +87,8 @@ class Sysfs:
         return self.nodes / f"{bus:03}" / f"{address:03}"
 
     def in_use(self, name: str) -> str | None:
-        """Return ``/dev/sda1 is mounted at /media/x`` if a disk of it is, else None."""
+        """Return what uses a disk of it (``/dev/sda1 is mounted at /media/x``), and
+        what to do about that; None: nothing does."""
         blocks = dict(self._blocks(name))
         if not blocks:
             return None
@@ -95,11 +96,12 @@ class Sysfs:
             words = line.split()
             if len(words) > 4 and words[2] in blocks:
                 where = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4])
-                return f"/dev/{blocks[words[2]]} is mounted at {clean_text(where)}"
+                disk = f"/dev/{blocks[words[2]]}"
+                return f"{disk} is mounted at {clean_text(where)}: unmount it first"
         for line in _lines(self.swaps):
             device = line.split()[0] if line.split() else ""
             if device.removeprefix("/dev/") in blocks.values():
-                return f"{device} is a swap area"
+                return f"{device} is a swap area: run swapoff {device} first"
         return None
 
     def usbfs_memory(self) -> int:

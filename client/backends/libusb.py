@@ -221,7 +221,7 @@ class LibusbBackend(DeviceBackend):
         in_use = None if self.force else self._sysfs.in_use(name)
         if in_use is None:
             return None
-        busy = DeviceBusy(f"{before}{in_use}: unmount it first")
+        busy = DeviceBusy(before + in_use)
         return busy.hinting(Hint.TAKE_FROM_SYSTEM)
 
     async def open(self, device: LocalDevice) -> OpenDevice:

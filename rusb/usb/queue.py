@@ -104,7 +104,7 @@ class DeviceQueue:
             self.is_busy = False
 
 
-def status_of(error: Exception | None) -> UrbStatus:
+def status_of(error: BaseException | None) -> UrbStatus:
     """Return what a control transfer reports of a request that ended so."""
     match error:
         case None:

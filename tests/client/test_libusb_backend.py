@@ -110,6 +110,14 @@ def test_requests_that_change_the_device_go_through_the_kernel(
     assert "type=2" not in log  # none of them went to the device itself
 
 
+def test_a_device_is_closed_behind_the_request_that_blocks(
+    fakeusb: Path, tmp_path: Path
+) -> None:
+    (closed,) = play(fakeusb, tmp_path, "closing")
+    assert closed["said"] == ["begin 1", "end 1", "release"]
+    assert closed["told"] == dict.fromkeys("123", ["NO_DEVICE"])
+
+
 def test_a_packet_larger_than_the_buffer_is_an_overflow(
     fakeusb: Path, tmp_path: Path
 ) -> None:
@@ -339,7 +347,8 @@ def test_a_mounted_partition_is_found_and_named(tmp_path: Path) -> None:
     sysfs = fake_sysfs(tmp_path)
     assert sysfs.in_use("1-1") is None
     sysfs.mounts.write_text("36 1 8:1 / /media/my\\040stick rw - vfat /dev/sda1 rw\n")
-    assert sysfs.in_use("1-1") == "/dev/sda1 is mounted at /media/my stick"
+    in_use = "/dev/sda1 is mounted at /media/my stick: unmount it first"
+    assert sysfs.in_use("1-1") == in_use
     assert sysfs.in_use("1-2") is None
 
 
@@ -354,7 +363,8 @@ def test_a_folder_named_no_permission_is_none(tmp_path: Path) -> None:
 def test_a_swap_area_is_in_use_too(tmp_path: Path) -> None:
     sysfs = fake_sysfs(tmp_path)
     sysfs.swaps.write_text("Filename Type\n/dev/sda1 partition 1 0 -2\n")
-    assert sysfs.in_use("1-1") == "/dev/sda1 is a swap area"
+    in_use = "/dev/sda1 is a swap area: run swapoff /dev/sda1 first"
+    assert sysfs.in_use("1-1") == in_use
 
 
 def test_the_udev_rule_names_the_device() -> None:
@@ -435,7 +445,7 @@ def test_a_disk_that_is_pulled_out_while_sysfs_is_read(tmp_path: Path) -> None:
     number.unlink()
     number.symlink_to("/nonexistent/gone")
     sysfs.mounts.write_text("36 1 8:1 / /media rw - vfat /dev/sda1 rw\n")
-    assert sysfs.in_use("1-1") == "/dev/sda1 is mounted at /media"
+    assert sysfs.in_use("1-1") == "/dev/sda1 is mounted at /media: unmount it first"
 
 
 def test_a_simulation_that_was_not_built_runs_nothing(tmp_path: Path) -> None:

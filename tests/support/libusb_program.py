@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,35 @@ async def requests(backend: LibusbBackend) -> None:
     for number, setup in enumerate(asked, 1):
         say(status=(await bench.run(Urb.control(number, setup))).status.name)
     await bench.device.aclose()
+
+
+async def closing(backend: LibusbBackend) -> None:
+    """The device is closed while libusb is at one request and others wait."""
+    bench = await opened(backend)
+    await bench.device.claim_interface(1)
+    handle = bench.device._handle  # type: ignore[attr-defined]
+    said: list[str] = []
+    release = handle.releaseInterface
+    began, is_over = threading.Event(), threading.Event()
+
+    def select(interface: int, alternate: int) -> None:
+        said.append(f"begin {alternate}")
+        began.set()
+        is_over.wait(10)
+        said.append(f"end {alternate}")
+
+    def note(interface: int) -> None:
+        said.append("release")
+        release(interface)
+
+    handle.setInterfaceAltSetting, handle.releaseInterface = select, note
+    for number in range(1, 4):
+        setup = SetupPacket(0x01, Request.SET_INTERFACE, number, 1)
+        bench.submit(Urb.control(number, setup))
+        await asyncio.to_thread(began.wait, 10)
+    asyncio.get_running_loop().call_later(0.3, is_over.set)
+    await bench.device.aclose()
+    say(said=said, told=bench.told())
 
 
 async def overflow(backend: LibusbBackend) -> None:
