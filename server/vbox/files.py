@@ -134,13 +134,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise SettingsError(
                         f"another process has been changing {folder} for"
                         f" {LOCK_TIMEOUT:g} s; try again later"
                     ) from None
                 time.sleep(LOCK_POLL)
+            except OSError as error:  # a network file system without locks
+                raise SettingsError(f"cannot lock {folder}: {reason(error)}") from error
         yield
     finally:
         os.close(descriptor)
@@ -168,17 +170,22 @@ def write_file(path: Path, data: bytes) -> None:
         if path.exists():
             _keep(path, previous)
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with contextlib.suppress(OSError):  # some network file systems cannot do it
+            _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise SettingsError(
             f"cannot write {path}: {reason(error)}; nothing was changed"
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _keep(path: Path, previous: Path) -> None:

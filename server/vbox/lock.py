@@ -209,8 +209,11 @@ class MachineLock:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.stat(self.path).st_ino == os.fstat(file.fileno()).st_ino:
                 return file
-        except OSError:  # somebody has it, or has just removed it
-            pass
+        except (BlockingIOError, FileNotFoundError):
+            pass  # somebody has it, or has just removed it
+        except OSError as error:
+            file.close()
+            raise ControlError(f"cannot lock {self.path}: {reason(error)}") from error
         file.close()
         return None
 

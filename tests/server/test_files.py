@@ -1,14 +1,17 @@
 """Files that are changed whole, whenever the writer dies."""
 
 import contextlib
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
 
-from rusb.errors import SettingsError
+from rusb.errors import ControlError, SettingsError
 from rusb.server.vbox import files
 from rusb.server.vbox.document import MAX_SIZE
 from rusb.server.vbox.files import (
@@ -18,6 +21,7 @@ from rusb.server.vbox.files import (
     read_file,
     write_file,
 )
+from rusb.server.vbox.lock import MachineLock
 from rusb.server.vbox.registry import Registry
 from tests.support.dying import die
 
@@ -303,3 +307,33 @@ def test_a_lock_that_stays_is_given_up_on(
     monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
     with locked_folder(tmp_path), pytest.raises(SettingsError, match="try again"):
         change_file(tmp_path / "x", lambda old: old)
+
+
+def test_a_file_system_without_locks_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(SettingsError, match=f"cannot lock {tmp_path}: No locks avail"):
+        change_file(tmp_path / "x", lambda old: old)
+    with pytest.raises(
+        ControlError, match=r"cannot lock .*m\.lock: No locks available"
+    ):
+        MachineLock(tmp_path / "m.lock").take()
+
+
+def test_a_folder_that_cannot_be_synced_has_the_file_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_file(tmp_path / "M.vbox", NEW)
+    assert (tmp_path / "M.vbox").read_bytes() == NEW
