@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import sys
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from rusb.cli import bench, main
+from rusb.cli._bench import processes
 from rusb.cli._bench.clock import Clock, due_time
 from rusb.cli._bench.figures import (
     Figures,
@@ -338,6 +340,17 @@ def test_the_last_run_of_this_machine_is_what_counts(tmp_path: Path) -> None:
 
 async def test_a_client_that_cannot_connect_ends_the_run(tmp_path: Path) -> None:
     async with asyncio.timeout(30), run_far(1, tmp_path) as far:
+        with pytest.raises(RusbError, match="ended or is stuck"):
+            await far.usage()
+
+
+async def test_a_process_that_is_stuck_ends_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "END_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "ANSWER_SECONDS", 0.1)
+    deaf = (sys.executable, "-c", "import time; time.sleep(600)")
+    async with asyncio.timeout(30), run_far(1, tmp_path, inside=deaf) as far:
         with pytest.raises(RusbError, match="ended or is stuck"):
             await far.usage()
 

@@ -12,7 +12,8 @@ from rusb.errors import RusbError
 
 __all__ = ["Far", "run_far", "run_relay"]
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS, END_SECONDS = 30.0, 5.0
+"""Until a process has answered, and ended once its standard input has."""
 
 
 async def _line(process: asyncio.subprocess.Process) -> bytes:
@@ -42,7 +43,12 @@ async def _run(
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        await process.wait()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
+        except TimeoutError:  # it is stuck
+            process.kill()
+            await process.wait()
 
 
 class Far:
