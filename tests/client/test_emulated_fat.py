@@ -250,3 +250,23 @@ def test_a_broken_boot_sector_is_refused(
     damage(image)
     with pytest.raises(ParseError, match="FAT volume"):
         volume(image)
+
+
+def test_no_more_of_a_table_is_read_than_there_are_clusters() -> None:
+    """The disk may be somebody else's: a table of 0.5 TiB, for 65,000 clusters."""
+    boot = bytearray(make_fat_image(4 * MIB, {}, "X")[:512])
+    size, clusters = 1 << 30, 65_000
+    total = 32 + size + clusters
+    boot[13:17] = struct.pack("<BHB", 1, 32, 1)  # sectors of a cluster, reserved; one
+    boot[17:24] = bytes(4) + b"\xf8" + bytes(2)
+    boot[32:52] = struct.pack("<IIHHIHH", total, size, 0, 0, 2, 0, 0)
+    limit = 1 + -(-(clusters + 2) * 4 // 512)
+    asked = 0
+
+    def read(first: int, count: int) -> bytes:
+        nonlocal asked
+        asked += count
+        assert asked <= limit
+        return bytes(boot) if not first else bytes(count * 512)
+
+    FatVolume(read, lambda first, data: None)

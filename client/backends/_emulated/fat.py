@@ -226,7 +226,9 @@ class FatVolume:
         self._layout = layout = _Layout.parse(read(0, 1))
         self._entry = struct.Struct("<I" if layout.is_fat32 else "<H")
         self._end = 0x0FFFFFF8 if layout.is_fat32 else 0xFFF8
-        self._fat = bytearray(self._read_run(layout.reserved, layout.fat_size))
+        entries = (layout.clusters + 2) * self._entry.size  # a table may be longer
+        size = -(-entries // SECTOR)
+        self._fat = bytearray(self._read_run(layout.reserved, size))
         self._dirty: set[int] = set()
 
     def names(self) -> list[str]:
