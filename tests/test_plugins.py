@@ -25,6 +25,7 @@ from rusb.filters.model import Filter
 from rusb.server.config import ServerConfig
 from rusb.server.server import Server, load_guest
 from rusb.server.vbox.settings import Machine
+from tests.support.program import run_rusb
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -127,14 +128,8 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rusb_command(*words: str, path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rusb", *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    env = {**os.environ, "PYTHONPATH": str(path)}
+    return run_rusb(*words, cwd=ROOT, env=env, capture_output=True)
 
 
 def files(folder: str) -> list[str]:

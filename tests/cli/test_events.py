@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from rusb.cli import main
+from tests.support.program import RUSB
 from tests.support.rusbserver import CHECKOUT, RusbServer
 
 MACHINE = """<?xml version="1.0"?>
@@ -54,7 +54,7 @@ def server(tmp_path: Path, runtime: Path) -> Iterator[RusbServer]:
 @contextlib.contextmanager
 def running(*words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "rusb", *words],
+        [*RUSB, *words],
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -83,8 +83,8 @@ def visit(server: RusbServer, folder: Path) -> None:
     """Offer a drive, which is admitted, and a keyboard, which is not; leave."""
     client = subprocess.Popen(
         [
-            *(sys.executable, "-m", "rusb", "connect", f"127.0.0.1:{server.port}"),
-            *("--all", "--backend", "emulated:flash-drive,keyboard"),
+            *(*RUSB, "connect", f"127.0.0.1:{server.port}", "--all"),
+            *("--backend", "emulated:flash-drive,keyboard"),
         ],
         cwd=CHECKOUT,
         stderr=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from rusb.cli import _words, main, vbox
 from rusb.cli._status import STATUSES, exit_status
 from rusb.cli.vbox import lists, running
 from rusb.cli.vbox._refused import COMMANDS
+from tests.support.program import RUSB
 from tests.support.rusbserver import refusing_port
 from tests.support.vbox import vbox_home
 
@@ -328,7 +329,7 @@ def test_stopping_a_command_is_no_traceback(
 
 @pytest.mark.parametrize("words", [["list", "ostypes"], ["plugins"]])
 def test_a_closed_pipe_is_no_traceback(words: list[str]) -> None:
-    command = [sys.executable, "-m", "rusb", *words]
+    command = [*RUSB, *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from rusb.cli._notify import notify
 from tests.support.notify import Manager
+from tests.support.program import RUSB
 from tests.support.rusbserver import CHECKOUT, RusbServer, text
 
 
@@ -72,7 +72,7 @@ def test_serve_and_connect_say_when_they_are_ready(
         place = f"127.0.0.1:{server.port}"
         words = ["connect", "--backend", "emulated:flash-drive", place]
         client = subprocess.Popen(
-            [sys.executable, "-m", "rusb", *words],
+            [*RUSB, *words],
             cwd=CHECKOUT,
             env={**os.environ, "RUSB_STATE": str(tmp_path)},
         )

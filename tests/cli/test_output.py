@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.program import run_rusb
 
 COMMANDS = [
     ["version"],
@@ -24,14 +25,8 @@ def test_an_output_that_cannot_be_written_is_said(
     words: list[str], unbuffered: str
 ) -> None:
     with open("/dev/full", "w") as full:
-        found = subprocess.run(
-            [sys.executable, "-m", "rusb", *words],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-        )
+        env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        found = run_rusb(*words, stdout=full, stderr=subprocess.PIPE, env=env)
     assert found.stderr.endswith("error: No space left on device\n")
     assert found.stderr.count("\n") == 1
     assert found.returncode == 1
@@ -43,13 +38,7 @@ def test_who_reads_no_further_is_told_nothing(words: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as pipe:
-        found = subprocess.run(
-            [sys.executable, "-m", "rusb", *words],
-            stdout=pipe,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
+        found = run_rusb(*words, stdout=pipe, stderr=subprocess.PIPE)
     assert (found.returncode, found.stderr) == (0, "")
 
 
@@ -76,10 +65,8 @@ def test_a_terminal_that_lacks_a_letter_shows_its_number(
 ) -> None:
     file = tmp_path / "cafe.py"
     file.write_text(DEVICE, "utf-8")
-    found = subprocess.run(
-        [sys.executable, "-m", "rusb", "devices", "--backend", f"{file}:Cafe"],
-        capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
-    )
-    assert (found.returncode, found.stderr) == (0, b"")
-    assert shown in found.stdout.decode(encoding)
+    words = "devices", "--backend", f"{file}:Cafe"
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    found = run_rusb(*words, capture_output=True, encoding=encoding, env=env)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert shown in found.stdout

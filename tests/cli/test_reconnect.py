@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.program import RUSB
 from tests.support.rusbserver import CHECKOUT, RusbServer, text
 
 LOST = "was lost: the server was killed, or the network in between closed it"
@@ -32,7 +32,7 @@ class Run:
         self._said = folder / "client.log"
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rusb", *words, f"127.0.0.1:{server.port}"],
+                [*RUSB, *words, f"127.0.0.1:{server.port}"],
                 cwd=CHECKOUT,
                 env={
                     **os.environ,

@@ -1,7 +1,6 @@
 """``rusb run``: a pyusb program is the guest of a machine."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rusb.cli import main
+from tests.support.program import RUSB, run_rusb
 from tests.support.rusbserver import CHECKOUT, WITH_USB, RusbServer
 from tests.support.vbox import RUNNING, Vbox
 
@@ -33,11 +33,11 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RUSB_STATE", str(tmp_path))
     machine = WITH_USB.replace('"Kernel"', '"Programs"').replace("a703}", "a7f3}")
     server = RusbServer(tmp_path, machine, "--guest", f"pyusb:{tmp_path / 'bus'}")
-    words = ["-m", "rusb", "connect", f"127.0.0.1:{server.port}"]
+    words = [*RUSB, "connect", f"127.0.0.1:{server.port}"]
     words += ["--backend", "emulated:keyboard", "--known-servers", str(tmp_path / "k")]
     try:
         server.wait_log("TCP server listening")
-        client = subprocess.Popen([sys.executable, *words], cwd=CHECKOUT)
+        client = subprocess.Popen(words, cwd=CHECKOUT)
         try:
             server.wait_log("VUSB: Attached")
             yield
@@ -51,14 +51,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_program_sees_the_devices_of_a_machine(
     served: None, program: Path, tmp_path: Path
 ) -> None:
-    run = [sys.executable, "-m", "rusb", "run", "--vm", "Programs"]
-    for words in (
-        [*run, str(program), "--vm", "x", "-m", "--help"],
-        [*run, "-m", "program", "--vm", "x", "-m", "--help"],
-    ):
-        done = subprocess.run(
-            words, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+    for called in ([str(program)], ["-m", "program"]):
+        words = ["run", "--vm", "Programs", *called, "--vm", "x", "-m", "--help"]
+        done = run_rusb(*words, cwd=tmp_path, capture_output=True)
         assert done.stderr == ""
         assert done.stdout.splitlines() == [
             "1209:0002 Keyboard",
@@ -68,14 +63,8 @@ def test_a_program_sees_the_devices_of_a_machine(
 
 
 def test_a_directory_may_be_named(program: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "rusb", "run", "--dir", str(tmp_path / "none")]
-    done = subprocess.run(
-        [*words, str(program)],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = "run", "--dir", str(tmp_path / "none"), str(program)
+    done = run_rusb(*words, cwd=CHECKOUT, capture_output=True)
     assert (done.stdout, done.returncode) == ("[]\n", 7)
 
 

@@ -26,6 +26,7 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import SettingsError
 from rusb.rdp.x224 import ConnectionRequest
+from tests.support.program import RUSB, run_rusb
 from tests.support.rusbserver import CHECKOUT, RusbServer, free_port, text
 
 
@@ -79,14 +80,9 @@ def test_the_port_that_is_busy_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         words = ["Machine.vbox", "--guest", "loopback", "--port", port]
-        done = subprocess.run(
-            [sys.executable, "-m", "rusb", "serve", *words, "--address", "127.0.0.1"],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(CHECKOUT), "RUSB_STATE": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        env = {"PYTHONPATH": str(CHECKOUT), "RUSB_STATE": str(tmp_path)}
+        words = ["serve", *words, "--address", "127.0.0.1"]
+        done = run_rusb(*words, cwd=tmp_path, env=env, capture_output=True)
     assert done.returncode == 69
     problem = f"can't bind to the port(s) {port}: all are in use"
     assert problem in done.stderr
@@ -100,13 +96,14 @@ def test_a_machine_without_settings_from_the_first_to_the_last(tmp_path: Path) -
         env = {**os.environ, **folders, "RUSB_RUNTIME": runtime}
 
         def rusb(*words: str) -> str:
-            command = [sys.executable, "-m", "rusb", *words]
-            return subprocess.check_output(command, text=True, cwd=CHECKOUT, env=env)
+            pipe = subprocess.PIPE
+            done = run_rusb(*words, check=True, cwd=CHECKOUT, env=env, stdout=pipe)
+            return done.stdout
 
         words = ["serve", "--name", "Bench", "--allow", "1209:", "--guest", "loopback"]
         words += ["--address", "127.0.0.1", "--port", str(free_port())]
         process = subprocess.Popen(
-            [sys.executable, "-m", "rusb", *words],
+            [*RUSB, *words],
             cwd=CHECKOUT,
             env=env,
             text=True,

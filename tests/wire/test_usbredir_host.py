@@ -65,12 +65,6 @@ from tests.support.wire.redir import (
     packets_of,
 )
 
-
-@pytest.fixture
-def host() -> Host:
-    return Host()
-
-
 # --------------------------------------------------- what a guest may ask ----
 
 

@@ -50,11 +50,6 @@ from tests.support.wire.redir import (
 )
 
 
-@pytest.fixture
-def host() -> Host:
-    return Host()
-
-
 def test_a_polled_endpoint_without_an_interval_has_one_for_qemu(host: Host) -> None:
     """QEMU refuses the whole device otherwise (usbredir.md 6.2)."""
     infos = [body for kind, _, body in host.enumeration if kind == EP_INFO]

@@ -29,11 +29,6 @@ from tests.support.wire.redir import (
 POLL = packet(START_INTERRUPT, 3, bytes([POLLED]))
 
 
-@pytest.fixture
-def host() -> Host:
-    return Host()
-
-
 def cancelled(host: Host) -> list[int]:
     return [e.urb_id for e in host.core.events() if isinstance(e, CancelRequested)]
 

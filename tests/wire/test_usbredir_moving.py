@@ -35,11 +35,6 @@ from tests.support.wire.redir import (
 BULK_KIND, INTERRUPT_KIND = 2, 3
 
 
-@pytest.fixture
-def host() -> Host:
-    return Host()
-
-
 def kind_of(body: bytes, address: int) -> tuple[int, int]:
     """Type and interval of an IN endpoint in an ep_info."""
     index = 16 | address & 15

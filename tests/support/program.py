@@ -1,0 +1,30 @@
+"""The command ``rusb`` as a program of its own."""
+
+import subprocess
+import sys
+from typing import Any
+
+__all__ = ["RUSB", "run_rusb"]
+
+RUSB = (sys.executable, "-m", "rusb")
+"""What its words follow."""
+
+
+def run_rusb(
+    *words: str, check: bool = False, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Run it to its end, where nobody types anything.
+
+    Args:
+        words: of its command line.
+        check: raise if it fails.
+        options: of ``subprocess.run``: where its output goes, say.
+    """
+    return subprocess.run(
+        [*RUSB, *words],
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=60,
+        check=check,
+        **options,
+    )
