@@ -236,6 +236,9 @@ def overview() -> str:
             filter(None, (statuses.get(str(number)), text))
         )
     statuses["130"] = "interrupted"
+    statuses["129, 143"] = (
+        "ended by SIGHUP or SIGTERM before it was done, or before it waited for signals"
+    )
     note = "The commands of VBoxManage: 0 done, 1 failed, 2 a wrong command line.\n"
     made.add_section("exit status", "=", note + _definitions(statuses))
     made.add_section("environment", "=", _definitions(VARIABLES))

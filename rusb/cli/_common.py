@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from rusb.usb.text import clean_lines
@@ -116,17 +116,69 @@ def find_password(word: str | None, prompt: str) -> str | None:
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run the event loop; uvloop's if it is installed."""
-    _prime_heap()
-    if not gc.isenabled():  # a program has started: what it has imported stays
-        gc.freeze()
-        gc.enable()
+    """Run the event loop; uvloop's if it is installed.
+
+    Until *work* waits for signals itself, SIGTERM and SIGHUP cancel it, as Ctrl-C does,
+    so that what it has begun ends in order.
+
+    Raises:
+        SystemExit: one of them came; the status is a shell's, 128 and its number.
+    """
+    came: list[int] = []
     try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+        _prime_heap()
+        if not gc.isenabled():  # a program has started: what it has imported stays
+            gc.freeze()
+            gc.enable()
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(_cancelled_by_signals(work, came))
+    except asyncio.CancelledError:
+        if came:
+            raise SystemExit(128 + came[0]) from None
+        raise
+    finally:
+        work.close()  # Ctrl-C may come before it begins
+
+
+async def _cancelled_by_signals(work: Coroutine[Any, Any, T], came: list[int]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+
+    def stop(number: int) -> None:
+        came.append(number)
+        forget(is_ending=True)
+        task.cancel()
+
+    numbers = [signal.SIGTERM, *([] if _is_hangup_ignored() else [signal.SIGHUP])]
+    forget = _on_signals(numbers, stop)
+    return await work
+
+
+def _on_signals(
+    numbers: Sequence[int], stop: Callable[[int], None]
+) -> Callable[..., None]:
+    """Have *stop* called; the function that is returned undoes that."""
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+
+    def forget(*, is_ending: bool) -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        if is_ending:  # a terminal that closes sends it twice
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    return forget
+
+
+def _is_hangup_ignored() -> bool:
+    """Has ``nohup`` started us?"""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def _prime_heap() -> None:
@@ -149,7 +201,8 @@ async def until_signal(
 ) -> int | None:
     """Wait for *work*, or for SIGINT, SIGTERM or SIGHUP.
 
-    Where *on_hangup* is given it answers a SIGHUP, unless our terminal has gone.
+    Where *on_hangup* is given it answers a SIGHUP, unless our terminal has gone; where
+    it is not, ``nohup`` keeps SIGHUP from us.
 
     A service manager learns that we are ready, and what *status* says.
 
@@ -157,8 +210,7 @@ async def until_signal(
         The number of the signal that came, None if *work* ended first; it is then
         not waited for any longer. What *work* raises is raised.
     """
-    loop = asyncio.get_running_loop()
-    came: asyncio.Future[int] = loop.create_future()
+    came: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     had_terminal = _has_terminal()
 
@@ -169,9 +221,10 @@ async def until_signal(
         elif not came.done():
             came.set_result(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, stop, number)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if on_hangup is not None or not _is_hangup_ignored():
+        numbers.append(signal.SIGHUP)
+    forget = _on_signals(numbers, stop)
     notify("READY=1", status)  # now that it may stop us
     task = asyncio.ensure_future(work)
     try:
@@ -186,8 +239,7 @@ async def until_signal(
             await task
         return came.result()
     finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        forget(is_ending=came.done())
 
 
 def _has_terminal() -> bool:

@@ -1,10 +1,12 @@
 """The command itself: sub-commands, usage errors, exit statuses."""
 
+import inspect
 import os
 import pkgutil
 import platform
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from rusb import __version__, cli, errors
-from rusb.cli import _words, main, vbox
+from rusb.cli import _common, _words, main, vbox
 from rusb.cli._status import STATUSES, exit_status
 from rusb.cli.vbox import lists, running
 from rusb.cli.vbox._refused import COMMANDS
@@ -394,6 +396,87 @@ def test_a_process_has_no_threads_that_numpy_brings_and_ends_at_once() -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
     said = done.stdout.splitlines()
     assert said[-4:] == ["1 True", "False", "True True", "True"]
+
+
+ENDING = """
+import asyncio, signal, sys
+from rusb.cli._common import run_async, until_signal
+
+async def work(waits, closing):
+    try:
+        if waits:
+            await until_signal(begin(), "here")
+        else:
+            await begin()
+    finally:
+        print("ending", flush=True)
+        await asyncio.sleep(closing)
+        print("ended", flush=True)
+
+async def begin():
+    print("begun", flush=True)
+    await asyncio.Event().wait()
+
+if sys.argv[2] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+run_async(work(sys.argv[1] == "waits", 0.5))
+"""
+
+
+def ending(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", ENDING, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_does_not_wait_for_signals_ends_in_order(number: int) -> None:
+    """rusb demo and bench left processes and directories behind."""
+    with ending("works", "") as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[0] == "ending\nended\n"
+    assert process.returncode == 128 + number
+
+
+@pytest.mark.parametrize(("how", "status"), [("waits", 0), ("works", 129)])
+def test_a_terminal_that_closes_sends_sighup_twice(how: str, status: int) -> None:
+    """Its shell does, and the system: devices are given back all the same."""
+    with ending(how, "") as process:
+        assert process.stdout is not None
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate(timeout=30)[0] == "ended\n"
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize(("how", "status"), [("waits", 0), ("works", 143)])
+def test_nohup_keeps_sighup_away(how: str, status: int) -> None:
+    """``nohup VBoxHeadless -s VM &`` outlives its terminal."""
+    with ending(how, "nohup") as process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == "ending\nended\n"
+    assert process.returncode == status
+
+
+def test_ctrl_c_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would warn of a coroutine that was never awaited."""
+
+    async def work() -> None: ...
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_common, "_prime_heap", interrupted)
+    found = work()
+    with pytest.raises(KeyboardInterrupt):
+        _common.run_async(found)
+    assert inspect.getcoroutinestate(found) == inspect.CORO_CLOSED
 
 
 LITTLE = {
