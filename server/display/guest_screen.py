@@ -351,7 +351,8 @@ class _Protocol(asyncio.Protocol):
 
     def _go_on(self) -> None:
         self._turn = None
-        self.data_received(b"")
+        if self._transport is not None and not self._transport.is_closing():
+            self.data_received(b"")
 
     def flush(self) -> None:
         """Send what there is to send."""

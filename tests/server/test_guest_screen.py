@@ -15,6 +15,7 @@ from rusb.rdp.server import ServerConnection
 from rusb.rdp.share import DataType
 from rusb.server.display import guest_screen, pace
 from rusb.server.display import viewer as viewer_module
+from rusb.server.display.guest_screen import GuestScreen
 from tests.support.screen_guest import ScreenGuest, ScreenLab
 from tests.support.vnc import VncServer, cursor, led, raw, rect, update
 from tests.support.whole_path import say, sessions_of
@@ -147,6 +148,41 @@ async def test_an_update_of_many_rectangles_is_read_to_its_end(place: Place) -> 
             vnc.say(many + update(led(1), raw(1, 1, 1, 1, 5)))
             frame = place.server._screens.first.painter(320, 200)()
             await until(lambda: np.count_nonzero(frame) == len(places) + 1)
+
+
+class Late:
+    """Notes what a screen says once nothing more is to be shown of it."""
+
+    def __init__(self, guest: GuestScreen) -> None:
+        self.guest = guest
+        self.late = 0
+
+    def damaged(self, rectangles: object) -> None:
+        self.late += self.guest._protocol is None
+
+    def changed(self) -> None: ...
+    def cursor_changed(self) -> None: ...
+    def leds_changed(self, leds: int) -> None: ...
+
+
+async def test_a_screen_that_was_let_go_says_nothing_more(tmp_path: Path) -> None:
+    """However many turns of what it said are left."""
+    guest = GuestScreen(ScreenGuest(tmp_path / "vnc"), 0, lambda: None)
+    watcher = guest.watcher = Late(guest)
+    many = update(raw(0, 0, 1, 1, 5)) * 20_000
+    async with asyncio.timeout(30), VncServer(tmp_path / "vnc", 320, 200) as vnc:
+        guest.start()
+        await until(lambda: guest.is_there)
+        guest.watch(is_watched=True)
+        vnc.say(many)
+        protocol = guest._protocol
+        assert protocol is not None
+        while protocol._turn is None:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await guest.aclose()
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert watcher.late == 0
 
 
 async def test_nothing_more_is_read_than_is_shown(
