@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from rusb.filters.model import Filter
 
 from .document import escape
-from .filter_attributes import class_key, to_attributes
+from .filter_attributes import INTERFACE_CLASS, to_attributes
+from .own_keys import filter_key
 
 __all__ = ["bare_machine"]
 
@@ -46,7 +47,7 @@ def bare_machine(name: str, filters: Sequence[Filter], auth: str) -> bytes:
         for f in filters
     )
     extra = (
-        f"<ExtraDataItem name={_quoted(class_key(f.name))}"
+        f"<ExtraDataItem name={_quoted(filter_key(f.name, INTERFACE_CLASS))}"
         f" value={_quoted(f.interface_class)}/>"
         for f in filters
         if f.interface_class

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 
 from rusb.errors import SettingsError
 
+from .own_keys import machine_key
+
 __all__ = ["ENGINE_KEY", "Engine", "find_engine"]
 
-ENGINE_KEY = "rusb/Engine"
+ENGINE_KEY = machine_key("Engine")
 
 
 class Engine(enum.Enum):

@@ -8,17 +8,12 @@ from rusb.filters.model import ATTRIBUTES, NUMERIC, Filter
 
 from .values import read_boolean, read_number
 
-__all__ = ["class_key", "from_attributes", "to_attributes"]
+__all__ = ["INTERFACE_CLASS", "from_attributes", "to_attributes"]
+
+INTERFACE_CLASS = "InterfaceClass"
+"""The end of the key of the extra data with a filter's ``interface_class``."""
 
 _OLD_NAMES = ("vendorid", "productid", "serialnumber")  # before settings 1.3
-
-
-def class_key(name: str) -> str:
-    """Return the key of the extra data with a filter's ``interface_class``.
-
-    VirtualBox drops attributes of a ``DeviceFilter`` that it does not know.
-    """
-    return f"rusb/Filter/{name}/InterfaceClass"
 
 
 def from_attributes(

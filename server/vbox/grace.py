@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from rusb.errors import SettingsError
 
+from .own_keys import check_words, find_word
+
 __all__ = [
     "MAX_SECONDS",
     "check_grace",
@@ -12,7 +14,8 @@ __all__ = [
     "parse_seconds",
 ]
 
-RESUME_KEY, HOLD_KEY = "rusb/Resume", "rusb/Hold"
+RESUME, HOLD = "Resume", "Hold"
+"""What is said: the ends of the keys. Filters say nothing of the first one."""
 
 DEFAULT_RESUME, DEFAULT_HOLD = 60.0, 0.0
 
@@ -37,16 +40,15 @@ def parse_seconds(text: str) -> float:
 
 def find_resume(extra_data: Mapping[str, str]) -> float:
     """Return the seconds for which a client that may come back is waited for."""
-    text = extra_data.get(RESUME_KEY, "")
+    text = find_word(extra_data, RESUME, "")
     return parse_seconds(text) if text else DEFAULT_RESUME
 
 
 def find_hold(extra_data: Mapping[str, str], filter_name: str) -> float:
     """Return the seconds for which the guest keeps what a filter admitted of any other
     client; empty name: what none did."""
-    keys = (_filter_key(filter_name), HOLD_KEY) if filter_name else (HOLD_KEY,)
-    texts = (extra_data.get(key, "") for key in keys)
-    return next((parse_seconds(text) for text in texts if text), DEFAULT_HOLD)
+    text = find_word(extra_data, HOLD, filter_name)
+    return parse_seconds(text) if text else DEFAULT_HOLD
 
 
 def check_grace(extra_data: Mapping[str, str]) -> None:
@@ -55,15 +57,5 @@ def check_grace(extra_data: Mapping[str, str]) -> None:
     Raises:
         SettingsError: one is no number of seconds.
     """
-    head, _, tail = _filter_key("\0").partition("\0")
-    for key, text in extra_data.items():
-        is_filter = key.startswith(head) and key.endswith(tail)
-        if text and (key in (RESUME_KEY, HOLD_KEY) or is_filter):
-            try:
-                parse_seconds(text)
-            except SettingsError as error:
-                raise SettingsError(f"extra data {key}: {error}") from error
-
-
-def _filter_key(name: str) -> str:
-    return f"rusb/Filter/{name}/Hold"
+    check_words(extra_data, RESUME, parse_seconds, has_filters=False)
+    check_words(extra_data, HOLD, parse_seconds)

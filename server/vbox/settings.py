@@ -16,9 +16,10 @@ from rusb.filters.model import Filter
 from .document import Document, Node
 from .engine import Engine, find_engine
 from .files import read_file
-from .filter_attributes import class_key
+from .filter_attributes import INTERFACE_CLASS
 from .filter_list import FilterList
 from .grace import check_grace, find_hold, find_resume
+from .own_keys import filter_key
 from .storage_mode import Storage, check_storage, find_storage
 from .teleporter import Teleporter
 from .values import read_boolean, read_number
@@ -270,7 +271,7 @@ def _with_classes(
     """Add what filters ask of interfaces; VirtualBox has no attribute for it."""
     found = []
     for given in filters:
-        key = class_key(given.name)
+        key = filter_key(given.name, INTERFACE_CLASS)
         try:
             found.append(replace(given, interface_class=extra_data.get(key, "")))
         except FilterError as error:

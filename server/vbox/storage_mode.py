@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from rusb.errors import SettingsError
 
+from .own_keys import check_words, find_word
+
 __all__ = ["STORAGE_WORDS", "Storage", "StorageMode", "check_storage", "find_storage"]
 
-KEY = "rusb/Storage"
-"""Key of the extra data, for all filters of a machine."""
+WHAT = "Storage"
+"""The end of the keys of the extra data."""
 
 
 class StorageMode(enum.IntEnum):
@@ -72,16 +74,10 @@ class Storage:
 DEFAULT = Storage(StorageMode.EARLY)
 
 
-def _filter_key(name: str) -> str:
-    """Return the key of the extra data for what a filter admits."""
-    return f"rusb/Filter/{name}/Storage"
-
-
 def find_storage(extra_data: Mapping[str, str], filter_name: str) -> Storage:
     """Return how what a filter admits is handled; empty name: what none did."""
-    keys = (_filter_key(filter_name), KEY) if filter_name else (KEY,)
-    words = (extra_data.get(key, "") for key in keys)
-    return next((Storage.parse(word) for word in words if word), DEFAULT)
+    word = find_word(extra_data, WHAT, filter_name)
+    return Storage.parse(word) if word else DEFAULT
 
 
 def check_storage(extra_data: Mapping[str, str]) -> None:
@@ -90,11 +86,4 @@ def check_storage(extra_data: Mapping[str, str]) -> None:
     Raises:
         SettingsError: one names no mode.
     """
-    head, _, tail = _filter_key("\0").partition("\0")
-    for key, word in extra_data.items():
-        is_ours = key == KEY or (key.startswith(head) and key.endswith(tail))
-        if is_ours and word:
-            try:
-                Storage.parse(word)
-            except SettingsError as error:
-                raise SettingsError(f"extra data {key}: {error}") from error
+    check_words(extra_data, WHAT, Storage.parse)

@@ -16,6 +16,7 @@ from rusb.cli._vbox_options import (
 from rusb.errors import SettingsError
 from rusb.filters.model import Filter
 from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.own_keys import filter_key
 from rusb.server.vbox.values import read_number
 
 from ._common import given, live_state, machine_of, registry, say_changed, warn
@@ -39,10 +40,6 @@ _OPTIONS = (
     Option("action", short="A"),
 )
 _VALUES = {option.name for option in _OPTIONS[1:]}
-_OF_FILTER = "rusb/Filter/{}/"
-"""What keys of extra data begin with that are about a filter: what its interfaces must
-be, how its disks are handled, how long its devices are held."""
-
 _DRY = (Option("dry-run", values=0), Option("json", values=0))
 _TEXTS = {
     "vendorid": "vendor_id",
@@ -123,11 +120,11 @@ def _change(verb: str, found: Given) -> None:
             editor.replace_filter(index, after := _made(before, changes))
             if after.name != before.name:  # its extra data are found by the name
                 is_last = [f.name for f in filters].count(before.name) == 1
-                head = _OF_FILTER.format(before.name)
+                head = filter_key(before.name, "")
                 for key, value in machine.extra_data.items():
                     word = key.removeprefix(head)
                     if value and word != key and "/" not in word:
-                        editor.set_extra(_OF_FILTER.format(after.name) + word, value)
+                        editor.set_extra(filter_key(after.name, word), value)
                         if is_last:
                             editor.set_extra(key, "")
 
