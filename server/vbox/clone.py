@@ -1,8 +1,6 @@
 """Copies of machines: their disks, and settings with UUIDs and MAC addresses anew."""
 
 import contextlib
-import shutil
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from .files import read_file
 from .hardware import read_hardware
 from .model import Drive, disk_format
 from .network import new_mac
+from .qemu_img import run_qemu_img
 from .registry import Entry
 from .settings import machine_node
 
@@ -146,29 +145,15 @@ def copy_image(
     Raises:
         SettingsError: qemu-img is not there, or cannot do it.
     """
-    program = shutil.which("qemu-img")
-    if program is None:
-        raise SettingsError(
-            "qemu-img is not installed; on Debian: apt-get install qemu-utils"
-        )
     kind, wanted = kind or disk_format(source), disk_format(target)
     if options is None:
         options = _options(source, kind) if kind == wanted else ()
-    command = [program, "convert", "-f", kind, "-O", wanted, *options]
     made.append(target)
-    done = subprocess.run(
-        [*command, str(source), str(target)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
+    run_qemu_img(
+        *("convert", "-f", kind, "-O", wanted, *options, str(source), str(target)),
+        failed=f"cannot copy {source} to {target}",
+        after="; the copy was removed",
     )
-    if done.returncode:
-        raise SettingsError(
-            f"cannot copy {source} to {target}: {done.stderr.strip()}; the copy was"
-            " removed"
-        )
 
 
 def _options(source: Path, kind: str) -> list[str]:

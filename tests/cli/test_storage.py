@@ -95,8 +95,10 @@ def test_disks_that_are_not_made(
 
 def test_what_qemu_img_says_is_said(empty: Vbox, qemu_img: Path) -> None:
     program = qemu_img.with_name("qemu-img")
-    program.write_text("#!/bin/sh\necho no \x1b[31mspace >&2\nexit 1\n")
-    empty.fails("createhd --filename a --size 1", "a.vdi: no [31mspace", 1)
+    said = "no \x1b[31mspace \\377"  # which is not UTF-8
+    program.write_text(f"#!/bin/sh\n>a.vdi\nprintf '{said}' >&2\nexit 1\n")
+    empty.fails("createhd --filename a --size 1", "a.vdi: no [31mspace \ufffd", 1)
+    assert not Path("a.vdi").exists()
 
 
 def test_without_qemu_img_the_package_is_named(

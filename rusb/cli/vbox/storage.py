@@ -1,8 +1,6 @@
 """Disks and drives: ``createmedium``, ``storagectl``, ``storageattach``."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from rusb.oserrors import reason
 from rusb.server.vbox.drives import RAW, image_uuid
 from rusb.server.vbox.editor import Editor
 from rusb.server.vbox.model import BUSES, disk_format
+from rusb.server.vbox.qemu_img import run_qemu_img
 
 from ._common import change_stopped, given
 from ._refused import refused
@@ -176,26 +175,22 @@ def is_fixed_disk(variant: str) -> bool:
 
 def _make(path: Path, size: int, *, is_fixed: bool) -> None:
     """Run qemu-img; a file that is there stays as it is."""
-    program = shutil.which("qemu-img")
-    if program is None:
-        raise SettingsError(
-            "qemu-img is not installed; on Debian: apt-get install qemu-utils"
-        )
     if path.exists():
         raise SettingsError(f"{path} already exists; it was not changed")
     kind = disk_format(path)
-    command = [program, "create", "-q", "-f", kind]
+    options = []
     if is_fixed:
         if kind not in FIXED:
             raise SettingsError(
                 f"{path}: only vdi, vhd and raw disks can be of fixed size"
             )
-        command += ["-o", FIXED[kind]]
-    command += [str(path), str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+        options = ["-o", FIXED[kind]]
+    words = "create", "-q", "-f", kind, *options, str(path), str(size)
+    try:
+        run_qemu_img(*words, failed=f"cannot create {path}")
+    except BaseException:
         path.unlink(missing_ok=True)
-        raise SettingsError(f"cannot create {path}: {done.stderr.strip()}")
+        raise
     if is_fixed:
         _allocate(path)
 
