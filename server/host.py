@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+from rusb.aio.turns import Turns
 from rusb.usb.device import DeviceInfo
 from rusb.usb.text import LineQuota
 from rusb.wire.base import WireProtocol
@@ -37,6 +38,7 @@ class SessionHost:
         screens: what viewers see.
         media: what they hear, and the clipboard that they share.
         parking: where clients that may come back are waited for.
+        turns: of their connections.
         odd_storage: how much may be done ahead for devices that could not stand more,
             by vendor, product and revision.
         client_moved: called when a client has gone where its machine is.
@@ -73,6 +75,7 @@ class SessionHost:
         self.screens = screens
         self.media = Media(screens.first, machine)
         screens.first.heard = self.media.handle
+        self.turns = Turns()
         self.odd_storage: dict[tuple[int, int, int], StorageMode] = {}
         self.parking = Parking(self, lambda: machine.resume_seconds)
         self.client_moved: Callable[[], None]

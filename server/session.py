@@ -161,6 +161,7 @@ class ServerSession(Session):
             on_pressure=self._on_pressure,
             tls=tls,
             max_waiting=MAX_WAITING,
+            turns=host.turns,
         )
         self.viewer: Viewer | None = None
         self._tasks = TaskSet()

@@ -5,6 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from types import MappingProxyType
 from typing import Protocol, cast
@@ -21,6 +22,8 @@ from rusb.oserrors import reason
 from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.events import ChannelData, Event, TlsRequested
 
+from .turns import Turns
+
 __all__ = ["RdpCore", "RdpStream", "TlsUpgrade", "set_up_socket"]
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ _WHAT_TO_DO = {9: _RENEW, 10: _RENEW, 62: _OTHER_NAME, 64: _OTHER_NAME}
 """By OpenSSL's codes, where another authority would not help."""
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds that a peer gets to read what is left when we close."""
+"""Seconds that a peer gets to read what is left when we close; and those that we get to
+handle what it has typed, when it does."""
 
 WRITE_HIGH = 4 << 20
 """Bytes waiting to be sent above which whoever feeds us is told to stop, many 64 KiB
@@ -49,6 +53,11 @@ in which we bring more."""
 TURN = 64
 """Packets, or runs of them, of one connection that are handled in a turn of the loop: a
 millisecond of small transfers. Then the others have their turn, whose keys wait."""
+
+PRICE = 50e-6
+"""Seconds that a connection has to wait for each packet beyond its turn, one connection
+after another: a packet may have hundreds of keys or movements, of which each counts as
+one. That is ten times what one of them takes; nobody types or points that fast."""
 
 TURN_BYTES = 256 << 10
 """Bytes that it writes in a turn. An event loop reads as many at once."""
@@ -85,7 +94,7 @@ class RdpCore(Protocol):
     """What the two RDP cores have in common."""
 
     room: float  # bytes of messages that may leave
-    turn: float  # packets that may be handled
+    turn: float  # packets that may be handled; below 0: how many were beyond that
     has_more: bool  # packets were not
     bytes_received: int
 
@@ -188,6 +197,8 @@ class RdpStream(asyncio.Protocol):
         tls: what to do when the core asks for TLS; None: it will not.
         high: bytes waiting to be sent that are pressure, until three quarters are gone.
         max_waiting: bytes waiting to be sent above which the peer is dropped.
+        turns: shared with others, of which one goes on in a turn of the loop; None: it
+            is the only one.
     """
 
     def __init__(
@@ -203,8 +214,10 @@ class RdpStream(asyncio.Protocol):
         tls: TlsUpgrade | None,
         high: int = WRITE_HIGH,
         max_waiting: int = MAX_WAITING,
+        turns: Turns | None = None,
     ) -> None:
         self.core = core
+        self._turns = turns or Turns()
         self._high = high
         self._max_waiting = max_waiting
         self.tls = tls
@@ -227,6 +240,7 @@ class RdpStream(asyncio.Protocol):
         self._room = ROOM  # 0 while one of these two is full
         self._is_held = self._had_turn = self._is_paused = False
         self._closing: asyncio.TimerHandle | None = None
+        self._late = 0.0  # when what has come is no longer handled
         self._loop: asyncio.AbstractEventLoop
 
     @property
@@ -308,20 +322,32 @@ class RdpStream(asyncio.Protocol):
         finally:
             self._is_receiving = False
         self._write()
-        if core.has_more or len(data) > FULL_READ:
+        if core.has_more or core.turn <= 0 or len(data) > FULL_READ:
             self._had_turn = True
             self._pause_or_read()
-            self._loop.call_soon(self._next_turn)
+            if self.transport is not None and not self.transport.is_closing():
+                self._wait_for_turn(self._next_turn)
+
+    def _wait_for_turn(self, turn: Callable[[], None]) -> None:
+        """Have *turn* called when it is ours again."""
+        self._turns.wait(turn, max(-self.core.turn, 0) * PRICE)
 
     def eof_received(self) -> bool:
         """The peer closed: so do we."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, once: when all that came before is handled, in turns."""
-        if self.core.has_more and not self._is_over and self._error is None:
+        """Tell the owner, once: when all that came before is handled, in turns.
+
+        What a peer typed without end is not, when it takes too long.
+        """
+        now = self._loop.time()
+        self._late = self._late or now + CLOSE_TIMEOUT
+        is_late = self.core.turn < 0 and now > self._late
+        is_right = not (self._is_over or self._error or is_late)
+        if self.core.has_more and is_right:
             self._receive(b"", TURN)
-            self._loop.call_soon(self.connection_lost, exc)
+            self._wait_for_turn(partial(self.connection_lost, exc))
             return
         if exc is not None and self._error is None:
             why = reason(exc) if isinstance(exc, OSError) and exc.errno else exc

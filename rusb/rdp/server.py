@@ -86,9 +86,9 @@ MAX_DOMAIN_REQUESTS = 128
 """Users and channels that a client may ask MCS for, each of which is answered; with 31
 channels it needs 34."""
 
-MAX_AT_ONCE = 1024
+MAX_AT_ONCE = 256
 """Messages, keys and movements of one packet, each of which counts as a packet in our
-turn: a packet of the fast path has up to 255 movements, with three buttons each."""
+turn: a packet of the fast path has up to 255."""
 
 
 @dataclass(slots=True)

@@ -13,8 +13,17 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from rusb.aio.stream import MARK, ROOM, TURN, WRITE_HIGH, RdpStream, TlsUpgrade
+from rusb.aio.stream import (
+    MARK,
+    PRICE,
+    ROOM,
+    TURN,
+    WRITE_HIGH,
+    RdpStream,
+    TlsUpgrade,
+)
 from rusb.aio.tls import make_self_signed, server_context
+from rusb.aio.turns import Turns
 from rusb.errors import RemoteProtocolError, RusbError
 from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.events import ChannelData, Event, TlsRequested
@@ -312,10 +321,14 @@ class Slow(Feeder):
         self.has_more = self._left > 0
 
 
-def open_stream(core: Feeder) -> tuple[RdpStream, Transport]:
+def open_stream(
+    core: Feeder,
+    turns: Turns | None = None,
+    on_lost: Callable[[RusbError | None], None] = lambda error: None,
+) -> tuple[RdpStream, Transport]:
     transport = Transport()
     stream = RdpStream(
-        core, on_event=lambda event: None, on_lost=lambda error: None, tls=None
+        core, on_event=lambda event: None, on_lost=on_lost, tls=None, turns=turns
     )
     stream.connection_made(transport)
     return stream, transport
@@ -386,6 +399,7 @@ async def test_what_came_before_the_end_is_handled() -> None:
     stream.data_received(bytes(9 * TURN))
     transport.is_gone = True
     stream.connection_lost(None)
+    await asyncio.sleep(0)  # the turn that it would have had
     for turns in range(2, 9):
         assert (core.handled, ends) == (turns * TURN, [])
         await asyncio.sleep(0)
@@ -408,9 +422,64 @@ async def test_what_is_wrong_before_the_end_is_the_end() -> None:
     stream.connection_made(Transport())
     stream.data_received(bytes(9 * TURN))
     stream.connection_lost(None)
-    await asyncio.sleep(0)
+    for _ in range(2):
+        await asyncio.sleep(0)
     assert [str(error) for error in errors] == ["nonsense"]
     assert core.handled == 2 * TURN
+
+
+class Greedy(Feeder):
+    """A core that is given packets of a thousand keys each, without end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handled = 0
+
+    def receive_data(self, data: bytes) -> None:
+        self.handled += 1
+        self.turn -= 1000 + TURN
+        self.has_more = True
+
+
+async def test_who_takes_more_than_a_turn_waits_for_as_long_as_it_is_worth() -> None:
+    core, loop = Greedy(), asyncio.get_running_loop()
+    stream, transport = open_stream(core)
+    start = loop.time()
+    stream.data_received(bytes(1))
+    while core.handled < 4:  # noqa: ASYNC110
+        assert not transport.is_read
+        await asyncio.sleep(0)
+    assert loop.time() - start >= 2.9 * 1000 * PRICE
+
+
+async def test_what_was_typed_without_end_is_left_when_it_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rusb.aio.stream.CLOSE_TIMEOUT", 0.2)
+    core, ends = Greedy(), list[RusbError | None]()
+    stream, transport = open_stream(core, on_lost=ends.append)
+    stream.data_received(bytes(1))
+    transport.is_gone = True
+    stream.connection_lost(None)
+    async with asyncio.timeout(5):
+        while not ends:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert ends == [None]
+    assert 2 < core.handled < 8
+
+
+async def test_connections_with_more_go_on_one_in_a_turn_of_the_loop() -> None:
+    """Three that flood keep the loop no longer from others than one does."""
+    turns, cores = Turns(), [Slow() for _ in range(3)]
+    for core in cores:
+        stream, _ = open_stream(core, turns)
+        stream.data_received(bytes(9 * TURN))
+    handled = [core.handled for core in cores]
+    for number in range(3 * 8):
+        await asyncio.sleep(0)
+        handled[number % 3] += TURN
+        assert [core.handled for core in cores] == handled
+    assert handled == [9 * TURN] * 3
 
 
 async def test_a_peer_that_fills_what_the_loop_reads_at_once_has_had_its_turn() -> None:

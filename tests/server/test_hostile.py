@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rusb.aio.stream import PRICE, TURN
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.session import ClientSession, connect
 from rusb.errors import ConnectionLost
@@ -251,18 +252,40 @@ def test_lines_are_counted_for_a_bounded_number_of_networks() -> None:
 async def test_t08_clicks_without_end_leave_the_others_their_turn(lab: Lab) -> None:
     """A packet has hundreds, and a turn had 64 packets: 14 s on a server with QEMU."""
     click = struct.pack("<IHHHH", 0, 0x8001, 0xF000, 1, 1)  # three buttons go down
-    clicks = struct.pack("<HH", 300, 0) + click * 300
+    clicks = struct.pack("<HH", 80, 0) + click * 80
     async with others_go_on(lab), connect(lab.config(), backends=[]) as noisy:
         flood = said(noisy, DataType.INPUT, clicks) * 100
         (ours,) = (s for s in sessions_of(lab.server) if not s.in_use)
         transport_of(noisy).write(flood)
         most = before = 0
-        while before < 100 * 900:
+        while before < 100 * 240:
             await asyncio.sleep(0)  # a turn of the loop
             most = max(most, ours._inputs - before)
             before = ours._inputs
         assert most <= 64 + MAX_AT_ONCE
     assert ours.was_logged_on
+
+
+async def test_t08_many_that_click_without_end_leave_the_others_most_of_the_time(
+    lab: Lab,
+) -> None:
+    """The loop handled a packet of each of them before anybody else had his turn."""
+    click = struct.pack("<IHHHH", 0, 0x8001, 0xF000, 1, 1)  # three buttons go down
+    clicks = struct.pack("<HH", 80, 0) + click * 80
+    async with others_go_on(lab) as transfers, contextlib.AsyncExitStack() as stack:
+        crowd = [
+            await stack.enter_async_context(connect(lab.config(), backends=[]))
+            for _ in range(8)
+        ]
+        before, start = len(transfers), asyncio.get_running_loop().time()
+        for noisy in crowd:
+            transport_of(noisy).write(said(noisy, DataType.INPUT, clicks) * 20)
+        ours = [s for s in sessions_of(lab.server) if not s.in_use]
+        while sum(one._inputs for one in ours) < 8 * 20 * 240:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        took = asyncio.get_running_loop().time() - start
+        assert took > 8 * 15 * (240 - TURN) * PRICE  # one waits after the other
+        assert len(transfers) - before > 300  # some 10000; it was 10
 
 
 async def test_t08_pictures_of_those_who_read_nothing_take_little(
