@@ -58,6 +58,9 @@ IDLE = 1.0
 more. Reports of interrupt endpoints are then forgotten: nobody wants to see a key that
 was pressed before he looked. Bytes of a serial chip stay, lost ones are worse."""
 
+EARLY = 0.005
+"""Seconds that a timer may be early: uvloop's count whole milliseconds."""
+
 _OK = UrbStatus.OK
 _CANCELLED = UrbResult(UrbStatus.CANCELLED)
 _INVALID = UrbResult(UrbStatus.INVALID)
@@ -153,8 +156,12 @@ class PostedReads(AttachedDevice):
         if setup is None:
             pipe = self._pipes.get(urb.endpoint)
             if pipe is not None and urb.length > 0:
+                if urb.id in pipe.ids:
+                    complete(_INVALID)
+                    return
                 if pipe.unjudged and pipe.is_like_before(urb.length):
                     pipe.unjudged -= 1  # as nearly always
+                    pipe.has_completed = False
                     if pipe.is_shallow:
                         self._claim(pipe, urb, complete)
                         return
@@ -202,7 +209,7 @@ class PostedReads(AttachedDevice):
         """Reset the port; what is ours ends with it."""
         waiting = [*self._held]
         self._held.clear()
-        for pipe in self._pipes.values():
+        for pipe in list(self._pipes.values()):
             waiting += pipe.take_claims()
             pipe.forget()
             self._stop(pipe, pipe.posted)
@@ -216,7 +223,7 @@ class PostedReads(AttachedDevice):
     def recall(self) -> None:
         """Have all reads of ours come back, with what they have brought so far."""
         self._is_recalled = True
-        for pipe in self._pipes.values():
+        for pipe in list(self._pipes.values()):
             self._stop(pipe, pipe.posted)
 
     @property
@@ -227,7 +234,7 @@ class PostedReads(AttachedDevice):
     def go_on(self) -> None:
         """Keep reads at the device again."""
         self._is_recalled = False
-        for pipe in self._pipes.values():
+        for pipe in list(self._pipes.values()):
             self._serve(pipe)
 
     def brought(self) -> dict[int, tuple[Brought, ...]]:
@@ -272,9 +279,6 @@ class PostedReads(AttachedDevice):
 
     def _claim(self, pipe: Pipe, urb: Urb, complete: Completion) -> None:
         """A read of the guest's gets what ours bring."""
-        if urb.id in pipe.ids:
-            complete(_INVALID)
-            return
         pipe.claims.append((urb, complete))
         pipe.ids.add(urb.id)
         self._serve(pipe)
@@ -316,7 +320,7 @@ class PostedReads(AttachedDevice):
 
     def _pass_first(self) -> bool:
         """Pass one on, unless what is ours is in its way: then that is told to go."""
-        urb, complete = self._held[0]
+        entry = urb, complete = self._held[0]
         assert urb.setup is not None
         concerned = self._concerned(urb.setup)
         is_halt = urb.setup.request == Request.CLEAR_FEATURE
@@ -324,6 +328,8 @@ class PostedReads(AttachedDevice):
             if not is_halt:
                 pipe.forget()
             self._stop(pipe, pipe.posted)
+        if not (self._held and self._held[0] is entry):
+            return True  # who was completed meanwhile has given it up
         if any(pipe.posted for pipe in concerned):
             return False
         self._held.popleft()
@@ -337,9 +343,10 @@ class PostedReads(AttachedDevice):
 
     def _post(self, pipe: Pipe) -> None:
         """Keep as many reads at the device as there should be."""
-        is_busy = self._held or pipe.is_posting or pipe.is_ending
-        if is_busy or self._is_recalled:
+        if self._held or pipe.is_ending or self._is_recalled:
             return
+        if pipe.is_posting or pipe.is_serving:
+            return  # the call further out goes on with it
         pipe.is_posting = True
         kind = TransferType.BULK if pipe.interval is None else TransferType.INTERRUPT
         depth = 0
@@ -347,12 +354,13 @@ class PostedReads(AttachedDevice):
             while True:
                 size = pipe.unposted
                 if size is None:
-                    if depth and pipe.there >= depth:  # as nearly always by now
+                    at_device = len(pipe.posted)  # also what is on its way back
+                    if depth and at_device >= depth:  # as nearly always by now
                         return
                     if not self._is_ahead(pipe):
                         return
                     depth = depth or self._depth(pipe)
-                    if pipe.there >= depth or len(pipe.waiting) >= depth:
+                    if at_device >= depth or len(pipe.waiting) >= depth:
                         return
                     size = pipe.size
                 urb = Urb(next(self.own_ids), kind, pipe.of.address, size)
@@ -449,7 +457,7 @@ class PostedReads(AttachedDevice):
         if is_idle and not pipe.is_timed and (pipe.posted or pipe.waiting):
             pipe.is_timed = True
             left = pipe.last + IDLE - self._now()
-            self._later(max(left, 0), partial(self._expire, pipe))
+            self._later(max(left, 0) + EARLY, partial(self._expire, pipe))
 
     def _expire(self, pipe: Pipe) -> None:
         pipe.is_timed = False

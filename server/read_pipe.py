@@ -272,7 +272,7 @@ class Pipe:
             if result.data or is_end:
                 self.add(Run(result.data, is_end))
                 self._note(posted, result, now)
-        elif not posted.is_stale:
+        elif result.data or not posted.is_stale:
             self.add(Run(result.data, True, result.status))
             self.begin_again()
             self.there = 0

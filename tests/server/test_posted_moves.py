@@ -8,8 +8,17 @@ from rusb.errors import ParseError
 from rusb.server.posted import IDLE
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
-from rusb.usb.urb import UrbStatus
-from tests.support.posting import CANCELLED, IN, OK, PACKET, STALL, Device, data_of
+from rusb.usb.urb import Urb, UrbResult, UrbStatus
+from tests.support.posting import (
+    CANCELLED,
+    GONE,
+    IN,
+    OK,
+    PACKET,
+    STALL,
+    Device,
+    data_of,
+)
 
 REPORTS = 0x81
 
@@ -154,6 +163,30 @@ def test_what_stays_here_goes_on() -> None:
     assert device.sizes()
     device.end(b"b")
     assert data_of(waits) == [b"b"]
+
+
+@pytest.mark.parametrize("is_recalled", [False, True])
+def test_a_guest_may_select_settings_when_a_read_ends_meanwhile(
+    *, is_recalled: bool
+) -> None:
+    """What is read ahead may be something else from then on."""
+    device = Device()
+    found: list[UrbStatus] = []
+
+    def ended(result: UrbResult) -> None:
+        found.append(result.status)
+        device.request(SetupPacket.set_interface(0, 0))
+
+    if not is_recalled:
+        device.reads.recall()
+    device.reads.submit(Urb(99, TransferType.BULK, IN, PACKET), ended)
+    device.is_gone = True
+    device.cancel = lambda urb_id: device.end(status=GONE)  # type: ignore[method-assign]
+    if is_recalled:
+        device.reads.recall()
+    else:
+        device.reads.go_on()
+    assert found == [GONE]
 
 
 def test_an_endpoint_that_is_not_read_ahead_is_refused() -> None:

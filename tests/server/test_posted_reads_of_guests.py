@@ -93,11 +93,61 @@ def test_reads_of_ours_that_want_more_than_the_guest_does_are_cancelled() -> Non
     assert len(device.cancelled) == 21
 
 
-def test_a_number_in_use_is_not_taken_twice() -> None:
+@pytest.mark.parametrize("size", [PACKET, 8])
+def test_a_number_in_use_is_not_taken_twice(size: int) -> None:
     device = Device()
+    device.get_going()
     number, found = device.read()
     again: list[UrbResult] = []
-    device.reads.submit(Urb(number, TransferType.BULK, IN, PACKET), again.append)
+    device.reads.submit(Urb(number, TransferType.BULK, IN, size), again.append)
     assert [r.status for r in again] == [UrbStatus.INVALID]
+    assert not device.cancelled  # nor does its size count
     device.end(b"x")
     assert data_of((number, found)) == [b"x"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_guest_that_waits_for_all_of_its_reads_needs_ours(count: int) -> None:
+    """Between two rounds of its own nothing else would be at the device."""
+    device = Device()
+    device.round_trip = 0.0001
+    device.get_going()
+    for _ in range(100):
+        found = [device.read() for _ in range(count)]
+        for _ in found:
+            device.end(b"x")
+        assert [data_of(one) for one in found] == [[b"x"]] * count
+        assert len(device.sizes()) == 5
+
+
+def test_reads_that_are_not_back_yet_count_as_there() -> None:
+    """However often a guest changes its mind while they come."""
+    device = Device()
+    device.get_going()
+    for _ in range(10):
+        for size in (8, 64, 64, 64):
+            device.read(size)
+    assert len(device.open) == 22 + 40  # those before, and one for each of its own
+
+
+def test_what_is_given_up_while_another_read_ends_asks_for_nothing() -> None:
+    """What those between wait for has come already, and goes to them next."""
+    device = Device()
+    found: list[bytes] = []
+    last = 0
+
+    def ended(result: UrbResult) -> None:
+        found.append(bytes(result.data))
+        if len(found) == 2:
+            device.reads.cancel(last)
+
+    for size in (80, 70, 60, 50):
+        last = next(device._ids)
+        device.reads.submit(Urb(last, TransferType.BULK, IN, size), ended)
+    there = list(device.open.values())
+    device.open.clear()
+    for urb, complete in (*there[1:], there[0]):
+        complete(UrbResult(UrbStatus.OK, bytes(urb.length), urb.length))
+    assert found == [bytes(80), bytes(70), b"", bytes(60)]
+    assert not device.open
+    assert data_of(device.read(50)) == [bytes(50)]
