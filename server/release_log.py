@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rusb import __version__
+from rusb.aio.output import write_line
 from rusb.errors import Hint, SettingsError
 from rusb.oserrors import reason
 from rusb.usb.text import clean_text
@@ -118,13 +119,13 @@ class ReleaseLog:
                 file.close()
 
     def _put(self, line: str) -> None:
-        stamped = f"{self._stamp()} {line}\n"
+        stamped = f"{self._stamp()} {line}"
         if isinstance(self._file, FileIO):
-            data = stamped.encode("utf-8", "replace")
+            data = f"{stamped}\n".encode("utf-8", "replace")
             self._file.write(data)  # a pipe that is full loses the line
             self._size += len(data)
         elif self._file is not None:
-            self._file.write(stamped)
+            write_line(self._file, stamped)
 
     def _open(self, path: Path) -> FileIO:
         try:

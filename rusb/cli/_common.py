@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from rusb.aio.output import write_line
 from rusb.usb.text import clean_lines
 
 from ._notify import notify
@@ -50,9 +51,15 @@ def add_verbose(parser: Any) -> None:
 def set_up_logging(verbose: int) -> None:
     """Log to stderr: warnings, with ``-v`` information, with ``-vv`` everything."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(_Formatter("%(levelname).1s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+class _ToStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            write_line(sys.stderr, self.format(record))
 
 
 class _Formatter(logging.Formatter):
@@ -63,12 +70,12 @@ class _Formatter(logging.Formatter):
 
 
 def say(text: str) -> None:
-    """Tell the user, at once; a terminal that is gone is no reason to end.
+    """Tell the user, at once; a terminal that is gone or stopped keeps nobody.
 
     What peers and devices say may be part of it (bad-inputs T42).
     """
     with contextlib.suppress(OSError, ValueError):
-        print(clean_lines(text), file=sys.stderr, flush=True)
+        write_line(sys.stderr, clean_lines(text))
 
 
 MAX_FILES = 8192
@@ -115,11 +122,12 @@ def find_password(word: str | None, prompt: str) -> str | None:
         return None
 
 
-def run_async(work: Coroutine[Any, Any, T]) -> T:
+def run_async(work: Coroutine[Any, Any, T], *, in_order: bool = True) -> T:
     """Run the event loop; uvloop's if it is installed.
 
     Until *work* waits for signals itself, SIGTERM and SIGHUP cancel it, as Ctrl-C does,
-    so that what it has begun ends in order.
+    so that what it has begun ends in order. Without *in_order* they end the process,
+    also while it waits for somebody to read what it prints.
 
     Raises:
         SystemExit: one of them came; the status is a shell's, 128 and its number.
@@ -136,7 +144,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
             factory = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(_cancelled_by_signals(work, came))
+            return runner.run(_cancelled_by_signals(work, came) if in_order else work)
     except asyncio.CancelledError:
         if came:
             raise SystemExit(128 + came[0]) from None
@@ -156,7 +164,11 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, T], came: list[int]) -
 
     numbers = [signal.SIGTERM, *([] if _is_hangup_ignored() else [signal.SIGHUP])]
     forget = _on_signals(numbers, stop)
-    return await work
+    try:
+        return await work
+    finally:
+        if not came:  # uvloop would keep them from what is printed afterwards
+            forget(is_ending=False)
 
 
 def _on_signals(

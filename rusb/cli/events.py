@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     known = Registry()
     if args.machine is not None:
         entry = known.find(args.machine)
-        run_async(_print(entry, args.since, follows=args.follow))
+        run_async(_print(entry, args.since, follows=args.follow), in_order=False)
         return 0
     if args.since is not None:
         raise SettingsError(
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     entries = [*listed, *known.running_unlisted()]
     if not entries:
         raise ControlError("no machine is running")
-    return run_async(_print_all(entries, follows=args.follow))
+    return run_async(_print_all(entries, follows=args.follow), in_order=False)
 
 
 def _is_running(entry: Entry) -> bool:

@@ -423,6 +423,27 @@ run_async(work(sys.argv[1] == "waits", 0.5))
 """
 
 
+PRINTING = """
+import time
+from rusb.cli._common import run_async
+
+async def work(): ...
+
+run_async(work())
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_is_printed_afterwards_can_be_ended() -> None:
+    words = [sys.executable, "-c", PRINTING]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == -signal.SIGTERM
+
+
 def ending(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", ENDING, *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

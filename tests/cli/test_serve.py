@@ -1,6 +1,7 @@
 """``rusb serve`` as a user starts it."""
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shutil
@@ -127,6 +128,40 @@ def test_a_machine_without_settings_from_the_first_to_the_last(tmp_path: Path) -
             process.kill()
             process.wait()
             process.stderr.close()
+
+
+def test_a_reader_that_does_not_read_keeps_nothing_waiting(tmp_path: Path) -> None:
+    """``rusb serve … 2>&1 | less``: it serves on, and ends when it is told to."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(1 << 16))
+    os.set_blocking(writer, True)
+    port = free_port()
+    words = ["serve", "--name", "Bench", "--allow", "1209:", "--guest", "loopback"]
+    words += ["--address", "127.0.0.1", "--port", str(port)]
+    folders = {name: str(tmp_path) for name in ("RUSB_STATE", "RUSB_RUNTIME")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rusb", *words],
+        cwd=CHECKOUT,
+        env={**os.environ, **folders},
+        stdout=writer,
+        stderr=writer,
+    )
+    try:
+        log = tmp_path / "serve" / "Bench" / "Logs" / "VBox.log"
+        until = time.monotonic() + 30
+        while not (log.exists() and "listening on port" in log.read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, 143)  # it may not yet wait for signals
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)
 
 
 @pytest.mark.parametrize(

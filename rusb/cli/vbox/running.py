@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import rusb
+from rusb.aio.output import write_line
 from rusb.cli._advice import advised
 from rusb.cli._common import (
     open_more_files,
@@ -138,9 +139,9 @@ def headless(words: Sequence[str]) -> int:
 
 
 def _report(text: str) -> None:
-    """Tell the terminal; a pipe that nobody reads any more ends no machine."""
+    """Tell the terminal; a pipe that nobody reads any more, or now, ends no machine."""
     with contextlib.suppress(OSError):
-        print(text, flush=True)
+        write_line(sys.stdout, text)
 
 
 async def _run(
