@@ -1,17 +1,14 @@
 """A disk out of a capture: its commands, and a sparse disk of all sectors seen."""
 
-import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from rusb.usb.bulk_only import BulkOnly
+from rusb.usb.bulk_only import COMMAND_WRAPPER, STATUS_WRAPPER, BulkOnly
 
 from ._capture import CapturedTransfer
 
 __all__ = ["BulkOnlyPlayer"]
 
-_WRAPPER = struct.Struct("<4sIIBBB16s")
-_STATUS = struct.Struct("<4sIIB")
 _READS = {0x08: "6", 0x28: "10", 0xA8: "12", 0x88: "16"}
 _WRITES = {0x0A: "6", 0x2A: "10", 0xAA: "12", 0x8A: "16"}
 _REQUEST_SENSE, _CAPACITY, _TEST_READY = 0x03, 0x25, 0x00
@@ -97,8 +94,8 @@ class BulkOnlyPlayer:
 
     @staticmethod
     def _learn_out(commands: list[_Command], data: bytes) -> None:
-        if len(data) == _WRAPPER.size and data[:4] == b"USBC":
-            _, _, _, flags, _, size, block = _WRAPPER.unpack(data)
+        if len(data) == COMMAND_WRAPPER.size and data[:4] == b"USBC":
+            _, _, _, flags, _, size, block = COMMAND_WRAPPER.unpack(data)
             if 1 <= size <= 16:
                 commands.append(_Command(block[:size], flags & 0x80 != 0))
         elif commands and not commands[-1].is_done:
@@ -108,7 +105,7 @@ class BulkOnlyPlayer:
     def _learn_in(command: _Command, data: bytes) -> None:
         if command.is_done:
             return
-        if len(data) == _STATUS.size and data[:4] == b"USBS":
+        if len(data) == STATUS_WRAPPER.size and data[:4] == b"USBS":
             command.status, command.is_done = data[12], True
         else:
             command.data += data
@@ -129,10 +126,10 @@ class BulkOnlyPlayer:
             if len(self._stage) >= self._expects:
                 self._written()
             return
-        if len(data) != _WRAPPER.size or data[:4] != b"USBC":
+        if len(data) != COMMAND_WRAPPER.size or data[:4] != b"USBC":
             self._complain(f"{len(data)} bytes that are no command")
             return
-        _, tag, length, flags, _, size, block = _WRAPPER.unpack(data)
+        _, tag, length, flags, _, size, block = COMMAND_WRAPPER.unpack(data)
         cdb = block[: min(max(size, 1), 16)]
         self._command = tag, length, cdb
         if flags & 0x80 or not length:
@@ -178,7 +175,7 @@ class BulkOnlyPlayer:
         return self._function.packet
 
     def _end(self, tag: int, residue: int, status: int) -> None:
-        self._send(_STATUS.pack(b"USBS", tag, residue, status))
+        self._send(STATUS_WRAPPER.pack(b"USBS", tag, residue, status))
 
     def _find(self, cdb: bytes) -> tuple[bytes, int] | None:
         """What a command brings, and its status; None: nobody knows."""

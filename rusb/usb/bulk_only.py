@@ -9,7 +9,20 @@ from .setup import SetupPacket
 from .types import ClassCode, Feature, Request, TransferType
 from .urb import Urb, UrbResult, UrbStatus
 
-__all__ = ["BulkOnly", "Command", "Status", "needs_quiet"]
+__all__ = [
+    "COMMAND_WRAPPER",
+    "STATUS_WRAPPER",
+    "BulkOnly",
+    "Command",
+    "Status",
+    "needs_quiet",
+]
+
+COMMAND_WRAPPER = struct.Struct("<4sIIBBB16s")
+"""Signature, tag, length, flags, LUN, size of the command block, the block (5.1)."""
+
+STATUS_WRAPPER = struct.Struct("<4sIIB")
+"""Signature, tag, residue, status (5.2)."""
 
 _COMMAND = struct.Struct("<4sIIBBB16x")
 _STATUS = struct.Struct("<4sI4xB")

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
-from rusb.usb.bulk_only import Command
+from rusb.usb.bulk_only import COMMAND_WRAPPER
 
 __all__ = ["HARMLESS", "Block", "Code", "SenseKey", "sense_key"]
 
@@ -40,8 +40,6 @@ HARMLESS = frozenset(
 )
 """Commands after which what was read before is as good as before."""
 
-_WRAPPER = struct.Struct("<4sIIBBB16s")
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -70,13 +68,13 @@ class Block:
     @classmethod
     def parse(cls, wrapper: bytes) -> Self:
         """Read a wrapper that :class:`~rusb.usb.bulk_only.Command` could be made of."""
-        _, tag, length, flags, lun, size, cdb = _WRAPPER.unpack(wrapper)
+        _, tag, length, flags, lun, size, cdb = COMMAND_WRAPPER.unpack(wrapper)
         return cls(tag, length, flags != 0, lun, size, cdb[:size].ljust(16, b"\0"))
 
     def serialize(self) -> bytes:
         """Return the wrapper."""
         head = b"USBC", self.tag, self.length, 0x80 if self.is_in else 0
-        return _WRAPPER.pack(*head, self.lun, self.size, self.cdb)
+        return COMMAND_WRAPPER.pack(*head, self.lun, self.size, self.cdb)
 
     @classmethod
     def sense(cls, tag: int, lun: int) -> Self:
@@ -144,6 +142,3 @@ def sense_key(data: bytes) -> int | None:
     if len(data) >= 2 and data[0] & 0x7F in (0x72, 0x73):
         return data[1] & 0x0F
     return None
-
-
-assert _WRAPPER.size == Command.SIZE

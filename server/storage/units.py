@@ -1,9 +1,9 @@
 """What is known of a disk behind the commands that a guest sends it."""
 
-import struct
 from collections import deque
 from dataclasses import dataclass, field
 
+from rusb.usb.bulk_only import STATUS_WRAPPER
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from .scsi import Block, Code, SenseKey, sense_key
@@ -12,8 +12,6 @@ __all__ = ["Answer", "Unit"]
 
 AVOIDED = 64 << 20
 """Bytes behind a block that could not be read in which nothing is read ahead."""
-
-_STATUS = struct.Struct("<4sIIB")
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +61,7 @@ class Answer:
     def status(self) -> UrbResult:
         """The command status wrapper."""
         left = self.of.length - (0 if self.code else self.moved)
-        data = _STATUS.pack(b"USBS", self.of.tag, left, self.code)
+        data = STATUS_WRAPPER.pack(b"USBS", self.of.tag, left, self.code)
         return UrbResult(UrbStatus.OK, data, len(data))
 
 

@@ -1,10 +1,10 @@
 """A USB flash drive: SCSI over bulk-only transport (Mass Storage Class BOT 1.0)."""
 
 import enum
-import struct
 from pathlib import Path
 
 from rusb.errors import BackendError
+from rusb.usb.bulk_only import COMMAND_WRAPPER, STATUS_WRAPPER
 from rusb.usb.descriptors import InterfaceDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import ClassCode, Direction, Speed
@@ -20,9 +20,6 @@ __all__ = ["FlashDrive"]
 DEFAULT_SIZE = 16 << 20
 MIN_SIZE, MAX_SIZE = 4 << 20, 4 << 30
 """Bytes of an image made in memory."""
-
-_COMMAND = struct.Struct("<4sIIBBB16s")  # CBW: signature, tag, length, flags, LUN…
-_STATUS = struct.Struct("<4sIIB")  # CSW: signature, tag, residue, status
 
 _PASSED, _FAILED, _PHASE_ERROR = 0, 1, 2
 
@@ -154,7 +151,9 @@ class FlashDrive(EmulatedDevice):
         if self._phase is _Phase.DATA_IN:
             return self._give_data(room)
         if self._phase is _Phase.STATUS:
-            status = _STATUS.pack(b"USBS", self._tag, self._residue, self._status)
+            status = STATUS_WRAPPER.pack(
+                b"USBS", self._tag, self._residue, self._status
+            )
             self._begin()
             self.kick(self.OUT)
             return status
@@ -198,9 +197,9 @@ class FlashDrive(EmulatedDevice):
     @staticmethod
     def _parse(data: bytes) -> tuple[int, int, Direction, int, bytes] | None:
         """Return tag, length, direction, LUN, command; None: invalid (6.2)."""
-        if len(data) != _COMMAND.size:
+        if len(data) != COMMAND_WRAPPER.size:
             return None
-        signature, tag, length, flags, lun, size, block = _COMMAND.unpack(data)
+        signature, tag, length, flags, lun, size, block = COMMAND_WRAPPER.unpack(data)
         if signature != b"USBC" or flags & 0x7F or lun > 15 or not 1 <= size <= 16:
             return None
         return tag, length, Direction(flags), lun, block[:size]

@@ -7,6 +7,7 @@ from functools import partial
 from rusb.client.backends.emulated import FlashDrive, Loopback
 from rusb.errors import RusbError
 from rusb.server.guests.loopback import LoopbackDevice
+from rusb.usb.bulk_only import COMMAND_WRAPPER, STATUS_WRAPPER
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import DescriptorType, Direction, TransferType
 from rusb.usb.urb import UrbResult, UrbStatus
@@ -17,8 +18,6 @@ __all__ = ["Flood", "control", "interrupt", "storage", "transfer"]
 
 US_ENGLISH = 0x0409
 
-_COMMAND = struct.Struct("<4sIIBBB16s")  # BOT 1.0, 5.1
-_STATUS = struct.Struct("<4sIIB")  # 5.2
 _READ_WRITE = struct.Struct(">BBIBHB6x")  # SBC-2, READ (10), WRITE (10)
 _BLOCK = 512
 _BLOCKS = 8 << 20 >> 9
@@ -132,7 +131,7 @@ async def storage(job: Job, devices: list[LoopbackDevice], count: int) -> None:
         block = n * blocks % (_BLOCKS - blocks)
         command = _READ_WRITE.pack(0x28 if is_read else 0x2A, 0, block, 0, blocks, 0)
         direction = Direction.IN if is_read else Direction.OUT
-        wrapper = _COMMAND.pack(b"USBC", n, job.size, direction, 0, 10, command)
+        wrapper = COMMAND_WRAPPER.pack(b"USBC", n, job.size, direction, 0, 10, command)
         result = await device.write(FlashDrive.OUT, wrapper)
         _check(job.name, result, len(wrapper))
         if is_read:
@@ -140,8 +139,8 @@ async def storage(job: Job, devices: list[LoopbackDevice], count: int) -> None:
         else:
             result = await device.write(FlashDrive.OUT, data)
         _check(job.name, result, job.size)
-        result = await device.read(FlashDrive.IN, _STATUS.size)
-        _check(job.name, result, _STATUS.size)
-        _, tag, residue, status = _STATUS.unpack(result.data)
+        result = await device.read(FlashDrive.IN, STATUS_WRAPPER.size)
+        _check(job.name, result, STATUS_WRAPPER.size)
+        _, tag, residue, status = STATUS_WRAPPER.unpack(result.data)
         if (tag, residue, status) != (n, 0, 0):
             raise RusbError(f"{job.name}: command {n} ended with status {status}")
