@@ -154,7 +154,11 @@ class Editor(NetworkEditor, DrivesEditor):
     def set_groups(self, names: Sequence[str]) -> None:
         """Set the groups that the machine is in, each ``/NAME``; none: the main one."""
         document = self.document
-        if (old := document.find("Machine", "Groups")) is not None:
+        old = document.find("Machine", "Groups")
+        nodes = old.all("Group") if old else ()
+        if [node.attributes.get("name") for node in nodes] == list(names):
+            return
+        if old is not None:
             document.remove(old)
         for name in names:
             document.add(self._ensure("Groups"), "Group", {"name": name})
@@ -230,13 +234,18 @@ class Editor(NetworkEditor, DrivesEditor):
         """Connect the first serial port; None: there is none."""
         if serial is not None and serial.mode == "TCP":
             self._raise_to(TCP_SERIAL_SINCE)
-        uart = self.document.find("Machine", "Hardware", "UART")
-        for port in list(uart.all("Port")) if uart else ():
-            if port.attributes.get("slot") == "0":
-                self.document.remove(port)
+        wanted = []
         if serial is not None:
             attributes = {"slot": "0", "enabled": "true", "IOBase": "0x3f8", "IRQ": "4"}
-            attributes |= serial.attributes()
+            wanted.append(attributes | serial.attributes())
+        uart = self.document.find("Machine", "Hardware", "UART")
+        nodes = uart.all("Port") if uart else ()
+        ports = [port for port in nodes if port.attributes.get("slot") == "0"]
+        if [port.attributes for port in ports] == wanted:
+            return
+        for port in ports:
+            self.document.remove(port)
+        for attributes in wanted:
             self.document.add(self._hardware("UART"), "Port", attributes)
 
     # ------------------------------------------------------- remote display ----

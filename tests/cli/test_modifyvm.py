@@ -328,6 +328,11 @@ def test_the_rest_of_the_machine(vbox: Vbox) -> None:
     info = vbox.info()
     for line in ('firmware="EFI64"', 'boot1="net"', 'boot2="none"', "cpus=2"):
         assert line in info
+    vbox.put('<Group name="/a"/>', '<Group name="/a"/><!-- mine -->')
+    vbox.put("<UART>", "<UART><!-- mine -->")
+    text = vbox.file()
+    vbox("modifyvm Lab --groups /a,/b/c --uartmode1 file com1.log")
+    assert vbox.file() == text  # so it is already
     vbox("modifyvm Lab --groups / --uartmode1 disconnected --macaddress1 auto")
     text = vbox.file()
     assert "<Group" not in text
