@@ -452,7 +452,7 @@ def test_a_machine_that_has_become_slower_is_no_change_of_ours(
     before["pingpong_cpu_us"] = 40.0
     print_comparison(before, now)
     out = capsys.readouterr().out
-    assert "the machine itself: 1.50 in CPU" in out
+    assert "the machine itself: a factor of 1.50 in CPU time" in out
     assert [cell.strip() for cell in _tables(out)[0][0].split("|")[6:8]] == [
         "1.50",
         "1.00",

@@ -73,8 +73,8 @@ def test_how_long_the_source_is_needed(
     _teleport._follow("uuid", "there:6000")
     assert capsys.readouterr().out.splitlines() == [
         "50%...",
-        "The machine runs at there:6000: 1 MB transferred, it stood still for 87 ms.",
-        "USB devices that stay plugged in over this host: 3. It has to run until their"
-        " clients have followed the machine or left; controlvm VM poweroff here"
-        " unplugs them.",
+        "The machine now runs at there:6000: 1 MB transferred, paused for 87 ms.",
+        "USB devices that still come through this host: 3. Keep it running until their"
+        " clients have followed the machine or disconnected; controlvm VM poweroff"
+        " here unplugs them.",
     ]

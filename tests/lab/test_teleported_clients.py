@@ -161,7 +161,7 @@ async def test_a_viewer_with_devices_stays(tmp_path: Path) -> None:
             await asyncio.sleep(0.2)  # if it were sent on, it would be by now
             assert session.is_connected
             assert "sent on" not in source.log
-            assert "runs at" not in source.log.partition("stood still")[2]
+            assert "runs at" not in source.log.partition("was paused")[2]
         await source.wait_ended()
 
 

@@ -58,8 +58,8 @@ def test_a_linux_moves_there_and_back(hosts: tuple[Place, Place]) -> None:
         start_waiting(target)
         said = source(teleport(target))
         assert re.search(
-            rf"The machine runs at {target.address}:{PORT}: \d+ MB transferred, it"
-            r" stood still for \d+ ms\.",
+            rf"The machine now runs at {target.address}:{PORT}: \d+ MB transferred,"
+            r" paused for \d+ ms\.",
             said,
         )
         times.append(downtime(said))

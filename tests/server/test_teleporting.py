@@ -63,7 +63,7 @@ async def test_a_machine_moves(source: Host, target: Host) -> None:
     await check_moved(source, target)
     assert ended["downtime"] > 0
     assert ended["transferred"] > 1_000_000
-    assert "it stood still for" in source.log
+    assert "it was paused for" in source.log
     assert "the machine came from 127.0.0.1" in target.log
     assert "The machine has come and runs here." in target.said
     # it can do what any other can, and its disk is not locked by anybody else

@@ -193,9 +193,10 @@ def print_comparison(
         for column, factor in machine.items()
     }
     console.print(
-        f"the machine itself: {machine['CPU']:.2f} in CPU, {machine['time']:.2f} by the"
-        " clock; nothing is marked for that"
-        + (f", nor below {LEAST_BUSY:g}, nor by the clock: it is busy" * is_busy)
+        f"the machine itself: a factor of {machine['CPU']:.2f} in CPU time,"
+        f" {machine['time']:.2f} by the clock; changes up to that are not marked"
+        + (f"; it is busy, so none below {LEAST_BUSY:g} are, and none by the clock")
+        * is_busy
     )
     keys = ["transfer", "bytes", "in\nflight", "devices", "RTT\nms"]
     table = _table(console, [*keys, *_COMPARED])

@@ -161,8 +161,8 @@ STARTVM = (
     Option(
         "putenv",
         short="E",
-        refused="the machine has the environment variables of startvm itself: env"
-        " NAME=VALUE VBoxManage startvm VM",
+        refused="the machine inherits the environment of startvm; set the variable"
+        " there: env NAME=VALUE VBoxManage startvm VM",
     ),
     *refused(_NO_DISK_KEYS, "password password-id"),
 )

@@ -157,14 +157,14 @@ def _follow(uuid: str, where: str) -> None:
         raise ControlError(clean_text(str(state["error"])))
     sent, downtime = state["transferred"] >> 20, state["downtime"]
     print(
-        f"The machine runs at {clean_text(where)}: {sent} MB transferred, it stood"
-        f" still for {downtime * 1000:.0f} ms."
+        f"The machine now runs at {clean_text(where)}: {sent} MB transferred, paused"
+        f" for {downtime * 1000:.0f} ms."
     )
     if count := state["devices"]:
         print(
-            f"USB devices that stay plugged in over this host: {count}. It has to run"
-            " until their clients have followed the machine or left; controlvm VM"
-            " poweroff here unplugs them."
+            f"USB devices that still come through this host: {count}. Keep it running"
+            " until their clients have followed the machine or disconnected; controlvm"
+            " VM poweroff here unplugs them."
         )
 
 

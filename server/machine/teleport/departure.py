@@ -475,7 +475,7 @@ class Departure:
             ) from error
         self.downtime = time.monotonic() - self._still
         self._log(
-            f"Teleporter: the machine runs at {self._to}; it stood still for"
+            f"Teleporter: the machine runs at {self._to}; it was paused for"
             f" {self.downtime * 1000:.0f} ms, {self.progress.transferred} bytes of"
             " memory were sent"
         )

@@ -95,8 +95,8 @@ def process_of(host: Place) -> int:
 
 
 def downtime(said: str) -> int:
-    """For how many milliseconds it stood still, as the command says."""
-    (found,) = re.findall(r"it stood still for (\d+) ms\.", said)
+    """For how many milliseconds it was paused, as the command says."""
+    (found,) = re.findall(r"paused for (\d+) ms\.", said)
     return int(found)
 
 
