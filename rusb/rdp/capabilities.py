@@ -20,6 +20,8 @@ from construct import (
     this,
 )
 
+from rusb.errors import ParseError
+
 from .layout import parse
 from .share import SERVER_USER
 
@@ -41,6 +43,10 @@ MIN_CHUNK = 1600
 
 MAX_CHUNK = 16256
 """Bytes of the longest channel chunk; with its headers it still fits a packet."""
+
+MAX_SETS = 64
+"""Capability sets of a peer; there are 30 kinds. A packet has room for 16000, which
+would take a tenth of a second to read."""
 
 MAX_UPDATE = 0xFFFF
 """Bytes of an update in several packets that we would take; clients only tell theirs
@@ -204,7 +210,7 @@ def parse_demand_active(body: bytes) -> tuple[int, dict[int, bytes]]:
         the share id, and the sets' bodies by type.
 
     Raises:
-        ParseError: a malformed header or set.
+        ParseError: a malformed header or set, or too many of them.
     """
     found = parse(_DEMAND_ACTIVE, body, "Demand Active")
     return found.share_id, _parse_sets(found.active)
@@ -309,7 +315,10 @@ def _join(sets: Sequence[bytes]) -> bytes:
 
 def _parse_sets(active: Container) -> dict[int, bytes]:
     # 1.12: the original counts four bytes too many; read what is there
-    found = parse(_SETS, active.sets[: active.size], "capability sets")
+    data = active.sets[: active.size]
+    if (count := int.from_bytes(data[:2], "little")) > MAX_SETS:
+        raise ParseError(f"{count} capability sets, at most {MAX_SETS}")
+    found = parse(_SETS, data, "capability sets")
     return {one.type: one.body for one in found.sets}
 
 

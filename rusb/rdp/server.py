@@ -86,6 +86,9 @@ MAX_DOMAIN_REQUESTS = 128
 """Users and channels that a client may ask MCS for, each of which is answered; with 31
 channels it needs 34."""
 
+CONFIRM = 64
+"""Messages that a Confirm Active counts as, which takes as long to read."""
+
 MAX_AT_ONCE = 256
 """Messages, keys and movements of one packet, each of which counts as a packet in our
 turn: a packet of the fast path has up to 255."""
@@ -585,6 +588,7 @@ class ServerConnection(Connection):
                 return
             self._count(1)
             if kind == ShareType.CONFIRM_ACTIVE:
+                self._count(CONFIRM)
                 self._confirm_active(body)
             elif kind == ShareType.DATA:
                 self._share_data(ShareData.parse(body))

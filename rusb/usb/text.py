@@ -3,18 +3,24 @@
 __all__ = ["LineQuota", "clean_lines", "clean_text"]
 
 
-def clean_text(data: bytes | str) -> str:
+def clean_text(data: bytes | str, most: int | None = None) -> str:
     """Make a text that a device or peer supplied fit for logs and terminals.
 
     Bytes that are not UTF-8 become ``?``, a TAB becomes a blank, every other control
     character (C0, DEL, C1) and the line and paragraph separators are removed
     (vrdpusb.md 4.4, bad-inputs T42).
+
+    Args:
+        data: the text.
+        most: characters that are looked at; None: all.
     """
     if isinstance(data, bytes):
         text = data.decode("utf-8", "replace").replace("\ufffd", "?")
     else:
         text = data
-    text = text.replace("\t", " ")
+    text = text[:most].replace("\t", " ")
+    if text.isprintable():  # as nearly always
+        return text
     return "".join(c for c in text if c.isprintable() or c == " ")
 
 

@@ -22,7 +22,7 @@ from rusb.rdp.share import DataType
 from rusb.rdp.x224 import ConnectionRequest
 from tests.support.memory import memory_below
 from tests.support.rdp.joined import Joined, no_random
-from tests.support.rdp.raw import RawClient, RawServer, refuse
+from tests.support.rdp.raw import RawClient, RawServer, capability, refuse
 
 USB = 1004
 BLOCKS = ClientBlocks(
@@ -483,6 +483,23 @@ def test_t07_malformed_sets(sets: list[bytes]) -> None:
     raw.connect()
     raw.log_on()
     refuse(lambda: raw.confirm(sets))
+
+
+@pytest.mark.parametrize("count", [64, 65])
+def test_t07_sets_without_end(count: int) -> None:
+    """16000 took a tenth of a second, and there may be 64 such packets in a turn."""
+    raw = RawClient()
+    raw.negotiate()
+    raw.connect()
+    raw.log_on()
+    raw.server.turn = 64
+    unknown = [capability(99, b"")] * count
+    if count > 64:
+        with pytest.raises(RemoteProtocolError, match="65 capability sets, at most 64"):
+            raw.confirm(unknown)
+    else:
+        raw.confirm(unknown)
+        assert raw.server.turn < 0  # it is all of it
 
 
 def test_t07_count_larger_than_the_data() -> None:

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from rusb.errors import NegotiationError
+from rusb.errors import NegotiationError, RemoteProtocolError
 from rusb.rdp import mcs
 from rusb.rdp.capabilities import MIN_CHUNK, server_sets
 from rusb.rdp.client import ClientSettings
@@ -257,6 +257,12 @@ def test_t05_a_licence_cut_short(size: int) -> None:
 def test_t07_malformed_sets(sets: list[bytes]) -> None:
     raw = RawServer().until_licence()
     refuse(lambda: raw.feed(raw.demand(sets)))
+
+
+def test_t07_sets_without_end() -> None:
+    raw = RawServer().until_licence()
+    with pytest.raises(RemoteProtocolError, match="65 capability sets, at most 64"):
+        raw.feed(raw.demand([capability(99, b"")] * 65))
 
 
 def test_t07_count_larger_than_the_data() -> None:

@@ -25,6 +25,21 @@ def test_t42_texts_of_devices_are_fit_for_a_terminal(
     assert clean_text(data) == text
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"caf\xc3\xa9 noir", "café"),
+        (b"\xff\xff\xff\xff\xff", "????"),
+        ("\x1b\x1b\x1b\x1ba", ""),
+    ],
+)
+def test_t42_what_is_looked_at_of_a_text_has_a_limit(
+    data: bytes | str, text: str
+) -> None:
+    """The names in a list of a thousand devices took a tenth of a second."""
+    assert clean_text(data, 4) == text
+
+
 def test_a_device_is_named_by_its_ids_and_what_it_calls_itself() -> None:
     info = DeviceInfo(1, 0x1209, 0xABC, manufacturer="Acme", product="Blinker")
     assert str(info) == "1209:0abc Acme Blinker"

@@ -254,4 +254,4 @@ def _string_at(entry: bytes, offset: int) -> str | None:
     if end < 0:
         raise ParseError(f"string at {offset} does not end in its entry", offset)
     end = min(end, offset + 4 * MAX_STRING)  # bytes of so many characters
-    return clean_text(entry[offset:end])[:MAX_STRING] or None
+    return clean_text(entry[offset:end], MAX_STRING) or None
