@@ -36,7 +36,7 @@ RESTS_AFTER = 10.0
 """Seconds without a change or a key after which nothing happens."""
 
 MAX_UNREAD = 16 << 10
-"""Bytes that QEMU has yet to read above which nothing is typed or moved any more, and
+"""Bytes that QEMU has yet to read above which nothing is pressed or moved any more, and
 nothing of QEMU's is read, much of which wants an answer: it hangs, or a viewer types
 thousands of keys at once. What a turn of a viewer brings fits. A busy QEMU takes up to
 half a millisecond for a click of six bytes, and shows nothing meanwhile."""
@@ -77,6 +77,7 @@ class GuestScreen(ScreenSource):
         self._poking: asyncio.TimerHandle | None = None
         self._happened = 0.0
         self._down: set[int] = set()  # keys, as QEMU knows
+        self._held = 0  # buttons, likewise
         self._told = ""  # the latest problem in the log
 
     def start(self) -> None:
@@ -121,13 +122,18 @@ class GuestScreen(ScreenSource):
         self._note_life()
 
     def pointer(self, buttons: int, x: int, y: int) -> None:
-        if self._protocol is not None and not self._protocol.is_full:
-            if self._access.has_tablets and self.size is not None:
-                self._input.pointer(buttons, x, y, self.size)
-            else:
-                self._protocol.core.pointer(buttons, x, y)
-            self._protocol.flush()
-            self._note_life()
+        if self._protocol is None:
+            return
+        is_release = buttons != self._held and not buttons & ~self._held
+        if self._protocol.is_full and not is_release:
+            return
+        self._held = buttons
+        if self._access.has_tablets and self.size is not None:
+            self._input.pointer(buttons, x, y, self.size)
+        else:
+            self._protocol.core.pointer(buttons, x, y)
+        self._protocol.flush()
+        self._note_life()
 
     def button(self, name: str, *, is_down: bool) -> None:
         if self.is_there:

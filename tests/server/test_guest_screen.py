@@ -185,6 +185,25 @@ async def test_a_screen_that_was_let_go_says_nothing_more(tmp_path: Path) -> Non
     assert watcher.late == 0
 
 
+async def test_a_button_is_released_though_qemu_does_not_read(tmp_path: Path) -> None:
+    guest = GuestScreen(ScreenGuest(tmp_path / "vnc"), 0, lambda: None)
+    guest.watcher = Late(guest)
+    async with asyncio.timeout(30), VncServer(tmp_path / "vnc", 320, 200) as vnc:
+        guest.start()
+        await until(lambda: guest.is_there)
+        assert guest._protocol is not None
+        guest.pointer(1, 5, 5)
+        guest._protocol.is_full = True
+        for buttons in (1, 0, 2, 0, 8, 0):
+            guest.pointer(buttons, 6, 6)
+        guest._protocol.is_full = False
+        guest.pointer(0, 7, 7)
+        await until(lambda: vnc.heard[-1] == b"\5\0\0\7\0\7")
+        sent = [(m[1], m[3]) for m in vnc.heard if m[0] == 5]
+        assert sent == [(1, 5), (0, 6), (0, 7)]
+        await guest.aclose()
+
+
 async def test_nothing_more_is_read_than_is_shown(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
