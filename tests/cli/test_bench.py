@@ -36,7 +36,7 @@ from rusb.cli._bench.plan import (
     Job,
     Plan,
 )
-from rusb.cli._bench.processes import Far, run_far
+from rusb.cli._bench.processes import Far, run_far, run_relay
 from rusb.cli._bench.table import print_comparison, print_figures
 from rusb.cli._bench.work import control
 from rusb.client.backends._emulated.loopback import Loopback
@@ -46,6 +46,7 @@ from rusb.server.attachments import Attachment
 from rusb.server.guests.loopback import LoopbackGuest
 from rusb.server.posted import PostedReads
 from rusb.usb.urb import UrbResult, UrbStatus
+from tests.support.rusbserver import refusing_port
 from tests.support.whole_path import Lab, machine
 
 pytestmark = pytest.mark.xdist_group("bench")  # they share a run of the command
@@ -342,6 +343,15 @@ async def test_a_client_that_cannot_connect_ends_the_run(tmp_path: Path) -> None
     async with asyncio.timeout(30), run_far(1, tmp_path) as far:
         with pytest.raises(RusbError, match="ended or is stuck"):
             await far.usage()
+
+
+async def test_a_relay_to_nowhere_hangs_up() -> None:
+    with refusing_port() as nowhere:
+        async with asyncio.timeout(30), run_relay(nowhere, 0) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
 
 
 async def test_a_process_that_is_stuck_ends_with_the_run(

@@ -11,6 +11,8 @@ import sys
 from collections import deque
 from typing import cast
 
+from rusb.aio.tasks import TaskSet
+
 from .._common import run_async
 
 __all__: list[str] = []
@@ -55,6 +57,10 @@ class _Way(asyncio.Protocol):
         """Pass on to *other* from now on."""
         assert self.transport is not None
         self.other = other
+        if self.transport.is_closing():  # it has left meanwhile
+            assert other.transport is not None
+            other.transport.close()
+            return
         self.transport.resume_reading()
         if self._held:  # uvloop reads once all the same
             self._pass_on()
@@ -114,20 +120,25 @@ async def _join(near: _Way, port: int, far: _Way, rate: float) -> None:
     far.other = near
     sock = _socket(rate)
     sock.setblocking(False)
-    await loop.sock_connect(sock, ("127.0.0.1", port))
-    await loop.create_connection(lambda: far, sock=sock)
-    near.join(far)
+    try:
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await loop.create_connection(lambda: far, sock=sock)
+    except OSError:
+        assert near.transport is not None
+        near.transport.abort()
+    else:
+        near.join(far)
 
 
 async def main(port: int, rtt_ms: float, rate: float = 0) -> None:
     """Listen until standard input ends."""
     loop = asyncio.get_running_loop()
     delay = rtt_ms / 2000
-    joins: set[asyncio.Task[None]] = set()
+    joins = TaskSet()
 
     def accept() -> _Way:
         way = _Way(delay, rate)
-        joins.add(loop.create_task(_join(way, port, _Way(delay, rate), rate)))
+        joins.start(_join(way, port, _Way(delay, rate), rate), "join")
         return way
 
     sock = _socket(rate)
@@ -140,6 +151,7 @@ async def main(port: int, rtt_ms: float, rate: float = 0) -> None:
     )
     await reader.read()
     server.close()
+    await joins.aclose()
 
 
 if __name__ == "__main__":
