@@ -32,7 +32,11 @@ _KIND_OF = {"HardDisk": "hdd", "DVD": "dvd", "Floppy": "floppy"}
 
 def load_hardware(path: Path, usb: Sequence[str] = ()) -> Hardware:
     """Read the hardware of a machine from its file; see :func:`read_hardware`."""
-    return read_hardware(Document(read_file(path), str(path)), path.parent, usb)
+    document = Document(read_file(path), str(path))
+    try:
+        return read_hardware(document, path.parent, usb)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def read_hardware(

@@ -150,6 +150,9 @@ def test_what_is_closed(disks: Vbox) -> None:
     link = Path("link.vdi")
     link.symlink_to("a.vdi")
     disks.fails("closemedium link.vdi --delete", "is attached to 'Lab'", 1)
+    Path("a.vdi").unlink()
+    Path("a.vdi").symlink_to("a.vdi")  # in circles
+    disks.fails(f"closemedium {OWN}", "is attached to 'Lab'", 1)
 
 
 @pytest.mark.skipif(not shutil.which("qemu-img"), reason="apt-get install qemu-utils")

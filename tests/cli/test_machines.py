@@ -288,3 +288,11 @@ def test_a_controller_has_no_more_ports_than_there_are(vbox: Vbox) -> None:
     info = vbox.info()
     assert 'storagecontrollerportcount0="256"' in info
     assert '"S-255-0"="none"' in info
+
+
+def test_a_machine_that_cannot_be_shown_hides_no_other(vbox: Vbox) -> None:
+    vbox("createvm --name Other --register")
+    vbox.put('RAMSize="128"', 'RAMSize="4294967295"')
+    assert re.search(r"^Name: +Other$", vbox("list vms --long"), re.M)
+    place = Registry().find("Lab").path
+    assert f"{place}: RAMSize is 4294967295, not 1 to" in vbox.err

@@ -9,7 +9,7 @@ from rusb.cli._vbox_options import Option, UsageError
 from rusb.errors import SettingsError
 from rusb.server.vbox.registry import Entry
 
-from ._common import given, is_running, registry, show
+from ._common import given, is_running, registry, show, warn
 
 TYPE_CHECKING = False  # as in rusb/__init__.py
 if TYPE_CHECKING:
@@ -153,7 +153,10 @@ def _print_machines(entries: Sequence[Entry], is_json: bool, is_long: bool) -> N
         return
     for entry in entries:
         if is_long and entry.machine:
-            _late("info").COMMANDS["showvminfo"]([entry.uuid])
+            try:
+                _late("info").COMMANDS["showvminfo"]([entry.uuid])
+            except SettingsError as error:  # of this machine only
+                warn(str(error))
             print()
         else:
             show(f'"{entry.name}" {{{entry.uuid}}}')

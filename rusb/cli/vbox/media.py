@@ -1,6 +1,7 @@
 """Images of disks, CDs and floppies: known, copied, forgotten, deleted."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -182,11 +183,12 @@ def closemedium(words: Sequence[str]) -> int:
 
 def _owners(medium: Medium) -> list[str]:
     """The machines that have a medium, in a drive or below another disk."""
+    place = os.path.realpath(medium.path)
     return [
         repr(entry.name)
         for entry in registry().machines()
         for other in known_media([entry])
-        if Path(other.path).resolve() == medium.path.resolve()
+        if os.path.realpath(other.path) == place
     ]
 
 
