@@ -414,6 +414,7 @@ class Attachment:
         core: DeviceCalls,
         flush: Callable[[], None],
         *,
+        now: Callable[[], float] | None = None,
         way: RoundTrip | None = None,
         is_open: bool = False,
         has_waited: bool = False,
@@ -427,13 +428,13 @@ class Attachment:
 
         Args:
             wire_id: its number there.
-            core, flush, way: as at the beginning.
+            core, flush, now, way: as at the beginning; None: the clock before.
             is_open: it has been opened there.
             has_waited: what is open has not been begun, since :meth:`hold`.
         """
         self.wire_id, self._core, self._flush = wire_id, core, flush
         opened, self._open, self._bytes = self._open, {}, 0
-        self._way = way or RoundTrip()
+        self._now, self._way = now or self._now, way or RoundTrip()
         if not is_open:
             core.open_device(wire_id)
         configuration = self._state.configuration

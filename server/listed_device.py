@@ -396,9 +396,10 @@ class ListedDevice:
         self._list.attachments[self.info.id] = attachment
         attachment.watch_changed(self.end)
         attachment.come_back()
-        core, flush = self._list.core, self._list.link.flush
+        core, link = self._list.core, self._list.link
         attachment.rebind(
-            *(fresh.wire_id, core, flush),
+            *(fresh.wire_id, core, link.flush),
+            now=link.now,
             way=self._list.way,
             is_open=True,
             has_waited=True,

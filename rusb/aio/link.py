@@ -241,10 +241,13 @@ class WireLink(ChannelHandler):
             self._timer.cancel()
         self._timer = None
         if due is not None:
-            self._timer = self._loop.call_at(due + self._lag, self._on_due)
+            # not call_at: while a Mac sleeps, uvloop's clock goes on, and this does not
+            left = max(due - self.now(), 0.0)
+            self._timer = self._loop.call_later(left, self._on_due, due)
 
-    def _on_due(self) -> None:
+    def _on_due(self, due: float) -> None:
         self._timer = self._due = None
         if not self._is_closed:
-            self.core.handle_deadline(self.now())
+            # a timer of uvloop ends up to half a millisecond early
+            self.core.handle_deadline(max(self.now(), due))
             self.flush()

@@ -6,6 +6,7 @@ Where such devices come from is the command's business: it names the backends.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -353,7 +354,7 @@ class HostPlugs:
             number=self._number,
             core=core,
             flush=lambda: None,
-            now=asyncio.get_running_loop().time,
+            now=time.monotonic,  # uvloop's counts whole milliseconds
         )
         attachment.watch_changed(partial(self._unplugged, device.uuid))
         try:

@@ -1,8 +1,10 @@
 """A wire core over several channels: who gets what, and every output is executed."""
 
 import asyncio
+from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVarTuple, cast
 
 import pytest
 
@@ -201,18 +203,60 @@ async def test_a_stream_has_no_channels_to_open(output: Output) -> None:
 
 async def test_deadlines_end_with_the_link() -> None:
     below = Below()
-    loop = asyncio.get_running_loop()
     below.link.opened(3, "toy")
-    below.core.due = loop.time()
+    below.core.due = below.link.now()
     below.link.flush()
     async with asyncio.timeout(20):
         while "due" not in below.log:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    below.core.due = loop.time()
+    below.core.due = below.link.now()
     below.link.flush()
     below.link.close()
     await asyncio.sleep(0.01)
     assert below.log.count("due") == 1
+
+
+_Ts = TypeVarTuple("_Ts")
+
+
+class Hasty(asyncio.SelectorEventLoop):
+    """Of which the clock has gone on while the machine slept, and timers are early."""
+
+    def time(self) -> float:
+        return super().time() + 3600
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return super().call_later(delay - 0.01, callback, *args, context=context)
+
+
+def test_a_deadline_is_met_by_the_links_own_clock_and_once() -> None:
+    async def wait() -> None:
+        below = Below()
+        core = below.core
+        core.handle_deadline = handle  # type: ignore[method-assign]
+        core.due = below.link.now() + 0.05
+        dues.append(core.due)
+        below.link.flush()
+        async with asyncio.timeout(20):
+            while not handled:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        below.link.close()
+
+    def handle(now: float) -> None:
+        handled.append(now)
+
+    dues: list[float] = []
+    handled: list[float] = []
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        runner.run(wait())
+    assert handled[0] >= dues[0]
+    assert handled[0] < dues[0] + 20
 
 
 def test_a_core_without_channels_of_its_own_is_never_refused_one() -> None:

@@ -395,3 +395,17 @@ async def test_control_transfers_measure_the_round_trip() -> None:
     status = UrbStatus.STALL
     client.control(SetupPacket(0xC0, 1, 0, 0, 8))
     assert client.attachment.round_trip == pytest.approx(0.01)
+
+
+async def test_another_way_has_a_clock_of_its_own() -> None:
+    """That of the link before may stand still."""
+
+    def answer(urb: Urb) -> UrbResult:
+        other.now += 0.03
+        return UrbResult(UrbStatus.OK)
+
+    other = Wire(answer)
+    attachment = other.attachment = Wire().attachment
+    attachment.rebind(7, other.guest, other.flush, now=lambda: other.now)
+    other.control(SetupPacket(0xC0, 1, 0, 0, 8))
+    assert attachment.round_trip == pytest.approx(0.03)

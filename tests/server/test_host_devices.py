@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from rusb.client.backends.emulated import SerialLoopback
 from rusb.errors import BackendError, DeviceGone, GuestError
@@ -331,3 +332,20 @@ async def test_the_number_of_devices_is_bounded(
     with pytest.raises(GuestError, match="1 devices are attached"):
         await host.plugs.attach(second)
     assert [d.uuid for d in host.plugs.devices()] == [first]
+
+
+def test_how_far_a_device_is_is_known_better_than_uvloop_counts(tmp_path: Path) -> None:
+    """That counts whole milliseconds, and a device of this machine is nearer."""
+
+    async def measure() -> float | None:
+        host = Host(tmp_path)
+        first, _ = await host.uuids()
+        await host.plugs.attach(first)
+        ((_, attachment, _),) = host.plugs._plugged.values()
+        await host.plugs.aclose()
+        host.log.close()
+        return attachment.round_trip
+
+    way = uvloop.run(measure())
+    assert way is not None
+    assert abs(way * 1000 - round(way * 1000)) > 1e-6
