@@ -75,7 +75,6 @@ async def listen_at(
     Raises:
         GuestError: it cannot be listened there.
     """
-    loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_UNIX)
     try:
         if _is_socket(path) and await is_stale(path):
@@ -85,7 +84,11 @@ async def listen_at(
             sock.bind(str(path))  # asyncio would take it away from another server
         finally:
             os.umask(before)
-        return await loop.create_unix_server(accept, sock=sock)
+        try:
+            return await _serve(accept, sock)
+        except BaseException:
+            os.unlink(path)
+            raise
     except OSError as error:
         sock.close()
         raise GuestError(f"cannot listen at {path}: {reason(error)}").hinting(
@@ -94,6 +97,21 @@ async def listen_at(
     except BaseException:
         sock.close()
         raise
+
+
+async def _serve(
+    accept: Callable[[], asyncio.Protocol], sock: socket.socket
+) -> asyncio.Server:
+    """Serve; if this is cancelled, not even for a moment more."""
+    server = await asyncio.get_running_loop().create_unix_server(
+        accept, sock=sock, start_serving=False
+    )
+    try:
+        await server.start_serving()
+    except BaseException:
+        server.close()
+        raise
+    return server
 
 
 def make_own_folder(folder: Path, kind: str) -> None:

@@ -157,13 +157,23 @@ class DeviceStream(asyncio.Protocol):
         on_ended: Callable[[], None] = lambda: None,
         unsent: bytes = b"",
     ) -> "DeviceStream":
-        """Serve the guest at the other end of a connected stream socket."""
-        _, stream = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: cls(
-                device, core, on_refused=on_refused, on_ended=on_ended, unsent=unsent
-            ),
-            sock,
-        )
+        """Serve the guest at the other end of a connected stream socket.
+
+        It is closed with the stream, and if there is none after all.
+        """
+        try:
+            _, stream = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: cls(
+                    *(device, core),
+                    on_refused=on_refused,
+                    on_ended=on_ended,
+                    unsent=unsent,
+                ),
+                sock,
+            )
+        except BaseException:
+            sock.close()
+            raise
         return stream
 
     # ------------------------------------------- called by the event loop ----

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rusb.errors import GuestError
-from rusb.oserrors import reason
 from rusb.usb.setup import SetupPacket
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 
-from ._listening import is_stale, make_own_folder
+from ._listening import is_stale, listen_at, make_own_folder
 from ._pyusb_backend import Backend, default_folder
 from ._stream import DeviceStream, usbredir_core
 from .base import AttachedDevice, GuestBackend
@@ -112,15 +111,7 @@ class PyusbGuest(GuestBackend):
             )
         ours = _Socket(device, path)
         ours.configure()
-        try:
-            ours.listener = await asyncio.get_running_loop().create_unix_server(
-                ours.accept, str(path)
-            )
-            path.chmod(0o600)
-        except OSError as error:
-            if ours.listener is not None:
-                ours.listener.close()
-            raise GuestError(f"cannot listen at {path}: {reason(error)}") from error
+        ours.listener = await listen_at(path, ours.accept)
         self._sockets[device.name] = ours
         return f"{path}"
 

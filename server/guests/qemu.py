@@ -327,14 +327,18 @@ class QemuGuest(HotplugGuest[_Plug]):
             raise
         plug = self._plugs[place] = _Plug(place, device, bus)
         plug.port, plug.is_in, plug.far = port, True, far
-        plug.stream = await DeviceStream.over(
-            sock,
-            device,
-            core,
-            on_refused=lambda: self._drop(plug, _refusal(device)),
-            on_ended=lambda: self._stream_ended(plug),
-            unsent=unsent,
-        )
+        try:
+            plug.stream = await DeviceStream.over(
+                sock,
+                device,
+                core,
+                on_refused=lambda: self._drop(plug, _refusal(device)),
+                on_ended=lambda: self._stream_ended(plug),
+                unsent=unsent,
+            )
+        except BaseException:
+            await self._take_out(plug)
+            raise
         return f"port {port} on {name}"
 
     async def refuse(self, place: str) -> None:

@@ -140,9 +140,9 @@ class VhciGuest(GuestBackend):
         Raises:
             GuestError: no port is free, or the kernel does not take it.
         """
-        async with self._attaching:  # ports are chosen by us
-            plugged = await self._plug_in(device)
         try:
+            async with self._attaching:  # ports are chosen by us
+                plugged = await self._plug_in(device)
             await self._wait_until_in(plugged)
         except BaseException:
             await self.detach(device)

@@ -504,6 +504,26 @@ async def test_a_device_can_come_back(rig: Rig) -> None:
         assert (len(device.seen), rig.left()) == (count, [])
 
 
+async def test_a_device_that_goes_while_it_is_attached_leaves_nothing(rig: Rig) -> None:
+    """At whichever step: its client may go at any moment."""
+    await rig.backend.attach(first := Device(1))  # connects, where that is done once
+    await rig.backend.detach(first)
+    await until(lambda: not rig.left())
+    for steps in range(12):
+        device = Device(2 + steps)
+        attaching = asyncio.ensure_future(rig.backend.attach(device))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        attaching.cancel()
+        await asyncio.wait([attaching])
+        if not attaching.cancelled():
+            assert attaching.result()
+            await rig.backend.detach(device)
+        await until(lambda: not rig.left())
+    await rig.backend.attach(last := Device(99))
+    await rig.backend.detach(last)
+
+
 async def test_closing_unplugs_everything_and_leaves_no_task(rig: Rig) -> None:
     """Invariant 6."""
     before = asyncio.all_tasks()

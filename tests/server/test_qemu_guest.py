@@ -24,6 +24,7 @@ from rusb.server.guests.base import AttachedDevice
 from rusb.server.guests.qemu import QemuGuest
 from rusb.server.server import Server
 from rusb.usb.types import Speed
+from rusb.wire.usbredir import StreamState
 from tests.support.fake_qemu import DONE, FakeQemu, Redirected, Refused
 from tests.support.lab.ramdisk import AttachedRamDisk
 from tests.support.lab.redirpeer import RamDisk
@@ -732,4 +733,37 @@ async def test_a_qemu_without_vnc_says_how_to_get_a_screen(
     os.close(fake._named.pop(passed["fdname"]))
     with pytest.raises(GuestError, match="only shows its first screen"):
         await guest.open_screen(1)
+    await guest.aclose()
+
+
+async def test_a_moved_device_that_goes_while_it_is_adopted_leaves_nothing(
+    fake: FakeQemu, device: AttachedRamDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = QemuGuest(str(fake.path))
+    await guest.start()
+    await guest.attach(device)
+    bus = next(iter(guest._plugs.values())).bus.name
+    await guest.detach(device)
+    begun = asyncio.Event()
+
+    async def hang(*_: object, **__: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "connect_accepted_socket", hang)
+    (ours, theirs), (far, qemus) = socket.socketpair(), socket.socketpair()
+    with theirs, qemus:
+        guest.expect("rusb-000000-1", bus, "1", ours, far)
+        state = StreamState(0, 0, {}, {}, b"", was_reset=False)
+        adopting = asyncio.ensure_future(
+            guest.adopt(device, "rusb-000000-1", state, b"")
+        )
+        await begun.wait()
+        adopting.cancel()
+        await asyncio.wait([adopting])
+        assert adopting.cancelled()
+        theirs.settimeout(5)
+        qemus.settimeout(5)
+        assert (theirs.recv(1), qemus.recv(1)) == (b"", b"")
+    assert guest._plugs == {}
     await guest.aclose()

@@ -1,6 +1,7 @@
 """USB/IP clients at the port of the guest usbip, and the driver's files of vhci."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -13,11 +14,11 @@ from rusb.errors import GuestError
 from rusb.server.guests import usbip
 from rusb.server.guests._listening import parse_place
 from rusb.server.guests.usbip import UsbipGuest
-from rusb.server.guests.vhci import Vhci, VhciGuest, VhciPort, parse_status
+from rusb.server.guests.vhci import FREE, Vhci, VhciGuest, VhciPort, parse_status
 from rusb.usb.device import DeviceInfo
 from rusb.usb.types import Speed
 from rusb.wire.usbip import _codec as codec
-from tests.support.guest_programs import DESCRIPTORS, Device
+from tests.support.guest_programs import DESCRIPTORS, Device, until
 
 SYSFS = json.loads((Path(__file__).parents[1] / "vectors" / "usbip.json").read_text())[
     "sysfs"
@@ -222,6 +223,51 @@ async def test_a_speed_that_no_port_has_is_refused(tmp_path: Path) -> None:
     guest = VhciGuest(driver=Vhci(tmp_path))
     with pytest.raises(GuestError, match="all of its ports for this speed are in use"):
         await guest.attach(Other(1, Speed.SUPER))
+
+
+class Driver(Vhci):
+    """One port, and the kernel's end of its connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theirs: socket.socket | None = None
+
+    def ports(self) -> list[VhciPort]:
+        is_used = False
+        if self.theirs is not None:
+            with contextlib.suppress(BlockingIOError):
+                while self.theirs.recv(100, socket.MSG_DONTWAIT):
+                    pass
+                self.theirs.close()
+                self.theirs = None
+            is_used = self.theirs is not None
+        return [VhciPort(0, 5 if is_used else FREE, is_super=False)]
+
+    def attach(self, port: int, sock: socket.socket, devid: int, speed: int) -> None:
+        self.theirs = sock.dup()
+
+
+async def hang(*_: object, **__: object) -> None:
+    """A loop whose connection is never made."""
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+async def test_a_device_that_goes_while_it_is_plugged_in_leaves_its_port(
+    *, is_made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had its port until the server ended."""
+    guest = VhciGuest(driver=(driver := Driver()))
+    if not is_made:
+        monkeypatch.setattr(asyncio.BaseEventLoop, "connect_accepted_socket", hang)
+    attaching = asyncio.ensure_future(guest.attach(Device()))
+    await until(lambda: driver.theirs is not None)
+    attaching.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([attaching])
+    assert attaching.cancelled()
+    assert [port.state for port in driver.ports()] == [FREE]
+    assert guest._plugged == []
 
 
 def test_vhci_has_no_address() -> None:
