@@ -19,15 +19,18 @@ from rusb.errors import (
     SettingsError,
 )
 
+from ._vbox_options import UsageError
+
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USAGE", "STATUSES", "exit_status"]
 
 EXIT_USAGE = 64
 EXIT_INTERRUPTED = 130
 
 STATUSES: dict[type[RusbError], tuple[int, str]] = {
+    UsageError: (EXIT_USAGE, "the command line is wrong"),
     FilterError: (EXIT_USAGE, "a filter is invalid"),
     PluginError: (EXIT_USAGE, "no such backend or guest kind"),
-    SettingsError: (65, "the machine's settings file cannot be used"),
+    SettingsError: (65, "the machine's settings or a file cannot be used"),
     AuthenticationError: (67, "the server refused the credentials"),
     ControlError: (72, "a machine is running, is not running, or refused a command"),
     ListenError: (69, "no port to listen on is free"),

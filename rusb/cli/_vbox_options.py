@@ -31,7 +31,8 @@ HELP = ("--help", "-help", "-h", "-?")
 
 
 class UsageError(RusbError):
-    """The command line cannot be understood; exit status 2."""
+    """The command line is wrong, whatever there is; exit status 2, of our own commands
+    64."""
 
 
 class HelpWanted(Exception):  # noqa: N818 - it is no error

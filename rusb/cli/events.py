@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import json
 
-from rusb.errors import ControlError, RusbError, SettingsError
+from rusb.errors import ControlError, RusbError
 from rusb.server.machine.control import follow, running_path
 from rusb.server.vbox.lock import holder_of, lock_path
 from rusb.server.vbox.registry import Entry, Registry
 
 from ._common import run_async, say
+from ._vbox_options import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         run_async(_print(entry, args.since, follows=args.follow), in_order=False)
         return 0
     if args.since is not None:
-        raise SettingsError(
+        raise UsageError(
             "--since needs a machine, because each machine numbers its own events"
         )
     listed = [entry for entry in known.machines() if _is_running(entry)]

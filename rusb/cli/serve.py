@@ -13,7 +13,7 @@ from rusb.server.machine.serving import Serving
 from rusb.server.vbox.bare import bare_machine
 from rusb.server.vbox.files import make_folder, write_file
 from rusb.server.vbox.grace import parse_seconds
-from rusb.server.vbox.ports import check_ports, parse_ports
+from rusb.server.vbox.ports import check_address, check_ports, parse_ports
 from rusb.server.vbox.registry import Registry, check_name
 from rusb.server.vbox.settings import load_machine
 from rusb.server.vbox.storage_mode import Storage
@@ -27,6 +27,7 @@ from ._common import (
     until_signal,
 )
 from ._user import check_guest, check_logons, drop_root, find_user
+from ._vbox_options import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +111,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_verbose(parser)
 
 
+def _ports(text: str | None) -> list[int] | None:
+    try:
+        return parse_ports(check_ports(text)) if text else None
+    except SettingsError as error:
+        raise UsageError(f"--port: {error}") from error
+
+
+def _address(text: str | None) -> str | None:
+    try:
+        return check_address(text) if text else None
+    except SettingsError as error:
+        raise UsageError(f"--address: {error}") from error
+
+
 def _storage(text: str) -> Storage:
     try:
         return Storage.parse(text)
@@ -144,17 +159,18 @@ def find_settings(args: argparse.Namespace) -> Path:
     """Return the file of the settings; for a machine without any it is made.
 
     Raises:
-        SettingsError: there is no such machine, or the options do not fit.
+        UsageError: the options do not fit each other, or the name cannot be one.
+        SettingsError: there is no such machine.
         FilterError: a rule is wrong.
     """
     if args.name is None:
         if args.machine is None:
-            raise SettingsError(
+            raise UsageError(
                 "no machine was named; give its name or its .vbox file, or use --name"
                 " NAME --allow RULE"
             )
         if args.allow or args.auth:
-            raise SettingsError(
+            raise UsageError(
                 "--allow and --auth need --name; for a machine with settings use"
                 " usbfilter add and modifyvm --vrdeauthtype"
             )
@@ -162,9 +178,9 @@ def find_settings(args: argparse.Namespace) -> Path:
         is_path = path.suffix == ".vbox" or "/" in args.machine or path.is_file()
         return path if is_path else Registry().find(args.machine).path
     if args.machine is not None:
-        raise SettingsError("give MACHINE or --name, not both")
+        raise UsageError("give MACHINE or --name, not both")
     if not args.allow:
-        raise SettingsError(
+        raise UsageError(
             "--name needs --allow RULE, because no device is admitted without a rule;"
             " --allow vid=0x0000-0xffff admits every device"
         )
@@ -176,9 +192,13 @@ def make_settings(name: str, filters: list[Filter], auth: str | None) -> Path:
     """Write the settings of a machine that only has a name; return the file.
 
     Raises:
-        SettingsError: the name cannot be one, or the file cannot be written.
+        UsageError: the name cannot be one.
+        SettingsError: the file cannot be written.
     """
-    check_name(name)
+    try:
+        check_name(name)
+    except SettingsError as error:
+        raise UsageError(f"--name: {error}") from error
     path = state_folder() / "serve" / name / f"{name}.vbox"
     make_folder(path.parent, is_private=True)
     write_file(path, bare_machine(name, filters, auth or "null"))
@@ -189,6 +209,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     set_up_logging(args.verbose)
     user = find_user(args.user) if args.user else None
+    ports, address = _ports(args.port), _address(args.address)
     path = find_settings(args)
     machine = load_machine(path)
     if machine.note:
@@ -199,8 +220,8 @@ def run(args: argparse.Namespace) -> int:
     config = ServerConfig(
         machine=machine,
         guest=args.guest,
-        ports=parse_ports(check_ports(args.port)) if args.port else None,
-        address=args.address,
+        ports=ports,
+        address=address,
         auth_library=args.auth_library,
         pam_service=args.pam_service,
         legacy_tls=args.legacy_tls,

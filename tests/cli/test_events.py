@@ -161,7 +161,7 @@ def test_the_state_says_the_same(server: RusbServer, tmp_path: Path) -> None:
     [
         ([], 72, "no machine is running"),
         (["Lab"], 65, "Lab"),
-        (["--since", "3"], 65, "--since needs a machine"),
+        (["--since", "3"], 64, "--since needs a machine"),
         (["Lab", "--since", "-1"], 64, "--since"),
         (["Lab", "--since", "x"], 64, "'x' is not an event number"),
     ],

@@ -124,7 +124,13 @@ def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["serve", "nowhere.vbox"], 65, "cannot read the machine's settings"),
         (["serve", "junk.vbox"], 65, "is not XML"),
-        (["serve", "m.vbox", "--port", "x"], 65, "not a list of ports"),
+        (["serve", "m.vbox", "--port", "x"], 64, "not a list of ports"),
+        (["serve", "m.vbox", "--address", "a:5"], 64, "--address: 'a:5' is no address"),
+        (["serve"], 64, "no machine was named; give its name or its .vbox file"),
+        (["serve", "m.vbox", "--allow", "1:2"], 64, "--allow and --auth need --name"),
+        (["serve", "m.vbox", "--name", "m"], 64, "give MACHINE or --name, not both"),
+        (["serve", "--name", "m"], 64, "--name needs --allow RULE"),
+        (["serve", "--name", "a/b", "--allow", "1:2"], 64, "--name: 'a/b' cannot be"),
         (
             ["serve", "m.vbox", "--guest", "toaster"],
             64,

@@ -1,6 +1,7 @@
 """``modifyvm``, rule by rule (filters.md 3.2, vrdp-server.md 5.4)."""
 
 import io
+import shlex
 
 import pytest
 
@@ -409,3 +410,40 @@ def test_passwords_of_a_teleport_that_cannot_be_read(vbox: Vbox) -> None:
 def test_a_machine_that_never_waited_shows_one_line(vbox: Vbox) -> None:
     shown = [line for line in vbox.info() if "teleporter" in line]
     assert shown == ['teleporterenabled="off"']
+
+
+ADDRESSES = [
+    *("0.0.0.0", "::", "::1", "fe80::1%eth0", "192.0.2.10", "127.1", "0", "*"),
+    *("localhost", "lab.example.", "my_host", "münchen.example", "a" * 63),
+]
+NO_ADDRESSES = [
+    *("a b", " ", "[::1]", "1.2.3.4:5000", "host:3389", "999.1.1.1", "1.2.3.4.5"),
+    *("::1::", "a..b", "x\ny", "a" * 64, "a." * 130, "any/all"),
+]
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_what_a_server_may_be_able_to_listen_on_is_kept(vbox: Vbox, text: str) -> None:
+    vbox(f"modifyvm Lab --vrde on --vrdeaddress {shlex.quote(text)}")
+    assert f'vrdeaddress="{text}"' in vbox("showvminfo Lab --machinereadable")
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "modifyvm Lab --vrdeaddress ",
+        "modifyvm Lab --vrde-property TCP/Address=",
+        "modifyvm Lab --teleporteraddress ",
+        "headless -s Lab -a ",
+        "headless -s Lab -e TCP/Address=",
+        "controlvm Lab vrdeproperty TCP/Address=",
+    ],
+)
+def test_what_is_no_address_at_all_is_named_and_changes_nothing(
+    vbox: Vbox, words: str, text: str
+) -> None:
+    """VirtualBox stores it, and its server fails to start later."""
+    before = vbox.files()
+    vbox.fails(words + shlex.quote(text), f"{text!r} is no address to listen on", 1)
+    assert vbox.files() == before

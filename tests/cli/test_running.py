@@ -102,3 +102,31 @@ def test_a_type_that_nobody_knows_starts_nothing(vbox: Vbox) -> None:
         " separate"
     )
     vbox.fails("startvm Lab --type window", sentence)
+
+
+WORDS = "acpipowerbutton, acpisleepbutton, audioin, audioout, clipboard, "
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence", "usage"),
+    [
+        ("Lab", f"no command was named; commands are {WORDS}", ""),
+        ("Lab frobnicate", f"'frobnicate'; choose one of {WORDS}", ""),
+        ("Lab frobnicate", "natpf<1-N>, pause, poweroff, reset, ", ""),
+        ("Lab vrdes", "unknown command 'vrdes'; did you mean vrde?", ""),
+        ("Lab --frobnicate", "unknown option '--frobnicate'", ""),
+        ("Lab vrde", "vrde needs one value", "vrde|vrdeport|"),
+        ("Lab reset 3", "reset accepts no value; unexpected '3'", "poweroff|"),
+        ("Lab natpf2", "natpf2 needs a rule", "natpf1|"),
+        ("Lab teleport", "missing --host", "teleport --host"),
+    ],
+)
+def test_a_wrong_command_gets_one_line_and_the_usage_of_what_it_is(
+    vbox: Vbox, words: str, sentence: str, usage: str
+) -> None:
+    """It was eight lines, and the first was out of sight."""
+    vbox.fails(f"controlvm {words}", sentence)
+    error, *usages = vbox.err.splitlines()
+    assert sentence in error
+    assert len(usages) == bool(usage)
+    assert all(f"usage: rusb controlvm VM {usage}" in line for line in usages)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rusb.aio.tls import make_self_signed
+from rusb.cli._vbox_options import UsageError
 from rusb.cli.serve import make_settings
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.config import ClientConfig
@@ -112,7 +113,7 @@ def test_a_name_gives_the_same_settings_each_time() -> None:
     assert machine.usb_controllers == ("XHCI",)
     assert machine.remote_display.auth_type == "External"
     assert other.remote_display.auth_type == "Null"
-    with pytest.raises(SettingsError, match="it has a slash"):
+    with pytest.raises(UsageError, match="--name: .* it has a slash"):
         make_settings("../Lab", rules, None)
 
 

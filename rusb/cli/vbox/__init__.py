@@ -59,7 +59,8 @@ def run(program: str, word: str, words: Sequence[str]) -> int:
         return 0 if words else 2
     except UsageError as error:
         status = _complain(program, str(error), 2)
-        print("\n".join(synopses(called, command)), file=sys.stderr)
+        for line in _fitting(synopses(called, command), words):
+            print(line, file=sys.stderr)
         return status
     except RusbError as error:
         _complain(program, advised(error), 1)
@@ -92,6 +93,18 @@ def synopses(called: str, command: Command) -> list[str]:
     word = command.__name__.strip("_")
     texts = re.findall(rf"``{word}\b(.*?)``", inspect.getdoc(command) or "", re.DOTALL)
     return [" ".join(f"usage: {called}{text}".split()) for text in texts]
+
+
+def _fitting(usages: Sequence[str], words: Sequence[str]) -> Sequence[str]:
+    """Return those about what was typed; none where the error alone says more."""
+    if len(usages) == 1:
+        return usages
+    typed = {w.rstrip("0123456789") for w in words[:2] if not w.startswith("-")}
+    return [
+        usage
+        for usage in usages
+        if typed & {word.rstrip("0123456789") for word in re.split(r"[\s|]", usage)}
+    ]
 
 
 def _option_lines(options: Iterable[Option]) -> list[str]:

@@ -12,6 +12,7 @@ from rusb.cli._vbox_options import Option, UsageError, on_off, unsigned
 from rusb.errors import ControlError, SettingsError
 from rusb.oserrors import reason
 from rusb.server.vbox.editor import Editor
+from rusb.server.vbox.ports import check_address
 from rusb.server.vbox.teleporter import MAX_PORT
 from rusb.usb.text import clean_text
 
@@ -69,7 +70,7 @@ def _read_password(name: str) -> str:
 CHANGES: dict[str, Callable[[Editor, str], None]] = {
     "teleporter": _enabled,
     "teleporter-port": _port,
-    "teleporter-address": lambda e, v: e.set_teleporter(address=v),
+    "teleporter-address": lambda e, v: e.set_teleporter(address=check_address(v)),
     "teleporter-password": _seen_password,
     "teleporter-password-file": lambda e, v: _password(e, _read_password(v)),
 }

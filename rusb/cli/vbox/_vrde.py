@@ -3,6 +3,7 @@
 import re
 
 from rusb.cli._hints import did_you_mean
+from rusb.server.vbox.ports import check_address, check_ports
 from rusb.server.vbox.settings import FEATURES
 from rusb.server.vbox.values import read_number
 
@@ -12,6 +13,7 @@ __all__ = [
     "NO_MICROPHONE",
     "PROPERTIES",
     "QUALITY",
+    "check_property",
     "note_extra",
     "note_library",
     "note_property",
@@ -58,6 +60,17 @@ def note_property(name: str, value: str) -> None:
         warn(f"{QUALITY} {value!r} is not from 10 to 100; the nearest, or 75, is used")
     elif name == METHOD and value and value.lower() not in METHODS:
         warn(f"{METHOD} {value!r} is unknown, so TLS is used; choose one of {_METHODS}")
+
+
+def check_property(name: str, value: str) -> str:
+    """Return what a VRDE property is to be; empty: it is not set.
+
+    Raises:
+        SettingsError: no server can listen there.
+    """
+    if value and name == "TCP/Ports":
+        return check_ports(value)
+    return check_address(value) if name == "TCP/Address" else value
 
 
 def note_extra(key: str, value: str) -> None:

@@ -9,7 +9,7 @@ from rusb.server.vbox.forwards import Forward
 from rusb.server.vbox.hardware import MAX_CPUS, MAX_MEMORY
 from rusb.server.vbox.model import NETWORK_CARDS
 from rusb.server.vbox.network import NIC_MODES, new_mac
-from rusb.server.vbox.ports import check_ports
+from rusb.server.vbox.ports import check_address, check_ports
 from rusb.server.vbox.registry import check_free, check_name
 from rusb.server.vbox.serialport import SERIAL_MODES, SerialPort
 from rusb.server.vbox.settings import AUTH_TYPES, MAX_MONITORS
@@ -131,7 +131,7 @@ def _property(editor: Editor, value: str) -> None:
     if not equals or not name:
         raise UsageError(f"--vrdeproperty {value!r} is not NAME=VALUE")
     _vrde.note_property(name, text)
-    editor.set_property(name, check_ports(text) if text and name == _PORTS else text)
+    editor.set_property(name, _vrde.check_property(name, text))
 
 
 _PORTS = "TCP/Ports"
@@ -234,7 +234,7 @@ OPTIONS: dict[str, Change] = {
     "vrde-ext-pack": _ext_pack,
     "vrde-property": _property,
     "vrde-port": _ports,
-    "vrde-address": lambda e, v: e.set_property("TCP/Address", v),
+    "vrde-address": lambda e, v: e.set_property("TCP/Address", check_address(v)),
     "vrde-auth-type": _auth_type,
     "vrde-auth-library": _library,
     "vrde-multi-con": _display_flag("vrde-multi-con", "allowMultiConnection"),

@@ -29,7 +29,7 @@ from rusb.server.vbox.files import make_folder
 from rusb.server.vbox.grace import parse_seconds
 from rusb.server.vbox.hardware import load_hardware
 from rusb.server.vbox.model import Hardware
-from rusb.server.vbox.ports import check_ports
+from rusb.server.vbox.ports import check_address, check_ports
 from rusb.server.vbox.settings import Machine
 from rusb.server.vbox.storage_mode import Storage
 from rusb.usb.text import clean_text
@@ -118,11 +118,11 @@ def headless(words: Sequence[str]) -> int:
         if not equals:
             raise UsageError(f"{text!r} is not NAME=[VALUE]")
         _vrde.note_property(name, value)
-        properties[name] = value
+        properties[name] = _vrde.check_property(name, value)
     if port := found.last("vrdeport"):
         properties["TCP/Ports"] = check_ports(port)
     if address := found.last("vrdeaddress"):
-        properties["TCP/Address"] = address
+        properties["TCP/Address"] = check_address(address)
     machine.remote_display = replace(
         display,
         enabled=_STATES.get(word, display.enabled),
@@ -314,7 +314,8 @@ def controlvm(words: Sequence[str]) -> int:
         return 0
     found = given(words, _refused.CONTROL_OPTIONS)
     if len(found.words) < 2:
-        raise UsageError("controlvm VM COMMAND")
+        what = "command" if found.words else "machine"
+        raise UsageError(f"no {what} was named; commands are {_known()}")
     name, verb, *values = found.words
     if verb in _RENAMED:
         say(f"Warning: {verb} is deprecated; use {_RENAMED[verb]}")
@@ -346,8 +347,9 @@ def controlvm(words: Sequence[str]) -> int:
             if not equals:
                 raise UsageError(f"{value!r} is not NAME=VALUE")
             _vrde.note_property(key, text)
-            if key == "TCP/Ports":
-                text = check_ports(text or "0")
+            if key == "TCP/Ports" and not text:
+                text = "0"
+            text = _vrde.check_property(key, text)
             ask_running(uuid, "vrdeproperty", name=key, value=text)
         case "vrdevideochannelquality":
             key = _vrde.QUALITY
@@ -362,8 +364,16 @@ def controlvm(words: Sequence[str]) -> int:
             ask_running(uuid, verb, device=value)
         case _:
             known = (*_PLAIN, *_VALUED, *_media.CONTROL, *_VERBS)
-            raise UsageError(f"unknown command {verb!r}{did_you_mean(verb, known)}")
+            hint = did_you_mean(verb, known) or f"; choose one of {_known()}"
+            raise UsageError(f"unknown command {verb!r}{hint}")
     return 0
+
+
+def _known() -> str:
+    """Return what may follow the machine, as VirtualBox's manual has it."""
+    found = {*_PLAIN, *_VALUED, *_media.CONTROL, *_VERBS}
+    names = {f"{w[:-1]}<1-N>" if w[-1].isdigit() else w for w in found}
+    return ", ".join(sorted(names))
 
 
 def _wait_off(uuid: str) -> None:
