@@ -174,12 +174,11 @@ class EmulatedBackend(DeviceBackend):
     """A bus of emulated devices; :meth:`plug` and ``unplug`` add and remove them.
 
     Args:
-        address: ``KIND[=VALUE][@PORT]``, separated by commas; None: one of each.
+        address: ``KIND[=VALUE][@PORT]``, separated by commas; None: the first four of
             ``flash-drive`` (VALUE: an image file, or the size of a fresh image in
             memory such as 64M), ``keyboard``, ``serial``, ``loopback``, ``microphone``,
-            ``camera``. A drive is
-            unplugged when its image file is renamed or removed, and plugged in when
-            it is back.
+            ``camera``. A drive is unplugged when its image file is renamed or removed,
+            and plugged in when it is back.
         devices: plug in these instead.
 
     Raises:

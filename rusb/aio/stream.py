@@ -140,7 +140,7 @@ class TlsUpgrade:
 
 
 def set_up_socket(transport: asyncio.BaseTransport) -> None:
-    """Let the kernel notice a peer that vanished, within 20 s, and keep little."""
+    """Let the kernel notice a peer that vanished, within 30 s, and keep little."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return

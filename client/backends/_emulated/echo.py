@@ -20,10 +20,6 @@ class Echo:
         self._pieces: deque[bytes] = deque()
         self._size = 0
 
-    def __len__(self) -> int:
-        """Return the number of pieces."""
-        return len(self._pieces)
-
     @property
     def is_full(self) -> bool:
         """Should the host wait?"""
