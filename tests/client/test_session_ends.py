@@ -251,7 +251,7 @@ async def test_a_certificate_for_another_name(lab: Lab, tmp_path: Path) -> None:
     async with proxy(config.port, host="127.0.0.2") as (port, _):
         config.host, config.port = "127.0.0.2", port
         with pytest.raises(
-            CertificateError, match=r"not valid for '127\.0\.0\.2'$"
+            CertificateError, match=r"not valid for '127\.0\.0\.2'; connect with a"
         ) as e:
             async with connect(config, backends=[EmulatedBackend(devices=[])]):
                 pass
