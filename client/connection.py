@@ -213,7 +213,7 @@ class Connection:
         server = self._config.server
         if isinstance(error, _OF_THE_SERVER) and server not in str(error):
             what = " broke the protocol" if type(error) is RemoteProtocolError else ""
-            error.args = (f"{server}{what}: {error}", *error.args[1:])
+            error.subject = f"{server}{what}"
         return error
 
     def _why_refused(self, error: RusbError | None) -> RusbError:

@@ -66,9 +66,15 @@ class RusbError(Exception):
 
     Attributes:
         hint: what the user could do, if the message does not say it; None: nothing.
+        subject: what it is about, in front of the message; empty: the message says it.
     """
 
     hint: Hint | None = None
+    subject: str = ""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{self.subject}: {text}" if self.subject else text
 
     def hinting(self, hint: Hint | None) -> "Self":
         """Set the hint; return the error, to raise it."""

@@ -7,7 +7,15 @@ import pytest
 
 from rusb.cli import main
 from rusb.cli._advice import ADVICE, RDESKTOP_ADVICE, advised
-from rusb.errors import Hint, NegotiationError, ServerBusy, SettingsError
+from rusb.errors import (
+    ConnectionLost,
+    Hint,
+    NegotiationError,
+    ParseError,
+    RusbError,
+    ServerBusy,
+    SettingsError,
+)
 from tests.support.source import IN_SOURCE, texts
 
 
@@ -70,3 +78,14 @@ def test_cores_and_client_name_no_option() -> None:
         and not OF_OTHERS.search(text)
     ]
     assert named == []
+
+
+@pytest.mark.parametrize("kind", [ConnectionLost, NegotiationError, ParseError])
+def test_an_error_says_whom_it_is_about(kind: type[RusbError]) -> None:
+    """Who raises it does not always know."""
+    error = kind("it is over")
+    assert str(error) == "it is over"
+    error.subject = "host:3389"
+    assert str(error) == "host:3389: it is over"
+    assert advised(error.hinting(None)) == str(error)
+    assert error.args == ("it is over",)
