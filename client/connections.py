@@ -153,9 +153,10 @@ class Connections:
             RusbError: see :meth:`~rusb.client.session.ClientSession.start`.
         """
         extension = None
-        if self.config.reconnect and self.config.usb:
+        if self.config.usb:
             extension = Extension(
                 None,
+                comes_back=self.config.reconnect,
                 on_live=lambda ticket: self._begun(ticket, extension),
                 on_resume=lambda: None,
                 on_move=lambda move: self._on_move(extension, move),

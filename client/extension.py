@@ -109,6 +109,7 @@ class Extension(ChannelHandler):
 
     Args:
         ticket: what to come back with; None: begin.
+        comes_back: is the server to wait for us? Else it only tells us things.
         on_live: called with the ticket when we begin, or go on.
         on_resume: called before we ask to go on; no other connection may carry the
             wire from then on.
@@ -125,6 +126,7 @@ class Extension(ChannelHandler):
         self,
         ticket: Ticket | None,
         *,
+        comes_back: bool = True,
         on_live: Callable[[Ticket], None],
         on_resume: Callable[[], None],
         on_move: Callable[[rusbext.Move | None], None] | None = None,
@@ -132,7 +134,7 @@ class Extension(ChannelHandler):
         on_hello: Callable[[], None] | None = None,
     ) -> None:
         self._on_move, self._on_hello = on_move, on_hello
-        self._on_stay = on_stay
+        self._on_stay, self._comes_back = on_stay, comes_back
         self._greeting: rusbext.Hello | None = None
         self._has_asked = False  # to go on
         self.connection: Connection | None = None
@@ -254,6 +256,10 @@ class Extension(ChannelHandler):
     def _accept(
         self, hello: rusbext.Hello, protocol: WireProtocol, link: WireLink
     ) -> None:
+        if not self._comes_back:
+            no_key = bytes(32)
+            self._send(rusbext.Accept(rusbext.VERSION, 0, 0, no_key))
+            return
         grace = min(hello.grace_ms / 1000, MAX_GRACE)
         ticket = Ticket(hello.session, grace, protocol, link)
         assert self.connection is not None

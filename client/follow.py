@@ -36,6 +36,9 @@ _WHY_HERE = {
     " clients that come back",
 }
 
+_OTHER = "the server there cannot go on with them"
+_NOT_AGAIN = "this client was started not to connect again"
+
 MayAsk: TypeAlias = Callable[[], Awaitable[None]]
 
 
@@ -111,7 +114,8 @@ class Follow:
         if now < self._next:
             return
         self._next = now + PAUSE
-        why = _WHY_HERE.get(stay.reason, "the server there cannot go on with them")
+        other = _OTHER if before.reconnect else _NOT_AGAIN
+        why = _WHY_HERE.get(stay.reason, other)
         why = why.format("one of them" if device is None else device)
         there = dataclasses.replace(before, host=stay.host, port=stay.port)
         where = there.server if stay.port else stay.host

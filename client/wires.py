@@ -36,7 +36,7 @@ class WireChoice:
         names: of the wire protocols to offer.
         taken: called with a protocol, its core and its link, once it is taken; returns
             what gets the events of the core from then on.
-        extension: serves rusb's own channel; None: we shall not come back.
+        extension: serves rusb's own channel; None: it is not asked for.
         kept: the wire that a former connection carried.
 
     Attributes:

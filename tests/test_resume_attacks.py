@@ -12,6 +12,7 @@ from rusb.client import pulse
 from rusb.client.backends.emulated import EmulatedBackend, Loopback
 from rusb.client.connection import Connection
 from rusb.client.devices import DeviceCatalog
+from rusb.client.extension import Extension as ClientExtension
 from rusb.client.extension import Ticket
 from rusb.client.redial import RESUME_SECONDS
 from rusb.client.session import ClientSession, connect
@@ -222,7 +223,8 @@ async def test_a_client_that_asks_and_does_not_answer_gets_its_usb(
 ) -> None:
     """And may not change its mind."""
     monkeypatch.setattr(extension, "HOLD_BACK", 0.2)
-    config = replace(lab.config(), reconnect=False, channels=(RUSBEXT,))
+    monkeypatch.setattr(ClientExtension, "_hello", lambda *_: None)
+    config = replace(lab.config(), reconnect=False)
     backend = EmulatedBackend(devices=[Loopback()])
     async with connect(config, backends=[backend]) as session:
         await lab.guest.wait_for(1)

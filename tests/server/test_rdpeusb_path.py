@@ -18,6 +18,7 @@ from rusb.client.backends.emulated import EmulatedBackend
 from rusb.client.events import DeviceOffered, SessionEvent
 from rusb.client.session import ClientSession, connect
 from rusb.filters.model import Filter
+from rusb.rdp.dvc import FIRST_DYNAMIC
 from rusb.server import admission
 from rusb.server.storage import PipelinedStorage
 from rusb.usb.types import TransferType
@@ -65,8 +66,8 @@ async def test_a_refused_device_is_let_go_at_once(tmp_path: Path) -> None:
     drive = FlashDrive()
     async with offered(tmp_path, drive, filters=()) as (lab, backend, session):
         await lab.wait_log("the client let go of it when it was refused")
-        while len(wires_of(session).channels.open) > 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        channels = wires_of(session).channels
+        await until(lambda: sum(n >= FIRST_DYNAMIC for n in channels.open) == 1)
         (state,) = lab.server._sessions.devices()
         assert state.verdict is not None
         assert not state.verdict.admitted

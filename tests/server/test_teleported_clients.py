@@ -55,11 +55,12 @@ async def test_a_client_goes_where_its_machine_goes(source: Host, target: Host) 
 async def test_a_client_that_does_not_come_back_stays(
     source: Host, target: Host
 ) -> None:
-    """``--no-reconnect``: its devices go over the source."""
+    """``--no-reconnect``: its devices go over the source, and it is told so."""
     keyboard = Counting()
-    async with plugged(source, keyboard, reconnect=False):
+    async with plugged(source, keyboard, reconnect=False) as client:
         await move(target.port)
         await reset(TARGET, keyboard)
+        await until(lambda: "was started not to connect again" in client.said())
         assert (await state(SOURCE)).state == "teleported"
         assert "VUSB: Attached" not in target.log
     await source.wait_ended()
