@@ -41,6 +41,8 @@ class Hint(enum.Enum):
 
     ACCEPT_CLEARTEXT = enum.auto()
     """Connect to a server that does not encrypt."""
+    ACCEPT_RC4 = enum.auto()
+    """Connect to a server that has nothing better than standard RDP security."""
     ALLOW_SEVERAL_CLIENTS = enum.auto()
     """Let the machine serve several clients at a time."""
     DROP_AUTHORITY = enum.auto()

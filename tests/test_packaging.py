@@ -24,3 +24,9 @@ def test_the_checkout_has_the_shape_of_an_installation(name: str) -> None:
     link = ROOT / "rusb" / name
     assert link.is_symlink()
     assert os.readlink(link) == f"../{name}"
+
+
+def test_all_programs_begin_where_ctrl_c_is_caught() -> None:
+    """While they import, which takes longest, too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert set(project["scripts"].values()) == {"rusb.cli:main"}

@@ -8,6 +8,7 @@ __all__ = ["ADVICE", "RDESKTOP_ADVICE", "advised"]
 
 ADVICE: Mapping[Hint, str] = {
     Hint.ACCEPT_CLEARTEXT: "Use --security none to accept that.",
+    Hint.ACCEPT_RC4: "Use --security negotiate to connect with RC4, which is weak.",
     Hint.ALLOW_SEVERAL_CLIENTS: "'modifyvm NAME --vrdemulticon on' allows several.",
     Hint.DROP_AUTHORITY: "If the server's owner has really switched TLS off, remove"
     " --ca and connect again.",
@@ -27,6 +28,7 @@ ADVICE: Mapping[Hint, str] = {
 
 RDESKTOP_ADVICE: Mapping[Hint, str] = {
     Hint.ACCEPT_CLEARTEXT: "Use -e to accept that.",
+    Hint.ACCEPT_RC4: "Set RUSB_SECURITY=negotiate to connect with RC4, which is weak.",
     Hint.ALLOW_SEVERAL_CLIENTS: ADVICE[Hint.ALLOW_SEVERAL_CLIENTS],
     Hint.OTHER_KNOWN_SERVERS: "Or set RUSB_STATE to another directory.",
 }

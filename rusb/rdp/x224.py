@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
-from rusb.errors import NegotiationError, ParseError
+from rusb.errors import Hint, NegotiationError, ParseError
 
 from .tpkt import tpkt
 
@@ -81,7 +81,8 @@ def explain_failure(code: int) -> NegotiationError:
     stage = (
         "tls" if code in (Failure.TLS_NOT_ALLOWED, Failure.NO_CERTIFICATE) else "rdp"
     )
-    return NegotiationError(f"{meaning} (negotiation failure {code})", stage)
+    error = NegotiationError(f"{meaning} (negotiation failure {code})", stage)
+    return error.hinting(Hint.ACCEPT_RC4 if code == Failure.TLS_NOT_ALLOWED else None)
 
 
 @dataclass(frozen=True, slots=True)

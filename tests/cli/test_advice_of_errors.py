@@ -16,6 +16,7 @@ from rusb.errors import (
     ServerBusy,
     SettingsError,
 )
+from rusb.rdp.x224 import Failure, explain_failure
 from tests.support.source import IN_SOURCE, texts
 
 
@@ -43,6 +44,13 @@ def test_each_program_has_words_of_its_own() -> None:
     assert advised(error, RDESKTOP_ADVICE) == "in the clear. Use -e to accept that."
     busy = ServerBusy("full").hinting(Hint.OTHER_LOG)
     assert advised(busy, RDESKTOP_ADVICE) == "full"
+
+
+def test_only_a_server_without_tls_leads_to_rc4() -> None:
+    """A wrong certificate, or none, never does."""
+    hints = {failure: explain_failure(failure).hint for failure in Failure}
+    assert hints.pop(Failure.TLS_NOT_ALLOWED) is Hint.ACCEPT_RC4
+    assert set(hints.values()) == {None}
 
 
 def test_the_command_says_it(
