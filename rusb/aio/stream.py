@@ -96,6 +96,7 @@ class RdpCore(Protocol):
     room: float  # bytes of messages that may leave
     turn: float  # packets that may be handled; below 0: how many were beyond that
     has_more: bool  # packets were not
+    is_active: bool  # the session has begun
     bytes_received: int
 
     @property
@@ -181,6 +182,50 @@ class _BelowTls(asyncio.BufferedProtocol):
         self._on_room(True)
 
 
+class _Handshake(asyncio.BufferedProtocol):
+    """Between a transport and TLS that is about to start: each step waits for its turn.
+
+    The first one takes the server a millisecond, and anybody can ask for hundreds at
+    once.
+
+    Args:
+        plain: the transport.
+        tls: as of :class:`_BelowTls`.
+        turns: shared with others.
+    """
+
+    def __init__(
+        self, plain: asyncio.Transport, tls: asyncio.BufferedProtocol, turns: Turns
+    ) -> None:
+        self._plain = plain
+        self.tls = tls
+        self._turns = turns
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return cast(memoryview, self.tls.get_buffer(sizehint))
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._plain.pause_reading()  # what has come stays in the buffer
+        self._turns.wait(partial(self._take, nbytes))
+
+    def _take(self, nbytes: int) -> None:
+        if not self._plain.is_closing():
+            self.tls.buffer_updated(nbytes)
+            self._plain.resume_reading()
+
+    def eof_received(self) -> bool | None:
+        return self.tls.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.tls.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.tls.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.tls.resume_writing()
+
+
 class RdpStream(asyncio.Protocol):
     """One connection: a transport and an RDP core.
 
@@ -197,8 +242,8 @@ class RdpStream(asyncio.Protocol):
         tls: what to do when the core asks for TLS; None: it will not.
         high: bytes waiting to be sent that are pressure, until three quarters are gone.
         max_waiting: bytes waiting to be sent above which the peer is dropped.
-        turns: shared with others, of which one goes on in a turn of the loop; None: it
-            is the only one.
+        turns: shared with others, of which one goes on in a turn of the loop, and does
+            each step until its session begins; None: it is the only one.
     """
 
     def __init__(
@@ -218,6 +263,7 @@ class RdpStream(asyncio.Protocol):
     ) -> None:
         self.core = core
         self._turns = turns or Turns()
+        self._is_new = turns is not None  # and nobody knows who it is
         self._high = high
         self._max_waiting = max_waiting
         self.tls = tls
@@ -299,12 +345,15 @@ class RdpStream(asyncio.Protocol):
         """Feed the core, hand out its events, write what they led to."""
         if self._upgrade is not None:  # TLS is up, our task does not know it yet
             self._early.append(data)
+        elif self._is_new:
+            self._early.append(data)
+            self._rest()
         elif not self._is_over:
-            self._receive(data, TURN)
+            self._receive(data)
 
-    def _receive(self, data: bytes, turn: float) -> None:
+    def _receive(self, data: bytes) -> None:
         core = self.core
-        core.turn = turn
+        core.turn = TURN
         self._is_receiving = True
         try:
             try:
@@ -322,11 +371,22 @@ class RdpStream(asyncio.Protocol):
         finally:
             self._is_receiving = False
         self._write()
+        if self._is_new:
+            self._is_new = not core.is_active
         if core.has_more or core.turn <= 0 or len(data) > FULL_READ:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Read nothing until it is our turn again."""
+        if not self._had_turn:
             self._had_turn = True
             self._pause_or_read()
             if self.transport is not None and not self.transport.is_closing():
                 self._wait_for_turn(self._next_turn)
+
+    def _take_early(self) -> bytes:
+        early, self._early = self._early, []
+        return b"".join(early)
 
     def _wait_for_turn(self, turn: Callable[[], None]) -> None:
         """Have *turn* called when it is ours again."""
@@ -345,8 +405,8 @@ class RdpStream(asyncio.Protocol):
         self._late = self._late or now + CLOSE_TIMEOUT
         is_late = self.core.turn < 0 and now > self._late
         is_right = not (self._is_over or self._error or is_late)
-        if self.core.has_more and is_right:
-            self._receive(b"", TURN)
+        if (self.core.has_more or self._early) and is_right:
+            self._receive(self._take_early())
             self._wait_for_turn(partial(self.connection_lost, exc))
             return
         if exc is not None and self._error is None:
@@ -450,13 +510,15 @@ class RdpStream(asyncio.Protocol):
         self._had_turn = False
         if self.transport is None or self.transport.is_closing():
             return
-        if self.core.has_more:
-            self._receive(b"", TURN)
+        if self.core.has_more or self._early:
+            self._receive(self._take_early())
         self._pause_or_read()
 
     def _pause_or_read(self) -> None:
         want, transport = self._is_held or self._had_turn, self.transport
         if want == self._is_paused or transport is None or transport.is_closing():
+            return
+        if self._upgrade is not None:  # what comes next is for TLS alone
             return
         self._is_paused = want
         (transport.pause_reading if want else transport.resume_reading)()
@@ -525,8 +587,7 @@ class RdpStream(asyncio.Protocol):
             self._give_up(ConnectionLost(f"internal error: {error!r}"))
             return
         self._upgrade = None
-        early, self._early = self._early, []
-        self.data_received(b"".join(early))
+        self.data_received(self._take_early())
 
     def _give_up(self, error: RusbError) -> None:
         self._upgrade = None
@@ -534,12 +595,19 @@ class RdpStream(asyncio.Protocol):
         self.abort()
         self._end()  # while TLS starts, nobody tells us of the transport's end
 
+    def _take_turns(self, plain: asyncio.Transport) -> None:
+        """Let a handshake have its steps in turn."""
+        tls = cast(asyncio.BufferedProtocol, plain.get_protocol())
+        plain.set_protocol(_Handshake(plain, tls, self._turns))
+
     async def _handshake(self) -> None:
         plain = self.transport
         if self.tls is None or plain is None:
             raise NegotiationError(
                 "the peer wants TLS, which is not set up here", "tls"
             )
+        # when TLS is there, and before it reads
+        self._loop.call_soon(self._take_turns, plain)
         try:
             transport = await self._loop.start_tls(
                 plain,
@@ -569,8 +637,8 @@ class RdpStream(asyncio.Protocol):
             raise ConnectionLost("the connection ended during the TLS handshake")
         self.transport, self._plain = transport, plain
         transport.set_write_buffer_limits(high=MARK, low=MARK)
-        tls = cast(asyncio.BufferedProtocol, plain.get_protocol())
-        plain.set_protocol(_BelowTls(tls, self._below_has_room))
+        handshake = cast(_Handshake, plain.get_protocol())
+        plain.set_protocol(_BelowTls(handshake.tls, self._below_has_room))
         self._is_full = self._is_paused = False  # the other one was
         self._room = self.core.room = ROOM
         connection = transport.get_extra_info("ssl_object")
@@ -590,4 +658,7 @@ class RdpStream(asyncio.Protocol):
             self._on_event = self._on_lost = self._on_secured = _ignore
             self._channels = {}
             self._on_pressure, self._on_connected = _ignore, lambda: None
-            on_lost(self._error)
+            if self._is_new:  # of hundreds that end together, each is told of
+                self._turns.wait(partial(on_lost, self._error))
+            else:
+                on_lost(self._error)

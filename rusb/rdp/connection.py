@@ -66,6 +66,7 @@ class Connection(ABC):
         turn: packets, or runs of them, that are handled before the others have their
             turn; likewise.
         has_more: some that have come were not: ``receive_data(b"")`` goes on.
+        is_active: the session has begun.
         bytes_received: how many have come so far.
         mark: as many must have come until *on_turn* of :meth:`keep_channel` is called,
             which sets it.
@@ -100,7 +101,7 @@ class Connection(ABC):
         self._segments = b""
         self._is_over = False
         self._waits_for_tls = False
-        self._is_active = False
+        self.is_active = False
         self._has_session = False  # MCS is connected
         self._channels: dict[int, ChannelReceiver] = {}
         self._chunk_flags: dict[int, int] = {}
@@ -220,7 +221,7 @@ class Connection(ABC):
         if size > MAX_CHANNEL_MESSAGE:
             raise LocalProtocolError(f"channel message of {size} bytes")
         inner = None
-        if channel not in self._channels or not self._is_active:
+        if channel not in self._channels or not self.is_active:
             if channel < FIRST_DYNAMIC:
                 raise LocalProtocolError(f"channel {channel} is not open")
             inner = (self._dynamic or self._need_dynamic()).opened.get(channel)
@@ -415,9 +416,9 @@ class Connection(ABC):
 
     def _open_channels(self) -> None:
         """The session is active: channels are operational, the first time."""
-        if self._is_active:
+        if self.is_active:
             return
-        self._is_active = True
+        self.is_active = True
         for channel, receiver in self._channels.items():
             self._events.append(ChannelOpened(channel, receiver.name))
         if self._dynamic is not None:
@@ -427,7 +428,7 @@ class Connection(ABC):
         """The peer said goodbye."""
         if not self._is_over:
             self._is_over = True
-            self._events.append(Disconnected(reason, self._is_active))
+            self._events.append(Disconnected(reason, self.is_active))
 
     def _ignore(self, reason: str) -> None:
         self._events.append(Ignored(reason))
@@ -438,7 +439,7 @@ class Connection(ABC):
         """Handle every whole packet, as far as our turn goes, and keep the rest."""
         limit = len(data)
         while pos < limit and not self._is_over:
-            if self._is_active and not self._security.is_encrypted:
+            if self.is_active and not self._security.is_encrypted:
                 pos = self._take_chunks(data, pos)
                 if pos == limit:
                     return  # as nearly always
@@ -458,7 +459,7 @@ class Connection(ABC):
                 return
             if data[pos] == TPKT:
                 pos = self._tpkt(data, pos, pos + size, limit)
-            elif self._is_active:
+            elif self.is_active:
                 packet = data[pos : pos + size]
                 self._fast_path(*self._security.unwrap_fast(packet))
                 pos += size
@@ -533,7 +534,7 @@ class Connection(ABC):
             self._segment(segment, data[body:end])  # 1.2: TPKT knows best
             return end
         receiver = self._channels.get(channel)
-        if receiver is None or not self._is_active:
+        if receiver is None or not self.is_active:
             self._ignore(f"{size} bytes on channel {channel}, which is not open")
             return end
         if self._security.is_encrypted:

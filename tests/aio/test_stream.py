@@ -21,6 +21,7 @@ from rusb.aio.stream import (
     WRITE_HIGH,
     RdpStream,
     TlsUpgrade,
+    _Handshake,
 )
 from rusb.aio.tls import make_self_signed, server_context
 from rusb.aio.turns import Turns
@@ -29,6 +30,7 @@ from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.events import ChannelData, Event, TlsRequested
 from rusb.rdp.security import Method
 from rusb.rdp.server import ServerConnection, ServerSettings
+from rusb.rdp.x224 import ConnectionRequest
 
 SOON = [
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -82,6 +84,7 @@ class Feeder:
 
     room = turn = 0.0
     has_more = False
+    is_active = True
     bytes_received = 0
 
     def __init__(self) -> None:
@@ -469,17 +472,97 @@ async def test_what_was_typed_without_end_is_left_when_it_takes_too_long(
 
 
 async def test_connections_with_more_go_on_one_in_a_turn_of_the_loop() -> None:
-    """Three that flood keep the loop no longer from others than one does."""
+    """Three that flood keep the loop no longer from others than one does.
+
+    The first turn waits, too: hundreds may begin at once, each with a packet that is
+    long to read.
+    """
     turns, cores = Turns(), [Slow() for _ in range(3)]
     for core in cores:
         stream, _ = open_stream(core, turns)
         stream.data_received(bytes(9 * TURN))
-    handled = [core.handled for core in cores]
-    for number in range(3 * 8):
+    handled = [0, 0, 0]
+    for number in range(3 * 9):
         await asyncio.sleep(0)
         handled[number % 3] += TURN
         assert [core.handled for core in cores] == handled
     assert handled == [9 * TURN] * 3
+
+
+async def test_connections_that_end_together_are_over_one_in_a_turn() -> None:
+    turns, ends = Turns(), list[RusbError | None]()
+    for _ in range(3):
+        stream, _ = open_stream(Slow(), turns, ends.append)
+        stream.connection_lost(None)
+    for number in range(3):
+        assert ends == [None] * number
+        await asyncio.sleep(0)
+    assert ends == [None] * 3
+
+
+@LOOPS
+def test_handshakes_of_many_are_steps_one_in_a_turn_of_the_loop(
+    tmp_path: Path,
+    loops: Callable[[], asyncio.AbstractEventLoop],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anybody can ask for 200 at once, each of which takes a millisecond or more."""
+    steps: list[int] = []
+    take = _Handshake._take
+
+    def counting(self: _Handshake, nbytes: int) -> None:
+        steps[-1] += 1
+        take(self, nbytes)
+
+    monkeypatch.setattr(_Handshake, "_take", counting)
+    tls = TlsUpgrade(server_context(*make_self_signed(tmp_path), None))
+    turns = Turns()
+
+    def accept() -> RdpStream:
+        core = ServerConnection(
+            ServerSettings(frozenset({Method.TLS})), random_bytes=bytes
+        )
+        return RdpStream(
+            core,
+            on_event=lambda event: None,
+            on_lost=lambda error: None,
+            tls=tls,
+            turns=turns,
+        )
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        pairs = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        for reader, writer in pairs:
+            writer.write(ConnectionRequest(protocols=1).serialize())
+            await reader.readexactly(19)
+        greeting = client_hello()
+        for _, writer in pairs:
+            writer.write(greeting)
+        answers = asyncio.gather(*(reader.readexactly(5) for reader, _ in pairs))
+        while not answers.done():
+            steps.append(0)
+            await asyncio.sleep(0)
+        assert {answer[0] for answer in await answers} == {22}  # of a handshake
+        assert (max(steps), sum(steps)) == (1, 20)
+        for _, writer in pairs:
+            writer.transport.abort()
+        server.close()
+
+    with asyncio.Runner(loop_factory=loops) as runner:
+        runner.run(asyncio.wait_for(work(), 20))
+
+
+def client_hello() -> bytes:
+    """What TLS begins with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), sent).do_handshake()
+    return sent.read()
 
 
 async def test_a_peer_that_fills_what_the_loop_reads_at_once_has_had_its_turn() -> None:

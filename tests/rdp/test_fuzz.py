@@ -144,4 +144,4 @@ def test_an_undamaged_session_runs_to_its_end(
     core = new()
     run(core, flights)
     assert core._failure is None
-    assert core._is_active
+    assert core.is_active
