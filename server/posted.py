@@ -27,7 +27,7 @@ from rusb.usb.types import ClassCode, Feature, Request, TransferType
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
 from .guests.base import AttachedDevice
-from .read_pipe import READS, UNJUDGED, Pipe, PostedRead, Run
+from .read_pipe import READS, Pipe, PostedRead, Run
 from .storage import StorageTarget
 
 __all__ = ["Brought", "PostedReads", "is_read_ahead"]
@@ -162,7 +162,7 @@ class PostedReads(AttachedDevice):
                 if pipe.unjudged and pipe.is_like_before(urb.length):
                     pipe.unjudged -= 1  # as nearly always
                     pipe.has_completed = False
-                    if pipe.is_shallow:
+                    if pipe.needs_ours:
                         self._claim(pipe, urb, complete)
                         return
                 elif self._claims(pipe, urb, complete):
@@ -373,7 +373,7 @@ class PostedReads(AttachedDevice):
 
     def _is_ahead(self, pipe: Pipe) -> bool:
         """Is more to be asked for than the guest has?"""
-        if pipe.asked < READS or pipe.shallow < READS - 1 or pipe.kept >= MAX_WAITING:
+        if pipe.asked < READS or not pipe.is_shallow or pipe.kept >= MAX_WAITING:
             return False
         return bool(pipe.claims) or self._now() - pipe.last < IDLE
 
@@ -391,8 +391,7 @@ class PostedReads(AttachedDevice):
 
     def _depth(self, pipe: Pipe) -> int:
         """Return how many reads there should be at the device."""
-        if pipe.unweighed:
-            pipe.unweighed -= 1
+        if pipe.depth:
             return pipe.depth
         is_near = self._is_near
         if is_near and pipe.interval is None:
@@ -406,7 +405,7 @@ class PostedReads(AttachedDevice):
             others = sum(len(p.posted) for p in self._pipes.values() if p is not pipe)
             depth = min(depth, max(MAX_READS - others, MIN_DEPTH))
         elif is_near:
-            pipe.depth, pipe.unweighed = depth, UNJUDGED
+            pipe.depth = depth
         return depth
 
     def _done(self, pipe: Pipe, posted: PostedRead, result: UrbResult) -> None:

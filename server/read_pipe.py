@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rusb.usb.descriptors import EndpointDescriptor
 from rusb.usb.urb import Completion, Urb, UrbResult, UrbStatus
 
-__all__ = ["READS", "UNJUDGED", "Pipe", "PostedRead", "Run"]
+__all__ = ["READS", "Pipe", "PostedRead", "Run"]
 
 READS = 3
 """With so many of the guest's, more than it asks for are kept at the device, if it does
@@ -82,8 +82,8 @@ class Pipe:
         is_shallow: it has done so often enough to need ours.
         unjudged: so many of its next reads need not be judged, while they are like
             those before.
-        depth: how many of ours there should be, if that is few and the way is short.
-        unweighed: so often that need not be found out again.
+        depth: how many of ours there should be, while that is few, the way is short,
+            and its reads need not be judged; 0: that is to be found out.
         last: when it was seen to read last.
         posted: ours, in order.
         there: how many of those will bring something for the guest.
@@ -109,7 +109,6 @@ class Pipe:
     is_shallow: bool = True
     unjudged: int = 0
     depth: int = 0
-    unweighed: int = 0
     last: float = 0.0
     posted: deque[PostedRead] = field(default_factory=deque)
     there: int = 0
@@ -128,7 +127,6 @@ class Pipe:
         """Another endpoint has its address now; what is under way stays in order."""
         self.of, self.interface, self.interval = of, interface, interval
         self.shallow, self.is_shallow, self.full = READS - 1, True, 0
-        self.unjudged = self.unweighed = 0
         self.moments.clear()
 
     # ----------------------------------------------------------- the guest ----
@@ -141,9 +139,7 @@ class Pipe:
     def note(self, size: int) -> None:
         """The guest reads so many bytes."""
         self.asked = 1 if size < self.size else self.asked + 1
-        if size != self.size:
-            self.size, self.unweighed = size, 0
-        self.unjudged = 0
+        self.size, self.depth = size, 0
 
     def judge(self, enough: int) -> None:
         """It reads again, after one of its reads has completed: does it keep as many at
@@ -155,10 +151,7 @@ class Pipe:
 
     def settle_down(self) -> None:
         """Is it clear by now how it reads? Then its next reads need not be judged."""
-        if self.is_shallow:
-            is_clear = self.asked >= READS
-        else:
-            is_clear = not (self.shallow or self.needs_ours)
+        is_clear = self.asked >= READS if self.is_shallow else not self.shallow
         self.unjudged = UNJUDGED if is_clear else 0
 
     def is_like_before(self, size: int) -> bool:

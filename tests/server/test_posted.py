@@ -35,17 +35,19 @@ def test_the_third_read_has_as_many_kept_as_the_round_trip_wants() -> None:
     assert len(device.sizes()) == 102
 
 
-@pytest.mark.parametrize(("is_full", "most"), [(True, 128), (False, 5)])
-def test_a_device_that_has_more_is_asked_for_more(is_full: bool, most: int) -> None:
+@pytest.mark.parametrize(("full", "most"), [(16, 128), (8, 128), (7, 5), (0, 5)])
+def test_a_device_that_has_more_is_asked_for_more(full: int, most: int) -> None:
     """The network has become three times as slow as it was when that was measured: as
-    few reads as are there bring as few results."""
+    few reads as are there bring as few results. Of 16 so many are full."""
     device = Device()
     device.get_going()
+    count = 0
     for _ in range(20):
         for _ in (sizes := device.sizes()):
             device.clock.sleep(0.06 / len(sizes))
-            device.end(b"x" * (PACKET if is_full else 8))
+            device.end(b"x" * (PACKET if count % 16 < full else 8))
             device.read()
+            count += 1
     assert len(device.sizes()) == most
 
 
@@ -169,6 +171,42 @@ def test_a_long_read_that_is_given_up_may_be_done_all_the_same() -> None:
     device.end_cancelled()
     device.end(b"b")
     assert data_of(other) == [b"b"]
+
+
+def test_a_long_read_may_be_done_while_ours_are_being_cancelled() -> None:
+    device = Device()
+    number, found = device.read(2 * PACKET)
+    _, later = device.read(2 * PACKET)
+    done = iter((b"a",))
+
+    def cancel(_: int) -> None:
+        for data in done:
+            device.end(data)
+
+    device.cancel = cancel  # type: ignore[assignment, method-assign]
+    device.reads.cancel(number)
+    device.end(b"b")
+    assert [(r.status, bytes(r.data)) for r in found + later] == [
+        (OK, b"a"),
+        (OK, b"b"),
+    ]
+
+
+def test_what_comes_while_ours_are_cancelled_is_behind_what_waits() -> None:
+    device = Device()
+    device.round_trip = 0.0
+    device.get_going()
+    found = device.read(8 * PACKET)
+    done = iter((b"y" * 8 * PACKET,))
+
+    def cancel(_: int) -> None:
+        for data in done:
+            device.end(data)
+
+    device.cancel = cancel  # type: ignore[assignment, method-assign]
+    for _ in range(5):
+        device.end(b"x" * PACKET)
+    assert data_of(found) == [b"x" * 5 * PACKET + b"y" * 3 * PACKET]
 
 
 def test_full_packets_are_joined_up_to_a_short_one() -> None:
@@ -411,6 +449,18 @@ def test_a_reset_ends_everything() -> None:
     assert data_of(found) == [b"new"]
 
 
+def test_a_long_read_that_is_being_given_up_ends_with_a_reset() -> None:
+    device = Device()
+    number, found = device.read(8 * PACKET)
+    device.reads.cancel(number)
+    device.reads.reset()
+    assert [r.status for r in found] == [CANCELLED]
+    device.end_cancelled(b"old")
+    later = device.read(8 * PACKET)
+    device.end(b"new")
+    assert data_of(later) == [b"new"]
+
+
 def test_unplugged_with_many_reads_under_way_each_completes() -> None:
     device = Device()
     found = [device.read() for _ in range(500)]
@@ -521,6 +571,15 @@ def test_a_timer_that_is_early_is_not_set_again_and_again() -> None:
     device.clock.sleep(IDLE * 1.1)
     assert len(timers) == 1
     assert len(device.cancelled) == len(device.sizes(KEYS)) > 0
+
+
+def test_reports_are_forgotten_also_if_the_last_read_was_given_up() -> None:
+    device = Device(Keyboard())
+    number, _ = device.read(8, KEYS, TransferType.INTERRUPT)
+    device.reads.cancel(number)
+    assert not device.cancelled
+    device.clock.sleep(IDLE * 1.1)
+    assert len(device.cancelled) == len(device.sizes(KEYS)) == 1
 
 
 def test_reports_come_as_often_as_the_device_says_they_do() -> None:

@@ -1,9 +1,13 @@
 """Whose reads are at a device: the guest's own, as they are, or ours for them."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 from rusb.client.backends.emulated import SerialLoopback
 from rusb.usb.descriptors import EndpointDescriptor, InterfaceDescriptor
+from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
 from tests.support.posting import CANCELLED, IN, PACKET, Device, data_of
@@ -151,3 +155,170 @@ def test_what_is_given_up_while_another_read_ends_asks_for_nothing() -> None:
     assert found == [bytes(80), bytes(70), b"", bytes(60)]
     assert not device.open
     assert data_of(device.read(50)) == [bytes(50)]
+
+
+def test_but_for_its_reads_it_is_the_device() -> None:
+    device = Device()
+    reads, watched = device.reads, list[object]()
+    device.watch_pressure = watched.append  # type: ignore[assignment, method-assign]
+    reads.watch_pressure(print)
+    assert watched == [print]
+    assert (reads.name, reads.round_trip) == (device.name, device.round_trip)
+    assert reads.info is device.info
+    assert reads.descriptors is device.descriptors
+    assert reads.interfaces is device.interfaces
+    assert reads.own_ids is device.own_ids
+
+
+def test_what_is_just_what_the_guest_waits_for_is_passed_on_as_it_is() -> None:
+    device = Device()
+    for _ in range(40):
+        _, found = device.read()
+        number = next(iter(device.open))
+        result = UrbResult(UrbStatus.OK, b"x", 1)
+        device.open.pop(number)[1](result)
+        assert found[0] is result
+
+
+class Asked(Device):
+    """Counts how often somebody wants to know how far it is."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        super().__init__()
+
+    @property
+    def round_trip(self) -> float:  # type: ignore[override]
+        self.count += 1
+        return 0.0001
+
+
+@pytest.mark.parametrize("keeps", [1, 2, 8])
+def test_how_a_guest_reads_is_judged_now_and_then(keeps: int) -> None:
+    device = Asked()
+    for _ in range(keeps):
+        device.read()
+    for _ in range(100):
+        device.end(b"x")
+        device.read()
+    device.count = 0
+    for _ in range(320):
+        device.end(b"x")
+        device.read()
+    assert 5 <= device.count <= 40, device.count
+
+
+def test_one_that_is_given_up_leaves_none_that_wants_more_than_the_next() -> None:
+    device = Device()
+    number, _ = device.read(PACKET)
+    _, later = device.read(8)
+    device.reads.cancel(number)
+    assert device.cancelled == [-2, -1]
+    assert device.sizes() == [PACKET, 8, 8]
+    device.end_cancelled()
+    device.end(b"x")
+    assert [bytes(r.data) for r in later] == [b"x"]
+
+
+def test_when_results_with_data_came_says_how_many_there_should_be() -> None:
+    """Also those of reads that went as they were."""
+    device, _ = keeping_many()
+    while device.open:
+        device.end(b"x")
+    for _ in range(MANY):
+        device.read()
+    for _ in range(16):
+        device.clock.sleep(0.01)
+        device.end(b"x")
+    while device.open:
+        device.end()
+    for _ in range(4):
+        device.read()
+        device.end(b"x")
+        device.clock.sleep(0.01)
+    device.read()
+    assert len(device.open) == 5
+    assert max(device.open) < 0
+
+
+@pytest.mark.parametrize(
+    ("status", "is_told"),
+    [(UrbStatus.STALL, True), (CANCELLED, False), (UrbStatus.OK, False)],
+)
+def test_after_an_error_reads_count_anew(status: UrbStatus, *, is_told: bool) -> None:
+    device, _ = keeping_many()
+    while device.open:
+        device.clock.sleep(0.001)
+        device.end(b"x")
+    for _ in range(MANY):
+        device.read()
+    while device.open:
+        device.clock.sleep(0.001)
+        device.end(b"x")
+        if device.clock.now < 0.1:
+            device.read()
+    device.read()  # still as it is
+    device.end(status=status)
+    device.read()
+    assert len(device.open) == (1 if is_told else 22)
+    assert max(device.open) < 0
+
+
+def another(
+    device: Device, change: Callable[[EndpointDescriptor], EndpointDescriptor]
+) -> None:
+    """Other endpoints are where those of a device were, after a reset."""
+    device.interfaces = tuple(
+        replace(one, endpoints=tuple(map(change, one.endpoints)))
+        for one in device.interfaces
+    )
+    device.reads.reset()
+    device.end_cancelled()
+
+
+def test_another_endpoint_of_the_same_address_is_read_as_if_it_were_new() -> None:
+    device, _ = keeping_many()
+    while device.open:
+        device.end(b"x" * PACKET)
+    for _ in range(MANY):
+        device.read()
+    while device.open:  # as they are: none of ours is necessary
+        device.end(b"x" * PACKET)
+    another(device, lambda e: replace(e, interval=7))
+    device.get_going()
+    assert len(device.sizes()) == 22
+    assert max(device.open) < 0
+
+
+def test_how_fast_one_was_says_nothing_of_another_at_its_address() -> None:
+    device = Device()
+    device.get_going()
+    for _ in range(40):
+        device.read()
+        device.end(b"x" * PACKET)
+    assert len(device.sizes()) == 128
+    another(device, lambda e: replace(e, interval=7))
+    device.get_going()
+    assert len(device.sizes()) == 22
+
+
+def test_another_endpoint_has_packets_of_its_own_and_another_interface() -> None:
+    device = Device()
+    device.get_going()
+    device.interfaces = tuple(
+        replace(one, number=one.number + 5) for one in device.interfaces
+    )
+    another(device, lambda e: replace(e, max_packet_size=64))
+    device.get_going()
+    device.cancelled.clear()
+    number, found = device.read()
+    device.reads.cancel(number)
+    assert not found  # some packets may have come
+    device.reads.reset()
+    device.end_cancelled()
+    device.get_going()
+    device.cancelled.clear()
+    device.request(SetupPacket.set_interface(1, 0))
+    assert not device.cancelled
+    device.request(SetupPacket.set_interface(6, 0))
+    assert device.cancelled
