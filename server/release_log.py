@@ -38,6 +38,8 @@ MAX_SIZE = 16 << 20
 """Bytes of a log; a longer one is continued in a new file, so that with the older ones
 it takes four times that of the disk, whatever peers do."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 BRING_USB = (
     "The client brings no USB devices. To bring them: xfreerdp /usb:id:VVVV:PPPP;"
     " mstsc: Local Resources, More, Other supported RemoteFX USB devices; or run"
@@ -73,6 +75,7 @@ class ReleaseLog:
         self._start = clock()
         self._max_size = max_size
         self._size = 0
+        self._lost = 0  # since the disk is full
         self._path = None if path in (None, "-") else Path(str(path))
         self._rotates = False
         self._file: FileIO | TextIO | None = None
@@ -93,8 +96,10 @@ class ReleaseLog:
         return self._clock()
 
     def write(self, text: str) -> None:
-        """Write a line; a disk that is full, or a reader that went, ends the log, not
-        the server."""
+        """Write a line; a reader that went ends the log, not the server.
+
+        A disk that is full loses lines until there is room.
+        """
         line = clean_text(text)
         if len(line) > MAX_LINE:
             line = line[:MAX_LINE] + "…"
@@ -106,9 +111,14 @@ class ReleaseLog:
                 self._continue()
             self._put(line)
         except (OSError, ValueError) as error:  # ValueError: somebody closed it
-            self.close()
             name = self._path or "on standard error"
             why = reason(error) if isinstance(error, OSError) else error
+            if isinstance(error, OSError) and error.errno in _FULL:
+                if not self._lost:
+                    log.warning("the log %s goes on when there is room: %s", name, why)
+                self._lost += 1
+                return
+            self.close()
             log.warning("the log %s ends here: %s", name, why)
 
     def close(self) -> None:
@@ -121,9 +131,16 @@ class ReleaseLog:
     def _put(self, line: str) -> None:
         stamped = f"{self._stamp()} {line}"
         if isinstance(self._file, FileIO):
+            if self._lost:  # the last one may have been cut
+                gap = f"\n{self._stamp()} Log: {self._lost} lines are missing here"
+                stamped = f"{gap}: the disk was full\n{stamped}"
             data = f"{stamped}\n".encode("utf-8", "replace")
-            self._file.write(data)  # a pipe that is full loses the line
+            count = self._file.write(data)
+            # None: a pipe that is full loses the line
+            if count is not None and count < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._size += len(data)
+            self._lost = 0
         elif self._file is not None:
             write_line(self._file, stamped)
 

@@ -296,11 +296,15 @@ def _write_private(path: Path, data: bytes) -> None:
     """Write all or nothing, mode 0600."""
     temporary = path.with_name(path.name + ".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class KnownServers:
@@ -346,7 +350,8 @@ class KnownServers:
         except OSError as error:
             raise SettingsError(
                 f"cannot compare the certificate of {server} ({shown}) with the trusted"
-                f" ones: {self.path}: {reason(error)}. Make that file writable"
+                f" ones: {self.path}: {reason(error)}. That file must be writable, and"
+                " its disk must have room"
             ).hinting(Hint.OTHER_KNOWN_SERVERS) from error
 
     def knows(self, server: str) -> bool:

@@ -175,16 +175,32 @@ class MachineLock:
                 )
             time.sleep(POLL)
         self._file = file
-        self.say(socket)
+        try:
+            self.say(socket)
+        except ControlError:
+            self.drop()
+            raise
 
     def say(self, socket: Path | None) -> None:
-        """Say what it is held for, see :meth:`take`."""
+        """Say what it is held for, see :meth:`take`.
+
+        Raises:
+            ControlError: the disk is full.
+        """
         assert self._file is not None
-        self._file.seek(0)
-        self._file.truncate()
+        number = self._file.fileno()  # unbuffered: nothing is left for drop() to write
         where = self._settings.absolute() if self._settings else ""
-        self._file.write(f"{os.getpid()}\n{socket or CHANGING}\n{where}\n")
-        self._file.flush()
+        try:
+            os.ftruncate(number, 0)
+            os.write(
+                number, os.fsencode(f"{os.getpid()}\n{socket or CHANGING}\n{where}\n")
+            )
+        except OSError as error:
+            raise ControlError(
+                f"cannot write {self.path}, which keeps the machine from running"
+                f" twice: {reason(error)}; make room, or name another directory with"
+                " RUSB_STATE"
+            ) from error
 
     def drop(self, *, forget: bool = False) -> None:
         """Let go of it, and with *forget* remove it. Idempotent."""

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -342,6 +343,21 @@ def test_a_lock_says_who_has_it_and_for_what(tmp_path: Path) -> None:
     lock.drop()
     assert not path.exists()
     assert holder_of(path) is None
+
+
+def test_a_lock_that_cannot_be_written_is_named_and_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "m.lock"
+    lock = MachineLock(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # as a full disk
+    try:
+        with pytest.raises(ControlError, match=r"cannot write .*m\.lock.*RUSB_STATE"):
+            lock.take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not lock.is_held
+    with changing(path):
+        assert holder_of(path) is not None
 
 
 def test_whoever_changes_a_machine_is_waited_for(

@@ -1,10 +1,13 @@
 """VBox.log: its format, its rotation, what it does with hostile text."""
 
 import contextlib
+import errno
 import os
 import re
 import stat
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,14 +91,48 @@ def test_a_folder_that_is_not_there_is_an_error_with_a_cure(tmp_path: Path) -> N
     assert caught.value.hint is Hint.OTHER_LOG
 
 
-def test_a_full_disk_ends_the_log_and_not_the_server(
+def test_a_full_disk_loses_lines_and_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log = ReleaseLog("/dev/full")
     log.write("one")
-    log.write("two")
     log.close()
-    assert caplog.text.count("ends here: No space left on device") == 1
+    full = "goes on when there is room: No space left on device"
+    assert caplog.text.count(full) == 1
+
+
+@pytest.mark.parametrize("taken", [0, 9], ids=["nothing", "a part of the line"])
+def test_a_log_goes_on_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, taken: int
+) -> None:
+    class Disk(FileIO):
+        is_full = False
+
+        def write(self, data: Any) -> int:
+            if not self.is_full:
+                return super().write(data)
+            if not taken:
+                raise OSError(errno.ENOSPC, "")
+            return super().write(data[:taken])
+
+    path = tmp_path / "VBox.log"
+    log = ReleaseLog(path)
+    log.close()
+    log._file = disk = Disk(path, "a")
+    disk.is_full = True
+    log.write("one")
+    log.write("two")
+    disk.is_full = False
+    log.write("three")
+    log.write("four")
+    log.close()
+    lines = [line[16:] for line in path.read_text().splitlines() if line[16:]]
+    assert lines[-3:] == [
+        "Log: 2 lines are missing here: the disk was full",
+        "three",
+        "four",
+    ]
+    assert caplog.text.count("goes on when there is room") == 1
 
 
 def test_standard_error_without_a_reader_ends_the_log_and_not_the_server(
