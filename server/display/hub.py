@@ -32,6 +32,9 @@ have their turn, and little waits for who reads slowly."""
 MAX_PICTURES = 16 << 20
 """Bytes of pictures on their way to clients above which no further one is made."""
 
+BUG_SECONDS = 1.0
+"""What a round counts as that failed: the next one may fail, too."""
+
 KEY_PAUSE = 1.0
 """Seconds from a picture of a video that needs none before it to the next one for the
 sake of a viewer that has missed some: it costs the others, too."""
@@ -265,6 +268,8 @@ class Hub:
             await self._encode_and_send(jobs)
         except Exception:
             log.exception("bug while making a picture")
+            self._pace.ended(asyncio.get_running_loop().time(), BUG_SECONDS)
+            self.changed()  # nobody knows what of it viewers have
         self._behind.clear()
         self._tick = None
         if self._is_due_again:

@@ -17,7 +17,7 @@ from rusb.server.display import pace
 from rusb.server.display.base import Rectangle
 from rusb.server.display.hub import Hub
 from rusb.server.display.keyboard import Keyboard
-from rusb.server.display.rounds import Drawing
+from rusb.server.display.rounds import Drawing, encode_round
 from rusb.server.display.status import StatusPage
 from tests.support.rdp.pictures import noise
 
@@ -94,6 +94,37 @@ async def test_viewers_of_one_form_share_the_bytes(hub: Hub) -> None:
     first, second, other = (viewer.updates[0] for viewer in viewers)
     assert all(a is b for a, b in zip(first, second, strict=True))
     assert other[0] is not first[0]
+
+
+async def test_a_round_that_fails_is_made_good(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the shadow has changed; and not again and again at once."""
+    rounds = 0
+
+    def fail(*words: object) -> object:
+        nonlocal rounds
+        rounds += 1
+        found = encode_round(*words)  # type: ignore[arg-type]
+        if rounds in (2, 4):
+            raise ZeroDivisionError
+        return found
+
+    monkeypatch.setattr(module, "encode_round", fail)
+    monkeypatch.setattr(module, "BUG_SECONDS", 0.01)
+    viewer = Viewer()
+    hub.add(viewer)
+    await until_sent(viewer)
+    whole = viewer.bytes_sent()
+    hub.damaged([(17, 17, 2, 2)])
+    await until_sent(viewer, rounds=2)
+    assert viewer.bytes_sent() == 2 * whole
+    monkeypatch.setattr(module, "BUG_SECONDS", 1000.0)
+    hub.damaged([(17, 17, 2, 2)])
+    while rounds < 4:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.2)
+    assert (rounds, len(viewer.updates)) == (4, 2)
 
 
 async def test_only_what_has_changed_is_sent(hub: Hub) -> None:
