@@ -211,6 +211,7 @@ class _Handshake(asyncio.BufferedProtocol):
     def _take(self, nbytes: int) -> None:
         if not self._plain.is_closing():
             self.tls.buffer_updated(nbytes)
+        if not self._plain.is_closing():
             self._plain.resume_reading()
 
     def eof_received(self) -> bool | None:

@@ -25,7 +25,7 @@ from rusb.aio.stream import (
 )
 from rusb.aio.tls import make_self_signed, server_context
 from rusb.aio.turns import Turns
-from rusb.errors import RemoteProtocolError, RusbError
+from rusb.errors import HandshakeError, RemoteProtocolError, RusbError
 from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.events import ChannelData, Event, TlsRequested
 from rusb.rdp.security import Method
@@ -500,6 +500,25 @@ async def test_connections_that_end_together_are_over_one_in_a_turn() -> None:
     assert ends == [None] * 3
 
 
+def accepting(
+    folder: Path, on_lost: Callable[[RusbError | None], None]
+) -> Callable[[], RdpStream]:
+    """Return what makes the streams of a server that shares turns among them."""
+    tls = TlsUpgrade(server_context(*make_self_signed(folder), None))
+    settings, turns = ServerSettings(frozenset({Method.TLS})), Turns()
+
+    def accept() -> RdpStream:
+        return RdpStream(
+            ServerConnection(settings, random_bytes=bytes),
+            on_event=lambda event: None,
+            on_lost=on_lost,
+            tls=tls,
+            turns=turns,
+        )
+
+    return accept
+
+
 @LOOPS
 def test_handshakes_of_many_are_steps_one_in_a_turn_of_the_loop(
     tmp_path: Path,
@@ -515,20 +534,7 @@ def test_handshakes_of_many_are_steps_one_in_a_turn_of_the_loop(
         take(self, nbytes)
 
     monkeypatch.setattr(_Handshake, "_take", counting)
-    tls = TlsUpgrade(server_context(*make_self_signed(tmp_path), None))
-    turns = Turns()
-
-    def accept() -> RdpStream:
-        core = ServerConnection(
-            ServerSettings(frozenset({Method.TLS})), random_bytes=bytes
-        )
-        return RdpStream(
-            core,
-            on_event=lambda event: None,
-            on_lost=lambda error: None,
-            tls=tls,
-            turns=turns,
-        )
+    accept = accepting(tmp_path, lambda error: None)
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
@@ -553,6 +559,35 @@ def test_handshakes_of_many_are_steps_one_in_a_turn_of_the_loop(
 
     with asyncio.Runner(loop_factory=loops) as runner:
         runner.run(asyncio.wait_for(work(), 20))
+
+
+@LOOPS
+def test_a_handshake_that_fails_is_no_bug_of_ours(
+    tmp_path: Path,
+    loops: Callable[[], asyncio.AbstractEventLoop],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[RusbError | None] = []
+    accept = accepting(tmp_path, errors.append)
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ConnectionRequest(protocols=1).serialize())
+        await reader.readexactly(19)
+        writer.write(b"\x16\3\1\0\4nope")
+        await reader.read()
+        while not errors:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        writer.close()
+        server.close()
+
+    with asyncio.Runner(loop_factory=loops) as runner:
+        runner.run(asyncio.wait_for(work(), 20))
+    assert isinstance(errors[0], HandshakeError)
+    assert caplog.records == []
 
 
 def client_hello() -> bytes:
