@@ -168,6 +168,7 @@ class Attachment:
         self._most_bytes = MAX_BYTES_IN_FLIGHT
         self._is_paused = False
         self._is_away = False  # nothing reaches the client now
+        self._back = 0.0  # since when it is reached
         self._late: set[int] = set()  # complete, but not for the core
         self._said: dict[tuple[int, int, int, int], bytes] = {}
         self._on_pressure: Callable[[bool], None] = lambda is_high: None
@@ -285,7 +286,7 @@ class Attachment:
 
     def _answered(self, setup: SetupPacket, left: float, result: UrbResult) -> None:
         """A control transfer is complete: learn from it."""
-        if result.status in _ANSWERS:
+        if result.status in _ANSWERS and left >= self._back:
             now = self._now()
             self._way.add(now - left, now)
         if result.status is _OK and setup.request in _REMEMBERED:
@@ -363,8 +364,8 @@ class Attachment:
         self._is_away = True
 
     def come_back(self) -> None:
-        """The client is reached again."""
-        self._is_away = False
+        """The client is reached again, perhaps another way."""
+        self._is_away, self._back = False, self._now()
 
     def watch_changed(self, changed: Callable[[str], None]) -> None:
         """Call *changed*, with the reason, if the device turns into another one."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -409,3 +410,21 @@ async def test_another_way_has_a_clock_of_its_own() -> None:
     attachment.rebind(7, other.guest, other.flush, now=lambda: other.now)
     other.control(SetupPacket(0xC0, 1, 0, 0, 8))
     assert attachment.round_trip == pytest.approx(0.03)
+
+
+async def test_what_left_before_a_connection_broke_measures_nothing() -> None:
+    """Its answer may have waited for the next connection, and comes at once there."""
+    wire = Wire(lambda urb: None)
+    wire.guest.open_device(7)
+    attachment = wire.attachment
+    submit = partial(attachment.submit, complete=lambda result: None)
+    submit(Urb.control(1, SetupPacket(0xC0, 1, 0, 0, 8)))
+    wire.now += 0.001
+    attachment.leave()
+    submit(Urb.control(2, SetupPacket(0xC0, 1, 0, 0, 8)))
+    attachment.come_back()
+    attachment.completed(1, UrbResult(UrbStatus.OK))
+    assert attachment.round_trip is None
+    wire.now += 0.02
+    attachment.completed(2, UrbResult(UrbStatus.OK))
+    assert attachment.round_trip == pytest.approx(0.02)

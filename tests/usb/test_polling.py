@@ -49,6 +49,8 @@ def test_the_quickest_answer_of_the_last_minute_counts() -> None:
         assert way.seconds == (0.020 if now <= 61 else 0.060)
     way.forget()
     assert way.seconds is None
+    way.add(0.090, 70)
+    assert way.seconds == 0.090
 
 
 def test_devices_that_wait_for_each_other_do_not_hide_how_short_the_way_is() -> None:
