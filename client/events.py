@@ -202,7 +202,10 @@ class SessionForgotten(SessionEvent):
     is_late: bool
 
     def __str__(self) -> str:
-        why = "it was restarted, or its guest ended"
+        why = (
+            "it was restarted, its guest ended, or they are for sound or video, which"
+            " cannot wait"
+        )
         if self.is_late:
             why = "the connection was lost for too long"
         return f"{self.server} no longer keeps the devices: {why}. Connecting again"

@@ -130,3 +130,16 @@ def test_the_table_has_every_source_and_guest_and_no_empty_cell() -> None:
             assert len(row) == len(head)
             used |= {word.strip() for cell in row[1:] for word in cell.split(",")}
     assert used == known | {"s"}
+
+
+def test_the_module_of_the_authentication_guide_runs_as_printed() -> None:
+    text = (ROOT / "docs/guide/authentication.md").read_text("utf-8")
+    program = text.partition("```python\n")[2].partition("```")[0]
+    module: dict[str, Any] = {}
+    exec(program, module)
+
+    def ask(password: str, is_logon: int) -> int:
+        who = ("vrde", None, 0, "john", password, "", is_logon, 1)
+        return int(module["vrdp_auth3"](*who))
+
+    assert [ask("secret", 1), ask("wrong", 1), ask("secret", 0)] == [1, 0, 0]
