@@ -2,6 +2,7 @@
 (docs/spec/teleport.md 7.10, 7.11)."""
 
 import asyncio
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -220,13 +221,15 @@ CAMERA = DeviceInfo(5, 0x046D, 0x0825, product="Camera")
         (Stay(Staying.STREAM, 5, 3390, b"there"), "046d:0825 Camera streams sound"),
         (Stay(Staying.AHEAD, 6, 3390, b"there"), "one of them is read ahead"),
         (Stay(77, 0, 3390, b"there"), "the server there cannot go on with them"),
+        (Stay(78, 0, 3390, b"there"), "this client was started not to connect again"),
     ],
 )
 async def test_who_is_not_to_go_there_says_why_and_what_to_do(
     stay: Stay, why: str
 ) -> None:
     way = Way()
-    way.follow.told_to_stay(stay, CAMERA if stay.device == 5 else None, HERE)
+    device = CAMERA if stay.device == 5 else None
+    way.follow.told_to_stay(stay, device, replace(HERE, reconnect=stay.reason != 78))
     (event,) = way.events
     assert str(event).startswith(
         "the machine has moved to there:3390, but the devices stay connected to"
