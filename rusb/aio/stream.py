@@ -22,6 +22,7 @@ from rusb.oserrors import reason
 from rusb.rdp.channels import ChannelHandler
 from rusb.rdp.events import ChannelData, Event, TlsRequested
 
+from .below_tls import BelowTls, Handshake
 from .turns import Turns
 
 __all__ = ["RdpCore", "RdpStream", "TlsUpgrade", "set_up_socket"]
@@ -149,82 +150,6 @@ def set_up_socket(transport: asyncio.BaseTransport) -> None:
     for option, value in _OPTIONS:
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-class _BelowTls(asyncio.BufferedProtocol):
-    """Between a transport and TLS, which keeps to itself when there is room again.
-
-    Args:
-        tls: asyncio's or uvloop's protocol of TLS.
-        on_room: called with False when the transport is full, then with True.
-    """
-
-    def __init__(
-        self, tls: asyncio.BufferedProtocol, on_room: Callable[[bool], None]
-    ) -> None:
-        self._tls = tls
-        self._on_room = on_room
-        # what comes in takes no detour
-        vars(self).update(get_buffer=tls.get_buffer, buffer_updated=tls.buffer_updated)
-
-    def eof_received(self) -> bool | None:
-        return self._tls.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._tls.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._tls.pause_writing()
-        self._on_room(False)
-
-    def resume_writing(self) -> None:
-        self._tls.resume_writing()
-        self._on_room(True)
-
-
-class _Handshake(asyncio.BufferedProtocol):
-    """Between a transport and TLS that is about to start: each step waits for its turn.
-
-    The first one takes the server a millisecond, and anybody can ask for hundreds at
-    once.
-
-    Args:
-        plain: the transport.
-        tls: as of :class:`_BelowTls`.
-        turns: shared with others.
-    """
-
-    def __init__(
-        self, plain: asyncio.Transport, tls: asyncio.BufferedProtocol, turns: Turns
-    ) -> None:
-        self._plain = plain
-        self.tls = tls
-        self._turns = turns
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return cast(memoryview, self.tls.get_buffer(sizehint))
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._plain.pause_reading()  # what has come stays in the buffer
-        self._turns.wait(partial(self._take, nbytes))
-
-    def _take(self, nbytes: int) -> None:
-        if not self._plain.is_closing():
-            self.tls.buffer_updated(nbytes)
-        if not self._plain.is_closing():
-            self._plain.resume_reading()
-
-    def eof_received(self) -> bool | None:
-        return self.tls.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.tls.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self.tls.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.tls.resume_writing()
 
 
 class RdpStream(asyncio.Protocol):
@@ -599,7 +524,7 @@ class RdpStream(asyncio.Protocol):
     def _take_turns(self, plain: asyncio.Transport) -> None:
         """Let a handshake have its steps in turn."""
         tls = cast(asyncio.BufferedProtocol, plain.get_protocol())
-        plain.set_protocol(_Handshake(plain, tls, self._turns))
+        plain.set_protocol(Handshake(plain, tls, self._turns))
 
     async def _handshake(self) -> None:
         plain = self.transport
@@ -638,8 +563,8 @@ class RdpStream(asyncio.Protocol):
             raise ConnectionLost("the connection ended during the TLS handshake")
         self.transport, self._plain = transport, plain
         transport.set_write_buffer_limits(high=MARK, low=MARK)
-        handshake = cast(_Handshake, plain.get_protocol())
-        plain.set_protocol(_BelowTls(handshake.tls, self._below_has_room))
+        handshake = cast(Handshake, plain.get_protocol())
+        plain.set_protocol(BelowTls(handshake.tls, self._below_has_room))
         self._is_full = self._is_paused = False  # the other one was
         self._room = self.core.room = ROOM
         connection = transport.get_extra_info("ssl_object")

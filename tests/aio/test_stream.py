@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from rusb.aio.below_tls import Handshake
 from rusb.aio.stream import (
     MARK,
     PRICE,
@@ -21,7 +22,6 @@ from rusb.aio.stream import (
     WRITE_HIGH,
     RdpStream,
     TlsUpgrade,
-    _Handshake,
 )
 from rusb.aio.tls import make_self_signed, server_context
 from rusb.aio.turns import Turns
@@ -527,13 +527,13 @@ def test_handshakes_of_many_are_steps_one_in_a_turn_of_the_loop(
 ) -> None:
     """Anybody can ask for 200 at once, each of which takes a millisecond or more."""
     steps: list[int] = []
-    take = _Handshake._take
+    take = Handshake._take
 
-    def counting(self: _Handshake, nbytes: int) -> None:
+    def counting(self: Handshake, nbytes: int) -> None:
         steps[-1] += 1
         take(self, nbytes)
 
-    monkeypatch.setattr(_Handshake, "_take", counting)
+    monkeypatch.setattr(Handshake, "_take", counting)
     accept = accepting(tmp_path, lambda error: None)
 
     async def work() -> None:
