@@ -1,7 +1,9 @@
 """The contract of rusb/wire/base.py, kept by every wire protocol."""
 
+import contextlib
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
@@ -503,3 +505,30 @@ def test_a_core_gives_events_or_one_error_whatever_arrives(
         assert len(event.result.data) <= urb.length
         assert 0 <= event.result.length <= urb.length
     assert all(e.reason for e in session.guest_saw(Ignored))
+
+
+def shortened(value: object) -> Iterator[object]:
+    """Lists with one element less, at whichever depth; for protocols that are text."""
+    if isinstance(value, list):
+        for index, one in enumerate(value):
+            yield [*value[:index], *value[index + 1 :]]
+            for other in shortened(one):
+                yield [*value[:index], other, *value[index + 1 :]]
+
+
+@pytest.mark.parametrize("is_guest", [True, False])
+def test_text_that_is_nested_deeply_or_lacks_a_part_is_refused(
+    name: str, is_guest: bool
+) -> None:
+    """Invariant 4, as damage at random seldom has it."""
+    there, back, where = record(name)
+    hostile = [(b"[" * 200_000, back[0] if is_guest else there[0])]
+    for message in back if is_guest else there:
+        with contextlib.suppress(ValueError):
+            for value in shortened(json.loads(message)):
+                hostile.append((json.dumps(value).encode(), message))
+    for data, message in hostile:
+        session = Session(name, silent)
+        side: Side = session.guest if is_guest else session.device
+        with contextlib.suppress(RemoteProtocolError):
+            side.receive_data(where[message], data, now=1)
