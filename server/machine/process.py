@@ -405,6 +405,7 @@ class QemuProcess(Qemu):
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us; we power the machine off
         )
         self._reading = asyncio.ensure_future(self._read_words(self._process))
         self._monitor = await self._connect(self._give_up)

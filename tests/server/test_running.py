@@ -68,6 +68,11 @@ async def test_an_end_that_is_cancelled_goes_on(
     assert process.returncode is not None
 
 
+async def test_ctrl_c_reaches_us_alone(running: RunningMachine) -> None:
+    """A terminal sends it to each process of its group; QEMU would end by itself."""
+    assert os.getpgid(process_of(running).pid) != os.getpgid(0)
+
+
 async def test_devices_reach_the_controllers_of_their_speeds(
     running: RunningMachine, tmp_path: Path, said: list[str]
 ) -> None:
