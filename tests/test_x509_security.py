@@ -99,14 +99,14 @@ def unusable(folder: Path, how: str) -> tuple[Path, Path]:
     return files
 
 
-HOWS = {
-    "elliptic": "not an RSA key",
-    "large": "3072 bits",
-    "protected": "cannot be read: Password",
-    "other": "do not match",
-    "long": "the maximum is 12 KiB",
-    "missing": "cannot be read: .*No such file",
-    "junk": "cannot be read",
+HOWS = {  # what happened to which file, and what to do
+    "elliptic": r"key\.pem is not an RSA key.*; name one and its certificate",
+    "large": r"key\.pem has 3072 bits, and must have 512 to 2048; name another one",
+    "protected": r"key\.pem is protected by a passphrase.*: openssl pkey -in",
+    "other": r"key\.pem does not belong to the first certificate in .*chain\.pem; name",
+    "long": r"certificates in .*chain\.pem are too long.* 12 KiB; leave out those that",
+    "missing": r"cannot read .*chain\.pem: No such file or directory; check the VRDE",
+    "junk": r"key\.pem is not a PEM private key; convert it with openssl, or name",
 }
 
 

@@ -64,11 +64,7 @@ def server_context(
     """
 
     def ask() -> str:  # OpenSSL would ask at the terminal, and the server hang
-        raise SettingsError(
-            f"TLS: {key} is protected by a passphrase, which rusb does not ask for;"
-            f" store the key without one, in another file: openssl pkey -in {key} -out"
-            " NEWFILE"
-        )
+        raise SettingsError(f"TLS: {_protected(key)}")
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -95,14 +91,25 @@ def server_context(
     return context
 
 
+def _protected(key: Path) -> str:
+    return (
+        f"{key} is protected by a passphrase, which rusb does not ask for; store the"
+        f" key without one, in another file: openssl pkey -in {key} -out NEWFILE"
+    )
+
+
+def _foreign(certificate: Path, key: Path) -> str:
+    return (
+        f"the private key {key} does not belong to the first certificate in"
+        f" {certificate}; name the key of that certificate, or, if the file holds a"
+        " chain, put the server's own certificate first"
+    )
+
+
 def _unusable(certificate: Path, key: Path, word: str, error: OSError) -> str:
     """Say which of two files is wrong, and what to do; *word* is OpenSSL's."""
     if word in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-        return (
-            f"the private key {key} does not belong to the first certificate in"
-            f" {certificate}; name the key of that certificate, or, if the file holds a"
-            " chain, put the server's own certificate first"
-        )
+        return _foreign(certificate, key)
     if word == "EE_KEY_TOO_SMALL":
         return (
             f"the key of the certificate {certificate} is too short for this system's"
@@ -225,20 +232,31 @@ def read_x509_key(certificate: Path, key: Path) -> RsaKey:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    what = f"standard RDP security: {certificate} and {key}"
+    what, path, kind = "standard RDP security", certificate, "certificate"
     try:
-        chain = x509.load_pem_x509_certificates(certificate.read_bytes())
+        chain = x509.load_pem_x509_certificates(path.read_bytes())
         public = chain[0].public_key()
-        private = serialization.load_pem_private_key(key.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SettingsError(f"{what} cannot be read: {error}") from error
+        path, kind = key, "private key"
+        private = serialization.load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise SettingsError(
+            f"{what}: cannot read {path}: {reason(error)}; check the VRDE properties"
+            " Security/ServerCertificate and Security/ServerPrivateKey"
+        ) from error
+    except TypeError as error:
+        raise SettingsError(f"{what}: {_protected(key)}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SettingsError(
+            f"{what}: {path} is not a PEM {kind}; convert it with openssl, or name"
+            " another file"
+        ) from error
     if not isinstance(private, rsa.RSAPrivateKey):
         raise SettingsError(
-            f"{what}: the key is not an RSA key, which Security/RDPCertificate=x509"
-            " needs"
+            f"{what}: {key} is not an RSA key, which Security/RDPCertificate=x509"
+            " needs; name one and its certificate, or unset Security/RDPCertificate"
         )
     if private.public_key() != public:
-        raise SettingsError(f"{what} do not match")
+        raise SettingsError(f"{what}: {_foreign(certificate, key)}")
     numbers = private.private_numbers()
     ders = [c.public_bytes(serialization.Encoding.DER) for c in reversed(chain)]
     found = RsaKey(
@@ -249,11 +267,15 @@ def read_x509_key(certificate: Path, key: Path) -> RsaKey:
     )
     if not MIN_MODULUS <= found.size <= MAX_MODULUS:
         raise SettingsError(
-            f"{what}: the key has {private.key_size} bits; the maximum is 2048"
+            f"{what}: the key {key} has {private.key_size} bits, and must have"
+            f" {MIN_MODULUS * 8} to {MAX_MODULUS * 8}; name another one and its"
+            " certificate, or unset Security/RDPCertificate"
         )
     if len(ders) > MAX_CERTIFICATES or len(found.certificate) > MAX_CHAIN:
         raise SettingsError(
-            f"{what}: the certificate chain is too long; the maximum is 12 KiB"
+            f"{what}: the certificates in {certificate} are too long for clients: at"
+            f" most {MAX_CERTIFICATES}, and {MAX_CHAIN >> 10} KiB; leave out those that"
+            " clients have, such as the root's"
         )
     return found
 
