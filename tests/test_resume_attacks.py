@@ -237,6 +237,22 @@ async def test_a_client_that_asks_and_does_not_answer_gets_its_usb(
         await lab.guest.wait_for(0)
 
 
+async def test_a_client_that_will_not_come_back_gets_its_usb_at_once(
+    lab: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so, and hears all the same what the server has to tell (STAY)."""
+    monkeypatch.setattr(extension, "HOLD_BACK", 60.0)
+    config = replace(lab.config(), reconnect=False)
+    backend = EmulatedBackend(devices=[Loopback()])
+    async with connect(config, backends=[backend]) as session:
+        await lab.guest.wait_for(1)
+        assert rdp_of(session).find_channel(RUSBEXT) is not None
+        lab.wire.cut()
+        await lab.guest.wait_for(0)  # nobody is waited for
+        with pytest.raises(ConnectionLost):
+            await session.wait_closed()
+
+
 @pytest.mark.parametrize(
     "message",
     [

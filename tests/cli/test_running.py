@@ -111,6 +111,7 @@ WORDS = "acpipowerbutton, acpisleepbutton, audioin, audioout, clipboard, "
     ("words", "sentence", "usage"),
     [
         ("Lab", f"no command was named; commands are {WORDS}", ""),
+        ("VM", f"no command was named; commands are {WORDS}", ""),
         ("Lab frobnicate", f"'frobnicate'; choose one of {WORDS}", ""),
         ("Lab frobnicate", "natpf<1-N>, pause, poweroff, reset, ", ""),
         ("Lab vrdes", "unknown command 'vrdes'; did you mean vrde?", ""),

@@ -99,11 +99,11 @@ def _fitting(usages: Sequence[str], words: Sequence[str]) -> Sequence[str]:
     """Return those about what was typed; none where the error alone says more."""
     if len(usages) == 1:
         return usages
-    typed = {w.rstrip("0123456789") for w in words[:2] if not w.startswith("-")}
+    typed = {w.rstrip("0123456789") for w in words[:2]}
     return [
         usage
         for usage in usages
-        if typed & {word.rstrip("0123456789") for word in re.split(r"[\s|]", usage)}
+        if typed & {w.rstrip("0123456789") for w in re.findall(r"\b[a-z]\w+", usage)}
     ]
 
 
