@@ -333,7 +333,7 @@ class KnownServers:
     """The certificates that servers showed before: trust on first use.
 
     A text file, one server a line: ``host:port sha256:HEX``. Whatever else people write
-    there stays; lines that begin with ``#`` are theirs.
+    there stays: no server has the name of a comment that begins with ``#``.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -419,8 +419,4 @@ class KnownServers:
 def _pins(data: bytes) -> dict[str, str]:
     """Return the pins of a list, by server; of a line that was cut, an empty one."""
     lines = (line.split() for line in data.decode("utf-8", "replace").splitlines())
-    return {
-        words[0]: words[1] if len(words) > 1 else ""
-        for words in lines
-        if words and not words[0].startswith("#")
-    }
+    return {words[0]: words[1] if len(words) > 1 else "" for words in lines if words}
