@@ -129,6 +129,7 @@ class Warned(Event):
         text: a sentence.
     """
 
+    NAME: ClassVar[str] = "server.warned"
     text: str
 
 

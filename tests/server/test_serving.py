@@ -90,6 +90,9 @@ async def test_a_renewed_certificate_counts_for_the_next_connection(
         (folder / key.name).write_text("junk")
         station.serving.reload()
         assert station.said[-1].endswith("clients get the previous certificate.")
+        warned = station.serving._happened.after(None)[-1]
+        assert warned["event"] == "server.warned"
+        assert station.said[-1].endswith(warned["text"])
         assert session.is_connected
     async with connect(client("second"), backends=[]):
         assert server.fingerprint in (place / "second").read_text()
