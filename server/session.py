@@ -611,7 +611,8 @@ class ServerSession(Session):
 
     def _tell_without_usb(self) -> None:
         """A viewer without any channel for USB learns how to bring devices."""
-        has_none = not self.usb.devices and not self._rdp.has_dynamic
+        usb = self.usb  # with an extension its channel waits for what the client wants
+        has_none = not (usb.devices or usb.extension or self._rdp.has_dynamic)
         if self.is_active and has_none and not (self.is_usb_only or self.usb.is_off):
             self.lacks_wire("vrdpusb")
 

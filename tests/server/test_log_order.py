@@ -30,7 +30,8 @@ CHANNELS = [
     r"VRDP: Channel: \[cliprdr\] \[1004\]\. Accepted\.",
     r"VRDP: Channel: \[rdpsnd\] \[1005\]\. Accepted\.",
     r"VRDP: Channel: \[vrdpusb\] \[1006\]\. Accepted\.",
-    r"VRDP: Channel: \[rdpdr\] \[1007\]\. Not supported\.",
+    r"VRDP: Channel: \[rusbext\] \[1007\]\. Accepted\.",
+    r"VRDP: Channel: \[rdpdr\] \[1008\]\. Not supported\.",
 ]
 
 LOGON = [
