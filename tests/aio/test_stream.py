@@ -388,7 +388,11 @@ async def test_messages_go_to_those_who_serve_their_channel_by_now() -> None:
     ]
 
 
-async def test_what_came_before_the_end_is_handled() -> None:
+async def test_what_came_before_the_end_is_handled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long it takes, unless it was typed."""
+    monkeypatch.setattr("rusb.aio.stream.CLOSE_TIMEOUT", -1.0)
     core = Slow()
     ends: list[int] = []
     stream = RdpStream(
@@ -453,6 +457,22 @@ async def test_who_takes_more_than_a_turn_waits_for_as_long_as_it_is_worth() -> 
         assert not transport.is_read
         await asyncio.sleep(0)
     assert loop.time() - start >= 2.9 * 1000 * PRICE
+
+
+async def test_who_has_said_all_and_more_than_a_turn_waits_all_the_same() -> None:
+    class Once(Greedy):
+        def receive_data(self, data: bytes) -> None:
+            super().receive_data(data)
+            self.has_more = False
+
+    core, loop = Once(), asyncio.get_running_loop()
+    stream, transport = open_stream(core)
+    start = loop.time()
+    stream.data_received(bytes(1))
+    while not transport.is_read:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert loop.time() - start >= 0.9 * 1000 * PRICE
+    assert core.handled == 1
 
 
 async def test_what_was_typed_without_end_is_left_when_it_takes_too_long(
