@@ -10,7 +10,7 @@ from rusb.client.config import ClientConfig
 from ._address import parse_address
 from ._common import NO_PASSWORD, find_password, say
 
-__all__ = ["SECURITY", "add_server", "config_of"]
+__all__ = ["SECURITY", "add_server", "config_of", "seconds"]
 
 SECURITY = {
     "tls": ("tls",),
@@ -19,6 +19,27 @@ SECURITY = {
     "none": ("none",),
 }
 """What ``--security`` means: kinds to try, in this order."""
+
+
+MAX_SECONDS = 86_400
+
+
+def seconds(text: str) -> float:
+    """Read how long to wait at most.
+
+    Raises:
+        ArgumentTypeError: it is no number, or none that can be waited for.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_SECONDS:  # not for nan either
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is invalid; give a number of seconds above 0, at most"
+            f" {MAX_SECONDS}"
+        )
+    return value
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +75,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     add("--known-servers", type=Path, help="file with the trusted certificates")
     add(
         "--timeout",
-        type=float,
+        type=seconds,
         default=30.0,
         help="give up if connecting takes longer than this many seconds (default: 30)",
     )

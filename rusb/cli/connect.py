@@ -11,7 +11,7 @@ from rusb.filters.parser import parse_offer
 
 from ._advice import advised
 from ._common import add_verbose, run_async, say, set_up_logging
-from ._server import add_server, config_of
+from ._server import add_server, config_of, seconds
 from ._status import EXIT_INTERRUPTED, EXIT_USAGE
 from ._viewing import End, add_viewer, choose_viewer, stay
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--usb-timeout",
-        type=float,
+        type=seconds,
         default=45.0,
         help="give up if the server does not offer remote USB within this many"
         " seconds (default: 45)",

@@ -112,6 +112,18 @@ def test_the_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"rusb {__version__}\n"
 
 
+@pytest.mark.parametrize("option", ["--timeout", "--usb-timeout"])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e9", "soon"])
+def test_a_time_that_cannot_be_waited_for_is_refused(
+    option: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["connect", "127.0.0.1:1", f"{option}={text}"])
+    assert ended.value.code == 64
+    said = capsys.readouterr().err
+    assert f"argument {option}: {text!r} is invalid; give a number of seconds" in said
+
+
 def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
     out = capsys.readouterr().out
