@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from rusb.client.backends.emulated import SerialLoopback
+from rusb.server.posted import MAX_READS
 from rusb.usb.descriptors import EndpointDescriptor, InterfaceDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
 from rusb.usb.urb import Urb, UrbResult, UrbStatus
-from tests.support.posting import CANCELLED, IN, PACKET, Device, data_of
+from tests.support.posting import CANCELLED, IN, NOTIFY, PACKET, Device, data_of
 
 OUT = SerialLoopback.OUT
 MANY = 30
@@ -322,3 +323,53 @@ def test_another_endpoint_has_packets_of_its_own_and_another_interface() -> None
     assert not device.cancelled
     device.request(SetupPacket.set_interface(6, 0))
     assert device.cancelled
+
+
+def test_a_stall_that_the_guest_waited_for_is_told_once_and_it_begins_anew() -> None:
+    device = Device()
+    device.get_going()
+    _, found = device.read()
+    while device.open:
+        device.end(status=UrbStatus.STALL)
+    assert [r.status for r in found] == [UrbStatus.STALL]
+    for expected in (1, 2, 22):
+        _, found = device.read()
+        assert not found
+        assert len(device.sizes()) == expected
+
+
+def test_an_empty_packet_behind_what_fills_a_read_is_for_the_next() -> None:
+    device = Device()
+    device.get_going()
+    device.end(b"a" * PACKET)
+    device.end()
+    assert [data_of(device.read()) for _ in range(2)] == [[b"a" * PACKET], [b""]]
+
+
+def test_an_endpoint_whose_packets_have_no_size_is_read_all_the_same() -> None:
+    device = Device()
+    another(device, lambda e: replace(e, max_packet_size=0))
+    device.get_going()
+    device.end(b"a" * PACKET)
+    assert data_of(device.read()) == [b"a" * PACKET]
+
+
+def test_all_endpoints_of_a_device_share_what_may_be_there() -> None:
+    device = Device()
+    device.round_trip = None
+    device.get_going()
+    for _ in range(40):
+        device.read()
+        device.end(b"x" * PACKET)
+    assert len(device.sizes()) == MAX_READS
+    for _ in range(3):
+        device.read(16, NOTIFY, TransferType.INTERRUPT)
+    assert len(device.sizes(NOTIFY)) == 5  # of nine
+
+
+def test_full_reports_do_not_ask_for_more_than_there_are() -> None:
+    device = Device()
+    for _ in range(40):
+        device.read(16, NOTIFY, TransferType.INTERRUPT)
+        device.end(b"x" * 16, endpoint=NOTIFY)
+    assert len(device.sizes(NOTIFY)) == 5
