@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rusb.client.backends.emulated import SerialLoopback
-from rusb.server.posted import MAX_READS
+from rusb.server.posted import IDLE, MAX_READS
 from rusb.usb.descriptors import EndpointDescriptor, InterfaceDescriptor
 from rusb.usb.setup import SetupPacket
 from rusb.usb.types import TransferType
@@ -373,3 +373,26 @@ def test_full_reports_do_not_ask_for_more_than_there_are() -> None:
         device.read(16, NOTIFY, TransferType.INTERRUPT)
         device.end(b"x" * 16, endpoint=NOTIFY)
     assert len(device.sizes(NOTIFY)) == 5
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind"), [(IN, TransferType.BULK), (NOTIFY, TransferType.INTERRUPT)]
+)
+def test_ours_are_of_the_endpoints_type(endpoint: int, kind: TransferType) -> None:
+    device = Device()
+    for _ in range(3):
+        device.read(16, endpoint, kind)
+    assert len(device.open) > 3
+    assert {urb.type for urb, _ in device.open.values()} == {kind}
+
+
+def test_reports_are_kept_for_a_while_after_the_latest_read() -> None:
+    device = Device()
+    for seconds in (0.0, 0.0, 0.0, IDLE * 0.6):
+        device.clock.sleep(seconds)
+        device.read(16, NOTIFY, TransferType.INTERRUPT)
+        device.end(b"x" * 16, endpoint=NOTIFY)
+    device.clock.sleep(IDLE * 0.6)
+    assert not device.cancelled
+    device.clock.sleep(IDLE * 0.6)
+    assert device.cancelled
