@@ -162,7 +162,7 @@ class PostedReads(AttachedDevice):
                 if pipe.unjudged and pipe.is_like_before(urb.length):
                     pipe.unjudged -= 1  # as nearly always
                     pipe.has_completed = False
-                    if pipe.needs_ours:
+                    if pipe.is_shallow or pipe.needs_ours:
                         self._claim(pipe, urb, complete)
                         return
                 elif self._claims(pipe, urb, complete):
