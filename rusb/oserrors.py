@@ -3,8 +3,9 @@
 import errno
 import os
 import re
+from pathlib import Path
 
-__all__ = ["reason"]
+__all__ = ["os_error", "reason"]
 
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
 """How asyncio lists the failures of several addresses, in an error without a number."""
@@ -12,6 +13,17 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 _PLACE = re.compile(r" \(_ssl\.c:\d+\)$")
 """Where in Python's own source an error of TLS was noticed."""
+
+
+def os_error(number: int, path: Path | None = None) -> OSError:
+    """Return the error that the system would raise.
+
+    Args:
+        number: of :mod:`errno`.
+        path: the file that it is about.
+    """
+    where = () if path is None else (str(path),)
+    return OSError(number, os.strerror(number), *where)
 
 
 def reason(error: OSError | UnicodeError) -> str:

@@ -20,7 +20,7 @@ from typing import TextIO
 from rusb import __version__
 from rusb.aio.output import write_line
 from rusb.errors import Hint, SettingsError
-from rusb.oserrors import reason
+from rusb.oserrors import os_error, reason
 from rusb.usb.text import clean_text
 
 from . import events
@@ -138,7 +138,7 @@ class ReleaseLog:
             count = self._file.write(data)
             # None: a pipe that is full loses the line
             if count is not None and count < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise os_error(errno.ENOSPC)
             self._size += len(data)
             self._lost = 0
         elif self._file is not None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rusb.oserrors import os_error
 from rusb.paths import locked, make_private
 
 from ._sysfs import Sysfs
@@ -123,7 +124,7 @@ class Journal:
         with self.path.open("rb") as file:
             data = file.read(MAX_SIZE + 1)
         if len(data) > MAX_SIZE:  # what was not read would not be written again
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.path))
+            raise os_error(errno.EFBIG, self.path)
         for line in data.splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
