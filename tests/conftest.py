@@ -6,6 +6,7 @@ Tests may run in several processes: what the end needs travels in their reports.
 import functools
 import gc
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import pytest
 
 for _name in ("DISPLAY", "WAYLAND_DISPLAY", "RUSB_VIEWER"):
     os.environ.pop(_name, None)  # no windows on the desktop of whoever runs the tests
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # nohup is for whoever runs the tests: what they start heeds it, but a handler ends
+    # with exec
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 gc.disable()
 
