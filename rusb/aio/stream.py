@@ -189,7 +189,7 @@ class RdpStream(asyncio.Protocol):
     ) -> None:
         self.core = core
         self._turns = turns or Turns()
-        self._is_new = turns is not None  # and nobody knows who it is
+        self._is_new = turns is not None  # nobody has logged on yet
         self._high = high
         self._max_waiting = max_waiting
         self.tls = tls
@@ -584,7 +584,7 @@ class RdpStream(asyncio.Protocol):
             self._on_event = self._on_lost = self._on_secured = _ignore
             self._channels = {}
             self._on_pressure, self._on_connected = _ignore, lambda: None
-            if self._is_new:  # of hundreds that end together, each is told of
+            if self._is_new:  # hundreds may end together: one in a turn of the loop
                 self._turns.wait(partial(on_lost, self._error))
             else:
                 on_lost(self._error)

@@ -10,16 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rusb.aio.output import write_line
+from tests.support.program import full_pipe
 
 
-def full_pipe() -> tuple[int, int, Callable[[], None]]:
+def stopped_reader() -> tuple[int, int, Callable[[], None]]:
     """Return both ends, and what makes room in it again."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, bytes(1 << 16))
-    os.set_blocking(writer, True)
+    reader, writer = full_pipe()
 
     def empty() -> None:
         os.set_blocking(reader, False)
@@ -40,7 +36,7 @@ def stopped_terminal() -> tuple[int, int, Callable[[], None]]:
 Place = tuple[int, int, Callable[[], None]]
 
 
-@pytest.fixture(params=[full_pipe, stopped_terminal])
+@pytest.fixture(params=[stopped_reader, stopped_terminal])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     found: Place = request.param()
     yield found

@@ -1,7 +1,6 @@
 """``rusb serve`` as a user starts it."""
 
 import asyncio
-import contextlib
 import os
 import pwd
 import shutil
@@ -27,7 +26,7 @@ from rusb.client.config import ClientConfig
 from rusb.client.session import connect
 from rusb.errors import SettingsError
 from rusb.rdp.x224 import ConnectionRequest
-from tests.support.program import RUSB, run_rusb
+from tests.support.program import RUSB, full_pipe, run_rusb
 from tests.support.rusbserver import CHECKOUT, RusbServer, free_port, text
 
 
@@ -132,12 +131,7 @@ def test_a_machine_without_settings_from_the_first_to_the_last(tmp_path: Path) -
 
 def test_a_reader_that_does_not_read_keeps_nothing_waiting(tmp_path: Path) -> None:
     """``rusb serve … 2>&1 | less``: it serves on, and ends when it is told to."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, bytes(1 << 16))
-    os.set_blocking(writer, True)
+    reader, writer = full_pipe()
     port = free_port()
     words = ["serve", "--name", "Bench", "--allow", "1209:", "--guest", "loopback"]
     words += ["--address", "127.0.0.1", "--port", str(port)]

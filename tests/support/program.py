@@ -1,10 +1,12 @@
 """The command ``rusb`` as a program of its own."""
 
+import contextlib
+import os
 import subprocess
 import sys
 from typing import Any
 
-__all__ = ["RUSB", "run_rusb"]
+__all__ = ["RUSB", "full_pipe", "run_rusb"]
 
 RUSB = (sys.executable, "-m", "rusb")
 """What its words follow."""
@@ -28,3 +30,14 @@ def run_rusb(
         check=check,
         **options,
     )
+
+
+def full_pipe() -> tuple[int, int]:
+    """Return both ends of a pipe that takes no more; whoever writes has to wait."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(1 << 16))
+    os.set_blocking(writer, True)
+    return reader, writer
